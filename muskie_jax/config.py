@@ -1,0 +1,340 @@
+"""What a run can be told: every setting with its default, and the checks made before a run starts.
+
+An experiment is a plain file in `configs/` whose `get_config(arg=None)` starts from
+`default_config()` and sets what it changes. Keys are locked: setting one that is not here is an error.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict, config_dict
+
+from muskie_jax import losses, masking
+from muskie_jax.data.synthetic.scenes import WorldConfig
+from muskie_jax.errors import UserError
+from muskie_jax.models import attention, muskie
+
+JOBS = ("train",)
+
+
+def default_config() -> ConfigDict:
+    """Every setting, with the published recipe's value where there is one (SPEC §4)."""
+    config = ConfigDict()
+    config.job = "train"
+    config.seed = 0  # of everything random: data, masks, initial parameters
+
+    config.model = ConfigDict()
+    config.model.variant = "base"  # nano, tiny, small, base, large, huge
+    config.model.patch = muskie.PATCH
+    config.model.registers = muskie.REGISTERS
+    config.model.dtype = "bfloat16"  # of matrix products; parameters are always float32
+    config.model.remat = "none"  # "block": less memory, about a third more time
+    config.model.scan_blocks = False  # True: compiles faster, runs slower; same parameters
+    config.model.attention = "auto"  # xla, cudnn
+    config.model.view_embed = "none"  # "learned": a vector per view index
+    config.model.max_views = 8  # of view_embed
+
+    config.sources = ConfigDict()  # name -> folder(...) or synthetic(...)
+
+    config.mask = ConfigDict()
+    config.mask.modes = (("random", 0.9), ("rectangle", 0.75), ("ellipse", 0.75))
+    config.mask.num_reference = config_dict.placeholder(int)  # None: V//4 to V//2, drawn per group
+
+    config.loss = ConfigDict()
+    config.loss.error = "l2"  # l1, smooth_l1
+    config.loss.confidence = True
+    config.loss.normalize_targets = False
+
+    config.batch = ConfigDict()
+    config.batch.groups = 32  # loaded together, over all devices, for each resolution
+    config.batch.views = 8  # photographs of a loaded group
+    config.batch.reuse = 2  # updates made from a loaded batch, with new masks and view orders
+
+    config.buckets = ConfigDict()
+    config.buckets.resolutions = (((224, 224),),)  # per batch of an update: the sizes it may have
+    config.buckets.views = (1, 2, 4, 8)  # a group is split into groups of so many views
+
+    config.duration = "400 epochs"  # or "... steps", or "... examples" (loaded groups)
+    config.epoch_groups = 100_000
+
+    config.optim = ConfigDict()
+    config.optim.learning_rate = 2e-4
+    config.optim.warmup = "2 epochs"
+    config.optim.b1 = 0.9
+    config.optim.b2 = 0.95
+    config.optim.eps = 1e-8
+    config.optim.weight_decay = 0.05
+    config.optim.decay = "all"  # "matrices": not biases, norms and tokens
+    config.optim.clip_norm = 0.0  # 0: gradients are not clipped
+
+    config.mesh = ConfigDict()  # devices along each axis; one of them may be -1, "all others"
+    config.mesh.data = -1
+    config.mesh.fsdp = 1
+    config.mesh.view = 1
+
+    config.data = ConfigDict()
+    config.data.workers = 8  # processes per host; 0 loads in threads of the main process
+    config.data.threads = 4  # per worker
+    config.data.prefetch = 2  # updates kept ready on the device
+    config.data.max_bad_share = 0.05  # of unreadable images, before the run stops
+
+    config.evaluation = ConfigDict()
+    config.evaluation.every = 5_000  # steps; 0: only at the end
+    config.evaluation.groups = 64
+    config.evaluation.size = (224, 224)
+    config.evaluation.views = 8
+    config.evaluation.pictures = 2  # groups in the picture of reconstructions
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 2_000  # steps
+    config.checkpoint.keep = 3  # the newest ones
+
+    config.log = ConfigDict()
+    config.log.every = 50  # steps
+    config.log.tensorboard = True
+    config.lock()
+    config.sources.unlock()
+    return config
+
+
+def folder(
+    root: str = "",
+    glob: str = "*/*",
+    window: int | None = None,
+    weight: float = 1.0,
+    holdout: float = 0.1,
+) -> ConfigDict:
+    """A source of photographs: `<root>/<scene>/<image>`, or what `glob` matches below `root`.
+
+    `window` is the number of consecutive frames a sample is drawn from (None: the whole scene);
+    `holdout` the share of scenes kept for evaluation.
+    """
+    source = ConfigDict({"kind": "folder", "root": root, "glob": glob, "weight": weight})
+    source.window = config_dict.placeholder(int) if window is None else window
+    source.holdout = holdout
+    return source
+
+
+def synthetic(weight: float = 1.0, photos: str = "", num_photos: int = 256, **world) -> ConfigDict:
+    """A source of ray-cast rooms; `world` overrides fields of `WorldConfig`.
+
+    `photos` is a folder, searched at any depth, whose images become textures (`num_photos` at most).
+    """
+    source = ConfigDict({"kind": "synthetic", "weight": weight})
+    source.photos, source.num_photos = photos, num_photos
+    defaults = dataclasses.asdict(WorldConfig())
+    source.world = ConfigDict(defaults)
+    source.world.lock().update(world)
+    return source
+
+
+SOURCE_KINDS = {"folder": folder, "synthetic": synthetic}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a config without touching a device or the data.
+
+    Raises:
+      UserError: one line that names the setting, its value, and what to write instead.
+    """
+    _check_keys(config, default_config(), "config", skip=("sources",))
+    _one_of(config.job, JOBS, "config.job")
+    _check_model(config.model)
+    _check_sources(config.sources)
+    _check_mask(config)
+    _one_of(config.loss.error, losses.ERRORS, "config.loss.error")
+    _check_batch(config)
+    _check_optim(config)
+    for name in ("data", "fsdp", "view"):
+        size = config.mesh[name]
+        _require(size == -1 or size >= 1, f"config.mesh.{name}={size}: write 1 or more, or -1")
+    if sum(size == -1 for size in config.mesh.values()) > 1:
+        raise UserError("config.mesh: only one axis may be -1")
+    for key in ("checkpoint.every", "checkpoint.keep", "log.every", "data.prefetch"):
+        _at_least(config, key, 1)
+    for key in ("seed", "data.workers", "evaluation.every", "evaluation.pictures"):
+        _at_least(config, key, 0)
+    for key in ("data.threads", "evaluation.groups"):
+        _at_least(config, key, 1)
+    share = config.data.max_bad_share
+    _require(0 <= share <= 1, f"config.data.max_bad_share={share}: write a share from 0 to 1")
+    total_steps(config)
+    warmup_steps(config)
+
+
+def _check_model(model: ConfigDict) -> None:
+    _one_of(model.variant, muskie.VARIANTS, "config.model.variant")
+    _one_of(model.dtype, muskie.DTYPES, "config.model.dtype")
+    _one_of(model.remat, muskie.REMAT, "config.model.remat")
+    _one_of(model.view_embed, muskie.VIEW_EMBED, "config.model.view_embed")
+    _one_of(model.attention, attention.IMPLEMENTATIONS, "config.model.attention")
+    _require(model.patch >= 1, f"config.model.patch={model.patch}: write 1 or more")
+    _require(model.registers >= 0, f"config.model.registers={model.registers}: write 0 or more")
+
+
+def _check_sources(sources: ConfigDict) -> None:
+    _require(len(sources) > 0, "config.sources is empty: add a folder(...) or synthetic(...) to it")
+    for name, source in sources.items():
+        path = f"config.sources.{name}"
+        kind = source.get("kind")
+        _one_of(kind, SOURCE_KINDS, f"{path}.kind")
+        _check_keys(source, SOURCE_KINDS[kind](), path)
+        _require(source.weight >= 0, f"{path}.weight={source.weight}: write 0 or more")
+        if kind == "folder":
+            _require(source.root, f"{path}.root is empty: write --{path}.root=/folder/of/scenes")
+            held = source.holdout
+            _require(0 <= held < 1, f"{path}.holdout={held}: write a share from 0 to below 1")
+            window = source.window
+            _require(window is None or window >= 1, f"{path}.window={window}: write 1 or more, or None")
+    _require(any(s.weight > 0 for s in sources.values()), "config.sources: every weight is 0")
+
+
+def _check_mask(config: ConfigDict) -> None:
+    modes = config.mask.modes
+    _require(len(modes) > 0, "config.mask.modes is empty: add a pair such as ('random', 0.9)")
+    for entry in modes:
+        if not (isinstance(entry, (tuple, list)) and len(entry) == 2):
+            raise UserError(f"config.mask.modes has {entry!r}: write a pair such as ('random', 0.9)")
+        mode, ratio = entry
+        _one_of(mode, masking.MODES, "config.mask.modes")
+        good = isinstance(ratio, (int, float)) and 0 < ratio <= 1
+        _require(good, f"config.mask.modes: {mode} has ratio {ratio!r}: write one above 0, at most 1")
+    fixed = config.mask.num_reference
+    _require(fixed is None or fixed >= 0, f"config.mask.num_reference={fixed}: write 0 or more, or None")
+
+
+def _check_batch(config: ConfigDict) -> None:
+    batch, buckets = config.batch, config.buckets
+    for key in ("groups", "views", "reuse"):
+        _at_least(config, f"batch.{key}", 1)
+    _require(len(buckets.views) > 0, "config.buckets.views is empty: write for example (2, 4, 8)")
+    for views in buckets.views:
+        if not isinstance(views, int) or views < 1 or batch.views % views:
+            divisors = [v for v in range(1, batch.views + 1) if batch.views % v == 0]
+            raise UserError(
+                f"config.buckets.views has {views!r}, which does not divide config.batch.views="
+                f"{batch.views}: choose from {', '.join(map(str, divisors))}"
+            )
+    _require(len(buckets.resolutions) > 0, "config.buckets.resolutions is empty: write (((224, 224),),)")
+    for sizes in buckets.resolutions:
+        if not isinstance(sizes, (tuple, list)) or not sizes or not all(map(_is_pair, sizes)):
+            raise UserError(
+                f"config.buckets.resolutions has {sizes!r}: write a tuple of (height, width) pairs "
+                "for each resolution, such as (((224, 224),), ((512, 384), (384, 512)))"
+            )
+        for size in sizes:
+            _check_size(size, config.model.patch, "config.buckets.resolutions")
+    size = config.evaluation.size
+    _require(_is_pair(size), f"config.evaluation.size={size!r}: write (height, width)")
+    _check_size(size, config.model.patch, "config.evaluation.size")
+    views = config.evaluation.views
+    _require(views >= 1, f"config.evaluation.views={views}: write 1 or more")
+    if config.model.view_embed == "learned":
+        most = max(*buckets.views, views)
+        if most > config.model.max_views:
+            raise UserError(
+                f"config.model.max_views={config.model.max_views}, but groups of {most} views occur: "
+                f"write config.model.max_views={most}"
+            )
+
+
+def _check_optim(config: ConfigDict) -> None:
+    optim = config.optim
+    _one_of(optim.decay, ("all", "matrices"), "config.optim.decay")
+    _require(optim.learning_rate > 0, f"config.optim.learning_rate={optim.learning_rate}: write above 0")
+    for key in ("weight_decay", "clip_norm", "eps"):
+        _at_least(config, f"optim.{key}", 0)
+    for key in ("b1", "b2"):
+        _require(0 <= optim[key] < 1, f"config.optim.{key}={optim[key]}: write from 0 to below 1")
+
+
+def _check_size(size: tuple[int, int], patch: int, path: str) -> None:
+    height, width = size
+    if height % patch or width % patch or min(size) < patch:
+        near = tuple(max(patch, round(side / patch) * patch) for side in size)
+        raise UserError(
+            f"{path} has {height}x{width}, not divisible by the patch size {patch}: "
+            f"the nearest that is, is {near}"
+        )
+
+
+def _is_pair(size) -> bool:
+    return (
+        isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(x, int) for x in size)
+    )
+
+
+def _require(condition, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _at_least(config: ConfigDict, key: str, least: int) -> None:
+    group, _, name = key.rpartition(".")
+    value = (config[group] if group else config)[name]
+    _require(value >= least, f"config.{key}={value}: write {least} or more")
+
+
+def _one_of(value, allowed: Iterable[str], path: str) -> None:
+    if value not in tuple(allowed):
+        raise UserError(f"{path}: no {value!r}{suggest(str(value), allowed)}")
+
+
+def suggest(word: str, allowed: Iterable[str]) -> str:
+    """The end of an error message: the word that was probably meant, and all that could be."""
+    allowed = sorted(allowed)
+    near = difflib.get_close_matches(word, allowed, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{meant} (there is: {', '.join(allowed)})"
+
+
+def _check_keys(config: ConfigDict, known: ConfigDict, path: str, skip: tuple[str, ...] = ()) -> None:
+    for key in config:
+        if key not in known:
+            raise UserError(f"{path}.{key}: no such setting{suggest(key, known)}")
+    for key in known:
+        if key not in config:
+            raise UserError(f"{path}.{key} is missing: start from muskie_jax.config.default_config()")
+        if isinstance(known[key], ConfigDict) and key not in skip:
+            if not isinstance(config[key], ConfigDict):
+                raise UserError(f"{path}.{key} is a group of settings: set one of {', '.join(known[key])}")
+            _check_keys(config[key], known[key], f"{path}.{key}")
+
+
+def to_steps(duration: str, config: ConfigDict, path: str) -> int:
+    """Updates that a duration such as "400 epochs", "10_000 steps" or "1e6 examples" means.
+
+    An example is a loaded group; every `batch.groups` of them serve `batch.reuse` updates.
+    """
+    match = re.fullmatch(r"([0-9._e+]+) *(steps?|epochs?|examples?)", str(duration).strip())
+    try:
+        amount = float(match[1])
+    except (TypeError, ValueError):
+        raise UserError(
+            f'{path}={duration!r}: write a number of steps, epochs or examples, such as "500 steps"'
+        ) from None
+    if match[2].startswith("step"):
+        return round(amount)
+    examples = amount * (config.epoch_groups if match[2].startswith("epoch") else 1)
+    return math.ceil(examples / config.batch.groups * config.batch.reuse)
+
+
+def total_steps(config: ConfigDict) -> int:
+    """Updates of the whole run."""
+    steps = to_steps(config.duration, config, "config.duration")
+    _require(steps >= 1, f"config.duration={config.duration!r} is less than one step")
+    return steps
+
+
+def warmup_steps(config: ConfigDict) -> int:
+    """Updates over which the learning rate rises; less than the whole run."""
+    steps = to_steps(config.optim.warmup, config, "config.optim.warmup")
+    if steps >= total_steps(config):
+        raise UserError(
+            f"config.optim.warmup={config.optim.warmup!r} is not shorter than "
+            f"config.duration={config.duration!r}"
+        )
+    return steps

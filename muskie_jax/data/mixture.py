@@ -1,0 +1,163 @@
+"""From a config's sources to what training and evaluation draw from."""
+
+import dataclasses
+import itertools
+import pathlib
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from muskie_jax.data.buckets import BucketSchedule
+from muskie_jax.data.images import BadImage, open_rgb
+from muskie_jax.data.pipeline import GROUP_STREAM, HELDOUT_STREAM, GroupSampler
+from muskie_jax.data.sources import (
+    FolderSource,
+    Source,
+    SyntheticSource,
+    scan,
+    split_scenes,
+)
+from muskie_jax.data.synthetic.scenes import WorldConfig
+from muskie_jax.data.views import centre_view
+from muskie_jax.errors import UserError
+
+PHOTO_SIZE = 256  # of a photo texture, pixels; a power of two
+EVALUATION_SEED = 0  # whatever the run's seed: runs are compared on the same groups
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """All sources of a config, by number.
+
+    Attributes:
+      training, held_out: source i of both is the same dataset, with different scenes. Where held_out
+        has the scenes of training, there was nothing to hold out.
+      photos: source number -> photo textures, uint8 (N, 256, 256, 3).
+      notes: what the user should know about the data.
+    """
+
+    training: tuple[Source, ...]
+    held_out: tuple[Source, ...]
+    photos: dict[int, np.ndarray]
+    notes: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(source.name for source in self.training)
+
+    @property
+    def worlds(self) -> tuple[WorldConfig | None, ...]:
+        """By source number; None where the source is photographs."""
+        return tuple(s.world if isinstance(s, SyntheticSource) else None for s in self.training)
+
+    @property
+    def truly_held_out(self) -> bool:
+        """Whether evaluation sees no scene that training saw."""
+        return all(a != b or isinstance(a, SyntheticSource)
+                   for a, b in zip(self.training, self.held_out) if b.weight)
+
+
+def build_mixture(config: ConfigDict) -> Mixture:
+    """Finds the scenes of every source.
+
+    Raises:
+      UserError: if a source has none.
+    """
+    training, held_out, photos, notes = [], [], {}, []
+    for number, (name, source) in enumerate(config.sources.items()):
+        if source.kind == "synthetic":
+            world = SyntheticSource(name, WorldConfig(**source.world), source.weight)
+            training.append(world)
+            held_out.append(world)
+            if source.photos:
+                photos[number] = photo_textures(source.photos, source.num_photos)
+        else:
+            seen, unseen, new_notes = _folder(name, source, config)
+            training.append(seen)
+            held_out.append(unseen)
+            notes += new_notes
+    # A source without held-out scenes is left out of evaluation, unless no source has any.
+    both = list(zip(training, held_out))
+    proper = [a.weight > 0 and (isinstance(a, SyntheticSource) or a != b) for a, b in both]
+    if any(proper):
+        held_out = [b if ok else dataclasses.replace(b, weight=0.0) for (_, b), ok in zip(both, proper)]
+    else:
+        notes.append("no scene is held out: the evaluation is on scenes that training sees")
+    return Mixture(tuple(training), tuple(held_out), photos, tuple(notes))
+
+
+def _folder(name: str, source: ConfigDict, config: ConfigDict):
+    """The training and held-out part of a folder, and notes on it."""
+    scenes = scan(source.root, source.glob)
+    seen, unseen = split_scenes(scenes, source.holdout)
+    root = pathlib.Path(source.root).expanduser()
+    make = lambda part: FolderSource(name, root, part, source.window, source.weight)
+    held = f"{len(unseen)} of them held out" if unseen else "none held out"
+    images = sum(len(scene.frames) for scene in scenes)
+    notes = [f"{name}: {len(scenes)} scenes ({held}), {images} images in {root}"]
+    views = config.batch.views
+    short = [scene for scene in scenes if len(scene.frames) < views]
+    if short:
+        listed = ", ".join(f"{scene.name} ({len(scene.frames)})" for scene in short[:5])
+        more = f" and {len(short) - 5} more" if len(short) > 5 else ""
+        notes.append(
+            f"{name}: {len(short)} scenes have fewer than {views} images, their views repeat: "
+            f"{listed}{more}"
+        )
+    return make(seen), make(unseen or seen), notes
+
+
+def photo_textures(root: str, most: int) -> np.ndarray:
+    """Square textures from the photographs of a folder, at any depth: uint8 (N, 256, 256, 3).
+
+    If there are more than `most`, they are evenly spaced in the list of all.
+
+    Raises:
+      UserError: if there is no readable photograph.
+    """
+    folder = pathlib.Path(root).expanduser()
+    scenes = scan(root, "**/*")
+    frames = list(itertools.chain.from_iterable(scene.frames for scene in scenes))
+    chosen = [frames[i * len(frames) // most] for i in range(most)] if len(frames) > most else frames
+    textures = []
+    for frame in chosen:
+        try:
+            textures.append(centre_view(open_rgb(folder / frame), (PHOTO_SIZE, PHOTO_SIZE)))
+        except BadImage:
+            continue
+    if not textures:
+        raise UserError(f"no readable image for textures under {str(folder)!r}")
+    return np.stack(textures)
+
+
+def training_sampler(config: ConfigDict, mixture: Mixture) -> GroupSampler:
+    """Groups to train on."""
+    schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
+    return GroupSampler(
+        sources=mixture.training,
+        schedule=schedule,
+        groups=config.batch.groups,
+        views=config.batch.views,
+        reuse=config.batch.reuse,
+        patch=config.model.patch,
+        modes=tuple(config.mask.modes),
+        num_reference=config.mask.num_reference,
+        seed=config.seed,
+        stream=GROUP_STREAM,
+    )
+
+
+def evaluation_sampler(config: ConfigDict, mixture: Mixture) -> GroupSampler:
+    """Held-out groups: always the same, centre crops without flips, of one size."""
+    settings = config.evaluation
+    size = tuple(settings.size)
+    return dataclasses.replace(
+        training_sampler(config, mixture),
+        sources=mixture.held_out,
+        schedule=BucketSchedule(((size,),), (settings.views,), EVALUATION_SEED),
+        views=settings.views,
+        reuse=1,
+        seed=EVALUATION_SEED,
+        stream=HELDOUT_STREAM,
+        augmented=False,
+    )

@@ -1,0 +1,265 @@
+"""From sources to batches, with Grain (SPEC §4, §5).
+
+Everything random in a sample is a function of (seed, load, resolution, slot): the sample is the same
+whichever worker or host makes it, and a run can start at any step. So the state of the pipeline is the
+step, and nothing else need be saved.
+
+A *load* is one batch of groups for each resolution; it serves `reuse` updates, each with its own order
+of views and its own masks.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import logging
+
+from muskie_jax.data.buckets import Bucket, BucketSchedule
+from muskie_jax.data.images import BadImage
+from muskie_jax.data.sources import FolderSource, Source, SyntheticSource
+from muskie_jax.data.views import augment, centre_view, sample_frames
+from muskie_jax.errors import UserError
+from muskie_jax.masking import Grid, group_mask
+
+# Keeps random streams that serve different purposes apart (first word after the seed).
+KIND_STREAM, GROUP_STREAM, HELDOUT_STREAM = 2, 3, 4
+
+MAX_LOADS = 2**40  # of the endless dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupSampler:
+    """Makes one group of a load: draws the scene, loads its views, draws orders and masks.
+
+    Attributes:
+      sources: to draw from, by weight. Their positions are the batch's `source` numbers.
+      schedule: of buckets.
+      groups, views, reuse: see `config.batch`.
+      patch: p.
+      modes, num_reference: see `group_mask`.
+      seed: of the run.
+      stream: which random stream; training and evaluation draw from different ones.
+      augmented: crop and flip at random; otherwise the largest centred crop.
+    """
+
+    sources: tuple[Source, ...]
+    schedule: BucketSchedule
+    groups: int
+    views: int
+    reuse: int
+    patch: int
+    modes: tuple[tuple[str, float], ...]
+    num_reference: int | None
+    seed: int
+    stream: int = GROUP_STREAM
+    augmented: bool = True
+
+    def candidates(self, load: int, resolution: int) -> tuple[int, ...]:
+        """The sources a batch draws from: a batch is all photographs or all synthetic.
+
+        Rendered and loaded groups enter the compiled step differently, so that they are not mixed in
+        a batch; the share of synthetic batches is the share of synthetic weight.
+        """
+        weights = np.array([source.weight for source in self.sources], float)
+        synthetic = np.array([isinstance(source, SyntheticSource) for source in self.sources])
+        share = weights[synthetic].sum() / weights.sum()
+        rng = np.random.default_rng([self.seed, KIND_STREAM, self.stream, load, resolution])
+        return tuple(np.flatnonzero(synthetic == (rng.random() < share)))
+
+    def __call__(self, index: tuple[int, int, int]) -> dict[str, Any]:
+        """The group in `slot` of (load, resolution, slot).
+
+        Returns a dictionary with `source` and either `images` uint8 (views, H, W, 3) or `scene`
+        uint32 (2,); for each of the `reuse` updates an order of the views in `orders` and the masks
+        of the groups it is split into in `masks`; `tried` images and the `skipped` unreadable ones;
+        and `error`, a message, when the scene has no readable image.
+        """
+        load, resolution, slot = index
+        rng = np.random.default_rng([self.seed, self.stream, load, resolution, slot])
+        allowed = self.candidates(load, resolution)
+        weights = np.array([self.sources[i].weight for i in allowed], float)
+        number = int(rng.choice(allowed, p=weights / weights.sum()))
+        source = self.sources[number]
+        group = {"source": np.int32(number), "tried": 0, "skipped": (), "error": ""}
+        if isinstance(source, SyntheticSource):
+            group["scene"] = rng.integers(2**32, size=2, dtype=np.uint32)
+        else:
+            self._load_views(rng, source, self.schedule.canvas(resolution), group)
+        group["orders"], group["masks"] = [], []
+        for update in range(load * self.reuse, (load + 1) * self.reuse):
+            bucket = self.schedule.at(update)[resolution]
+            group["orders"].append(rng.permutation(self.views))
+            group["masks"].append(self._masks(rng, bucket))
+        return group
+
+    def _masks(self, rng: np.random.Generator, bucket: Bucket) -> np.ndarray:
+        """Masks of the groups of `bucket.views` that the loaded views split into."""
+        grid = bucket.grid(self.patch)
+        draw = lambda: group_mask(rng, bucket.views, grid, self.modes, self.num_reference)
+        return np.stack([draw() for _ in range(self.views // bucket.views)])
+
+    def _load_views(self, rng, source: FolderSource, size: Grid, group: dict[str, Any]) -> None:
+        """Adds `images`, or `error`. An unreadable image gives way to another frame of the scene."""
+        scene = source.scenes[int(rng.integers(len(source.scenes)))]
+        frames = sample_frames(rng, len(scene.frames), self.views, source.window)
+        spare = list(rng.permutation(len(scene.frames)))
+        images, skipped = [], []
+        for frame in frames:
+            image = None
+            while image is None:
+                group["tried"] += 1
+                try:
+                    image = source.load(scene.frames[frame])
+                except BadImage as error:
+                    skipped.append(str(error))
+                    if not spare:
+                        group["error"] = f"scene {scene.name!r} of {source.root}: {skipped[-1]}"
+                        group["skipped"] = tuple(skipped)
+                        group["images"] = np.zeros((self.views, *size, 3), np.uint8)
+                        return
+                    frame = spare.pop()
+            images.append(augment(rng, image, size) if self.augmented else centre_view(image, size))
+        group["images"], group["skipped"] = np.stack(images), tuple(skipped)
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """One batch of loaded groups of one resolution, as this host sees it (g = its groups)."""
+
+    source: np.ndarray  # int32 (g,)
+    images: np.ndarray | None  # uint8 (g, views, H, W, 3)
+    scene: np.ndarray | None  # uint32 (g, 2)
+    orders: list[np.ndarray]  # per update (g, views)
+    masks: list[np.ndarray]  # per update bool (g, views/V, V, L)
+    tried: int
+    skipped: tuple[str, ...]
+    error: str
+
+    def batch(self, use: int, bucket: Bucket) -> dict[str, np.ndarray]:
+        """The batch of one update: views in their new order, cropped and split into groups.
+
+        See "How data flows" in the README for keys and shapes; for synthetic groups `order` stands
+        in for the images.
+        """
+        masks, order = self.masks[use], self.orders[use]
+        splits = masks.shape[1]
+        batch = {
+            "mask": masks.reshape(-1, *masks.shape[2:]),
+            "source": np.repeat(self.source, splits),
+        }
+        if self.images is None:
+            return batch | {"scene": self.scene, "order": order.astype(np.int32)}
+        canvas = self.images.shape[2:4]
+        top, left = (canvas[0] - bucket.height) // 2, (canvas[1] - bucket.width) // 2
+        cropped = self.images[:, :, top : top + bucket.height, left : left + bucket.width]
+        images = np.take_along_axis(cropped, order[:, :, None, None, None], axis=1)
+        shape = (-1, bucket.views, bucket.height, bucket.width, 3)
+        return batch | {"images": images.reshape(shape)}
+
+
+def _collate(groups: Sequence[dict[str, Any]]) -> Load:
+    stack = lambda key: np.stack([g[key] for g in groups]) if key in groups[0] else None
+    per_update = lambda key: [np.stack(parts) for parts in zip(*(g[key] for g in groups))]
+    return Load(
+        source=stack("source"),
+        images=stack("images"),
+        scene=stack("scene"),
+        orders=per_update("orders"),
+        masks=per_update("masks"),
+        tried=sum(g["tried"] for g in groups),
+        skipped=tuple(message for g in groups for message in g["skipped"]),
+        error=next((g["error"] for g in groups if g["error"]), ""),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Index:
+    """Turns the position in this host's stream of groups into (load, resolution, slot)."""
+
+    resolutions: int
+    rows: range
+
+    def __call__(self, position: int) -> tuple[int, int, int]:
+        batch, row = divmod(position, len(self.rows))
+        load, resolution = divmod(batch, self.resolutions)
+        return load, resolution, self.rows[row]
+
+
+class Pipeline:
+    """The batches of a run, from any step on.
+
+    Args:
+      sampler: what a group is.
+      rows: the groups of each load that this host makes.
+      workers, threads: see `config.data`.
+
+    Attributes:
+      tried, skipped: images drawn so far, and how often each unreadable one was met.
+    """
+
+    def __init__(self, sampler: GroupSampler, rows: range, workers: int = 0, threads: int = 4):
+        self.sampler, self.rows = sampler, rows
+        self.workers, self.threads = workers, threads
+        self.tried = 0
+        self.skipped: dict[str, int] = {}
+
+    def updates(self, first: int = 0) -> Iterator[tuple[tuple[Bucket, dict[str, np.ndarray]], ...]]:
+        """Yields, for update `first` and all after it, its (bucket, batch) pairs."""
+        reuse, schedule = self.sampler.reuse, self.sampler.schedule
+        loads = self._loads(first // reuse)
+        step = first
+        while True:
+            loaded = tuple(self._checked(next(loads)) for _ in schedule.resolutions)
+            for use in range(step % reuse, reuse):
+                buckets = schedule.at(step)
+                yield tuple((b, load.batch(use, b)) for b, load in zip(buckets, loaded))
+                step += 1
+
+    def _loads(self, first: int) -> Iterator[Load]:
+        per_load = len(self.sampler.schedule.resolutions) * len(self.rows)
+        groups = (
+            grain.MapDataset.range(first * per_load, MAX_LOADS)
+            .map(_Index(len(self.sampler.schedule.resolutions), self.rows))
+            .map(self.sampler)
+        )
+        # Two loads are read ahead, by threads here or spread over the worker processes.
+        ahead = max(1, math.ceil(2 * per_load / max(self.workers, 1)))
+        stream = groups.to_iter_dataset(grain.ReadOptions(self.threads, ahead))
+        if self.workers:
+            options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=ahead)
+            stream = stream.mp_prefetch(options)
+        stream = iter(stream)
+        while True:
+            yield _collate(list(itertools.islice(stream, len(self.rows))))
+
+    def _checked(self, load: Load) -> Load:
+        self.tried += load.tried
+        for message in load.skipped:
+            if message not in self.skipped:
+                logging.warning("Skipped an unreadable image: %s", message)
+            self.skipped[message] = self.skipped.get(message, 0) + 1
+        if load.error:
+            raise UserError(f"no readable image in {load.error}")
+        return load
+
+    def check_share(self, most: float) -> None:
+        """Raises UserError if more than a share of the images drawn so far were unreadable."""
+        bad = sum(self.skipped.values())
+        if bad > most * self.tried:
+            raise UserError(
+                f"{bad} of {self.tried} images drawn were unreadable, such as {next(iter(self.skipped))}: "
+                f"mend the data, or write a config.data.max_bad_share above {most}"
+            )
+
+    def skipped_lines(self) -> list[str]:
+        """Which images were skipped, and how often; empty if none was."""
+        if not self.skipped:
+            return []
+        bad = sum(self.skipped.values())
+        share = bad / self.tried
+        lines = [f"Skipped {bad} of {self.tried} images drawn ({share:.1%}), unreadable files:"]
+        return lines + [f"  {message} ({times} times)" for message, times in self.skipped.items()]

@@ -1,0 +1,182 @@
+"""What a synthetic scene is: a textured room with objects, a light and cameras, from a key.
+
+Every primitive is a unit shape under an affine map: the room and the boxes are the cube [-1, 1]³,
+ellipsoids the unit ball, cylinders the unit disc times [-1, 1]. Primitive 0 is the room, then come
+the boxes, the ellipsoids and the cylinders. Each primitive has six faces (of its unit cube: -x, +x,
+-y, +y, -z, +z) with a texture each; surface 6 p + f is face f of primitive p.
+
+World axes: z up, the floor at z = 0, metres. Camera axes: OpenCV (x right, y down, z forward).
+"""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from muskie_jax.data.synthetic.draws import Draws
+from muskie_jax.data.synthetic.textures import Textures, sample_textures
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldConfig:
+    """The distribution that scenes, cameras and lighting are drawn from. Ranges are (low, high)."""
+
+    # Geometry, metres.
+    num_boxes: int = 10
+    num_ellipsoids: int = 4
+    num_cylinders: int = 2
+    room_width: tuple[float, float] = (4.0, 8.0)  # both horizontal sides
+    room_height: tuple[float, float] = (2.4, 3.6)
+    object_size: tuple[float, float] = (0.3, 1.4)  # each side of an object's box
+    floating_share: float = 0.4  # of the objects; the others stand on the floor
+
+    # Textures.
+    wall_cell: float = 0.45  # metres; typical coarse detail of the room's sides ...
+    object_cell: float = 0.2  # ... and of the objects
+    photo_texture_share: float = 0.5  # of the surfaces, where a bank of photographs is given
+
+    # Cameras. The views of a group surround a common hub that looks at a common focus.
+    # Radius of the ball that a group's cameras lie in, in units of the distance between hub and
+    # focus; drawn for each group. The larger, the harder.
+    baseline: tuple[float, float] = (0.1, 0.8)
+    min_shared: float = 0.35  # share of what the hub sees that each view must see too
+    clearance: float = 0.35  # metres from a camera to the nearest surface, at least
+    field_of_view: tuple[float, float] = (45.0, 75.0)  # degrees, for a square of equal area
+    zoom_jitter: float = 0.1  # relative range of each view's focal length
+    aim_jitter: float = 0.35  # shift of each view's aim, in units of half the image's width
+    roll_jitter: float = 12.0  # degrees
+    centre_jitter: float = 0.04  # shift of the principal point, in units of the image's width
+
+    # Appearance of each view.
+    ambient: tuple[float, float] = (0.35, 0.65)  # share of the light that is ambient
+    light_jitter: float = 0.5  # metres that the lamp moves between views
+    exposure: float = 0.25  # brightness varies by a factor of exp(-exposure .. exposure)
+    colour_cast: float = 0.08  # each channel varies by exp(-colour_cast .. colour_cast)
+    tone_jitter: float = 0.25  # curvature of the response
+
+    samples_per_pixel: int = 2  # rays averaged in each pixel: 1, 2 or 4
+
+    @property
+    def num_objects(self) -> int:
+        return self.num_boxes + self.num_ellipsoids + self.num_cylinders
+
+
+@flax.struct.dataclass
+class Scene:
+    """P = 1 + objects primitives and 6 P surfaces."""
+
+    centre: Array  # (P, 3), metres
+    half_size: Array  # (P, 3), metres, along the primitive's own axes
+    rotation: Array  # (P, 3, 3), world to the primitive's own axes
+    textures: Textures  # 6 P
+    light: Array  # (3,), position of the lamp, metres
+    ambient: Array  # (), share of the light
+    num_boxes: int = flax.struct.field(pytree_node=False)
+    num_ellipsoids: int = flax.struct.field(pytree_node=False)
+    num_cylinders: int = flax.struct.field(pytree_node=False)
+
+    @property
+    def world_to_unit(self) -> Array:
+        """(P, 3, 4): affine maps from the world to each primitive's unit shape."""
+        linear = self.rotation / self.half_size[..., None]
+        return jnp.concatenate([linear, -(linear @ self.centre[..., None])], -1)
+
+
+@flax.struct.dataclass
+class Cameras:
+    """V pinhole cameras. The centre of the pixel (column u, row v) is (u + 0.5, v + 0.5)."""
+
+    intrinsics: Array  # (V, 3, 3) float32, pixels
+    world_to_camera: Array  # (V, 4, 4) float32, metres
+
+
+def sample_scene(key: Array, config: WorldConfig) -> Scene:
+    """Draws a room with its objects, textures and lamp."""
+    room_key, object_key, texture_key = jax.random.split(key, 3)
+    draws = Draws(room_key, (), capacity=8)
+    room_size = jnp.stack(
+        [draws.uniform(*config.room_width) for _ in "xy"] + [draws.uniform(*config.room_height)]
+    )
+    room_half_size = room_size / 2
+    room_centre = jnp.array([0.0, 0.0, 1.0]) * room_half_size
+    lamp = jnp.append(draws.vectors(2, -0.7, 0.7), draws.uniform(0.4, 0.9))
+    ambient = draws.uniform(*config.ambient)
+
+    centre, half_size, rotation = _sample_objects(object_key, config, room_centre, room_half_size)
+    centre = jnp.concatenate([room_centre[None], centre])
+    half_size = jnp.concatenate([room_half_size[None], half_size])
+    rotation = jnp.concatenate([jnp.eye(3)[None], rotation])
+
+    # Each face is spanned by the two axes that it is not normal to.
+    extent = jnp.stack([half_size[:, list(axes)] for axes in ((1, 2), (0, 2), (0, 1))], 1)
+    is_room = jnp.arange(len(centre)) == 0
+    cell = jnp.where(is_room, config.wall_cell, config.object_cell)
+    textures = sample_textures(
+        texture_key,
+        extent=extent.repeat(2, axis=1).reshape(-1, 2),
+        coarse_cell=cell.repeat(6),
+        photo_share=config.photo_texture_share,
+    )
+    return Scene(
+        centre=centre,
+        half_size=half_size,
+        rotation=rotation,
+        textures=textures,
+        light=room_centre + room_half_size * lamp,
+        ambient=ambient,
+        num_boxes=config.num_boxes,
+        num_ellipsoids=config.num_ellipsoids,
+        num_cylinders=config.num_cylinders,
+    )
+
+
+def _sample_objects(
+    key: Array, config: WorldConfig, room_centre: Array, room_half_size: Array
+) -> tuple[Array, Array, Array]:
+    """Centres, half sizes and rotations of the objects; they may run into each other."""
+    count = config.num_objects
+    draws = Draws(key, (count,), capacity=10)
+    low, high = config.object_size
+    half_size = low * (high / low) ** draws.vectors(3, 0.0, 1.0) / 2
+    # Cylinders are round, and every second ellipsoid is a sphere.
+    kind = jnp.arange(count) - config.num_boxes
+    is_cylinder = kind >= config.num_ellipsoids
+    is_sphere = (kind >= 0) & ~is_cylinder & (kind % 2 == 0)
+    x, y, z = jnp.moveaxis(half_size, -1, 0)
+    y = jnp.where(is_cylinder | is_sphere, x, y)
+    half_size = jnp.stack([x, y, jnp.where(is_sphere, x, z)], -1)
+
+    floating = draws.chance(config.floating_share)
+    tilt = jnp.where(floating, draws.uniform(-1.0, 1.0), 0.0)
+    rotation = _rotations(tilt, yaw=draws.uniform(-jnp.pi, jnp.pi))
+    place = draws.vectors(3, -0.85, 0.85)
+    height = jnp.where(floating, (room_centre + place * room_half_size)[:, 2], half_size[:, 2])
+    centre = (room_centre + place * room_half_size).at[:, 2].set(height)
+    return centre, half_size, rotation
+
+
+def _rotations(tilt: Array, yaw: Array) -> Array:
+    """(..., 3, 3): rotations by `yaw` about z, then by `tilt` about x, radians."""
+    zero, one = jnp.zeros_like(yaw), jnp.ones_like(yaw)
+    about_z = [[jnp.cos(yaw), -jnp.sin(yaw), zero], [jnp.sin(yaw), jnp.cos(yaw), zero]]
+    about_z += [[zero, zero, one]]
+    about_x = [[one, zero, zero], [zero, jnp.cos(tilt), -jnp.sin(tilt)]]
+    about_x += [[zero, jnp.sin(tilt), jnp.cos(tilt)]]
+    about_x, about_z = (
+        jnp.stack([jnp.stack(row, -1) for row in rows], -2) for rows in (about_x, about_z)
+    )
+    return about_x @ about_z
+
+
+def clearance(scene: Scene, points: Array) -> Array:
+    """Distance (metres) from points (..., 3) to the nearest surface; negative inside objects.
+
+    A lower bound: curved objects count as their boxes.
+    """
+    local = jnp.einsum("pij,...pj->...pi", scene.rotation, points[..., None, :] - scene.centre)
+    outside = jnp.abs(local) - scene.half_size
+    to_box = jnp.linalg.norm(jnp.maximum(outside, 0), axis=-1) + jnp.minimum(outside.max(-1), 0)
+    to_room = -outside[..., 0, :].max(-1)
+    return jnp.minimum(to_room, to_box[..., 1:].min(-1))

@@ -1,0 +1,264 @@
+"""Surface textures: random fields made of hashed lattices, and photographs.
+
+A procedural texture is three lattices of cells (coarse, medium, fine), each with one random value a
+cell. Read smoothly a lattice is value noise; read by the cell it is a mosaic; stretched it becomes
+grain, planks or stripes. The summed field passes through a contrast of random steepness (soft
+clouds to hard-edged camouflage) between two colours, a motif (dots or grid lines) adds a third.
+Because the values are hashed, no texture repeats: every place is distinct.
+
+Everything is per ray and elementwise: colours are tuples (red, green, blue) of arrays rather than
+arrays with a last axis of 3, so that a compiler makes a single loop over the rays of all of it.
+"""
+
+import flax.struct
+import jax.numpy as jnp
+from jax import Array
+
+from muskie_jax.data.synthetic.draws import Draws
+
+LACUNARITY = 2.4  # ratio of frequencies between one lattice and the next
+
+
+@flax.struct.dataclass
+class Textures:
+    """Parameters of S textures; every leaf leads with S. Lengths are metres."""
+
+    extent: Array  # (S, 2), half size of the surface along its two coordinates
+    to_cells: Array  # (S, 2, 2), surface metres -> cells of the coarse lattice
+    offset: Array  # (S, 2), cells
+    hash_seed: Array  # (S,), uint32
+    warp: Array  # (S,), how far the lattice is bent, cells
+    blockiness: Array  # (S,), 0 = value noise, 1 = mosaic
+    contrast: Array  # (S,), slope of the step between the two colours
+    detail: Array  # (S,), amplitude of fine brightness changes
+    dots: Array  # (S,), largest radius of the dots, cells of the medium lattice; <= 0: none
+    lines: Array  # (S,), half width of the grid lines, cells of the medium lattice; <= 0: none
+    colours: Array  # (S, 3, 3), three colours, display RGB in [0, 1]
+    use_photo: Array  # (S,), bool: show a photograph if there is a bank of them
+    photo: Array  # (S,), uint32, which photograph, modulo the size of the bank
+    photo_span: Array  # (S,), width of the photograph, metres
+
+
+def sample_textures(
+    key: Array, extent: Array, coarse_cell: Array, *, photo_share: float
+) -> Textures:
+    """Draws one texture per surface.
+
+    Args:
+      key: a PRNG key.
+      extent: (S, 2) half sizes of the surfaces, metres.
+      coarse_cell: (S,) typical cell of the coarse lattice, metres.
+      photo_share: share of the surfaces that show a photograph when a bank is given.
+    """
+    count = len(extent)
+    draws = Draws(key, (count,), capacity=40)
+    uniform, chance = draws.uniform, draws.chance
+
+    cell = coarse_cell * 2 ** uniform(-0.7, 0.7)
+    # A share of the surfaces is stretched: grain, planks, stripes.
+    stretch = 2 ** jnp.where(chance(0.35), uniform(0.5, 1.3), uniform(-0.2, 0.2))
+    scale = jnp.stack([stretch**0.5, stretch**-0.5], -1) / cell[:, None]
+    # Half of the lattices stand upright or lie, as most man-made patterns do.
+    angle = jnp.where(chance(0.5), jnp.pi / 2 * chance(0.5), uniform(-jnp.pi, jnp.pi))
+    rotation = jnp.stack([jnp.cos(angle), -jnp.sin(angle), jnp.sin(angle), jnp.cos(angle)], -1)
+
+    motif = uniform(0.0, 1.0)
+    return Textures(
+        extent=extent,
+        to_cells=scale[:, :, None] * rotation.reshape(count, 2, 2),
+        offset=draws.vectors(2, 0.0, 512.0),
+        hash_seed=draws.bits(),
+        warp=jnp.where(chance(0.5), 0.0, uniform(0.1, 0.7)),
+        blockiness=jnp.where(chance(0.4), 1.0, jnp.where(chance(0.3), uniform(0.2, 0.8), 0.0)),
+        contrast=2 ** uniform(-0.2, 4.0),
+        detail=uniform(0.1, 0.5),
+        dots=jnp.where(motif < 0.25, uniform(0.25, 0.5), 0.0),
+        lines=jnp.where(motif > 0.75, uniform(0.04, 0.12), 0.0),
+        colours=_sample_palettes(draws),
+        use_photo=chance(photo_share),
+        photo=draws.bits(),
+        photo_span=2 * extent.max(-1) * uniform(0.5, 1.0),
+    )
+
+
+def _sample_palettes(draws: Draws) -> Array:
+    """(S, 3, 3): three colours for each surface, distinct in brightness."""
+    first = draws.uniform(0.12, 0.88)
+    # Away from the first brightness, wrapped so that the darkest and brightest meet.
+    second, third = (
+        0.1 + (first - 0.1 + sign * draws.uniform(0.25, 0.5)) % 0.82 for sign in (1, -1)
+    )
+    brightness = jnp.stack([first, second, third], -1)[..., None]
+    chroma = draws.vectors(9, -1.7, 1.7).reshape(-1, 3, 3)
+    chroma -= chroma.mean(-1, keepdims=True)
+    saturation = draws.uniform(0.02, 0.2)[:, None, None]
+    return jnp.clip(brightness + saturation * chroma, 0.04, 0.96)
+
+
+def hash_cell(column: Array, row: Array, seed: Array) -> Array:
+    """Pseudo-random bits (uint32) of a cell of an integer lattice."""
+    bits = column.astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
+    bits ^= row.astype(jnp.uint32) * jnp.uint32(0x85EBCA77) ^ seed
+    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x2C1B3C6D)
+    bits = (bits ^ (bits >> 12)) * jnp.uint32(0x297A2D39)
+    return bits ^ (bits >> 15)
+
+
+def _signed_unit(bits: Array) -> Array:
+    """The upper 16 bits as a number in [-1, 1)."""
+    return (bits >> 16).astype(jnp.float32) * (2.0 / 65536.0) - 1.0
+
+
+def lattice(x: Array, y: Array, seed: Array, blockiness: Array) -> tuple[Array, ...]:
+    """A lattice of random values at points (x, y), measured in cells.
+
+    Returns (value in [-1, 1], bits of the cell, x and y relative to the cell's centre). The
+    value moves from smooth interpolation to the cell's own constant as `blockiness` goes 0 to 1.
+    """
+    column, row = jnp.floor(x), jnp.floor(y)
+    fx, fy = x - column, y - row
+    column, row = column.astype(jnp.int32), row.astype(jnp.int32)
+    bits = hash_cell(column, row, seed)
+    here = _signed_unit(bits)
+    right = _signed_unit(hash_cell(column + 1, row, seed))
+    below = _signed_unit(hash_cell(column, row + 1, seed))
+    diagonal = _signed_unit(hash_cell(column + 1, row + 1, seed))
+    # Towards a mosaic the interpolation's weights shrink to 0.
+    wx = fx * fx * (3 - 2 * fx) * (1 - blockiness)
+    wy = fy * fy * (3 - 2 * fy) * (1 - blockiness)
+    top = here + wx * (right - here)
+    bottom = below + wx * (diagonal - below)
+    return top + wy * (bottom - top), bits, fx - 0.5, fy - 0.5
+
+
+def procedural_colour(
+    textures: Textures, surface: Array, u: Array, v: Array, footprint: Array
+) -> tuple[Array, ...]:
+    """Colours of points on procedurally textured surfaces.
+
+    Args:
+      textures: the scene's textures.
+      surface: which texture each point has, int32; u, v and footprint have its shape.
+      u, v: surface coordinates, metres.
+      footprint: size of a pixel on the surface, metres; finer detail fades out.
+    """
+
+    def of(column):  # a scalar a gather: gathered rows would all be written to memory
+        return column[surface]
+
+    (m00, m01), (m10, m11) = (
+        [of(textures.to_cells[:, i, j]) for j in range(2)] for i in range(2)
+    )
+    x = m00 * u + m01 * v + of(textures.offset[:, 0])
+    y = m10 * u + m11 * v + of(textures.offset[:, 1])
+    warp = of(textures.warp)
+    x, y = x + warp * jnp.sin(2.1 * y), y + warp * jnp.sin(1.7 * x)
+    # Pixels in a cell of the coarse lattice, along its shorter side (Frobenius norm).
+    pixels = 1 / (footprint * jnp.sqrt(m00 * m00 + m01 * m01 + m10 * m10 + m11 * m11))
+
+    def fade(pixels_per_cell):
+        return jnp.clip(pixels_per_cell - 0.7, 0.0, 1.0)
+
+    seed, blockiness = of(textures.hash_seed), of(textures.blockiness)
+    coarse, _, _, _ = lattice(x, y, seed, blockiness)
+    pixels_medium = pixels / LACUNARITY
+    medium, bits, dx, dy = lattice(x * LACUNARITY, y * LACUNARITY, seed + 1, blockiness)
+    pixels_fine = pixels_medium / LACUNARITY
+    # The fine lattice is turned (3-4-5 triangle) so that it does not line up with the others.
+    turned_x, turned_y = 0.8 * x - 0.6 * y, 0.6 * x + 0.8 * y
+    fine, _, _, _ = lattice(turned_x * LACUNARITY**2, turned_y * LACUNARITY**2, seed + 2, 0.0)
+    medium, fine = medium * fade(pixels_medium), fine * fade(pixels_fine)
+
+    # A step steeper than a pixel would alias: limit its slope.
+    slope = jnp.minimum(of(textures.contrast), pixels)
+    mix = jnp.clip(0.5 + slope * (0.6 * coarse + 0.5 * medium + 0.25 * fine), 0.0, 1.0)
+    # Dots of hashed radii, or grid lines; both are masks with edges a pixel wide.
+    dots, lines = of(textures.dots), of(textures.lines)
+    dot = dots * (bits & 0xFF).astype(jnp.float32) / 255.0 - jnp.sqrt(dx * dx + dy * dy)
+    line = lines - (0.5 - jnp.maximum(jnp.abs(dx), jnp.abs(dy)))
+    motif = jnp.where(lines > 0, line, jnp.where(dots > 0, dot, -1.0))
+    mask = jnp.clip(0.5 + motif * pixels_medium, 0.0, 1.0) * fade(pixels_medium)
+    brightness = 1 + of(textures.detail) * (fine + 0.5 * medium)
+
+    def channel(c):
+        first, second, third = (of(textures.colours[:, i, c]) for i in range(3))
+        base = first + mix * (second - first)
+        return (base + mask * (third - base)) * brightness
+
+    return channel(0), channel(1), channel(2)
+
+
+@flax.struct.dataclass
+class PhotoPyramid:
+    """A bank of N square photographs of S pixels and its halvings, as one flat list of texels."""
+
+    texels: Array  # (N * (S² + (S/2)² + ...),) uint32, red + 2^8 green + 2^16 blue
+    count: int = flax.struct.field(pytree_node=False)  # N
+    size: int = flax.struct.field(pytree_node=False)  # S
+    levels: int = flax.struct.field(pytree_node=False)
+
+
+def photo_pyramid(photos: Array, levels: int = 5) -> PhotoPyramid:
+    """Prepares a bank of photographs, uint8 (N, S, S, 3), S a power of two."""
+    count, size = photos.shape[:2]
+    if photos.shape != (count, size, size, 3) or photos.dtype != jnp.uint8 or size & (size - 1):
+        raise ValueError(
+            f"photos must be uint8 (N, S, S, 3), S a power of two; got {photos.dtype} "
+            f"{photos.shape}"
+        )
+    levels = min(levels, size.bit_length())
+    packed = []
+    for level in range(levels):
+        red, green, blue = (photos[..., channel].astype(jnp.uint32) for channel in range(3))
+        packed.append((red | green << 8 | blue << 16).reshape(-1))
+        if level + 1 < levels:
+            quads = photos.reshape(count, size >> (level + 1), 2, size >> (level + 1), 2, 3)
+            mean = (quads.astype(jnp.uint16).sum((2, 4), dtype=jnp.uint16) + 2) // 4
+            photos = mean.astype(jnp.uint8)
+    return PhotoPyramid(jnp.concatenate(packed), count=count, size=size, levels=levels)
+
+
+def photo_colour(
+    pyramid: PhotoPyramid,
+    textures: Textures,
+    surface: Array,
+    u: Array,
+    v: Array,
+    footprint: Array,
+) -> tuple[Array, ...]:
+    """Colours of points on surfaces that show photographs, mirrored where they end.
+
+    Arguments as for `procedural_colour`. Bilinear, in the level of the pyramid whose texels are
+    nearest to the footprint.
+    """
+    span = textures.photo_span[surface]
+    level = jnp.log2(jnp.maximum(footprint * pyramid.size / span, 1.0))
+    level = jnp.minimum(jnp.round(level), pyramid.levels - 1).astype(jnp.int32)
+    size = pyramid.size >> level
+    # Levels before this one hold N * (S² + S²/4 + ...) texels: a geometric series.
+    start = pyramid.count * (4 * (pyramid.size**2 - size**2) // 3)
+    start += (textures.photo[surface] % pyramid.count).astype(jnp.int32) * size**2
+    # Rows go down where v goes up, so that photographs on walls stand upright.
+    columns = (u / span + textures.offset[:, 0][surface]) * size - 0.5
+    rows = (textures.offset[:, 1][surface] - v / span) * size - 0.5
+    column, row = jnp.floor(columns), jnp.floor(rows)
+    wx, wy = columns - column, rows - row
+
+    def texel(column, row):
+        """Red, green, blue of whole texels, in [0, 255]."""
+        column, row = (_mirror(i.astype(jnp.int32), size) for i in (column, row))
+        word = pyramid.texels[start + row * size + column]
+        return tuple(((word >> shift) & 0xFF).astype(jnp.float32) for shift in (0, 8, 16))
+
+    corners = texel(column, row), texel(column + 1, row), texel(column, row + 1)
+    corners += (texel(column + 1, row + 1),)
+    return tuple(
+        ((a * (1 - wx) + b * wx) * (1 - wy) + (c * (1 - wx) + d * wx) * wy) / 255.0
+        for a, b, c, d in zip(*corners)
+    )
+
+
+def _mirror(index: Array, size: Array) -> Array:
+    """Folds any integer into [0, size): 0 .. size-1, size-1 .. 0, 0 .. again; size a power of 2."""
+    index = index & (2 * size - 1)
+    return jnp.minimum(index, 2 * size - 1 - index)

@@ -1,0 +1,97 @@
+"""Per-token reconstruction losses (SPEC §3). Nothing here reduces over the batch.
+
+Letters: B groups, V views, L patches per view, P = p*p*3 values per patch.
+"""
+
+from typing import Literal
+
+import flax
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+ERRORS = ("l2", "l1", "smooth_l1")
+EPSILON = 0.1  # the paper's eps: error weight at confidence 0
+REGULARISER = 0.1  # the paper's lambda: price of low confidence
+LOG_OFFSET = 1e-6  # keeps log(confidence) finite
+
+
+@flax.struct.dataclass
+class TokenLosses:
+    """What each token contributes, float32 (B, V, L), zero where the token was visible.
+
+    Attributes:
+      weighted: the error weighted by confidence (plain, without confidence weighting).
+      squared: the squared error of pixels, whatever the loss.
+      log_confidence: mean of -log(c + 1e-6); zero without confidence weighting.
+      hidden: 1 where the token was masked.
+    """
+
+    weighted: Array
+    squared: Array
+    log_confidence: Array
+    hidden: Array
+
+
+def elementwise_error(difference: Array, kind: Literal["l2", "l1", "smooth_l1"]) -> Array:
+    """Error of every value; smooth_l1 is quadratic below 1 and linear above, as in PyTorch."""
+    if kind == "l2":
+        return jnp.square(difference)
+    magnitude = jnp.abs(difference)
+    if kind == "l1":
+        return magnitude
+    if kind == "smooth_l1":
+        return jnp.where(magnitude < 1.0, 0.5 * magnitude**2, magnitude - 0.5)
+    raise ValueError(f"loss.error={kind!r}: choose one of {', '.join(ERRORS)}")
+
+
+def normalize_patches(patches: Array) -> Array:
+    """Each patch minus its mean, divided by its standard deviation (..., P), as in MAE."""
+    mean = patches.mean(axis=-1, keepdims=True)
+    variance = patches.var(axis=-1, keepdims=True)
+    return (patches - mean) * jax.lax.rsqrt(variance + 1e-6)
+
+
+def token_losses(
+    pred: Array,
+    conf: Array,
+    target: Array,
+    mask: Array,
+    *,
+    error: str = "l2",
+    confidence: bool = True,
+    normalize_targets: bool = False,
+) -> TokenLosses:
+    """Losses of every token.
+
+    Args:
+      pred, conf, target: float32 (B, V, L, P), see `MuskieOutput`; target is the patch's own pixels.
+      mask: bool (B, V, L), True = hidden.
+      error: how a value's error is measured.
+      confidence: weight errors by (c + eps), and report -log c; as published.
+      normalize_targets: compare with the target patch normalised to mean 0, variance 1.
+    """
+    if normalize_targets:
+        target = normalize_patches(target)
+    hidden = mask.astype(jnp.float32)
+    difference = pred - target
+    errors = elementwise_error(difference, error)
+    log_confidence = jnp.zeros_like(hidden)
+    if confidence:
+        errors = (conf + EPSILON) * errors
+        log_confidence = -jnp.log(conf + LOG_OFFSET).mean(axis=-1)
+    return TokenLosses(
+        weighted=hidden * errors.mean(axis=-1),
+        squared=hidden * jnp.square(difference).mean(axis=-1),
+        log_confidence=hidden * log_confidence,
+        hidden=hidden,
+    )
+
+
+def total_loss(losses: TokenLosses) -> Array:
+    """The objective: mean over masked tokens of the error + lambda * mean over all of -log c.
+
+    Finite, and zero in both terms, if no token of the batch was masked.
+    """
+    error = losses.weighted.sum() / jnp.maximum(losses.hidden.sum(), 1.0)
+    return error + REGULARISER * losses.log_confidence.mean()

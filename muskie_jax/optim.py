@@ -1,0 +1,40 @@
+"""The published optimizer: AdamW under linear warm-up and a half cosine to zero (SPEC §4)."""
+
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from muskie_jax.config import total_steps, warmup_steps
+
+
+def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
+    """Learning rate of every update, counted from 0: rises to the peak, falls to 0 at the last."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.optim.learning_rate,
+        warmup_steps=warmup_steps(config),
+        decay_steps=total_steps(config),
+    )
+
+
+def is_matrix(params: Any) -> Any:
+    """True for the kernels of linear layers: not for biases, norms, and learned tokens."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """AdamW, after clipping by global norm where `clip_norm` is not 0."""
+    optim = config.optim
+    adamw = optax.adamw(
+        learning_rate_schedule(config),
+        b1=optim.b1,
+        b2=optim.b2,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        mask=is_matrix if optim.decay == "matrices" else None,
+    )
+    if not optim.clip_norm:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(optim.clip_norm), adamw)

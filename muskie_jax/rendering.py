@@ -1,0 +1,97 @@
+"""Puts batches on the devices; synthetic groups are rendered there, so every batch has images."""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from muskie_jax.data.buckets import Bucket
+from muskie_jax.data.synthetic.render import render_groups
+from muskie_jax.data.synthetic.scenes import WorldConfig
+from muskie_jax.sharding import batch_sharding, local_rows, put_batch
+
+Textures = dict[int, Array]  # source number -> uint8 (N, S, S, 3), for worlds with photo textures
+
+
+class BatchPlacer:
+    """Turns a host's batches into global arrays on the devices.
+
+    Args:
+      groups: loaded groups of a batch, all hosts' together.
+      worlds: by source number; None where the source is photographs.
+      photos: source number -> photo textures, uint8 (N, S, S, 3).
+      mesh: the devices.
+
+    Attributes:
+      rows: the loaded groups that this host makes.
+    """
+
+    def __init__(
+        self,
+        groups: int,
+        worlds: Sequence[WorldConfig | None],
+        photos: Mapping[int, np.ndarray],
+        mesh: Mesh,
+    ):
+        self.groups, self.mesh = groups, mesh
+        self.rows = local_rows(groups, mesh)
+        everywhere = NamedSharding(mesh, P())
+        self._textures = jax.device_put(dict(photos), everywhere)
+        self._render = jax.jit(
+            functools.partial(render_views, worlds=tuple(worlds)),
+            static_argnames=("bucket",),
+            out_shardings=batch_sharding("images", mesh),
+        )
+
+    def __call__(self, bucket: Bucket, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
+        """A batch with `images`, `mask` and `source`; see "How data flows" in the README."""
+        placed = put_batch(batch, self.rows, self.groups, self.mesh)
+        if "images" not in placed:
+            scene, order = placed.pop("scene"), placed.pop("order")
+            source = placed["source"]
+            placed["images"] = self._render(scene, order, source, self._textures, bucket=bucket)
+        return placed
+
+
+def render_views(
+    scene: Array,
+    order: Array,
+    source: Array,
+    textures: Textures,
+    *,
+    bucket: Bucket,
+    worlds: tuple[WorldConfig | None, ...],
+) -> Array:
+    """Renders loaded groups whole, then orders and splits their views as photographs are on the host.
+
+    Args:
+      scene: uint32 (G, 2), a seed for each loaded group.
+      order: int32 (G, views), the new order of its views.
+      source: int32 (B,), by group after splitting, B = G * views / bucket.views.
+
+    Returns:
+      uint8 (B, bucket.views, H, W, 3).
+    """
+    groups, views = order.shape
+    own = source[:: source.shape[0] // groups]
+    images = None
+    for number, world in enumerate(worlds):
+        if world is None:
+            continue
+        rendered = render_groups(
+            scene,
+            num_views=views,
+            height=bucket.height,
+            width=bucket.width,
+            config=world,
+            photos=textures.get(number),
+        ).images
+        mine = (own == number)[:, None, None, None, None]
+        images = rendered if images is None else jnp.where(mine, rendered, images)
+    images = jnp.take_along_axis(images, order[:, :, None, None, None], axis=1)
+    return images.reshape(-1, bucket.views, *images.shape[2:])

@@ -1,0 +1,184 @@
+"""Training: set-up in labelled sections, then one short loop."""
+
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from muskie_jax import config as config_lib
+from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.data.mixture import build_mixture, training_sampler
+from muskie_jax.data.pipeline import Pipeline
+from muskie_jax.data.prefetch import prefetch
+from muskie_jax.errors import UserError
+from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
+from muskie_jax.fingerprint import digest
+from muskie_jax.interrupt import StopSignal
+from muskie_jax.metrics import Mean, MetricsQueue
+from muskie_jax.models.muskie import build_model
+from muskie_jax.optim import learning_rate_schedule, make_optimizer
+from muskie_jax.programs import Programs, batch_shapes
+from muskie_jax.progress import Progress, describe_changes, describe_parameters
+from muskie_jax.rendering import BatchPlacer
+from muskie_jax.sharding import check_batch, make_mesh
+from muskie_jax.train_step import LossOptions, Task, abstract_state, init_state
+from muskie_jax.writers import Writers, save_picture, tell
+
+
+def train(
+    config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device] | None = None
+) -> dict[str, Any]:
+    """Trains to the end, or goes on from the newest intact checkpoint of the work directory.
+
+    Args:
+      config: see `muskie_jax.config.default_config`.
+      workdir: for checkpoints, metrics and pictures.
+      devices: to train on; all by default.
+
+    Returns:
+      The final figures: `step`; `loss`, `mse` and `baseline_mse` on held-out scenes; `train_loss`;
+      `views_per_second`; `params_digest`; and `stopped`, if a signal ended the run early.
+
+    Raises:
+      UserError: for a config, data or work directory that cannot be trained with.
+      NotFinite: if the loss is no longer a number; nothing is saved then.
+    """
+    # --- Config, data, devices ---------------------------------------------------------------------
+    config_lib.validate(config)
+    total_steps = config_lib.total_steps(config)
+    mixture = build_mixture(config)
+    for note in mixture.notes:
+        tell(note)
+    sampler = training_sampler(config, mixture)
+    mesh = make_mesh(config.mesh, devices)
+    check_batch(config, mesh)
+    place = BatchPlacer(config.batch.groups, mixture.worlds, mixture.photos, mesh)
+    tell(f"Devices: {mesh.size} {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}")
+
+    # --- Model and optimizer -----------------------------------------------------------------------
+    model = build_model(**config.model)
+    optimizer = make_optimizer(config)
+    task = Task(model, LossOptions(**config.loss), len(mixture.names))
+    state_shapes = abstract_state(model, optimizer, mesh)
+    describe_parameters(state_shapes.params)
+
+    # --- Start or continue -------------------------------------------------------------------------
+    checkpoints = Checkpointer(workdir, config.checkpoint.keep)
+    restored = checkpoints.restore(state_shapes)
+    if restored:
+        state, old_config = restored
+        tell(f"Continuing from step {int(state.step)} in {checkpoints.folder}")
+        describe_changes(old_config, config)
+    else:
+        state = init_state(model, optimizer, config.seed, mesh)
+    first_step = int(state.step)
+    if first_step > total_steps:
+        raise UserError(
+            f"{checkpoints.folder} is at step {first_step}, beyond config.duration="
+            f"{config.duration!r} ({total_steps} steps): write a longer one, or another --workdir"
+        )
+
+    # --- Programs ----------------------------------------------------------------------------------
+    shapes = {
+        bucket: batch_shapes(bucket, config.batch.groups, config.batch.views, model.patch, mesh)
+        for bucket in sampler.schedule.all()
+    }
+    per_update = len(sampler.schedule.resolutions)
+    programs = Programs(task, optimizer, state_shapes, shapes, per_update, mesh)
+    evaluator = ReconstructionEvaluator(config, task, mixture, mesh)
+    if first_step < total_steps:
+        programs.compile()
+
+    # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
+    # Reports read metrics some updates late; a checkpoint is the state between two updates.
+    pipeline = Pipeline(sampler, place.rows, config.data.workers, config.data.threads)
+    writers = Writers(workdir, first_step, config.log.tensorboard)
+    progress = Progress(model, mesh.devices.flat[0], mesh.size, first_step, total_steps)
+    learning_rate = learning_rate_schedule(config)
+    metrics = MetricsQueue()
+    to_devices = lambda update: [(bucket, place(bucket, batch)) for bucket, batch in update]
+    updates = pipeline.updates(first_step)
+    step, train_loss = first_step, math.nan
+    with StopSignal() as stop, prefetch(updates, to_devices, config.data.prefetch) as batches:
+        gradients = programs.zero_gradients(state.params)
+        while step < total_steps and not stop.name:
+            with progress.waiting():
+                update = next(batches)
+            state, gradients, measured = programs.update(state, gradients, update)
+            step += 1
+            metrics.add(step, measured)
+            progress.count(update)
+            last = stop.requested(step) or step == total_steps
+            if step % config.log.every == 0 or last:
+                values = scalars(metrics.drain(), mixture.names) | progress.interval(step)
+                train_loss = values["loss"]
+                tell(progress.line(values))
+                values["learning_rate"] = float(learning_rate(step - 1))
+                writers.scalars(step, "train", values)
+                pipeline.check_share(config.data.max_bad_share)
+            if is_due(step, config.evaluation.every) and not last:
+                metrics.settle()
+                with progress.paused():
+                    evaluate(evaluator, state.params, step, writers, workdir)
+            if is_due(step, config.checkpoint.every) or last:
+                metrics.settle()
+                with progress.paused():
+                    checkpoints.save(state, config)
+    checkpoints.close()
+
+    # --- Summary -----------------------------------------------------------------------------------
+    for line in pipeline.skipped_lines():
+        tell(line)
+    result = {"job": "train", "step": step}
+    if stop.name:
+        result |= {"stopped": stop.name}
+        tell(f"Stopped at step {step} of {total_steps}: the same command goes on from there")
+    else:
+        result |= evaluate(evaluator, state.params, step, writers, workdir)
+    writers.close()
+    result |= {
+        "train_loss": train_loss,
+        "views_per_second": progress.views_per_second(),
+        "held_out": mixture.truly_held_out,
+        "params_digest": digest(state.params),
+        "workdir": str(workdir),
+    }
+    return result
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something done every so many steps is done after `step`; 0 means never."""
+    return every > 0 and step % every == 0
+
+
+def scalars(metrics: dict[str, Mean], sources: Sequence[str]) -> dict[str, float]:
+    """The values of an interval's metrics, with the loss of each source that occurred."""
+    means = {name: mean.compute() for name, mean in metrics.items()}
+    by_source = zip(sources, means.pop("source_loss"))
+    values = {name: float(value) for name, value in means.items()}
+    return values | {f"loss/{name}": float(loss) for name, loss in by_source if np.isfinite(loss)}
+
+
+def evaluate(
+    evaluator: ReconstructionEvaluator,
+    params: Any,
+    step: int,
+    writers: Writers,
+    workdir: pathlib.Path,
+) -> dict[str, float]:
+    """Runs an evaluator, and writes and tells what it found."""
+    values = dict(evaluator.run(params))
+    writers.scalars(step, "evaluation", values)
+    for name, picture in evaluator.figures():
+        writers.picture(step, name, picture)
+        save_picture(workdir / "pictures" / f"{name}_{step:07d}.png", picture)
+    gain = 1 - values["mse"] / values["baseline_mse"]
+    tell(
+        f"held-out scenes after step {step}: masked error {values['mse']:.4f}, {gain:.0%} below "
+        f"filling with the visible mean ({values['baseline_mse']:.4f})"
+    )
+    return values

@@ -1,0 +1,106 @@
+"""Where a run's numbers and pictures go: JSON lines, TensorBoard, and the terminal."""
+
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+from tensorboardX import SummaryWriter
+
+
+class JsonLines:
+    """`metrics.jsonl`: one object a line. Lines of steps that a continued run repeats are removed."""
+
+    def __init__(self, path: pathlib.Path, first_step: int):
+        kept = []
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
+        part = path.with_suffix(".part")
+        part.write_text("".join(line + "\n" for line in kept))
+        part.replace(path)
+        self._file = path.open("a")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        clean = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        self._file.write(json.dumps({"step": step} | clean) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinite for one that a killed run left half written."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+class Writers:
+    """Sends scalars and pictures where they are wanted. Only the first process writes."""
+
+    def __init__(self, workdir: pathlib.Path, first_step: int, tensorboard: bool):
+        self._json = self._board = None
+        if jax.process_index() == 0:
+            self._json = JsonLines(workdir / "metrics.jsonl", first_step)
+            if tensorboard:
+                # Events of steps that this run repeats are hidden by TensorBoard (purge_step).
+                purge = first_step + 1 if first_step else None
+                self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+
+    def scalars(self, step: int, part: str, values: Mapping[str, float]) -> None:
+        """Writes values as `<part>/<name>`."""
+        values = {f"{part}/{name}": value for name, value in values.items()}
+        if self._json:
+            self._json.write(step, values)
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Writes a picture, uint8 (H, W, 3)."""
+        if self._board:
+            self._board.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        for writer in (self._json, self._board):
+            if writer:
+                writer.close()
+
+
+def save_picture(path: pathlib.Path, image: np.ndarray) -> None:
+    """Writes uint8 (H, W, 3) as a PNG file, from the first process only."""
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+def tell(message: str) -> None:
+    """A line for the person at the terminal, from the first process only.
+
+    It goes to standard error: standard output is for results.
+    """
+    if jax.process_index() == 0:
+        print(message, file=sys.stderr, flush=True)
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """The last line of standard output: the job's final figures as one JSON object."""
+    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
+    sys.stderr.flush()
+    print(json.dumps(clean), flush=True)
+
+
+def duration(seconds: float) -> str:
+    """1h02m, 3m05s or 12s."""
+    seconds = max(0, round(seconds))
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"

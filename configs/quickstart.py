@@ -1,6 +1,6 @@
 """Learns to reconstruct synthetic rooms on a laptop.
 
-    python -m muskie_jax.main --config configs/quickstart.py --workdir runs/quickstart
+python -m muskie_jax.main --config configs/quickstart.py --workdir runs/quickstart
 """
 
 from ml_collections import ConfigDict

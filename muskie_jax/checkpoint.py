@@ -132,9 +132,9 @@ class Checkpointer:
                 f"{LAYOUT}: use the version of muskie_jax that wrote it"
             )
         self._check_same_network(step, meta["leaves"], _describe(like))
-        state = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        )["state"]
+        state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))[
+            "state"
+        ]
         found, _ = examine(state)
         wrong = [name for name, value in meta["fingerprints"].items() if found.get(name) != value]
         if wrong or int(state.step) != step or items["data"]["next_update"] != step:

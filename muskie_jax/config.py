@@ -262,9 +262,7 @@ def _check_size(size: tuple[int, int], patch: int, path: str) -> None:
 
 
 def _is_pair(size) -> bool:
-    return (
-        isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(x, int) for x in size)
-    )
+    return isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(x, int) for x in size)
 
 
 def _require(condition, message: str) -> None:

@@ -43,7 +43,6 @@ class StopSignal:
 
     def requested(self, step: int) -> bool:
         """Whether to end after update `step`; the same answer in every process."""
-        if jax.process_count() > 1:
-            if multihost_utils.reached_preemption_sync_point(step):
-                self.name = "preemption"
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.name = "preemption"
         return bool(self.name)

@@ -4,7 +4,7 @@ import concurrent.futures
 import functools
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -55,6 +55,7 @@ class Programs:
       batches: the shapes of every bucket's batches.
       per_update: the batches whose gradients an update averages.
       mesh: the devices.
+      others: more to compile at the same time, by name; their results are found by calling them.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Programs:
         batches: Mapping[Bucket, Mapping[str, jax.ShapeDtypeStruct]],
         per_update: int,
         mesh: Mesh,
+        others: Mapping[str, Callable[[], jax.stages.Lowered]],
     ):
         whole = NamedSharding(mesh, P())
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -79,15 +81,14 @@ class Programs:
             donate_argnames=("state", "gradients"),
             out_shardings=(shardings, shardings.params, whole),
         )
-        zeros = jax.jit(
-            lambda params: jax.tree.map(jnp.zeros_like, params), out_shardings=shardings.params
-        )
+        zeros = jax.jit(lambda params: jax.tree.map(jnp.zeros_like, params), out_shardings=shardings.params)
         params = state.params
-        self._lower = {OPTIMIZER: functools.partial(optimizer_step.lower, state, params)}
+        self._lower: dict[Bucket | str, Callable[[], jax.stages.Lowered]] = {
+            OPTIMIZER: functools.partial(optimizer_step.lower, state, params),
+            **others,
+        }
         for bucket, batch in batches.items():
-            self._lower[bucket] = functools.partial(
-                gradient_step.lower, params, params, dict(batch)
-            )
+            self._lower[bucket] = functools.partial(gradient_step.lower, params, params, dict(batch))
         self._zeros = zeros
         self._compiled: dict[Bucket | str, Any] = {}
 

@@ -40,13 +40,23 @@ class BatchPlacer:
     ):
         self.groups, self.mesh = groups, mesh
         self.rows = local_rows(groups, mesh)
-        everywhere = NamedSharding(mesh, P())
-        self._textures = jax.device_put(dict(photos), everywhere)
-        self._render = jax.jit(
-            functools.partial(render_views, worlds=tuple(worlds)),
-            static_argnames=("bucket",),
-            out_shardings=batch_sharding("images", mesh),
-        )
+        self.synthetic = any(world is not None for world in worlds)
+        self._textures = jax.device_put(dict(photos), NamedSharding(mesh, P()))
+        self._render = _renderer(tuple(worlds), mesh)
+
+    def lower_rendering(self, bucket: Bucket, views: int) -> jax.stages.Lowered:
+        """Traces the rendering of a bucket from groups of `views`. Once compiled, calls find it."""
+        split = self.groups * views // bucket.views
+        shapes = {
+            "scene": ((self.groups, 2), jnp.uint32),
+            "order": ((self.groups, views), jnp.int32),
+            "source": ((split,), jnp.int32),
+        }
+        arguments = [
+            jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(key, self.mesh))
+            for key, (shape, dtype) in shapes.items()
+        ]
+        return self._render.lower(*arguments, self._textures, bucket=bucket)
 
     def __call__(self, bucket: Bucket, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
         """A batch with `images`, `mask` and `source`; see "How data flows" in the README."""
@@ -56,6 +66,16 @@ class BatchPlacer:
             source = placed["source"]
             placed["images"] = self._render(scene, order, source, self._textures, bucket=bucket)
         return placed
+
+
+@functools.cache
+def _renderer(worlds: tuple[WorldConfig | None, ...], mesh: Mesh):
+    """One jitted function for all who render the same worlds, so that they share its programs."""
+    return jax.jit(
+        functools.partial(render_views, worlds=worlds),
+        static_argnames=("bucket",),
+        out_shardings=batch_sharding("images", mesh),
+    )
 
 
 def render_views(

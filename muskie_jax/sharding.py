@@ -51,9 +51,7 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
             f"config.mesh ({asked}) does not fit {len(devices)} devices: "
             "write sizes whose product is that, or -1 for one of them"
         )
-    return jax.make_mesh(
-        tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def check_batch(config: ConfigDict, mesh: Mesh) -> None:
@@ -64,9 +62,7 @@ def check_batch(config: ConfigDict, mesh: Mesh) -> None:
         groups = config[section][name]
         if groups % across:
             nearest = max(1, round(groups / across)) * across
-            raise UserError(
-                f"config.{key}={groups} cannot be split over {across} devices: write {nearest}"
-            )
+            raise UserError(f"config.{key}={groups} cannot be split over {across} devices: write {nearest}")
     for count in (*config.buckets.views, config.evaluation.views):
         if count % views:
             raise UserError(

@@ -1,5 +1,6 @@
 """Training: set-up in labelled sections, then one short loop."""
 
+import functools
 import math
 import pathlib
 from collections.abc import Sequence
@@ -87,8 +88,12 @@ def train(
         bucket: batch_shapes(bucket, config.batch.groups, config.batch.views, model.patch, mesh)
         for bucket in sampler.schedule.all()
     }
+    rendering = {
+        f"rendering {bucket}": functools.partial(place.lower_rendering, bucket, config.batch.views)
+        for bucket in (sampler.schedule.all() if place.synthetic else ())
+    }
     per_update = len(sampler.schedule.resolutions)
-    programs = Programs(task, optimizer, state_shapes, shapes, per_update, mesh)
+    programs = Programs(task, optimizer, state_shapes, shapes, per_update, mesh, rendering)
     evaluator = ReconstructionEvaluator(config, task, mixture, mesh)
     if first_step < total_steps:
         programs.compile()

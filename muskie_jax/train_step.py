@@ -56,9 +56,7 @@ def _make_state(model: Muskie, optimizer: optax.GradientTransformation, key: Arr
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def abstract_state(
-    model: Muskie, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
+def abstract_state(model: Muskie, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of a state: `jax.ShapeDtypeStruct` leaves."""
     make = functools.partial(_make_state, model, optimizer)
     shapes = jax.eval_shape(make, jax.random.key(0))
@@ -69,9 +67,7 @@ def abstract_state(
     )
 
 
-def init_state(
-    model: Muskie, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
-) -> TrainState:
+def init_state(model: Muskie, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
     """A fresh state, made where it will live: no device ever holds more than its part."""
     shapes = abstract_state(model, optimizer, mesh)
     make = functools.partial(_make_state, model, optimizer)
@@ -79,16 +75,12 @@ def init_state(
     return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
 
 
-def reconstruct(
-    task: Task, params: Params, batch: Batch
-) -> tuple[Array, MuskieOutput, TokenLosses]:
+def reconstruct(task: Task, params: Params, batch: Batch) -> tuple[Array, MuskieOutput, TokenLosses]:
     """Views of a batch, float32 in [-1, 1]; the network's output; every token's losses."""
     images = batch["images"].astype(jnp.float32) / 127.5 - 1.0
     output = task.model.apply({"params": params}, images, batch["mask"])
     target = patchify(images, task.model.patch)
-    losses = token_losses(
-        output.pred, output.conf, target, batch["mask"], **dataclasses.asdict(task.loss)
-    )
+    losses = token_losses(output.pred, output.conf, target, batch["mask"], **dataclasses.asdict(task.loss))
     return images, output, losses
 
 

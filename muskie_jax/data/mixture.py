@@ -53,8 +53,11 @@ class Mixture:
     @property
     def truly_held_out(self) -> bool:
         """Whether evaluation sees no scene that training saw."""
-        return all(a != b or isinstance(a, SyntheticSource)
-                   for a, b in zip(self.training, self.held_out) if b.weight)
+        return all(
+            a != b or isinstance(a, SyntheticSource)
+            for a, b in zip(self.training, self.held_out)
+            if b.weight
+        )
 
 
 def build_mixture(config: ConfigDict) -> Mixture:

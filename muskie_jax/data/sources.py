@@ -108,9 +108,7 @@ def _nothing_found(folder: pathlib.Path, glob: str) -> str:
     return f"{message}, but there is {elsewhere.relative_to(folder)}: write glob={pattern!r}"
 
 
-def split_scenes(
-    scenes: Sequence[Scene], holdout: float
-) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
+def split_scenes(scenes: Sequence[Scene], holdout: float) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
     """Splits scenes into (training, held out), the same way every time.
 
     The held-out scenes are evenly spaced in the list; one at least is held out if `holdout` is not

@@ -35,9 +35,7 @@ def attention_map(query: Array, key: Array) -> Array:
 
     def add_head(total, head):
         head_query, head_key = head
-        logits = jnp.einsum(
-            "nqd,nkd->nqk", head_query, head_key, preferred_element_type=jnp.float32
-        )
+        logits = jnp.einsum("nqd,nkd->nqk", head_query, head_key, preferred_element_type=jnp.float32)
         return total + jax.nn.softmax(logits * scale, axis=-1), None
 
     batch, length, heads, _ = query.shape

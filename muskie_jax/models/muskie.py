@@ -119,9 +119,7 @@ class Muskie(nn.Module):
             self.view_embedding = self.param("view_embedding", normal(0.02), shape)
         self.blocks = [self._block(name=f"block_{i}") for i in range(self.depth)]
         self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
-        self.head = nn.Dense(
-            2 * CHANNELS * self.patch**2, dtype=self.dtype, kernel_init=kernel_init
-        )
+        self.head = nn.Dense(2 * CHANNELS * self.patch**2, dtype=self.dtype, kernel_init=kernel_init)
 
     def _block(self, **kwargs) -> AlternatingBlock:
         # `return_map` (argument 3, counting self) decides what is computed, so it stays a Python bool.
@@ -162,9 +160,7 @@ class Muskie(nn.Module):
             raise ValueError(f"images must have shape (B, V, H, W, 3), got {images.shape}")
         batch, views, height, width, _ = images.shape
         if height % self.patch or width % self.patch:
-            raise ValueError(
-                f"image size {height}x{width} is not divisible by the patch size {self.patch}"
-            )
+            raise ValueError(f"image size {height}x{width} is not divisible by the patch size {self.patch}")
         x = self.patch_embed(patchify(images, self.patch))
         if mask is not None:
             if mask.shape != x.shape[:3]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from muskie_jax.data.synthetic.draws import Draws
-from muskie_jax.data.synthetic.rays import cast_rays
+from muskie_jax.data.synthetic.rays import nearest_primitive
 from muskie_jax.data.synthetic.scenes import Cameras, Scene, WorldConfig, clearance
 
 HUB_CANDIDATES = 32
@@ -47,20 +47,19 @@ def sample_cameras(
     key: Array, scene: Scene, config: WorldConfig, num_views: int, height: int, width: int
 ) -> Cameras:
     """Draws the cameras of one group of views; only the intrinsics depend on the resolution."""
-    group_key, hub_key, pose_key, lens_key = jax.random.split(key, 4)
-    group_draws = Draws(group_key, (), capacity=2)
+    group_draws = Draws(key, "group", (), capacity=2)
     angle = jnp.deg2rad(group_draws.uniform(*config.field_of_view))
     # Half of the image's (width, height) at unit distance.
     aspect = jnp.array([width / height, height / width]) ** 0.5
     half_image = jnp.tan(angle / 2) * aspect
 
-    hub = _sample_hub(hub_key, scene, config, half_image)
+    hub = _sample_hub(key, scene, config, half_image)
     radius = hub.focus_distance * group_draws.uniform(*config.baseline)
     world_to_camera = _sample_views(
-        pose_key, scene, config, num_views, half_image=half_image, hub=hub, radius=radius
+        key, scene, config, num_views, half_image=half_image, hub=hub, radius=radius
     )
 
-    draws = Draws(lens_key, (num_views,), capacity=4)
+    draws = Draws(key, "lens", (num_views,), capacity=4)
     focal = width / (2 * half_image[0]) * (1 + config.zoom_jitter * draws.uniform(-1.0, 1.0))
     principal = jnp.array([width, height]) * (0.5 + config.centre_jitter * draws.vectors(2, -1, 1))
     intrinsics = jnp.zeros((num_views, 3, 3)).at[:, 2, 2].set(1.0)
@@ -77,7 +76,7 @@ class _Hub(NamedTuple):
 
 def _sample_hub(key: Array, scene: Scene, config: WorldConfig, half_image: Array) -> _Hub:
     """The first pose in free space that sees enough of some object, from not too near."""
-    draws = Draws(key, (HUB_CANDIDATES,), capacity=8)
+    draws = Draws(key, "hub", (HUB_CANDIDATES,), capacity=8)
     reach = scene.half_size[0] - config.clearance
     position = scene.centre[0] + reach * draws.vectors(3, -1.0, 1.0)
     objects = scene.centre[1:]
@@ -91,15 +90,15 @@ def _sample_hub(key: Array, scene: Scene, config: WorldConfig, half_image: Array
     grid = (jnp.arange(PROBES) + 0.5) / PROBES * 2 - 1
     x, y = (a.ravel() for a in jnp.meshgrid(grid * half_image[0], grid * half_image[1]))
     directions = jnp.stack([x, y, jnp.ones_like(x)], -1) @ world_to_camera[:, :3, :3]
-    hits = cast_rays(scene, position[:, None], directions)
+    depth, primitive = nearest_primitive(scene, position[:, None], directions)
     # The mean of inverse depths counts most what moves most between views.
-    distance = 1 / (1 / hits.distance).mean(-1)
+    distance = 1 / (1 / depth).mean(-1)
 
     clear = clearance(scene, position)
-    object_share = (hits.primitive > 0).mean(-1) / HUB_OBJECT_SHARE
+    object_share = (primitive > 0).mean(-1) / HUB_OBJECT_SHARE
     score = jnp.minimum(object_share, 1.0) + jnp.minimum(distance / HUB_DISTANCE, 1.0)
     best = jnp.argmax(jnp.where(clear > config.clearance, score, clear - 100.0))
-    points = position[best] + hits.distance[best][:, None] * directions[best]
+    points = position[best] + depth[best][:, None] * directions[best]
     return _Hub(world_to_camera[best], points, distance[best])
 
 
@@ -114,7 +113,7 @@ def _sample_views(
     radius: Array,
 ) -> Array:
     """(V, 4, 4) world-to-camera matrices of views from within `radius` metres of the hub."""
-    draws = Draws(key, (num_views, VIEW_CANDIDATES), capacity=8)
+    draws = Draws(key, "views", (num_views, VIEW_CANDIDATES), capacity=8)
     away = _unit(draws.vectors(3, -1.0, 1.0))
     position = camera_centres(hub.world_to_camera) + away * (
         radius * draws.uniform(0.0, 1.0)[..., None] ** (1 / 3)
@@ -132,13 +131,11 @@ def _sample_views(
     inside = (probes[..., 2] > 0) & (jnp.abs(probes[..., :2]) < bounds).all(-1)
     # A ray of length 1 up to the probe is cut shorter where something hides it.
     origin = position[..., None, :]
-    reached = cast_rays(scene, origin, hub.probes - origin).distance > 0.99
-    shared = (inside & reached).mean(-1)
+    reached, _ = nearest_primitive(scene, origin, hub.probes - origin)
+    shared = (inside & (reached > 0.99)).mean(-1)
 
     clear = clearance(scene, position)
-    score = jnp.where(
-        clear > config.clearance, jnp.minimum(shared, config.min_shared), clear - 100.0
-    )
+    score = jnp.where(clear > config.clearance, jnp.minimum(shared, config.min_shared), clear - 100.0)
     best = jnp.argmax(score, -1)
     return jnp.take_along_axis(world_to_camera, best[:, None, None, None], 1)[:, 0]
 

@@ -5,25 +5,24 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def materialise(*arrays: Array) -> tuple[Array, ...]:
-    """The same arrays, written to memory before they are used.
+def materialise(array: Array) -> Array:
+    """The same array, written to memory before it is used.
 
     A compiler that fuses everything computes (and compiles) an index again in each of the gathers
-    that use it, and a random number with its generator wherever it goes.
+    that use it, and a random number in all that depends on it.
     """
     return jax.lax.platform_dependent(
-        *arrays, cpu=_copy_in_halves, default=lambda *a: jax.lax.optimization_barrier(a)
+        array, cpu=_copy_in_halves, default=jax.lax.optimization_barrier
     )
 
 
-def _copy_in_halves(*arrays: Array) -> tuple[Array, ...]:
-    """Copies arrays in a loop: XLA for CPUs drops barriers before it fuses, but keeps loops."""
-    if arrays[0].size % 2:
-        return arrays
-    halves = [a.reshape(2, -1) for a in arrays]
+def _copy_in_halves(array: Array) -> Array:
+    """Copies in a loop of two turns: XLA drops barriers for CPUs before it fuses, but not loops."""
+    if array.size % 2:
+        return array
+    halves = array.reshape(2, -1)
 
-    def copy_half(i, copies):
-        return [copy.at[i].set(half[i]) for copy, half in zip(copies, halves)]
+    def copy_half(i, copy):
+        return copy.at[i].set(halves[i])
 
-    copies = jax.lax.fori_loop(0, 2, copy_half, [jnp.zeros_like(half) for half in halves])
-    return tuple(copy.reshape(a.shape) for copy, a in zip(copies, arrays))
+    return jax.lax.fori_loop(0, 2, copy_half, jnp.zeros_like(halves)).reshape(array.shape)

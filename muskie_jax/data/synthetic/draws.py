@@ -1,5 +1,7 @@
 """Random numbers for the synthetic world."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -7,33 +9,48 @@ from jax import Array
 from muskie_jax.data.synthetic.compilation import materialise
 
 
-class Draws:
-    """Uniform random numbers, drawn by one call and handed out in order.
+def hash_bits(*words: Array) -> Array:
+    """Pseudo-random bits (uint32) from integers; any number of words, broadcast together."""
+    bits = jnp.uint32(0x9E3779B1)
+    for word in words:
+        bits = (bits ^ word.astype(jnp.uint32)) * jnp.uint32(0x85EBCA77)
+        bits = (bits ^ (bits >> 15)) * jnp.uint32(0x2C1B3C6D)
+        bits ^= bits >> 13
+    return bits
 
-    A scene is made of some hundred differently distributed numbers. One call of the generator for
-    each would be most of what there is to compile.
+
+class Draws:
+    """Hands out uniform random numbers, all of one shape, in a fixed order.
+
+    A scene is made of some hundred differently distributed numbers. Hashes of a key and a counter
+    are random enough for them; threefry for each would be most of what there is to compile.
     """
 
-    def __init__(self, key: Array, shape: tuple[int, ...], capacity: int):
-        """Prepares `capacity` arrays of a shape."""
-        (self._numbers,) = materialise(jax.random.uniform(key, (capacity, *shape)))
+    def __init__(self, key: Array, stream: str, shape: tuple[int, ...], capacity: int):
+        """Prepares `capacity` arrays; streams of different names from one key are independent."""
+        words = jax.random.key_data(key)
+        name = jnp.uint32(int.from_bytes(stream.encode()[:4].ljust(4), "little"))
+        # An even number, for `materialise`.
+        index = jnp.arange(2 * capacity * math.prod(shape), dtype=jnp.uint32)
+        bits = materialise(hash_bits(hash_bits(words[0], words[1], name), index))
+        self._bits = bits.reshape(2 * capacity, *shape)[:capacity]
         self._used = 0
 
-    def uniform(self, low: float | Array, high: float | Array) -> Array:
-        """The next array, between `low` and `high` (scalars, or of the arrays' shape)."""
-        if self._used == len(self._numbers):
+    def bits(self) -> Array:
+        """The next array of random bits, uint32."""
+        if self._used == len(self._bits):
             raise ValueError(f"all {self._used} draws are used: raise the capacity")
         self._used += 1
-        return low + (high - low) * self._numbers[self._used - 1]
+        return self._bits[self._used - 1]
+
+    def uniform(self, low: float | Array, high: float | Array) -> Array:
+        """Between `low` and `high`, scalars or arrays of the shape."""
+        return low + (high - low) * ((self.bits() >> 8).astype(jnp.float32) * 2.0**-24)
 
     def vectors(self, size: int, low: float, high: float) -> Array:
-        """The next `size` arrays, stacked along a new last axis."""
+        """Vectors of independent components: (*shape, size)."""
         return jnp.stack([self.uniform(low, high) for _ in range(size)], -1)
 
     def chance(self, probability: float) -> Array:
         """True with a probability."""
         return self.uniform(0.0, 1.0) < probability
-
-    def bits(self) -> Array:
-        """uint32, of which the lower 23 bits are random."""
-        return (self.uniform(0.0, 1.0) * 2**23).astype(jnp.uint32)

@@ -8,9 +8,6 @@ Vectors are tuples (x, y, z) of arrays and the primitives an unrolled loop with 
 so that the search compiles to one loop over rays that writes one number for each.
 """
 
-import functools
-from collections.abc import Callable
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -43,49 +40,58 @@ def cast_rays(scene: Scene, origins: Array, directions: Array) -> Hits:
       directions: (..., 3) of any length, broadcast against origins. Distances are in lengths of the
         direction, so along directions with depth 1 in a camera's axes they are z-depths.
     """
+    distance, primitive = nearest_primitive(scene, origins, directions)
+    return _surface_hit(scene, distance, primitive, origins, directions)
+
+
+def nearest_primitive(scene: Scene, origins: Array, directions: Array) -> tuple[Array, Array]:
+    """Distance to and number of the primitive that each ray meets first; see `cast_rays`.
+
+    Distances are exact to 2^-18 of themselves (for up to 32 primitives): their last bits make room
+    for the number, so that the nearest is a minimum of integers and the search has one output.
+    """
     origin, direction = _components(origins), _components(directions)
+    number_bits = jnp.uint32(2 ** (len(scene.centre) - 1).bit_length() - 1)
+
+    def key(distance, number):  # positive floats are ordered as their bits are
+        return jax.lax.bitcast_convert_type(distance, jnp.uint32) & ~number_bits | number
+
     maps = scene.world_to_unit
-    primitive = _nearest_primitive(scene, maps, origin, direction)
-    # Each of these feeds dozens of gathers, which would compute it anew.
-    (primitive,) = materialise(primitive)
-    distance, surface, u, v, *normal = materialise(
-        *_surface_hit(scene, maps, primitive, origin, direction)
-    )
-    return Hits(distance, primitive, surface, jnp.stack([u, v], -1), jnp.stack(normal, -1))
+    _, leave_room = _cube(*_to_unit_space(maps[0], origin, direction))
+    nearest, first = key(leave_room, jnp.uint32(0)), 1
+    for shape, count in (
+        (_cube, scene.num_boxes),
+        (_ball, scene.num_ellipsoids),
+        (_cylinder, scene.num_cylinders),
+    ):
 
+        def try_primitive(nearest, numbered_map, shape=shape):
+            number, unit_map = numbered_map
+            start, end = shape(*_to_unit_space(unit_map, origin, direction))
+            hit = (start < end) & (start > 0)
+            candidate = jnp.where(hit, key(start, number), jnp.uint32(2**32 - 1))
+            return jnp.minimum(nearest, candidate), None
 
-def _nearest_primitive(scene: Scene, maps: Array, origin: Vector, direction: Vector) -> Array:
-    """The first object that each ray enters, or 0, the room, if there is none."""
-    nearest, primitive = jnp.inf, 0
-    first_ellipsoid = 1 + scene.num_boxes
-    first_cylinder = first_ellipsoid + scene.num_ellipsoids
-    for p in range(1, first_cylinder + scene.num_cylinders):
-        shape = _cube if p < first_ellipsoid else _ball if p < first_cylinder else _cylinder
-        start, end = _shape_interval(shape, maps[p], origin, direction)
-        hit = (start < end) & (start > 0) & (start < nearest)
-        nearest = jnp.where(hit, start, nearest)
-        primitive = jnp.where(hit, p, primitive)
-    return jnp.broadcast_to(primitive, jnp.broadcast_shapes(origin[0].shape, direction[0].shape))
+        numbers = jnp.arange(first, first + count, dtype=jnp.uint32)
+        # Unrolled: a loop would write and read the nearest for each primitive.
+        nearest, _ = jax.lax.scan(try_primitive, nearest, (numbers, maps[numbers]), unroll=True)
+        first += count
+    # It feeds dozens of gathers, which would all search anew.
+    nearest = materialise(nearest)
+    distance = jax.lax.bitcast_convert_type(nearest & ~number_bits, jnp.float32)
+    return distance, (nearest & number_bits).astype(jnp.int32)
 
 
 def _surface_hit(
-    scene: Scene, maps: Array, primitive: Array, origin: Vector, direction: Vector
-) -> tuple[Array, ...]:
-    """Distance, surface, its coordinates u and v, and the normal x, y, z, given the primitive."""
-    unit_map = jnp.moveaxis(maps, 0, -1)
-    unit_map = [[unit_map[i, j][primitive] for j in range(4)] for i in range(3)]
-    o, d = _to_unit_space(unit_map, origin, direction)
-
-    is_room = primitive == 0
-    is_ball = (primitive > scene.num_boxes) & (
-        primitive <= scene.num_boxes + scene.num_ellipsoids
-    )
-    is_cylinder = primitive > scene.num_boxes + scene.num_ellipsoids
-    enter_cube, leave_cube = _cube(o, d)
-    distance = jnp.where(is_cylinder, _cylinder(o, d)[0], enter_cube)
-    distance = jnp.where(is_ball, _ball(o, d)[0], distance)
-    distance = jnp.where(is_room, leave_cube, distance)
+    scene: Scene, distance: Array, primitive: Array, origins: Array, directions: Array
+) -> Hits:
+    """What rays meet, given the primitive and where."""
+    unit_map = [[scene.world_to_unit[:, i, j][primitive] for j in range(4)] for i in range(3)]
+    o, d = _to_unit_space(unit_map, _components(origins), _components(directions))
     x, y, z = (a + distance * b for a, b in zip(o, d))
+    num_flat = 1 + scene.num_boxes
+    is_cylinder = primitive >= num_flat + scene.num_ellipsoids
+    is_ball = (primitive >= num_flat) & ~is_cylinder
 
     # The normal in unit space. A cube's points along its larger coordinate; so does a cylinder's
     # at the caps; elsewhere round shapes point where the point itself lies.
@@ -109,18 +115,18 @@ def _surface_hit(
         jnp.where(nx > 0, 1, 0),
         jnp.where(face_y, jnp.where(ny > 0, 3, 2), jnp.where(nz > 0, 5, 4)),
     )
-    surface = 6 * primitive + face
+    # An index of dozens of gathers again.
+    surface = materialise(6 * primitive + face)
     extent = scene.textures.extent
     u = jnp.where(face_x, y, x) * extent[:, 0][surface]
     v = jnp.where(face_x | face_y, z, y) * extent[:, 1][surface]
 
     # Normals transform with the transpose of the map to unit space; the room's point inwards.
-    world = [
-        nx * unit_map[0][i] + ny * unit_map[1][i] + nz * unit_map[2][i] for i in range(3)
-    ]
+    world = [nx * unit_map[0][i] + ny * unit_map[1][i] + nz * unit_map[2][i] for i in range(3)]
     length = jnp.sqrt(sum(a * a for a in world))
-    towards = jnp.where(is_room, -1.0, 1.0) / length
-    return distance, surface, u, v, *(a * towards for a in world)
+    towards = jnp.where(primitive == 0, -1.0, 1.0) / length
+    normal = jnp.stack([a * towards for a in world], -1)
+    return Hits(distance, primitive, surface, jnp.stack([u, v], -1), normal)
 
 
 def _components(vectors: Array) -> Vector:
@@ -133,14 +139,6 @@ def _to_unit_space(unit_map, origin: Vector, direction: Vector) -> tuple[Vector,
     o = tuple(m[0] * ox + m[1] * oy + m[2] * oz + m[3] for m in unit_map)
     d = tuple(m[0] * dx + m[1] * dy + m[2] * dz for m in unit_map)
     return o, d
-
-
-@functools.partial(jax.jit, static_argnums=0, inline=True)
-def _shape_interval(
-    shape: Callable[[Vector, Vector], Interval], unit_map: Array, origin: Vector, direction: Vector
-) -> Interval:
-    """Where rays are inside of a primitive; jitted to be traced once for all of them."""
-    return shape(*_to_unit_space(unit_map, origin, direction))
 
 
 def _slab(o: Array, d: Array) -> Interval:

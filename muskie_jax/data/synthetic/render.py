@@ -11,7 +11,7 @@ from jax import Array
 
 from muskie_jax.data.synthetic.cameras import camera_centres, sample_cameras
 from muskie_jax.data.synthetic.draws import Draws
-from muskie_jax.data.synthetic.rays import cast_rays
+from muskie_jax.data.synthetic.rays import cast_rays, nearest_primitive
 from muskie_jax.data.synthetic.scenes import Cameras, Scene, WorldConfig, sample_scene
 from muskie_jax.data.synthetic.textures import (
     PhotoPyramid,
@@ -77,7 +77,7 @@ def render_group(
     if not with_geometry:
         return RenderedViews(images=images, depth=None, cameras=None)
     origins, directions = pixel_rays(cameras, height, width)
-    depth = cast_rays(scene, origins, directions).distance
+    depth, _ = nearest_primitive(scene, origins, directions)
     return RenderedViews(images=images, depth=depth, cameras=cameras)
 
 
@@ -128,10 +128,8 @@ def pixel_rays(
     return camera_centres(cameras.world_to_camera)[:, None, None], jnp.stack(directions, -1)
 
 
-def _sample_appearance(
-    key: Array, scene: Scene, config: WorldConfig, num_views: int
-) -> Appearance:
-    draws = Draws(key, (num_views,), capacity=8)
+def _sample_appearance(key: Array, scene: Scene, config: WorldConfig, num_views: int) -> Appearance:
+    draws = Draws(key, "appearance", (num_views,), capacity=8)
     exposure = config.exposure * draws.vectors(1, -1.0, 1.0)
     cast = config.colour_cast * draws.vectors(3, -1.0, 1.0)
     return Appearance(

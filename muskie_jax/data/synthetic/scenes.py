@@ -94,8 +94,7 @@ class Cameras:
 
 def sample_scene(key: Array, config: WorldConfig) -> Scene:
     """Draws a room with its objects, textures and lamp."""
-    room_key, object_key, texture_key = jax.random.split(key, 3)
-    draws = Draws(room_key, (), capacity=8)
+    draws = Draws(key, "room", (), capacity=8)
     room_size = jnp.stack(
         [draws.uniform(*config.room_width) for _ in "xy"] + [draws.uniform(*config.room_height)]
     )
@@ -104,7 +103,7 @@ def sample_scene(key: Array, config: WorldConfig) -> Scene:
     lamp = jnp.append(draws.vectors(2, -0.7, 0.7), draws.uniform(0.4, 0.9))
     ambient = draws.uniform(*config.ambient)
 
-    centre, half_size, rotation = _sample_objects(object_key, config, room_centre, room_half_size)
+    centre, half_size, rotation = _sample_objects(key, config, room_centre, room_half_size)
     centre = jnp.concatenate([room_centre[None], centre])
     half_size = jnp.concatenate([room_half_size[None], half_size])
     rotation = jnp.concatenate([jnp.eye(3)[None], rotation])
@@ -114,7 +113,7 @@ def sample_scene(key: Array, config: WorldConfig) -> Scene:
     is_room = jnp.arange(len(centre)) == 0
     cell = jnp.where(is_room, config.wall_cell, config.object_cell)
     textures = sample_textures(
-        texture_key,
+        key,
         extent=extent.repeat(2, axis=1).reshape(-1, 2),
         coarse_cell=cell.repeat(6),
         photo_share=config.photo_texture_share,
@@ -137,7 +136,7 @@ def _sample_objects(
 ) -> tuple[Array, Array, Array]:
     """Centres, half sizes and rotations of the objects; they may run into each other."""
     count = config.num_objects
-    draws = Draws(key, (count,), capacity=10)
+    draws = Draws(key, "objects", (count,), capacity=10)
     low, high = config.object_size
     half_size = low * (high / low) ** draws.vectors(3, 0.0, 1.0) / 2
     # Cylinders are round, and every second ellipsoid is a sphere.
@@ -164,9 +163,7 @@ def _rotations(tilt: Array, yaw: Array) -> Array:
     about_z += [[zero, zero, one]]
     about_x = [[one, zero, zero], [zero, jnp.cos(tilt), -jnp.sin(tilt)]]
     about_x += [[zero, jnp.sin(tilt), jnp.cos(tilt)]]
-    about_x, about_z = (
-        jnp.stack([jnp.stack(row, -1) for row in rows], -2) for rows in (about_x, about_z)
-    )
+    about_x, about_z = (jnp.stack([jnp.stack(row, -1) for row in rows], -2) for rows in (about_x, about_z))
     return about_x @ about_z
 
 

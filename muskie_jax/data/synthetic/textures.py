@@ -14,7 +14,7 @@ import flax.struct
 import jax.numpy as jnp
 from jax import Array
 
-from muskie_jax.data.synthetic.draws import Draws
+from muskie_jax.data.synthetic.draws import Draws, hash_bits
 
 LACUNARITY = 2.4  # ratio of frequencies between one lattice and the next
 
@@ -39,9 +39,7 @@ class Textures:
     photo_span: Array  # (S,), width of the photograph, metres
 
 
-def sample_textures(
-    key: Array, extent: Array, coarse_cell: Array, *, photo_share: float
-) -> Textures:
+def sample_textures(key: Array, extent: Array, coarse_cell: Array, *, photo_share: float) -> Textures:
     """Draws one texture per surface.
 
     Args:
@@ -51,7 +49,7 @@ def sample_textures(
       photo_share: share of the surfaces that show a photograph when a bank is given.
     """
     count = len(extent)
-    draws = Draws(key, (count,), capacity=40)
+    draws = Draws(key, "textures", (count,), capacity=40)
     uniform, chance = draws.uniform, draws.chance
 
     cell = coarse_cell * 2 ** uniform(-0.7, 0.7)
@@ -85,23 +83,12 @@ def _sample_palettes(draws: Draws) -> Array:
     """(S, 3, 3): three colours for each surface, distinct in brightness."""
     first = draws.uniform(0.12, 0.88)
     # Away from the first brightness, wrapped so that the darkest and brightest meet.
-    second, third = (
-        0.1 + (first - 0.1 + sign * draws.uniform(0.25, 0.5)) % 0.82 for sign in (1, -1)
-    )
+    second, third = (0.1 + (first - 0.1 + sign * draws.uniform(0.25, 0.5)) % 0.82 for sign in (1, -1))
     brightness = jnp.stack([first, second, third], -1)[..., None]
     chroma = draws.vectors(9, -1.7, 1.7).reshape(-1, 3, 3)
     chroma -= chroma.mean(-1, keepdims=True)
     saturation = draws.uniform(0.02, 0.2)[:, None, None]
     return jnp.clip(brightness + saturation * chroma, 0.04, 0.96)
-
-
-def hash_cell(column: Array, row: Array, seed: Array) -> Array:
-    """Pseudo-random bits (uint32) of a cell of an integer lattice."""
-    bits = column.astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
-    bits ^= row.astype(jnp.uint32) * jnp.uint32(0x85EBCA77) ^ seed
-    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x2C1B3C6D)
-    bits = (bits ^ (bits >> 12)) * jnp.uint32(0x297A2D39)
-    return bits ^ (bits >> 15)
 
 
 def _signed_unit(bits: Array) -> Array:
@@ -118,11 +105,11 @@ def lattice(x: Array, y: Array, seed: Array, blockiness: Array) -> tuple[Array, 
     column, row = jnp.floor(x), jnp.floor(y)
     fx, fy = x - column, y - row
     column, row = column.astype(jnp.int32), row.astype(jnp.int32)
-    bits = hash_cell(column, row, seed)
+    bits = hash_bits(seed, column, row)
     here = _signed_unit(bits)
-    right = _signed_unit(hash_cell(column + 1, row, seed))
-    below = _signed_unit(hash_cell(column, row + 1, seed))
-    diagonal = _signed_unit(hash_cell(column + 1, row + 1, seed))
+    right = _signed_unit(hash_bits(seed, column + 1, row))
+    below = _signed_unit(hash_bits(seed, column, row + 1))
+    diagonal = _signed_unit(hash_bits(seed, column + 1, row + 1))
     # Towards a mosaic the interpolation's weights shrink to 0.
     wx = fx * fx * (3 - 2 * fx) * (1 - blockiness)
     wy = fy * fy * (3 - 2 * fy) * (1 - blockiness)
@@ -146,9 +133,7 @@ def procedural_colour(
     def of(column):  # a scalar a gather: gathered rows would all be written to memory
         return column[surface]
 
-    (m00, m01), (m10, m11) = (
-        [of(textures.to_cells[:, i, j]) for j in range(2)] for i in range(2)
-    )
+    (m00, m01), (m10, m11) = ([of(textures.to_cells[:, i, j]) for j in range(2)] for i in range(2))
     x = m00 * u + m01 * v + of(textures.offset[:, 0])
     y = m10 * u + m11 * v + of(textures.offset[:, 1])
     warp = of(textures.warp)
@@ -203,8 +188,7 @@ def photo_pyramid(photos: Array, levels: int = 5) -> PhotoPyramid:
     count, size = photos.shape[:2]
     if photos.shape != (count, size, size, 3) or photos.dtype != jnp.uint8 or size & (size - 1):
         raise ValueError(
-            f"photos must be uint8 (N, S, S, 3), S a power of two; got {photos.dtype} "
-            f"{photos.shape}"
+            f"photos must be uint8 (N, S, S, 3), S a power of two; got {photos.dtype} {photos.shape}"
         )
     levels = min(levels, size.bit_length())
     packed = []

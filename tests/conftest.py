@@ -1,0 +1,51 @@
+"""Tests run on the CPU, as eight devices, and keep compiled programs between runs."""
+
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def parsed_flags():
+    """Grain's worker processes insist on parsed flags."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["tests"])
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Numbers of the published implementation, by name (tests/golden/README.md)."""
+    return dict(np.load(GOLDEN / "muskie_tiny.npz"))
+
+
+def write_scene(folder: pathlib.Path, count: int, seed: int, size=(72, 96)) -> None:
+    """Photographs of one flat, textured scene, each showing another part of it."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), np.uint8))
+    whole = coarse.resize((2 * size[1], 2 * size[0]), Image.Resampling.BICUBIC)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        left, top = rng.integers(size[1]), rng.integers(size[0])
+        view = whole.crop((left, top, left + size[1], top + size[0]))
+        view.save(folder / f"frame_{number}.jpg", quality=95)
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory):
+    """Four scenes of 12, 5, 3 and 8 photographs."""
+    root = tmp_path_factory.mktemp("photos")
+    for seed, (name, count) in enumerate({"attic": 12, "barn": 5, "cave": 3, "dome": 8}.items()):
+        write_scene(root / name, count, seed)
+    return root

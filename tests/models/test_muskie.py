@@ -1,0 +1,193 @@
+"""Properties of the network that follow from its definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muskie_jax.data.buckets import Bucket
+from muskie_jax.flops import forward_flops
+from muskie_jax.models.attention import attention, attention_map
+from muskie_jax.models.layers import AlternatingBlock
+from muskie_jax.models.muskie import VARIANTS, build_model, patchify, unpatchify
+from muskie_jax.models.rope import patch_positions, rotate, rotation_table
+
+VIEWS, HEIGHT, WIDTH, PATCHES = 3, 32, 48, 6
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jax.random.uniform(jax.random.key(1), (2, VIEWS, HEIGHT, WIDTH, 3), minval=-1)
+
+
+@pytest.fixture(scope="module")
+def mask():
+    mask = jax.random.bernoulli(jax.random.key(2), 0.5, (2, VIEWS, PATCHES))
+    return mask.at[:, 0].set(False)
+
+
+@pytest.fixture(scope="module")
+def params(images, mask):
+    params = build_model("nano").init(jax.random.key(0), images, mask)["params"]
+    # A mask token of zeros would hide mistakes that multiply by it.
+    return params | {"mask_token": jax.random.normal(jax.random.key(3), params["mask_token"].shape)}
+
+
+def run(params, images, mask, **options):
+    asked = {key: options.pop(key) for key in ("return_tokens", "return_attention") if key in options}
+    model = build_model("nano", **options)
+    return jax.jit(lambda p, x, m: model.apply({"params": p}, x, m, **asked))(params, images, mask)
+
+
+def test_hidden_pixels_cannot_influence_the_prediction(params, images, mask):
+    hidden = np.asarray(unpatchify(jnp.repeat(mask[..., None], 768, -1), (2, 3), 16))
+    changed = jnp.where(hidden, -images, images)
+    ours, other = run(params, images, mask), run(params, changed, mask)
+    np.testing.assert_array_equal(ours.pred, other.pred)
+    np.testing.assert_array_equal(ours.conf, other.conf)
+    visible = run(params, jnp.where(hidden, images, -images), mask)
+    assert np.abs(visible.pred - ours.pred).max() > 1e-3
+
+
+def test_permuting_views_permutes_the_output(params, images, mask):
+    order = np.array([2, 0, 1])
+    ours = run(params, images, mask).pred[:, order]
+    permuted = run(params, images[:, order], mask[:, order]).pred
+    np.testing.assert_allclose(ours, permuted, atol=2e-5)
+
+
+def test_learned_view_embedding_tells_views_apart(params, images, mask):
+    options = {"view_embed": "learned", "max_views": VIEWS}
+    table = jax.random.normal(jax.random.key(5), (VIEWS, 48))
+    params = params | {"view_embedding": table}
+    order = np.array([2, 0, 1])
+    ours = run(params, images, mask, **options).pred[:, order]
+    permuted = run(params, images[:, order], mask[:, order], **options).pred
+    assert np.abs(ours - permuted).max() > 1e-2
+    with pytest.raises(ValueError, match="max_views=2"):
+        short = params | {"view_embedding": table[:2]}
+        run(short, images, mask, view_embed="learned", max_views=2)
+
+
+def influence(function, x):
+    """Which views of the output depend on which views of the input: bool (V, V)."""
+    jacobian = jax.jacobian(lambda y: function(y)[0].sum((0, 2, 3)))(x)  # (V, B, V, T, d)
+    return np.abs(jacobian).max((1, 3, 4)) > 1e-7
+
+
+def test_frame_halves_do_not_mix_views_and_global_halves_do(params):
+    tokens = jax.random.normal(jax.random.key(4), (1, VIEWS, 5, 48))
+    table = rotation_table(patch_positions((1, 1), 4), 12)
+    block = AlternatingBlock(4, jnp.float32, "xla").bind({"params": params["block_0"]})
+    whole = influence(lambda x: block(x, table), tokens)
+    assert whole.all()
+    # Without the global half's way out, only the frame half is left.
+    silent = jax.tree.map(jnp.zeros_like, params["block_0"]["global"])
+    frame_only = AlternatingBlock(4, jnp.float32, "xla").bind(
+        {"params": {"frame": params["block_0"]["frame"], "global": silent}}
+    )
+    np.testing.assert_array_equal(influence(lambda x: frame_only(x, table), tokens), np.eye(VIEWS, dtype=bool))
+
+
+@pytest.mark.parametrize("options", [{"remat": "block"}, {"scan_blocks": True}, {"remat": "block", "scan_blocks": True}])
+def test_remat_and_scan_change_nothing(params, images, mask, options):
+    def loss(params, **options):
+        output = build_model("nano", **options).apply({"params": params}, images, mask, return_tokens=True)
+        return (output.pred**2).mean() + output.conf.mean() + (output.tokens[0] ** 2).mean()
+
+    plain, plain_gradients = jax.jit(jax.value_and_grad(loss))(params)
+    other, gradients = jax.jit(jax.value_and_grad(lambda p: loss(p, **options)))(params)
+    np.testing.assert_allclose(plain, other, rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max()), plain_gradients, gradients
+    )
+
+
+def test_remat_keeps_fewer_activations(params, images, mask):
+    def kept(**options):
+        loss = lambda p: build_model("nano", **options).apply({"params": p}, images, mask).pred.sum()
+        residuals = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)
+        return sum(leaf.size for leaf in jax.tree.leaves(residuals))
+
+    assert kept(remat="block") < 0.5 * kept()
+
+
+@pytest.mark.parametrize("scan_blocks", [False, True])
+def test_tokens_and_attention_on_request(params, images, mask, scan_blocks):
+    plain = run(params, images, mask, scan_blocks=scan_blocks)
+    assert plain.tokens == () and plain.attention == ()
+    full = run(params, images, mask, scan_blocks=scan_blocks, return_tokens=True, return_attention=True)
+    assert [t.shape for t in full.tokens] == 2 * [(2, VIEWS, PATCHES, 48)]
+    assert [a.shape for a in full.attention] == 2 * [(2, VIEWS, PATCHES, VIEWS, PATCHES)]
+    sums = np.asarray(full.attention[0]).sum((-1, -2))
+    assert (sums < 1).all() and (sums > 0.1).all()  # the rest goes to the registers
+    np.testing.assert_allclose(full.pred, plain.pred, atol=1e-6)
+
+
+def test_attention_is_softmax_attention():
+    query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 7, 4, 12))
+    logits = np.einsum("nqhd,nkhd->nhqk", query, key) / np.sqrt(12)
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = np.einsum("nhqk,nkhd->nqhd", weights, value)
+    np.testing.assert_allclose(attention(query, key, value), expected, atol=1e-5)
+    np.testing.assert_allclose(attention_map(query, key), weights.mean(1), atol=1e-6)
+    with pytest.raises(ValueError, match="choose one of"):
+        attention(query, key, value, "fast")
+
+
+def test_rope_depends_on_relative_positions_only():
+    def logit(at, other):
+        table = rotation_table(np.array([at, other]), 16)
+        q, k = jax.random.normal(jax.random.key(0), (2, 16))
+        q, k = rotate(jnp.stack([q, k])[:, None], table)[:, 0]
+        return float(q @ k)
+
+    assert logit((3, 5), (1, 2)) == pytest.approx(logit((7, 6), (5, 3)), abs=1e-5)
+    assert logit((3, 5), (1, 2)) != pytest.approx(logit((5, 3), (2, 1)), abs=1e-3)
+    positions = patch_positions((2, 3), 4)
+    assert positions[:5].tolist() == [[0, 0]] * 4 + [[1, 1]] and positions[-1].tolist() == [2, 3]
+
+
+def test_patchify_orders_channels_first_and_is_inverted():
+    image = np.arange(32 * 48 * 3).reshape(32, 48, 3)
+    patches = np.asarray(patchify(jnp.asarray(image), 16))
+    np.testing.assert_array_equal(patches[4].reshape(3, 16, 16), image[16:32, 16:32].transpose(2, 0, 1))
+    np.testing.assert_array_equal(unpatchify(patches, (2, 3), 16), image)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_has_its_size(name):
+    variant = VARIANTS[name]
+    images = jnp.zeros((1, 2, 32, 32, 3))
+    shapes = jax.eval_shape(build_model(name).init, jax.random.key(0), images)["params"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    width = variant.width
+    layer = 12 * width**2 + 13 * width
+    expected = 2 * variant.depth * layer + 769 * width + 5 * width + 2 * width + (width + 1) * 1536
+    assert count == expected
+
+
+def test_bfloat16_computes_in_bfloat16_from_float32_parameters(params, images, mask):
+    full, half = run(params, images, mask), run(params, images, mask, dtype="bfloat16")
+    assert half.pred.dtype == jnp.float32
+    difference = np.abs(full.pred - half.pred).max()
+    assert 1e-5 < difference < 0.1 * np.abs(full.pred).max()
+
+
+def test_wrong_inputs_are_named(params, images, mask):
+    model = build_model("nano")
+    with pytest.raises(ValueError, match="30x48 is not divisible by the patch size 16"):
+        model.apply({"params": params}, images[:, :, :30], mask)
+    with pytest.raises(ValueError, match="mask must have shape"):
+        model.apply({"params": params}, images, mask[:, :1])
+    with pytest.raises(ValueError, match="nano, tiny, small, base, large, huge"):
+        build_model("giant")
+
+
+def test_counted_flops_are_those_the_compiler_sees():
+    model, bucket = build_model("base"), Bucket(96, 96, 4)
+    images = jax.ShapeDtypeStruct((1, 4, 96, 96, 3), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), images)
+    compiled = jax.jit(lambda p, x: model.apply(p, x)).lower(params, images).compile()
+    seen = compiled.cost_analysis()["flops"]
+    assert forward_flops(model, bucket) == pytest.approx(seen, rel=0.03)

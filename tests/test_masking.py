@@ -1,0 +1,148 @@
+"""Masks have the statistics of SPEC §2, over a thousand draws of each mode."""
+
+import numpy as np
+import pytest
+
+from muskie_jax.masking import MODES, group_mask, hidden_count, reference_range
+
+GRID = (14, 18)
+DRAWS = 1000
+
+
+def draws(mode, ratio, grid=GRID):
+    rng = np.random.default_rng(0)
+    return np.stack([MODES[mode](rng, grid, ratio) for _ in range(DRAWS)])
+
+
+def connected(mask):
+    """Whether the hidden patches are one region, by their sides."""
+    reached = np.zeros_like(mask)
+    reached[tuple(np.argwhere(mask)[0])] = True
+    for _ in range(mask.size):
+        grown = reached.copy()
+        grown[1:] |= reached[:-1]
+        grown[:-1] |= reached[1:]
+        grown[:, 1:] |= reached[:, :-1]
+        grown[:, :-1] |= reached[:, 1:]
+        grown &= mask
+        if (grown == reached).all():
+            break
+        reached = grown
+    return (reached == mask).all()
+
+
+@pytest.mark.parametrize("mode", ["random", "blob", "random_walk"])
+@pytest.mark.parametrize("ratio", [0.9, 0.35])
+def test_exact_counts(mode, ratio):
+    masks = draws(mode, ratio)
+    assert (masks.sum((1, 2)) == round(ratio * 14 * 18)).all()
+    assert len(np.unique(masks.reshape(DRAWS, -1), axis=0)) > 0.99 * DRAWS
+
+
+def test_random_is_uniform():
+    share = draws("random", 0.9).mean(0)
+    # Each patch is hidden with probability 227/252, with a standard error of 0.0095 over 1000 draws.
+    assert np.abs(share - hidden_count(GRID, 0.9) / 252).max() < 5 * 0.0095
+
+
+@pytest.mark.parametrize("ratio", [0.75, 0.3])
+def test_rectangles(ratio):
+    masks = draws("rectangle", ratio)
+    height, width = masks.any(2).sum(1), masks.any(1).sum(1)
+    assert (masks.sum((1, 2)) == height * width).all(), "a rectangle is filled"
+    for lines in (masks.any(2), masks.any(1)):  # and in one piece
+        assert (np.abs(np.diff(np.pad(lines, ((0, 0), (1, 1))).astype(int))).sum(1) == 2).all()
+    area = ratio * 14 * 18
+    free = (height < 14) & (width < 18)  # where neither side was clipped
+    assert free.sum() > 50
+    # The height is rounded, and the width follows it before it is rounded too.
+    assert (np.abs(height * width - area) <= width + 0.5 * height + 1)[free].all()
+    assert (height * width)[free].mean() == pytest.approx(area, rel=0.03)
+    logs = np.log(width / height)[free] if ratio == 0.3 else None
+    if logs is not None:
+        # Log-uniform in [0.3, 3]: the middle is at -0.053, the standard deviation 0.665 (clipping
+        # cuts off the widest and highest, so the bounds are loose).
+        assert -0.25 < logs.mean() < 0.15 and 0.5 < logs.std() < 0.75
+        assert np.exp(logs).min() > 0.25 and np.exp(logs).max() < 3.6
+
+
+def test_rectangle_positions_are_uniform():
+    masks = draws("rectangle", 0.1, (12, 12))
+    top = masks.any(2).argmax(1)
+    height = masks.any(2).sum(1)
+    for size in np.unique(height):
+        chosen = top[height == size]
+        if len(chosen) > 200:
+            counts = np.bincount(chosen, minlength=12 - size + 1)
+            assert counts.min() > 0.5 * counts.mean() and counts.max() < 1.6 * counts.mean()
+            assert len(counts) == 12 - size + 1
+
+
+@pytest.mark.parametrize("grid", [(14, 18), (15, 15)])
+def test_ellipses(grid):
+    ratio = 0.3
+    masks = draws("ellipse", ratio, grid)
+    height, width = masks.any(2).sum(1), masks.any(1).sum(1)
+    free = (height < grid[0] - 1) & (width < grid[1] - 1)
+    assert free.sum() > 300
+    # Boundary included: radius r covers 2 r + 1 patches, the area of a grid of points in the ellipse.
+    assert (height[free] % 2 == 1).all() and (width[free] % 2 == 1).all()
+    area = masks.sum((1, 2))[free]
+    expected = np.pi * (height[free] // 2) * (width[free] // 2)
+    assert np.abs(area - expected).max() < 0.4 * expected.max()
+    assert area.mean() == pytest.approx(ratio * grid[0] * grid[1], rel=0.15)
+    flipped = masks[:, ::-1, ::-1]
+    mirrored = [(m & f).sum() / m.sum() for m, f in zip(masks, flipped)]
+    assert np.mean(mirrored) < 0.98, "centres vary"
+    inside = masks[free]
+    rows = np.arange(grid[0])[None, :, None]
+    centre = (inside * rows).sum((1, 2)) / inside.sum((1, 2))
+    assert np.allclose(centre, np.round(centre)), "symmetric about a patch"
+
+
+def test_blobs_are_smoother_than_chance():
+    def edges(masks):
+        return (masks[:, 1:] != masks[:, :-1]).mean() + (masks[:, :, 1:] != masks[:, :, :-1]).mean()
+
+    assert edges(draws("blob", 0.5)) < 0.7 * edges(draws("random", 0.5))
+
+
+def test_random_walks_are_connected_and_start_anywhere():
+    masks = draws("random_walk", 0.3)
+    assert all(connected(mask) for mask in masks[:100])
+    assert masks.mean(0).min() > 0.05
+    assert not all(connected(mask) for mask in draws("random", 0.3)[:100])
+
+
+def test_full_and_tiny_grids():
+    rng = np.random.default_rng(0)
+    for mode in MODES:
+        for grid in [(1, 1), (1, 5), (2, 2), (4, 3)]:
+            for ratio in (0.1, 0.75, 1.0):
+                assert MODES[mode](rng, grid, ratio).shape == grid
+    assert MODES["random_walk"](rng, (4, 3), 1.0).all()
+
+
+@pytest.mark.parametrize("views", [1, 2, 4, 8])
+def test_reference_views_stay_whole(views):
+    rng = np.random.default_rng(0)
+    modes = (("random", 0.9), ("rectangle", 0.75))
+    masks = np.stack([group_mask(rng, views, (4, 6), modes) for _ in range(DRAWS)])
+    masked = masks.any(2)
+    references = views - masked.sum(1)
+    low, high = views // 4, views // 2
+    counts = np.bincount(references, minlength=high + 1)[low:]
+    assert counts.sum() == DRAWS and (counts > 0.7 * DRAWS / (high - low + 1)).all()
+    assert (masked[:, :-1] <= masked[:, 1:]).all(), "reference views come first"
+    if views > 1:
+        different = (masks[:, -1] != masks[:, -2]).any(1)[masked[:, -2]]
+        assert different.mean() > 0.8, "each masked view has its own mask"
+    random_share = (masks[:, -1].sum(1) == round(0.9 * 24)).mean()
+    assert random_share == pytest.approx(0.5, abs=0.06), "modes are drawn evenly"
+
+
+def test_a_fixed_number_of_references_leaves_a_masked_view():
+    rng = np.random.default_rng(0)
+    assert group_mask(rng, 4, (3, 3), (("random", 1.0),), 3).sum(1).tolist() == [0, 0, 0, 9]
+    assert group_mask(rng, 2, (3, 3), (("random", 1.0),), 3).sum(1).tolist() == [0, 9]
+    assert reference_range(1, 2) == (0, 0)

@@ -126,8 +126,9 @@ def synthetic(weight: float = 1.0, photos: str = "", num_photos: int = 256, **wo
     source = ConfigDict({"kind": "synthetic", "weight": weight})
     source.photos, source.num_photos = photos, num_photos
     defaults = dataclasses.asdict(WorldConfig())
-    source.world = ConfigDict(defaults)
-    source.world.lock().update(world)
+    for key in world:
+        _require(key in defaults, f"synthetic(): no {key!r}{suggest(key, defaults)}")
+    source.world = ConfigDict(defaults | world)
     return source
 
 

@@ -3,8 +3,15 @@
 import pathlib
 import sys
 
+import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
+
+from muskie_jax.config import default_config, suggest, validate
+from muskie_jax.errors import UserError
+from muskie_jax.metrics import NotFinite
+from muskie_jax.train import train
+from muskie_jax.writers import print_result
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with its settings.")
@@ -16,6 +23,7 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0,
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes, with --distributed.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process, with --distributed.")
 
+JOBS = {"train": train}  # config.job -> what runs it
 USAGE_ERROR = 2
 
 
@@ -28,22 +36,42 @@ def fail(message: str) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's flags, with one line for what is wrong in them or in the config file."""
     try:
+        check_overrides(argv)
         rest = FLAGS(argv)
+        for flag, example in (("config", "configs/quickstart.py"), ("workdir", "runs/my_first")):
+            if FLAGS[flag].value is None and not FLAGS["help"].value:
+                raise UserError(f"--{flag} is missing: write --{flag} {example}")
+        _ = _CONFIG.value.job  # a file that could not be loaded is reported only when it is used
+    except flags.Error as error:
+        fail(f"{error} (all flags: python -m muskie_jax.main --help)")
+    except UserError as error:
+        fail(str(error))
     except Exception as error:  # a config file is Python: it can raise anything
-        fail(f"{error} (see {argv[0]} --help)" if isinstance(error, flags.Error) else str(error))
+        causes = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        fail(causes[-1] if causes else type(error).__name__)
     return rest
 
 
+def check_overrides(argv: list[str]) -> None:
+    """Raises UserError for an override such as --config.optim.lr=1 of a setting that there is not.
+
+    Settings of sources depend on the config file: they are checked when it is loaded.
+    """
+    for argument in argv:
+        if not argument.startswith(("--config.", "-config.")):
+            continue
+        *path, name = argument.lstrip("-").partition("=")[0].split(".")[1:]
+        section = default_config()
+        if path[:1] == ["sources"]:
+            continue
+        for key in (*path, name):
+            if not isinstance(section, ConfigDict) or key not in section:
+                known = section if isinstance(section, ConfigDict) else ()
+                raise UserError(f"{argument}: no setting {key!r}{suggest(key, known)}")
+            section = section[key]
+
+
 def main(argv: list[str]) -> None:
-    # JAX and everything that needs it are imported once the flags are known to be right.
-    import jax
-
-    from muskie_jax.config import validate
-    from muskie_jax.errors import UserError
-    from muskie_jax.metrics import NotFinite
-    from muskie_jax.train import train
-    from muskie_jax.writers import print_result
-
     del argv
     logging.set_verbosity(logging.WARNING)
     try:
@@ -52,9 +80,11 @@ def main(argv: list[str]) -> None:
         if _DISTRIBUTED.value:
             jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         workdir = pathlib.Path(_WORKDIR.value).expanduser()
-        workdir.mkdir(parents=True, exist_ok=True)
-        jobs = {"train": train}
-        result = jobs[config.job](config, workdir)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from error
+        result = JOBS[config.job](config, workdir)
     except (UserError, NotFinite) as error:
         fail(str(error))
     if jax.process_index() == 0:
@@ -62,5 +92,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=parse_flags)

@@ -107,17 +107,18 @@ def train(
     metrics = MetricsQueue()
     to_devices = lambda update: [(bucket, place(bucket, batch)) for bucket, batch in update]
     updates = pipeline.updates(first_step)
-    step, train_loss = first_step, math.nan
+    step, train_loss, stopping = first_step, math.nan, False
     with StopSignal() as stop, prefetch(updates, to_devices, config.data.prefetch) as batches:
         gradients = programs.zero_gradients(state.params)
-        while step < total_steps and not stop.name:
+        while step < total_steps and not stopping:
             with progress.waiting():
                 update = next(batches)
             state, gradients, measured = programs.update(state, gradients, update)
             step += 1
             metrics.add(step, measured)
             progress.count(update)
-            last = stop.requested(step) or step == total_steps
+            stopping = stop.requested(step)
+            last = stopping or step == total_steps
             if step % config.log.every == 0 or last:
                 values = scalars(metrics.drain(), mixture.names) | progress.interval(step)
                 train_loss = values["loss"]
@@ -139,7 +140,7 @@ def train(
     for line in pipeline.skipped_lines():
         tell(line)
     result = {"job": "train", "step": step}
-    if stop.name:
+    if stopping:
         result |= {"stopped": stop.name}
         tell(f"Stopped at step {step} of {total_steps}: the same command goes on from there")
     else:

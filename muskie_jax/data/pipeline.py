@@ -11,6 +11,9 @@ of views and its own masks.
 import dataclasses
 import itertools
 import math
+import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,6 +32,8 @@ from muskie_jax.masking import Grid, group_mask
 KIND_STREAM, GROUP_STREAM, HELDOUT_STREAM = 2, 3, 4
 
 MAX_LOADS = 2**40  # of the endless dataset
+PARENT_POLL_SECONDS = 1.0
+ENOUGH_IMAGES = 200  # before the share of unreadable ones means something
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +194,19 @@ class _Index:
         return load, resolution, self.rows[row]
 
 
+def _end_with_parent(index: int, count: int) -> None:
+    """Runs in a worker process: ends it when the training process was killed and cannot do so."""
+    del index, count
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 class Pipeline:
     """The batches of a run, from any step on.
 
@@ -231,10 +249,13 @@ class Pipeline:
         stream = groups.to_iter_dataset(grain.ReadOptions(self.threads, ahead))
         if self.workers:
             options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=ahead)
-            stream = stream.mp_prefetch(options)
+            stream = stream.mp_prefetch(options, _end_with_parent)
         stream = iter(stream)
-        while True:
-            yield _collate(list(itertools.islice(stream, len(self.rows))))
+        try:
+            while True:
+                yield _collate(list(itertools.islice(stream, len(self.rows))))
+        finally:
+            stream.close()
 
     def _checked(self, load: Load) -> Load:
         self.tried += load.tried
@@ -247,9 +268,12 @@ class Pipeline:
         return load
 
     def check_share(self, most: float) -> None:
-        """Raises UserError if more than a share of the images drawn so far were unreadable."""
+        """Raises UserError if more than a share of the images drawn so far were unreadable.
+
+        The share is judged once there are enough images to tell.
+        """
         bad = sum(self.skipped.values())
-        if bad > most * self.tried:
+        if self.tried >= ENOUGH_IMAGES and bad > most * self.tried:
             raise UserError(
                 f"{bad} of {self.tried} images drawn were unreadable, such as {next(iter(self.skipped))}: "
                 f"mend the data, or write a config.data.max_bad_share above {most}"

@@ -17,7 +17,7 @@ def prefetch(items: Iterable[T], prepare: Callable[[T], U], ahead: int) -> Itera
     """Prepares up to `ahead` items before they are asked for; the order is kept.
 
     Args:
-      items: may be endless.
+      items: may be endless; closed in the thread if it can be, as generators can.
       prepare: called in the thread, for example to copy to a device.
 
     An exception in the thread is raised where the item it belongs to would have been returned. The
@@ -42,6 +42,10 @@ def prefetch(items: Iterable[T], prepare: Callable[[T], U], ahead: int) -> Itera
             put((None, StopIteration()))
         except BaseException as error:
             put((None, error))
+        finally:
+            close = getattr(items, "close", None)
+            if close:
+                close()
 
     def results() -> Iterator[U]:
         while True:

@@ -86,10 +86,14 @@ def test_frame_halves_do_not_mix_views_and_global_halves_do(params):
     frame_only = AlternatingBlock(4, jnp.float32, "xla").bind(
         {"params": {"frame": params["block_0"]["frame"], "global": silent}}
     )
-    np.testing.assert_array_equal(influence(lambda x: frame_only(x, table), tokens), np.eye(VIEWS, dtype=bool))
+    np.testing.assert_array_equal(
+        influence(lambda x: frame_only(x, table), tokens), np.eye(VIEWS, dtype=bool)
+    )
 
 
-@pytest.mark.parametrize("options", [{"remat": "block"}, {"scan_blocks": True}, {"remat": "block", "scan_blocks": True}])
+@pytest.mark.parametrize(
+    "options", [{"remat": "block"}, {"scan_blocks": True}, {"remat": "block", "scan_blocks": True}]
+)
 def test_remat_and_scan_change_nothing(params, images, mask, options):
     def loss(params, **options):
         output = build_model("nano", **options).apply({"params": params}, images, mask, return_tokens=True)
@@ -99,7 +103,9 @@ def test_remat_and_scan_change_nothing(params, images, mask, options):
     other, gradients = jax.jit(jax.value_and_grad(lambda p: loss(p, **options)))(params)
     np.testing.assert_allclose(plain, other, rtol=1e-6)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max()), plain_gradients, gradients
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max()),
+        plain_gradients,
+        gradients,
     )
 
 

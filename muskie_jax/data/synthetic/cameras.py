@@ -9,13 +9,12 @@ acceptable one, or else the best one, is taken.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from muskie_jax.data.synthetic.draws import Draws
 from muskie_jax.data.synthetic.rays import nearest_primitive
-from muskie_jax.data.synthetic.scenes import Cameras, Scene, WorldConfig, clearance
+from muskie_jax.data.synthetic.scenes import Cameras, Scene, WorldConfig, clearance, transform
 
 HUB_CANDIDATES = 32
 VIEW_CANDIDATES = 16
@@ -32,7 +31,7 @@ def look_at(position: Array, target: Array, roll: Array) -> Array:
     down = jnp.cross(forward, level)
     cos, sin = jnp.cos(roll)[..., None], jnp.sin(roll)[..., None]
     rotation = jnp.stack([cos * level + sin * down, cos * down - sin * level, forward], -2)
-    translation = -(rotation @ position[..., None])
+    translation = -transform(rotation, position)[..., None]
     last_row = jnp.broadcast_to(jnp.array([0.0, 0, 0, 1]), (*position.shape[:-1], 1, 4))
     return jnp.concatenate([jnp.concatenate([rotation, translation], -1), last_row], -2)
 
@@ -40,7 +39,7 @@ def look_at(position: Array, target: Array, roll: Array) -> Array:
 def camera_centres(world_to_camera: Array) -> Array:
     """(..., 3) positions in the world of cameras (..., 4, 4)."""
     rotation, translation = world_to_camera[..., :3, :3], world_to_camera[..., :3, 3]
-    return -jnp.einsum("...ji,...j->...i", rotation, translation)
+    return -transform(jnp.swapaxes(rotation, -1, -2), translation)
 
 
 def sample_cameras(
@@ -89,7 +88,8 @@ def _sample_hub(key: Array, scene: Scene, config: WorldConfig, half_image: Array
 
     grid = (jnp.arange(PROBES) + 0.5) / PROBES * 2 - 1
     x, y = (a.ravel() for a in jnp.meshgrid(grid * half_image[0], grid * half_image[1]))
-    directions = jnp.stack([x, y, jnp.ones_like(x)], -1) @ world_to_camera[:, :3, :3]
+    camera_to_world = jnp.swapaxes(world_to_camera[:, :3, :3], -1, -2)
+    directions = transform(camera_to_world[:, None], jnp.stack([x, y, jnp.ones_like(x)], -1))
     depth, primitive = nearest_primitive(scene, position[:, None], directions)
     # The mean of inverse depths counts most what moves most between views.
     distance = 1 / (1 / depth).mean(-1)
@@ -114,10 +114,10 @@ def _sample_views(
 ) -> Array:
     """(V, 4, 4) world-to-camera matrices of views from within `radius` metres of the hub."""
     draws = Draws(key, "views", (num_views, VIEW_CANDIDATES), capacity=8)
-    away = _unit(draws.vectors(3, -1.0, 1.0))
-    position = camera_centres(hub.world_to_camera) + away * (
-        radius * draws.uniform(0.0, 1.0)[..., None] ** (1 / 3)
-    )
+    # Candidates close in on the hub; the last is there, hence as clear of surfaces as the hub is.
+    reach = radius * jnp.linspace(1.0, 0.0, VIEW_CANDIDATES) * draws.uniform(0.0, 1.0) ** (1 / 3)
+    away = reach[..., None] * _unit(draws.vectors(3, -1.0, 1.0))
+    position = camera_centres(hub.world_to_camera) + away
     # Half of the image is half_image * focus_distance metres wide at the focus.
     aim = config.aim_jitter * half_image.min() * draws.vectors(3, -1.0, 1.0)
     forward = hub.world_to_camera[2, :3]
@@ -125,8 +125,8 @@ def _sample_views(
     roll = jnp.deg2rad(config.roll_jitter) * draws.uniform(-1.0, 1.0)
     world_to_camera = look_at(position, target, roll)
 
-    rotation, translation = world_to_camera[..., :3, :3], world_to_camera[..., :3, 3]
-    probes = jnp.einsum("...ij,pj->...pi", rotation, hub.probes) + translation[..., None, :]
+    pose = world_to_camera[..., None, :, :]
+    probes = transform(pose[..., :3, :3], hub.probes) + pose[..., :3, 3]
     bounds = half_image * probes[..., 2:]
     inside = (probes[..., 2] > 0) & (jnp.abs(probes[..., :2]) < bounds).all(-1)
     # A ray of length 1 up to the probe is cut shorter where something hides it.

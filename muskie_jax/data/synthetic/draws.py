@@ -1,12 +1,11 @@
 """Random numbers for the synthetic world."""
 
 import math
+import zlib
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-
-from muskie_jax.data.synthetic.compilation import materialise
 
 
 def hash_bits(*words: Array) -> Array:
@@ -29,11 +28,10 @@ class Draws:
     def __init__(self, key: Array, stream: str, shape: tuple[int, ...], capacity: int):
         """Prepares `capacity` arrays; streams of different names from one key are independent."""
         words = jax.random.key_data(key)
-        name = jnp.uint32(int.from_bytes(stream.encode()[:4].ljust(4), "little"))
-        # An even number, for `materialise`.
-        index = jnp.arange(2 * capacity * math.prod(shape), dtype=jnp.uint32)
-        bits = materialise(hash_bits(hash_bits(words[0], words[1], name), index))
-        self._bits = bits.reshape(2 * capacity, *shape)[:capacity]
+        name = jnp.uint32(zlib.crc32(stream.encode()))
+        index = jnp.arange(capacity * math.prod(shape), dtype=jnp.uint32)
+        bits = hash_bits(hash_bits(words[0], words[1], name), index)
+        self._bits = bits.reshape(capacity, *shape)
         self._used = 0
 
     def bits(self) -> Array:

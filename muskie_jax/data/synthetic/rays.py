@@ -8,6 +8,8 @@ Vectors are tuples (x, y, z) of arrays and the primitives an unrolled loop with 
 so that the search compiles to one loop over rays that writes one number for each.
 """
 
+import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -50,8 +52,25 @@ def nearest_primitive(scene: Scene, origins: Array, directions: Array) -> tuple[
     Distances are exact to 2^-18 of themselves (for up to 32 primitives): their last bits make room
     for the number, so that the nearest is a minimum of integers and the search has one output.
     """
-    origin, direction = _components(origins), _components(directions)
     number_bits = jnp.uint32(2 ** (len(scene.centre) - 1).bit_length() - 1)
+
+    def search(unroll):
+        return functools.partial(_search, number_bits=number_bits, unroll=unroll)
+
+    # An unrolled search is one kernel. A loop, quicker to compile, would write and read the nearest
+    # again for each primitive, which costs time on accelerators but little in a processor's cache.
+    nearest = jax.lax.platform_dependent(
+        scene, origins, directions, cpu=search(unroll=False), default=search(unroll=True)
+    )
+    # It feeds dozens of gathers, which would all search anew.
+    nearest = materialise(nearest)
+    distance = jax.lax.bitcast_convert_type(nearest & ~number_bits, jnp.float32)
+    return distance, (nearest & number_bits).astype(jnp.int32)
+
+
+def _search(scene: Scene, origins: Array, directions: Array, *, number_bits: Array, unroll: bool) -> Array:
+    """The least bits of a distance with the primitive's number as its lowest bits, uint32."""
+    origin, direction = _components(origins), _components(directions)
 
     def key(distance, number):  # positive floats are ordered as their bits are
         return jax.lax.bitcast_convert_type(distance, jnp.uint32) & ~number_bits | number
@@ -73,13 +92,10 @@ def nearest_primitive(scene: Scene, origins: Array, directions: Array) -> tuple[
             return jnp.minimum(nearest, candidate), None
 
         numbers = jnp.arange(first, first + count, dtype=jnp.uint32)
-        # Unrolled: a loop would write and read the nearest for each primitive.
-        nearest, _ = jax.lax.scan(try_primitive, nearest, (numbers, maps[numbers]), unroll=True)
+        numbered_maps = numbers, maps[first : first + count]
+        nearest, _ = jax.lax.scan(try_primitive, nearest, numbered_maps, unroll=unroll)
         first += count
-    # It feeds dozens of gathers, which would all search anew.
-    nearest = materialise(nearest)
-    distance = jax.lax.bitcast_convert_type(nearest & ~number_bits, jnp.float32)
-    return distance, (nearest & number_bits).astype(jnp.int32)
+    return nearest
 
 
 def _surface_hit(
@@ -117,9 +133,8 @@ def _surface_hit(
     )
     # An index of dozens of gathers again.
     surface = materialise(6 * primitive + face)
-    extent = scene.textures.extent
-    u = jnp.where(face_x, y, x) * extent[:, 0][surface]
-    v = jnp.where(face_x | face_y, z, y) * extent[:, 1][surface]
+    x, y, z = (a * scene.half_size[:, i][primitive] for i, a in enumerate((x, y, z)))  # metres
+    u, v = jnp.where(face_x, y, x), jnp.where(face_x | face_y, z, y)
 
     # Normals transform with the transpose of the map to unit space; the room's point inwards.
     world = [nx * unit_map[0][i] + ny * unit_map[1][i] + nz * unit_map[2][i] for i in range(3)]
@@ -143,18 +158,18 @@ def _to_unit_space(unit_map, origin: Vector, direction: Vector) -> tuple[Vector,
 
 def _slab(o: Array, d: Array) -> Interval:
     """Where -1 <= o + t d <= 1."""
-    d = jnp.where(jnp.abs(d) < 1e-9, 1e-9, d)
-    middle, half = -o / d, 1 / jnp.abs(d)
+    inverse = 1 / jnp.where(jnp.abs(d) < 1e-9, 1e-9, d)
+    middle, half = -o * inverse, jnp.abs(inverse)
     return middle - half, middle + half
 
 
 def _round(o: tuple[Array, ...], d: tuple[Array, ...]) -> Interval:
     """Where |o + t d| <= 1, in 2 or 3 dimensions."""
-    dd = jnp.maximum(sum(b * b for b in d), 1e-12)
-    middle = -sum(a * b for a, b in zip(o, d)) / dd
+    inverse = 1 / jnp.maximum(sum(b * b for b in d), 1e-12)
+    middle = -sum(a * b for a, b in zip(o, d)) * inverse
     # From the point nearest to the centre: the usual discriminant cancels in float32.
     miss = sum((a + middle * b) ** 2 for a, b in zip(o, d))
-    half = jnp.sqrt(jnp.maximum(1 - miss, 0.0) / dd)
+    half = jnp.sqrt(jnp.maximum(1 - miss, 0.0) * inverse)
     # Where the ray misses, the interval is empty: start = end.
     return middle - half, middle + half
 

@@ -67,12 +67,10 @@ def render_group(
       with_geometry: also return depth and cameras.
     """
     pyramid = None if photos is None else photo_pyramid(photos)
-    scene_key, camera_key, appearance_key = jax.random.split(
-        jax.random.wrap_key_data(seed, impl="threefry2x32"), 3
-    )
-    scene = sample_scene(scene_key, config)
-    cameras = sample_cameras(camera_key, scene, config, num_views, height, width)
-    appearance = _sample_appearance(appearance_key, scene, config, num_views)
+    key = jax.random.wrap_key_data(seed, impl="threefry2x32")  # each draws its own streams from it
+    scene = sample_scene(key, config)
+    cameras = sample_cameras(key, scene, config, num_views, height, width)
+    appearance = sample_appearance(key, scene, config, num_views)
     images = _render_images(scene, cameras, appearance, config, height, width, pyramid)
     if not with_geometry:
         return RenderedViews(images=images, depth=None, cameras=None)
@@ -123,12 +121,13 @@ def pixel_rays(
     x = (columns - intrinsics[..., 0, 2]) / intrinsics[..., 0, 0]
     y = (rows - intrinsics[..., 1, 2]) / intrinsics[..., 1, 1]
     axes = cameras.world_to_camera[:, None, None, :3, :3]
-    # Written out: as a matrix product it would be a kernel of its own, at reduced precision.
+    # Written out: a matrix product would be rounded, and a kernel of its own.
     directions = [x * axes[..., 0, i] + y * axes[..., 1, i] + axes[..., 2, i] for i in range(3)]
     return camera_centres(cameras.world_to_camera)[:, None, None], jnp.stack(directions, -1)
 
 
-def _sample_appearance(key: Array, scene: Scene, config: WorldConfig, num_views: int) -> Appearance:
+def sample_appearance(key: Array, scene: Scene, config: WorldConfig, num_views: int) -> Appearance:
+    """Draws lamp, exposure and colour of V views."""
     draws = Draws(key, "appearance", (num_views,), capacity=8)
     exposure = config.exposure * draws.vectors(1, -1.0, 1.0)
     cast = config.colour_cast * draws.vectors(3, -1.0, 1.0)
@@ -192,7 +191,7 @@ def _ray_colours(
     to_light = appearance.light[:, None, None] - points
     squared = dot(to_light, to_light)
     lambert = jnp.maximum(dot(hits.normal, to_light), 0.0) * jax.lax.rsqrt(squared)
-    diffuse = 1.5 * lambert / (1 + squared / 6.0)  # falls to half at 2.4 m
+    diffuse = 2 * lambert / (1 + squared / 8.0)  # falls to half at 2.8 m
     shade = scene.ambient + (1 - scene.ambient) * diffuse
 
     tone = appearance.tone[:, None, None]

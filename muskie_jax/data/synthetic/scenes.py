@@ -11,7 +11,6 @@ World axes: z up, the floor at z = 0, metres. Camera axes: OpenCV (x right, y do
 import dataclasses
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -39,7 +38,8 @@ class WorldConfig:
 
     # Cameras. The views of a group surround a common hub that looks at a common focus.
     # Radius of the ball that a group's cameras lie in, in units of the distance between hub and
-    # focus; drawn for each group. The larger, the harder.
+    # focus; drawn for each group. The larger, the harder: two views share 66% of their pixels (the
+    # median) at (0.1, 0.3), 60% at (0.1, 0.8), 52% at (1.0, 1.2).
     baseline: tuple[float, float] = (0.1, 0.8)
     min_shared: float = 0.35  # share of what the hub sees that each view must see too
     clearance: float = 0.35  # metres from a camera to the nearest surface, at least
@@ -57,6 +57,12 @@ class WorldConfig:
     tone_jitter: float = 0.25  # curvature of the response
 
     samples_per_pixel: int = 2  # rays averaged in each pixel: 1, 2 or 4
+
+    def __post_init__(self):
+        if self.samples_per_pixel not in (1, 2, 4):
+            raise ValueError(f"samples_per_pixel must be 1, 2 or 4, not {self.samples_per_pixel}")
+        if not 1 <= self.num_objects <= 63:
+            raise ValueError(f"a room holds 1 to 63 objects, not {self.num_objects}")
 
     @property
     def num_objects(self) -> int:
@@ -81,7 +87,7 @@ class Scene:
     def world_to_unit(self) -> Array:
         """(P, 3, 4): affine maps from the world to each primitive's unit shape."""
         linear = self.rotation / self.half_size[..., None]
-        return jnp.concatenate([linear, -(linear @ self.centre[..., None])], -1)
+        return jnp.concatenate([linear, -transform(linear, self.centre)[..., None]], -1)
 
 
 @flax.struct.dataclass
@@ -158,13 +164,21 @@ def _sample_objects(
 
 def _rotations(tilt: Array, yaw: Array) -> Array:
     """(..., 3, 3): rotations by `yaw` about z, then by `tilt` about x, radians."""
-    zero, one = jnp.zeros_like(yaw), jnp.ones_like(yaw)
-    about_z = [[jnp.cos(yaw), -jnp.sin(yaw), zero], [jnp.sin(yaw), jnp.cos(yaw), zero]]
-    about_z += [[zero, zero, one]]
-    about_x = [[one, zero, zero], [zero, jnp.cos(tilt), -jnp.sin(tilt)]]
-    about_x += [[zero, jnp.sin(tilt), jnp.cos(tilt)]]
-    about_x, about_z = (jnp.stack([jnp.stack(row, -1) for row in rows], -2) for rows in (about_x, about_z))
-    return about_x @ about_z
+    sin_yaw, cos_yaw, sin, cos = jnp.sin(yaw), jnp.cos(yaw), jnp.sin(tilt), jnp.cos(tilt)
+    rows = (
+        (cos_yaw, -sin_yaw, jnp.zeros_like(yaw)),
+        (cos * sin_yaw, cos * cos_yaw, -sin),
+        (sin * sin_yaw, sin * cos_yaw, cos),
+    )
+    return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
+
+
+def transform(matrices: Array, vectors: Array) -> Array:
+    """Matrices (..., 3, 3) times vectors (..., 3), in full precision.
+
+    Accelerators round the operands of a matrix product to 10 or even 7 bits: centimetres here.
+    """
+    return (matrices * vectors[..., None, :]).sum(-1)
 
 
 def clearance(scene: Scene, points: Array) -> Array:
@@ -172,7 +186,7 @@ def clearance(scene: Scene, points: Array) -> Array:
 
     A lower bound: curved objects count as their boxes.
     """
-    local = jnp.einsum("pij,...pj->...pi", scene.rotation, points[..., None, :] - scene.centre)
+    local = transform(scene.rotation, points[..., None, :] - scene.centre)
     outside = jnp.abs(local) - scene.half_size
     to_box = jnp.linalg.norm(jnp.maximum(outside, 0), axis=-1) + jnp.minimum(outside.max(-1), 0)
     to_room = -outside[..., 0, :].max(-1)

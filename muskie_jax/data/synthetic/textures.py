@@ -23,7 +23,6 @@ LACUNARITY = 2.4  # ratio of frequencies between one lattice and the next
 class Textures:
     """Parameters of S textures; every leaf leads with S. Lengths are metres."""
 
-    extent: Array  # (S, 2), half size of the surface along its two coordinates
     to_cells: Array  # (S, 2, 2), surface metres -> cells of the coarse lattice
     offset: Array  # (S, 2), cells
     hash_seed: Array  # (S,), uint32
@@ -62,7 +61,6 @@ def sample_textures(key: Array, extent: Array, coarse_cell: Array, *, photo_shar
 
     motif = uniform(0.0, 1.0)
     return Textures(
-        extent=extent,
         to_cells=scale[:, :, None] * rotation.reshape(count, 2, 2),
         offset=draws.vectors(2, 0.0, 512.0),
         hash_seed=draws.bits(),
@@ -75,7 +73,7 @@ def sample_textures(key: Array, extent: Array, coarse_cell: Array, *, photo_shar
         colours=_sample_palettes(draws),
         use_photo=chance(photo_share),
         photo=draws.bits(),
-        photo_span=2 * extent.max(-1) * uniform(0.5, 1.0),
+        photo_span=2 * extent.max(-1) * uniform(0.8, 1.6),
     )
 
 
@@ -142,7 +140,7 @@ def procedural_colour(
     pixels = 1 / (footprint * jnp.sqrt(m00 * m00 + m01 * m01 + m10 * m10 + m11 * m11))
 
     def fade(pixels_per_cell):
-        return jnp.clip(pixels_per_cell - 0.7, 0.0, 1.0)
+        return jnp.minimum(pixels_per_cell, 1.0)
 
     seed, blockiness = of(textures.hash_seed), of(textures.blockiness)
     coarse, _, _, _ = lattice(x, y, seed, blockiness)

@@ -1,0 +1,43 @@
+"""Trains on your own photographs: a folder of scenes, each a folder of images.
+
+    python -m muskie_jax.main --config configs/photos.py \
+        --config.sources.photos.root=/path/to/scenes --workdir runs/photos
+
+Other layouts: --config.sources.photos.glob='*/images/*'. As it is, it fits a laptop: the tiny network, 128x128
+pixels, 200 steps, about 6 minutes on 2 cores; the held-out error is then well below visible-mean filling. On a GPU
+go on with more of everything:
+
+    --config.model.variant=small --config.model.dtype=bfloat16 --config.batch.groups=64 --config.batch.views=8
+    --config.buckets.views='(2, 4, 8)' --config.duration='50_000 steps' --config.data.workers=8
+"""
+
+from ml_collections import ConfigDict
+
+from muskie_jax.config import default_config, folder
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    del arg
+    config = default_config()
+    config.model.variant = "tiny"
+    config.model.dtype = "float32"
+    config.sources.photos = folder()
+
+    config.batch.groups = 8
+    config.batch.views = 4
+    config.buckets.resolutions = (((128, 128),),)
+    config.buckets.views = (2, 4)
+    config.mask.modes = (("random", 0.75), ("rectangle", 0.5))
+
+    config.duration = "200 steps"
+    config.optim.learning_rate = 1e-3
+    config.optim.warmup = "20 steps"
+    config.data.workers = 0
+
+    config.evaluation.every = 100
+    config.evaluation.groups = 16
+    config.evaluation.size = (128, 128)
+    config.evaluation.views = 4
+    config.checkpoint.every = 50
+    config.log.every = 10
+    return config

@@ -1,0 +1,28 @@
+# Sourced by the launch scripts: makes .venv with what requirements.txt asks for, in the versions that were tested,
+# and puts it first on the PATH. PYTHON chooses the interpreter, VENV another place; extra arguments are more packages.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+VENV=${VENV:-.venv}
+
+find_python() {
+  for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
+    [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+      2>/dev/null && echo "$candidate" && return
+  done
+  echo "error: no Python 3.11, 3.12 or 3.13 found: install one, or say PYTHON=/path/to/python3" >&2
+  return 1
+}
+
+install() {
+  local python stamp
+  python=$(find_python) || exit 2
+  stamp="$("$python" --version) $* $(cat requirements.txt constraints.txt | cksum)"
+  if [ "$(cat "$VENV/installed" 2>/dev/null)" != "$stamp" ]; then
+    echo "Installing into $VENV (once, about 600 MB) ..." >&2
+    "$python" -m venv "$VENV"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt "$@"
+    echo "$stamp" >"$VENV/installed"
+  fi
+  PATH="$PWD/$VENV/bin:$PATH"
+  case $VENV in /*) PATH="$VENV/bin:$PATH" ;; esac
+}

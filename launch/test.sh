@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Lints, and runs the tests on the CPU. Arguments go to pytest: bash launch/test.sh -k golden
+set -euo pipefail
+source "$(dirname "$0")/environment.sh"
+install pytest pytest-xdist ruff
+for script in launch/*.sh .ci/run; do bash -n "$script"; done
+ruff check .
+ruff format --check .
+exec python -m pytest -n "${TEST_PROCESSES:-2}" "$@"

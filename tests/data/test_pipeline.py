@@ -1,0 +1,196 @@
+"""Batches are a function of the seed and the step: not of workers, hosts, or where a run started."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from muskie_jax.config import default_config, folder, synthetic
+from muskie_jax.data.buckets import Bucket, BucketSchedule
+from muskie_jax.data.mixture import build_mixture, evaluation_sampler, training_sampler
+from muskie_jax.data.pipeline import Pipeline
+from muskie_jax.errors import UserError
+
+GROUPS, VIEWS = 4, 4
+
+
+def sampler_for(root, seed=0, **sources):
+    config = default_config()
+    config.seed = seed
+    config.model.variant = "nano"
+    config.batch = {"groups": GROUPS, "views": VIEWS, "reuse": 2}
+    config.buckets = {"resolutions": (((32, 32),), ((48, 32), (32, 48))), "views": (1, 2, 4)}
+    config.evaluation.update({"size": (32, 32), "views": 4})
+    config.sources.update(sources or {"photos": folder(root=str(root))})
+    mixture = build_mixture(config)
+    return training_sampler(config, mixture), evaluation_sampler(config, mixture)
+
+
+@pytest.fixture(scope="module")
+def sampler(photo_folder):
+    return sampler_for(photo_folder)[0]
+
+
+def take(sampler, count, first=0, rows=range(GROUPS), workers=0):
+    pipeline = Pipeline(sampler, rows, workers)
+    return list(itertools.islice(pipeline.updates(first), count))
+
+
+def flat(updates):
+    """All arrays of some updates, in order, with their buckets and names."""
+    return [
+        (bucket, key, batch[key]) for update in updates for bucket, batch in update for key in sorted(batch)
+    ]
+
+
+def assert_same(ours, other):
+    assert len(flat(ours)) == len(flat(other)) > 0
+    for (bucket, key, a), (other_bucket, other_key, b) in zip(flat(ours), flat(other)):
+        assert (bucket, key) == (other_bucket, other_key)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_shapes_and_types(sampler):
+    for update in take(sampler, 6):
+        assert len(update) == 2
+        for bucket, batch in update:
+            split = GROUPS * VIEWS // bucket.views
+            patches = (bucket.height // 16) * (bucket.width // 16)
+            assert batch["images"].shape == (split, bucket.views, bucket.height, bucket.width, 3)
+            assert batch["mask"].shape == (split, bucket.views, patches)
+            assert batch["source"].shape == (split,)
+            assert [batch[k].dtype for k in ("images", "mask", "source")] == [np.uint8, bool, np.int32]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("first", [0, 3, 4])
+def test_same_batches_whatever_the_workers_and_the_start(sampler, workers, first):
+    whole = take(sampler, 7)
+    assert_same(take(sampler, 7 - first, first, workers=workers), whole[first:])
+
+
+def test_hosts_together_make_the_same_batches(sampler):
+    whole = take(sampler, 4)
+    parts = [take(sampler, 4, rows=rows) for rows in (range(0, 1), range(1, 2), range(2, 4))]
+    for step, update in enumerate(whole):
+        for number, (bucket, batch) in enumerate(update):
+            for key, value in batch.items():
+                joined = np.concatenate([part[step][number][1][key] for part in parts])
+                np.testing.assert_array_equal(joined, value, err_msg=f"{bucket} {key}")
+
+
+def test_seeds_differ(photo_folder, sampler):
+    ours, other = take(sampler, 1), take(sampler_for(photo_folder, seed=1)[0], 1)
+    assert any(
+        a.shape != b.shape or (a != b).any() for (_, _, a), (_, _, b) in zip(flat(ours), flat(other))
+    )
+
+
+def test_a_load_is_reused_with_views_permuted_and_new_masks(photo_folder):
+    sampler, _ = sampler_for(photo_folder)
+    fixed = BucketSchedule((((32, 32),),), (4,), 0)
+    object.__setattr__(sampler, "schedule", fixed)
+    (first,), (second,), (third,) = take(sampler, 3)
+    images = [
+        np.sort(b["images"].reshape(GROUPS, VIEWS, -1).astype(np.int64).sum(-1), axis=1)
+        for _, b in (first, second, third)
+    ]
+    assert (images[0] == images[1]).all() and (images[1] != images[2]).any()
+    assert (first[1]["images"] != second[1]["images"]).any()
+    assert (first[1]["mask"] != second[1]["mask"]).any()
+
+
+def test_splitting_keeps_views_of_a_scene_together(photo_folder):
+    # The colours of a photograph tell which scene it is of.
+    sampler, _ = sampler_for(photo_folder)
+    object.__setattr__(sampler, "schedule", BucketSchedule((((32, 32),),), (2,), 0))
+    for ((_, batch),) in take(sampler, 4):
+        whole = batch["images"].reshape(GROUPS, VIEWS, -1)
+        split = batch["images"].reshape(GROUPS, VIEWS // 2, 2, -1)
+        assert (whole.reshape(split.shape) == split).all()
+        assert (batch["source"] == 0).all() and len(batch["source"]) == GROUPS * 2
+
+
+def test_rectangular_sizes_are_centre_crops_of_the_canvas(photo_folder):
+    sampler, _ = sampler_for(photo_folder)
+    square = BucketSchedule((((48, 48),),), (4,), 0)
+    object.__setattr__(sampler, "schedule", square)
+    ((_, whole),) = take(sampler, 1)[0:1][0]
+    load = next(Pipeline(sampler, range(GROUPS))._loads(0))
+    cropped = load.batch(0, Bucket(16, 48, 4))["images"]
+    np.testing.assert_array_equal(cropped, whole["images"][:, :, 16:32])
+
+
+def test_bucket_schedule_draws_every_bucket_with_its_probability():
+    schedule = BucketSchedule((((32, 32),), ((48, 32), (48, 48), (48, 48), (32, 48))), (1, 2), seed=3)
+    drawn = [schedule.at(step) for step in range(2000)]
+    assert drawn == [schedule.at(step) for step in range(2000)]
+    assert set(itertools.chain.from_iterable(drawn)) == set(schedule.all())
+    squares = np.mean([second[:2] == (48, 48) for _, second in drawn])
+    assert squares == pytest.approx(0.5, abs=0.05)
+    views = np.array([[a.views, b.views] for a, b in drawn])
+    assert (views == 1).mean(0) == pytest.approx([0.5, 0.5], abs=0.05)
+    assert np.corrcoef(views.T)[0, 1] == pytest.approx(0, abs=0.08), "resolutions draw on their own"
+    assert schedule.canvas(1) == (48, 48)
+
+
+def test_mixed_sources_follow_their_weights(photo_folder):
+    sources = {"photos": folder(root=str(photo_folder), weight=3.0), "rooms": synthetic(weight=1.0)}
+    sampler, evaluation = sampler_for(None, **sources)
+    seen = [batch for update in take(sampler, 200) for _, batch in update]
+    rendered = np.mean(["scene" in batch for batch in seen])
+    assert rendered == pytest.approx(0.25, abs=0.08)
+    for batch in seen:
+        assert ("images" in batch) != ("scene" in batch)
+        assert (batch["source"] == (1 if "scene" in batch else 0)).all()
+    scenes = np.concatenate([b["scene"] for b in seen[::2] if "scene" in b])
+    assert len(np.unique(scenes, axis=0)) >= len(scenes) / 2, "every load has scenes of its own"
+    held = np.concatenate([b["scene"] for u in take(evaluation, 60) for _, b in u if "scene" in b])
+    assert not {tuple(s) for s in held} & {tuple(s) for s in scenes}
+
+
+def test_evaluation_is_the_same_for_every_seed(photo_folder):
+    assert_same(
+        take(sampler_for(photo_folder, seed=0)[1], 3), take(sampler_for(photo_folder, seed=5)[1], 3)
+    )
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.fixture
+def damaged_folder(tmp_path):
+    from conftest import write_scene
+
+    for number in range(3):
+        write_scene(tmp_path / f"scene{number}", 6, number)
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_images_are_replaced_counted_and_named(damaged_folder, workers):
+    damage(damaged_folder / "scene0" / "frame_2.jpg")
+    sampler, _ = sampler_for(None, photos=folder(root=str(damaged_folder), holdout=0))
+    pipeline = Pipeline(sampler, range(GROUPS), workers)
+    updates = list(itertools.islice(pipeline.updates(), 16))
+    assert all(batch["images"].std((2, 3, 4)).min() > 0 for update in updates for _, batch in update)
+    (message,) = pipeline.skipped
+    assert "scene0/frame_2.jpg" in message
+    bad = pipeline.skipped[message]
+    assert 0 < bad < 0.2 * pipeline.tried
+    assert len(pipeline.skipped_lines()) == 2 and "frame_2.jpg" in pipeline.skipped_lines()[1]
+    pipeline.check_share(0.2)
+    assert pipeline.tried > 200
+    with pytest.raises(UserError, match=f"{bad} of {pipeline.tried} images .*frame_2.jpg"):
+        pipeline.check_share(0.01)
+    assert_same(updates[5:], take(sampler, 11, 5))  # a continued run replaces them alike
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_scene_without_a_readable_image_is_named(damaged_folder, workers):
+    for path in (damaged_folder / "scene1").iterdir():
+        damage(path)
+    sampler, _ = sampler_for(None, photos=folder(root=str(damaged_folder), holdout=0))
+    with pytest.raises(UserError, match="no readable image in scene 'scene1'"):
+        take(sampler, 20, workers=workers)

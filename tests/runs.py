@@ -1,0 +1,24 @@
+"""Small training runs for tests."""
+
+from ml_collections import ConfigDict
+
+from muskie_jax.config import default_config, folder
+
+
+def nano_config(root, **source) -> ConfigDict:
+    """A run of the smallest network on photographs: two resolutions, float32, 20 steps."""
+    config = default_config()
+    config.model.variant = "nano"
+    config.model.dtype = "float32"
+    config.sources.photos = folder(root=str(root), **source)
+    config.batch = {"groups": 8, "views": 4, "reuse": 2}
+    config.buckets = {"resolutions": (((32, 32),), ((32, 48),)), "views": (2, 4)}
+    config.duration = "20 steps"
+    config.optim.learning_rate = 3e-3
+    config.optim.warmup = "2 steps"
+    config.data.workers = 0
+    config.evaluation.update({"every": 0, "groups": 8, "size": (32, 32), "views": 4, "pictures": 1})
+    config.checkpoint.every = 10
+    config.log.every = 1
+    config.log.tensorboard = False
+    return config

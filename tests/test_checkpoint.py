@@ -1,0 +1,145 @@
+"""Checkpoints are what was saved, or are not used."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from muskie_jax.checkpoint import Checkpointer, NotFinite
+from muskie_jax.config import default_config
+from muskie_jax.errors import UserError
+from muskie_jax.fingerprint import digest, examine
+from muskie_jax.sharding import make_mesh
+from muskie_jax.train_step import TrainState
+
+
+def state_at(step, width=64):
+    key = jax.random.key(step)
+    params = {"kernel": jax.random.normal(key, (width, 32)), "bias": jnp.arange(32.0)}
+    return TrainState(jnp.int32(step), params, (jax.random.normal(key, (width, 32)),))
+
+
+def like(state):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def saved(workdir, *steps):
+    checkpoints = Checkpointer(workdir, keep=3)
+    for step in steps:
+        checkpoints.save(state_at(step), default_config())
+    checkpoints.close()
+
+
+def restored(workdir, width=64):
+    checkpoints = Checkpointer(workdir, keep=3)
+    try:
+        return checkpoints.restore(like(state_at(0, width)))
+    finally:
+        checkpoints.close()
+
+
+def array_files(folder):
+    """The files that hold array data, largest first."""
+    files = [path for path in (folder / "state").rglob("*") if path.is_file() and "/d/" in str(path)]
+    return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    assert restored(tmp_path) is None
+    saved(tmp_path, 1, 2, 3, 4)
+    state, config = restored(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, state, state_at(4))
+    assert config["optim"]["b2"] == 0.95
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    assert kept == [2, 3, 4]
+
+
+def test_a_flipped_bit_anywhere_in_the_data_is_noticed(tmp_path):
+    saved(tmp_path, 1, 2)
+    path = array_files(tmp_path / "checkpoints" / "2")[0]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    state, _ = restored(tmp_path)
+    assert int(state.step) == 1
+    assert (tmp_path / "checkpoints_damaged" / "2").is_dir()
+    assert not (tmp_path / "checkpoints" / "2").exists()
+    saved(tmp_path, 2)
+    assert int(restored(tmp_path)[0].step) == 2
+
+
+@pytest.mark.parametrize("damage", ["half copied", "no meta", "meta edited", "truncated"])
+def test_other_damage_falls_back_too(tmp_path, damage):
+    saved(tmp_path, 1, 2)
+    folder = tmp_path / "checkpoints" / "2"
+    meta = next(
+        path for path in (folder / "meta").rglob("*") if path.is_file() and "kernel" in path.read_text()
+    )
+    if damage == "half copied":
+        for path in array_files(folder):
+            path.unlink()
+    elif damage == "no meta":
+        meta.unlink()
+    elif damage == "meta edited":
+        meta.write_text(meta.read_text().replace("64x32", "64x33", 1))
+    else:
+        path = array_files(folder)[0]
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert int(restored(tmp_path)[0].step) == 1
+
+
+def test_when_nothing_is_intact_the_user_is_told(tmp_path):
+    saved(tmp_path, 1)
+    for path in array_files(tmp_path / "checkpoints" / "1"):
+        path.unlink()
+    with pytest.raises(UserError, match="none of the checkpoints .* is intact"):
+        restored(tmp_path)
+    assert restored(tmp_path) is None
+
+
+def test_another_network_is_named_and_nothing_is_moved(tmp_path):
+    saved(tmp_path, 1)
+    with pytest.raises(
+        UserError, match=r"params/kernel is float32 64x32 there and float32 48x32 in the config"
+    ):
+        restored(tmp_path, width=48)
+    assert int(restored(tmp_path)[0].step) == 1
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    checkpoints = Checkpointer(tmp_path, keep=3)
+    for bad in (jnp.nan, jnp.inf):
+        state = state_at(1)
+        state = state.replace(opt_state=(state.opt_state[0].at[3, 4].set(bad),))
+        with pytest.raises(NotFinite, match="after step 1"):
+            checkpoints.save(state, default_config())
+    assert checkpoints.latest() is None
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
+def test_fingerprints_notice_every_single_change(dtype):
+    rng = np.random.default_rng(0)
+    array = np.asarray(jnp.asarray(rng.integers(0, 2, (7, 5, 3))).astype(dtype))
+    before = digest({"a": array})
+    seen = {before}
+    for index in np.ndindex(array.shape):
+        changed = array.copy()
+        changed[index] = not changed[index] if dtype == "bool" else changed[index] + 1
+        seen.add(digest({"a": changed}))
+    assert len(seen) == array.size + 1
+    swapped = array[::-1]
+    assert digest({"a": swapped}) != before and digest({"b": array}) != before
+
+
+def test_fingerprints_are_the_same_on_any_mesh():
+    array = np.random.default_rng(0).standard_normal((16, 24)).astype(np.float32)
+    digests = set()
+    for shape, spec in [((1, 1, 1), P()), ((2, 4, 1), P("fsdp", "data")), ((1, 8, 1), P("fsdp"))]:
+        sizes = dict(zip(("data", "fsdp", "view"), shape))
+        mesh = make_mesh(sizes, jax.devices()[: np.prod(shape)])
+        digests.add(digest({"x": jax.device_put(array, NamedSharding(mesh, spec))}))
+    assert len(digests) == 1
+    assert examine({"x": array, "n": np.int32(3)})[1] and not examine({"x": array * np.nan})[1]

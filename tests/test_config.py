@@ -1,0 +1,193 @@
+"""Configs: what is shipped is right at full size, and what is wrong is said in one line."""
+
+import functools
+import importlib.util
+import pathlib
+
+import jax
+import pytest
+
+from muskie_jax.config import (
+    default_config,
+    folder,
+    synthetic,
+    to_steps,
+    total_steps,
+    validate,
+    warmup_steps,
+)
+from muskie_jax.data.buckets import BucketSchedule
+from muskie_jax.errors import UserError
+from muskie_jax.models.muskie import VARIANTS, build_model
+from muskie_jax.optim import make_optimizer
+from muskie_jax.programs import batch_shapes
+from muskie_jax.sharding import check_batch, make_mesh
+from muskie_jax.train_step import LossOptions, Task, abstract_state, accumulate_gradients
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    for source in config.sources.values():
+        if source.kind == "folder":
+            source.root = "/photographs"
+    return config
+
+
+@pytest.fixture
+def config():
+    config = default_config()
+    config.sources.rooms = synthetic()
+    return config
+
+
+def test_the_published_configs_are_there():
+    names = {path.stem for path in CONFIGS}
+    assert names >= {"quickstart", "photos", "muskie_small", "muskie_base", "muskie_large", "muskie_huge"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_trace_at_full_size(path):
+    """Every bucket of every config: the gradient program's shapes are right (nothing is computed)."""
+    config = load(path)
+    validate(config)
+    mesh = make_mesh(config.mesh)
+    check_batch(config, mesh)
+    optimizer = make_optimizer(config)
+    params = abstract_state(build_model(**config.model), optimizer, mesh).params
+    model = build_model(**config.model.to_dict() | {"scan_blocks": True})  # traces one block, not all
+    task = Task(model, LossOptions(**config.loss), len(config.sources))
+    step = functools.partial(accumulate_gradients, task=task, share=1.0)
+    for bucket in BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed).all():
+        batch = batch_shapes(bucket, config.batch.groups, config.batch.views, model.patch, mesh)
+        gradients, metrics = jax.eval_shape(step, params, params, batch)
+        assert jax.tree.map(lambda x: x.shape, gradients) == jax.tree.map(lambda x: x.shape, params)
+        assert metrics["source_loss"].total.shape == (len(config.sources),)
+
+
+def test_the_recipe_is_the_published_one():
+    base = load(next(path for path in CONFIGS if path.stem == "muskie_base"))
+    assert len(BucketSchedule(base.buckets.resolutions, base.buckets.views, 0).all()) == 4 + 4 + 20
+    assert total_steps(base) == 400 * 100_000 * 2 // 32
+    assert warmup_steps(base) == total_steps(base) // 200
+    optim = base.optim
+    assert (optim.b1, optim.b2, optim.eps, optim.weight_decay, optim.learning_rate) == (
+        0.9, 0.95, 1e-8, 0.05, 2e-4,
+    )  # fmt: skip
+    for path in CONFIGS:
+        if path.stem.startswith("muskie_"):
+            assert load(path).model.variant == path.stem.removeprefix("muskie_")
+
+
+def test_durations(config):
+    config.batch.groups, config.batch.reuse = 10, 2
+    assert to_steps("1_500 steps", config, "x") == 1500
+    assert to_steps("1 step", config, "x") == 1
+    assert to_steps("1e3 examples", config, "x") == 200
+    assert to_steps("0.5 epochs", config, "x") == 10_000
+    config.optim.warmup = "0 steps"
+    for steps in ("0 steps", "0 epochs"):
+        config.duration = steps
+        with pytest.raises(UserError, match="less than one step"):
+            validate(config)
+
+
+WRONG = {
+    "job": ("trian", "config.job: no 'trian'; did you mean 'train'?"),
+    "model.variant": ("bse", "did you mean 'base'? (there is: base, huge, large, nano, small, tiny)"),
+    "model.dtype": ("float16", "config.model.dtype: no 'float16'"),
+    "model.remat": ("full", "(there is: block, none)"),
+    "model.attention": ("flash", "(there is: auto, cudnn, xla)"),
+    "mask.modes": ((("rectangel", 0.5),), "config.mask.modes: no 'rectangel'; did you mean 'rectangle'?"),
+    "mask.modes#ratio": ((("random", 1.5),), "random has ratio 1.5: write one above 0, at most 1"),
+    "mask.modes#pair": (("random",), "write a pair such as ('random', 0.9)"),
+    "mask.num_reference": (-1, "config.mask.num_reference=-1: write 0 or more, or None"),
+    "loss.error": ("mse", "config.loss.error: no 'mse'"),
+    "buckets.resolutions": ((((224, 225),),), "224x225, not divisible by the patch size 16: the nearest"),
+    "buckets.resolutions#flat": (((224, 224),), "write a tuple of (height, width) pairs"),
+    "buckets.views": ((3,), "does not divide config.batch.views=8: choose from 1, 2, 4, 8"),
+    "evaluation.size": ((100, 112), "config.evaluation.size has 100x112, not divisible"),
+    "duration": ("400 epoques", "write a number of steps, epochs or examples, such as"),
+    "optim.warmup": ("500 epochs", "is not shorter than config.duration='400 epochs'"),
+    "optim.learning_rate": (0.0, "config.optim.learning_rate=0.0: write above 0"),
+    "optim.decay": ("some", "(there is: all, matrices)"),
+    "batch.groups": (0, "config.batch.groups=0: write 1 or more"),
+    "data.max_bad_share": (2.0, "write a share from 0 to 1"),
+    "mesh.data": (0, "config.mesh.data=0: write 1 or more, or -1"),
+    "mesh.fsdp": (-1, "only one axis may be -1"),
+    "log.every": (0, "config.log.every=0: write 1 or more"),
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_wrong_values_are_one_line(config, key):
+    value, expected = WRONG[key]
+    validate(config)
+    *path, name = key.partition("#")[0].split(".")
+    section = config
+    for part in path:
+        section = section[part]
+    section[name] = value
+    with pytest.raises(UserError) as caught:
+        validate(config)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_wrong_sources_are_one_line(config):
+    def complaint(**sources):
+        broken = default_config()
+        broken.sources.update(sources)
+        with pytest.raises(UserError) as caught:
+            validate(broken)
+        return str(caught.value)
+
+    assert "config.sources is empty" in complaint()
+    assert "config.sources.p.root is empty: write --config.sources.p.root=" in complaint(p=folder())
+    assert "no 'video'" in complaint(p={"kind": "video"})
+    assert "every weight is 0" in complaint(p=synthetic(weight=0.0))
+    assert "holdout=1.0" in complaint(p=folder(root="x", holdout=1.0))
+    extra = folder(root="x")
+    extra.golb = "*"
+    assert "config.sources.p.golb: no such setting; did you mean 'glob'?" in complaint(p=extra)
+    with pytest.raises(UserError, match="no 'num_boxs'; did you mean 'num_boxes'"):
+        synthetic(num_boxs=3)
+
+
+def test_unknown_and_missing_keys_are_one_line(config):
+    with config.unlocked():
+        config.optim.learning_rat = 1.0
+    with pytest.raises(
+        UserError, match="config.optim.learning_rat: no such setting; did you mean 'learning_rate'"
+    ):
+        validate(config)
+    with config.unlocked():
+        del config.optim["learning_rat"]
+        del config.optim["b1"]
+    with pytest.raises(UserError, match="config.optim.b1 is missing"):
+        validate(config)
+
+
+def test_a_batch_must_fit_the_devices(config):
+    devices = jax.devices()
+    config.batch.groups = 12
+    with pytest.raises(UserError, match="config.batch.groups=12 cannot be split over 8 devices: write 16"):
+        check_batch(config, make_mesh(config.mesh, devices))
+    check_batch(config, make_mesh(config.mesh, devices[:4]))
+    config.mesh.update({"data": 2, "view": 4})
+    with pytest.raises(UserError, match="groups of 1 views cannot be split over config.mesh.view=4"):
+        check_batch(config, make_mesh(config.mesh, devices))
+    config.mesh.update({"data": 3})
+    with pytest.raises(UserError, match="does not fit 8 devices"):
+        make_mesh(config.mesh, devices)
+    with pytest.raises(UserError, match=r"config.mesh.fsdp=5 cannot split .* of shape"):
+        mesh = make_mesh({"data": 1, "fsdp": 5, "view": 1}, devices[:5])
+        abstract_state(build_model("nano"), make_optimizer(config), mesh)
+
+
+def test_every_variant_builds():
+    for name in VARIANTS:
+        assert build_model(name).width == VARIANTS[name].width

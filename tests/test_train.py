@@ -1,0 +1,185 @@
+"""Training as a whole: the same curve on any mesh, and not a bit lost when a run dies."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from runs import nano_config
+
+from muskie_jax.config import synthetic
+from muskie_jax.errors import UserError
+from muskie_jax.metrics import NotFinite
+from muskie_jax.train import train
+
+HERE = pathlib.Path(__file__).parent
+
+
+def curve(workdir):
+    """Every training row of metrics.jsonl, without speeds."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    timed = ("per_second", "per_step", "data_wait")
+    clean = [{k: v for k, v in row.items() if not k.endswith(timed)} for row in rows]
+    return [row for row in clean if "train/loss" in row]
+
+
+def record(root, workdir, workers, die_after=None):
+    """Runs tests/run_and_record.py; returns its final figures, or None if it was killed."""
+    command = [sys.executable, str(HERE / "run_and_record.py"), root, workdir, workers]
+    command += [die_after] if die_after else []
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300
+    )
+    if die_after:
+        assert done.returncode == -9, done.stderr
+        return None
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(photo_folder, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, record(photo_folder, workdir, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_run_continues_bit_for_bit(photo_folder, uninterrupted, tmp_path, workers):
+    whole, final = uninterrupted
+    record(photo_folder, tmp_path, workers, die_after=13)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["10"]
+    assert len(curve(tmp_path)) >= 11  # steps 11 to 13 were begun, are lost, and are done again
+    continued = record(photo_folder, tmp_path, workers)
+    assert continued["params_digest"] == final["params_digest"]
+    assert curve(tmp_path) == curve(whole)
+    assert [row["step"] for row in curve(whole)] == list(range(1, 21))
+    drawn = [line.split() for line in (tmp_path / "drawn.txt").read_text().splitlines()]
+    assert len(drawn) == 13 + 10
+    assert dict(drawn) == dict(line.split() for line in (whole / "drawn.txt").read_text().splitlines())
+    assert (continued["mse"], continued["loss"]) == (final["mse"], final["loss"])
+
+
+def test_a_finished_run_only_reports_and_a_longer_one_goes_on(
+    photo_folder, uninterrupted, tmp_path, capsys
+):
+    config = nano_config(photo_folder)
+    config.duration = "3 steps"
+    config.optim.warmup = "0 steps"
+    first = train(config, tmp_path)
+    again = train(config, tmp_path)
+    assert {k: again[k] for k in ("step", "mse", "params_digest")} == {
+        k: first[k] for k in ("step", "mse", "params_digest")
+    }
+    config.duration = "5 steps"
+    longer = train(config, tmp_path)
+    assert longer["step"] == 5 and longer["params_digest"] != first["params_digest"]
+    assert "config.duration was '3 steps' and is '5 steps' now" in capsys.readouterr().err
+    config.duration = "4 steps"
+    with pytest.raises(UserError, match="is at step 5, beyond config.duration='4 steps'"):
+        train(config, tmp_path)
+    config.duration = "9 steps"
+    config.model.variant = "tiny"
+    with pytest.raises(UserError, match=r"is of another network or optimizer: .* is float32 .* there and"):
+        train(config, tmp_path)
+
+
+MESHES = {
+    1: {"data": 1, "fsdp": 1, "view": 1},
+    2: {"data": 2, "fsdp": 1, "view": 1},
+    4: {"data": 1, "fsdp": 4, "view": 1},
+    8: {"data": 2, "fsdp": 2, "view": 2},
+}
+
+
+def ten_steps(root, workdir, devices, **source):
+    config = nano_config(root, **source)
+    config.duration = "10 steps"
+    config.mesh.update(MESHES[devices])
+    result = train(config, workdir, jax.devices()[:devices])
+    losses = [[row["train/loss"], row["train/mse"], row["train/grad_norm"]] for row in curve(workdir)]
+    return np.array(losses), result
+
+
+def test_every_mesh_gives_the_same_curve(photo_folder, tmp_path):
+    expected, alone = ten_steps(photo_folder, tmp_path / "1", 1)
+    assert expected.shape == (10, 3) and expected[-1, 0] < expected[0, 0]
+    for devices in (2, 4, 8):
+        losses, result = ten_steps(photo_folder, tmp_path / str(devices), devices)
+        np.testing.assert_allclose(losses, expected, atol=1e-5, rtol=1e-5, err_msg=f"{devices} devices")
+        assert result["mse"] == pytest.approx(alone["mse"], abs=1e-5)
+
+
+def test_synthetic_scenes_train_alike_on_one_and_four_devices(tmp_path):
+    losses = []
+    for devices in (1, 4):
+        config = nano_config("unused")
+        config.sources = {"rooms": synthetic()}
+        config.buckets = {"resolutions": (((32, 32),),), "views": (2,)}
+        config.batch.views = 2
+        config.evaluation.update({"views": 2, "pictures": 0})
+        config.duration = "4 steps"
+        config.mesh.update(MESHES[devices])
+        train(config, tmp_path / str(devices), jax.devices()[:devices])
+        losses.append([row["train/loss"] for row in curve(tmp_path / str(devices))])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)  # a pixel may round the other way
+
+
+def test_parameters_and_moments_are_split_over_fsdp(photo_folder, tmp_path):
+    from muskie_jax.models.muskie import build_model
+    from muskie_jax.optim import make_optimizer
+    from muskie_jax.sharding import make_mesh
+    from muskie_jax.train_step import init_state
+
+    mesh = make_mesh({"data": 2, "fsdp": 4, "view": 1})
+    state = init_state(build_model("nano"), make_optimizer(nano_config(photo_folder)), 0, mesh)
+    local = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state))
+    whole = sum(leaf.size for leaf in jax.tree.leaves(state))
+    assert local < 0.3 * whole
+    one = init_state(
+        build_model("nano"), make_optimizer(nano_config(photo_folder)), 0,
+        make_mesh({"data": 1, "fsdp": 1, "view": 1}, jax.devices()[:1]),
+    )  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(one))
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(photo_folder, tmp_path):
+    config = nano_config(photo_folder)
+    config.optim.learning_rate = 1e30
+    config.checkpoint.every = 1
+    with pytest.raises(NotFinite, match="at step"):
+        train(config, tmp_path)
+    saved = [int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]
+    assert all(step < 4 for step in saved)
+
+
+def test_what_a_run_leaves_behind(photo_folder, tmp_path, capsys):
+    config = nano_config(photo_folder)
+    config.duration = "4 steps"
+    config.evaluation.every = 2
+    config.log.tensorboard = True
+    result = train(config, tmp_path)
+    assert {"step", "loss", "mse", "baseline_mse", "views_per_second", "params_digest"} <= result.keys()
+    assert result["held_out"] is True and result["views_per_second"] > 0
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [row["step"] for row in rows if "evaluation/mse" in row]
+    assert evaluations == [2, 4]
+    assert any("train/loss/photos" in row for row in rows)
+    assert [p.name for p in sorted((tmp_path / "pictures").iterdir())] == [
+        "reconstruction_0000002.png", "reconstruction_0000004.png",
+    ]  # fmt: skip
+    assert list((tmp_path / "tensorboard").iterdir())
+    told = capsys.readouterr().err
+    for expected in (
+        "Parameters: 228,192",
+        "Compiled in",
+        "step 4/4  loss",
+        "views/s",
+        "data wait",
+        "left",
+    ):
+        assert expected in told, expected

@@ -3,12 +3,12 @@
     python -m muskie_jax.main --config configs/photos.py \
         --config.sources.photos.root=/path/to/scenes --workdir runs/photos
 
-Other layouts: --config.sources.photos.glob='*/images/*'. As it is, it fits a laptop: the tiny network, 128x128
-pixels, 200 steps, about 6 minutes on 2 cores; the held-out error is then well below visible-mean filling. On a GPU
-go on with more of everything:
+Other layouts: --config.sources.photos.glob='*/images/*'. As it is, it fits a laptop: the tiny network at 128x128
+pixels, 200 steps. On a GPU, go on with more of everything:
 
-    --config.model.variant=small --config.model.dtype=bfloat16 --config.batch.groups=64 --config.batch.views=8
-    --config.buckets.views='(2, 4, 8)' --config.duration='50_000 steps' --config.data.workers=8
+    --config.model.variant=small --config.model.dtype=bfloat16 --config.batch.groups=64
+    --config.batch.views=8 --config.buckets.views='(2, 4, 8)' --config.evaluation.views=8
+    --config.duration='50_000 steps' --config.data.workers=8
 """
 
 from ml_collections import ConfigDict

@@ -19,6 +19,9 @@ from muskie_jax.models import attention, muskie
 
 JOBS = ("train",)
 
+# The published aspects of the largest resolution, as (height, width); the square is twice as likely.
+SIZES_512 = ((512, 512), (512, 512), (288, 512), (384, 512), (512, 288), (512, 384))
+
 
 def default_config() -> ConfigDict:
     """Every setting, with the published recipe's value where there is one (SPEC §4)."""
@@ -54,7 +57,8 @@ def default_config() -> ConfigDict:
     config.batch.reuse = 2  # updates made from a loaded batch, with new masks and view orders
 
     config.buckets = ConfigDict()
-    config.buckets.resolutions = (((224, 224),),)  # per batch of an update: the sizes it may have
+    # An update averages over one batch per entry; an entry lists the sizes to draw from.
+    config.buckets.resolutions = (((224, 224),), ((384, 384),), SIZES_512)
     config.buckets.views = (1, 2, 4, 8)  # a group is split into groups of so many views
 
     config.duration = "400 epochs"  # or "... steps", or "... examples" (loaded groups)

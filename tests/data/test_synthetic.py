@@ -363,13 +363,21 @@ def test_look_at():
     assert rolled[0, :3] @ matrix[0, :3] == pytest.approx(np.cos(0.1), abs=1e-5)
 
 
+def assert_rotations(matrices):
+    identity = np.broadcast_to(np.eye(3), matrices.shape)
+    np.testing.assert_allclose(matrices @ matrices.swapaxes(-1, -2), identity, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.det(matrices), 1, atol=1e-5)
+
+
+def test_objects_are_turned_not_sheared(scenes):
+    assert_rotations(np.asarray(scenes.rotation))
+
+
 def test_cameras_are_proper_and_in_free_space(even, close, scenes):
     for views in (even, close):
         poses = views.cameras.world_to_camera
         rotation = poses[..., :3, :3]
-        identity = np.broadcast_to(np.eye(3), rotation.shape)
-        np.testing.assert_allclose(rotation @ rotation.swapaxes(-1, -2), identity, atol=1e-5)
-        np.testing.assert_allclose(np.linalg.det(rotation), 1, atol=1e-5)
+        assert_rotations(rotation)
         assert (poses[..., 3, :] == [0, 0, 0, 1]).all()
         assert (rotation[..., 1, 2] < -0.3).all(), "down in the image is down in the world"
         clear = jax.vmap(clearance)(scenes, camera_centres(poses))

@@ -1,10 +1,11 @@
-"""Muskie-H with the published recipe: 400 epochs of 100 000 groups of 8 views on 8 devices, 16 groups per device, blocks rematerialised.
+r"""Muskie-H as published: 400 epochs of 100 000 groups of 8 views, on 8 devices with 16 groups each.
 
-    python -m muskie_jax.main --config configs/muskie_huge.py \\
+    python -m muskie_jax.main --config configs/muskie_huge.py \
         --config.sources.photos.root=/path/to/scenes --workdir runs/muskie_huge
 
-Every update averages the gradients of three batches, at 224, 384 and 512 pixels; 28 programs are compiled at the
-start. Other numbers of devices share the same 128 groups. A frame is drawn from a window of 32 consecutive ones.
+Every update averages the gradients of three batches, at 224, 384 and 512 pixels; 28 programs are
+compiled at the start. Other numbers of devices share the same 128 groups. Views are drawn from
+32 consecutive frames. Blocks are rematerialised.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""Trains on your own photographs: a folder of scenes, each a folder of images.
+r"""Trains on your own photographs: a folder of scenes, each a folder of images.
 
     python -m muskie_jax.main --config configs/photos.py \
         --config.sources.photos.root=/path/to/scenes --workdir runs/photos
 
-Other layouts: --config.sources.photos.glob='*/images/*'. As it is, it fits a laptop: the tiny network at 128x128
-pixels, 200 steps. On a GPU, go on with more of everything:
+Other layouts: --config.sources.photos.glob='*/images/*'. As it is, it fits a laptop: the tiny
+network at 128x128 pixels, 200 steps. On a GPU, go on with more of everything:
 
     --config.model.variant=small --config.model.dtype=bfloat16 --config.batch.groups=64
     --config.batch.views=8 --config.buckets.views='(2, 4, 8)' --config.evaluation.views=8

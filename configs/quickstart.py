@@ -2,8 +2,8 @@
 
     python -m muskie_jax.main --config configs/quickstart.py --workdir runs/quickstart
 
-Two views of each group are whole, two are three quarters hidden. The rooms are gentler than the default world: cameras
-close together, large patterns. QUICKSTART_RESULT
+Two views of each group are whole, two are three quarters hidden. The rooms are gentler than the
+default world: cameras close together, large patterns. QUICKSTART_RESULT
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.mask.modes = (("random", 0.75),)
     config.mask.num_reference = 2
 
-    config.duration = "600 steps"
+    config.duration = "400 steps"
     config.optim.learning_rate = 2e-3
     config.optim.warmup = "40 steps"
     config.data.workers = 0

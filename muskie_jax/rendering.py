@@ -13,9 +13,10 @@ from jax.sharding import PartitionSpec as P
 from muskie_jax.data.buckets import Bucket
 from muskie_jax.data.synthetic.render import render_groups
 from muskie_jax.data.synthetic.scenes import WorldConfig
+from muskie_jax.data.synthetic.textures import PhotoPyramid, photo_pyramid
 from muskie_jax.sharding import batch_sharding, local_rows, put_batch
 
-Textures = dict[int, Array]  # source number -> uint8 (N, S, S, 3), for worlds with photo textures
+Textures = dict[int, PhotoPyramid]  # by source number, for worlds with photo textures
 
 
 class BatchPlacer:
@@ -41,7 +42,8 @@ class BatchPlacer:
         self.groups, self.mesh = groups, mesh
         self.rows = local_rows(groups, mesh)
         self.synthetic = any(world is not None for world in worlds)
-        self._textures = jax.device_put(dict(photos), NamedSharding(mesh, P()))
+        pyramids = {number: photo_pyramid(jnp.asarray(bank)) for number, bank in photos.items()}
+        self._textures = jax.device_put(pyramids, NamedSharding(mesh, P()))
         self._render = _renderer(tuple(worlds), mesh)
 
     def lower_rendering(self, bucket: Bucket, views: int) -> jax.stages.Lowered:

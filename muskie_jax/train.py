@@ -137,12 +137,12 @@ def train(
     checkpoints.close()
 
     # --- Summary -----------------------------------------------------------------------------------
+    scenes = "held-out scenes" if mixture.truly_held_out else "scenes of the training"
     for line in pipeline.skipped_lines():
         tell(line)
     result = {"job": "train", "step": step}
     if stopping:
-        result |= {"stopped": stop.name}
-        tell(f"Stopped at step {step} of {total_steps}: the same command goes on from there")
+        result["stopped"] = stop.name
     else:
         result |= evaluate(evaluator, state.params, step, writers, workdir)
     writers.close()
@@ -153,6 +153,7 @@ def train(
         "params_digest": digest(state.params),
         "workdir": str(workdir),
     }
+    summarise(result, total_steps, scenes, workdir)
     return result
 
 
@@ -182,9 +183,29 @@ def evaluate(
     for name, picture in evaluator.figures():
         writers.picture(step, name, picture)
         save_picture(workdir / "pictures" / f"{name}_{step:07d}.png", picture)
+    tell(f"step {step}  evaluation: {masked_error(values)}")
+    return values
+
+
+def masked_error(values: dict[str, float]) -> str:
+    """An evaluation in words."""
     gain = 1 - values["mse"] / values["baseline_mse"]
-    tell(
-        f"held-out scenes after step {step}: masked error {values['mse']:.4f}, {gain:.0%} below "
+    return (
+        f"masked error {values['mse']:.4f}, {abs(gain):.0%} {'below' if gain >= 0 else 'ABOVE'} "
         f"filling with the visible mean ({values['baseline_mse']:.4f})"
     )
-    return values
+
+
+def summarise(result: dict[str, Any], total_steps: int, scenes: str, workdir: pathlib.Path) -> None:
+    """Prints what came of a run, and where it is."""
+    step = result["step"]
+    if "stopped" in result:
+        lines = [f"Stopped by {result['stopped']} at step {step} of {total_steps}, saved."]
+    else:
+        lines = [f"Trained {step} steps. On {scenes}: {masked_error(result)}."]
+    places = {"checkpoints": "checkpoints", "metrics": "metrics.jsonl", "pictures": "pictures"}
+    lines += [f"  {name:12s} {workdir / place}" for name, place in places.items()]
+    lines += [f"  curves       tensorboard --logdir {workdir}"]
+    lines += ["  The same command goes on from here." if "stopped" in result else ""]
+    if jax.process_index() == 0:
+        print("\n".join(line for line in lines if line))

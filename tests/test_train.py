@@ -175,7 +175,7 @@ def test_what_a_run_leaves_behind(photo_folder, tmp_path, capsys):
     assert list((tmp_path / "tensorboard").iterdir())
     told = capsys.readouterr().err
     for expected in (
-        "Parameters: 228,192",
+        "Parameters: 225,600",
         "Compiled in",
         "step 4/4  loss",
         "views/s",

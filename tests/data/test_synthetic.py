@@ -133,6 +133,7 @@ def test_single_group_with_photographs(even):
     """A group alone is what it is among others, save that photographs cover some surfaces."""
     photos = np.random.default_rng(0).integers(60, 200, (3, 32, 32, 3), np.uint8)
     photos[..., 2] = 0
+    photos = photo_pyramid(photos)
     options = {"num_views": VIEWS, "height": HEIGHT, "width": WIDTH, "config": EVEN}
     group = compiled(functools.partial(render_group, with_geometry=True, **options))
     single = jax.tree.map(np.asarray, group(SEEDS[1], photos=photos))

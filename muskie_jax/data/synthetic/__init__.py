@@ -4,14 +4,17 @@ from muskie_jax.data.synthetic.cameras import sample_cameras
 from muskie_jax.data.synthetic.rays import Hits, cast_rays
 from muskie_jax.data.synthetic.render import RenderedViews, render_group, render_groups
 from muskie_jax.data.synthetic.scenes import Cameras, Scene, WorldConfig, sample_scene
+from muskie_jax.data.synthetic.textures import PhotoPyramid, photo_pyramid
 
 __all__ = [
     "Cameras",
     "Hits",
+    "PhotoPyramid",
     "RenderedViews",
     "Scene",
     "WorldConfig",
     "cast_rays",
+    "photo_pyramid",
     "render_group",
     "render_groups",
     "sample_cameras",

@@ -16,7 +16,6 @@ from muskie_jax.data.synthetic.scenes import Cameras, Scene, WorldConfig, sample
 from muskie_jax.data.synthetic.textures import (
     PhotoPyramid,
     photo_colour,
-    photo_pyramid,
     procedural_colour,
 )
 
@@ -53,7 +52,7 @@ def render_group(
     height: int,
     width: int,
     config: WorldConfig,
-    photos: Array | None = None,
+    photos: PhotoPyramid | None = None,
     with_geometry: bool = False,
 ) -> RenderedViews:
     """Renders a group of views of the scene that a seed stands for.
@@ -63,15 +62,14 @@ def render_group(
       num_views: views of the group.
       height, width: of the images, pixels. Every resolution of the same shape shows the same.
       config: the distribution of scenes.
-      photos: (N, S, S, 3) uint8, S a power of two: textures for some of the surfaces.
+      photos: made by `photo_pyramid`; textures for some of the surfaces.
       with_geometry: also return depth and cameras.
     """
-    pyramid = None if photos is None else photo_pyramid(photos)
     key = jax.random.wrap_key_data(seed, impl="threefry2x32")  # each draws its own streams from it
     scene = sample_scene(key, config)
     cameras = sample_cameras(key, scene, config, num_views, height, width)
     appearance = sample_appearance(key, scene, config, num_views)
-    images = _render_images(scene, cameras, appearance, config, height, width, pyramid)
+    images = _render_images(scene, cameras, appearance, config, height, width, photos)
     if not with_geometry:
         return RenderedViews(images=images, depth=None, cameras=None)
     origins, directions = pixel_rays(cameras, height, width)
@@ -86,7 +84,7 @@ def render_groups(
     height: int,
     width: int,
     config: WorldConfig,
-    photos: Array | None = None,
+    photos: PhotoPyramid | None = None,
     with_geometry: bool = False,
 ) -> RenderedViews:
     """`render_group` for seeds (B, 2): images (B, V, H, W, 3), and so on."""

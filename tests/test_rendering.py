@@ -1,0 +1,77 @@
+"""Synthetic groups become batches just as photographs do."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from conftest import write_scene
+
+from muskie_jax.config import default_config, synthetic
+from muskie_jax.data.buckets import Bucket
+from muskie_jax.data.mixture import build_mixture, photo_textures
+from muskie_jax.data.synthetic import WorldConfig, render_groups
+from muskie_jax.errors import UserError
+from muskie_jax.rendering import BatchPlacer
+from muskie_jax.sharding import make_mesh
+
+BUCKET = Bucket(32, 48, 2)
+WORLD = WorldConfig(num_boxes=2, num_ellipsoids=1, num_cylinders=1)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "scene": rng.integers(2**32, size=(2, 2), dtype=np.uint32),
+        "order": np.stack([rng.permutation(4) for _ in range(2)]).astype(np.int32),
+        "mask": np.zeros((4, 2, 6), bool),
+        "source": np.array([0, 0, 1, 1], np.int32),
+    }
+
+
+def place(batch, *worlds, photos=None, devices=1):
+    mesh = make_mesh({"data": -1, "fsdp": 1, "view": 1}, jax.devices()[:devices])
+    return BatchPlacer(2, worlds, photos or {}, mesh)(BUCKET, batch)
+
+
+def rendered(batch, world):
+    groups = render_groups(batch["scene"], num_views=4, height=32, width=48, config=world).images
+    ordered = np.take_along_axis(np.asarray(groups), batch["order"][:, :, None, None, None], axis=1)
+    return ordered.reshape(4, 2, 32, 48, 3)
+
+
+def test_views_are_ordered_and_split_like_those_of_photographs(batch):
+    alone = place(batch, WORLD, WORLD)
+    assert sorted(alone) == ["images", "mask", "source"]
+    # Differently compiled programs may round a pixel the other way.
+    assert np.abs(np.asarray(alone["images"], int) - rendered(batch, WORLD)).max() <= 1
+    spread = place(batch, WORLD, WORLD, devices=2)
+    assert len(spread["images"].addressable_shards) == 2
+    assert np.abs(np.asarray(alone["images"], int) - np.asarray(spread["images"], int)).max() <= 1
+
+
+def test_every_group_is_rendered_in_its_own_world(batch):
+    other = dataclasses.replace(WORLD, exposure=0.0, num_boxes=3)
+    images = np.asarray(place(batch, WORLD, other)["images"], int)
+    assert np.abs(images[:2] - rendered(batch, WORLD)[:2]).max() <= 1
+    assert np.abs(images[2:] - rendered(batch, other)[2:]).max() <= 1
+    assert np.abs(images[2:] - rendered(batch, WORLD)[2:]).max() > 30
+
+
+def test_photographs_become_textures(batch, tmp_path):
+    write_scene(tmp_path / "deep" / "down" / "scene", 6, 0)
+    (tmp_path / "deep" / "broken.jpg").write_text("no image")
+    assert photo_textures(str(tmp_path), most=4).shape[1:] == (256, 256, 3)
+    assert len(photo_textures(str(tmp_path), most=100)) == 6
+    config = default_config()
+    config.sources.rooms = synthetic(photos=str(tmp_path), photo_texture_share=1.0)
+    mixture = build_mixture(config)
+    with_photos = place(batch, WORLD, WORLD, photos={0: mixture.photos[0]})["images"]
+    plain = rendered(batch, WORLD)
+    assert np.abs(np.asarray(with_photos, int)[:2] - plain[:2]).mean() > 5
+    assert np.abs(np.asarray(with_photos, int)[2:] - plain[2:]).max() <= 1
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UserError, match=f"under '{empty}'"):
+        photo_textures(str(empty), most=4)

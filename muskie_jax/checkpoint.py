@@ -17,17 +17,13 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from muskie_jax.errors import UserError
+from muskie_jax.errors import NotFinite, UserError
 from muskie_jax.fingerprint import examine
 from muskie_jax.sharding import path_name
 
 LAYOUT = 1  # of a checkpoint; raised whenever older code could not read it
 
 ITEMS = ("state", "data", "meta")
-
-
-class NotFinite(Exception):
-    """The state holds an infinite or undefined number, and was not saved."""
 
 
 def _describe(state: Any) -> dict[str, str]:

@@ -1,9 +1,12 @@
-"""The one kind of error that is the user's to mend."""
+"""Errors that end a run with one line and no traceback."""
 
 
 class UserError(Exception):
     """Something in the config, the data or the work directory is wrong.
 
-    The message is one line: what is wrong, and what to write instead. The command line prints it
-    without a traceback and exits with status 2.
+    The message is one line: what is wrong, and what to write instead.
     """
+
+
+class NotFinite(Exception):
+    """A loss or a state holds an infinite or undefined number; nothing of it was saved."""

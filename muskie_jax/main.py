@@ -8,8 +8,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from muskie_jax.config import default_config, suggest, validate
-from muskie_jax.errors import UserError
-from muskie_jax.metrics import NotFinite
+from muskie_jax.errors import NotFinite, UserError
 from muskie_jax.train import train
 from muskie_jax.writers import print_result
 

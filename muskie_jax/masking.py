@@ -4,6 +4,7 @@ Every sampler is a pure function of a numpy Generator, the patch grid and a rati
 array (hp, wp), True = hidden.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -13,7 +14,6 @@ Grid = tuple[int, int]
 
 ASPECT_RANGE = (0.3, 3.0)  # width / height of rectangles and ellipses, drawn log-uniformly
 BLOB_RADIUS = 1  # of the box that blurs a blob's noise, in patches
-STEPS = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])  # the neighbours of a patch
 
 
 def _exactly(count: int, scores: np.ndarray, grid: Grid) -> np.ndarray:
@@ -84,26 +84,24 @@ def random_walk_mask(rng: np.random.Generator, grid: Grid, ratio: float) -> np.n
     mask = np.zeros(grid, bool)
     if count == 0:
         return mask
-    patch = (int(rng.integers(grid[0])), int(rng.integers(grid[1])))
-    mask[patch] = True
+    # Plain Python on a frame of hidden patches around the grid: numpy is slow one patch at a time.
+    stride = grid[1] + 2
+    hidden = np.pad(mask, 1, constant_values=True).ravel().tolist()
+    orders = list(itertools.permutations((-stride, stride, -1, 1)))
+    draws = iter(rng.integers(len(orders), size=2 * count).tolist())  # each patch is met twice at most
+    patch = (int(rng.integers(grid[0])) + 1) * stride + int(rng.integers(grid[1])) + 1
+    hidden[patch] = True
     path = [patch]
     for _ in range(count - 1):
-        patch = None
-        while patch is None:  # the hidden region is connected, so some patch of the path has a way on
-            patch = _free_neighbour(rng, mask, path[-1])
-            if patch is None:
+        free = None
+        while free is None:  # the hidden region is connected, so some patch of the path has a way on
+            around = (path[-1] + step for step in orders[next(draws)])
+            free = next((patch for patch in around if not hidden[patch]), None)
+            if free is None:
                 path.pop()
-        mask[patch] = True
-        path.append(patch)
-    return mask
-
-
-def _free_neighbour(rng, mask: np.ndarray, patch: tuple[int, int]) -> tuple[int, int] | None:
-    for step in rng.permutation(STEPS):
-        row, column = patch[0] + step[0], patch[1] + step[1]
-        if 0 <= row < mask.shape[0] and 0 <= column < mask.shape[1] and not mask[row, column]:
-            return int(row), int(column)
-    return None
+        hidden[free] = True
+        path.append(free)
+    return np.array(hidden).reshape(grid[0] + 2, stride)[1:-1, 1:-1]
 
 
 MODES = {

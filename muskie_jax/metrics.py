@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from muskie_jax.errors import NotFinite
+
 
 @flax.struct.dataclass
 class Mean:
@@ -39,10 +41,6 @@ def merge_all(metrics: Iterable[Mapping[str, Mean]]) -> dict[str, Mean]:
             wide = Mean(np.asarray(mean.total, np.float64), np.asarray(mean.count, np.float64))
             merged[name] = merged[name].merge(wide) if name in merged else wide
     return merged
-
-
-class NotFinite(Exception):
-    """The loss is infinite or undefined; the message names the update."""
 
 
 class MetricsQueue:
@@ -82,5 +80,8 @@ class MetricsQueue:
         step, metrics = self._flying.popleft()
         metrics = jax.device_get(metrics)
         if not all(np.isfinite(m["loss"].total) for m in metrics if "loss" in m):
-            raise NotFinite(f"the loss is not a finite number at step {step}")
+            raise NotFinite(
+                f"the loss is not a finite number at step {step}: continue from the latest checkpoint "
+                "with a lower config.optim.learning_rate"
+            )
         self._landed += metrics

@@ -7,9 +7,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from muskie_jax.checkpoint import Checkpointer, NotFinite
+from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config
-from muskie_jax.errors import UserError
+from muskie_jax.errors import NotFinite, UserError
 from muskie_jax.fingerprint import digest, examine
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import TrainState

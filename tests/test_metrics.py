@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from muskie_jax.data.prefetch import prefetch
+from muskie_jax.errors import NotFinite
 from muskie_jax.evaluators.reconstruction import visible_mean_error
-from muskie_jax.metrics import Mean, MetricsQueue, NotFinite, merge_all
+from muskie_jax.metrics import Mean, MetricsQueue, merge_all
 from muskie_jax.models.muskie import patchify
 from muskie_jax.viz.reconstruction import reconstruction_sheet
 from muskie_jax.writers import JsonLines, duration, print_result

@@ -12,8 +12,7 @@ import pytest
 from runs import nano_config
 
 from muskie_jax.config import synthetic
-from muskie_jax.errors import UserError
-from muskie_jax.metrics import NotFinite
+from muskie_jax.errors import NotFinite, UserError
 from muskie_jax.train import train
 
 HERE = pathlib.Path(__file__).parent

@@ -45,9 +45,12 @@ def parse_flags(argv: list[str]) -> list[str]:
         fail(f"{error} (all flags: python -m muskie_jax.main --help)")
     except UserError as error:
         fail(str(error))
+    except KeyError as error:
+        fail(f"no setting {error.args[0]} (in an override of --config)")
     except Exception as error:  # a config file is Python: it can raise anything
-        causes = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
-        fail(causes[-1] if causes else type(error).__name__)
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        reason = lines[-1] if lines else "no reason given"
+        fail(f"the config could not be loaded: {type(error).__name__}: {reason}")
     return rest
 
 

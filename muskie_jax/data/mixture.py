@@ -139,7 +139,6 @@ def training_sampler(config: ConfigDict, mixture: Mixture) -> GroupSampler:
     return GroupSampler(
         sources=mixture.training,
         schedule=schedule,
-        groups=config.batch.groups,
         views=config.batch.views,
         reuse=config.batch.reuse,
         patch=config.model.patch,

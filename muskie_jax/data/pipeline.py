@@ -43,7 +43,7 @@ class GroupSampler:
     Attributes:
       sources: to draw from, by weight. Their positions are the batch's `source` numbers.
       schedule: of buckets.
-      groups, views, reuse: see `config.batch`.
+      views, reuse: see `config.batch`.
       patch: p.
       modes, num_reference: see `group_mask`.
       seed: of the run.
@@ -53,7 +53,6 @@ class GroupSampler:
 
     sources: tuple[Source, ...]
     schedule: BucketSchedule
-    groups: int
     views: int
     reuse: int
     patch: int

@@ -1,6 +1,5 @@
 """How well hidden patches of held-out scenes are reconstructed, beside a baseline that sees no scene."""
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -61,7 +60,7 @@ class ReconstructionEvaluator:
         self.task, self.pictures = task, config.evaluation.pictures
         groups = min(config.batch.groups, config.evaluation.groups)
         self.num_batches = math.ceil(config.evaluation.groups / groups)
-        self.sampler = dataclasses.replace(evaluation_sampler(config, mixture), groups=groups)
+        self.sampler = evaluation_sampler(config, mixture)
         self.place = BatchPlacer(groups, mixture.worlds, mixture.photos, mesh)
         self.threads = config.data.threads
         everywhere = NamedSharding(mesh, P())

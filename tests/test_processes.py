@@ -1,0 +1,70 @@
+"""Two processes of two devices each train as one process of four does."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SETTINGS = [
+    "--config.model.variant=nano",
+    "--config.batch.groups=8",
+    "--config.buckets.resolutions=(((32,32),),)",
+    "--config.buckets.views=(2,)",
+    "--config.evaluation.groups=8",
+    "--config.evaluation.size=(32,32)",
+    "--config.evaluation.every=0",
+    "--config.log.every=1",
+    "--config.log.tensorboard=False",
+    "--config.checkpoint.every=3",
+    "--config.optim.warmup=2 steps",
+]
+
+
+def launch(photos, workdir, steps, devices, *distributed):
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [
+        sys.executable, "-m", "muskie_jax.main", "--config", "configs/photos.py", "--workdir", str(workdir),
+        f"--config.sources.photos.root={photos}", f"--config.duration={steps} steps",
+        *SETTINGS, *distributed,
+    ]  # fmt: skip
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(*processes):
+    """The final figures of the first process; all must have ended well."""
+    outputs = [process.communicate(timeout=240) for process in processes]
+    for process, (_, err) in zip(processes, outputs):
+        assert process.returncode == 0, err
+    assert not any('"job"' in out for out, _ in outputs[1:]), "only the first process reports"
+    return json.loads(outputs[0][0].splitlines()[-1])
+
+
+def together(photos, workdir, steps):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    flags = ["--distributed", f"--coordinator=localhost:{port}", "--num_processes=2"]
+    return finish(*(launch(photos, workdir, steps, 2, *flags, f"--process_id={i}") for i in (0, 1)))
+
+
+def losses(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [row["train/loss"] for row in rows if "train/loss" in row]
+
+
+def test_two_processes_train_and_continue_as_one_does(photo_folder, tmp_path):
+    alone = finish(launch(photo_folder, tmp_path / "one", 6, 4))
+    result = together(photo_folder, tmp_path / "two", 6)
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+    assert len(losses(tmp_path / "one")) == 6
+    assert result["mse"] == pytest.approx(alone["mse"], rel=1e-5)
+    restored = together(photo_folder, tmp_path / "two", 6)
+    assert restored["params_digest"] == result["params_digest"] and restored["mse"] == result["mse"]

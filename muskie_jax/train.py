@@ -1,5 +1,6 @@
 """Training: set-up in labelled sections, then one short loop."""
 
+import contextlib
 import functools
 import math
 import pathlib
@@ -106,9 +107,13 @@ def train(
     learning_rate = learning_rate_schedule(config)
     metrics = MetricsQueue()
     to_devices = lambda update: [(bucket, place(bucket, batch)) for bucket, batch in update]
-    updates = pipeline.updates(first_step)
+    updates = pipeline.updates(first_step, total_steps)
     step, train_loss, stopping = first_step, math.nan, False
-    with StopSignal() as stop, prefetch(updates, to_devices, config.data.prefetch) as batches:
+    with (
+        StopSignal() as stop,
+        contextlib.closing(checkpoints),  # a save under way is finished, whatever ends the loop
+        prefetch(updates, to_devices, config.data.prefetch) as batches,
+    ):
         gradients = programs.zero_gradients(state.params)
         while step < total_steps and not stopping:
             with progress.waiting():
@@ -134,7 +139,6 @@ def train(
                 metrics.settle()
                 with progress.paused():
                     checkpoints.save(state, config)
-    checkpoints.close()
 
     # --- Summary -----------------------------------------------------------------------------------
     scenes = "held-out scenes" if mixture.truly_held_out else "scenes of the training"

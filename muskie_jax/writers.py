@@ -23,15 +23,23 @@ class JsonLines:
         part = path.with_suffix(".part")
         part.write_text("".join(line + "\n" for line in kept))
         part.replace(path)
+        self._known = {_identity(json.loads(line)) for line in kept}
         self._file = path.open("a")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a line, unless one of this step with the same names is there already."""
+        if _identity({"step": step} | values) in self._known:
+            return
         clean = {key: value if math.isfinite(value) else None for key, value in values.items()}
         self._file.write(json.dumps({"step": step} | clean) + "\n")
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[int, frozenset[str]]:
+    return row["step"], frozenset(row)
 
 
 def _step_of(line: str) -> float:

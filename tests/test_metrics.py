@@ -48,6 +48,7 @@ def test_json_lines_forget_steps_that_are_repeated(tmp_path):
     with path.open("a") as file:
         file.write('{"step": 6, "lo')  # a killed run
     lines = JsonLines(path, 3)
+    lines.write(3, {"loss": 9.0})  # known already
     lines.write(4, {"loss": 0.0})
     lines.close()
     rows = [json.loads(line) for line in path.read_text().splitlines()]

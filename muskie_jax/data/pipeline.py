@@ -224,17 +224,17 @@ class Pipeline:
         self.tried = 0
         self.skipped: dict[str, int] = {}
 
-    def updates(self, first: int = 0) -> Iterator[tuple[tuple[Bucket, dict[str, np.ndarray]], ...]]:
-        """Yields, for update `first` and all after it, its (bucket, batch) pairs."""
+    def updates(
+        self, first: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[tuple[Bucket, dict[str, np.ndarray]], ...]]:
+        """Yields, for every update from `first` to before `stop`, its (bucket, batch) pairs."""
         reuse, schedule = self.sampler.reuse, self.sampler.schedule
-        loads = self._loads(first // reuse)
-        step = first
-        while True:
-            loaded = tuple(self._checked(next(loads)) for _ in schedule.resolutions)
-            for use in range(step % reuse, reuse):
-                buckets = schedule.at(step)
-                yield tuple((b, load.batch(use, b)) for b, load in zip(buckets, loaded))
-                step += 1
+        loads, loaded = self._loads(first // reuse), ()
+        for step in itertools.count(first) if stop is None else range(first, stop):
+            if not loaded or step % reuse == 0:
+                loaded = tuple(self._checked(next(loads)) for _ in schedule.resolutions)
+            pairs = zip(schedule.at(step), loaded)
+            yield tuple((bucket, load.batch(step % reuse, bucket)) for bucket, load in pairs)
 
     def _loads(self, first: int) -> Iterator[Load]:
         per_load = len(self.sampler.schedule.resolutions) * len(self.rows)

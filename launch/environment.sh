@@ -14,14 +14,15 @@ find_python() {
 }
 
 install() {
-  local python stamp
+  local python stamp file
   python=$(find_python) || exit 2
   stamp="$("$python" --version) $* $(cat requirements.txt constraints.txt | cksum)"
-  if [ "$(cat "$VENV/installed" 2>/dev/null)" != "$stamp" ]; then
+  file="$VENV/installed-$(echo "$*" | cksum | cut -d' ' -f1)" # quickstart and tests do not undo each other
+  if [ "$(cat "$file" 2>/dev/null)" != "$stamp" ]; then
     echo "Installing into $VENV (once, about 600 MB) ..." >&2
     "$python" -m venv "$VENV"
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt "$@"
-    echo "$stamp" >"$VENV/installed"
+    echo "$stamp" >"$file"
   fi
   PATH="$PWD/$VENV/bin:$PATH"
   case $VENV in /*) PATH="$VENV/bin:$PATH" ;; esac

@@ -104,16 +104,29 @@ class Checkpointer:
                 return self._verified(step, like)
             except UserError:
                 raise
+            except (OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+                if not isinstance(error, FileNotFoundError):
+                    # Not the checkpoint's fault, for all one knows: nothing is moved.
+                    raise UserError(
+                        f"checkpoint {step} in {self.folder} could not be read ({error}): mend that, "
+                        "then run the same command again"
+                    ) from error
+                self._set_aside(step, error)
             except Exception as error:  # a damaged file can raise anything, from anywhere in Orbax
-                reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-                logging.error("Checkpoint %d is damaged and moved aside: %s", step, reason[:200])
-                self._move_aside(step)
+                self._set_aside(step, error)
         if steps:
-            raise UserError(
-                f"none of the checkpoints in {self.folder} is intact (they are in {self.damaged} now): "
-                "run the same command again to start from the beginning"
-            )
+            raise UserError(f"none of the checkpoints in {self.folder} is intact: {self._way_on()}")
+        if self.damaged.exists():
+            raise UserError(f"there is no intact checkpoint in {self.folder}: {self._way_on()}")
         return None
+
+    def _way_on(self) -> str:
+        return f"delete {self.damaged} to start from the beginning, or write another --workdir"
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        logging.error("Checkpoint %d is damaged and moved aside: %s", step, reason[:200])
+        self._move_aside(step)
 
     def _verified(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         items = self._manager.restore(
@@ -159,10 +172,6 @@ class Checkpointer:
             multihost_utils.sync_global_devices(f"moved aside {step}")
         self._manager.close()
         self._manager = self._open()
-
-    def wait(self) -> None:
-        """Returns when everything is on disk; raises what went wrong in the background."""
-        self._manager.wait_until_finished()
 
     def close(self) -> None:
         self._manager.close()

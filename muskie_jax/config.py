@@ -6,6 +6,7 @@ An experiment is a plain file in `configs/` whose `get_config(arg=None)` starts 
 
 import dataclasses
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Iterable
@@ -149,9 +150,9 @@ def validate(config: ConfigDict) -> None:
     _one_of(config.job, JOBS, "config.job")
     _check_model(config.model)
     _check_sources(config.sources)
-    _check_mask(config)
     _one_of(config.loss.error, losses.ERRORS, "config.loss.error")
     _check_batch(config)
+    _check_mask(config)
     _check_optim(config)
     for name in ("data", "fsdp", "view"):
         size = config.mesh[name]
@@ -193,8 +194,24 @@ def _check_sources(sources: ConfigDict) -> None:
             held = source.holdout
             _require(0 <= held < 1, f"{path}.holdout={held}: write a share from 0 to below 1")
             window = source.window
+            glob = source.glob
+            if not glob or glob.startswith("/"):
+                raise UserError(f"{path}.glob={glob!r}: write a pattern below root, such as '*/*'")
             _require(window is None or window >= 1, f"{path}.window={window}: write 1 or more, or None")
+        else:
+            _require(source.num_photos >= 1, f"{path}.num_photos={source.num_photos}: write 1 or more")
+            _check_world(source.world, f"{path}.world")
     _require(any(s.weight > 0 for s in sources.values()), "config.sources: every weight is 0")
+
+
+def _check_world(world: ConfigDict, path: str) -> None:
+    for key, default in dataclasses.asdict(WorldConfig()).items():
+        if isinstance(default, tuple) and len(world[key]) != len(default):
+            raise UserError(f"{path}.{key}={world[key]}: write {len(default)} numbers, such as {default}")
+    try:
+        WorldConfig(**world)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _check_mask(config: ConfigDict) -> None:
@@ -207,8 +224,21 @@ def _check_mask(config: ConfigDict) -> None:
         _one_of(mode, masking.MODES, "config.mask.modes")
         good = isinstance(ratio, (int, float)) and 0 < ratio <= 1
         _require(good, f"config.mask.modes: {mode} has ratio {ratio!r}: write one above 0, at most 1")
+        for height, width in [*itertools.chain(*config.buckets.resolutions), config.evaluation.size]:
+            grid = (height // config.model.patch, width // config.model.patch)
+            if masking.hidden_count(grid, ratio) == 0:
+                raise UserError(
+                    f"config.mask.modes: {mode} with ratio {ratio} hides nothing of {height}x{width}: "
+                    f"write at least {1 / (grid[0] * grid[1]):.3g}"
+                )
     fixed = config.mask.num_reference
     _require(fixed is None or fixed >= 0, f"config.mask.num_reference={fixed}: write 0 or more, or None")
+    views = min(*config.buckets.views, config.evaluation.views)
+    if fixed is not None and fixed >= views:
+        raise UserError(
+            f"config.mask.num_reference={fixed} leaves nothing to mask in groups of {views} views: "
+            f"write less than {views}, or leave {views} out of config.buckets.views"
+        )
 
 
 def _check_batch(config: ConfigDict) -> None:
@@ -227,8 +257,8 @@ def _check_batch(config: ConfigDict) -> None:
     for sizes in buckets.resolutions:
         if not isinstance(sizes, (tuple, list)) or not sizes or not all(map(_is_pair, sizes)):
             raise UserError(
-                f"config.buckets.resolutions has {sizes!r}: write a tuple of (height, width) pairs "
-                "for each resolution, such as (((224, 224),), ((512, 384), (384, 512)))"
+                f"config.buckets.resolutions={buckets.resolutions!r}: write a tuple of (height, width) "
+                "pairs for each resolution, such as (((224, 224),), ((512, 384), (384, 512)))"
             )
         for size in sizes:
             _check_size(size, config.model.patch, "config.buckets.resolutions")
@@ -315,12 +345,13 @@ def to_steps(duration: str, config: ConfigDict, path: str) -> int:
     match = re.fullmatch(r"([0-9._e+]+) *(steps?|epochs?|examples?)", str(duration).strip())
     try:
         amount = float(match[1])
-    except (TypeError, ValueError):
+        steps = math.ceil(amount)  # fails for what is no finite number
+    except (TypeError, ValueError, OverflowError):
         raise UserError(
             f'{path}={duration!r}: write a number of steps, epochs or examples, such as "500 steps"'
         ) from None
     if match[2].startswith("step"):
-        return round(amount)
+        return steps
     examples = amount * (config.epoch_groups if match[2].startswith("epoch") else 1)
     return math.ceil(examples / config.batch.groups * config.batch.reuse)
 

@@ -22,7 +22,7 @@ class TokenLosses:
 
     Attributes:
       weighted: the error weighted by confidence (plain, without confidence weighting).
-      squared: the squared error of pixels, whatever the loss.
+      squared: the squared error, whatever `error` is; of normalised patches if targets are normalised.
       log_confidence: mean of -log(c + 1e-6); zero without confidence weighting.
       hidden: 1 where the token was masked.
     """

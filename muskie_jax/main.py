@@ -1,5 +1,6 @@
 """The command line: `python -m muskie_jax.main --config configs/quickstart.py --workdir /tmp/run`."""
 
+import os
 import pathlib
 import sys
 
@@ -24,6 +25,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process, with --dis
 
 JOBS = {"train": train}  # config.job -> what runs it
 USAGE_ERROR = 2
+INTERRUPTED = 130
 
 
 def fail(message: str) -> None:
@@ -74,7 +76,10 @@ def check_overrides(argv: list[str]) -> None:
 
 
 def main(argv: list[str]) -> None:
-    del argv
+    if len(argv) > 1:
+        fail(f"{argv[1]!r} is no flag: write --{argv[1]}")
+    if _COORDINATOR.value and not _DISTRIBUTED.value:
+        fail("--coordinator is for one of several processes: write --distributed too")
     logging.set_verbosity(logging.WARNING)
     try:
         config = _CONFIG.value
@@ -86,9 +91,14 @@ def main(argv: list[str]) -> None:
             workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from error
+        if not os.access(workdir, os.W_OK):
+            raise UserError(f"--workdir={workdir} cannot be written to: write another folder")
         result = JOBS[config.job](config, workdir)
     except (UserError, NotFinite) as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the latest checkpoint", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     if jax.process_index() == 0:
         print_result(result)
 

@@ -10,7 +10,8 @@ from muskie_jax.config import total_steps, warmup_steps
 
 
 def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
-    """Learning rate of every update, counted from 0: rises to the peak, falls to 0 at the last."""
+    """Learning rate of every update, counted from 0: rises from 0 to the peak, then falls to 0,
+    which it would reach after the last."""
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=config.optim.learning_rate,

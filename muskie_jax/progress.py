@@ -15,7 +15,7 @@ from muskie_jax.flops import peak_flops, training_flops
 from muskie_jax.models.muskie import Muskie
 from muskie_jax.writers import duration, tell
 
-SMOOTHING = 0.1  # weight of the latest interval in the speed that the time left is reckoned from
+SMOOTHING = 0.2  # weight of the latest interval in the speed that the time left is reckoned from
 
 
 class Progress:
@@ -40,7 +40,7 @@ class Progress:
         self.mark = time.perf_counter()  # start of the interval, moved on by every pause
         self.views = self.flops = self.waited = 0.0
         self.total_views = self.total_seconds = 0.0
-        self.seconds_per_step: float | None = None
+        self.seconds_per_step, self.intervals = 0.0, 0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -79,9 +79,10 @@ class Progress:
         }
         if self.peak:
             values["mfu"] = values["flops_per_second"] / self.peak
-        latest = values["seconds_per_step"]
-        before = latest if self.seconds_per_step is None else self.seconds_per_step
-        self.seconds_per_step = before + SMOOTHING * (latest - before)
+        # The first interval has what only happens once in it, and says little of the time left.
+        self.intervals += 1
+        weight = 1.0 if self.intervals <= 2 else SMOOTHING
+        self.seconds_per_step += weight * (values["seconds_per_step"] - self.seconds_per_step)
         self.total_views += self.views
         self.total_seconds += seconds
         self.mark, self.step = now, step
@@ -90,7 +91,7 @@ class Progress:
 
     def line(self, values: Mapping[str, float]) -> str:
         """The progress line."""
-        left = (self.total_steps - self.step) * (self.seconds_per_step or 0.0)
+        left = (self.total_steps - self.step) * self.seconds_per_step
         arithmetic = f"{values['flops_per_second'] / 1e12:.3g} TFLOP/s"
         if "mfu" in values:
             arithmetic += f" (MFU {values['mfu']:.0%})"

@@ -67,7 +67,8 @@ def check_batch(config: ConfigDict, mesh: Mesh) -> None:
         if count % views:
             raise UserError(
                 f"groups of {count} views cannot be split over config.mesh.view={views}: "
-                f"leave {count} out of config.buckets.views, or write config.mesh.view=1"
+                f"leave {count} out of config.buckets.views and config.evaluation.views, or write "
+                "config.mesh.view=1"
             )
 
 

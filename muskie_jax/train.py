@@ -43,7 +43,8 @@ def train(
 
     Returns:
       The final figures: `step`; `loss`, `mse` and `baseline_mse` on held-out scenes; `train_loss`;
-      `views_per_second`; `params_digest`; and `stopped`, if a signal ended the run early.
+      `views_per_second`; `params_digest`. If a signal ended the run early, `stopped` names it and
+      the evaluation is None.
 
     Raises:
       UserError: for a config, data or work directory that cannot be trained with.
@@ -58,6 +59,8 @@ def train(
     sampler = training_sampler(config, mixture)
     mesh = make_mesh(config.mesh, devices)
     check_batch(config, mesh)
+    if config.model.attention == "cudnn" and mesh.devices.flat[0].platform != "gpu":
+        raise UserError("config.model.attention='cudnn' needs a GPU: write 'auto'")
     place = BatchPlacer(config.batch.groups, mixture.worlds, mixture.photos, mesh)
     tell(f"Devices: {mesh.size} {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}")
 
@@ -89,17 +92,18 @@ def train(
         bucket: batch_shapes(bucket, config.batch.groups, config.batch.views, model.patch, mesh)
         for bucket in sampler.schedule.all()
     }
-    rendering = {
+    evaluator = ReconstructionEvaluator(config, task, mixture, mesh)
+    others = evaluator.to_compile(state_shapes.params) | {
         f"rendering {bucket}": functools.partial(place.lower_rendering, bucket, config.batch.views)
         for bucket in (sampler.schedule.all() if place.synthetic else ())
     }
     per_update = len(sampler.schedule.resolutions)
-    programs = Programs(task, optimizer, state_shapes, shapes, per_update, mesh, rendering)
-    evaluator = ReconstructionEvaluator(config, task, mixture, mesh)
+    programs = Programs(task, optimizer, state_shapes, shapes, per_update, mesh, others)
     if first_step < total_steps:
         programs.compile()
 
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
+    _ = evaluator.batches  # held-out images that cannot be read are found now, not hours later
     # Reports read metrics some updates late; a checkpoint is the state between two updates.
     pipeline = Pipeline(sampler, place.rows, config.data.workers, config.data.threads)
     writers = Writers(workdir, first_step, config.log.tensorboard)
@@ -141,10 +145,9 @@ def train(
                     checkpoints.save(state, config)
 
     # --- Summary -----------------------------------------------------------------------------------
-    scenes = "held-out scenes" if mixture.truly_held_out else "scenes of the training"
     for line in pipeline.skipped_lines():
         tell(line)
-    result = {"job": "train", "step": step}
+    result = {"job": "train", "step": step, "loss": None, "mse": None, "baseline_mse": None}
     if stopping:
         result["stopped"] = stop.name
     else:
@@ -157,7 +160,7 @@ def train(
         "params_digest": digest(state.params),
         "workdir": str(workdir),
     }
-    summarise(result, total_steps, scenes, workdir)
+    summarise(result, total_steps, evaluator.baseline, workdir)
     return result
 
 
@@ -167,11 +170,11 @@ def is_due(step: int, every: int) -> bool:
 
 
 def scalars(metrics: dict[str, Mean], sources: Sequence[str]) -> dict[str, float]:
-    """The values of an interval's metrics, with the loss of each source that occurred."""
+    """The values of an interval's metrics, with the weighted error of each source that occurred."""
     means = {name: mean.compute() for name, mean in metrics.items()}
     by_source = zip(sources, means.pop("source_loss"))
     values = {name: float(value) for name, value in means.items()}
-    return values | {f"loss/{name}": float(loss) for name, loss in by_source if np.isfinite(loss)}
+    return values | {f"error/{name}": float(error) for name, error in by_source if np.isfinite(error)}
 
 
 def evaluate(
@@ -187,26 +190,27 @@ def evaluate(
     for name, picture in evaluator.figures():
         writers.picture(step, name, picture)
         save_picture(workdir / "pictures" / f"{name}_{step:07d}.png", picture)
-    tell(f"step {step}  evaluation: {masked_error(values)}")
+    tell(f"step {step}  evaluation: {masked_error(values, evaluator.baseline)}")
     return values
 
 
-def masked_error(values: dict[str, float]) -> str:
+def masked_error(values: dict[str, float], baseline: str) -> str:
     """An evaluation in words."""
     gain = 1 - values["mse"] / values["baseline_mse"]
     return (
         f"masked error {values['mse']:.4f}, {abs(gain):.0%} {'below' if gain >= 0 else 'ABOVE'} "
-        f"filling with the visible mean ({values['baseline_mse']:.4f})"
+        f"{baseline} ({values['baseline_mse']:.4f})"
     )
 
 
-def summarise(result: dict[str, Any], total_steps: int, scenes: str, workdir: pathlib.Path) -> None:
+def summarise(result: dict[str, Any], total_steps: int, baseline: str, workdir: pathlib.Path) -> None:
     """Prints what came of a run, and where it is."""
     step = result["step"]
     if "stopped" in result:
         lines = [f"Stopped by {result['stopped']} at step {step} of {total_steps}, saved."]
     else:
-        lines = [f"Trained {step} steps. On {scenes}: {masked_error(result)}."]
+        scenes = "held-out scenes" if result["held_out"] else "scenes of the training"
+        lines = [f"Trained {step} steps. On {scenes}: {masked_error(result, baseline)}."]
     places = {"checkpoints": "checkpoints", "metrics": "metrics.jsonl", "pictures": "pictures"}
     lines += [f"  {name:12s} {workdir / place}" for name, place in places.items()]
     lines += [f"  curves       tensorboard --logdir {workdir}"]

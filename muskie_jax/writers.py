@@ -59,8 +59,8 @@ class Writers:
             self._json = JsonLines(workdir / "metrics.jsonl", first_step)
             if tensorboard:
                 # Events of steps that this run repeats are hidden by TensorBoard (purge_step).
-                purge = first_step + 1 if first_step else None
-                self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+                folder = str(workdir / "tensorboard")
+                self._board = SummaryWriter(folder, purge_step=first_step + 1)
 
     def scalars(self, step: int, part: str, values: Mapping[str, float]) -> None:
         """Writes values as `<part>/<name>`."""

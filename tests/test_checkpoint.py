@@ -1,8 +1,11 @@
 """Checkpoints are what was saved, or are not used."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -96,7 +99,23 @@ def test_when_nothing_is_intact_the_user_is_told(tmp_path):
         path.unlink()
     with pytest.raises(UserError, match="none of the checkpoints .* is intact"):
         restored(tmp_path)
+    with pytest.raises(UserError, match=f"no intact checkpoint .*: delete {tmp_path}/checkpoints_damaged"):
+        restored(tmp_path)  # never silently from the beginning
+    shutil.rmtree(tmp_path / "checkpoints_damaged")
     assert restored(tmp_path) is None
+
+
+def test_a_failing_disk_is_no_reason_to_move_checkpoints(tmp_path, monkeypatch):
+    saved(tmp_path, 1, 2)
+
+    def stale(*args, **kwargs):
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ocp.CheckpointManager, "restore", stale)
+        with pytest.raises(UserError, match="could not be read .*Stale file handle"):
+            restored(tmp_path)
+    assert int(restored(tmp_path)[0].step) == 2
 
 
 def test_another_network_is_named_and_nothing_is_moved(tmp_path):

@@ -65,6 +65,8 @@ def complaint(*arguments):
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root={tmp}"],
          "no image (.jpg, .jpeg, .png, .webp) matches '*/*'"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}/file"], "{tmp}/file"),
+        (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "config.seed=1"],
+         "write --config.seed=1"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(tmp_path, arguments, expected):

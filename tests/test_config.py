@@ -108,7 +108,10 @@ WRONG = {
     "mask.num_reference": (-1, "config.mask.num_reference=-1: write 0 or more, or None"),
     "loss.error": ("mse", "config.loss.error: no 'mse'"),
     "buckets.resolutions": ((((224, 225),),), "224x225, not divisible by the patch size 16: the nearest"),
-    "buckets.resolutions#flat": (((224, 224),), "write a tuple of (height, width) pairs"),
+    "buckets.resolutions#flat": (((224, 224),), "write a tuple of (height, width)"),
+    "mask.modes#nothing": ((("random", 0.001),), "random with ratio 0.001 hides nothing of 224x224: write"),
+    "mask.num_reference#all": (2, "leaves nothing to mask in groups of 1 views: write less than 1"),
+    "duration#endless": ("1e999 steps", "write a number of steps, epochs or examples, such as"),
     "buckets.views": ((3,), "does not divide config.batch.views=8: choose from 1, 2, 4, 8"),
     "evaluation.size": ((100, 112), "config.evaluation.size has 100x112, not divisible"),
     "duration": ("400 epoques", "write a number of steps, epochs or examples, such as"),
@@ -149,6 +152,12 @@ def test_wrong_sources_are_one_line(config):
     assert "config.sources.p.root is empty: write --config.sources.p.root=" in complaint(p=folder())
     assert "no 'video'" in complaint(p={"kind": "video"})
     assert "every weight is 0" in complaint(p=synthetic(weight=0.0))
+    assert "glob='/x/*'" in complaint(p=folder(root="x", glob="/x/*"))
+    assert "config.sources.p.world.field_of_view=(45.0,): write 2" in complaint(
+        p=synthetic(field_of_view=(45.0,))
+    )
+    assert "config.sources.p.world: " in complaint(p=synthetic(samples_per_pixel=3))
+    assert "num_photos=0" in complaint(p=synthetic(num_photos=0))
     assert "holdout=1.0" in complaint(p=folder(root="x", holdout=1.0))
     extra = folder(root="x")
     extra.golb = "*"

@@ -167,7 +167,7 @@ def test_what_a_run_leaves_behind(photo_folder, tmp_path, capsys):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     evaluations = [row["step"] for row in rows if "evaluation/mse" in row]
     assert evaluations == [2, 4]
-    assert any("train/loss/photos" in row for row in rows)
+    assert any("train/error/photos" in row for row in rows)
     assert [p.name for p in sorted((tmp_path / "pictures").iterdir())] == [
         "reconstruction_0000002.png", "reconstruction_0000004.png",
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Reading photographs safely, as upright uint8 RGB."""
 
+import errno
 import pathlib
 import warnings
 
@@ -7,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 100_000_000  # larger images are refused from their header, before decoding
+TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 BICUBIC = Image.Resampling.BICUBIC
 
 
@@ -31,9 +33,11 @@ def open_rgb(path: str | pathlib.Path, max_pixels: int = MAX_PIXELS) -> Image.Im
             raise BadImage(f"{path}: {image.width}x{image.height} is over {max_pixels:,} pixels")
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
-    except BadImage:
+    except (BadImage, MemoryError):
         raise
     except Exception as error:  # Pillow raises many kinds for broken files, OSError to SyntaxError
+        if isinstance(error, OSError) and error.errno in TRANSIENT:
+            raise  # the disk's fault: another image in its place would make the data depend on it
         reason = str(error).strip() or type(error).__name__
         raise BadImage(f"{path}: {reason.splitlines()[0]}") from error
 

@@ -22,7 +22,7 @@ from muskie_jax.data.views import centre_view
 from muskie_jax.errors import UserError
 
 PHOTO_SIZE = 256  # of a photo texture, pixels; a power of two
-EVALUATION_SEED = 0  # whatever the run's seed: runs are compared on the same groups
+EVALUATION_SEED = 0  # whatever the run's seed: runs of different seeds are compared on the same groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,14 @@ class Mixture:
     def worlds(self) -> tuple[WorldConfig | None, ...]:
         """By source number; None where the source is photographs."""
         return tuple(s.world if isinstance(s, SyntheticSource) else None for s in self.training)
+
+    def held_out_by_source(self) -> list["Mixture"]:
+        """This mixture once for each source that is evaluated, with only that one in `held_out`."""
+        alone = lambda number: tuple(
+            dataclasses.replace(source, weight=float(i == number)) for i, source in enumerate(self.held_out)
+        )
+        evaluated = [number for number, source in enumerate(self.held_out) if source.weight]
+        return [dataclasses.replace(self, held_out=alone(number)) for number in evaluated]
 
     @property
     def truly_held_out(self) -> bool:

@@ -9,9 +9,11 @@ of views and its own masks.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -31,7 +33,7 @@ from muskie_jax.masking import Grid, group_mask
 # Keeps random streams that serve different purposes apart (first word after the seed).
 KIND_STREAM, GROUP_STREAM, HELDOUT_STREAM = 2, 3, 4
 
-MAX_LOADS = 2**40  # of the endless dataset
+MAX_GROUPS = 2**40  # of the endless dataset
 PARENT_POLL_SECONDS = 1.0
 ENOUGH_IMAGES = 200  # before the share of unreadable ones means something
 
@@ -107,27 +109,28 @@ class GroupSampler:
         return np.stack([draw() for _ in range(self.views // bucket.views)])
 
     def _load_views(self, rng, source: FolderSource, size: Grid, group: dict[str, Any]) -> None:
-        """Adds `images`, or `error`. An unreadable image gives way to another frame of the scene."""
+        """Adds `images`, or `error` if the scene has no readable image.
+
+        An unreadable image gives way to a frame that was not drawn, while there are any; then to a
+        view that is there already.
+        """
         scene = source.scenes[int(rng.integers(len(source.scenes)))]
-        frames = sample_frames(rng, len(scene.frames), self.views, source.window)
-        spare = list(rng.permutation(len(scene.frames)))
-        images, skipped = [], []
-        for frame in frames:
-            image = None
-            while image is None:
-                group["tried"] += 1
-                try:
-                    image = source.load(scene.frames[frame])
-                except BadImage as error:
-                    skipped.append(str(error))
-                    if not spare:
-                        group["error"] = f"scene {scene.name!r} of {source.root}: {skipped[-1]}"
-                        group["skipped"] = tuple(skipped)
-                        group["images"] = np.zeros((self.views, *size, 3), np.uint8)
-                        return
-                    frame = spare.pop()
-            images.append(augment(rng, image, size) if self.augmented else centre_view(image, size))
-        group["images"], group["skipped"] = np.stack(images), tuple(skipped)
+        frames, spare = sample_frames(rng, len(scene.frames), self.views, source.window)
+        queue, photographs, skipped = [*frames, *spare], [], []
+        while queue and len(photographs) < self.views:
+            group["tried"] += 1
+            try:
+                photographs.append(source.load(scene.frames[queue.pop(0)]))
+            except BadImage as error:
+                skipped.append(str(error))
+        group["skipped"] = tuple(skipped)
+        if not photographs:
+            group["error"] = f"scene {scene.name!r} of {source.root}: {skipped[-1]}"
+            group["images"] = np.zeros((self.views, *size, 3), np.uint8)
+            return
+        prepare = functools.partial(augment, rng) if self.augmented else centre_view
+        chosen = itertools.islice(itertools.cycle(photographs), self.views)
+        group["images"] = np.stack([prepare(photograph, size) for photograph in chosen])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,8 +197,12 @@ class _Index:
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """Runs in a worker process: ends it when the training process was killed and cannot do so."""
+    """Runs in a worker process: ends it when the training process was killed and cannot do so.
+
+    Ctrl-C at a terminal reaches workers too: what happens then is for the training process to say.
+    """
     del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
 
     def watch() -> None:
@@ -239,7 +246,7 @@ class Pipeline:
     def _loads(self, first: int) -> Iterator[Load]:
         per_load = len(self.sampler.schedule.resolutions) * len(self.rows)
         groups = (
-            grain.MapDataset.range(first * per_load, MAX_LOADS)
+            grain.MapDataset.range(first * per_load, MAX_GROUPS)
             .map(_Index(len(self.sampler.schedule.resolutions), self.rows))
             .map(self.sampler)
         )

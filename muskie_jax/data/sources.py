@@ -26,10 +26,10 @@ class Scene(NamedTuple):
     frames: tuple[str, ...]
 
 
-def natural_key(name: str) -> list[tuple[int, Any]]:
-    """Sort key that counts: frame_2 before frame_10."""
+def natural_key(name: str) -> tuple[list[tuple[int, Any]], str]:
+    """Sort key that counts, frame_2 before frame_10; no two names are equal to it."""
     parts = re.split(r"(\d+)", name)
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part], name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,11 @@ class SyntheticSource:
 Source = FolderSource | SyntheticSource
 
 
+def _is_image(path: pathlib.Path) -> bool:
+    """By its name; files of the system, such as ._IMG.jpg, are not."""
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+
+
 def scan(root: str, glob: str = "*/*") -> tuple[Scene, ...]:
     """Finds the scenes of a folder, images in one folder being one scene.
 
@@ -84,7 +89,7 @@ def scan(root: str, glob: str = "*/*") -> tuple[Scene, ...]:
     folder = pathlib.Path(root).expanduser()
     if not folder.is_dir():
         raise UserError(f"no folder {str(root)!r}: the root of a source is a folder of scene folders")
-    files = [path for path in folder.glob(glob) if path.suffix.lower() in EXTENSIONS]
+    files = [path for path in folder.glob(glob) if _is_image(path)]
     by_scene: dict[str, list[str]] = {}
     for path in files:
         relative = path.relative_to(folder)
@@ -100,7 +105,7 @@ def scan(root: str, glob: str = "*/*") -> tuple[Scene, ...]:
 def _nothing_found(folder: pathlib.Path, glob: str) -> str:
     kinds = ", ".join(EXTENSIONS)
     message = f"no image ({kinds}) matches {glob!r} under {str(folder)!r}"
-    elsewhere = next((p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS), None)
+    elsewhere = next(filter(_is_image, folder.rglob("*")), None)
     if elsewhere is None:
         return message
     parent = elsewhere.relative_to(folder).parent

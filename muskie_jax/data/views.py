@@ -15,7 +15,7 @@ FLIP_CHANCE = 0.5
 
 def sample_frames(
     rng: np.random.Generator, num_frames: int, num_views: int, window: int | None
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Frame indices of one sample: a window of consecutive frames, then views drawn from it.
 
     Args:
@@ -25,13 +25,16 @@ def sample_frames(
       window: frames of a window; None means the whole scene.
 
     Returns:
-      int (num_views,), in random order.
+      The frames, int (num_views,), in random order; and all frames not drawn, in the order in which
+      they may stand in for unreadable ones: first those of the window, then the others.
     """
     size = num_frames if window is None else min(window, num_frames)
     start = int(rng.integers(num_frames - size + 1))
     rounds = math.ceil(num_views / size)
     order = np.concatenate([rng.permutation(size) for _ in range(rounds)])
-    return start + order[:num_views]
+    frames = start + order[:num_views]
+    others = np.delete(np.arange(num_frames), slice(start, start + size))
+    return frames, np.concatenate([start + order[num_views:size], rng.permutation(others)])
 
 
 def random_crop_box(

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from muskie_jax.data.buckets import Bucket
 from muskie_jax.data.mixture import Mixture, evaluation_sampler
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.losses import normalize_patches, total_loss
 from muskie_jax.metrics import Mean, merge_all
 from muskie_jax.models.muskie import CHANNELS, patchify, unpatchify
+from muskie_jax.programs import batch_shapes
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.train_step import Task, reconstruct
 from muskie_jax.viz.reconstruction import reconstruction_sheet
@@ -49,30 +51,48 @@ def visible_mean_error(images: Array, mask: Array, patch: int) -> Array:
 class ReconstructionEvaluator:
     """Reconstruction of masked patches, with the masks of training, on held-out scenes.
 
+    Every source gets the same number of groups, whatever its weight in training. The groups depend on
+    `config.evaluation`, `config.batch.groups` and the masks, and on nothing else of a run.
+
     Args:
       config: of the run.
       task: the network and its loss.
-      mixture: the sources; the groups come from their held-out scenes and are always the same.
+      mixture: the sources; the groups come from their held-out scenes.
       mesh: the devices.
     """
 
     def __init__(self, config: ConfigDict, task: Task, mixture: Mixture, mesh: Mesh):
         self.task, self.pictures = task, config.evaluation.pictures
+        self.names = mixture.names
+        plain = not task.loss.normalize_targets
+        self.baseline = "filling with the visible mean" if plain else "predicting each patch's mean"
         groups = min(config.batch.groups, config.evaluation.groups)
-        self.num_batches = math.ceil(config.evaluation.groups / groups)
-        self.sampler = evaluation_sampler(config, mixture)
+        samplers = [evaluation_sampler(config, alone) for alone in mixture.held_out_by_source()]
+        self.num_batches = math.ceil(config.evaluation.groups / groups / len(samplers))
         self.place = BatchPlacer(groups, mixture.worlds, mixture.photos, mesh)
-        self.threads = config.data.threads
-        everywhere = NamedSharding(mesh, P())
-        self._measure = jax.jit(self._measure_batch, out_shardings=everywhere)
+        self.pipelines = [
+            Pipeline(sampler, self.place.rows, threads=config.data.threads) for sampler in samplers
+        ]
+        views, patch = config.evaluation.views, config.model.patch
+        self.bucket = Bucket(*config.evaluation.size, views)
+        self._shapes = batch_shapes(self.bucket, groups, views, patch, mesh)
+        self._measure = jax.jit(self._measure_batch, out_shardings=NamedSharding(mesh, P()))
         self.figure_parts = None
 
     @functools.cached_property
-    def _batches(self) -> list:
-        """The batches on the host. They are few, and the same each time."""
-        pipeline = Pipeline(self.sampler, self.place.rows, threads=self.threads)
-        updates = itertools.islice(pipeline.updates(), self.num_batches)
-        return [update[0] for update in updates]
+    def batches(self) -> list[dict[str, np.ndarray]]:
+        """The batches on this host, source by source. They are few, and the same each time."""
+        updates = [itertools.islice(p.updates(), self.num_batches) for p in self.pipelines]
+        return [update[0][1] for update in itertools.chain.from_iterable(updates)]
+
+    def to_compile(self, params) -> dict[str, Callable[[], jax.stages.Lowered]]:
+        """What an evaluation runs, by name, given the parameters' shapes; see `Programs`."""
+        name = f"evaluation {self.bucket}"
+        lower = {name: functools.partial(self._measure.lower, params, dict(self._shapes))}
+        if self.place.synthetic:
+            rendering = functools.partial(self.place.lower_rendering, self.bucket, self.bucket.views)
+            lower[f"rendering {name}"] = rendering
+        return lower
 
     def _measure_batch(self, params, batch) -> tuple[dict[str, Mean], tuple[Array, ...]]:
         """Metrics of a batch; and of its first groups images, mask, prediction and confidence."""
@@ -98,17 +118,19 @@ class ReconstructionEvaluator:
         return metrics, parts
 
     def run(self, params) -> Iterator[tuple[str, float]]:
-        """Yields `loss`; `mse` of masked patches; and `baseline_mse` of visible-mean filling.
+        """Yields `loss`; `mse` of masked patches; `baseline_mse` of visible-mean filling; and, if
+        there are several sources, the errors of each: `mse/<source>`, `baseline_mse/<source>`.
 
         With normalised targets, errors are of normalised patches, and the baseline knows each hidden
         patch's own mean: its error is that of predicting zeros.
         """
-        measured = []
-        for number, (bucket, batch) in enumerate(self._batches):
-            metrics, parts = self._measure(params, self.place(bucket, batch))
-            measured.append(metrics)
-            if number == 0:
-                self.figure_parts = parts
+        measured, self.figure_parts = [], None
+        for batch in self.batches:
+            metrics, parts = self._measure(params, self.place(self.bucket, batch))
+            source = self.names[int(batch["source"][0])]
+            by_source = {f"{name}/{source}": metrics[name] for name in ("mse", "baseline_mse")}
+            measured.append(metrics | (by_source if len(self.pipelines) > 1 else {}))
+            self.figure_parts = self.figure_parts or parts
         merged = merge_all(jax.device_get(measured))
         yield from ((name, float(mean.compute())) for name, mean in merged.items())
 

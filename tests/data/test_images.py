@@ -67,12 +67,16 @@ def test_bad_files_are_refused_by_name(tmp_path, kind):
 def test_windows_and_repetition():
     rng = np.random.default_rng(0)
     for _ in range(200):
-        frames = sample_frames(rng, num_frames=100, num_views=8, window=16)
+        frames, spare = sample_frames(rng, num_frames=100, num_views=8, window=16)
         assert len(set(frames)) == 8 and frames.max() - frames.min() < 16
-    short = sample_frames(rng, num_frames=3, num_views=8, window=None)
+        assert sorted([*frames, *spare]) == list(range(100)), "the others stand by"
+        near = [*frames, *spare[:8]]
+        assert max(near) - min(near) < 16, "those of the window first"
+    short, spare = sample_frames(rng, num_frames=3, num_views=8, window=None)
+    assert len(spare) == 0
     assert sorted(np.bincount(short)) == [2, 3, 3], "all are used before one is used again"
     assert set(short[:3]) == {0, 1, 2} == set(short[3:6])
-    starts = [sample_frames(rng, 10, 2, 8).min() for _ in range(500)]
+    starts = [sample_frames(rng, 10, 2, 8)[0].min() for _ in range(500)]
     assert min(starts) == 0 and max(starts) >= 7, "windows reach both ends"
 
 

@@ -19,6 +19,7 @@ def test_scenes_and_frames_in_natural_order(tmp_path):
     for name in ("scene10", "scene2", "Scene1"):
         write_scene(tmp_path / name, 12, 0)
     (tmp_path / "scene2" / "notes.txt").write_text("no image")
+    (tmp_path / "scene2" / "._frame_1.jpg").write_text("no image either")
     (tmp_path / "scene2" / "frame_3.jpg").rename(tmp_path / "scene2" / "frame_3.JPG")
     scenes = scan(tmp_path)
     assert [scene.name for scene in scenes] == ["Scene1", "scene2", "scene10"]
@@ -47,6 +48,7 @@ def test_a_missing_or_empty_folder_is_one_line(tmp_path):
 def test_natural_key_handles_mixed_names():
     names = ["b", "2", "a10", "10", "a2", "a"]
     assert sorted(names, key=natural_key) == ["2", "10", "a", "a2", "a10", "b"]
+    assert natural_key("1.jpg") != natural_key("01.jpg") and natural_key("x²") is not None
 
 
 @pytest.mark.parametrize(

@@ -45,17 +45,24 @@ def _fingerprint(x: Array) -> Array:
 
 
 @jax.jit
-def _examine(tree: Any) -> tuple[Any, Array]:
-    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    finite = jnp.stack([jnp.isfinite(x).all() for x in floats]).all() if floats else True
-    return jax.tree.map(_fingerprint, tree), finite
+def _examine(x: Array) -> tuple[Array, Array]:
+    """The fingerprint of an array, and whether all of it is finite.
+
+    Compiled once for each shape, of which a network has few, and not once for the whole tree.
+    """
+    finite = jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.floating) else jnp.array(True)
+    return _fingerprint(x), finite
 
 
 def examine(tree: Any) -> tuple[dict[str, str], bool]:
     """The fingerprint of every leaf, by its path, and whether all numbers are finite."""
-    sums, finite = jax.device_get(_examine(tree))
-    leaves = jax.tree_util.tree_flatten_with_path(sums)[0]
-    return {path_name(path): "".join(f"{int(s):08x}" for s in leaf) for path, leaf in leaves}, bool(finite)
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    examined = jax.device_get([_examine(leaf) for _, leaf in leaves])
+    fingerprints = {
+        path_name(path): "".join(f"{int(lane):08x}" for lane in lanes)
+        for (path, _), (lanes, _) in zip(leaves, examined)
+    }
+    return fingerprints, all(bool(finite) for _, finite in examined)
 
 
 def digest(tree: Any) -> str:

@@ -39,7 +39,7 @@ def main(argv):
             file.write(f"{step} {digest.hexdigest()}\n")
         result = update(self, state, gradients, batches)
         if step == die_after:
-            waiting[0].wait()  # until the latest checkpoint is whole
+            waiting[0]._manager.wait_until_finished()  # until the latest checkpoint is whole
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 

@@ -17,6 +17,7 @@ SMALL = [
     "--config.batch.groups=4",
     "--config.buckets.resolutions=(((32,32),),)",
     "--config.buckets.views=(2,)",
+    "--config.mask.num_reference=1",
     "--config.evaluation.groups=4",
     "--config.evaluation.size=(32,32)",
     "--config.evaluation.every=0",

@@ -37,6 +37,13 @@ def _checksum(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
+def _is_the_machines_fault(error: Exception) -> bool:
+    """Whether an error says nothing of the checkpoint: a failing disk, or too little memory."""
+    if isinstance(error, FileNotFoundError):
+        return False
+    return isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError))
+
+
 class Checkpointer:
     """The checkpoints of a work directory.
 
@@ -104,15 +111,12 @@ class Checkpointer:
                 return self._verified(step, like)
             except UserError:
                 raise
-            except (OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-                if not isinstance(error, FileNotFoundError):
-                    # Not the checkpoint's fault, for all one knows: nothing is moved.
+            except Exception as error:  # a damaged file can raise anything, from anywhere in Orbax
+                if _is_the_machines_fault(error):
                     raise UserError(
                         f"checkpoint {step} in {self.folder} could not be read ({error}): mend that, "
                         "then run the same command again"
                     ) from error
-                self._set_aside(step, error)
-            except Exception as error:  # a damaged file can raise anything, from anywhere in Orbax
                 self._set_aside(step, error)
         if steps:
             raise UserError(f"none of the checkpoints in {self.folder} is intact: {self._way_on()}")

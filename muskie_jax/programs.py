@@ -93,7 +93,7 @@ class Programs:
         self._compiled: dict[Bucket | str, Any] = {}
 
     def compile(self) -> None:
-        """Traces and compiles all programs, several at a time, and tells how long each took."""
+        """Traces and compiles all programs, and tells how long each took."""
         start = time.perf_counter()
         total = len(self._lower)
         tell(f"Compiling {total} programs ...")
@@ -104,7 +104,10 @@ class Programs:
             seconds = time.perf_counter() - began
             tell(f"  {len(self._compiled)}/{total}  {key}: {seconds:.1f}s")
 
-        with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        # On a GPU one run of two failed to load cuDNN's attention when programs were compiled side by
+        # side (jax 0.11.2, H100); XLA spreads the work of each over all cores by itself there.
+        threads = 1 if jax.default_backend() == "gpu" else min(8, os.cpu_count() or 1)
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             list(pool.map(make, self._lower))
         tell(f"Compiled in {duration(time.perf_counter() - start)}")
 

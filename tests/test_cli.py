@@ -18,6 +18,7 @@ SMALL = [
     "--config.buckets.resolutions=(((32,32),),)",
     "--config.buckets.views=(2,)",
     "--config.mask.num_reference=1",
+    "--config.optim.warmup=1 steps",
     "--config.evaluation.groups=4",
     "--config.evaluation.size=(32,32)",
     "--config.evaluation.every=0",

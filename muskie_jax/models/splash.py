@@ -13,37 +13,41 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 
 LANES = 128  # the width of a TPU's vector registers: lengths of blocks are multiples of it
 # Two logits blocks and their gradients must fit the 16 MiB of vector memory that the compiler gives a
-# kernel: 1280 x 1280 compiles for v5e, v5p and v6e, 1536 x 1536 does not for v5e and v5p.
-LONGEST_BLOCK = 1152
+# kernel: with float32 queries 1152 x 1152 is too much for v5p, with bfloat16 1536 x 1536 for v5e.
+LONGEST_BLOCK = {2: 1152, 4: 640}  # by bytes per number
 
 
-def block_length(length: int) -> int:
+def block_length(length: int, itemsize: int = 2) -> int:
     """The block that a sequence of `length` tokens is cut into; the last block is padded.
 
     Long blocks move less data and have less overhead, short ones need less padding. The overhead of a
     block is taken as that of 128 more tokens.
+
+    Args:
+      length: tokens.
+      itemsize: bytes per number of queries, keys and values: 2 or 4.
     """
 
     def cost(block: int) -> int:
         return math.ceil(length / block) * (block + LANES)
 
-    longest = min(LONGEST_BLOCK, math.ceil(length / LANES) * LANES)
+    longest = min(LONGEST_BLOCK[itemsize], math.ceil(length / LANES) * LANES)
     return min(range(longest, 0, -LANES), key=cost)
 
 
-def padded_length(length: int) -> int:
+def padded_length(length: int, itemsize: int = 2) -> int:
     """The whole blocks of a sequence of `length` tokens, in tokens."""
-    block = block_length(length)
+    block = block_length(length, itemsize)
     return math.ceil(length / block) * block
 
 
-def is_fused(keys: int) -> bool:
+def is_fused(keys: int, itemsize: int = 2) -> bool:
     """Whether one kernel computes all gradients.
 
     It needs five matrix products where two kernels need seven, but leaves a part of the queries'
     gradient per block of keys in main memory: it is used where there is one block.
     """
-    return keys <= block_length(keys)
+    return keys <= block_length(keys, itemsize)
 
 
 def splash_attention(query: Array, key: Array, value: Array, *, interpret: bool = False) -> Array:
@@ -60,7 +64,8 @@ def splash_attention(query: Array, key: Array, value: Array, *, interpret: bool 
     batch, queries, heads, size = query.shape
     keys = key.shape[1]
     scaled = (query.astype(jnp.float32) * size**-0.5).astype(query.dtype)
-    total_queries, total_keys = padded_length(queries), padded_length(keys)
+    itemsize = query.dtype.itemsize
+    total_queries, total_keys = padded_length(queries, itemsize), padded_length(keys, itemsize)
 
     def by_head(x: Array, total: int) -> Array:
         """(N, T, heads, D) -> (N * heads, total, D): to the kernel, sequences are heads too."""
@@ -75,7 +80,7 @@ def splash_attention(query: Array, key: Array, value: Array, *, interpret: bool 
     full = masks.FullMask((total_queries, total_keys))
     attend = kernel.make_splash_mha(
         masks.MultiHeadMask([full] * (batch * heads)),
-        block_sizes=_block_sizes(queries, keys),
+        block_sizes=_block_sizes(queries, keys, itemsize),
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,
@@ -86,14 +91,15 @@ def splash_attention(query: Array, key: Array, value: Array, *, interpret: bool 
     return out[:, :queries].reshape(batch, heads, queries, size).swapaxes(1, 2)
 
 
-def _block_sizes(queries: int, keys: int) -> kernel.BlockSizes:
-    rows, columns = block_length(queries), block_length(keys)
-    separate = {} if is_fused(keys) else {"block_q_dq": rows, "block_kv_dq": columns}
+def _block_sizes(queries: int, keys: int, itemsize: int) -> kernel.BlockSizes:
+    rows, columns = block_length(queries, itemsize), block_length(keys, itemsize)
+    fused = is_fused(keys, itemsize)
+    separate = {} if fused else {"block_q_dq": rows, "block_kv_dq": columns}
     return kernel.BlockSizes(
         block_q=rows,
         block_kv=columns,
         block_q_dkv=rows,
         block_kv_dkv=columns,
-        use_fused_bwd_kernel=is_fused(keys),
+        use_fused_bwd_kernel=fused,
         **separate,
     )

@@ -177,6 +177,8 @@ def _check_model(model: ConfigDict) -> None:
     _one_of(model.remat, muskie.REMAT, "config.model.remat")
     _one_of(model.view_embed, muskie.VIEW_EMBED, "config.model.view_embed")
     _one_of(model.attention, attention.IMPLEMENTATIONS, "config.model.attention")
+    if (model.attention, model.dtype) == ("cudnn", "float32"):
+        raise UserError("config.model.attention='cudnn' has no float32: write 'auto', or dtype='bfloat16'")
     _require(model.patch >= 1, f"config.model.patch={model.patch}: write 1 or more")
     _require(model.registers >= 0, f"config.model.registers={model.registers}: write 0 or more")
 

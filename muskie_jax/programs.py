@@ -13,12 +13,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from muskie_jax.data.buckets import Bucket
+from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.metrics import Mean
 from muskie_jax.sharding import batch_sharding
 from muskie_jax.train_step import (
     Batch,
-    Params,
     Task,
     TrainState,
     accumulate_gradients,
@@ -27,6 +26,7 @@ from muskie_jax.train_step import (
 from muskie_jax.writers import duration, tell
 
 OPTIMIZER = "optimizer"
+Key = str | tuple[Bucket, bool]  # of a program: its name, or a bucket and whether it begins an update
 
 
 def batch_shapes(
@@ -49,11 +49,13 @@ def batch_shapes(
 class Programs:
     """One gradient program per bucket, and one for the optimizer.
 
+    An update's first batch has programs of its own, without gradients to add to.
+
     Args:
       task, optimizer: what to compute.
       state: the state's shapes, with shardings.
       batches: the shapes of every bucket's batches.
-      per_update: the batches whose gradients an update averages.
+      schedule: which buckets there are, and how many an update averages.
       mesh: the devices.
       others: more to compile at the same time, by name; their results are found by calling them.
     """
@@ -64,33 +66,33 @@ class Programs:
         optimizer: optax.GradientTransformation,
         state: TrainState,
         batches: Mapping[Bucket, Mapping[str, jax.ShapeDtypeStruct]],
-        per_update: int,
+        schedule: BucketSchedule,
         mesh: Mesh,
         others: Mapping[str, Callable[[], jax.stages.Lowered]],
     ):
         whole = NamedSharding(mesh, P())
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         gradient_step = jax.jit(
-            functools.partial(accumulate_gradients, task=task, share=1.0 / per_update),
+            functools.partial(accumulate_gradients, task=task, share=1.0 / len(schedule.resolutions)),
             donate_argnames=("gradients",),
             # Pinned, so that a continued run runs the very programs of an uninterrupted one.
             out_shardings=(shardings.params, whole),
         )
         optimizer_step = jax.jit(
             functools.partial(apply_gradients, optimizer=optimizer),
-            donate_argnames=("state", "gradients"),
-            out_shardings=(shardings, shardings.params, whole),
+            donate_argnames=("state",),
+            out_shardings=(shardings, whole),
         )
-        zeros = jax.jit(lambda params: jax.tree.map(jnp.zeros_like, params), out_shardings=shardings.params)
         params = state.params
-        self._lower: dict[Bucket | str, Callable[[], jax.stages.Lowered]] = {
+        self._lower: dict[Key, Callable[[], jax.stages.Lowered]] = {
             OPTIMIZER: functools.partial(optimizer_step.lower, state, params),
             **others,
         }
-        for bucket, batch in batches.items():
-            self._lower[bucket] = functools.partial(gradient_step.lower, params, params, dict(batch))
-        self._zeros = zeros
-        self._compiled: dict[Bucket | str, Any] = {}
+        for bucket, first in schedule.positions():
+            gradients = None if first else params
+            lower = functools.partial(gradient_step.lower, params, gradients, dict(batches[bucket]))
+            self._lower[bucket, first] = lower
+        self._compiled: dict[Key, Any] = {}
 
     def compile(self) -> None:
         """Traces and compiles all programs, and tells how long each took."""
@@ -102,7 +104,8 @@ class Programs:
             began = time.perf_counter()
             self._compiled[key] = self._lower[key]().compile()
             seconds = time.perf_counter() - began
-            tell(f"  {len(self._compiled)}/{total}  {key}: {seconds:.1f}s")
+            name = key if isinstance(key, str) else key[0]
+            tell(f"  {len(self._compiled)}/{total}  {name}: {seconds:.1f}s")
 
         # On a GPU one run of two failed to load cuDNN's attention when programs were compiled side by
         # side (jax 0.11.2, H100); XLA spreads the work of each over all cores by itself there.
@@ -111,17 +114,14 @@ class Programs:
             list(pool.map(make, self._lower))
         tell(f"Compiled in {duration(time.perf_counter() - start)}")
 
-    def zero_gradients(self, params: Params) -> Params:
-        """What the first update starts to add gradients to."""
-        return self._zeros(params)
-
     def update(
-        self, state: TrainState, gradients: Params, batches: Iterable[tuple[Bucket, Batch]]
-    ) -> tuple[TrainState, Params, list[dict[str, Mean]]]:
-        """One update; `state` and `gradients` are used up. Returns at once, before it is computed."""
-        metrics = []
+        self, state: TrainState, batches: Iterable[tuple[Bucket, Batch]]
+    ) -> tuple[TrainState, list[dict[str, Mean]]]:
+        """One update; `state` is used up. Returns at once, before it is computed."""
+        gradients, metrics = None, []
         for bucket, batch in batches:
-            gradients, measured = self._compiled[bucket](state.params, gradients, batch)
+            program = self._compiled[bucket, gradients is None]
+            gradients, measured = program(state.params, gradients, batch)
             metrics.append(measured)
-        state, gradients, measured = self._compiled[OPTIMIZER](state, gradients)
-        return state, gradients, [*metrics, measured]
+        state, measured = self._compiled[OPTIMIZER](state, gradients)
+        return state, [*metrics, measured]

@@ -21,13 +21,12 @@ from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
 from muskie_jax.fingerprint import digest
 from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue
-from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.programs import Programs, batch_shapes
 from muskie_jax.progress import Progress, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
-from muskie_jax.train_step import LossOptions, Task, abstract_state, init_state
+from muskie_jax.train_step import abstract_state, init_state, make_task
 from muskie_jax.writers import Writers, save_picture, tell
 
 
@@ -59,15 +58,12 @@ def train(
     sampler = training_sampler(config, mixture)
     mesh = make_mesh(config.mesh, devices)
     check_batch(config, mesh)
-    if config.model.attention == "cudnn" and mesh.devices.flat[0].platform != "gpu":
-        raise UserError("config.model.attention='cudnn' needs a GPU: write 'auto'")
     place = BatchPlacer(config.batch.groups, mixture.worlds, mixture.photos, mesh)
     tell(f"Devices: {mesh.size} {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}")
 
     # --- Model and optimizer -----------------------------------------------------------------------
-    model = build_model(**config.model)
-    optimizer = make_optimizer(config)
-    task = Task(model, LossOptions(**config.loss), len(mixture.names))
+    task = make_task(config, mesh, len(mixture.names))
+    model, optimizer = task.model, make_optimizer(config)
     state_shapes = abstract_state(model, optimizer, mesh)
     describe_parameters(state_shapes.params)
 
@@ -97,8 +93,7 @@ def train(
         f"rendering {bucket}": functools.partial(place.lower_rendering, bucket, config.batch.views)
         for bucket in (sampler.schedule.all() if place.synthetic else ())
     }
-    per_update = len(sampler.schedule.resolutions)
-    programs = Programs(task, optimizer, state_shapes, shapes, per_update, mesh, others)
+    programs = Programs(task, optimizer, state_shapes, shapes, sampler.schedule, mesh, others)
     if first_step < total_steps:
         programs.compile()
 
@@ -118,11 +113,10 @@ def train(
         contextlib.closing(checkpoints),  # a save under way is finished, whatever ends the loop
         prefetch(updates, to_devices, config.data.prefetch) as batches,
     ):
-        gradients = programs.zero_gradients(state.params)
         while step < total_steps and not stopping:
             with progress.waiting():
                 update = next(batches)
-            state, gradients, measured = programs.update(state, gradients, update)
+            state, measured = programs.update(state, update)
             step += 1
             metrics.add(step, measured)
             progress.count(update)

@@ -13,10 +13,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from muskie_jax.errors import UserError
 from muskie_jax.losses import TokenLosses, token_losses, total_loss
 from muskie_jax.metrics import Mean
-from muskie_jax.models.muskie import Muskie, MuskieOutput, patchify
+from muskie_jax.models.attention import Attention
+from muskie_jax.models.muskie import Muskie, MuskieOutput, build_model, patchify
 from muskie_jax.sharding import state_sharding
 
 Batch = dict[str, Array]
@@ -50,8 +53,22 @@ class Task:
     num_sources: int
 
 
+def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
+    """The task of a config, for arrays that are split over a mesh.
+
+    Raises:
+      UserError: for a kind of attention that the mesh's devices do not have.
+    """
+    try:
+        model = build_model(**config.model, mesh=mesh)
+    except ValueError as error:
+        raise UserError(f"config.model.{error}") from error
+    return Task(model, LossOptions(**config.loss), num_sources)
+
+
 def _make_state(model: Muskie, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
     image = jnp.zeros((1, 1, model.patch, model.patch, 3))
+    model = model.clone(attention=Attention("xla"))  # one image cannot be split over a mesh
     params = model.init(key, image, jnp.ones((1, 1, 1), bool))["params"]
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
@@ -86,13 +103,13 @@ def reconstruct(task: Task, params: Params, batch: Batch) -> tuple[Array, Muskie
 
 def accumulate_gradients(
     params: Params,
-    gradients: Params,
+    gradients: Params | None,
     batch: Batch,
     *,
     task: Task,
     share: float,
 ) -> tuple[Params, dict[str, Mean]]:
-    """Adds `share` of a batch's gradients to those of the update.
+    """Adds `share` of a batch's gradients to those of the update; None for its first batch.
 
     Returns:
       The gradients so far, and `loss`, `mse` (masked tokens), `conf_reg`, and `source_loss`, the loss
@@ -104,7 +121,8 @@ def accumulate_gradients(
         return total_loss(losses), losses
 
     (loss, losses), new = jax.value_and_grad(objective, has_aux=True)(params)
-    gradients = jax.tree.map(lambda so_far, g: so_far + share * g, gradients, new)
+    new = jax.tree.map(lambda g: share * g, new)
+    gradients = new if gradients is None else jax.tree.map(jnp.add, gradients, new)
     hidden = losses.hidden.sum((1, 2))
     per_group = losses.weighted.sum((1, 2)) / jnp.maximum(hidden, 1.0)
     by_source = functools.partial(
@@ -121,10 +139,9 @@ def accumulate_gradients(
 
 def apply_gradients(
     state: TrainState, gradients: Params, *, optimizer: optax.GradientTransformation
-) -> tuple[TrainState, Params, dict[str, Mean]]:
-    """One optimizer update. Returns the new state, gradients set to zero, and `grad_norm`."""
+) -> tuple[TrainState, dict[str, Mean]]:
+    """One optimizer update. Returns the new state, and `grad_norm`."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {"grad_norm": Mean.of(optax.global_norm(gradients))}
-    zeros = jax.tree.map(jnp.zeros_like, gradients)
-    return TrainState(state.step + 1, params, opt_state), zeros, metrics
+    return TrainState(state.step + 1, params, opt_state), metrics

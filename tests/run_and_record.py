@@ -29,7 +29,7 @@ def main(argv):
     workdir.mkdir(exist_ok=True)
     update = Programs.update
 
-    def recorded(self, state, gradients, batches):
+    def recorded(self, state, batches):
         digest = hashlib.sha256()
         for bucket, batch in batches:
             for key in ("images", "mask", "source"):
@@ -37,7 +37,7 @@ def main(argv):
         step = int(state.step) + 1
         with (workdir / "drawn.txt").open("a") as file:
             file.write(f"{step} {digest.hexdigest()}\n")
-        result = update(self, state, gradients, batches)
+        result = update(self, state, batches)
         if step == die_after:
             waiting[0]._manager.wait_until_finished()  # until the latest checkpoint is whole
             os.kill(os.getpid(), signal.SIGKILL)

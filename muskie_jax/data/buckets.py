@@ -66,3 +66,9 @@ class BucketSchedule:
         sizes = set(itertools.chain.from_iterable(self.resolutions))
         buckets = {Bucket(h, w, v) for (h, w), v in itertools.product(sizes, self.views)}
         return tuple(sorted(buckets, key=lambda b: (b.height * b.width, b)))
+
+    def positions(self) -> tuple[tuple[Bucket, bool], ...]:
+        """Every bucket, and whether it is the first of an update; both, if it can be either."""
+        first, *later = (set(sizes) for sizes in self.resolutions)
+        at = ((first, True), (set().union(*later), False))
+        return tuple((b, is_first) for b in self.all() for sizes, is_first in at if b[:2] in sizes)

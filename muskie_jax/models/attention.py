@@ -1,29 +1,104 @@
-"""Softmax attention, computed by the platform's best kernel or by plain XLA."""
+"""Softmax attention inside views and across them, by each platform's best kernel, over any mesh.
+
+A device holds some groups and some views of them. Attention inside a view needs nothing else;
+attention across views gathers the keys and values of a group from the devices that share it. Kernels
+are no programs that XLA could split by itself, so both are written for one device, under `shard_map`.
+"""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-IMPLEMENTATIONS = ("auto", "xla", "cudnn")
+from muskie_jax.models.splash import splash_attention
+
+# What a kernel keeps for its backward pass, for policies of `jax.checkpoint`.
+RESIDUALS = "attention"
 
 
-def attention(query: Array, key: Array, value: Array, implementation: str = "auto") -> Array:
-    """Attention of every query over all keys, softmax scale 1/sqrt(D).
+def xla_attention(query: Array, key: Array, value: Array) -> Array:
+    """Attention as two matrix products, anywhere and in any type; the softmax is float32."""
+    return jax.nn.dot_product_attention(query, key, value, implementation="xla")
 
-    Args:
-      query, key, value: (N, T, heads, D), one dtype.
-      implementation: "xla" runs anywhere; "cudnn" is the fused GPU kernel and takes bfloat16 and
-        float16 only; "auto" takes cudnn where it can run and xla elsewhere.
 
-    Returns:
-      (N, T, heads, D) in the dtype of `query`. The softmax is float32 either way.
+def cudnn_attention(query: Array, key: Array, value: Array) -> Array:
+    """cuDNN's fused attention, for GPUs and 16-bit types."""
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+KERNELS = {"xla": xla_attention, "cudnn": cudnn_attention, "splash": splash_attention}
+IMPLEMENTATIONS = ("auto", *KERNELS)
+PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}  # the only one that a kernel runs on
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """Attention of every query over the keys of its view or of its group, softmax scale 1/sqrt(D).
+
+    Attributes:
+      implementation: "xla" runs anywhere; "cudnn" is for GPUs, "splash" for TPUs, both without ever
+        storing the weights; "auto" takes the platform's own for 16-bit types, and xla else.
+      mesh: the devices that groups and views are split over (see `muskie_jax.sharding`); None if
+        arrays live on one device.
     """
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"attention={implementation!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
-    if implementation == "auto":
-        fused = jax.default_backend() == "gpu" and query.dtype in (jnp.bfloat16, jnp.float16)
-        implementation = "cudnn" if fused else "xla"
-    return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
+
+    implementation: str = "auto"
+    mesh: Mesh | None = None
+
+    def __post_init__(self):
+        if self.implementation not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"attention={self.implementation!r}: choose one of {', '.join(IMPLEMENTATIONS)}"
+            )
+        needed = PLATFORMS.get(self.implementation, self.platform)
+        if needed != self.platform:
+            raise ValueError(
+                f"attention={self.implementation!r} needs a {needed.upper()}, "
+                f"and this is a {self.platform.upper()}: write 'auto'"
+            )
+
+    @property
+    def platform(self) -> str:
+        """"cpu", "gpu" or "tpu"."""
+        if self.mesh is None:
+            return jax.default_backend()
+        platform = self.mesh.devices.flat[0].platform
+        return "gpu" if platform in ("cuda", "rocm") else platform
+
+    def kernel(self, dtype: jnp.dtype) -> str:
+        """The name of the kernel for arrays of a type."""
+        if self.implementation != "auto":
+            return self.implementation
+        if dtype not in (jnp.bfloat16, jnp.float16):
+            return "xla"
+        return {"gpu": "cudnn", "tpu": "splash"}.get(self.platform, "xla")
+
+    def __call__(self, query: Array, key: Array, value: Array, across_views: bool) -> Array:
+        """(B, V, T, heads, D) thrice -> (B, V, T, heads, D), in the type of `query`."""
+        kernel = KERNELS[self.kernel(query.dtype)]
+        split_views = self.mesh is not None and self.mesh.shape["view"] > 1
+
+        def on_one_device(query, key, value):
+            if across_views and split_views:
+                key, value = (jax.lax.all_gather(x, "view", axis=1, tiled=True) for x in (key, value))
+            sequences = (lambda x: _merge(x, 1)) if across_views else (lambda x: _merge(x, 0))
+            return kernel(*map(sequences, (query, key, value))).reshape(query.shape)
+
+        if self.mesh is None or self.mesh.size == 1:
+            return on_one_device(query, key, value)
+        spec = P(("data", "fsdp"), "view")
+        # Kernels do not say which mesh axes their results vary over, so that is not checked.
+        return jax.shard_map(
+            on_one_device, mesh=self.mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
+        )(query, key, value)
+
+
+def _merge(x: Array, axis: int) -> Array:
+    """The same array with an axis and the next one as one."""
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
 def attention_map(query: Array, key: Array) -> Array:

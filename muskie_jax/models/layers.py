@@ -1,20 +1,23 @@
 """The transformer layers of Muskie (SPEC §1). Letters: B groups, V views, T tokens per view, d width.
 
-Tokens keep the shape (B, V, T, d) all the way: whether attention sees one view or all of a group is
-decided inside `SelfAttention`, and nothing else ever mixes tokens.
+Tokens have the shape (B, V*T, d), view after view: whether attention sees one view or all of a group
+is decided inside `SelfAttention`, and nothing else ever mixes tokens. (With views as an axis of their
+own XLA transposes activations on GPUs, for the gradients of kernels: half as fast.)
 """
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
-from muskie_jax.models.attention import attention, attention_map
-from muskie_jax.models.rope import rotate
-
-RotationTable = tuple[np.ndarray, np.ndarray]
+from muskie_jax.models.attention import RESIDUALS, Attention, attention_map
+from muskie_jax.models.normalization import LayerNorm, gelu
+from muskie_jax.models.rope import RotationTable, rotate
 
 kernel_init = nn.initializers.xavier_uniform()
+
+# What recomputation in the backward pass can spare: results of matrix products, by name.
+PRODUCTS = ("qkv", "mixed", "hidden")
 
 
 class SelfAttention(nn.Module):
@@ -23,36 +26,38 @@ class SelfAttention(nn.Module):
     heads: int
     across_views: bool
     dtype: jnp.dtype
-    implementation: str
+    attend: Attention
 
     @nn.compact
     def __call__(
         self, x: Array, rotation: RotationTable, return_map: bool = False
     ) -> tuple[Array, Array | None]:
-        """x (B, V, T, d) -> (B, V, T, d) and, if asked for, the head-averaged attention weights.
+        """x (B, V*T, d) -> (B, V*T, d) and, if asked for, the head-averaged attention weights.
 
-        The weights are float32 (B, V, T, V, T) across views and (B, V, T, T) inside a view.
+        `rotation` is the table of one view's T tokens. The weights are float32 (B, V, T, V, T)
+        across views and (B, V, T, T) inside a view.
         """
-        batch, views, tokens, width = x.shape
+        batch, _, width = x.shape
+        tokens = len(rotation[0])
         dense = lambda features, name: nn.Dense(
             features, dtype=self.dtype, kernel_init=kernel_init, name=name
         )
         qkv = dense(3 * width, "qkv")(x)
-        qkv = qkv.reshape(batch, views, tokens, 3, self.heads, width // self.heads)
-        query, key, value = (qkv[..., i, :, :] for i in range(3))
-        query, key = rotate(query, rotation), rotate(key, rotation)
+        qkv = qkv.reshape(batch, -1, tokens, 3, self.heads, width // self.heads)
+        query, key, value = (checkpoint_name(x, "qkv") for x in rotate(qkv, rotation))
+        out = self.attend(query, key, value, self.across_views)
+        out = dense(width, "proj")(checkpoint_name(out, RESIDUALS).reshape(x.shape))
+        return out, self._map(query, key) if return_map else None
 
+    def _map(self, query: Array, key: Array) -> Array:
+        batch, views, tokens, heads, size = query.shape
         if self.across_views:
-            sequences = (batch, views * tokens)
-            map_shape = (batch, views, tokens, views, tokens)
+            sequences = (batch, views * tokens, heads, size)
+            shape = (batch, views, tokens, views, tokens)
         else:
-            sequences = (batch * views, tokens)
-            map_shape = (batch, views, tokens, tokens)
-        query, key, value = (y.reshape(*sequences, *y.shape[3:]) for y in (query, key, value))
-        out = attention(query, key, value, self.implementation)
-        out = dense(width, "proj")(out.reshape(batch, views, tokens, width))
-        weights = attention_map(query, key).reshape(map_shape) if return_map else None
-        return out, weights
+            sequences = (batch * views, tokens, heads, size)
+            shape = (batch, views, tokens, tokens)
+        return attention_map(query.reshape(sequences), key.reshape(sequences)).reshape(shape)
 
 
 class MLP(nn.Module):
@@ -64,9 +69,11 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
-        x = nn.Dense(self.ratio * width, dtype=self.dtype, kernel_init=kernel_init, name="fc1")(x)
-        x = nn.gelu(x, approximate=False)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init, name="fc2")(x)
+        dense = lambda features, name: nn.Dense(
+            features, dtype=self.dtype, kernel_init=kernel_init, name=name
+        )
+        hidden = checkpoint_name(dense(self.ratio * width, "fc1")(x), "hidden")
+        return dense(width, "fc2")(gelu(hidden))
 
 
 class TransformerLayer(nn.Module):
@@ -75,18 +82,18 @@ class TransformerLayer(nn.Module):
     heads: int
     across_views: bool
     dtype: jnp.dtype
-    implementation: str
+    attend: Attention
 
     @nn.compact
     def __call__(
         self, x: Array, rotation: RotationTable, return_map: bool = False
     ) -> tuple[Array, Array | None]:
-        norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
-        attend = SelfAttention(
-            self.heads, self.across_views, self.dtype, self.implementation, name="attention"
+        norm = lambda name: LayerNorm(self.dtype, name=name)
+        attention = SelfAttention(
+            self.heads, self.across_views, self.dtype, self.attend, name="attention"
         )
-        mixed, weights = attend(norm("norm1")(x), rotation, return_map)
-        x = x + mixed
+        mixed, weights = attention(norm("norm1")(x), rotation, return_map)
+        x = checkpoint_name(x + mixed, "mixed")
         x = x + MLP(self.dtype, name="mlp")(norm("norm2")(x))
         return x, weights
 
@@ -96,15 +103,15 @@ class AlternatingBlock(nn.Module):
 
     heads: int
     dtype: jnp.dtype
-    implementation: str
+    attend: Attention
 
     @nn.compact
     def __call__(
         self, x: Array, rotation: RotationTable, return_map: bool = False
     ) -> tuple[Array, Array | None]:
-        """x (B, V, T, d) -> (B, V, T, d) and the global half's attention weights, if asked for."""
+        """x (B, V*T, d) -> (B, V*T, d) and the global half's attention weights, if asked for."""
         layer = lambda across, name: TransformerLayer(
-            self.heads, across, self.dtype, self.implementation, name=name
+            self.heads, across, self.dtype, self.attend, name=name
         )
         x, _ = layer(False, "frame")(x, rotation)
         return layer(True, "global")(x, rotation, return_map)

@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.sharding import Mesh
 
-from muskie_jax.models.layers import AlternatingBlock, kernel_init
+from muskie_jax.models.attention import RESIDUALS, Attention
+from muskie_jax.models.layers import PRODUCTS, AlternatingBlock, kernel_init
+from muskie_jax.models.normalization import LayerNorm
 from muskie_jax.models.rope import patch_positions, rotation_table
 
 CHANNELS = 3
@@ -39,7 +42,13 @@ VARIANTS = {
 }
 
 DTYPES = ("float32", "bfloat16")
-REMAT = ("none", "block")
+# What a block keeps for the backward pass besides its input; the rest is computed again.
+REMAT = {
+    "none": None,  # everything
+    "elementwise": (RESIDUALS, *PRODUCTS),
+    "block": (RESIDUALS,),
+    "full": (),
+}
 VIEW_EMBED = ("none", "learned")
 
 
@@ -89,10 +98,11 @@ class Muskie(nn.Module):
       width, depth, heads: see `Variant`.
       patch, registers: p and R.
       dtype: of matrix products and activations; parameters are float32 always.
-      remat: "block" recomputes each block in the backward pass instead of keeping its activations.
+      remat: what the backward pass computes again instead of keeping it, to save memory: "none";
+        "elementwise", norms and GELUs; "block", all of a block but attention; "full", all of a block.
       scan_blocks: compile one block and loop over it, instead of unrolling all. The parameters are
         the same either way.
-      attention: see `muskie_jax.models.attention`.
+      attention: the kernel, and the mesh that groups and views are split over.
       view_embed: "learned" adds a vector per view index (at most `max_views`) to all its tokens;
         with "none", as published, the views of a group are an unordered set.
     """
@@ -105,7 +115,7 @@ class Muskie(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     scan_blocks: bool = False
-    attention: str = "auto"
+    attention: Attention = Attention()
     view_embed: str = "none"
     max_views: int = 8
 
@@ -118,14 +128,15 @@ class Muskie(nn.Module):
             shape = (self.max_views, self.width)
             self.view_embedding = self.param("view_embedding", normal(0.02), shape)
         self.blocks = [self._block(name=f"block_{i}") for i in range(self.depth)]
-        self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
+        self.norm = LayerNorm(self.dtype)
         self.head = nn.Dense(2 * CHANNELS * self.patch**2, dtype=self.dtype, kernel_init=kernel_init)
 
     def _block(self, **kwargs) -> AlternatingBlock:
         # `return_map` (argument 3, counting self) decides what is computed, so it stays a Python bool.
-        make = AlternatingBlock
-        if self.remat == "block":
-            make = nn.remat(AlternatingBlock, static_argnums=(3,), prevent_cse=not self.scan_blocks)
+        make, kept = AlternatingBlock, REMAT[self.remat]
+        if kept is not None:
+            policy = jax.checkpoint_policies.save_only_these_names(*kept)
+            make = nn.remat(make, static_argnums=(3,), prevent_cse=not self.scan_blocks, policy=policy)
         return make(self.heads, self.dtype, self.attention, **kwargs)
 
     def __call__(
@@ -145,7 +156,7 @@ class Muskie(nn.Module):
         """
         x = self.embed(images, mask)
         x, tokens, maps = self.run_blocks(x, images.shape[2:4], return_tokens, return_attention)
-        x = self.head(self.norm(x[:, :, self.registers :])).astype(jnp.float32)
+        x = _over_views(self.head, self.norm(x[:, :, self.registers :])).astype(jnp.float32)
         pred, logit = jnp.split(x, 2, axis=-1)
         return MuskieOutput(pred, nn.sigmoid(logit), tokens, maps)
 
@@ -161,7 +172,7 @@ class Muskie(nn.Module):
         batch, views, height, width, _ = images.shape
         if height % self.patch or width % self.patch:
             raise ValueError(f"image size {height}x{width} is not divisible by the patch size {self.patch}")
-        x = self.patch_embed(patchify(images, self.patch))
+        x = _over_views(self.patch_embed, patchify(images, self.patch))
         if mask is not None:
             if mask.shape != x.shape[:3]:
                 raise ValueError(f"mask must have shape {x.shape[:3]}, got {mask.shape}")
@@ -183,11 +194,12 @@ class Muskie(nn.Module):
         grid = (image_size[0] // self.patch, image_size[1] // self.patch)
         positions = patch_positions(grid, self.registers)
         rotation = rotation_table(positions, self.width // self.heads)
-        first = self.registers
+        first, shape = self.registers, x.shape
+        x = x.reshape(shape[0], -1, self.width)
 
         def collect(x, weights):
             return (
-                x[:, :, first:] if return_tokens else None,
+                x.reshape(shape)[:, :, first:] if return_tokens else None,
                 weights[:, :, first:, :, first:] if return_attention else None,
             )
 
@@ -195,13 +207,13 @@ class Muskie(nn.Module):
         if self.scan_blocks and not self.is_initializing():
             x, (tokens, maps) = self._scan(x, rotation, return_attention, collect)
             unstack = lambda y: tuple(y[i] for i in range(self.depth)) if y is not None else ()
-            return x, unstack(tokens), unstack(maps)
+            return x.reshape(shape), unstack(tokens), unstack(maps)
         collected = []
         for block in self.blocks:
             x, weights = block(x, rotation, return_attention)
             collected.append(collect(x, weights))
         tokens, maps = zip(*collected)
-        return x, tokens if return_tokens else (), maps if return_attention else ()
+        return x.reshape(shape), tokens if return_tokens else (), maps if return_attention else ()
 
     def _scan(self, x, rotation, return_attention, collect):
         """The blocks as one loop: their parameters are stacked here, along a new leading axis."""
@@ -216,8 +228,20 @@ class Muskie(nn.Module):
         return jax.lax.scan(body, x, stacked)
 
 
-def build_model(variant: str, *, dtype: str = "float32", **options) -> Muskie:
+def _over_views(dense: nn.Dense, x: Array) -> Array:
+    """A linear layer on x (B, V, L, d), which sees it as (B, V*L, d): see `layers`."""
+    batch, views, patches, width = x.shape
+    return dense(x.reshape(batch, -1, width)).reshape(batch, views, patches, -1)
+
+
+def build_model(
+    variant: str, *, dtype: str = "float32", attention: str = "auto", mesh: Mesh | None = None, **options
+) -> Muskie:
     """A `Muskie` of a named variant; `options` are its other attributes.
+
+    Args:
+      variant, dtype: names from VARIANTS and DTYPES.
+      attention, mesh: see `muskie_jax.models.attention.Attention`.
 
     Raises:
       ValueError: for an unknown variant or option value, listing the alternatives.
@@ -232,4 +256,4 @@ def build_model(variant: str, *, dtype: str = "float32", **options) -> Muskie:
         if value not in allowed:
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
     size = dataclasses.asdict(VARIANTS[variant])
-    return Muskie(**size, dtype=jnp.dtype(dtype), **options)
+    return Muskie(**size, dtype=jnp.dtype(dtype), attention=Attention(attention, mesh), **options)

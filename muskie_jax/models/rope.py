@@ -5,9 +5,12 @@ column. Registers sit at position (0, 0), which rotates nothing; the patch in ro
 sits at (y + 1, x + 1). All views share these positions, so attention across views prefers nothing.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+RotationTable = tuple[np.ndarray, np.ndarray]
 
 BASE = 100.0  # wavelengths grow from 2*pi patches to BASE * 2*pi patches
 
@@ -20,33 +23,60 @@ def patch_positions(grid: tuple[int, int], num_registers: int) -> np.ndarray:
     return np.concatenate([registers, patches])
 
 
-def rotation_table(positions: np.ndarray, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines of every token's rotation angles.
+def rotation_table(positions: np.ndarray, head_dim: int) -> RotationTable:
+    """Cosines and sines of the angles by which every token's query and key turn.
 
     Args:
       positions: (T, 2), row and column of every token.
       head_dim: D, divisible by 4.
 
     Returns:
-      Two float32 arrays (T, D): for each half of D the same D/4 angles twice, as `rotate` pairs
-      channel i with channel i + D/4 of its half.
+      Two float32 arrays (T, D). For each half of D there are D/4 angles: channel i of a half turns
+      with channel i + D/4, and the sine is negative for the first of such a pair.
     """
     if head_dim % 4:
         raise ValueError(f"2-D RoPE needs a head dimension divisible by 4, got {head_dim}")
     half = head_dim // 2
     frequencies = BASE ** (-np.arange(0, half, 2) / half)  # (D/4,)
     angles = positions[:, :, None] * frequencies  # (T, 2, D/4)
-    angles = np.concatenate([angles, angles], axis=-1).reshape(len(positions), head_dim)
+    angles = np.concatenate([-angles, angles], axis=-1).reshape(len(positions), head_dim)
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
-def rotate(x: Array, table: tuple[np.ndarray, np.ndarray]) -> Array:
-    """Rotates queries or keys x (..., T, heads, D) by a table of (T, D) cosines and sines.
+def rotate(qkv: Array, table: RotationTable) -> tuple[Array, Array, Array]:
+    """Rotates queries and keys.
 
-    The arithmetic is float32; the result has the dtype of `x`.
+    Args:
+      qkv: (..., T, 3, heads, D): queries, keys and values.
+      table: see `rotation_table`.
+
+    Returns:
+      Queries, keys and values, (..., T, heads, D) in the dtype of `qkv`; the arithmetic is float32.
     """
-    cosines, sines = (jnp.asarray(part)[:, None, :] for part in table)  # (T, 1, D)
+    cosines, sines = (jnp.asarray(part)[:, None] for part in table)  # (T, 1, D)
+    return _rotate(qkv, cosines, sines)
+
+
+def _turn(x, cosines, sines):
     wide = x.astype(jnp.float32)
-    first, second, third, fourth = jnp.split(wide, 4, axis=-1)
-    turned = jnp.concatenate([-second, first, -fourth, third], axis=-1)
-    return (wide * cosines + turned * sines).astype(x.dtype)
+    quarters = wide.reshape(*x.shape[:-1], 2, 2, x.shape[-1] // 4)
+    partners = jnp.flip(quarters, -2).reshape(x.shape)
+    return (wide * cosines + partners * sines).astype(x.dtype)
+
+
+@jax.custom_vjp
+def _rotate(qkv, cosines, sines):
+    query, key, value = (part.squeeze(-3) for part in jnp.split(qkv, 3, axis=-3))
+    return _turn(query, cosines, sines), _turn(key, cosines, sines), value
+
+
+def _rotate_back(table, gradients):
+    # The transpose of a rotation is the rotation by the negative angle. The barrier makes XLA turn the
+    # gradients while it puts them together, in one pass, instead of before or after.
+    cosines, sines = table
+    query, key, value = gradients
+    turned = _turn(query, cosines, -sines), _turn(key, cosines, -sines), value
+    return jax.lax.optimization_barrier(jnp.stack(turned, axis=-3)), None, None
+
+
+_rotate.defvjp(lambda qkv, *table: (_rotate(qkv, *table), table), _rotate_back)

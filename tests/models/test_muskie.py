@@ -7,9 +7,9 @@ import pytest
 
 from muskie_jax.data.buckets import Bucket
 from muskie_jax.flops import forward_flops
-from muskie_jax.models.attention import attention, attention_map
+from muskie_jax.models.attention import Attention, attention_map
 from muskie_jax.models.layers import AlternatingBlock
-from muskie_jax.models.muskie import VARIANTS, build_model, patchify, unpatchify
+from muskie_jax.models.muskie import REMAT, VARIANTS, build_model, patchify, unpatchify
 from muskie_jax.models.rope import patch_positions, rotate, rotation_table
 
 VIEWS, HEIGHT, WIDTH, PATCHES = 3, 32, 48, 6
@@ -70,20 +70,21 @@ def test_learned_view_embedding_tells_views_apart(params, images, mask):
 
 
 def influence(function, x):
-    """Which views of the output depend on which views of the input: bool (V, V)."""
-    jacobian = jax.jacobian(lambda y: function(y)[0].sum((0, 2, 3)))(x)  # (V, B, V, T, d)
+    """Which views of the output depend on which views of the input (B, V, T, d): bool (V, V)."""
+    flat = lambda y: function(y.reshape(1, -1, y.shape[-1]))[0].reshape(y.shape).sum((0, 2, 3))
+    jacobian = jax.jacobian(flat)(x)  # (V, B, V, T, d)
     return np.abs(jacobian).max((1, 3, 4)) > 1e-7
 
 
 def test_frame_halves_do_not_mix_views_and_global_halves_do(params):
     tokens = jax.random.normal(jax.random.key(4), (1, VIEWS, 5, 48))
     table = rotation_table(patch_positions((1, 1), 4), 12)
-    block = AlternatingBlock(4, jnp.float32, "xla").bind({"params": params["block_0"]})
+    block = AlternatingBlock(4, jnp.float32, Attention("xla")).bind({"params": params["block_0"]})
     whole = influence(lambda x: block(x, table), tokens)
     assert whole.all()
     # Without the global half's way out, only the frame half is left.
     silent = jax.tree.map(jnp.zeros_like, params["block_0"]["global"])
-    frame_only = AlternatingBlock(4, jnp.float32, "xla").bind(
+    frame_only = AlternatingBlock(4, jnp.float32, Attention("xla")).bind(
         {"params": {"frame": params["block_0"]["frame"], "global": silent}}
     )
     np.testing.assert_array_equal(
@@ -92,7 +93,14 @@ def test_frame_halves_do_not_mix_views_and_global_halves_do(params):
 
 
 @pytest.mark.parametrize(
-    "options", [{"remat": "block"}, {"scan_blocks": True}, {"remat": "block", "scan_blocks": True}]
+    "options",
+    [
+        {"remat": "elementwise"},
+        {"remat": "block"},
+        {"remat": "full"},
+        {"scan_blocks": True},
+        {"remat": "block", "scan_blocks": True},
+    ],
 )
 def test_remat_and_scan_change_nothing(params, images, mask, options):
     def loss(params, **options):
@@ -113,9 +121,11 @@ def test_remat_keeps_fewer_activations(params, images, mask):
     def kept(**options):
         loss = lambda p: build_model("nano", **options).apply({"params": p}, images, mask).pred.sum()
         residuals = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)
-        return sum(leaf.size for leaf in jax.tree.leaves(residuals))
+        count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+        return count(residuals) - count(params)
 
-    assert kept(remat="block") < 0.5 * kept()
+    none, elementwise, block, full = (kept(remat=remat) for remat in REMAT)
+    assert full < 0.8 * block and block < 0.6 * elementwise and elementwise < 0.8 * none
 
 
 @pytest.mark.parametrize("scan_blocks", [False, True])
@@ -135,18 +145,23 @@ def test_attention_is_softmax_attention():
     logits = np.einsum("nqhd,nkhd->nhqk", query, key) / np.sqrt(12)
     weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = np.einsum("nhqk,nkhd->nqhd", weights, value)
-    np.testing.assert_allclose(attention(query, key, value), expected, atol=1e-5)
+    attended = Attention()(*(x[:, None] for x in (query, key, value)), across_views=False)
+    np.testing.assert_allclose(attended[:, 0], expected, atol=1e-5)
     np.testing.assert_allclose(attention_map(query, key), weights.mean(1), atol=1e-6)
     with pytest.raises(ValueError, match="choose one of"):
-        attention(query, key, value, "fast")
+        Attention("fast")
+    with pytest.raises(ValueError, match="'cudnn' needs a GPU, and this is a CPU"):
+        Attention("cudnn")
 
 
 def test_rope_depends_on_relative_positions_only():
     def logit(at, other):
         table = rotation_table(np.array([at, other]), 16)
         q, k = jax.random.normal(jax.random.key(0), (2, 16))
-        q, k = rotate(jnp.stack([q, k])[:, None], table)[:, 0]
-        return float(q @ k)
+        qkv = jnp.stack([q, k, q])[None, :, None]  # (1, 3, heads, D)
+        queries, keys, values = rotate(jnp.broadcast_to(qkv, (2, 3, 1, 16)), table)
+        np.testing.assert_array_equal(values[:, 0], jnp.stack([q, q]))
+        return float(queries[0, 0] @ keys[1, 0])
 
     assert logit((3, 5), (1, 2)) == pytest.approx(logit((7, 6), (5, 3)), abs=1e-5)
     assert logit((3, 5), (1, 2)) != pytest.approx(logit((5, 3), (2, 1)), abs=1e-3)

@@ -68,8 +68,7 @@ def training(images: jax.Array) -> Callable[[], TrainState]:
     optimizer, task = optax.adamw(1e-4), Task(model, LossOptions(), 1)
 
     def step(state, batch):
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
-        gradients, _ = accumulate_gradients(state.params, zeros, batch, task=task, share=1.0)
+        gradients, _ = accumulate_gradients(state.params, None, batch, task=task, share=1.0)
         return apply_gradients(state, gradients, optimizer=optimizer)[0]
 
     compiled = jax.jit(step, donate_argnums=0)

@@ -22,6 +22,9 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, with --distributed.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes, with --distributed.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process, with --distributed.")
+_STOPPED_EXIT_CODE = flags.DEFINE_integer(
+    "stopped_exit_code", 0, "Exit code of a run that a signal ended early, to tell it from a complete one."
+)
 
 JOBS = {"train": train}  # config.job -> what runs it
 USAGE_ERROR = 2
@@ -101,6 +104,8 @@ def main(argv: list[str]) -> None:
         sys.exit(INTERRUPTED)
     if jax.process_index() == 0:
         print_result(result)
+    if "stopped" in result:
+        sys.exit(_STOPPED_EXIT_CODE.value)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two processes of two devices each train as one process of four does."""
+"""Two processes of two devices each train as one process of four does, and stop together."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -26,33 +27,37 @@ SETTINGS = [
 ]
 
 
-def launch(photos, workdir, steps, devices, *distributed):
+def launch(photos, workdir, steps, devices, *flags):
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     command = [
         sys.executable, "-m", "muskie_jax.main", "--config", "configs/photos.py", "--workdir", str(workdir),
         f"--config.sources.photos.root={photos}", f"--config.duration={steps} steps",
-        *SETTINGS, *distributed,
+        *SETTINGS, *flags,
     ]  # fmt: skip
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def finish(*processes):
-    """The final figures of the first process; all must have ended well."""
+def finish(*processes, code=0):
+    """The final figures of the first process; all must have ended with the exit code."""
     outputs = [process.communicate(timeout=240) for process in processes]
     for process, (_, err) in zip(processes, outputs):
-        assert process.returncode == 0, err
+        assert process.returncode == code, err
     assert not any('"job"' in out for out, _ in outputs[1:]), "only the first process reports"
     return json.loads(outputs[0][0].splitlines()[-1])
 
 
-def together(photos, workdir, steps):
+def launch_two(photos, workdir, steps, *flags):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    flags = ["--distributed", f"--coordinator=localhost:{port}", "--num_processes=2"]
-    return finish(*(launch(photos, workdir, steps, 2, *flags, f"--process_id={i}") for i in (0, 1)))
+    flags = [*flags, "--distributed", f"--coordinator=localhost:{port}", "--num_processes=2"]
+    return [launch(photos, workdir, steps, 2, *flags, f"--process_id={i}") for i in (0, 1)]
+
+
+def together(photos, workdir, steps):
+    return finish(*launch_two(photos, workdir, steps))
 
 
 def losses(workdir):
@@ -68,3 +73,20 @@ def test_two_processes_train_and_continue_as_one_does(photo_folder, tmp_path):
     assert result["mse"] == pytest.approx(alone["mse"], rel=1e-5)
     restored = together(photo_folder, tmp_path / "two", 6)
     assert restored["params_digest"] == result["params_digest"] and restored["mse"] == result["mse"]
+
+
+def test_when_one_process_gets_sigterm_both_save_and_stop(photo_folder, tmp_path):
+    flags = ["--config.checkpoint.every=50_000", "--stopped_exit_code=75"]
+    processes = launch_two(photo_folder, tmp_path, 100_000, *flags)
+    try:
+        deadline = time.time() + 200
+        while not (tmp_path / "metrics.jsonl").exists() or len(losses(tmp_path)) < 2:
+            assert time.time() < deadline and processes[0].poll() is None, processes[0].communicate()
+            time.sleep(0.1)
+        processes[1].terminate()
+        result = finish(*processes, code=75)
+    finally:
+        for process in processes:
+            process.kill()
+    saved = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert result["stopped"] and saved == [str(result["step"])]

@@ -35,6 +35,7 @@ KIND_STREAM, GROUP_STREAM, HELDOUT_STREAM = 2, 3, 4
 
 MAX_GROUPS = 2**40  # of the endless dataset
 PARENT_POLL_SECONDS = 1.0
+SECONDS_TO_SAVE = 300  # that a worker process lives on after SIGTERM
 ENOUGH_IMAGES = 200  # before the share of unreadable ones means something
 
 
@@ -199,10 +200,13 @@ class _Index:
 def _end_with_parent(index: int, count: int) -> None:
     """Runs in a worker process: ends it when the training process was killed and cannot do so.
 
-    Ctrl-C at a terminal reaches workers too: what happens then is for the training process to say.
+    Ctrl-C at a terminal, and SIGTERM from a scheduler, may reach workers too. But the training process
+    needs batches until it has saved (several processes take some updates to agree on when): so workers
+    leave Ctrl-C to it, and SIGTERM ends them only later.
     """
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
     parent = os.getppid()
 
     def watch() -> None:

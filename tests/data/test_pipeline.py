@@ -1,6 +1,9 @@
 """Batches are a function of the seed and the step: not of workers, hosts, or where a run started."""
 
 import itertools
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -67,6 +70,16 @@ def test_shapes_and_types(sampler):
 def test_same_batches_whatever_the_workers_and_the_start(sampler, workers, first):
     whole = take(sampler, 7)
     assert_same(take(sampler, 7 - first, first, workers=workers), whole[first:])
+
+
+def test_workers_that_get_sigterm_go_on_until_the_trainer_has_saved(sampler):
+    updates = Pipeline(sampler, range(GROUPS), workers=1).updates()
+    batches = [next(updates)]
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGTERM)
+    batches += itertools.islice(updates, 20)  # more than are read ahead
+    updates.close()
+    assert_same(batches, take(sampler, 21))
 
 
 def test_hosts_together_make_the_same_batches(sampler):

@@ -1,0 +1,64 @@
+# Sourced by the scripts that start the trainer: one-line errors, arguments that survive shells, dry runs.
+
+TRAINER=(python -m muskie_jax.main)
+STOPPED=75 # the exit code asked of a trainer that was told to stop, which means: start it again
+# Compiled programs are kept here: a run that goes on does not compile them again.
+CACHE="JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+# Words as any shell reads them back.
+quote() {
+  local word space='' escaped="'\\''"
+  for word; do
+    case $word in
+      '' | *[!A-Za-z0-9_@%+=:,./-]*)
+        word=${word//\'/"$escaped"}
+        word="'$word'"
+        ;;
+    esac
+    printf '%s%s' "$space" "$word"
+    space=' '
+  done
+}
+
+# Runs a command; with DRY_RUN=1 prints it instead.
+run() {
+  if [ -z "${DRY_RUN:-}" ]; then
+    "$@"
+  else
+    [ "$1" != exec ] || shift
+    quote "$@"
+    echo
+  fi
+}
+
+need_program() {
+  [ -n "${DRY_RUN:-}" ] || command -v "$1" >/dev/null || fail "there is no $1 here: $2"
+}
+
+# Before a machine is asked for. The trainer would take an address for a folder of the machine it runs on.
+check_arguments() {
+  local word config='' workdir=''
+  for word; do
+    case $word in
+      --config | --config=*) config=given ;;
+      --workdir | --workdir=*) workdir=given ;;
+    esac
+    case $word in
+      *://*) fail "$word is an address: write a folder, such as one where a bucket is mounted" ;;
+    esac
+  done
+  [ -n "$config" ] || fail "--config is missing: write --config configs/muskie_base.py"
+  [ -n "$workdir" ] || fail "--workdir is missing: write --workdir runs/base"
+}
+
+# Without a GPU, JAX would train on the CPU without a word.
+check_gpu() {
+  [ -n "${DRY_RUN:-}" ] || python -c 'import jax, sys; sys.exit(jax.default_backend() != "gpu")' 2>/dev/null ||
+    fail "JAX sees no GPU$1: write $VENV/bin/python -m pip install 'jax[cuda13]' -c constraints.txt" \
+      "(and see what nvidia-smi says)"
+}

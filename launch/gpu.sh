@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Trains on the GPUs of this computer: all, or GPUS=0, or GPUS=0,1. Arguments go to the program:
+#   GPUS=0 bash launch/gpu.sh --config configs/muskie_base.py --config.sources.photos.root=scenes --workdir runs/base
+# DRY_RUN=1 prints the command instead. One process drives all GPUs; SIGTERM reaches it, so that it saves.
+set -euo pipefail
+source "$(dirname "$0")/environment.sh"
+source launch/command.sh
+
+GPUS=${GPUS:-all}
+settings=("$CACHE")
+case $GPUS in
+  all) ;;
+  *[!0-9,]* | ,* | *, | *,,*) fail "GPUS=$GPUS: write all, or numbers such as 0 or 0,1" ;;
+  *) settings+=("CUDA_VISIBLE_DEVICES=$GPUS") ;;
+esac
+check_arguments "$@"
+export "${settings[@]}"
+[ -n "${DRY_RUN:-}" ] || install
+check_gpu " with GPUS=$GPUS"
+run exec env "${settings[@]}" "${TRAINER[@]}" "$@"

@@ -22,7 +22,7 @@ from muskie_jax.fingerprint import digest
 from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
-from muskie_jax.programs import Programs, batch_shapes
+from muskie_jax.programs import Programs, batch_shapes, training_programs
 from muskie_jax.progress import Progress, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
@@ -93,7 +93,8 @@ def train(
         f"rendering {bucket}": functools.partial(place.lower_rendering, bucket, config.batch.views)
         for bucket in (sampler.schedule.all() if place.synthetic else ())
     }
-    programs = Programs(task, optimizer, state_shapes, shapes, sampler.schedule, mesh, others)
+    training = training_programs(task, optimizer, state_shapes, shapes, sampler.schedule, mesh)
+    programs = Programs(training, others)
     if first_step < total_steps:
         programs.compile()
 

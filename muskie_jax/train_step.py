@@ -1,6 +1,7 @@
 """The pure functions that training is made of: no loop, no files, no global state.
 
-An update runs `accumulate_gradients` once per bucket and then `apply_gradients` once.
+An update runs `accumulate_gradients` once per batch and then `apply_gradients` once; or, if it has but
+one batch, `update_at_once`.
 """
 
 import dataclasses
@@ -145,3 +146,12 @@ def apply_gradients(
     params = optax.apply_updates(state.params, updates)
     metrics = {"grad_norm": Mean.of(optax.global_norm(gradients))}
     return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def update_at_once(
+    state: TrainState, batch: Batch, *, task: Task, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, dict[str, Mean]]:
+    """A whole update whose only batch this is: its gradients are never stored in float32."""
+    gradients, measured = accumulate_gradients(state.params, None, batch, task=task, share=1.0)
+    state, norm = apply_gradients(state, gradients, optimizer=optimizer)
+    return state, measured | norm

@@ -18,7 +18,7 @@ from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError
 from muskie_jax.models import attention, muskie
 
-JOBS = ("train",)
+JOBS = ("train", "benchmark")
 
 # The published aspects of the largest resolution, as (height, width); the square is twice as likely.
 SIZES_512 = ((512, 512), (512, 512), (288, 512), (384, 512), (512, 288), (512, 384))
@@ -97,6 +97,18 @@ def default_config() -> ConfigDict:
     config.checkpoint.every = 2_000  # steps
     config.checkpoint.keep = 3  # the newest ones
 
+    config.profile = ConfigDict()
+    config.profile.steps = ()  # first and last update of a trace in <workdir>/profile, such as (10, 13)
+
+    config.benchmark = ConfigDict()  # of job "benchmark"
+    # (variant, (height, width), remat) each; empty: the config's own model, at each of its buckets.
+    config.benchmark.cases = ()
+    config.benchmark.groups_per_device = 0  # 0: batch.groups over all devices
+    config.benchmark.devices = ()  # numbers of devices to compare; empty: all
+    config.benchmark.steps = 10  # timed together
+    config.benchmark.repeats = 3  # of which the best counts
+    config.benchmark.roofline = True  # measure products and attention alone, too
+
     config.log = ConfigDict()
     config.log.every = 50  # steps
     config.log.tensorboard = True
@@ -167,6 +179,11 @@ def validate(config: ConfigDict) -> None:
         _at_least(config, key, 1)
     share = config.data.max_bad_share
     _require(0 <= share <= 1, f"config.data.max_bad_share={share}: write a share from 0 to 1")
+    traced = config.profile.steps
+    ordered = len(traced) == 2 and all(isinstance(s, int) for s in traced) and 1 <= traced[0] <= traced[1]
+    _require(
+        not traced or ordered, f"config.profile.steps={traced}: write the first and last, as in (10, 13)"
+    )
     total_steps(config)
     warmup_steps(config)
 

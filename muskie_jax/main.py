@@ -8,6 +8,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from muskie_jax.benchmark import benchmark
 from muskie_jax.config import default_config, suggest, validate
 from muskie_jax.errors import NotFinite, UserError
 from muskie_jax.train import train
@@ -26,7 +27,7 @@ _STOPPED_EXIT_CODE = flags.DEFINE_integer(
     "stopped_exit_code", 0, "Exit code of a run that a signal ended early, to tell it from a complete one."
 )
 
-JOBS = {"train": train}  # config.job -> what runs it
+JOBS = {"train": train, "benchmark": benchmark}  # config.job -> what runs it
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
@@ -78,12 +79,25 @@ def check_overrides(argv: list[str]) -> None:
             section = section[key]
 
 
+def keep_compiled_programs() -> None:
+    """Compiled programs are kept between runs, unless JAX was told where, or ("") not to."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "muskie_jax"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a home that cannot be written to costs time only
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         fail(f"{argv[1]!r} is no flag: write --{argv[1]}")
     if _COORDINATOR.value and not _DISTRIBUTED.value:
         fail("--coordinator is for one of several processes: write --distributed too")
     logging.set_verbosity(logging.WARNING)
+    keep_compiled_programs()
     try:
         config = _CONFIG.value
         validate(config)

@@ -2,18 +2,21 @@
 
 import concurrent.futures
 import functools
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from muskie_jax.data.buckets import Bucket, BucketSchedule
+from muskie_jax.errors import UserError
 from muskie_jax.metrics import Mean
 from muskie_jax.sharding import batch_sharding
 from muskie_jax.train_step import (
@@ -27,6 +30,9 @@ from muskie_jax.train_step import (
 from muskie_jax.writers import duration, tell
 
 OPTIMIZER = "optimizer"
+GIB = 2**30
+# What to change if memory does not suffice.
+SMALLER = "write a smaller config.batch.groups, config.model.remat='block', or a larger config.mesh.fsdp"
 Lower = Callable[[], jax.stages.Lowered]  # traces a program when it is called
 
 
@@ -45,6 +51,19 @@ def batch_shapes(
         key: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(key, mesh))
         for key, (shape, dtype) in entries.items()
     }
+
+
+def peak_bytes(program: jax.stages.Compiled) -> int:
+    """Memory that a program needs on a device: arguments, results, and all between."""
+    sizes = program.memory_analysis()
+    own = sizes.output_size_in_bytes - sizes.alias_size_in_bytes + sizes.temp_size_in_bytes
+    return sizes.argument_size_in_bytes + own
+
+
+def device_bytes(tree: Any) -> int:
+    """Memory that arrays take of one device; leaves have a shape, a type and a sharding."""
+    size = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    return sum(map(size, jax.tree.leaves(tree)))
 
 
 class Place(NamedTuple):
@@ -110,30 +129,77 @@ class Programs:
     Args:
       training: see `training_programs`.
       others: more to compile at the same time, by name; their results are found by calling them.
+      quiet: whether to say nothing of progress.
     """
 
-    def __init__(self, training: Mapping[Place | str, Lower], others: Mapping[str, Lower]):
+    def __init__(
+        self, training: Mapping[Place | str, Lower], others: Mapping[str, Lower], quiet: bool = False
+    ):
         self._lower = {**training, **others}
+        self._tell = (lambda text: None) if quiet else tell
         self._compiled: dict[Place | str, jax.stages.Compiled] = {}
 
-    def compile(self) -> None:
-        """Traces and compiles all programs, and tells how long each took."""
+    def compile(self) -> float:
+        """Traces and compiles all programs, tells how long each took, and returns the seconds of all.
+
+        Raises:
+          UserError: if the compiler says that a program does not fit the devices' memory.
+        """
         start = time.perf_counter()
         total = len(self._lower)
-        tell(f"Compiling {total} programs ...")
+        self._tell(f"Compiling {total} programs ...")
 
         def make(key):
             began = time.perf_counter()
-            self._compiled[key] = self._lower[key]().compile()
+            try:
+                self._compiled[key] = self._lower[key]().compile()
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                reason = str(error).splitlines()[0]
+                raise UserError(f"{key} does not fit the devices' memory: {SMALLER} ({reason})") from error
             seconds = time.perf_counter() - began
-            tell(f"  {len(self._compiled)}/{total}  {key}: {seconds:.1f}s")
+            self._tell(f"  {len(self._compiled)}/{total}  {key}: {seconds:.1f}s")
 
-        # On a GPU one run of two failed to load cuDNN's attention when programs were compiled side by
-        # side (jax 0.11.2, H100); XLA spreads the work of each over all cores by itself there.
+        # Side by side on a GPU, three of four cold starts ended in errors of cuDNN or CUDA when programs
+        # were first run, or a crash (jax 0.11.2, H100); one after the other none did.
         threads = 1 if jax.default_backend() == "gpu" else min(8, os.cpu_count() or 1)
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             list(pool.map(make, self._lower))
-        tell(f"Compiled in {duration(time.perf_counter() - start)}")
+        elapsed = time.perf_counter() - start
+        self._tell(f"Compiled in {duration(elapsed)}")
+        return elapsed
+
+    def check_memory(self, state: TrainState, device: jax.Device, config: ConfigDict) -> None:
+        """Raises UserError if a program and what lies beside it do not fit a device.
+
+        Args:
+          state: shapes and shardings.
+          device: one of the mesh; nothing is known of CPUs.
+          config: for what the message says.
+        """
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+        if limit is None:
+            return
+        need, key = self.needed_bytes(state)
+        if need > limit:
+            held = device_bytes(state)
+            raise UserError(
+                f"{key} needs {need / GIB:.1f} GiB of every device, {held / GIB:.1f} of them for "
+                f"parameters and optimizer, and JAX has {limit / GIB:.1f}: {SMALLER} (now "
+                f"{config.batch.groups}, {config.model.remat!r}, fsdp={config.mesh.fsdp}); "
+                "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 lets JAX have more of a GPU"
+            )
+
+    def needed_bytes(self, state: TrainState) -> tuple[int, Place | str]:
+        """The most memory of a device that a program and the state beside it need, and which one does."""
+
+        def need(key):
+            is_update = key == OPTIMIZER or (OPTIMIZER not in self._compiled and isinstance(key, Place))
+            return peak_bytes(self._compiled[key]) + (0 if is_update else device_bytes(state.opt_state))
+
+        most = max(self._compiled, key=need)
+        return need(most), most
 
     def update(
         self, state: TrainState, batches: Iterable[tuple[Bucket, Batch]]

@@ -22,6 +22,7 @@ from muskie_jax.fingerprint import digest
 from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
+from muskie_jax.profiling import StepProfile
 from muskie_jax.programs import Programs, batch_shapes, training_programs
 from muskie_jax.progress import Progress, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer
@@ -97,6 +98,7 @@ def train(
     programs = Programs(training, others)
     if first_step < total_steps:
         programs.compile()
+        programs.check_memory(state_shapes, mesh.devices.flat[0], config)
 
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
     _ = evaluator.batches  # held-out images that cannot be read are found now, not hours later
@@ -109,16 +111,20 @@ def train(
     to_devices = lambda update: [(bucket, place(bucket, batch)) for bucket, batch in update]
     updates = pipeline.updates(first_step, total_steps)
     step, train_loss, stopping = first_step, math.nan, False
+    profile = StepProfile(config.profile.steps, workdir / "profile")
     with (
         StopSignal() as stop,
+        contextlib.closing(profile),
         contextlib.closing(checkpoints),  # a save under way is finished, whatever ends the loop
         prefetch(updates, to_devices, config.data.prefetch) as batches,
     ):
         while step < total_steps and not stopping:
             with progress.waiting():
                 update = next(batches)
-            state, measured = programs.update(state, update)
             step += 1
+            profile.before(step)
+            state, measured = programs.update(state, update)
+            profile.after(step, measured)
             metrics.add(step, measured)
             progress.count(update)
             stopping = stop.requested(step)

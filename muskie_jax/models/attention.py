@@ -6,6 +6,7 @@ are no programs that XLA could split by itself, so both are written for one devi
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from muskie_jax.models.splash import splash_attention
 
-# What a kernel keeps for its backward pass, for policies of `jax.checkpoint`.
-RESIDUALS = "attention"
+ATTENTION = "attention"  # the name of attention's results, for `keep_only`
 
 
 def xla_attention(query: Array, key: Array, value: Array) -> Array:
@@ -29,6 +29,7 @@ def cudnn_attention(query: Array, key: Array, value: Array) -> Array:
     return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
 
 
+CUDNN_PRIMITIVE = "dot_product_attention_fwd"  # what jax calls it
 KERNELS = {"xla": xla_attention, "cudnn": cudnn_attention, "splash": splash_attention}
 IMPLEMENTATIONS = ("auto", *KERNELS)
 PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}  # the only one that a kernel runs on
@@ -62,7 +63,7 @@ class Attention:
 
     @property
     def platform(self) -> str:
-        """"cpu", "gpu" or "tpu"."""
+        """ "cpu", "gpu" or "tpu"."""
         if self.mesh is None:
             return jax.default_backend()
         platform = self.mesh.devices.flat[0].platform
@@ -99,6 +100,21 @@ class Attention:
 def _merge(x: Array, axis: int) -> Array:
     """The same array with an axis and the next one as one."""
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+
+def keep_only(names: Sequence[str]) -> Callable[..., bool]:
+    """A policy for `jax.checkpoint`: keep what has one of these names, and compute the rest again.
+
+    The names are those given with `checkpoint_name`. Where one of them is ATTENTION, a fused kernel
+    keeps the softmax's denominators too, without which it would have to run again all the same.
+    """
+    named = jax.checkpoint_policies.save_only_these_names(*names)
+
+    def keep(primitive, *arguments, **parameters) -> bool:
+        is_kernel = primitive.name.startswith(CUDNN_PRIMITIVE)
+        return is_kernel and ATTENTION in names or named(primitive, *arguments, **parameters)
+
+    return keep
 
 
 def attention_map(query: Array, key: Array) -> Array:

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
 
-from muskie_jax.models.attention import RESIDUALS, Attention
+from muskie_jax.models.attention import ATTENTION, Attention, keep_only
 from muskie_jax.models.layers import PRODUCTS, AlternatingBlock, kernel_init
 from muskie_jax.models.normalization import LayerNorm
 from muskie_jax.models.rope import patch_positions, rotation_table
@@ -45,8 +45,8 @@ DTYPES = ("float32", "bfloat16")
 # What a block keeps for the backward pass besides its input; the rest is computed again.
 REMAT = {
     "none": None,  # everything
-    "elementwise": (RESIDUALS, *PRODUCTS),
-    "block": (RESIDUALS,),
+    "elementwise": (ATTENTION, *PRODUCTS),
+    "block": (ATTENTION,),
     "full": (),
 }
 VIEW_EMBED = ("none", "learned")
@@ -135,8 +135,9 @@ class Muskie(nn.Module):
         # `return_map` (argument 3, counting self) decides what is computed, so it stays a Python bool.
         make, kept = AlternatingBlock, REMAT[self.remat]
         if kept is not None:
-            policy = jax.checkpoint_policies.save_only_these_names(*kept)
-            make = nn.remat(make, static_argnums=(3,), prevent_cse=not self.scan_blocks, policy=policy)
+            make = nn.remat(
+                make, static_argnums=(3,), prevent_cse=not self.scan_blocks, policy=keep_only(kept)
+            )
         return make(self.heads, self.dtype, self.attention, **kwargs)
 
     def __call__(

@@ -1,0 +1,189 @@
+"""Job `benchmark`: how long a training step takes here, and how long it would have to take."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from muskie_jax.data.buckets import Bucket, BucketSchedule
+from muskie_jax.errors import UserError
+from muskie_jax.flops import peak_flops, training_flops
+from muskie_jax.optim import make_optimizer
+from muskie_jax.programs import GIB, Programs, batch_shapes, training_programs
+from muskie_jax.roofline import Roofline, best_time, composed_roofline
+from muskie_jax.sharding import check_batch, make_mesh
+from muskie_jax.train_step import abstract_state, init_state, make_task
+from muskie_jax.writers import tell
+
+COLUMNS = (
+    ("model", 7), ("size", 9), ("views", 7), ("remat", 11), ("devices", 7), ("ms/step", 8), ("views/s", 8),
+    ("MFU", 5), ("roofline", 9), ("reached", 7), ("GiB", 6), ("compile", 7),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One line of the table: what is trained, and on how many devices."""
+
+    variant: str
+    bucket: Bucket
+    remat: str
+    devices: int
+
+
+def cases(config: ConfigDict, total_devices: int) -> Iterator[Case]:
+    """The cases that `config.benchmark` lists, or the config's own model at each of its buckets."""
+    counts = tuple(config.benchmark.devices) or (total_devices,)
+    for count in counts:
+        if not 1 <= count <= total_devices:
+            raise UserError(
+                f"config.benchmark.devices has {count}, and there are {total_devices}: leave it out"
+            )
+    listed = [
+        (variant, Bucket(height, width, config.batch.views), remat)
+        for variant, (height, width), remat in config.benchmark.cases
+    ]
+    if not listed:
+        schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
+        listed = [(config.model.variant, bucket, config.model.remat) for bucket in schedule.all()]
+    for variant, bucket, remat in listed:
+        for count in counts:
+            yield Case(variant, bucket, remat, count)
+
+
+def benchmark(
+    config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device] | None = None
+) -> dict[str, Any]:
+    """Times training steps, optimizer included, on random images, and prints a table.
+
+    Args:
+      config: see `muskie_jax.config.default_config`, its section `benchmark`.
+      workdir: gets `benchmark.jsonl`, a line per case.
+      devices: all by default.
+
+    Returns:
+      `device`, and `cases`: a dictionary each, with `step_ms`, `views_per_second`, `mfu`,
+      `roofline_ms` and its parts, `reached` (the share of the roofline), `gib` per device.
+
+    Raises:
+      UserError: for cases that cannot be run here.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    rows, rooflines = [], {}
+    tell("  ".join(f"{name:>{width}}" for name, width in COLUMNS))
+    for case in cases(config, len(devices)):
+        row = run_case(config, case, devices, rooflines)
+        rows.append(row)
+        tell("  ".join(f"{text:>{width}}" for text, (_, width) in zip(describe(row), COLUMNS)))
+        with (workdir / "benchmark.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    return {"job": "benchmark", "device": devices[0].device_kind, "cases": rows, "workdir": str(workdir)}
+
+
+def run_case(
+    config: ConfigDict, case: Case, devices: Sequence[jax.Device], rooflines: dict[Any, Roofline]
+) -> dict[str, Any]:
+    """Measures one case; `rooflines` keeps those that were measured already."""
+    config = config.copy_and_resolve_references()
+    config.model.update(variant=case.variant, remat=case.remat)
+    per_device = config.benchmark.groups_per_device
+    share = config.batch.groups * case.devices // len(devices)
+    config.batch.groups = per_device * case.devices if per_device else max(1, share)
+    config.evaluation.groups, config.evaluation.views = config.batch.groups, case.bucket.views
+    config.buckets = ConfigDict({"resolutions": ((case.bucket[:2],),), "views": (case.bucket.views,)})
+    mesh = make_mesh(config.mesh, devices[: case.devices])
+    check_batch(config, mesh)
+    task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
+    shapes = batch_shapes(case.bucket, config.batch.groups, config.batch.views, task.model.patch, mesh)
+    schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
+    state_shapes = abstract_state(task.model, optimizer, mesh)
+    lowered = training_programs(task, optimizer, state_shapes, {case.bucket: shapes}, schedule, mesh)
+    programs = Programs(lowered, {}, quiet=True)
+    compile_seconds = programs.compile()
+    groups = config.batch.groups * config.batch.views // case.bucket.views
+    row = {
+        "variant": case.variant,
+        "size": list(case.bucket[:2]),
+        "views": case.bucket.views,
+        "groups": groups,
+        "remat": case.remat,
+        "mesh": dict(mesh.shape),
+        "devices": case.devices,
+        "gib": programs.needed_bytes(state_shapes)[0] / GIB,
+        "compile_seconds": compile_seconds,
+    }
+    try:
+        programs.check_memory(state_shapes, devices[0], config)
+    except UserError:
+        return row  # a line of its own in the table, not the end of it
+    state, batch = init_state(task.model, optimizer, config.seed, mesh), random_batch(shapes)
+
+    def step():
+        nonlocal state
+        state, measured = programs.update(state, [(case.bucket, batch)])
+        return state, measured
+
+    seconds = best_time(step, config.benchmark.steps, config.benchmark.repeats)
+    flops = groups * training_flops(task.model, case.bucket)
+    peak = peak_flops(devices[0])
+    row |= {
+        "step_ms": 1e3 * seconds,
+        "views_per_second": groups * case.bucket.views / seconds,
+        "mfu": flops / seconds / (peak * case.devices) if peak else None,
+    }
+    del state, batch, programs
+    if config.benchmark.roofline:
+        key = (case.variant, case.bucket, groups // case.devices)
+        if key not in rooflines:
+            rooflines[key] = composed_roofline(task.model, case.bucket, groups // case.devices)
+        row |= compare(rooflines[key], seconds)
+    return row
+
+
+def compare(roofline: Roofline, seconds: float) -> dict[str, float]:
+    """A composed roofline, and how near to it a step of `seconds` is."""
+    return {
+        "roofline_ms": 1e3 * roofline.seconds,
+        "products_ms": 1e3 * roofline.product_seconds,
+        "products_tflops": roofline.product_flops / roofline.product_seconds / 1e12,
+        "attention_ms": 1e3 * roofline.attention_seconds,
+        "attention_tflops": roofline.attention_flops / roofline.attention_seconds / 1e12,
+        "reached": roofline.seconds / seconds,
+    }
+
+
+def random_batch(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Random images with three quarters of the patches hidden, made where they are used."""
+
+    def make(key):
+        images = jax.random.randint(key, shapes["images"].shape, 0, 256).astype(jnp.uint8)
+        mask = jax.random.bernoulli(key, 0.75, shapes["mask"].shape)
+        return {"images": images, "mask": mask, "source": jnp.zeros(shapes["source"].shape, jnp.int32)}
+
+    shardings = {key: shape.sharding for key, shape in shapes.items()}
+    return jax.jit(make, out_shardings=shardings)(jax.random.key(0))
+
+
+def describe(row: dict[str, Any]) -> list[str]:
+    """A row's cells, in the order of COLUMNS."""
+    height, width = row["size"]
+    has_roofline = "roofline_ms" in row
+    return [
+        row["variant"],
+        f"{height}x{width}",
+        f"{row['groups']}x{row['views']}",
+        row["remat"],
+        str(row["devices"]),
+        f"{row['step_ms']:.1f}" if "step_ms" in row else "too big",
+        f"{row['views_per_second']:.0f}" if "step_ms" in row else "-",
+        f"{row['mfu']:.0%}" if row.get("mfu") else "-",
+        f"{row['roofline_ms']:.1f} ms" if has_roofline else "-",
+        f"{row['reached']:.0%}" if has_roofline else "-",
+        f"{row['gib']:.1f}",
+        f"{row['compile_seconds']:.0f} s",
+    ]

@@ -1,0 +1,147 @@
+"""The fastest a training step could be on the device at hand, put together from measured parts.
+
+Every matrix product of the step is timed alone, at its own shape, and so is attention, forward and
+backward, with the kernel that the network uses. Their sum is the composed roofline: what a step would
+take if norms, activations, the loss, the optimizer and everything between products cost nothing.
+"""
+
+import concurrent.futures
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from muskie_jax.data.buckets import Bucket
+from muskie_jax.models.attention import Attention
+from muskie_jax.models.muskie import CHANNELS, Muskie
+
+COPIES = 3  # of every operation in a timed program, on inputs of their own: none can be left out
+RUNS = 8
+
+
+class Product(NamedTuple):
+    """(rows, inner) @ (inner, columns), and how many a forward pass has of it."""
+
+    rows: int
+    inner: int
+    columns: int
+    count: int
+    needs_input_gradient: bool = True
+
+
+def forward_products(model: Muskie, bucket: Bucket, groups: int) -> list[Product]:
+    """The matrix products of a forward pass of `groups` groups, attention's own left out."""
+    grid_rows, grid_columns = bucket.grid(model.patch)
+    patches = groups * bucket.views * grid_rows * grid_columns
+    tokens = patches + groups * bucket.views * model.registers
+    width, pixels = model.width, CHANNELS * model.patch**2
+    layers = 2 * model.depth
+    return [
+        Product(patches, pixels, width, 1, needs_input_gradient=False),
+        Product(tokens, width, 3 * width, layers),
+        Product(tokens, width, width, layers),
+        Product(tokens, width, 4 * width, layers),
+        Product(tokens, 4 * width, width, layers),
+        Product(patches, width, 2 * pixels, 1),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Seconds and FLOPs of a training step's matrix products and attention, on one device."""
+
+    product_seconds: float
+    product_flops: float
+    attention_seconds: float
+    attention_flops: float
+
+    @property
+    def seconds(self) -> float:
+        return self.product_seconds + self.attention_seconds
+
+
+class _Operation(NamedTuple):
+    function: Callable[..., object]
+    shapes: Sequence[tuple[int, ...]]
+    flops: float
+    count: int
+
+
+def composed_roofline(model: Muskie, bucket: Bucket, groups: int) -> Roofline:
+    """Measures it, for a step of `groups` groups on the first device."""
+    dtype = model.dtype
+    products = []
+    for rows, inner, columns, count, needs_input_gradient in forward_products(model, bucket, groups):
+        x, kernel, y = (rows, inner), (inner, columns), (rows, columns)
+        flops = 2.0 * rows * inner * columns
+        products.append(_Operation(jnp.matmul, (x, kernel), flops, count))
+        products.append(_Operation(lambda x, dy: x.T @ dy, (x, y), flops, count))
+        if needs_input_gradient:
+            products.append(_Operation(lambda dy, kernel: dy @ kernel.T, (y, kernel), flops, count))
+    tokens = model.registers + bucket.grid(model.patch)[0] * bucket.grid(model.patch)[1]
+    attentions = [
+        _attention(model, groups * bucket.views, tokens),
+        _attention(model, groups, bucket.views * tokens),
+    ]
+    seconds = _measure([*products, *attentions], dtype)
+    total = lambda operations, times: sum(op.count * t for op, t in zip(operations, times))
+    split = len(products)
+    return Roofline(
+        total(products, seconds[:split]),
+        sum(op.count * op.flops for op in products),
+        total(attentions, seconds[split:]),
+        sum(op.count * op.flops for op in attentions),
+    )
+
+
+def _attention(model: Muskie, sequences: int, length: int) -> _Operation:
+    """Attention of one layer, forward and backward: 2 products forward, 5 back (weights again)."""
+    attend = Attention(model.attention.implementation)
+    shape = (sequences, 1, length, model.heads, model.width // model.heads)
+
+    def both(query, key, value, gradient):
+        out, pull = jax.vjp(lambda *qkv: attend(*qkv, across_views=False), query, key, value)
+        return out, pull(gradient)
+
+    flops = 7 * 2.0 * sequences * length**2 * model.width
+    return _Operation(both, [shape] * 4, flops, model.depth)
+
+
+def _measure(operations: Sequence[_Operation], dtype: jnp.dtype) -> list[float]:
+    """Seconds that one of each operation takes."""
+
+    def compile_one(operation: _Operation):
+        inputs = [[jax.ShapeDtypeStruct(shape, dtype) for shape in operation.shapes] for _ in range(COPIES)]
+        return jax.jit(lambda all: [operation.function(*one) for one in all]).lower(inputs).compile()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        programs = list(pool.map(compile_one, operations))
+    seconds = []
+    for operation, program in zip(operations, programs):
+        inputs = _random(operation.shapes, dtype)
+        seconds.append(best_time(lambda: program(inputs), RUNS, 3) / COPIES)
+    return seconds
+
+
+def _random(shapes: Sequence[tuple[int, ...]], dtype: jnp.dtype) -> list[list[Array]]:
+    """Inputs of COPIES operations. Of ones and zeros a GPU would compute faster than it can."""
+    keys = iter(jax.random.split(jax.random.key(0), COPIES * len(shapes)))
+    return [[jax.random.normal(next(keys), shape, dtype) for shape in shapes] for _ in range(COPIES)]
+
+
+def best_time(run: Callable[[], object], calls: int, repeats: int) -> float:
+    """Seconds per call, of `calls` calls waited for together: the best of several repeats."""
+    for _ in range(2):
+        jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(calls):
+            result = run()
+        jax.block_until_ready(result)
+        times.append((time.perf_counter() - start) / calls)
+    return min(times)

@@ -7,8 +7,8 @@ scaling over the GPUs of a host:
 
     python -m muskie_jax.main --config configs/benchmark.py:scaling --workdir runs/scaling
 
-A group of 64 views at 512x512, on one GPU and on four (`view` splits it): configs/benchmark.py:long. What each
-kind of rematerialisation costs and saves: configs/benchmark.py:remat.
+A group of 64 views at 512x512, on one GPU and on four that share it: configs/benchmark.py:long. What
+each kind of rematerialisation costs and saves: configs/benchmark.py:remat.
 
 On a CPU, to see what it prints: configs/benchmark.py:tiny. Any other config can be timed at its own buckets
 with --config.job=benchmark.

@@ -17,7 +17,7 @@ from muskie_jax.optim import make_optimizer
 from muskie_jax.programs import GIB, Programs, batch_shapes, training_programs
 from muskie_jax.roofline import Roofline, best_time, composed_roofline
 from muskie_jax.sharding import check_batch, make_mesh
-from muskie_jax.train_step import abstract_state, init_state, make_task
+from muskie_jax.train_step import Batch, TrainState, abstract_state, init_state, make_task
 from muskie_jax.writers import tell
 
 COLUMNS = (
@@ -122,13 +122,7 @@ def run_case(
     except UserError:
         return row  # a line of its own in the table, not the end of it
     state, batch = init_state(task.model, optimizer, config.seed, mesh), random_batch(shapes)
-
-    def step():
-        nonlocal state
-        state, measured = programs.update(state, [(case.bucket, batch)])
-        return state, measured
-
-    seconds = best_time(step, config.benchmark.steps, config.benchmark.repeats)
+    seconds = time_updates(programs, state, (case.bucket, batch), config.benchmark)
     flops = groups * training_flops(task.model, case.bucket)
     peak = peak_flops(devices[0])
     row |= {
@@ -136,13 +130,26 @@ def run_case(
         "views_per_second": groups * case.bucket.views / seconds,
         "mfu": flops / seconds / (peak * case.devices) if peak else None,
     }
-    del state, batch, programs
+    del state, batch, programs  # their memory is wanted for what comes next
     if config.benchmark.roofline:
         key = (case.variant, case.bucket, groups // case.devices)
         if key not in rooflines:
             rooflines[key] = composed_roofline(task.model, case.bucket, groups // case.devices)
         row |= compare(rooflines[key], seconds)
     return row
+
+
+def time_updates(
+    programs: Programs, state: TrainState, batch: tuple[Bucket, Batch], options: ConfigDict
+) -> float:
+    """Seconds of an update, again and again on the same batch; `state` is used up."""
+
+    def update():
+        nonlocal state
+        state, measured = programs.update(state, [batch])
+        return state, measured
+
+    return best_time(update, options.steps, options.repeats)
 
 
 def compare(roofline: Roofline, seconds: float) -> dict[str, float]:

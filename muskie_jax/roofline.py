@@ -5,8 +5,8 @@ backward, with the kernel that the network uses. Their sum is the composed roofl
 take if norms, activations, the loss, the optimizer and everything between products cost nothing.
 """
 
-import concurrent.futures
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -118,12 +118,11 @@ def _measure(operations: Sequence[_Operation], dtype: jnp.dtype) -> list[float]:
         inputs = [[jax.ShapeDtypeStruct(shape, dtype) for shape in operation.shapes] for _ in range(COPIES)]
         return jax.jit(lambda all: [operation.function(*one) for one in all]).lower(inputs).compile()
 
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        programs = list(pool.map(compile_one, operations))
+    programs = [compile_one(operation) for operation in operations]
     seconds = []
     for operation, program in zip(operations, programs):
-        inputs = _random(operation.shapes, dtype)
-        seconds.append(best_time(lambda: program(inputs), RUNS, 3) / COPIES)
+        run = functools.partial(program, _random(operation.shapes, dtype))
+        seconds.append(best_time(run, RUNS, 3) / COPIES)
     return seconds
 
 

@@ -112,7 +112,7 @@ def keep_only(names: Sequence[str]) -> Callable[..., bool]:
 
     def keep(primitive, *arguments, **parameters) -> bool:
         is_kernel = primitive.name.startswith(CUDNN_PRIMITIVE)
-        return is_kernel and ATTENTION in names or named(primitive, *arguments, **parameters)
+        return (is_kernel and ATTENTION in names) or named(primitive, *arguments, **parameters)
 
     return keep
 

@@ -1,0 +1,87 @@
+"""Layers with gradients of their own, against what they replace; attention on any mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax._src.cudnn import fused_attention_stablehlo as fused
+
+from muskie_jax.models.attention import CUDNN_PRIMITIVE, Attention
+from muskie_jax.models.normalization import gelu, layer_norm
+from muskie_jax.models.rope import patch_positions, rotate, rotation_table
+from muskie_jax.sharding import batch_sharding, make_mesh
+
+
+def assert_same(ours, theirs, *arguments):
+    """Two functions have the same values and gradients."""
+    expected, pull = jax.vjp(theirs, *arguments)
+    out, ours_pull = jax.vjp(ours, *arguments)
+    gradient = jax.random.normal(jax.random.key(9), expected.shape)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    for mine, other in zip(ours_pull(gradient), pull(gradient), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-5 * max(1.0, np.abs(other).max()))
+
+
+def test_layer_norm_is_layer_norm():
+    x = 3.0 + 2.0 * jax.random.normal(jax.random.key(0), (2, 5, 7, 24))
+    scale, bias = jax.random.normal(jax.random.key(1), (2, 24))
+
+    def theirs(x, scale, bias):
+        return nn.LayerNorm(epsilon=1e-5).apply({"params": {"scale": scale, "bias": bias}}, x)
+
+    assert_same(layer_norm, theirs, x, scale, bias)
+
+
+def test_gelu_is_the_exact_gelu():
+    x = jnp.linspace(-6.0, 6.0, 201)
+    assert_same(gelu, lambda x: nn.gelu(x, approximate=False), x)
+    assert np.abs(gelu(x) - nn.gelu(x, approximate=True)).max() > 1e-4
+
+
+@pytest.mark.parametrize("function", [gelu, lambda x: layer_norm(x, jnp.ones(8), jnp.zeros(8))])
+def test_half_precision_goes_in_and_out_and_float32_between(function):
+    x = jax.random.normal(jax.random.key(0), (64, 8))
+    half = x.astype(jnp.bfloat16)
+    out, pull = jax.vjp(function, half)
+    assert out.dtype == pull(out)[0].dtype == jnp.bfloat16
+    exact = function(half.astype(jnp.float32))
+    np.testing.assert_array_equal(out, exact.astype(jnp.bfloat16))  # rounded once, at the end
+
+
+def test_rotation_turns_gradients_back():
+    table = rotation_table(patch_positions((2, 3), 1), 8)
+    qkv = jax.random.normal(jax.random.key(0), (2, 7, 3, 2, 8))
+
+    def plainly(qkv):
+        cosines, sines = (part[:, None] for part in table)
+        swapped = jnp.concatenate([qkv[..., i : i + 2] for i in (2, 0, 6, 4)], axis=-1)
+        turned = qkv[..., :2, :, :] * cosines[:, None] + swapped[..., :2, :, :] * sines[:, None]
+        return jnp.concatenate([turned, qkv[..., 2:, :, :]], axis=-3)
+
+    assert_same(lambda x: jnp.stack(rotate(x, table), axis=-3), plainly, qkv)
+
+
+@pytest.mark.parametrize("across_views", [False, True])
+@pytest.mark.parametrize("sizes", [(2, 1, 1), (1, 2, 1), (1, 1, 4), (2, 2, 2)])
+def test_attention_is_the_same_on_any_mesh(sizes, across_views):
+    mesh = make_mesh(dict(zip(("data", "fsdp", "view"), sizes)), jax.devices()[: np.prod(sizes)])
+    qkv = jax.random.normal(jax.random.key(0), (3, 4, 4, 5, 2, 8))  # (B, V, T, heads, D) thrice
+    split = jax.device_put(tuple(qkv), batch_sharding("images", mesh))
+
+    def run(attend, arguments):
+        loss = lambda q, k, v: (attend(q, k, v, across_views) ** 2).sum()
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arguments)
+
+    expected, gradients = run(Attention(), tuple(qkv))
+    value, ours = run(Attention("auto", mesh), split)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for mine, theirs in zip(ours, gradients):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+    assert not ours[0].sharding.is_fully_replicated
+
+
+def test_the_fused_kernel_is_known_by_its_name():
+    """What `keep_only` looks for exists in this version of jax, and is no common prefix."""
+    assert fused._dot_product_attention_fwd_p_wrapper.name.startswith(CUDNN_PRIMITIVE)
+    assert not fused._dot_product_attention_bwd_p_wrapper.name.startswith(CUDNN_PRIMITIVE)

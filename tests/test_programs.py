@@ -1,0 +1,88 @@
+"""What is compiled, and that it fits."""
+
+import jax
+import pytest
+from runs import nano_config
+
+from muskie_jax.data.buckets import Bucket, BucketSchedule
+from muskie_jax.errors import UserError
+from muskie_jax.optim import make_optimizer
+from muskie_jax.programs import (
+    OPTIMIZER,
+    Place,
+    Programs,
+    batch_shapes,
+    device_bytes,
+    peak_bytes,
+    training_programs,
+)
+from muskie_jax.sharding import make_mesh
+from muskie_jax.train_step import abstract_state, make_task
+
+RESOLUTIONS = (((32, 32),), ((48, 48), (32, 48)), ((32, 32), (48, 48)))
+
+
+def test_places_are_all_that_an_update_can_need():
+    schedule = BucketSchedule(RESOLUTIONS, (1, 2), seed=0)
+    places = set(schedule.positions())
+    needed = {(b, i == 0) for step in range(300) for i, b in enumerate(schedule.at(step))}
+    assert places == needed
+    assert (Bucket(32, 32, 2), True) in places and (Bucket(32, 32, 2), False) in places
+    assert (Bucket(48, 48, 1), True) not in places
+
+
+@pytest.fixture(scope="module")
+def setting(photo_folder):
+    """A config, its state's shapes, and the programs of single and of double updates, compiled."""
+    config = nano_config(photo_folder)
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
+    state = abstract_state(task.model, optimizer, mesh)
+    programs = {}
+    for count in (1, 2):
+        schedule = BucketSchedule((((32, 32),),) * count, (2,), 0)
+        shapes = {b: batch_shapes(b, config.batch.groups, 2, 16, mesh) for b in schedule.all()}
+        lowered = training_programs(task, optimizer, state, shapes, schedule, mesh)
+        programs[count] = Programs(lowered, {}, quiet=True)
+        programs[count].compile()
+    return config, state, programs
+
+
+def test_an_update_of_one_batch_is_one_program(setting):
+    _, _, programs = setting
+    bucket = Bucket(32, 32, 2)
+    assert set(programs[1]._compiled) == {Place(bucket, True)}
+    assert set(programs[2]._compiled) == {Place(bucket, True), Place(bucket, False), OPTIMIZER}
+
+
+class Device:
+    """A device with so many bytes."""
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def memory_stats(self):
+        return {"bytes_limit": self.limit}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_does_not_fit_is_refused_with_the_numbers(setting, count):
+    config, state, programs = setting
+    need, key = programs[count].needed_bytes(state)
+    # What every program needs besides: the whole state, and the gradients.
+    assert need > device_bytes(state) + device_bytes(state.params)
+    if count == 2:  # a gradient program's optimizer state is no argument of it, and there all the same
+        beside = {k: 0 if k == OPTIMIZER else device_bytes(state.opt_state) for k in programs[2]._compiled}
+        assert need == max(peak_bytes(p) + beside[k] for k, p in programs[2]._compiled.items())
+    programs[count].check_memory(state, Device(need), config)
+    programs[count].check_memory(state, jax.devices("cpu")[0], config)  # nothing is known of it
+    with pytest.raises(UserError, match=rf"{key} needs .* GiB .*smaller config.batch.groups.*\(now 8"):
+        programs[count].check_memory(state, Device(need - 1), config)
+
+
+def test_the_compilers_own_refusal_is_one_line():
+    def lower():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in hbm\nmore lines")
+
+    with pytest.raises(UserError, match="big does not fit .* write a smaller .*Ran out of memory in hbm"):
+        Programs({"big": lower}, {}, quiet=True).compile()

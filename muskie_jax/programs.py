@@ -46,6 +46,43 @@ def batch_shapes(
     }
 
 
+def training_programs(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batches: Mapping[Bucket, Mapping[str, jax.ShapeDtypeStruct]],
+    schedule: BucketSchedule,
+    mesh: Mesh,
+) -> dict[Key, Callable[[], jax.stages.Lowered]]:
+    """What traces the gradient programs of all `batches`, and OPTIMIZER's; see `Programs`.
+
+    The devices of the mesh need not be there: their programs can be compiled without them.
+    """
+    whole = NamedSharding(mesh, P())
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    gradient_step = jax.jit(
+        functools.partial(accumulate_gradients, task=task, share=1.0 / len(schedule.resolutions)),
+        donate_argnames=("gradients",),
+        # Pinned, so that a continued run runs the very programs of an uninterrupted one.
+        out_shardings=(shardings.params, whole),
+    )
+    optimizer_step = jax.jit(
+        functools.partial(apply_gradients, optimizer=optimizer),
+        donate_argnames=("state",),
+        out_shardings=(shardings, whole),
+    )
+    params = state.params
+    lower: dict[Key, Callable[[], jax.stages.Lowered]] = {
+        OPTIMIZER: functools.partial(optimizer_step.lower, state, params)
+    }
+    for bucket, first in schedule.positions():
+        if bucket in batches:
+            gradients = None if first else params
+            arguments = (params, gradients, dict(batches[bucket]))
+            lower[bucket, first] = functools.partial(gradient_step.lower, *arguments)
+    return lower
+
+
 class Programs:
     """One gradient program per bucket, and one for the optimizer.
 
@@ -70,28 +107,8 @@ class Programs:
         mesh: Mesh,
         others: Mapping[str, Callable[[], jax.stages.Lowered]],
     ):
-        whole = NamedSharding(mesh, P())
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        gradient_step = jax.jit(
-            functools.partial(accumulate_gradients, task=task, share=1.0 / len(schedule.resolutions)),
-            donate_argnames=("gradients",),
-            # Pinned, so that a continued run runs the very programs of an uninterrupted one.
-            out_shardings=(shardings.params, whole),
-        )
-        optimizer_step = jax.jit(
-            functools.partial(apply_gradients, optimizer=optimizer),
-            donate_argnames=("state",),
-            out_shardings=(shardings, whole),
-        )
-        params = state.params
-        self._lower: dict[Key, Callable[[], jax.stages.Lowered]] = {
-            OPTIMIZER: functools.partial(optimizer_step.lower, state, params),
-            **others,
-        }
-        for bucket, first in schedule.positions():
-            gradients = None if first else params
-            lower = functools.partial(gradient_step.lower, params, gradients, dict(batches[bucket]))
-            self._lower[bucket, first] = lower
+        training = training_programs(task, optimizer, state, batches, schedule, mesh)
+        self._lower = {OPTIMIZER: training.pop(OPTIMIZER), **others, **training}
         self._compiled: dict[Key, Any] = {}
 
     def compile(self) -> None:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 from muskie_jax.config import default_config, suggest, validate
 from muskie_jax.errors import NotFinite, UserError
+from muskie_jax.plan import plan
 from muskie_jax.train import train
 from muskie_jax.writers import print_result
 
@@ -23,7 +24,7 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0,
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes, with --distributed.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process, with --distributed.")
 
-JOBS = {"train": train}  # config.job -> what runs it
+JOBS = {"train": train, "plan": plan}  # config.job -> what runs it
 USAGE_ERROR = 2
 INTERRUPTED = 130
 

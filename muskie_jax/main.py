@@ -45,6 +45,9 @@ def parse_flags(argv: list[str]) -> list[str]:
                 raise UserError(f"--{flag} is missing: write --{flag} {example}")
         _ = _CONFIG.value.job  # a file that could not be loaded is reported only when it is used
     except flags.Error as error:
+        if "Traceback" in str(error):  # of a config file that was given an argument, and raised
+            reason = str(error).strip().splitlines()[-1].partition(": ")[2]
+            fail(f"the config could not be loaded: {reason}")
         fail(f"{error} (all flags: python -m muskie_jax.main --help)")
     except UserError as error:
         fail(str(error))

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -124,14 +125,17 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 def machine_devices(machine: Machine) -> Sequence[jax.Device]:
     """Devices to compile for: a TPU topology's; for GPUs as many virtual CPU devices."""
     if machine.chip.is_tpu:
+        if importlib.util.find_spec("libtpu") is None:
+            raise UserError(
+                "plans for TPUs need their compiler: python -m pip install libtpu -c constraints.txt"
+            )
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor one that can be taken from others
         try:
             return topologies.get_topology_desc(platform="tpu", topology_name=machine.name).devices
-        except Exception as error:  # whatever libtpu raises, of a shape it does not know or for want of it
-            reason = str(error).strip().splitlines()[-1]
-            if "libtpu" in reason or "Unable to initialize" in reason:
-                raise UserError(f"plans for TPUs need libtpu (pip install libtpu): {reason}") from error
-            raise UserError(f"config.plan.machine={machine.name!r}: no such topology: {reason}") from error
+        except jax.errors.JaxRuntimeError as error:  # a shape that the compiler does not know
+            reason = " ".join(str(error).split())
+            raise UserError(f"config.plan.machine={machine.name!r}: {reason}") from error
     with contextlib.suppress(RuntimeError):  # if JAX has its devices already, they may be enough
         jax.config.update("jax_num_cpu_devices", machine.chips)
     devices = jax.devices("cpu")

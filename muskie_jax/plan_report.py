@@ -197,7 +197,7 @@ def report(plan: Plan, hints: tuple[str, ...]) -> str:
                 "-" if p.compiler_flops is None else f"{p.compiler_flops / 1e12:.2f}",
                 "-" if not moved or moved.memory is None else f"{moved.memory / 1e9:.1f}",
                 "-" if not moved else f"{sum(moved.sent.values()) / 1e9:.2f}",
-                f"{1e3 * p.seconds(machine):.1f}",
+                f"{1e3 * p.seconds(machine):.3g}",
                 p.bound(machine),
             )
         )
@@ -221,12 +221,12 @@ def report(plan: Plan, hints: tuple[str, ...]) -> str:
         "",
         f"Sent to other chips, most by one program: {most or 'nothing'}",
         "Roofline, an upper bound of speed: "
-        f"{plan.update_seconds:.3f} s per update, {plan.views_per_second:,.0f} views/s, "
-        f"{plan.days:.1f} days for {plan.steps:,} updates",
+        f"{plan.update_seconds:.3g} s per update, {plan.views_per_second:,.0f} views/s, "
+        f"{plan.days:.3g} days for {plan.steps:,} updates",
     ]
     if plan.utilisation:
         days = plan.days_at(plan.utilisation)
-        lines.append(f"At {plan.utilisation:.0%} of the peak (MFU, assumed): {days:.1f} days")
+        lines.append(f"At {plan.utilisation:.0%} of the peak (MFU, assumed): {days:.3g} days")
     if not chip.is_tpu:
         lines.append("Memory is estimated (muskie_jax/memory.py); HBM traffic is not counted for GPUs")
     verdict = "FITS" if plan.fits else "DOES NOT FIT"

@@ -72,7 +72,7 @@ class Machine:
 def find_chip(device_kind: str) -> Chip | None:
     """The chip that JAX gives a `device_kind`, or None if it is not in the table (a CPU, for one)."""
     kind = device_kind.replace("TPU v5p", "TPU v5").replace("TPU v6e", "TPU v6 lite")
-    found = [chip for chip in CHIPS.values() if re.search(rf"\b{chip.name}(?![0-9A-Za-z])", kind)]
+    found = [chip for chip in CHIPS.values() if chip.name in kind]  # "L4" is in "L40S" too
     return max(found, key=lambda chip: len(chip.name), default=None)
 
 

@@ -53,8 +53,9 @@ class Attention:
             raise ValueError(
                 f"attention={self.implementation!r}: choose one of {', '.join(IMPLEMENTATIONS)}"
             )
-        needed = PLATFORMS.get(self.implementation, self.platform)
-        if needed != self.platform:
+        needed = PLATFORMS.get(self.implementation)
+        # Asked for only where it matters: asking starts JAX's devices, which importing must not do.
+        if needed and needed != self.platform:
             raise ValueError(
                 f"attention={self.implementation!r} needs a {needed.upper()}, "
                 f"and this is a {self.platform.upper()}: write 'auto'"
@@ -62,7 +63,7 @@ class Attention:
 
     @property
     def platform(self) -> str:
-        """"cpu", "gpu" or "tpu"."""
+        """ "cpu", "gpu" or "tpu"."""
         if self.mesh is None:
             return jax.default_backend()
         platform = self.mesh.devices.flat[0].platform

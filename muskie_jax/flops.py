@@ -47,14 +47,15 @@ def executed_flops(model: Muskie, bucket: Bucket, on_tpu: bool, view_shards: int
     Args:
       view_shards: devices that share the views of a group.
     """
-    again = 1 if model.remat != "none" else 0
+    linear_again = 1 if model.remat in ("block", "full") else 0
+    attention_again = 1 if model.remat == "full" else 0
     ends, linear, _ = _forward_parts(model, bucket)
     rows, columns = bucket.grid(model.patch)
     view = rows * columns + model.registers
     size, itemsize = model.width // model.heads, jnp.dtype(model.dtype).itemsize
 
     def attention(sequences: float, queries: int, keys: int) -> float:
-        products, columns = 2 * (1 + again) + 5, size
+        products, columns = 2 * (1 + attention_again) + 5, size
         if on_tpu:
             products += 0 if splash.is_fused(keys, itemsize) else 2
             columns = max(size, splash.LANES)
@@ -64,7 +65,7 @@ def executed_flops(model: Muskie, bucket: Bucket, on_tpu: bool, view_shards: int
     inside = attention(bucket.views, view, view)
     queries = bucket.views * view // view_shards
     across = attention(view_shards, queries, bucket.views * view)
-    return 3 * ends + (3 + again) * linear + model.depth * (inside + across)
+    return 3 * ends + (3 + linear_again) * linear + model.depth * (inside + across)
 
 
 def peak_flops(device: jax.Device) -> float | None:

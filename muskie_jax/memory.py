@@ -4,19 +4,25 @@ An estimate: it counts what must be kept, not what a compiler adds. With fused a
 are ever stored, so nothing here grows with the square of the tokens.
 """
 
-import dataclasses
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 from muskie_jax.data.buckets import Bucket
+from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import CHANNELS, Muskie
 
-# Arrays as large as the tokens (tokens x width) that a transformer layer keeps for its backward pass:
-# input, first norm, query, key and value before and after rotation (keys and queries only), attention's
-# output, sum, second norm, and the four-fold hidden layer before and after GELU.
-KEPT_BY_LAYER = 1 + 1 + 3 + 2 + 1 + 1 + 1 + 4 + 4
+# Arrays as large as the tokens (tokens x width) that a transformer layer keeps for its backward pass,
+# by what is computed again (`config.model.remat`); the input of each block comes to it.
+KEPT_BY_LAYER = {
+    # first norm; queries, keys and values; attention's output; sum; second norm; hidden layer, twice
+    "none": 1 + 3 + 1 + 1 + 1 + 4 + 4,
+    # queries, keys and values; attention's output; sum; hidden layer before GELU
+    "elementwise": 3 + 1 + 1 + 4,
+    "block": 1,  # attention's output
+    "full": 0,
+}
 LAYERS_PER_BLOCK = 2
 # Float32 arrays as large as the pixels around the loss: images, targets, prediction, confidence, its
 # logarithm, errors, and gradients of the head's two outputs.
@@ -39,7 +45,7 @@ def training_memory(
       `parameters`, `optimizer` (two moments), `gradients` (of the update so far), `compute copies`
       (parameters in the type of matrix products, whole on every device if that is not float32 or if
       they are split), `activations` (kept from the forward to the backward pass), `working set` (of the
-      block whose gradients are being computed; without rematerialisation a part of the activations),
+      block whose gradients are being computed, with what is computed again for it),
       `loss` (float32 arrays around it) and `batches`. Their sum is the total.
     """
     count = _parameters(model)
@@ -51,16 +57,19 @@ def training_memory(
     rows, columns = bucket.grid(model.patch)
     tokens = local * (rows * columns + model.registers)
     pixels = local * bucket.height * bucket.width * CHANNELS
-    block = tokens * model.width * itemsize * KEPT_BY_LAYER * LAYERS_PER_BLOCK
-    inputs = tokens * model.width * itemsize * model.depth
-    kept = inputs if model.remat == "block" else block * model.depth
+    array = tokens * model.width * itemsize
+    layers = model.depth * LAYERS_PER_BLOCK
+    kept = array * (model.depth + layers * KEPT_BY_LAYER[model.remat])
+    again = KEPT_BY_LAYER["none"] - KEPT_BY_LAYER[model.remat]
+    # A block's backward pass starts with what it must compute again, and has a layer's gradients.
+    working = array * (LAYERS_PER_BLOCK * again + KEPT_BY_LAYER["none"])
     return {
         "parameters": 4 * split,
         "optimizer": 8 * split,
         "gradients": 4 * split,
         "compute copies": itemsize * kernels if copied else 0.0,
         "activations": kept,
-        "working set": block if model.remat == "block" else block / LAYERS_PER_BLOCK,
+        "working set": working,
         "loss": 4 * pixels * KEPT_BY_LOSS,
         "batches": pixels * (1 + prefetched),
     }
@@ -70,7 +79,7 @@ def _parameters(model: Muskie) -> dict[str, int]:
     """Numbers of parameters: of the kernels of linear layers, which meshes split, and of the others."""
     image = jnp.zeros((1, 1, model.patch, model.patch, CHANNELS))
     # Shapes are the same whatever computes attention; on one device nothing has to be split.
-    plain = dataclasses.replace(model, attention=type(model).attention, parent=None)
+    plain = model.clone(attention=Attention("xla"))
     params = jax.eval_shape(plain.init, jax.random.key(0), image)["params"]
     count = {"kernels": 0, "others": 0}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

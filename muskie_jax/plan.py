@@ -24,13 +24,11 @@ from muskie_jax.flops import executed_flops, training_flops
 from muskie_jax.hlo import traffic
 from muskie_jax.machines import Machine, parse_machine
 from muskie_jax.memory import training_memory
-from muskie_jax.models.attention import Attention
-from muskie_jax.models.muskie import Muskie, build_model
 from muskie_jax.optim import make_optimizer
 from muskie_jax.plan_report import Plan, ProgramPlan, advice, report
 from muskie_jax.programs import OPTIMIZER, batch_shapes, training_programs
 from muskie_jax.sharding import check_batch, group_shards, make_mesh
-from muskie_jax.train_step import LossOptions, Task, abstract_state
+from muskie_jax.train_step import Task, abstract_state, make_task
 from muskie_jax.writers import duration, tell
 
 
@@ -51,9 +49,8 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     chosen = choose_buckets(config.plan.buckets, schedule.all())
     mesh = make_mesh(config.mesh, machine_devices(machine))
     check_batch(config, mesh)
-    model = model_for(config, machine, mesh)
-    optimizer = make_optimizer(config)
-    task = Task(model, LossOptions(**config.loss), len(config.sources))
+    task = task_for(config, machine, mesh)
+    model, optimizer = task.model, make_optimizer(config)
     state = abstract_state(model, optimizer, mesh)
     shapes = {
         bucket: batch_shapes(bucket, config.batch.groups, config.batch.views, model.patch, mesh)
@@ -63,7 +60,7 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
     # --- Compile -------------------------------------------------------------------------------------
     per_update = len(schedule.resolutions)
-    lower = training_programs(task, optimizer, state, shapes, per_update, mesh)
+    lower = by_bucket(training_programs(task, optimizer, state, shapes, schedule, mesh))
     compiled = compile_all(lower, machine)
 
     # --- What each program needs ---------------------------------------------------------------------
@@ -107,7 +104,7 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         parameter_bytes=bytes_on_device(state.params),
         optimizer_bytes=moments,
         programs=tuple(programs),
-        total_programs=len(schedule.all()) + 1,
+        total_programs=len(schedule.positions()) + 1,
         schedule=schedule,
         groups=config.batch.groups,
         views=config.batch.views,
@@ -144,14 +141,22 @@ def machine_devices(machine: Machine) -> Sequence[jax.Device]:
     return devices[: machine.chips]
 
 
-def model_for(config: ConfigDict, machine: Machine, mesh: jax.sharding.Mesh) -> Muskie:
-    """The model as it is trained on the machine. For GPUs, whose kernel cannot be compiled here, plain
-    attention stands in: it is split over devices alike."""
-    try:
-        attention = Attention(config.model.attention if machine.chip.is_tpu else "xla", mesh)
-    except ValueError as error:
-        raise UserError(f"config.model.{error}") from error
-    return build_model(**{**config.model, "attention": attention})
+def task_for(config: ConfigDict, machine: Machine, mesh: jax.sharding.Mesh) -> Task:
+    """The task as it is trained on the machine. For GPUs, whose attention cannot be compiled here, the
+    plain one stands in: it is split over devices alike."""
+    config = config.copy_and_resolve_references()
+    if not machine.chip.is_tpu:
+        config.model.attention = "xla"
+    return make_task(config, mesh, len(config.sources))
+
+
+def by_bucket(lower: dict) -> dict[Bucket | str, Any]:
+    """One program per bucket: of two, the one that adds to gradients, which needs more memory."""
+    chosen = {OPTIMIZER: lower[OPTIMIZER]}
+    for key in lower:
+        if key != OPTIMIZER and (not key[1] or (key[0], False) not in lower):
+            chosen[key[0]] = lower[key]
+    return chosen
 
 
 def choose_buckets(text: str, known: Sequence[Bucket]) -> tuple[Bucket, ...]:

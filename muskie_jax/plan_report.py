@@ -11,7 +11,7 @@ from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.flops import executed_flops, training_flops
 from muskie_jax.hlo import Traffic
 from muskie_jax.machines import GIB, Machine
-from muskie_jax.memory import training_memory
+from muskie_jax.memory import KEPT_BY_LAYER, training_memory
 from muskie_jax.models.muskie import Muskie
 from muskie_jax.programs import OPTIMIZER
 
@@ -253,26 +253,28 @@ def advice(plan: Plan, config: ConfigDict) -> tuple[str, ...]:
     # The estimate is scaled to what the compiler found for this very config.
     scale = plan.peak / peak(plan.model, plan.groups, plan.mesh["fsdp"])
     fits = lambda *change: scale * peak(*change) <= plan.limit
-    block = dataclasses.replace(plan.model, remat="block", parent=None)
     shards = [n for n in range(2, chips // view + 1) if (chips // view) % n == 0 and _splits(plan, n)]
     groups = [g for g in range(plan.groups, 0, -1) if g % (chips // view) == 0]
-    for model, prefix in ((plan.model, ""), (block, "--config.model.remat=block ")):
-        if model is block and plan.model.remat == "block":
-            continue
-        if prefix and fits(block, plan.groups, plan.mesh["fsdp"]):
-            return (f"Should fit: {prefix}",)
-        for fsdp in shards:
-            if fits(model, plan.groups, fsdp):
-                return (f"Should fit: {prefix}--config.mesh.fsdp={fsdp}",)
-    for fsdp in (plan.mesh["fsdp"], *shards):
-        for fewer in groups:
-            if fits(block, fewer, fsdp):
-                remat = "" if plan.model.remat == "block" else "--config.model.remat=block "
-                split = "" if fsdp == plan.mesh["fsdp"] else f"--config.mesh.fsdp={fsdp} "
+    policies = list(KEPT_BY_LAYER)  # from fast to small
+    policies = policies[policies.index(plan.model.remat) :]
+    now = plan.mesh["fsdp"]
+    for fewer in groups:
+        for fsdp in (now, *shards):
+            for remat in policies:
+                if not fits(plan.model.clone(remat=remat), fewer, fsdp):
+                    continue
+                changes = {
+                    "model.remat": remat if remat != plan.model.remat else None,
+                    "mesh.fsdp": fsdp if fsdp != now else None,
+                    "batch.groups": fewer if fewer != plan.groups else None,
+                }
+                flags = " ".join(f"--config.{k}={v}" for k, v in changes.items() if v is not None)
+                if fewer == plan.groups:
+                    return (f"Should fit: {flags}",)
+                more = math.ceil(plan.groups / fewer)
                 return (
-                    f"Should fit: {remat}{split}--config.batch.groups={fewer} (another recipe: "
-                    f"{plan.groups} groups are published or asked for)",
-                    f"Or the same recipe on about {math.ceil(plan.groups / fewer)} times as many chips",
+                    f"Should fit: {flags}",
+                    f"Or keep {plan.groups} groups, on {more} times as many chips",
                 )
     return ("No mesh of this machine holds even one group per chip: choose a larger one",)
 

@@ -223,11 +223,10 @@ def compile_one(lowered: jax.stages.Lowered, machine: Machine) -> Compiled:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        wanted = re.search(r"memory space hbm. Used ([\d.]+)([MGT])", str(error))
-        if not wanted:
+        needed = memory_wanted(str(error))
+        if needed is None:
             raise
-        size = float(wanted[1]) * {"M": 2**20, "G": 2**30, "T": 2**40}[wanted[2]]
-        return Compiled(needed=size)
+        return Compiled(needed=needed)
     stats = compiled.memory_analysis()
     memory = {
         "arguments": stats.argument_size_in_bytes,
@@ -238,3 +237,14 @@ def compile_one(lowered: jax.stages.Lowered, machine: Machine) -> Compiled:
     flops = compiled.cost_analysis().get("flops")
     counted = traffic(compiled.as_text(), machine.chips)
     return Compiled(memory, 0.0, flops, counted, memory["code"])
+
+
+def memory_wanted(message: str) -> float | None:
+    """Bytes that a program would take, of the compiler's complaint that a chip has too few; None for any
+    other message. One of its two wordings leaves out the arguments, so that it is a lower bound."""
+    number = r"([\d.]+)([MGT])"
+    found = re.search(rf"memory space hbm. Used {number}|HLO temporaries \({number}\)", message)
+    if not found:
+        return None
+    size, unit = (group for group in found.groups() if group)
+    return float(size) * {"M": 2**20, "G": 2**30, "T": 2**40}[unit]

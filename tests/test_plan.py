@@ -20,7 +20,7 @@ from muskie_jax.machines import CHIPS, find_chip, parse_machine
 from muskie_jax.memory import training_memory
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
-from muskie_jax.plan import by_bucket, compile_one, machine_devices, task_for
+from muskie_jax.plan import by_bucket, compile_one, machine_devices, memory_wanted, task_for
 from muskie_jax.programs import batch_shapes, training_programs
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import abstract_state
@@ -189,6 +189,14 @@ def test_a_plan_that_does_not_fit_says_what_would(tmp_path):
     result = json.loads(done.stdout.splitlines()[-1])
     assert not result["fits"] and "DOES NOT FIT" in done.stdout
     assert result["advice"][0].startswith("Should fit: --config.model.remat=")
+
+
+def test_the_compiler_s_want_of_memory_is_understood():
+    used = "E1000: Ran out of memory in memory space hbm. Used 40.50G of 15.75G hbm. Exceeded hbm capacity"
+    temporary = "the total memory required for HLO temporaries (512.00M) exceeds available HBM (15.75G)"
+    assert memory_wanted(used) == 40.5 * 2**30
+    assert memory_wanted(temporary) == 512 * 2**20
+    assert memory_wanted("Ran out of memory in memory space vmem while allocating on stack") is None
 
 
 @pytest.mark.parametrize("machine", ["v5e:4x4", "v5e:16x16"])

@@ -18,7 +18,7 @@ from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError
 from muskie_jax.models import attention, muskie
 
-JOBS = ("train", "benchmark")
+JOBS = ("train", "benchmark", "plan")
 
 # The published aspects of the largest resolution, as (height, width); the square is twice as likely.
 SIZES_512 = ((512, 512), (512, 512), (288, 512), (384, 512), (512, 288), (512, 384))
@@ -112,6 +112,11 @@ def default_config() -> ConfigDict:
     config.log = ConfigDict()
     config.log.every = 50  # steps
     config.log.tensorboard = True
+
+    config.plan = ConfigDict()  # of the job "plan": what this config needs on a machine
+    config.plan.machine = "v5e:4x4"  # <chip>:<shape>, see muskie_jax/machines.py
+    config.plan.buckets = "all"  # or those to compile, such as "224x224x8, 512x512x8"
+    config.plan.utilisation = 0.0  # share of the peak to reckon with as well; 0: none
     config.lock()
     config.sources.unlock()
     return config
@@ -161,7 +166,7 @@ def validate(config: ConfigDict) -> None:
     _check_keys(config, default_config(), "config", skip=("sources",))
     _one_of(config.job, JOBS, "config.job")
     _check_model(config.model)
-    _check_sources(config.sources)
+    _check_sources(config.sources, needs_data=config.job == "train")
     _one_of(config.loss.error, losses.ERRORS, "config.loss.error")
     _check_batch(config)
     _check_mask(config)
@@ -177,6 +182,8 @@ def validate(config: ConfigDict) -> None:
         _at_least(config, key, 0)
     for key in ("data.threads", "evaluation.groups"):
         _at_least(config, key, 1)
+    share = config.plan.utilisation
+    _require(0 <= share <= 1, f"config.plan.utilisation={share}: write a share from 0 to 1")
     share = config.data.max_bad_share
     _require(0 <= share <= 1, f"config.data.max_bad_share={share}: write a share from 0 to 1")
     traced = config.profile.steps
@@ -200,7 +207,7 @@ def _check_model(model: ConfigDict) -> None:
     _require(model.registers >= 0, f"config.model.registers={model.registers}: write 0 or more")
 
 
-def _check_sources(sources: ConfigDict) -> None:
+def _check_sources(sources: ConfigDict, needs_data: bool) -> None:
     _require(len(sources) > 0, "config.sources is empty: add a folder(...) or synthetic(...) to it")
     for name, source in sources.items():
         path = f"config.sources.{name}"
@@ -209,7 +216,8 @@ def _check_sources(sources: ConfigDict) -> None:
         _check_keys(source, SOURCE_KINDS[kind](), path)
         _require(source.weight >= 0, f"{path}.weight={source.weight}: write 0 or more")
         if kind == "folder":
-            _require(source.root, f"{path}.root is empty: write --{path}.root=/folder/of/scenes")
+            has_root = source.root or not needs_data
+            _require(has_root, f"{path}.root is empty: write --{path}.root=/folder/of/scenes")
             held = source.holdout
             _require(0 <= held < 1, f"{path}.holdout={held}: write a share from 0 to below 1")
             window = source.window

@@ -1,27 +1,12 @@
 """How much arithmetic a step is, counted from the model's definition, and what devices can do."""
 
 import jax
+import jax.numpy as jnp
 
 from muskie_jax.data.buckets import Bucket
+from muskie_jax.machines import find_chip
+from muskie_jax.models import splash
 from muskie_jax.models.muskie import CHANNELS, Muskie
-
-# Dense bfloat16 peak of one device, FLOP/s, from the vendors' data sheets; by a part of the name that
-# JAX gives the device. The longer names come first.
-PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "GB200": 2500e12,
-    "B200": 2250e12,
-    "TPU v6": 918e12,
-    "TPU7x": 2307e12,
-    "TPU v5p": 459e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v4": 275e12,
-}
 
 
 def forward_flops(model: Muskie, bucket: Bucket) -> float:
@@ -29,6 +14,12 @@ def forward_flops(model: Muskie, bucket: Bucket) -> float:
 
     Counts 2 per multiply-add; leaves out norms, RoPE, activations and softmax.
     """
+    ends, linear, attention = _forward_parts(model, bucket)
+    return ends + linear + attention
+
+
+def _forward_parts(model: Muskie, bucket: Bucket) -> tuple[float, float, float]:
+    """Patch embedding and head; the blocks' linear layers; attention."""
     rows, columns = bucket.grid(model.patch)
     patches = bucket.views * rows * columns
     tokens = patches + bucket.views * model.registers
@@ -38,7 +29,7 @@ def forward_flops(model: Muskie, bucket: Bucket) -> float:
     linear = 2 * tokens * 12 * width**2  # qkv 3, proj 1, mlp 8
     frame_attention = 4 * tokens * (tokens / bucket.views) * width
     global_attention = 4 * tokens * tokens * width
-    return ends + model.depth * (2 * linear + frame_attention + global_attention)
+    return ends, model.depth * 2 * linear, model.depth * (frame_attention + global_attention)
 
 
 def training_flops(model: Muskie, bucket: Bucket) -> float:
@@ -46,6 +37,38 @@ def training_flops(model: Muskie, bucket: Bucket) -> float:
     return 3.0 * forward_flops(model, bucket)
 
 
+def executed_flops(model: Muskie, bucket: Bucket, on_tpu: bool, view_shards: int = 1) -> float:
+    """What devices have to compute for one group's training step, with all that is computed twice.
+
+    Beside `training_flops`: a rematerialised block's forward pass again; the weights again in the backward
+    pass of fused attention; and on TPUs the padding of splash attention, to whole blocks of tokens and to
+    the 128 columns of a matrix unit, of which a head fills 64 or 80.
+
+    Args:
+      view_shards: devices that share the views of a group.
+    """
+    linear_again = 1 if model.remat in ("block", "full") else 0
+    attention_again = 1 if model.remat == "full" else 0
+    ends, linear, _ = _forward_parts(model, bucket)
+    rows, columns = bucket.grid(model.patch)
+    view = rows * columns + model.registers
+    size, itemsize = model.width // model.heads, jnp.dtype(model.dtype).itemsize
+
+    def attention(sequences: float, queries: int, keys: int) -> float:
+        products, columns = 2 * (1 + attention_again) + 5, size
+        if on_tpu:
+            products += 0 if splash.is_fused(keys, itemsize) else 2
+            columns = max(size, splash.LANES)
+            queries, keys = (splash.padded_length(t, itemsize) for t in (queries, keys))
+        return sequences * model.heads * products * 2 * queries * keys * columns
+
+    inside = attention(bucket.views, view, view)
+    queries = bucket.views * view // view_shards
+    across = attention(view_shards, queries, bucket.views * view)
+    return 3 * ends + (3 + linear_again) * linear + model.depth * (inside + across)
+
+
 def peak_flops(device: jax.Device) -> float | None:
     """Peak bfloat16 FLOP/s of a device, or None if it is not in the table (a CPU, for one)."""
-    return next((peak for name, peak in PEAK_FLOPS.items() if name in device.device_kind), None)
+    chip = find_chip(device.device_kind)
+    return chip.flops if chip else None

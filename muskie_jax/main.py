@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_flags
 from muskie_jax.benchmark import benchmark
 from muskie_jax.config import default_config, suggest, validate
 from muskie_jax.errors import NotFinite, UserError
+from muskie_jax.plan import plan
 from muskie_jax.train import train
 from muskie_jax.writers import print_result
 
@@ -27,7 +28,7 @@ _STOPPED_EXIT_CODE = flags.DEFINE_integer(
     "stopped_exit_code", 0, "Exit code of a run that a signal ended early, to tell it from a complete one."
 )
 
-JOBS = {"train": train, "benchmark": benchmark}  # config.job -> what runs it
+JOBS = {"train": train, "benchmark": benchmark, "plan": plan}  # config.job -> what runs it
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
@@ -48,6 +49,9 @@ def parse_flags(argv: list[str]) -> list[str]:
                 raise UserError(f"--{flag} is missing: write --{flag} {example}")
         _ = _CONFIG.value.job  # a file that could not be loaded is reported only when it is used
     except flags.Error as error:
+        if "Traceback" in str(error):  # of a config file that was given an argument, and raised
+            reason = str(error).strip().splitlines()[-1].partition(": ")[2]
+            fail(f"the config could not be loaded: {reason}")
         fail(f"{error} (all flags: python -m muskie_jax.main --help)")
     except UserError as error:
         fail(str(error))

@@ -84,7 +84,7 @@ def training_programs(
     schedule: BucketSchedule,
     mesh: Mesh,
 ) -> dict[Place | str, Lower]:
-    """What traces each program of training; see `Programs`.
+    """What traces each program of training, for the buckets of `batches`; see `Programs`.
 
     The devices of the mesh need not be there: their programs can be compiled without them.
     """
@@ -99,7 +99,7 @@ def training_programs(
             out_shardings=(shardings, whole),
         )
         lower = lambda bucket: functools.partial(step.lower, state, dict(batches[bucket]))
-        return {Place(bucket, True): lower(bucket) for bucket in schedule.all()}
+        return {Place(bucket, True): lower(bucket) for bucket in batches}
     gradient_step = jax.jit(
         functools.partial(accumulate_gradients, task=task, share=1.0 / per_update),
         donate_argnames=("gradients",),
@@ -113,9 +113,10 @@ def training_programs(
     params = state.params
     programs = {OPTIMIZER: functools.partial(optimizer_step.lower, state, params)}
     for bucket, is_first in schedule.positions():
-        so_far = None if is_first else params
-        lower = functools.partial(gradient_step.lower, params, so_far, dict(batches[bucket]))
-        programs[Place(bucket, is_first)] = lower
+        if bucket in batches:
+            so_far = None if is_first else params
+            lower = functools.partial(gradient_step.lower, params, so_far, dict(batches[bucket]))
+            programs[Place(bucket, is_first)] = lower
     return programs
 
 

@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from muskie_jax.models.splash import splash_attention
-
-ATTENTION = "attention"  # the name of attention's results, for `keep_only`
+from muskie_jax.models.splash import ATTENTION, splash_attention
 
 
 def xla_attention(query: Array, key: Array, value: Array) -> Array:
     """Attention as two matrix products, anywhere and in any type; the softmax is float32."""
-    return jax.nn.dot_product_attention(query, key, value, implementation="xla")
+    out = jax.nn.dot_product_attention(query, key, value, implementation="xla")
+    return checkpoint_name(out, ATTENTION)
 
 
 def cudnn_attention(query: Array, key: Array, value: Array) -> Array:
@@ -54,8 +54,9 @@ class Attention:
             raise ValueError(
                 f"attention={self.implementation!r}: choose one of {', '.join(IMPLEMENTATIONS)}"
             )
-        needed = PLATFORMS.get(self.implementation, self.platform)
-        if needed != self.platform:
+        needed = PLATFORMS.get(self.implementation)
+        # Asked for only where it matters: asking starts JAX's devices, which importing must not do.
+        if needed and needed != self.platform:
             raise ValueError(
                 f"attention={self.implementation!r} needs a {needed.upper()}, "
                 f"and this is a {self.platform.upper()}: write 'auto'"
@@ -105,8 +106,8 @@ def _merge(x: Array, axis: int) -> Array:
 def keep_only(names: Sequence[str]) -> Callable[..., bool]:
     """A policy for `jax.checkpoint`: keep what has one of these names, and compute the rest again.
 
-    The names are those given with `checkpoint_name`. Where one of them is ATTENTION, a fused kernel
-    keeps the softmax's denominators too, without which it would have to run again all the same.
+    The names are those given with `checkpoint_name`. ATTENTION stands for a kernel's result, and for
+    what else it would have to run again for: the softmax's denominators. cuDNN's kernel cannot be named.
     """
     named = jax.checkpoint_policies.save_only_these_names(*names)
 

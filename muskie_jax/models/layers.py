@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from muskie_jax.models.attention import ATTENTION, Attention, attention_map
+from muskie_jax.models.attention import Attention, attention_map
 from muskie_jax.models.normalization import LayerNorm, gelu
 from muskie_jax.models.rope import RotationTable, rotate
 
@@ -46,7 +46,7 @@ class SelfAttention(nn.Module):
         qkv = qkv.reshape(batch, -1, tokens, 3, self.heads, width // self.heads)
         query, key, value = (checkpoint_name(x, "qkv") for x in rotate(qkv, rotation))
         out = self.attend(query, key, value, self.across_views)
-        out = dense(width, "proj")(checkpoint_name(out, ATTENTION).reshape(x.shape))
+        out = dense(width, "proj")(out.reshape(x.shape))
         return out, self._map(query, key) if return_map else None
 
     def _map(self, query: Array, key: Array) -> Array:

@@ -11,6 +11,7 @@ from jax import Array
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
+ATTENTION = "attention"  # the name of what attention keeps for its backward pass, for `jax.checkpoint`
 LANES = 128  # the width of a TPU's vector registers: lengths of blocks are multiples of it
 # Two logits blocks and their gradients must fit the 16 MiB of vector memory that the compiler gives a
 # kernel: with float32 queries 1152 x 1152 is too much for v5p, with bfloat16 1536 x 1536 for v5e.
@@ -83,6 +84,8 @@ def splash_attention(query: Array, key: Array, value: Array, *, interpret: bool 
         block_sizes=_block_sizes(queries, keys, itemsize),
         head_shards=1,
         q_seq_shards=1,
+        # So that a policy of `jax.checkpoint` can keep output and log-sum, and need not run it again.
+        residual_checkpoint_name=ATTENTION,
         interpret=interpret,
     )
     out = attend(

@@ -35,9 +35,9 @@ def default_config() -> ConfigDict:
     config.model.patch = muskie.PATCH
     config.model.registers = muskie.REGISTERS
     config.model.dtype = "bfloat16"  # of matrix products; parameters are always float32
-    config.model.remat = "none"  # "block": less memory, about a third more time
+    config.model.remat = "none"  # "elementwise", "block", "full": less memory, more time (docs/speed.md)
     config.model.scan_blocks = False  # True: compiles faster, runs slower; same parameters
-    config.model.attention = "auto"  # xla, cudnn
+    config.model.attention = "auto"  # xla, cudnn, splash
     config.model.view_embed = "none"  # "learned": a vector per view index
     config.model.max_views = 8  # of view_embed
 

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import write_scene
+from conftest import write_scene, xla_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = [
@@ -31,7 +31,7 @@ def command(*arguments):
 
 
 def start(*arguments, **streams):
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # one device, as on a laptop
+    environment = os.environ | {"XLA_FLAGS": xla_flags(1)}  # one device, as on a laptop
     return subprocess.Popen(command(*arguments), cwd=ROOT, env=environment, text=True, **streams)
 
 

@@ -1,4 +1,4 @@
-"""Two processes of two devices each train as one process of four does, and stop together."""
+"""Two processes of four devices each train as one device does, and stop together."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from conftest import xla_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 SETTINGS = [
@@ -28,7 +29,7 @@ SETTINGS = [
 
 
 def launch(photos, workdir, steps, devices, *flags):
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = os.environ | {"XLA_FLAGS": xla_flags(devices)}
     command = [
         sys.executable, "-m", "muskie_jax.main", "--config", "configs/photos.py", "--workdir", str(workdir),
         f"--config.sources.photos.root={photos}", f"--config.duration={steps} steps",
@@ -53,7 +54,7 @@ def launch_two(photos, workdir, steps, *flags):
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     flags = [*flags, "--distributed", f"--coordinator=localhost:{port}", "--num_processes=2"]
-    return [launch(photos, workdir, steps, 2, *flags, f"--process_id={i}") for i in (0, 1)]
+    return [launch(photos, workdir, steps, 4, *flags, f"--process_id={i}") for i in (0, 1)]
 
 
 def together(photos, workdir, steps):
@@ -65,8 +66,8 @@ def losses(workdir):
     return [row["train/loss"] for row in rows if "train/loss" in row]
 
 
-def test_two_processes_train_and_continue_as_one_does(photo_folder, tmp_path):
-    alone = finish(launch(photo_folder, tmp_path / "one", 6, 4))
+def test_two_processes_train_and_continue_as_one_device_does(photo_folder, tmp_path):
+    alone = finish(launch(photo_folder, tmp_path / "one", 6, 1))
     result = together(photo_folder, tmp_path / "two", 6)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
     assert len(losses(tmp_path / "one")) == 6

@@ -118,7 +118,7 @@ def run_case(
         "compile_seconds": compile_seconds,
     }
     try:
-        programs.check_memory(state_shapes, devices[0], config)
+        programs.check_memory(state_shapes, mesh.local_devices[0], config)
     except UserError:
         return row  # a line of its own in the table, not the end of it
     state, batch = init_state(task.model, optimizer, config.seed, mesh), random_batch(shapes)

@@ -176,7 +176,7 @@ class Programs:
 
         Args:
           state: shapes and shardings.
-          device: one of the mesh; nothing is known of CPUs.
+          device: one of this process; nothing is known of CPUs.
           config: for what the message says.
         """
         limit = (device.memory_stats() or {}).get("bytes_limit")

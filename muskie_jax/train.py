@@ -98,7 +98,7 @@ def train(
     programs = Programs(training, others)
     if first_step < total_steps:
         programs.compile()
-        programs.check_memory(state_shapes, mesh.devices.flat[0], config)
+        programs.check_memory(state_shapes, mesh.local_devices[0], config)
 
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
     _ = evaluator.batches  # held-out images that cannot be read are found now, not hours later

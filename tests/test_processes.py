@@ -13,6 +13,7 @@ import pytest
 from conftest import xla_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
+PER_PROCESS = 4
 SETTINGS = [
     "--config.model.variant=nano",
     "--config.batch.groups=8",
@@ -54,7 +55,7 @@ def launch_two(photos, workdir, steps, *flags):
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     flags = [*flags, "--distributed", f"--coordinator=localhost:{port}", "--num_processes=2"]
-    return [launch(photos, workdir, steps, 4, *flags, f"--process_id={i}") for i in (0, 1)]
+    return [launch(photos, workdir, steps, PER_PROCESS, *flags, f"--process_id={i}") for i in (0, 1)]
 
 
 def together(photos, workdir, steps):

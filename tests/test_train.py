@@ -98,7 +98,7 @@ MESHES = {
 def ten_steps(root, workdir, devices, **source):
     config = nano_config(root, **source)
     config.duration = "10 steps"
-    config.buckets.resolutions = (((32, 48),),)
+    config.buckets = {"resolutions": (((32, 48),),), "views": (4,)}
     config.mesh.update(MESHES[devices])
     result = train(config, workdir, jax.devices()[:devices])
     losses = [[row["train/loss"], row["train/mse"], row["train/grad_norm"]] for row in curve(workdir)]

@@ -57,7 +57,8 @@ def _examine(x: Array) -> tuple[Array, Array]:
 def examine(tree: Any) -> tuple[dict[str, str], bool]:
     """The fingerprint of every leaf, by its path, and whether all numbers are finite."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    examined = jax.device_get([_examine(leaf) for _, leaf in leaves])
+    # One after the other: hundreds of sums over devices under way at once can starve virtual ones.
+    examined = [jax.device_get(_examine(leaf)) for _, leaf in leaves]
     fingerprints = {
         path_name(path): "".join(f"{int(lane):08x}" for lane in lanes)
         for (path, _), (lanes, _) in zip(leaves, examined)

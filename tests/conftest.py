@@ -12,9 +12,13 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # the flag is gone
     QUICKLY += " --xla_cpu_use_fusion_emitters=false"
 
 
+# On a busy machine eight virtual devices may wait long for each other; XLA would end the process after 40 s.
+PATIENTLY = "--xla_cpu_collective_call_terminate_timeout_seconds=300"
+
+
 def xla_flags(devices: int) -> str:
     """XLA_FLAGS for so many virtual devices."""
-    return f"--xla_force_host_platform_device_count={devices} {QUICKLY}"
+    return f"--xla_force_host_platform_device_count={devices} {QUICKLY} {PATIENTLY}"
 
 
 os.environ["XLA_FLAGS"] = xla_flags(8)

@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 from conftest import write_scene, xla_flags
+
+from muskie_jax.main import keep_compiled_programs
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = [
@@ -126,3 +129,19 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["step"] == result["step"] + 2
+
+
+@pytest.mark.parametrize("told", [None, "", "/elsewhere"])
+def test_compiled_programs_are_kept_unless_jax_was_told_otherwise(told, tmp_path, monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    if told is not None:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", told)
+    try:
+        keep_compiled_programs()
+        kept = jax.config.jax_compilation_cache_dir
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert kept == (str(tmp_path / "muskie_jax") if told is None else before)
+    assert (tmp_path / "muskie_jax").is_dir() == (told is None)

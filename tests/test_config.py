@@ -108,6 +108,7 @@ WRONG = {
     "job": ("trian", "config.job: no 'trian'; did you mean 'train'?"),
     "model.variant": ("bse", "did you mean 'base'? (there is: base, huge, large, nano, small, tiny)"),
     "model.dtype": ("float16", "config.model.dtype: no 'float16'"),
+    "profile.steps": ((13, 10), "write the first and last, as in (10, 13)"),
     "model.remat": ("blocks", "did you mean 'block'? (there is: block, elementwise, full, none)"),
     "model.attention": ("flash", "(there is: auto, cudnn, splash, xla)"),
     "mask.modes": ((("rectangel", 0.5),), "config.mask.modes: no 'rectangel'; did you mean 'rectangle'?"),

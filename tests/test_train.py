@@ -162,6 +162,7 @@ def test_what_a_run_leaves_behind(photo_folder, tmp_path, capsys):
     config.duration = "4 steps"
     config.evaluation.every = 2
     config.log.tensorboard = True
+    config.profile.steps = (2, 3)
     result = train(config, tmp_path)
     assert {"step", "loss", "mse", "baseline_mse", "views_per_second", "params_digest"} <= result.keys()
     assert result["held_out"] is True and result["views_per_second"] > 0
@@ -173,10 +174,12 @@ def test_what_a_run_leaves_behind(photo_folder, tmp_path, capsys):
         "reconstruction_0000002.png", "reconstruction_0000004.png",
     ]  # fmt: skip
     assert list((tmp_path / "tensorboard").iterdir())
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     told = capsys.readouterr().err
     for expected in (
         "Parameters: 225,600",
         "Compiled in",
+        "Traced updates 2 to 3",
         "step 4/4  loss",
         "views/s",
         "data wait",

@@ -10,9 +10,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # the flag is gone from later ones
     QUICKLY += " --xla_cpu_use_fusion_emitters=false"
-
-
-# On a busy machine eight virtual devices may wait long for each other; XLA would end the process after 40 s.
+# On a busy machine virtual devices may wait long for each other; XLA would end the process after 40 s.
 PATIENTLY = "--xla_cpu_collective_call_terminate_timeout_seconds=300"
 
 

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.errors import UserError
 from muskie_jax.flops import peak_flops, training_flops
+from muskie_jax.machines import GIB
 from muskie_jax.optim import make_optimizer
-from muskie_jax.programs import GIB, Programs, batch_shapes, training_programs
+from muskie_jax.programs import Programs, batch_shapes, training_programs
 from muskie_jax.roofline import Roofline, best_time, composed_roofline
 from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.train_step import Batch, TrainState, abstract_state, init_state, make_task

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.errors import UserError
+from muskie_jax.machines import GIB
 from muskie_jax.metrics import Mean
 from muskie_jax.sharding import batch_sharding
 from muskie_jax.train_step import (
@@ -30,7 +31,6 @@ from muskie_jax.train_step import (
 from muskie_jax.writers import duration, tell
 
 OPTIMIZER = "optimizer"
-GIB = 2**30
 # What to change if memory does not suffice.
 SMALLER = "write a smaller config.batch.groups, config.model.remat='block', or a larger config.mesh.fsdp"
 Lower = Callable[[], jax.stages.Lowered]  # traces a program when it is called

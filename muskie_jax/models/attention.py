@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from muskie_jax.models.splash import ATTENTION, splash_attention
+from muskie_jax.sharding import GROUP_AXES
 
 
 def xla_attention(query: Array, key: Array, value: Array) -> Array:
@@ -91,7 +92,7 @@ class Attention:
 
         if self.mesh is None or self.mesh.size == 1:
             return on_one_device(query, key, value)
-        spec = P(("data", "fsdp"), "view")
+        spec = P(GROUP_AXES, "view")
         # Kernels do not say which mesh axes their results vary over, so that is not checked.
         return jax.shard_map(
             on_one_device, mesh=self.mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False

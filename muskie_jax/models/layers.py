@@ -20,6 +20,11 @@ kernel_init = nn.initializers.xavier_uniform()
 PRODUCTS = ("qkv", "mixed", "hidden")
 
 
+def dense(features: int, dtype: jnp.dtype, name: str) -> nn.Dense:
+    """A linear layer of the module whose `__call__` makes it."""
+    return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention inside each view, or over all views of a group."""
 
@@ -39,14 +44,11 @@ class SelfAttention(nn.Module):
         """
         batch, _, width = x.shape
         tokens = len(rotation[0])
-        dense = lambda features, name: nn.Dense(
-            features, dtype=self.dtype, kernel_init=kernel_init, name=name
-        )
-        qkv = dense(3 * width, "qkv")(x)
+        qkv = dense(3 * width, self.dtype, "qkv")(x)
         qkv = qkv.reshape(batch, -1, tokens, 3, self.heads, width // self.heads)
         query, key, value = (checkpoint_name(x, "qkv") for x in rotate(qkv, rotation))
         out = self.attend(query, key, value, self.across_views)
-        out = dense(width, "proj")(out.reshape(x.shape))
+        out = dense(width, self.dtype, "proj")(out.reshape(x.shape))
         return out, self._map(query, key) if return_map else None
 
     def _map(self, query: Array, key: Array) -> Array:
@@ -69,11 +71,8 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
-        dense = lambda features, name: nn.Dense(
-            features, dtype=self.dtype, kernel_init=kernel_init, name=name
-        )
-        hidden = checkpoint_name(dense(self.ratio * width, "fc1")(x), "hidden")
-        return dense(width, "fc2")(gelu(hidden))
+        hidden = checkpoint_name(dense(self.ratio * width, self.dtype, "fc1")(x), "hidden")
+        return dense(width, self.dtype, "fc2")(gelu(hidden))
 
 
 class TransformerLayer(nn.Module):

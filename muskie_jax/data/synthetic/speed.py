@@ -6,6 +6,7 @@ Prints a training step (forward, backward, AdamW), the rendering of its batch wi
 and with photo textures, in milliseconds, and the shares of the step.
 """
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -19,7 +20,7 @@ from muskie_jax.data.synthetic.render import render_groups
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.synthetic.textures import photo_pyramid
 from muskie_jax.models.muskie import build_model
-from muskie_jax.train_step import LossOptions, Task, TrainState, accumulate_gradients, apply_gradients
+from muskie_jax.train_step import LossOptions, Task, TrainState, update_at_once
 
 VARIANT = flags.DEFINE_string("variant", "small", "Of the network.")
 GROUPS = flags.DEFINE_integer("groups", 64, "Groups of a batch.")
@@ -66,17 +67,13 @@ def training(images: jax.Array) -> Callable[[], TrainState]:
     batch = {"images": images, "mask": mask, "source": jnp.zeros(len(images), jnp.int32)}
     params = jax.jit(model.init)(jax.random.key(0), images[:1].astype(jnp.float32))["params"]
     optimizer, task = optax.adamw(1e-4), Task(model, LossOptions(), 1)
-
-    def step(state, batch):
-        gradients, _ = accumulate_gradients(state.params, None, batch, task=task, share=1.0)
-        return apply_gradients(state, gradients, optimizer=optimizer)[0]
-
+    step = functools.partial(update_at_once, task=task, optimizer=optimizer)
     compiled = jax.jit(step, donate_argnums=0)
     state = TrainState(jnp.int32(0), params, optimizer.init(params))
 
     def run():
         nonlocal state
-        state = compiled(state, batch)
+        state, _ = compiled(state, batch)
         return state
 
     return run

@@ -6,6 +6,7 @@ An experiment is a plain file in `configs/` whose `get_config(arg=None)` starts 
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import math
 import re
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict, config_dict
 
 from muskie_jax import losses, masking
+from muskie_jax.data.layouts import LAYOUTS
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError
 from muskie_jax.models import attention, muskie
@@ -41,7 +43,7 @@ def default_config() -> ConfigDict:
     config.model.view_embed = "none"  # "learned": a vector per view index
     config.model.max_views = 8  # of view_embed
 
-    config.sources = ConfigDict()  # name -> folder(...) or synthetic(...)
+    config.sources = ConfigDict()  # name -> folder(...), dataset(...) or synthetic(...)
 
     config.mask = ConfigDict()
     config.mask.modes = (("random", 0.9), ("rectangle", 0.75), ("ellipse", 0.75))
@@ -81,6 +83,9 @@ def default_config() -> ConfigDict:
     config.mesh.view = 1
 
     config.data = ConfigDict()
+    config.data.root = ""  # the folder that relative roots of sources start from
+    config.data.allow_missing = False  # train on the sources whose folders are there
+    config.data.index = ""  # folder for lists of scenes; empty: scene_index/ beside the work directory
     config.data.workers = 8  # processes per host; 0 loads in threads of the main process
     config.data.threads = 4  # per worker
     config.data.prefetch = 2  # updates kept ready on the device
@@ -128,16 +133,56 @@ def folder(
     window: int | None = None,
     weight: float = 1.0,
     holdout: float = 0.1,
+    overlap: tuple[float, ...] = (),
 ) -> ConfigDict:
     """A source of photographs: `<root>/<scene>/<image>`, or what `glob` matches below `root`.
 
     `window` is the number of consecutive frames a sample is drawn from (None: the whole scene);
-    `holdout` the share of scenes kept for evaluation.
+    `holdout` the share of scenes kept for evaluation; `overlap`, such as (0.3, 0.9), how much of a
+    sample's first view the others see, where it is known (see `muskie_jax.data.overlap`).
     """
     source = ConfigDict({"kind": "folder", "root": root, "glob": glob, "weight": weight})
     source.window = config_dict.placeholder(int) if window is None else window
-    source.holdout = holdout
+    source.holdout, source.overlap = holdout, overlap
     return source
+
+
+def dataset(
+    layout: str,
+    root: str = "",
+    weight: float = 1.0,
+    holdout: float = 0.01,
+    overlap: tuple[float, ...] = (),
+) -> ConfigDict:
+    """A source of one of the datasets of `muskie_jax.data.layouts`, in its published folder layout.
+
+    Its `window` and `zoom`, the share of samples cropped to the object, are the published ones, and can
+    be set. `holdout` and `overlap`: see `folder`.
+    """
+    _one_of(layout, LAYOUTS, "dataset()")
+    row = LAYOUTS[layout]
+    source = ConfigDict({"kind": "dataset", "layout": layout, "root": root, "weight": weight})
+    source.window = config_dict.placeholder(int) if row.window is None else row.window
+    source.zoom, source.holdout, source.overlap = row.zoom, holdout, overlap
+    return source
+
+
+def published_sources(arg: str | None = None) -> ConfigDict:
+    """The sources of the published recipe, or a user's own photographs in its stead.
+
+    Args:
+      arg: of the config file. None: all ten datasets, drawn equally often, each in the folder of its
+        name below `config.data.root`. "photos": one folder of scenes.
+    """
+    sources = ConfigDict()
+    if arg == "photos":
+        sources.photos = folder(window=32, holdout=0.01)
+        return sources
+    if arg is not None:
+        raise UserError(f"no {arg!r} of this config: write nothing after its name, or :photos")
+    for name in LAYOUTS:
+        sources[name] = dataset(name, root=name)
+    return sources
 
 
 def synthetic(weight: float = 1.0, photos: str = "", num_photos: int = 256, **world) -> ConfigDict:
@@ -154,7 +199,14 @@ def synthetic(weight: float = 1.0, photos: str = "", num_photos: int = 256, **wo
     return source
 
 
-SOURCE_KINDS = {"folder": folder, "synthetic": synthetic}
+SOURCE_KINDS = {
+    "folder": folder,
+    "dataset": functools.partial(dataset, next(iter(LAYOUTS))),
+    "synthetic": synthetic,
+}
+
+
+PHOTOGRAPHS = ("folder", "dataset")
 
 
 def validate(config: ConfigDict) -> None:
@@ -215,20 +267,34 @@ def _check_sources(sources: ConfigDict, needs_data: bool) -> None:
         _one_of(kind, SOURCE_KINDS, f"{path}.kind")
         _check_keys(source, SOURCE_KINDS[kind](), path)
         _require(source.weight >= 0, f"{path}.weight={source.weight}: write 0 or more")
-        if kind == "folder":
-            has_root = source.root or not needs_data
-            _require(has_root, f"{path}.root is empty: write --{path}.root=/folder/of/scenes")
-            held = source.holdout
-            _require(0 <= held < 1, f"{path}.holdout={held}: write a share from 0 to below 1")
-            window = source.window
-            glob = source.glob
-            if not glob or glob.startswith("/"):
-                raise UserError(f"{path}.glob={glob!r}: write a pattern below root, such as '*/*'")
-            _require(window is None or window >= 1, f"{path}.window={window}: write 1 or more, or None")
+        if kind in PHOTOGRAPHS:
+            _check_photographs(source, path, needs_data)
         else:
             _require(source.num_photos >= 1, f"{path}.num_photos={source.num_photos}: write 1 or more")
             _check_world(source.world, f"{path}.world")
     _require(any(s.weight > 0 for s in sources.values()), "config.sources: every weight is 0")
+
+
+def _check_photographs(source: ConfigDict, path: str, needs_data: bool) -> None:
+    has_root = source.root or not needs_data
+    _require(has_root, f"{path}.root is empty: write --{path}.root=/folder/of/scenes")
+    held = source.holdout
+    _require(0 <= held < 1, f"{path}.holdout={held}: write a share from 0 to below 1")
+    window = source.window
+    _require(window is None or window >= 1, f"{path}.window={window}: write 1 or more, or None")
+    overlap = source.overlap
+    if overlap and not (len(overlap) == 2 and 0 <= overlap[0] < overlap[1] <= 1):
+        raise UserError(f"{path}.overlap={overlap}: write two shares, such as (0.3, 0.9), or ()")
+    if source.kind == "folder":
+        glob = source.glob
+        if not glob or glob.startswith("/"):
+            raise UserError(f"{path}.glob={glob!r}: write a pattern below root, such as '*/*'")
+    if source.kind == "dataset":
+        _one_of(source.layout, LAYOUTS, f"{path}.layout")
+        zoom = source.zoom
+        _require(0 <= zoom <= 1, f"{path}.zoom={zoom}: write a share from 0 to 1")
+        masks = LAYOUTS[source.layout].masks
+        _require(masks or not zoom, f"{path}.zoom={zoom}: {source.layout} has no object masks, write 0")
 
 
 def _check_world(world: ConfigDict, path: str) -> None:

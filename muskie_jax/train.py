@@ -53,7 +53,7 @@ def train(
     # --- Config, data, devices ---------------------------------------------------------------------
     config_lib.validate(config)
     total_steps = config_lib.total_steps(config)
-    mixture = build_mixture(config)
+    mixture = build_mixture(config, workdir)
     for note in mixture.notes:
         tell(note)
     sampler = training_sampler(config, mixture)

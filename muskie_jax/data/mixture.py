@@ -8,20 +8,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from muskie_jax.data.buckets import BucketSchedule
-from muskie_jax.data.images import BadImage, open_rgb
+from muskie_jax.data.images import BadImage, read_photograph
+from muskie_jax.data.layouts import LAYOUTS, photographs
 from muskie_jax.data.pipeline import GROUP_STREAM, HELDOUT_STREAM, GroupSampler
-from muskie_jax.data.sources import (
-    FolderSource,
-    Source,
-    SyntheticSource,
-    scan,
-    split_scenes,
-)
+from muskie_jax.data.scan import scan
+from muskie_jax.data.scenes import split_scenes
+from muskie_jax.data.sources import FolderSource, Source, SyntheticSource
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.views import centre_view
 from muskie_jax.errors import UserError
 
 PHOTO_SIZE = 256  # of a photo texture, pixels; a power of two
+INDEX_FOLDER = "scene_index"  # beside the work directory: runs of the same data share it
 EVALUATION_SEED = 0  # whatever the run's seed: runs of different seeds are compared on the same groups
 
 
@@ -68,25 +66,41 @@ class Mixture:
         )
 
 
-def build_mixture(config: ConfigDict) -> Mixture:
+def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mixture:
     """Finds the scenes of every source.
+
+    Args:
+      config: see `muskie_jax.config.default_config`.
+      workdir: of the run; lists of scenes are kept beside it, unless `config.data.index` names another
+        folder. None: they are kept only there.
 
     Raises:
       UserError: if a source has none.
     """
+    kept = pathlib.Path(config.data.index).expanduser() if config.data.index else None
+    if kept is None and workdir is not None:
+        kept = workdir.absolute().parent / INDEX_FOLDER
     training, held_out, photos, notes = [], [], {}, []
-    for number, (name, source) in enumerate(config.sources.items()):
+    for name, source in config.sources.items():
         if source.kind == "synthetic":
             world = SyntheticSource(name, WorldConfig(**source.world), source.weight)
+            if source.photos:
+                photos[len(training)] = photo_textures(source.photos, source.num_photos)
             training.append(world)
             held_out.append(world)
-            if source.photos:
-                photos[number] = photo_textures(source.photos, source.num_photos)
-        else:
-            seen, unseen, new_notes = _folder(name, source, config)
-            training.append(seen)
-            held_out.append(unseen)
-            notes += new_notes
+            continue
+        root = pathlib.Path(config.data.root).expanduser() / pathlib.Path(source.root).expanduser()
+        if not root.is_dir():
+            if config.data.allow_missing:
+                notes.append(f"{name}: LEFT OUT, there is no folder {str(root)!r}")
+                continue
+            raise UserError(_missing(name, root, config))
+        seen, unseen, new_notes = _photographs(name, source, root, kept, config.batch.views)
+        training.append(seen)
+        held_out.append(unseen)
+        notes += new_notes
+    if not any(source.weight for source in training):
+        raise UserError("none of config.sources is there: " + "; ".join(notes))
     # A source without held-out scenes is left out of evaluation, unless no source has any.
     both = list(zip(training, held_out))
     proper = [a.weight > 0 and (isinstance(a, SyntheticSource) or a != b) for a, b in both]
@@ -97,25 +111,39 @@ def build_mixture(config: ConfigDict) -> Mixture:
     return Mixture(tuple(training), tuple(held_out), photos, tuple(notes))
 
 
-def _folder(name: str, source: ConfigDict, config: ConfigDict):
-    """The training and held-out part of a folder, and notes on it."""
-    scenes = scan(source.root, source.glob)
+def _missing(name: str, root: pathlib.Path, config: ConfigDict) -> str:
+    """What to write when a root is not there."""
+    message = f"config.sources.{name}: no folder {str(root)!r}: write --config.sources.{name}.root=..."
+    if pathlib.Path(config.sources[name].root).is_absolute() or len(config.sources) == 1:
+        return message
+    return (
+        f"{message}, or the folder of all datasets, --config.data.root=...; "
+        "or --config.data.allow_missing to train on those that are there"
+    )
+
+
+def _photographs(
+    name: str, source: ConfigDict, root: pathlib.Path, kept: pathlib.Path | None, views: int
+) -> tuple[FolderSource, FolderSource, list[str]]:
+    """The training and held-out part of a source of photographs, and notes on it."""
+    named = LAYOUTS[source.layout] if source.kind == "dataset" else photographs(source.glob, source.window)
+    scenes = scan(root, named, kept)
     seen, unseen = split_scenes(scenes, source.holdout)
-    root = pathlib.Path(source.root).expanduser()
-    make = lambda part: FolderSource(name, root, part, source.window, source.weight)
-    held = f"{len(unseen)} of them held out" if unseen else "none held out"
-    images = sum(len(scene.frames) for scene in scenes)
-    notes = [f"{name}: {len(scenes)} scenes ({held}), {images} images in {root}"]
-    views = config.batch.views
-    short = [scene for scene in scenes if len(scene.frames) < views]
-    if short:
-        listed = ", ".join(f"{scene.name} ({len(scene.frames)})" for scene in short[:5])
+    zoom = source.zoom if source.kind == "dataset" else 0.0
+    make = lambda part: FolderSource(
+        name, root, named, part, source.window, zoom, tuple(source.overlap), source.weight
+    )
+    held = f"{len(unseen)} of them held out" if len(unseen) else "none held out"
+    notes = [f"{name}: {len(scenes)} scenes ({held}), {scenes.counts.sum()} images in {root}"]
+    short = np.flatnonzero(scenes.counts < views)
+    if len(short):
+        listed = ", ".join(f"{scenes[i].name} ({scenes.counts[i]})" for i in short[:5])
         more = f" and {len(short) - 5} more" if len(short) > 5 else ""
         notes.append(
             f"{name}: {len(short)} scenes have fewer than {views} images, their views repeat: "
             f"{listed}{more}"
         )
-    return make(seen), make(unseen or seen), notes
+    return make(seen), make(unseen) if len(unseen) else make(seen), notes
 
 
 def photo_textures(root: str, most: int) -> np.ndarray:
@@ -127,13 +155,13 @@ def photo_textures(root: str, most: int) -> np.ndarray:
       UserError: if there is no readable photograph.
     """
     folder = pathlib.Path(root).expanduser()
-    scenes = scan(root, "**/*")
+    scenes = scan(folder, photographs("**/*", None))
     frames = list(itertools.chain.from_iterable(scene.frames for scene in scenes))
     chosen = [frames[i * len(frames) // most] for i in range(most)] if len(frames) > most else frames
     textures = []
     for frame in chosen:
         try:
-            textures.append(centre_view(open_rgb(folder / frame), (PHOTO_SIZE, PHOTO_SIZE)))
+            textures.append(centre_view(read_photograph(folder / frame), (PHOTO_SIZE, PHOTO_SIZE)))
         except BadImage:
             continue
     if not textures:

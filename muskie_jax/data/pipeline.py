@@ -9,7 +9,6 @@ of views and its own masks.
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 import os
@@ -24,11 +23,10 @@ import numpy as np
 from absl import logging
 
 from muskie_jax.data.buckets import Bucket, BucketSchedule
-from muskie_jax.data.images import BadImage
-from muskie_jax.data.sources import FolderSource, Source, SyntheticSource
-from muskie_jax.data.views import augment, centre_view, sample_frames
+from muskie_jax.data.samples import draw_sample
+from muskie_jax.data.sources import Source, SyntheticSource
 from muskie_jax.errors import UserError
-from muskie_jax.masking import Grid, group_mask
+from muskie_jax.masking import group_mask
 
 # Keeps random streams that serve different purposes apart (first word after the seed).
 KIND_STREAM, GROUP_STREAM, HELDOUT_STREAM = 2, 3, 4
@@ -83,7 +81,7 @@ class GroupSampler:
         Returns a dictionary with `source` and either `images` uint8 (views, H, W, 3) or `scene`
         uint32 (2,); for each of the `reuse` updates an order of the views in `orders` and the masks
         of the groups it is split into in `masks`; `tried` images and the `skipped` unreadable ones;
-        and `error`, a message, when the scene has no readable image.
+        and `error`, a message, when the group could not be made.
         """
         load, resolution, slot = index
         rng = np.random.default_rng([self.seed, self.stream, load, resolution, slot])
@@ -95,7 +93,10 @@ class GroupSampler:
         if isinstance(source, SyntheticSource):
             group["scene"] = rng.integers(2**32, size=2, dtype=np.uint32)
         else:
-            self._load_views(rng, source, self.schedule.canvas(resolution), group)
+            size = self.schedule.canvas(resolution)
+            sample = draw_sample(rng, source, self.views, size, self.augmented)
+            group["images"], group["tried"] = sample.images, sample.tried
+            group["skipped"], group["error"] = sample.skipped, sample.error
         group["orders"], group["masks"] = [], []
         for update in range(load * self.reuse, (load + 1) * self.reuse):
             bucket = self.schedule.at(update)[resolution]
@@ -108,30 +109,6 @@ class GroupSampler:
         grid = bucket.grid(self.patch)
         draw = lambda: group_mask(rng, bucket.views, grid, self.modes, self.num_reference)
         return np.stack([draw() for _ in range(self.views // bucket.views)])
-
-    def _load_views(self, rng, source: FolderSource, size: Grid, group: dict[str, Any]) -> None:
-        """Adds `images`, or `error` if the scene has no readable image.
-
-        An unreadable image gives way to a frame that was not drawn, while there are any; then to a
-        view that is there already.
-        """
-        scene = source.scenes[int(rng.integers(len(source.scenes)))]
-        frames, spare = sample_frames(rng, len(scene.frames), self.views, source.window)
-        queue, photographs, skipped = [*frames, *spare], [], []
-        while queue and len(photographs) < self.views:
-            group["tried"] += 1
-            try:
-                photographs.append(source.load(scene.frames[queue.pop(0)]))
-            except BadImage as error:
-                skipped.append(str(error))
-        group["skipped"] = tuple(skipped)
-        if not photographs:
-            group["error"] = f"scene {scene.name!r} of {source.root}: {skipped[-1]}"
-            group["images"] = np.zeros((self.views, *size, 3), np.uint8)
-            return
-        prepare = functools.partial(augment, rng) if self.augmented else centre_view
-        chosen = itertools.islice(itertools.cycle(photographs), self.views)
-        group["images"] = np.stack([prepare(photograph, size) for photograph in chosen])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +251,7 @@ class Pipeline:
                 logging.warning("Skipped an unreadable image: %s", message)
             self.skipped[message] = self.skipped.get(message, 0) + 1
         if load.error:
-            raise UserError(f"no readable image in {load.error}")
+            raise UserError(load.error)
         return load
 
     def check_share(self, most: float) -> None:

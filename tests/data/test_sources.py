@@ -4,8 +4,10 @@ import pytest
 from conftest import write_scene
 
 from muskie_jax.config import default_config, folder
+from muskie_jax.data.layouts import photographs
 from muskie_jax.data.mixture import build_mixture
-from muskie_jax.data.sources import Scene, natural_key, scan, split_scenes
+from muskie_jax.data.scan import natural_key, scan
+from muskie_jax.data.scenes import Scene, SceneTable, split_scenes
 from muskie_jax.errors import UserError
 
 
@@ -31,11 +33,11 @@ def test_nested_layouts_by_glob(tmp_path):
     write_scene(tmp_path / "town" / "a" / "images", 3, 0)
     write_scene(tmp_path / "town" / "b" / "images", 2, 1)
     write_scene(tmp_path / "town" / "b" / "masks", 2, 1)
-    scenes = scan(tmp_path, "*/*/images/*")
+    scenes = scan(tmp_path, photographs("*/*/images/*", None))
     assert [(s.name, len(s.frames)) for s in scenes] == [("town/a/images", 3), ("town/b/images", 2)]
     with pytest.raises(UserError, match=r"write glob='\*/\*/\*/\*'"):
         scan(tmp_path)
-    assert [s.name for s in scan(tmp_path / "town" / "a" / "images", "*")] == ["."]
+    assert [s.name for s in scan(tmp_path / "town" / "a" / "images", photographs("*", None))] == ["."]
 
 
 def test_a_missing_or_empty_folder_is_one_line(tmp_path):
@@ -56,9 +58,10 @@ def test_natural_key_handles_mixed_names():
 )
 def test_holdout(count, holdout, held):
     scenes = [Scene(str(i), ("x",)) for i in range(count)]
-    training, unseen = split_scenes(scenes, holdout)
+    training, unseen = split_scenes(SceneTable.of(scenes), holdout)
     assert len(unseen) == held and sorted((*training, *unseen)) == sorted(scenes)
-    assert (training, unseen) == split_scenes(scenes, holdout)
+    again = split_scenes(SceneTable.of(scenes), holdout)
+    assert [list(part) for part in again] == [list(training), list(unseen)]
 
 
 def test_short_scenes_are_named_and_sources_without_held_out_scenes_not_evaluated(tmp_path):

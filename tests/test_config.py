@@ -8,8 +8,10 @@ import jax
 import pytest
 
 from muskie_jax.config import (
+    dataset,
     default_config,
     folder,
+    published_sources,
     synthetic,
     to_steps,
     total_steps,
@@ -168,6 +170,17 @@ def test_wrong_sources_are_one_line(config):
     assert "config.sources.p.world: " in complaint(p=synthetic(samples_per_pixel=3))
     assert "num_photos=0" in complaint(p=synthetic(num_photos=0))
     assert "holdout=1.0" in complaint(p=folder(root="x", holdout=1.0))
+    assert "window=0" in complaint(p=folder(root="x", window=0))
+    assert "overlap=(0.9, 0.3): write two shares" in complaint(p=folder(root="x", overlap=(0.9, 0.3)))
+    named = dataset("waymo", root="x")
+    named.layout = "weymo"
+    assert "config.sources.p.layout: no 'weymo'; did you mean 'waymo'?" in complaint(p=named)
+    named.update({"layout": "waymo", "zoom": 0.5})
+    assert "config.sources.p.zoom=0.5: waymo has no object masks" in complaint(p=named)
+    with pytest.raises(UserError, match="no 'co3dv2'; did you mean 'co3d'"):
+        dataset("co3dv2")
+    with pytest.raises(UserError, match="no 'mine' of this config: write nothing .* or :photos"):
+        published_sources("mine")
     extra = folder(root="x")
     extra.golb = "*"
     assert "config.sources.p.golb: no such setting; did you mean 'glob'?" in complaint(p=extra)

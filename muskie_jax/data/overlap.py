@@ -1,6 +1,6 @@
 """How much of one view another sees: for samples of views that overlap, where that can be known.
 
-It is known where a scene's folder has
+It is known where a scene's folder, or the one that it is in, has
 
 - `scene_metadata.npz` with `images`, file names, and `pairs`, (number of one image, number of another,
   their overlap) each, as common processings of ARKitScenes and ScanNet++ write it;
@@ -14,13 +14,13 @@ import functools
 import json
 import math
 import pathlib
+import zipfile
 
 import numpy as np
 from PIL import Image
 
 from muskie_jax.errors import UserError
 
-PAIRS, CAMERAS = "scene_metadata.npz", "cameras.json"
 GRID = (24, 32)  # rows and columns of the pixels that are followed from view to view
 TOLERANCE = 0.05  # how far behind a view's surface a point may lie and be seen in it, share of its depth
 DEPTH_UNIT = 1e-3
@@ -52,37 +52,6 @@ def sample_overlapping(
     return frames, others[num_views - 1 :]
 
 
-@functools.lru_cache(maxsize=256)
-def scene_overlap(folder: pathlib.Path, frames: tuple[str, ...]) -> np.ndarray:
-    """The share of each frame that each other sees: float32 (frames, frames), rows see by columns.
-
-    Args:
-      folder: of the scene, where PAIRS or CAMERAS is.
-      frames: file names or paths of the images, in order; those that the file does not know overlap
-        with none.
-
-    Raises:
-      UserError: if the folder has neither file, or one that cannot be understood.
-    """
-    try:
-        if (folder / PAIRS).is_file():
-            known, overlap = _from_pairs(folder / PAIRS)
-        elif (folder / CAMERAS).is_file():
-            known, overlap = _from_cameras(folder)
-        else:
-            raise UserError(
-                f"overlap of views is not known in {str(folder)!r}: it has neither {PAIRS} nor {CAMERAS}; "
-                "leave out the source's overlap"
-            )
-    except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
-        raise UserError(f"overlap of views in {str(folder)!r}: {type(error).__name__} {error}") from error
-    numbers = {pathlib.PurePosixPath(name).stem: number for number, name in enumerate(known)}
-    own = [numbers.get(pathlib.PurePosixPath(frame).stem, -1) for frame in frames]
-    table = np.zeros((len(known) + 1,) * 2, np.float32)  # the last row is that of unknown frames
-    table[:-1, :-1] = overlap
-    return table[np.ix_(own, own)]
-
-
 def _from_pairs(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
     with np.load(path, allow_pickle=False) as data:
         names, pairs = [str(name) for name in data["images"]], data["pairs"]
@@ -94,13 +63,46 @@ def _from_pairs(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
     return names, overlap
 
 
-def _from_cameras(folder: pathlib.Path) -> tuple[list[str], np.ndarray]:
-    frames = json.loads((folder / CAMERAS).read_text())["frames"]
-    depths = [_depth(folder / frame["depth"]) for frame in frames]
+def _from_cameras(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
+    frames = json.loads(path.read_text())["frames"]
+    depths = [_depth(path.parent / frame["depth"]) for frame in frames]
     intrinsics = np.array([frame["intrinsics"] for frame in frames], np.float64)
     poses = np.array([frame["world_to_camera"] for frame in frames], np.float64)
     overlap = np.stack([seen_share(number, depths, intrinsics, poses) for number in range(len(frames))])
     return [frame["image"] for frame in frames], overlap
+
+
+READERS = {"scene_metadata.npz": _from_pairs, "cameras.json": _from_cameras}
+
+
+@functools.lru_cache(maxsize=256)
+def scene_overlap(folder: pathlib.Path, frames: tuple[str, ...]) -> np.ndarray:
+    """The share of each frame that each other sees: float32 (frames, frames), rows see by columns.
+
+    Args:
+      folder: of the scene.
+      frames: file names or paths of the images, in order; those that the file does not know overlap
+        with none.
+
+    Raises:
+      UserError: if neither file is there, or cannot be understood.
+    """
+    files = [place / name for place in (folder, folder.parent) for name in READERS]
+    file = next(filter(pathlib.Path.is_file, files), None)
+    if file is None:
+        raise UserError(
+            f"overlap of views is not known in {str(folder)!r}: it has neither {' nor '.join(READERS)}; "
+            "leave out the source's overlap"
+        )
+    try:
+        known, overlap = READERS[file.name](file)
+    except (OSError, KeyError, ValueError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}: overlap of views: {type(error).__name__} {error}") from error
+    numbers = {pathlib.PurePosixPath(name).stem: number for number, name in enumerate(known)}
+    own = [numbers.get(pathlib.PurePosixPath(frame).stem, -1) for frame in frames]
+    table = np.zeros((len(known) + 1,) * 2, np.float32)  # the last row is that of unknown frames
+    table[:-1, :-1] = overlap
+    return table[np.ix_(own, own)]
 
 
 def _depth(path: pathlib.Path) -> np.ndarray:

@@ -306,7 +306,7 @@ def test_a_root_of_another_dataset_says_what_was_expected(datasets):
         r"but there is \w+/\w+/\w+/\w+\.(jpg|png)",
     ):
         scan(datasets[0] / "co3d", LAYOUTS["wildrgbd"])
-    with pytest.raises(UserError, match="MegaDepth needs the list of its groups"):
+    with pytest.raises(UserError, match="MegaDepth needs the list of groups"):
         scan(datasets[0] / "co3d", LAYOUTS["megadepth"])
 
 

@@ -12,6 +12,7 @@ from muskie_jax.config import default_config, folder, synthetic
 from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.data.mixture import build_mixture, evaluation_sampler, training_sampler
 from muskie_jax.data.pipeline import Pipeline
+from muskie_jax.data.samples import STAND_INS
 from muskie_jax.errors import UserError
 
 GROUPS, VIEWS = 4, 4
@@ -205,5 +206,17 @@ def test_a_scene_without_a_readable_image_is_named(damaged_folder, workers):
     for path in (damaged_folder / "scene1").iterdir():
         damage(path)
     sampler, _ = sampler_for(None, photos=folder(root=str(damaged_folder), holdout=0))
-    with pytest.raises(UserError, match="no readable image in scene 'scene1'"):
+    with pytest.raises(UserError, match="scene 'scene1' of photos .*: none of its images can be read"):
         take(sampler, 20, workers=workers)
+
+
+def test_tries_are_bounded(damaged_folder):
+    from conftest import write_scene
+
+    write_scene(damaged_folder / "long", 60, 0, size=(20, 20))
+    for path in (damaged_folder / "long").iterdir():
+        damage(path)
+    sampler, _ = sampler_for(None, photos=folder(root=str(damaged_folder), glob="long/*", holdout=0))
+    group = sampler((0, 0, 0))
+    assert group["tried"] == len(group["skipped"]) == VIEWS + STAND_INS < 60
+    assert f"none of {VIEWS + STAND_INS} images tried can be read" in group["error"]

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from muskie_jax.data.buckets import BucketSchedule
-from muskie_jax.data.images import BadImage, open_rgb
+from muskie_jax.data.images import BadImage, read_photograph
 from muskie_jax.data.pipeline import GROUP_STREAM, HELDOUT_STREAM, GroupSampler
 from muskie_jax.data.sources import (
     FolderSource,
@@ -133,7 +133,7 @@ def photo_textures(root: str, most: int) -> np.ndarray:
     textures = []
     for frame in chosen:
         try:
-            textures.append(centre_view(open_rgb(folder / frame), (PHOTO_SIZE, PHOTO_SIZE)))
+            textures.append(centre_view(read_photograph(folder / frame), (PHOTO_SIZE, PHOTO_SIZE)))
         except BadImage:
             continue
     if not textures:

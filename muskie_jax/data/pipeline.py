@@ -9,7 +9,6 @@ of views and its own masks.
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 import os
@@ -24,7 +23,7 @@ import numpy as np
 from absl import logging
 
 from muskie_jax.data.buckets import Bucket, BucketSchedule
-from muskie_jax.data.images import BadImage
+from muskie_jax.data.images import BadImage, Photograph
 from muskie_jax.data.sources import FolderSource, Source, SyntheticSource
 from muskie_jax.data.views import augment, centre_view, sample_frames
 from muskie_jax.errors import UserError
@@ -117,21 +116,33 @@ class GroupSampler:
         """
         scene = source.scenes[int(rng.integers(len(source.scenes)))]
         frames, spare = sample_frames(rng, len(scene.frames), self.views, source.window)
-        queue, photographs, skipped = [*frames, *spare], [], []
-        while queue and len(photographs) < self.views:
-            group["tried"] += 1
-            try:
-                photographs.append(source.load(scene.frames[queue.pop(0)]))
-            except BadImage as error:
-                skipped.append(str(error))
+        # A view draws from a generator of its own: what others draw does not depend on its file.
+        seeds = rng.integers(2**63, size=self.views)
+        queue, good, skipped = [*frames, *spare], [], []
+        group["images"] = images = np.zeros((self.views, *size, 3), np.uint8)
+        for view, seed in enumerate(seeds):
+            while queue:
+                group["tried"] += 1
+                try:
+                    photograph = source.load(scene.frames[queue.pop(0)])
+                    images[view] = self._prepare(seed, photograph, size)
+                except BadImage as error:
+                    skipped.append(str(error))
+                    continue
+                good.append(photograph)
+                break
+            else:
+                if not good:
+                    group["error"] = f"scene {scene.name!r} of {source.root}: {skipped[-1]}"
+                    break
+                images[view] = self._prepare(seed, good[view % len(good)], size)
         group["skipped"] = tuple(skipped)
-        if not photographs:
-            group["error"] = f"scene {scene.name!r} of {source.root}: {skipped[-1]}"
-            group["images"] = np.zeros((self.views, *size, 3), np.uint8)
-            return
-        prepare = functools.partial(augment, rng) if self.augmented else centre_view
-        chosen = itertools.islice(itertools.cycle(photographs), self.views)
-        group["images"] = np.stack([prepare(photograph, size) for photograph in chosen])
+
+    def _prepare(self, seed: int, photograph: Photograph, size: Grid) -> np.ndarray:
+        """One view, uint8 (height, width, 3); raises `BadImage`."""
+        if self.augmented:
+            return augment(np.random.default_rng(seed), photograph, size)
+        return centre_view(photograph, size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Where scenes come from: folders of photographs, and the synthetic world.
 
-A photograph source has `scenes`, a list of `Scene`, and `load(frame)`, which decodes one of their
+A photograph source has `scenes`, a list of `Scene`, and `load(frame)`, which opens one of their
 frames. The synthetic world has neither: a seed is a scene, and it is rendered on the device.
 """
 
@@ -10,9 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from PIL import Image
-
-from muskie_jax.data.images import open_rgb
+from muskie_jax.data.images import Photograph, read_photograph
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError
 
@@ -50,9 +48,9 @@ class FolderSource:
     window: int | None = None
     weight: float = 1.0
 
-    def load(self, frame: str) -> Image.Image:
-        """Decodes one frame as RGB; raises `BadImage`."""
-        return open_rgb(self.root / frame)
+    def load(self, frame: str) -> Photograph:
+        """Opens one frame; raises `BadImage`."""
+        return read_photograph(self.root / frame)
 
     def __len__(self) -> int:
         return sum(len(scene.frames) for scene in self.scenes)

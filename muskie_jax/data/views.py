@@ -3,9 +3,8 @@
 import math
 
 import numpy as np
-from PIL import Image
 
-from muskie_jax.data.images import resize_box
+from muskie_jax.data.images import Box, Photograph, contiguous
 
 CROP_AREA = (0.8, 1.0)  # share of the image that a random crop covers
 CROP_ASPECT = (3 / 4, 4 / 3)  # its width / height, times that of the output
@@ -39,7 +38,7 @@ def sample_frames(
 
 def random_crop_box(
     rng: np.random.Generator, image_size: tuple[int, int], output_size: tuple[int, int]
-) -> tuple[float, float, float, float]:
+) -> Box:
     """A RandomResizedCrop's box (left, top, right, bottom) in whole pixels.
 
     Area and log-aspect are uniform in CROP_AREA and CROP_ASPECT; after CROP_TRIES boxes that do not
@@ -55,14 +54,14 @@ def random_crop_box(
         aspect = stretch * math.exp(rng.uniform(*np.log(CROP_ASPECT)))
         width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < width <= image_width and 0 < height <= image_height:
-            left = int(rng.integers(image_width - width + 1))
-            top = int(rng.integers(image_height - height + 1))
+            left = int(rng.integers(int(image_width - width) + 1))
+            top = int(rng.integers(int(image_height - height) + 1))
             return left, top, left + width, top + height
     low, high = (stretch * bound for bound in CROP_ASPECT)
     return centre_box(image_size, min(max(image_width / image_height, low), high))
 
 
-def centre_box(image_size: tuple[int, int], aspect: float) -> tuple[float, float, float, float]:
+def centre_box(image_size: tuple[int, int], aspect: float) -> Box:
     """The largest centred box (left, top, right, bottom) of a given width / height."""
     height, width = image_size
     box_height, box_width = min(height, width / aspect), min(width, height * aspect)
@@ -70,18 +69,38 @@ def centre_box(image_size: tuple[int, int], aspect: float) -> tuple[float, float
     return left, top, left + box_width, top + box_height
 
 
-def augment(rng: np.random.Generator, image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """A random crop resized to `size` (height, width), flipped at random: uint8 (height, width, 3)."""
-    pixels = resize_box(image, random_crop_box(rng, (image.height, image.width), size), size)
+def augment(
+    rng: np.random.Generator, photograph: Photograph, size: tuple[int, int], region: Box | None = None
+) -> np.ndarray:
+    """A random crop resized to `size` (height, width), flipped at random: uint8 (height, width, 3).
+
+    Args:
+      region: the crop is inside this box of the photograph; None: the whole of it.
+
+    Raises:
+      BadImage: if the pixels are damaged.
+    """
+    left, top, right, bottom = region or (0, 0, photograph.width, photograph.height)
+    box = random_crop_box(rng, (bottom - top, right - left), size)
     left_right, up_down = rng.random(2) < FLIP_CHANCE
+    pixels = photograph.crop(_inside(box, left, top), size)
     if left_right:
         pixels = pixels[:, ::-1]
     if up_down:
         pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+    return contiguous(pixels)
 
 
-def centre_view(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """The largest centred crop of the right aspect, resized: uint8 (height, width, 3); no chance."""
-    box = centre_box((image.height, image.width), size[1] / size[0])
-    return resize_box(image, box, size)
+def centre_view(photograph: Photograph, size: tuple[int, int], region: Box | None = None) -> np.ndarray:
+    """The largest centred crop of the right aspect, resized: uint8 (height, width, 3); no chance.
+
+    See `augment` for `region` and errors.
+    """
+    left, top, right, bottom = region or (0, 0, photograph.width, photograph.height)
+    box = centre_box((bottom - top, right - left), size[1] / size[0])
+    return photograph.crop(_inside(box, left, top), size)
+
+
+def _inside(box: Box, left: float, top: float) -> Box:
+    """A box of a region, as a box of the image that the region begins at (left, top) of."""
+    return box[0] + left, box[1] + top, box[2] + left, box[3] + top

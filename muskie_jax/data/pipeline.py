@@ -78,10 +78,10 @@ class GroupSampler:
     def __call__(self, index: tuple[int, int, int]) -> dict[str, Any]:
         """The group in `slot` of (load, resolution, slot).
 
-        Returns a dictionary with `source` and either `images` uint8 (views, H, W, 3) or `scene`
-        uint32 (2,); for each of the `reuse` updates an order of the views in `orders` and the masks
-        of the groups it is split into in `masks`; `tried` images and the `skipped` unreadable ones;
-        and `error`, a message, when the group could not be made.
+        Returns a dictionary with `source`, the scene's `name`, and either `images` uint8 (views, H, W,
+        3) or `scene` uint32 (2,); for each of the `reuse` updates an order of the views in `orders` and
+        the masks of the groups it is split into in `masks`; `tried` images and the `skipped` unreadable
+        ones; and `error`, a message, when the group could not be made.
         """
         load, resolution, slot = index
         rng = np.random.default_rng([self.seed, self.stream, load, resolution, slot])
@@ -92,11 +92,13 @@ class GroupSampler:
         group = {"source": np.int32(number), "tried": 0, "skipped": (), "error": ""}
         if isinstance(source, SyntheticSource):
             group["scene"] = rng.integers(2**32, size=2, dtype=np.uint32)
+            group["name"] = "-".join(map(str, group["scene"]))
         else:
             size = self.schedule.canvas(resolution)
             sample = draw_sample(rng, source, self.views, size, self.augmented)
             group["images"], group["tried"] = sample.images, sample.tried
             group["skipped"], group["error"] = sample.skipped, sample.error
+            group["name"] = source.scenes[sample.scene].name + ", zoomed" * sample.zoomed
         group["orders"], group["masks"] = [], []
         for update in range(load * self.reuse, (load + 1) * self.reuse):
             bucket = self.schedule.at(update)[resolution]
@@ -147,7 +149,8 @@ class Load:
         return batch | {"images": images.reshape(shape)}
 
 
-def _collate(groups: Sequence[dict[str, Any]]) -> Load:
+def collate(groups: Sequence[dict[str, Any]]) -> Load:
+    """One batch from the groups of a load, in the order of their slots."""
     stack = lambda key: np.stack([g[key] for g in groups]) if key in groups[0] else None
     per_update = lambda key: [np.stack(parts) for parts in zip(*(g[key] for g in groups))]
     return Load(
@@ -241,7 +244,7 @@ class Pipeline:
         stream = iter(stream)
         try:
             while True:
-                yield _collate(list(itertools.islice(stream, len(self.rows))))
+                yield collate(list(itertools.islice(stream, len(self.rows))))
         finally:
             stream.close()
 

@@ -80,6 +80,7 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
     kept = pathlib.Path(config.data.index).expanduser() if config.data.index else None
     if kept is None and workdir is not None:
         kept = workdir.absolute().parent / INDEX_FOLDER
+    roots = _roots(config)
     training, held_out, photos, notes = [], [], {}, []
     for name, source in config.sources.items():
         if source.kind == "synthetic":
@@ -89,12 +90,10 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
             training.append(world)
             held_out.append(world)
             continue
-        root = pathlib.Path(config.data.root).expanduser() / pathlib.Path(source.root).expanduser()
+        root = roots[name]
         if not root.is_dir():
-            if config.data.allow_missing:
-                notes.append(f"{name}: LEFT OUT, there is no folder {str(root)!r}")
-                continue
-            raise UserError(_missing(name, root, config))
+            notes.append(f"{name}: LEFT OUT, there is no folder {str(root)!r}")
+            continue
         seen, unseen, new_notes = _photographs(name, source, root, kept, config.batch.views)
         training.append(seen)
         held_out.append(unseen)
@@ -111,15 +110,30 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
     return Mixture(tuple(training), tuple(held_out), photos, tuple(notes))
 
 
-def _missing(name: str, root: pathlib.Path, config: ConfigDict) -> str:
-    """What to write when a root is not there."""
-    message = f"config.sources.{name}: no folder {str(root)!r}: write --config.sources.{name}.root=..."
-    if pathlib.Path(config.sources[name].root).is_absolute() or len(config.sources) == 1:
-        return message
-    return (
-        f"{message}, or the folder of all datasets, --config.data.root=...; "
-        "or --config.data.allow_missing to train on those that are there"
-    )
+def _roots(config: ConfigDict) -> dict[str, pathlib.Path]:
+    """The folders of all sources of photographs.
+
+    Raises:
+      UserError: if one is not there, unless `config.data.allow_missing`.
+    """
+    below = pathlib.Path(config.data.root).expanduser()
+    roots = {
+        name: below / pathlib.Path(source.root).expanduser()
+        for name, source in config.sources.items()
+        if source.kind != "synthetic"
+    }
+    missing = [name for name, root in roots.items() if not root.is_dir()]
+    if missing and not config.data.allow_missing:
+        first, *others = missing
+        more = f" (nor for {', '.join(others)})" if others else ""
+        message = f"config.sources.{first}: no folder {str(roots[first])!r}{more}"
+        message += f": write --config.sources.{first}.root=..."
+        if not pathlib.Path(config.sources[first].root).is_absolute():
+            message += ", or the folder that relative roots start from, --config.data.root=..."
+        if len(missing) < len(config.sources):
+            message += "; or --config.data.allow_missing to train on those that are there"
+        raise UserError(message)
+    return roots
 
 
 def _photographs(

@@ -43,7 +43,7 @@ def default_config() -> ConfigDict:
     config.model.view_embed = "none"  # "learned": a vector per view index
     config.model.max_views = 8  # of view_embed
 
-    config.sources = ConfigDict()  # name -> folder(...), dataset(...) or synthetic(...)
+    config.sources = ConfigDict()  # name -> folder, dataset, packed or synthetic(...)
 
     config.mask = ConfigDict()
     config.mask.modes = (("random", 0.9), ("rectangle", 0.75), ("ellipse", 0.75))
@@ -86,6 +86,7 @@ def default_config() -> ConfigDict:
     config.data.root = ""  # the folder that relative roots of sources start from
     config.data.allow_missing = False  # train on the sources whose folders are there
     config.data.index = ""  # folder for lists of scenes; empty: scene_index/ beside the work directory
+    config.data.cache = ""  # folder for copies of packs in buckets; empty: ~/.cache/muskie_jax/packed
     config.data.workers = 8  # processes per host; 0 loads in threads of the main process
     config.data.threads = 4  # per worker
     config.data.prefetch = 2  # updates kept ready on the device
@@ -167,6 +168,26 @@ def dataset(
     return source
 
 
+def packed(
+    root: str = "",
+    window: int | None = None,
+    zoom: float | None = None,
+    weight: float = 1.0,
+    holdout: float = 0.1,
+    overlap: tuple[float, ...] = (),
+) -> ConfigDict:
+    """A source that `python -m muskie_jax.data pack` packed: a folder, or an address such as gs://...
+
+    `window` and `zoom` are by default those of the source that was packed; a `window` of 0 is the whole
+    scene. `holdout` and `overlap`: see `folder`.
+    """
+    source = ConfigDict({"kind": "packed", "root": root, "weight": weight})
+    source.window = config_dict.placeholder(int) if window is None else window
+    source.zoom = config_dict.placeholder(float) if zoom is None else zoom
+    source.holdout, source.overlap = holdout, overlap
+    return source
+
+
 def published_sources(arg: str | None = None) -> ConfigDict:
     """The sources of the published recipe, or a user's own photographs in its stead.
 
@@ -202,11 +223,12 @@ def synthetic(weight: float = 1.0, photos: str = "", num_photos: int = 256, **wo
 SOURCE_KINDS = {
     "folder": folder,
     "dataset": functools.partial(dataset, next(iter(LAYOUTS))),
+    "packed": packed,
     "synthetic": synthetic,
 }
 
 
-PHOTOGRAPHS = ("folder", "dataset")
+PHOTOGRAPHS = ("folder", "dataset", "packed")
 
 
 def validate(config: ConfigDict) -> None:
@@ -280,8 +302,8 @@ def _check_photographs(source: ConfigDict, path: str, needs_data: bool) -> None:
     _require(has_root, f"{path}.root is empty: write --{path}.root=/folder/of/scenes")
     held = source.holdout
     _require(0 <= held < 1, f"{path}.holdout={held}: write a share from 0 to below 1")
-    window = source.window
-    _require(window is None or window >= 1, f"{path}.window={window}: write 1 or more, or None")
+    window, least = source.window, 0 if source.kind == "packed" else 1
+    _require(window is None or window >= least, f"{path}.window={window}: write {least} or more, or None")
     overlap = source.overlap
     if overlap and not (len(overlap) == 2 and 0 <= overlap[0] < overlap[1] <= 1):
         raise UserError(f"{path}.overlap={overlap}: write two shares, such as (0.3, 0.9), or ()")
@@ -289,10 +311,10 @@ def _check_photographs(source: ConfigDict, path: str, needs_data: bool) -> None:
         glob = source.glob
         if not glob or glob.startswith("/"):
             raise UserError(f"{path}.glob={glob!r}: write a pattern below root, such as '*/*'")
+    zoom = source.get("zoom")
+    _require(zoom is None or 0 <= zoom <= 1, f"{path}.zoom={zoom}: write a share from 0 to 1")
     if source.kind == "dataset":
         _one_of(source.layout, LAYOUTS, f"{path}.layout")
-        zoom = source.zoom
-        _require(0 <= zoom <= 1, f"{path}.zoom={zoom}: write a share from 0 to 1")
         masks = LAYOUTS[source.layout].masks
         _require(masks or not zoom, f"{path}.zoom={zoom}: {source.layout} has no object masks, write 0")
 

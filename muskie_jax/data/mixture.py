@@ -8,12 +8,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from muskie_jax.data.buckets import BucketSchedule
+from muskie_jax.data.builders.packed import open_pack
+from muskie_jax.data.builders.remote import folder_of
 from muskie_jax.data.images import BadImage, read_photograph
 from muskie_jax.data.layouts import LAYOUTS, photographs
 from muskie_jax.data.pipeline import GROUP_STREAM, HELDOUT_STREAM, GroupSampler
 from muskie_jax.data.scan import scan
 from muskie_jax.data.scenes import split_scenes
-from muskie_jax.data.sources import FolderSource, Source, SyntheticSource
+from muskie_jax.data.sources import FolderSource, PhotographSource, Source, SyntheticSource
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.views import centre_view
 from muskie_jax.errors import UserError
@@ -116,12 +118,13 @@ def _roots(config: ConfigDict) -> dict[str, pathlib.Path]:
     Raises:
       UserError: if one is not there, unless `config.data.allow_missing`.
     """
-    below = pathlib.Path(config.data.root).expanduser()
-    roots = {
-        name: below / pathlib.Path(source.root).expanduser()
-        for name, source in config.sources.items()
-        if source.kind != "synthetic"
-    }
+    root_of = lambda source: (
+        folder_of(config.data.root, source.root, config.data.cache)
+        if source.kind == "packed"
+        else pathlib.Path(config.data.root).expanduser() / pathlib.Path(source.root).expanduser()
+    )
+    sources = {name: source for name, source in config.sources.items() if source.kind != "synthetic"}
+    roots = {name: root_of(source) for name, source in sources.items()}
     missing = [name for name, root in roots.items() if not root.is_dir()]
     if missing and not config.data.allow_missing:
         first, *others = missing
@@ -138,15 +141,19 @@ def _roots(config: ConfigDict) -> dict[str, pathlib.Path]:
 
 def _photographs(
     name: str, source: ConfigDict, root: pathlib.Path, kept: pathlib.Path | None, views: int
-) -> tuple[FolderSource, FolderSource, list[str]]:
+) -> tuple[PhotographSource, PhotographSource, list[str]]:
     """The training and held-out part of a source of photographs, and notes on it."""
-    named = LAYOUTS[source.layout] if source.kind == "dataset" else photographs(source.glob, source.window)
-    scenes = scan(root, named, kept)
+    settings = {"overlap": tuple(source.overlap), "weight": source.weight}
+    if source.kind == "packed":
+        whole = open_pack(name, root, source.window, source.zoom, **settings)
+    else:
+        is_dataset = source.kind == "dataset"
+        layout = LAYOUTS[source.layout] if is_dataset else photographs(source.glob, source.window)
+        zoom = source.zoom if is_dataset else 0.0
+        whole = FolderSource(name, root, layout, scan(root, layout, kept), source.window, zoom, **settings)
+    scenes = whole.scenes
     seen, unseen = split_scenes(scenes, source.holdout)
-    zoom = source.zoom if source.kind == "dataset" else 0.0
-    make = lambda part: FolderSource(
-        name, root, named, part, source.window, zoom, tuple(source.overlap), source.weight
-    )
+    make = lambda part: dataclasses.replace(whole, scenes=part)
     held = f"{len(unseen)} of them held out" if len(unseen) else "none held out"
     notes = [f"{name}: {len(scenes)} scenes ({held}), {scenes.counts.sum()} images in {root}"]
     short = np.flatnonzero(scenes.counts < views)

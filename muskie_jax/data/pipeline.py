@@ -11,10 +11,7 @@ of views and its own masks.
 import dataclasses
 import itertools
 import math
-import os
 import signal
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,6 +20,7 @@ import numpy as np
 from absl import logging
 
 from muskie_jax.data.buckets import Bucket, BucketSchedule
+from muskie_jax.data.processes import exit_with_parent
 from muskie_jax.data.samples import draw_sample
 from muskie_jax.data.sources import Source, SyntheticSource
 from muskie_jax.errors import UserError
@@ -32,7 +30,6 @@ from muskie_jax.masking import group_mask
 KIND_STREAM, GROUP_STREAM, HELDOUT_STREAM = 2, 3, 4
 
 MAX_GROUPS = 2**40  # of the endless dataset
-PARENT_POLL_SECONDS = 1.0
 SECONDS_TO_SAVE = 300  # that a worker process lives on after SIGTERM
 ENOUGH_IMAGES = 200  # before the share of unreadable ones means something
 
@@ -188,14 +185,7 @@ def _end_with_parent(index: int, count: int) -> None:
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_POLL_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    exit_with_parent()
 
 
 class Pipeline:

@@ -108,6 +108,11 @@ class SceneTable(Sequence[Scene]):
         return self._parts["counts"][self._chosen]
 
     @property
+    def numbers(self) -> np.ndarray:
+        """int64 (scenes,), the number of each among all scenes that `save` writes."""
+        return self._chosen
+
+    @property
     def sizes(self) -> np.ndarray:
         return self._parts["sizes"][self._chosen]
 

@@ -4,6 +4,7 @@ A photograph source has `scenes`, frames of which it opens, and says which of th
 synthetic world has no list: a seed is a scene, and it is rendered on the device.
 """
 
+import abc
 import dataclasses
 import pathlib
 
@@ -18,8 +19,36 @@ from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.views import sample_frames
 
 
+class PhotographSource(abc.ABC):
+    """What sources of photographs have in common.
+
+    Each has the attributes `name`, `root`, `scenes`, `window`, `zoom`, `overlap` and `weight` (see
+    `FolderSource`), `open` and `object_box`, and knows by `scene_overlap` which views overlap.
+    """
+
+    def draw(self, rng: np.random.Generator, scene: int, views: int) -> tuple[np.ndarray, np.ndarray]:
+        """The frames of one sample, in random order, and those that may stand in for unreadable ones.
+
+        Raises:
+          UserError: if views should overlap, and it is not known which do.
+        """
+        if self.overlap:
+            drawn = sample_overlapping(rng, self.scene_overlap(scene), views, *self.overlap)
+            if drawn is not None:
+                return drawn
+        return sample_frames(rng, int(self.scenes.counts[scene]), views, self.window)
+
+    @abc.abstractmethod
+    def scene_overlap(self, scene: int) -> np.ndarray:
+        """The share of each frame of a scene that each other sees: float32 (frames, frames).
+
+        Raises:
+          UserError: if it is not known.
+        """
+
+
 @dataclasses.dataclass(frozen=True)
-class FolderSource:
+class FolderSource(PhotographSource):
     """Scenes of photographs under one root.
 
     Attributes:
@@ -43,19 +72,10 @@ class FolderSource:
     overlap: tuple[float, float] | tuple[()] = ()
     weight: float = 1.0
 
-    def draw(self, rng: np.random.Generator, scene: int, views: int) -> tuple[np.ndarray, np.ndarray]:
-        """The frames of one sample, in random order, and those that may stand in for unreadable ones.
-
-        Raises:
-          UserError: if views should overlap, and it is not known which do.
-        """
-        if self.overlap:
-            name, frames = self.scenes[scene]
-            overlap = scene_overlap(self.root / place(name), frames)
-            drawn = sample_overlapping(rng, overlap, views, *self.overlap)
-            if drawn is not None:
-                return drawn
-        return sample_frames(rng, int(self.scenes.counts[scene]), views, self.window)
+    def scene_overlap(self, scene: int) -> np.ndarray:
+        """See `PhotographSource`."""
+        name, frames = self.scenes[scene]
+        return scene_overlap(self.root / place(name), frames)
 
     def path(self, scene: int, frame: int) -> pathlib.Path:
         """The file of one frame."""
@@ -86,5 +106,4 @@ class SyntheticSource:
     weight: float = 1.0
 
 
-PhotographSource = FolderSource
 Source = PhotographSource | SyntheticSource

@@ -1,0 +1,72 @@
+"""Flags of the commands: a config file with overrides, and one line for every mistake."""
+
+import sys
+from collections.abc import Mapping
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from muskie_jax.config import default_config, suggest
+from muskie_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with its settings.")
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def fail(message: str) -> None:
+    """Ends the program with one line on standard error."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(USAGE_ERROR)
+
+
+def parse_flags(argv: list[str], needed: Mapping[str, str], program: str) -> list[str]:
+    """absl's flags, with one line for what is wrong in them or in the config file.
+
+    Args:
+      argv: of the command.
+      needed: flags that must be given, and an example of each.
+      program: for messages: what comes after `python -m`.
+    """
+    try:
+        check_overrides(argv)
+        rest = FLAGS(argv)
+        for flag, example in needed.items():
+            if FLAGS[flag].value is None and not FLAGS["help"].value:
+                raise UserError(f"--{flag} is missing: write --{flag} {example}")
+        if CONFIG.value is not None:
+            _ = CONFIG.value.job  # a file that could not be loaded is reported only when it is used
+    except flags.Error as error:
+        if "Traceback" in str(error):  # of a config file that was given an argument, and raised
+            reason = str(error).strip().splitlines()[-1].partition(": ")[2]
+            fail(f"the config could not be loaded: {reason}")
+        fail(f"{error} (all flags: python -m {program} --help)")
+    except UserError as error:
+        fail(str(error))
+    except KeyError as error:
+        fail(f"no setting {error.args[0]} (in an override of --config)")
+    except Exception as error:  # a config file is Python: it can raise anything
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        reason = lines[-1] if lines else "no reason given"
+        fail(f"the config could not be loaded: {type(error).__name__}: {reason}")
+    return rest
+
+
+def check_overrides(argv: list[str]) -> None:
+    """Raises UserError for an override such as --config.optim.lr=1 of a setting that there is not.
+
+    Settings of sources depend on the config file: they are checked when it is loaded.
+    """
+    for argument in argv:
+        if not argument.startswith(("--config.", "-config.")):
+            continue
+        *path, name = argument.lstrip("-").partition("=")[0].split(".")[1:]
+        section = default_config()
+        if path[:1] == ["sources"]:
+            continue
+        for key in (*path, name):
+            if not isinstance(section, ConfigDict) or key not in section:
+                known = section if isinstance(section, ConfigDict) else ()
+                raise UserError(f"{argument}: no setting {key!r}{suggest(key, known)}")
+            section = section[key]

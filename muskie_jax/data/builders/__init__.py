@@ -1,0 +1,1 @@
+"""Packing scenes into ArrayRecord shards that TFDS knows, and reading them."""

@@ -1,0 +1,154 @@
+"""`python -m muskie_jax.data pack` and `verify`."""
+
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from muskie_jax.command_line import CONFIG
+from muskie_jax.config import suggest, validate
+from muskie_jax.data.builders.encoding import DEFAULT_QUALITY, FORMATS, Encoding
+from muskie_jax.data.builders.frames import Frames, RenderedFrames, frames_of
+from muskie_jax.data.builders.pack import pack
+from muskie_jax.data.builders.packed import Pack
+from muskie_jax.data.builders.remote import RemotePack, gigabytes
+from muskie_jax.data.mixture import build_mixture
+from muskie_jax.data.sources import SyntheticSource
+from muskie_jax.errors import UserError
+
+_OUT = flags.DEFINE_string("out", None, "Folder for the pack.")
+_SOURCE = flags.DEFINE_string("source", None, "Which of config.sources; may be left out if there is one.")
+_SIZE = flags.DEFINE_integer("size", 0, "Short side of larger images, pixels; 0: as they are.")
+_QUALITY = flags.DEFINE_integer(
+    "quality", 0, f"Of JPEG. 0: files are copied; what shrinks or is rendered gets {DEFAULT_QUALITY}."
+)
+_FORMAT = flags.DEFINE_string("format", "", f"Of images that are encoded anew: {' or '.join(FORMATS)}.")
+_SHARDS = flags.DEFINE_integer("shards", 0, "Files; 0: as --shard_mb says.", lower_bound=0)
+_SHARD_MB = flags.DEFINE_integer("shard_mb", 256, "About how large a file is, megabytes.", lower_bound=1)
+_WORKERS = flags.DEFINE_integer(
+    "workers", None, "Processes; by default one for each CPU. Rooms are rendered in one.", lower_bound=0
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Delete another pack that is there.")
+_SCENES = flags.DEFINE_integer("scenes", 1000, "Synthetic: rooms.", lower_bound=1)
+_VIEWS = flags.DEFINE_integer("views", 8, "Synthetic: views of a room.", lower_bound=1)
+_HEIGHT = flags.DEFINE_integer("height", 384, "Synthetic: of a view, pixels.", lower_bound=16)
+_WIDTH = flags.DEFINE_integer("width", 512, "Synthetic: of a view, pixels.", lower_bound=16)
+SYNTHETIC_FLAGS = ("scenes", "views", "height", "width")
+
+
+class Command(NamedTuple):
+    """What can be run on data.
+
+    Attributes:
+      run: gets the arguments that are no flags, returns what is printed as JSON.
+      needed: flags that must be given, with an example of each.
+      arguments: names of the arguments.
+    """
+
+    run: Callable[[list[str]], dict[str, Any]]
+    needed: Mapping[str, str]
+    arguments: tuple[str, ...] = ()
+
+
+def run_pack(arguments: list[str]) -> dict[str, Any]:
+    """Packs a source of the config."""
+    del arguments
+    config = CONFIG.value
+    validate(config)
+    encoding = Encoding(_SIZE.value, _QUALITY.value, _FORMAT.value)
+    frames = frames_to_pack(config, _source_name(config), encoding)
+    scenes = len(frames.scenes)
+    geometry = "with depth and cameras" if frames.geometry else "without depth and cameras"
+    _say(f"{scenes:,} scenes, {frames.scenes.counts.sum():,} images, {geometry}{frames.reason}")
+    start = time.perf_counter()
+    workers = len(os.sched_getaffinity(0)) if _WORKERS.value is None else _WORKERS.value
+    done = pack(
+        frames,
+        pathlib.Path(_OUT.value).expanduser(),
+        encoding,
+        shards=_SHARDS.value,
+        shard_bytes=_SHARD_MB.value * 10**6,
+        workers=workers,
+        overwrite=_OVERWRITE.value,
+        max_bad_share=config.data.max_bad_share,
+    )
+    for message in done.skipped:
+        _say(f"Skipped an unreadable image: {message}")
+    for scene in done.dropped:
+        _say(f"Left out a scene without a readable image: {scene}")
+    seconds = round(time.perf_counter() - start, 1)
+    return _summary(_OUT.value, done) | {"scenes": scenes - len(done.dropped), "seconds": seconds}
+
+
+def run_verify(arguments: list[str]) -> dict[str, Any]:
+    """Compares the files of a pack, in a folder or at an address, with what was packed."""
+    (root,) = arguments
+    there = RemotePack(root)
+    damaged = there.damaged()
+    if damaged:
+        raise UserError(
+            f"{len(damaged)} of {len(there.pack.files)} files of {root} are missing or damaged, such as "
+            f"{damaged[0]}: copy them there again, or pack again"
+        )
+    return _summary(root, there.pack)
+
+
+def frames_to_pack(config: ConfigDict, name: str, encoding: Encoding) -> Frames:
+    """The frames of one source of a config: of all its scenes, those held out too.
+
+    Raises:
+      UserError: if there are none, or flags do not fit the kind of source.
+    """
+    source = config.sources[name].copy_and_resolve_references()
+    config = config.copy_and_resolve_references()
+    synthetic = source.kind == "synthetic"
+    unfitting = [flag for flag in SYNTHETIC_FLAGS if flags.FLAGS[flag].present] if not synthetic else []
+    if synthetic and encoding.size:
+        unfitting = ["size"]
+    if unfitting:
+        kind = "rooms have --height and --width" if synthetic else "it is for synthetic sources"
+        raise UserError(f"--{unfitting[0]} is not for {name}: {kind}")
+    if not synthetic:
+        source.holdout, source.weight = 0.0, 1.0
+    config.sources = ConfigDict({name: source})
+    mixture = build_mixture(config)
+    (whole,) = mixture.training
+    if not isinstance(whole, SyntheticSource):
+        return frames_of(whole)
+    size = (_HEIGHT.value, _WIDTH.value)
+    photos = mixture.photos.get(0)
+    return RenderedFrames(whole.world, config.seed, _SCENES.value, _VIEWS.value, size, encoding, photos)
+
+
+def _source_name(config: ConfigDict) -> str:
+    names = list(config.sources)
+    if _SOURCE.value is None and len(names) > 1:
+        raise UserError(f"--source is missing: write --source with one of {', '.join(names)}")
+    name = _SOURCE.value or names[0]
+    if name not in names:
+        raise UserError(f"--source: no {name!r}{suggest(name, names)}")
+    return name
+
+
+def _summary(root: str, done: Pack) -> dict[str, Any]:
+    return {
+        "pack": root,
+        "images": sum(shard["records"] for shard in done.shards),
+        "shards": len(done.shards),
+        "size": gigabytes(done.bytes),
+        "lossless": done.lossless,
+        "skipped": len(done.skipped),
+    }
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+PACK = Command(run_pack, {"config": "configs/photos.py", "out": "packs/photos"})
+VERIFY = Command(run_verify, {}, ("<folder or address>",))

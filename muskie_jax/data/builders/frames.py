@@ -1,0 +1,210 @@
+"""The frames that are packed, with all that is known of them: from folders, rooms, or another pack.
+
+Each class has
+
+- `scenes`: a `SceneTable`;
+- `settings`: what a pack says of its source (see `pack`);
+- `geometry`: whether depth and cameras are known, and `reason`, why they are not;
+- `upright`: whether images are turned as their EXIF orientation says;
+- `record(scene, frame)`: the record, files unchanged; raises `BadImage`;
+- `object_box(scene, frame)`: as sources have it; raises `BadImage`;
+- `parallel`: whether several processes can share the work.
+"""
+
+import functools
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from muskie_jax.data.builders.encoding import Encoding, encode_depth
+from muskie_jax.data.builders.packed import PackedSource
+from muskie_jax.data.builders.records import Geometry, Record
+from muskie_jax.data.images import TRANSIENT, BadImage
+from muskie_jax.data.scenes import GROUP_MARK, Scene, SceneTable, place
+from muskie_jax.data.sources import FolderSource, Source
+from muskie_jax.data.synthetic.render import render_group
+from muskie_jax.data.synthetic.scenes import WorldConfig
+from muskie_jax.data.synthetic.textures import photo_pyramid
+from muskie_jax.errors import UserError
+
+SEED_STREAM = 5  # keeps the seeds of packed rooms apart from what else is drawn from a run's seed
+CAMERAS = "cameras.json"
+CAMERA_KEYS = ("image", "depth", "intrinsics", "world_to_camera")
+
+
+class FolderFrames:
+    """Photographs of a folder; with depth and cameras, if every scene has a `cameras.json` of them all.
+
+    (See `muskie_jax.data.overlap` for that file. It lies in the folder of the scene's images, or in one
+    above it.)
+    """
+
+    parallel = True
+
+    def __init__(self, source: FolderSource):
+        self.source, self.scenes = source, source.scenes
+        without = self._without_cameras()
+        self.geometry = not without
+        # Where no scene has cameras, there is nothing to say.
+        some = without and without != source.scenes[0].name
+        self.reason = f" (scene {without} has no {CAMERAS} of all its images)" if some else ""
+        self.upright = not self.geometry  # intrinsics are those of the pixels as they are stored
+        self.settings = {
+            "source": source.layout.title,
+            "window": source.window,
+            "zoom": source.zoom,
+            "groups": any(GROUP_MARK in name for name in source.scenes.names()),
+        }
+
+    def _without_cameras(self) -> str:
+        """A scene some of whose cameras are not known; empty if there is none."""
+        for scene in self.scenes:
+            if not all(self._camera(frame) for frame in scene.frames):
+                return scene.name
+        return ""
+
+    def _camera(self, path: str) -> dict[str, Any] | None:
+        return _cameras(self.source.root, pathlib.PurePosixPath(path).parent).get(path)
+
+    def record(self, scene: int, frame: int) -> Record:
+        name, frames = self.scenes[scene]
+        path, geometry = frames[frame], None
+        if self.geometry:
+            camera = self._camera(path)
+            geometry = Geometry(
+                _read(self.source.root / camera["depth"]),
+                np.array(camera["intrinsics"], np.float64).reshape(3, 3),
+                np.array(camera["world_to_camera"], np.float64).reshape(4, 4),
+            )
+        return Record(_read(self.source.root / path), place(name), path, geometry)
+
+    def object_box(self, scene: int, frame: int):
+        return self.source.object_box(scene, frame)
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if error.errno in TRANSIENT:
+            raise  # the disk's fault
+        raise BadImage(f"{path}: {error.strerror}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _cameras(root: pathlib.Path, folder: pathlib.PurePosixPath) -> dict[str, dict[str, Any]]:
+    """The cameras of a folder's images, by path below the root; empty if they are not known."""
+    for parent in (folder, *folder.parents):
+        path = root / parent / CAMERAS
+        if not path.is_file():
+            continue
+        try:
+            frames = json.loads(path.read_text())["frames"]
+            known = {}
+            for frame in frames:
+                camera = {key: frame[key] for key in CAMERA_KEYS}
+                camera["depth"] = (parent / camera["depth"]).as_posix()
+                known[(parent / camera["image"]).as_posix()] = camera
+            return known
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be understood: {type(error).__name__} {error}") from error
+    return {}
+
+
+class PackedFrames:
+    """The frames of another pack, such as to make smaller ones of them."""
+
+    parallel = True
+
+    def __init__(self, source: PackedSource):
+        self.source, self.scenes = source, source.scenes
+        self.geometry, self.upright = source.pack.geometry, source.pack.upright
+        self.settings = source.pack.settings | {"window": source.window, "zoom": source.zoom}
+        self.reason = ""
+
+    def record(self, scene: int, frame: int) -> Record:
+        return self.source.record(scene, frame)
+
+    def object_box(self, scene: int, frame: int):
+        return self.source.object_box(scene, frame)
+
+
+class RenderedFrames:
+    """Rooms of the synthetic world, with exact depth and cameras.
+
+    Args:
+      world: the distribution that rooms are drawn from.
+      seed: room i is a function of (seed, i).
+      scenes, views: rooms, and views of each.
+      size: (height, width) of a view.
+      encoding: of the images, which are encoded at once.
+      photos: textures, uint8 (N, S, S, 3), or None.
+    """
+
+    parallel = False  # the device, or JAX's threads, are busy with one room already
+    geometry, upright, reason = True, False, ""
+
+    def __init__(
+        self,
+        world: WorldConfig,
+        seed: int,
+        scenes: int,
+        views: int,
+        size: tuple[int, int],
+        encoding: Encoding,
+        photos: np.ndarray | None = None,
+    ):
+        self.seed, self.encoding = seed, encoding
+        digits = len(str(max(scenes, views) - 1))
+        extension = "png" if encoding.format == "png" else "jpg"
+        frames = [f"{view:0{digits}d}.{extension}" for view in range(views)]
+        names = [f"room_{number:0{digits}d}" for number in range(scenes)]
+        self.scenes = SceneTable.of(
+            (Scene(name, tuple(f"{name}/{frame}" for frame in frames)) for name in names),
+            [size] * scenes,
+        )
+        self.settings = {
+            "source": "synthetic",
+            "window": None,
+            "zoom": 0.0,
+            "groups": False,
+            "world": repr(world),
+            "seed": seed,
+        }
+        height, width = size
+        render = functools.partial(
+            render_group, num_views=views, height=height, width=width, config=world, with_geometry=True
+        )
+        pyramid = None if photos is None else photo_pyramid(jax.numpy.asarray(photos))
+        compiled = jax.jit(lambda seed: render(seed, photos=pyramid))
+        self._render = functools.lru_cache(maxsize=1)(
+            lambda scene: jax.device_get(compiled(self.seed_of(scene)))
+        )
+
+    def seed_of(self, scene: int) -> np.ndarray:
+        """The seed of a room, uint32 (2,); see `render_group`."""
+        return np.random.default_rng([self.seed, SEED_STREAM, scene]).integers(2**32, size=2, dtype="u4")
+
+    def record(self, scene: int, frame: int) -> Record:
+        views = self._render(scene)
+        geometry = Geometry(
+            encode_depth(views.depth[frame]),
+            views.cameras.intrinsics[frame].astype(np.float64),
+            views.cameras.world_to_camera[frame].astype(np.float64),
+        )
+        name, frames = self.scenes[scene]
+        return Record(self.encoding.encode(views.images[frame]), name, frames[frame], geometry)
+
+    def object_box(self, scene: int, frame: int):
+        del scene, frame
+
+
+Frames = FolderFrames | PackedFrames | RenderedFrames
+
+
+def frames_of(source: Source) -> FolderFrames | PackedFrames:
+    """What is packed of a source of photographs."""
+    return PackedFrames(source) if isinstance(source, PackedSource) else FolderFrames(source)

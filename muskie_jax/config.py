@@ -193,16 +193,16 @@ def published_sources(arg: str | None = None) -> ConfigDict:
 
     Args:
       arg: of the config file. None: all ten datasets, drawn equally often, each in the folder of its
-        name below `config.data.root`. "photos": one folder of scenes.
+        name below `config.data.root`. "packed": the same, each packed. "photos": one folder of scenes.
     """
     sources = ConfigDict()
     if arg == "photos":
         sources.photos = folder(window=32, holdout=0.01)
         return sources
-    if arg is not None:
-        raise UserError(f"no {arg!r} of this config: write nothing after its name, or :photos")
+    if arg not in (None, "packed"):
+        raise UserError(f"no {arg!r} of this config: write nothing after its name, or :packed, or :photos")
     for name in LAYOUTS:
-        sources[name] = dataset(name, root=name)
+        sources[name] = packed(root=name, holdout=0.01) if arg else dataset(name, root=name)
     return sources
 
 

@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
+from muskie_jax.command_line import CONFIG, Command
 from muskie_jax.config import validate
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.mixture import Mixture, build_mixture, training_sampler
@@ -22,6 +24,10 @@ from muskie_jax.errors import UserError
 from muskie_jax.viz.contact_sheet import Row, contact_sheet
 from muskie_jax.writers import save_picture, tell
 
+_WORKDIR = flags.DEFINE_string("workdir", "runs/inspect", "Folder for the picture and the figures.")
+_CHECK = flags.DEFINE_integer(
+    "check", 200, "Images of each source that are read whole, spread over all; 0: every one.", lower_bound=0
+)
 THREADS = 8
 ROWS_PER_SOURCE = 2  # of the contact sheet
 TIMED_LOADS = 4  # of each resolution and source
@@ -220,3 +226,12 @@ def summary(result: dict[str, Any], workdir: pathlib.Path) -> list[str]:
             "mixture."
         )
     return [*lines, f"  groups   {result['contact_sheet']}", f"  figures  {workdir / 'inspect.json'}"]
+
+
+def run_inspect(arguments: list[str]) -> dict[str, Any]:
+    """The command."""
+    del arguments
+    return inspect(CONFIG.value, pathlib.Path(_WORKDIR.value).expanduser(), _CHECK.value)
+
+
+INSPECT = Command(run_inspect, {"config": "configs/photos.py"})

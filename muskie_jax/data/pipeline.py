@@ -22,6 +22,7 @@ import grain
 import numpy as np
 from absl import logging
 
+from muskie_jax.data.allocation import keep_freed_memory
 from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.data.images import BadImage, Photograph
 from muskie_jax.data.sources import FolderSource, Source, SyntheticSource
@@ -116,26 +117,27 @@ class GroupSampler:
         """
         scene = source.scenes[int(rng.integers(len(source.scenes)))]
         frames, spare = sample_frames(rng, len(scene.frames), self.views, source.window)
-        # A view draws from a generator of its own: what others draw does not depend on its file.
+        # A view draws from a generator of its own: an unreadable file changes no other view.
         seeds = rng.integers(2**63, size=self.views)
-        queue, good, skipped = [*frames, *spare], [], []
+        spare, good, missing, skipped = iter(spare), [], [], []
         group["images"] = images = np.zeros((self.views, *size, 3), np.uint8)
-        for view, seed in enumerate(seeds):
-            while queue:
+        for view, frame in enumerate(frames):
+            for candidate in itertools.chain([frame], spare):
                 group["tried"] += 1
                 try:
-                    photograph = source.load(scene.frames[queue.pop(0)])
-                    images[view] = self._prepare(seed, photograph, size)
+                    photograph = source.load(scene.frames[candidate])
+                    images[view] = self._prepare(seeds[view], photograph, size)
                 except BadImage as error:
                     skipped.append(str(error))
-                    continue
-                good.append(photograph)
-                break
-            else:
-                if not good:
-                    group["error"] = f"scene {scene.name!r} of {source.root}: {skipped[-1]}"
+                else:
+                    good.append(photograph)
                     break
-                images[view] = self._prepare(seed, good[view % len(good)], size)
+            else:
+                missing.append(view)
+        for view, photograph in zip(missing, itertools.cycle(good)):
+            images[view] = self._prepare(seeds[view], photograph, size)
+        if not good:
+            group["error"] = f"scene {scene.name!r} of {source.root}: {skipped[-1]}"
         group["skipped"] = tuple(skipped)
 
     def _prepare(self, seed: int, photograph: Photograph, size: Grid) -> np.ndarray:
@@ -150,7 +152,7 @@ class Load:
     """One batch of loaded groups of one resolution, as this host sees it (g = its groups)."""
 
     source: np.ndarray  # int32 (g,)
-    images: np.ndarray | None  # uint8 (g, views, H, W, 3)
+    images: list[np.ndarray] | None  # g times uint8 (views, H, W, 3), where the worker left them
     scene: np.ndarray | None  # uint32 (g, 2)
     orders: list[np.ndarray]  # per update (g, views)
     masks: list[np.ndarray]  # per update bool (g, views/V, V, L)
@@ -172,13 +174,15 @@ class Load:
         }
         if self.images is None:
             return batch | {"scene": self.scene, "order": order.astype(np.int32)}
-        canvas = self.images.shape[2:4]
-        top, left = (canvas[0] - bucket.height) // 2, (canvas[1] - bucket.width) // 2
-        cropped = self.images[:, :, top : top + bucket.height, left : left + bucket.width]
-        # View by view: take_along_axis would go pixel by pixel, at some milliseconds a view.
-        images = cropped[np.arange(len(order))[:, None], order]
-        shape = (-1, bucket.views, bucket.height, bucket.width, 3)
-        return batch | {"images": images.reshape(shape)}
+        height, width = bucket.height, bucket.width
+        canvas = self.images[0].shape[1:3]
+        top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
+        # One copy of each view, all that this process does to it: it has to keep up with all workers.
+        images = np.empty((*order.shape, height, width, 3), np.uint8)
+        for ordered, views, places in zip(images, self.images, order):
+            for number, place in enumerate(places):
+                ordered[number] = views[place, top : top + height, left : left + width]
+        return batch | {"images": images.reshape(-1, bucket.views, height, width, 3)}
 
 
 def _collate(groups: Sequence[dict[str, Any]]) -> Load:
@@ -186,7 +190,7 @@ def _collate(groups: Sequence[dict[str, Any]]) -> Load:
     per_update = lambda key: [np.stack(parts) for parts in zip(*(g[key] for g in groups))]
     return Load(
         source=stack("source"),
-        images=stack("images"),
+        images=[g["images"] for g in groups] if "images" in groups[0] else None,
         scene=stack("scene"),
         orders=per_update("orders"),
         masks=per_update("masks"),
@@ -209,14 +213,20 @@ class _Index:
         return load, resolution, self.rows[row]
 
 
-def _end_with_parent(index: int, count: int) -> None:
-    """Runs in a worker process: ends it when the training process was killed and cannot do so.
+def _start_worker(index: int, count: int) -> None:
+    """Runs in a worker process first."""
+    del index, count
+    keep_freed_memory()
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
+    """Ends a worker process when the training process was killed and cannot do so.
 
     Ctrl-C at a terminal, and SIGTERM from a scheduler, may reach workers too. But the training process
     needs batches until it has saved (several processes take some updates to agree on when): so workers
     leave Ctrl-C to it, and SIGTERM ends them only later.
     """
-    del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
     parent = os.getppid()
@@ -271,7 +281,7 @@ class Pipeline:
         stream = groups.to_iter_dataset(grain.ReadOptions(self.threads, ahead))
         if self.workers:
             options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=ahead)
-            stream = stream.mp_prefetch(options, _end_with_parent)
+            stream = stream.mp_prefetch(options, _start_worker)
         stream = iter(stream)
         try:
             while True:

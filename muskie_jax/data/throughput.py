@@ -11,6 +11,8 @@ import json
 import math
 import os
 import pathlib
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,8 +24,10 @@ from muskie_jax.config import folder
 from muskie_jax.data.images import read_photograph, resize_box
 from muskie_jax.data.made_photographs import make_photographs
 from muskie_jax.data.mixture import build_mixture, training_sampler
+from muskie_jax.data.pace import items_per_second
 from muskie_jax.data.pipeline import GroupSampler, Pipeline
 from muskie_jax.data.views import random_crop_box
+from muskie_jax.errors import UserError
 from muskie_jax.masking import group_mask
 from muskie_jax.writers import tell
 
@@ -102,14 +106,14 @@ def measure(config: ConfigDict, root: pathlib.Path, size: int, has_torch: bool) 
     views = config.batch.groups * config.batch.views
     cores, case = len(available_cores()), {}
     for suffix, workers in (("", 0), ("_all", cores)):
-        loaders = {"views_per_second": lambda w: our_loads(sampler, config.batch.groups, w)}
-        if has_torch:
-            loaders["torch_views_per_second"] = lambda w: torch_loads(paths, size, views, w)
+        ours = lambda w: items_per_second(our_loads(sampler, config.batch.groups, w), settings.seconds)
+        theirs = lambda w: torch_loads_per_second(paths, size, views, w, settings.seconds)
+        loaders = {"views_per_second": ours} | ({"torch_views_per_second": theirs} if has_torch else {})
         best = dict.fromkeys(loaders, 0.0)
         for _ in range(settings.repeats):
-            for name, loads in loaders.items():
+            for name, speed in loaders.items():
                 with contextlib.nullcontext() if workers else one_core():
-                    best[name] = max(best[name], views * loads_per_second(loads(workers), settings.seconds))
+                    best[name] = max(best[name], views * speed(workers))
         case |= {name + suffix: value for name, value in best.items()}
         if has_torch:
             case["ratio" + suffix] = best["views_per_second"] / best["torch_views_per_second"]
@@ -138,24 +142,17 @@ def our_loads(sampler: GroupSampler, groups: int, workers: int) -> Iterator[None
             yield
 
 
-def torch_loads(paths: Sequence[pathlib.Path], size: int, views: int, workers: int) -> Iterator[None]:
-    """As many views at a time, of the PyTorch loader."""
-    from muskie_jax.data.torch_loader import photograph_loader
-
-    for _ in photograph_loader(paths, size, views, workers):
-        yield
-
-
-def loads_per_second(loads: Iterator[None], seconds: float) -> float:
-    """Speed over at least so many seconds, once loads come steadily: after the first, and a while."""
-    with contextlib.closing(loads):
-        next(loads)
-        for length in (seconds / 2, seconds):
-            count, start = 0, time.perf_counter()
-            while (passed := time.perf_counter() - start) < length:
-                next(loads)
-                count += 1
-    return count / passed
+def torch_loads_per_second(
+    paths: Sequence[pathlib.Path], size: int, views: int, workers: int, seconds: float
+) -> float:
+    """Speed of the PyTorch loader, as many views at a time; in a process that uses the same cores."""
+    command = [sys.executable, "-m", "muskie_jax.data.torch_loader"]
+    arguments, lines = map(str, (size, views, workers, seconds)), "\n".join(map(str, paths))
+    run = subprocess.run([*command, *arguments], input=lines, capture_output=True, text=True)
+    if run.returncode:
+        reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"the PyTorch loader failed: {reason}")
+    return float(run.stdout)
 
 
 def stage_costs(

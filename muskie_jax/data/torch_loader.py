@@ -1,12 +1,17 @@
 """The data loader one would write first, to compare with: PyTorch's, with Pillow.
 
 Crops, interpolation and flips are the pipeline's (SPEC §5); it makes normalised float tensors, and no
-masks. This module needs the extra [torch]: import it only where torch may be missing.
+masks. It is measured as a program of its own, without JAX in its processes:
+
+    python -m muskie_jax.data.torch_loader <size> <views of a batch> <workers> <seconds>
+
+reads paths of photographs, one a line, and prints batches per second. This module needs the extra [torch].
 """
 
 import math
 import pathlib
 import random
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from muskie_jax.data.pace import items_per_second
 from muskie_jax.data.views import CROP_AREA, CROP_ASPECT, CROP_TRIES, FLIP_CHANCE, centre_box
 
 BICUBIC = Image.Resampling.BICUBIC
@@ -57,12 +63,18 @@ def crop_box(width: int, height: int) -> tuple[int, int, int, int]:
 
 def photograph_loader(paths: Sequence[pathlib.Path], size: int, batch: int, workers: int) -> DataLoader:
     """Endless random batches, float32 (batch, 3, size, size)."""
-    torch.set_num_threads(1)  # as DataLoader's own workers do
     photographs = Photographs(paths, size)
     return DataLoader(
         photographs,
         batch,
         sampler=RandomSampler(photographs, replacement=True, num_samples=ENDLESS),
         num_workers=workers,
-        multiprocessing_context="spawn" if workers else None,  # JAX's threads do not survive a fork
     )
+
+
+if __name__ == "__main__":
+    size, batch, workers, seconds = map(float, sys.argv[1:])
+    torch.set_num_threads(1)  # as in DataLoader's own workers
+    paths = [pathlib.Path(line) for line in sys.stdin.read().splitlines()]
+    loader = photograph_loader(paths, int(size), int(batch), int(workers))
+    print(items_per_second((batch for batch in loader), seconds))

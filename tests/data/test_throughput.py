@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from muskie_jax.config import validate
-from muskie_jax.data import throughput
+from muskie_jax.data import pace, throughput
 from muskie_jax.data.made_photographs import make_photographs
-from muskie_jax.data.throughput import STAGES, benchmark_data, cores_needed, loads_per_second, one_core
+from muskie_jax.data.throughput import STAGES, benchmark_data, cores_needed, one_core
 from muskie_jax.errors import UserError
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "benchmark_data.py"
@@ -64,7 +64,7 @@ def test_made_photographs_are_as_large_as_real_ones(tmp_path):
 
 def test_speed_is_taken_once_loads_come_steadily(monkeypatch):
     now, closed = [0.0], []
-    monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
 
     def loads():
         try:
@@ -74,7 +74,7 @@ def test_speed_is_taken_once_loads_come_steadily(monkeypatch):
         finally:
             closed.append(True)
 
-    assert loads_per_second(loads(), 4.0) == 4.0
+    assert pace.items_per_second(loads(), 4.0) == 4.0
     assert closed
 
 

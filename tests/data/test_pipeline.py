@@ -205,6 +205,7 @@ def test_unreadable_images_are_replaced_counted_and_named(damaged_folder, worker
 @pytest.mark.parametrize("share", [0.1, 0.9])
 def test_an_unreadable_image_changes_nothing_but_its_own_view(damaged_folder, share):
     sampler, _ = sampler_for(None, photos=folder(root=str(damaged_folder), holdout=0))
+    object.__setattr__(sampler, "augmented", False)
     whole = [sampler((load, 0, 0)) for load in range(12)]
     damage(damaged_folder / "scene0" / "frame_2.jpg", share)
     replaced = 0
@@ -216,6 +217,7 @@ def test_an_unreadable_image_changes_nothing_but_its_own_view(damaged_folder, sh
         differs = (before["images"] != after["images"]).any((1, 2, 3))
         assert differs.sum() == len(after["skipped"]) <= 1
         replaced += differs.sum()
+        assert len({view.tobytes() for view in after["images"]}) == VIEWS, "by a frame that was not drawn"
     assert replaced
 
 

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted: the same command goes on", file=sys.stderr)
         sys.exit(INTERRUPTED)
     print(json.dumps(result))
 

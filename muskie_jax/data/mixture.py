@@ -8,8 +8,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from muskie_jax.data.buckets import BucketSchedule
-from muskie_jax.data.builders.packed import open_pack
-from muskie_jax.data.builders.remote import folder_of
 from muskie_jax.data.images import BadImage, read_photograph
 from muskie_jax.data.layouts import LAYOUTS, photographs
 from muskie_jax.data.pipeline import GROUP_STREAM, HELDOUT_STREAM, GroupSampler
@@ -92,6 +90,8 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
             held_out.append(world)
             continue
         if source.kind == "packed":
+            from muskie_jax.data.builders.remote import folder_of  # late: see _photographs
+
             root = folder_of(config.data.root, source.root, config.data.cache)
         else:
             root = pathlib.Path(config.data.root).expanduser() / pathlib.Path(source.root).expanduser()
@@ -133,6 +133,9 @@ def _photographs(
     """The training and held-out part of a source of photographs, and notes on it."""
     settings = {"overlap": tuple(source.overlap), "weight": source.weight}
     if source.kind == "packed":
+        # Late, since TFDS takes its time to load, and runs without packs do not need it.
+        from muskie_jax.data.builders.packed import open_pack
+
         whole = open_pack(name, root, source.window, source.zoom, **settings)
     else:
         is_dataset = source.kind == "dataset"

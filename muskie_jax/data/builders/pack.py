@@ -211,7 +211,6 @@ class _Run:
         }
 
     def _finished(self, number: int, shard: Shard) -> None:
-        shard.save(self._paths(number)["result"])
         self.made[number] = shard
         self._check_share()
 
@@ -228,7 +227,7 @@ class _Run:
 
     def _task(self, number: int) -> Callable[..., Shard]:
         paths, records = self._paths(number), self.plan.of_shard(number)
-        return functools.partial(write_shard, paths["shard"], paths["part"], records.tolist())
+        return functools.partial(_make_shard, paths, records.tolist())
 
     def alone(self) -> list[Shard]:
         """In this process."""
@@ -262,6 +261,19 @@ class _Run:
             stop.set()
             executor.shutdown(wait=True, cancel_futures=True)
         return self.made
+
+
+def _make_shard(
+    paths: dict[str, pathlib.Path],
+    numbers: list[tuple[int, int]],
+    frames: Frames,
+    encoding: Encoding,
+    advance: Callable[[], None],
+) -> Shard:
+    shard = write_shard(paths["shard"], paths["part"], numbers, frames, encoding, advance)
+    # At once, by whoever wrote it: then it counts, also when this run is stopped.
+    shard.save(paths["result"])
+    return shard
 
 
 _worker: dict[str, Any] = {}  # what a worker process was begun with

@@ -4,8 +4,9 @@ r"""Muskie-S as published: 400 epochs of 100 000 groups of 8 views, on 8 devices
         --config.data.root=/path/to/datasets --workdir runs/muskie_small
 
 The ten datasets are in folders of the names they have in muskie_jax/data/layouts.py; docs/data.md says
-where they come from. --config.data.allow_missing trains on those that are there. On your own
-photographs: --config configs/muskie_small.py:photos --config.sources.photos.root=/path/to/scenes
+where they come from. --config.data.allow_missing trains on those that are there. If they are packed:
+--config configs/muskie_small.py:packed. On your own photographs: --config configs/muskie_small.py:photos
+--config.sources.photos.root=/path/to/scenes
 
 Every update averages the gradients of three batches, at 224, 384 and 512 pixels; 28 programs are
 compiled at the start. Other numbers of devices share the same 32 groups.

@@ -1,7 +1,8 @@
 """Flags of the commands: a config file with overrides, and one line for every mistake."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -13,6 +14,20 @@ FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with its settings.")
 USAGE_ERROR = 2
 INTERRUPTED = 130
+
+
+class Command(NamedTuple):
+    """A command of `python -m muskie_jax.data`.
+
+    Attributes:
+      run: gets the arguments that are no flags, returns what is printed as JSON.
+      needed: flags that must be given, with an example of each.
+      arguments: names of the arguments.
+    """
+
+    run: Callable[[list[str]], dict[str, Any]]
+    needed: Mapping[str, str]
+    arguments: tuple[str, ...] = ()
 
 
 def fail(message: str) -> None:

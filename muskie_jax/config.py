@@ -20,7 +20,7 @@ from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError
 from muskie_jax.models import attention, muskie
 
-JOBS = ("train", "benchmark", "plan")
+JOBS = ("train", "benchmark", "benchmark_data", "plan")
 
 # The published aspects of the largest resolution, as (height, width); the square is twice as likely.
 SIZES_512 = ((512, 512), (512, 512), (288, 512), (384, 512), (512, 288), (512, 384))
@@ -115,6 +115,24 @@ def default_config() -> ConfigDict:
     config.benchmark.repeats = 3  # of which the best counts
     config.benchmark.roofline = True  # measure products and attention alone, too
 
+    config.benchmark_data = ConfigDict()  # of job "benchmark_data"
+    config.benchmark_data.photos = (
+        ""  # a folder of photographs, searched at any depth; empty: some are made
+    )
+    config.benchmark_data.photo_sizes = ((480, 640), (1440, 1920))  # (height, width) of those made
+    config.benchmark_data.sizes = (224, 384, 512)  # of views, pixels
+    config.benchmark_data.seconds = 3.0  # of each measurement
+    config.benchmark_data.repeats = 3  # of which the best counts
+    # (variant, size, milliseconds of a step) on the GPU to be fed, and the views of such a step.
+    config.benchmark_data.steps = (
+        ("base", 224, 12.6),
+        ("base", 384, 41.9),
+        ("base", 512, 91.1),
+        ("large", 224, 37.1),
+        ("large", 512, 261.1),
+    )
+    config.benchmark_data.step_views = 32
+
     config.log = ConfigDict()
     config.log.every = 50  # steps
     config.log.tensorboard = True
@@ -193,16 +211,16 @@ def published_sources(arg: str | None = None) -> ConfigDict:
 
     Args:
       arg: of the config file. None: all ten datasets, drawn equally often, each in the folder of its
-        name below `config.data.root`. "photos": one folder of scenes.
+        name below `config.data.root`. "packed": the same, each packed. "photos": one folder of scenes.
     """
     sources = ConfigDict()
     if arg == "photos":
         sources.photos = folder(window=32, holdout=0.01)
         return sources
-    if arg is not None:
-        raise UserError(f"no {arg!r} of this config: write nothing after its name, or :photos")
+    if arg not in (None, "packed"):
+        raise UserError(f"no {arg!r} of this config: write nothing after its name, or :packed, or :photos")
     for name in LAYOUTS:
-        sources[name] = dataset(name, root=name)
+        sources[name] = packed(root=name, holdout=0.01) if arg else dataset(name, root=name)
     return sources
 
 
@@ -256,6 +274,7 @@ def validate(config: ConfigDict) -> None:
         _at_least(config, key, 0)
     for key in ("data.threads", "evaluation.groups"):
         _at_least(config, key, 1)
+    _check_benchmark_data(config)
     share = config.plan.utilisation
     _require(0 <= share <= 1, f"config.plan.utilisation={share}: write a share from 0 to 1")
     share = config.data.max_bad_share
@@ -399,6 +418,27 @@ def _check_optim(config: ConfigDict) -> None:
         _at_least(config, f"optim.{key}", 0)
     for key in ("b1", "b2"):
         _require(0 <= optim[key] < 1, f"config.optim.{key}={optim[key]}: write from 0 to below 1")
+
+
+def _check_benchmark_data(config: ConfigDict) -> None:
+    settings = config.benchmark_data
+    for key in ("repeats", "step_views"):
+        _at_least(config, f"benchmark_data.{key}", 1)
+    seconds = settings.seconds
+    _require(seconds > 0, f"config.benchmark_data.seconds={seconds}: write above 0, such as 3.0")
+    _require(settings.sizes, "config.benchmark_data.sizes is empty: write for example (224, 512)")
+    for size in settings.sizes:
+        _check_size((size, size), config.model.patch, "config.benchmark_data.sizes")
+    for size in settings.photo_sizes:
+        good = _is_pair(size) and min(size) >= 1
+        _require(good, f"config.benchmark_data.photo_sizes has {size!r}: write (height, width)")
+    for step in settings.steps:
+        if not (isinstance(step, (tuple, list)) and len(step) == 3 and step[2] > 0):
+            raise UserError(
+                f"config.benchmark_data.steps has {step!r}: write (variant, size, milliseconds), such as "
+                "('base', 224, 12.6)"
+            )
+        _one_of(step[0], muskie.VARIANTS, "config.benchmark_data.steps")
 
 
 def _check_size(size: tuple[int, int], patch: int, path: str) -> None:

@@ -12,6 +12,7 @@ from muskie_jax import command_line
 from muskie_jax.benchmark import benchmark
 from muskie_jax.command_line import CONFIG, INTERRUPTED, fail, parse_flags
 from muskie_jax.config import validate
+from muskie_jax.data.throughput import benchmark_data
 from muskie_jax.errors import NotFinite, UserError
 from muskie_jax.plan import plan
 from muskie_jax.train import train
@@ -28,7 +29,8 @@ _STOPPED_EXIT_CODE = flags.DEFINE_integer(
     "stopped_exit_code", 0, "Exit code of a run that a signal ended early, to tell it from a complete one."
 )
 
-JOBS = {"train": train, "benchmark": benchmark, "plan": plan}  # config.job -> what runs it
+# config.job -> what runs it
+JOBS = {"train": train, "benchmark": benchmark, "benchmark_data": benchmark_data, "plan": plan}
 flags.adopt_module_key_flags(command_line)  # so that --help shows them
 NEEDED = {"config": "configs/quickstart.py", "workdir": "runs/my_first"}
 

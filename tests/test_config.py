@@ -30,7 +30,7 @@ from muskie_jax.train_step import LossOptions, Task, abstract_state, accumulate_
 CONFIGS = [
     path
     for path in sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
-    if path.stem not in ("benchmark", "plan")
+    if path.stem not in ("benchmark", "benchmark_data", "plan")
 ]
 
 

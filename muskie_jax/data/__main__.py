@@ -1,5 +1,7 @@
 """Commands on data: `python -m muskie_jax.data <command> --help` tells the flags of each.
 
+inspect   shows what is in a config's data, what is wrong with it, and what training would see
+groups    makes the list of groups that MegaDepth needs, from its list of pairs
 pack      packs a source of a config into shards for fast reading: docs/data.md
 verify    reads all of a pack, and compares it with what was packed
 """
@@ -12,9 +14,11 @@ from absl import app, flags, logging
 from muskie_jax import command_line
 from muskie_jax.command_line import INTERRUPTED, fail, parse_flags
 from muskie_jax.data.builders.command import PACK, VERIFY
+from muskie_jax.data.doctor import INSPECT
+from muskie_jax.data.make_groups import GROUPS
 from muskie_jax.errors import UserError
 
-COMMANDS = {"pack": PACK, "verify": VERIFY}
+COMMANDS = {"inspect": INSPECT, "groups": GROUPS, "pack": PACK, "verify": VERIFY}
 
 flags.adopt_module_key_flags(command_line)  # so that --help shows them
 
@@ -27,7 +31,7 @@ def main(arguments: list[str]) -> None:
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     print(json.dumps(result))
 

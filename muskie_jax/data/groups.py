@@ -1,9 +1,10 @@
 """MegaDepth's list of groups: which photographs of a place see the same part of it (SPEC §5).
 
-The published file is a NumPy archive of Python objects, that is, of pickles, which can run any command
-when they are read. Here they may hold arrays, numbers and text only.
+The lists are NumPy archives of Python objects, that is, of pickles, which can run any command when they are
+read. Here they may hold arrays, numbers and text only.
 """
 
+import contextlib
 import pathlib
 import pickle
 import zipfile
@@ -41,17 +42,29 @@ def read_groups(path: pathlib.Path) -> Iterator[Scene]:
     Raises:
       UserError: if the file cannot be read, has other contents, or would run a command.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            pairs, scenes, images = (_read_array(archive, f"{key}.npy") for key in KEYS)
+    with explained(path):
+        pairs, scenes, images = read_lists(path)
         for number, (scene, group) in enumerate(pairs):
             folder = "/".join(str(scenes[_index(scene, scenes)]).split())
             frames = tuple(f"{folder}/{images[_index(image, images)]}.jpg" for image in group)
             yield Scene(f"{folder}{GROUP_MARK}{number}", frames)
-    except (OSError, KeyError, ValueError, TypeError, IndexError, EOFError) as error:
-        raise UserError(f"{path} is no list of groups (keys {', '.join(KEYS)}): {error}") from error
+
+
+@contextlib.contextmanager
+def explained(path: pathlib.Path) -> Iterator[None]:
+    """Turns what a bad file raises into one line."""
+    try:
+        yield
     except (zipfile.BadZipFile, pickle.UnpicklingError, AttributeError) as error:
         raise UserError(f"{path} cannot be read safely: {error}") from error
+    except (OSError, KeyError, ValueError, TypeError, IndexError, EOFError) as error:
+        raise UserError(f"{path} is no list of {', '.join(KEYS)}: {error}") from error
+
+
+def read_lists(path: pathlib.Path) -> list[np.ndarray]:
+    """The arrays of KEYS, in this order."""
+    with zipfile.ZipFile(path) as archive:
+        return [_read_array(archive, f"{key}.npy") for key in KEYS]
 
 
 def _index(number: Any, values: np.ndarray) -> int:
@@ -65,7 +78,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(name) as file:
         version = np.lib.format.read_magic(file)
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, _, dtype = header[version](file)
+        shape, fortran, dtype = header[version](file)
         if not dtype.hasobject:
-            return np.frombuffer(file.read(), dtype).reshape(shape)
+            return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C")
         return _Unpickler(file).load()

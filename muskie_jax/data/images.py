@@ -86,20 +86,22 @@ class Photograph:
         Raises:
           BadImage: if the pixels are damaged.
         """
-        left, top, right, bottom = self._stored_box(box)
-        if self._transposed:
-            size = size[::-1]
-        fits = lambda scale: right - left >= scale * size[1] and bottom - top >= scale * size[0]
-        scale = next(filter(fits, SCALES), 1) if self._is_jpeg else 1
-        pixels, scale = self._decode(scale)
+        pixels, scale = self.decode(self.scale_for(box, size))
         # A pixel at scale 1/s covers exactly s x s stored ones, also where the last ones are cut off by
         # the border: so coordinates are divided by s, not by the ratio of the sizes.
-        scaled = tuple(edge / scale for edge in (left, top, right, bottom))
-        return self._upright(_resized(pixels, scaled, size))
+        left, top, right, bottom = (edge / scale for edge in self._stored_box(box))
+        stored_size = size[::-1] if self._transposed else size
+        return self._upright(resize_box(pixels, (left, top, right, bottom), stored_size))
 
     def pixels(self) -> np.ndarray:
         """The whole upright image, uint8 (height, width, 3); raises `BadImage`."""
-        return self._upright(self._decode(1)[0])
+        return self._upright(self.decode(1)[0])
+
+    def scale_for(self, box: Box, size: tuple[int, int]) -> int:
+        """s, where 1/s is the scale at which a crop decodes."""
+        left, top, right, bottom = box
+        fits = lambda scale: right - left >= scale * size[1] and bottom - top >= scale * size[0]
+        return next(filter(fits, SCALES), 1) if self._is_jpeg else 1
 
     def _stored_box(self, box: Box) -> Box:
         """A box of the upright image in coordinates of the stored one."""
@@ -116,8 +118,12 @@ class Photograph:
             pixels = pixels[:, ::-1]
         return contiguous(pixels[::-1] if self._turned else pixels)
 
-    def _decode(self, scale: int) -> tuple[np.ndarray, int]:
-        """Stored pixels at 1/scale of their size, uint8 (h, w, 3), and the scale they came at."""
+    def decode(self, scale: int) -> tuple[np.ndarray, int]:
+        """Stored pixels at 1/scale of their size, uint8 (h, w, 3), and the scale they came at.
+
+        Raises:
+          BadImage: if they are damaged.
+        """
         if self._is_jpeg:
             height, width = (-(-side // scale) for side in self._stored_size)
             try:
@@ -222,7 +228,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _resized(pixels: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
+def resize_box(pixels: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
     """The box (left, top, right, bottom) of uint8 (h, w, 3) pixels, resized to (height, width)."""
     if not hasattr(_thread, "resizer"):
         _thread.resizer = Resizer()

@@ -80,6 +80,7 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
     kept = pathlib.Path(config.data.index).expanduser() if config.data.index else None
     if kept is None and workdir is not None:
         kept = workdir.absolute().parent / INDEX_FOLDER
+    roots = _roots(config)
     training, held_out, photos, notes = [], [], {}, []
     for name, source in config.sources.items():
         if source.kind == "synthetic":
@@ -89,17 +90,10 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
             training.append(world)
             held_out.append(world)
             continue
-        if source.kind == "packed":
-            from muskie_jax.data.builders.remote import folder_of  # late: see _photographs
-
-            root = folder_of(config.data.root, source.root, config.data.cache)
-        else:
-            root = pathlib.Path(config.data.root).expanduser() / pathlib.Path(source.root).expanduser()
+        root = roots[name]
         if not root.is_dir():
-            if config.data.allow_missing:
-                notes.append(f"{name}: LEFT OUT, there is no folder {str(root)!r}")
-                continue
-            raise UserError(_missing(name, root, config))
+            notes.append(f"{name}: LEFT OUT, there is no folder {str(root)!r}")
+            continue
         seen, unseen, new_notes = _photographs(name, source, root, kept, config.batch.views)
         training.append(seen)
         held_out.append(unseen)
@@ -116,15 +110,35 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
     return Mixture(tuple(training), tuple(held_out), photos, tuple(notes))
 
 
-def _missing(name: str, root: pathlib.Path, config: ConfigDict) -> str:
-    """What to write when a root is not there."""
-    message = f"config.sources.{name}: no folder {str(root)!r}: write --config.sources.{name}.root=..."
-    if pathlib.Path(config.sources[name].root).is_absolute() or len(config.sources) == 1:
-        return message
-    return (
-        f"{message}, or the folder of all datasets, --config.data.root=...; "
-        "or --config.data.allow_missing to train on those that are there"
-    )
+def _roots(config: ConfigDict) -> dict[str, pathlib.Path]:
+    """The folders of all sources of photographs.
+
+    Raises:
+      UserError: if one is not there, unless `config.data.allow_missing`.
+    """
+
+    def root_of(source: ConfigDict) -> pathlib.Path:
+        if source.kind != "packed":
+            return pathlib.Path(config.data.root).expanduser() / pathlib.Path(source.root).expanduser()
+        # Late, since TFDS takes its time to load, and runs without packs do not need it.
+        from muskie_jax.data.builders.remote import folder_of
+
+        return folder_of(config.data.root, source.root, config.data.cache)
+
+    sources = {name: source for name, source in config.sources.items() if source.kind != "synthetic"}
+    roots = {name: root_of(source) for name, source in sources.items()}
+    missing = [name for name, root in roots.items() if not root.is_dir()]
+    if missing and not config.data.allow_missing:
+        first, *others = missing
+        more = f" (nor for {', '.join(others)})" if others else ""
+        message = f"config.sources.{first}: no folder {str(roots[first])!r}{more}"
+        message += f": write --config.sources.{first}.root=..."
+        if not pathlib.Path(config.sources[first].root).is_absolute():
+            message += ", or the folder that relative roots start from, --config.data.root=..."
+        if len(missing) < len(config.sources):
+            message += "; or --config.data.allow_missing to train on those that are there"
+        raise UserError(message)
+    return roots
 
 
 def _photographs(
@@ -133,8 +147,7 @@ def _photographs(
     """The training and held-out part of a source of photographs, and notes on it."""
     settings = {"overlap": tuple(source.overlap), "weight": source.weight}
     if source.kind == "packed":
-        # Late, since TFDS takes its time to load, and runs without packs do not need it.
-        from muskie_jax.data.builders.packed import open_pack
+        from muskie_jax.data.builders.packed import open_pack  # late: see _roots
 
         whole = open_pack(name, root, source.window, source.zoom, **settings)
     else:

@@ -19,6 +19,7 @@ import grain
 import numpy as np
 from absl import logging
 
+from muskie_jax.data.allocation import keep_freed_memory
 from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.data.processes import exit_with_parent
 from muskie_jax.data.samples import draw_sample
@@ -75,10 +76,10 @@ class GroupSampler:
     def __call__(self, index: tuple[int, int, int]) -> dict[str, Any]:
         """The group in `slot` of (load, resolution, slot).
 
-        Returns a dictionary with `source` and either `images` uint8 (views, H, W, 3) or `scene`
-        uint32 (2,); for each of the `reuse` updates an order of the views in `orders` and the masks
-        of the groups it is split into in `masks`; `tried` images and the `skipped` unreadable ones;
-        and `error`, a message, when the group could not be made.
+        Returns a dictionary with `source`, the scene's `name`, and either `images` uint8 (views, H, W,
+        3) or `scene` uint32 (2,); for each of the `reuse` updates an order of the views in `orders` and
+        the masks of the groups it is split into in `masks`; `tried` images and the `skipped` unreadable
+        ones; and `error`, a message, when the group could not be made.
         """
         load, resolution, slot = index
         rng = np.random.default_rng([self.seed, self.stream, load, resolution, slot])
@@ -89,11 +90,13 @@ class GroupSampler:
         group = {"source": np.int32(number), "tried": 0, "skipped": (), "error": ""}
         if isinstance(source, SyntheticSource):
             group["scene"] = rng.integers(2**32, size=2, dtype=np.uint32)
+            group["name"] = "-".join(map(str, group["scene"]))
         else:
             size = self.schedule.canvas(resolution)
             sample = draw_sample(rng, source, self.views, size, self.augmented)
             group["images"], group["tried"] = sample.images, sample.tried
             group["skipped"], group["error"] = sample.skipped, sample.error
+            group["name"] = source.scenes[sample.scene].name + ", zoomed" * sample.zoomed
         group["orders"], group["masks"] = [], []
         for update in range(load * self.reuse, (load + 1) * self.reuse):
             bucket = self.schedule.at(update)[resolution]
@@ -113,7 +116,7 @@ class Load:
     """One batch of loaded groups of one resolution, as this host sees it (g = its groups)."""
 
     source: np.ndarray  # int32 (g,)
-    images: np.ndarray | None  # uint8 (g, views, H, W, 3)
+    images: list[np.ndarray] | None  # g times uint8 (views, H, W, 3), where the worker left them
     scene: np.ndarray | None  # uint32 (g, 2)
     orders: list[np.ndarray]  # per update (g, views)
     masks: list[np.ndarray]  # per update bool (g, views/V, V, L)
@@ -135,21 +138,24 @@ class Load:
         }
         if self.images is None:
             return batch | {"scene": self.scene, "order": order.astype(np.int32)}
-        canvas = self.images.shape[2:4]
-        top, left = (canvas[0] - bucket.height) // 2, (canvas[1] - bucket.width) // 2
-        cropped = self.images[:, :, top : top + bucket.height, left : left + bucket.width]
-        # View by view: take_along_axis would go pixel by pixel, at some milliseconds a view.
-        images = cropped[np.arange(len(order))[:, None], order]
-        shape = (-1, bucket.views, bucket.height, bucket.width, 3)
-        return batch | {"images": images.reshape(shape)}
+        height, width = bucket.height, bucket.width
+        canvas = self.images[0].shape[1:3]
+        top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
+        # One copy of each view, all that this process does to it: it has to keep up with all workers.
+        images = np.empty((*order.shape, height, width, 3), np.uint8)
+        for ordered, views, places in zip(images, self.images, order):
+            for number, place in enumerate(places):
+                ordered[number] = views[place, top : top + height, left : left + width]
+        return batch | {"images": images.reshape(-1, bucket.views, height, width, 3)}
 
 
-def _collate(groups: Sequence[dict[str, Any]]) -> Load:
+def collate(groups: Sequence[dict[str, Any]]) -> Load:
+    """One batch from the groups of a load, in the order of their slots."""
     stack = lambda key: np.stack([g[key] for g in groups]) if key in groups[0] else None
     per_update = lambda key: [np.stack(parts) for parts in zip(*(g[key] for g in groups))]
     return Load(
         source=stack("source"),
-        images=stack("images"),
+        images=[g["images"] for g in groups] if "images" in groups[0] else None,
         scene=stack("scene"),
         orders=per_update("orders"),
         masks=per_update("masks"),
@@ -172,14 +178,20 @@ class _Index:
         return load, resolution, self.rows[row]
 
 
-def _end_with_parent(index: int, count: int) -> None:
-    """Runs in a worker process: ends it when the training process was killed and cannot do so.
+def _start_worker(index: int, count: int) -> None:
+    """Runs in a worker process first."""
+    del index, count
+    keep_freed_memory()
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
+    """Ends a worker process when the training process was killed and cannot do so.
 
     Ctrl-C at a terminal, and SIGTERM from a scheduler, may reach workers too. But the training process
     needs batches until it has saved (several processes take some updates to agree on when): so workers
     leave Ctrl-C to it, and SIGTERM ends them only later.
     """
-    del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
     exit_with_parent()
@@ -227,11 +239,11 @@ class Pipeline:
         stream = groups.to_iter_dataset(grain.ReadOptions(self.threads, ahead))
         if self.workers:
             options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=ahead)
-            stream = stream.mp_prefetch(options, _end_with_parent)
+            stream = stream.mp_prefetch(options, _start_worker)
         stream = iter(stream)
         try:
             while True:
-                yield _collate(list(itertools.islice(stream, len(self.rows))))
+                yield collate(list(itertools.islice(stream, len(self.rows))))
         finally:
             stream.close()
 

@@ -1,10 +1,11 @@
 """The views of one group of photographs: which scene and frames, whether zoomed, cropped and flipped."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 
-from muskie_jax.data.images import BadImage, Photograph
+from muskie_jax.data.images import BadImage, Box, Photograph
 from muskie_jax.data.objects import zoom_region
 from muskie_jax.data.sources import PhotographSource
 from muskie_jax.data.views import augment, centre_view
@@ -54,40 +55,44 @@ def draw_sample(
         sample.error = str(error)
         return sample
     sample.zoomed = augmented and rng.random() < source.zoom
-    # A view draws from a generator of its own: what others draw does not depend on its file.
+    # A view draws from a generator of its own: an unreadable file changes no other view.
     seeds = rng.integers(2**63, size=views)
-    queue, good, skipped = [*frames, *spare[:STAND_INS]], [], []
-    for view, seed in enumerate(seeds):
-        crop = lambda photograph, region, seed=seed: (
-            augment(np.random.default_rng(seed), photograph, size, region)
-            if augmented
-            else centre_view(photograph, size)
-        )
-        while queue:
-            frame = int(queue.pop(0))
+    spare, missing, skipped = iter(spare[:STAND_INS]), [], []
+
+    def crop(view: int, photograph: Photograph, region: Box | None) -> None:
+        if augmented:
+            pixels = augment(np.random.default_rng(seeds[view]), photograph, size, region)
+        else:
+            pixels = centre_view(photograph, size)
+        sample.images[view] = pixels
+
+    good: list[tuple[int, Photograph, Box | None]] = []
+    sample.frames = list(map(int, frames))
+    for view, drawn in enumerate(sample.frames):
+        for frame in itertools.chain([drawn], map(int, spare)):
             sample.tried += 1
             try:
                 photograph = source.open(scene, frame)
                 region = _region(source, scene, frame, photograph) if sample.zoomed else None
-                sample.images[view] = crop(photograph, region)
+                crop(view, photograph, region)
             except BadImage as error:
                 skipped.append(str(error))
-                continue
-            good.append((frame, photograph, region))
-            sample.frames.append(frame)
-            break
-        else:
-            if not good:
-                sample.error = _nothing_readable(source, scene, skipped)
+            else:
+                good.append((frame, photograph, region))
+                sample.frames[view] = frame
                 break
-            frame, photograph, region = good[view % len(good)]
-            sample.images[view] = crop(photograph, region)
-            sample.frames.append(frame)
+        else:
+            missing.append(view)
+    for view, (frame, photograph, region) in zip(missing, itertools.cycle(good)):
+        crop(view, photograph, region)
+        sample.frames[view] = frame
+    if not good:
+        sample.error = _nothing_readable(source, scene, skipped)
     sample.skipped = tuple(skipped)
     return sample
 
 
-def _region(source: PhotographSource, scene: int, frame: int, photograph: Photograph):
+def _region(source: PhotographSource, scene: int, frame: int, photograph: Photograph) -> Box | None:
     """The box of the object in a photograph, grown; None where there is none."""
     box = source.object_box(scene, frame)
     return box and zoom_region(box, photograph.height, photograph.width)

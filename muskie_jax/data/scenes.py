@@ -64,6 +64,7 @@ class SceneTable(Sequence[Scene]):
         self._parts, self._chosen, self._folder = parts, chosen, folder
         self._names = Texts(parts["names"], parts["name_ends"])
         self._frames = Texts(parts["frames"], parts["frame_ends"])
+        self._latest: tuple[int, Scene | None] = (-1, None)
 
     @classmethod
     def of(cls, scenes: Iterable[Scene], sizes: Sequence[tuple[int, int]] | None = None) -> "SceneTable":
@@ -124,7 +125,11 @@ class SceneTable(Sequence[Scene]):
 
     def __getitem__(self, number: int) -> Scene:
         own = self._chosen[number]
-        return Scene(self._names[own], tuple(self._frames[own].split(SEPARATOR)))
+        known, scene = self._latest
+        if known != own:  # the views of a sample ask for the same scene one after the other
+            scene = Scene(self._names[own], tuple(self._frames[own].split(SEPARATOR)))
+            self._latest = own, scene
+        return scene
 
     def __reduce__(self):
         if self._folder is None:

@@ -8,6 +8,7 @@ from muskie_jax.data.images import Box, Photograph, contiguous
 
 CROP_AREA = (0.8, 1.0)  # share of the image that a random crop covers
 CROP_ASPECT = (3 / 4, 4 / 3)  # its width / height, times that of the output
+LOG_CROP_ASPECT = np.log(CROP_ASPECT)
 CROP_TRIES = 10
 FLIP_CHANCE = 0.5
 
@@ -51,7 +52,7 @@ def random_crop_box(
     stretch = output_size[1] / output_size[0]
     for _ in range(CROP_TRIES):
         area = image_height * image_width * rng.uniform(*CROP_AREA)
-        aspect = stretch * math.exp(rng.uniform(*np.log(CROP_ASPECT)))
+        aspect = stretch * math.exp(rng.uniform(*LOG_CROP_ASPECT))
         width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < width <= image_width and 0 < height <= image_height:
             left = int(rng.integers(int(image_width - width) + 1))

@@ -211,8 +211,8 @@ def test_boxes_map_exactly_when_a_reduced_size_is_rounded_up(width, size):
 
 def test_a_crop_decodes_no_more_than_it_needs(monkeypatch):
     asked = []
-    decode = Photograph._decode
-    monkeypatch.setattr(Photograph, "_decode", lambda self, s: asked.append(s) or decode(self, s))
+    decode = Photograph.decode
+    monkeypatch.setattr(Photograph, "decode", lambda self, s: asked.append(s) or decode(self, s))
     photograph = open_photograph(encoded(textured(480, 640), "JPEG"), "texture")
     for size in ((120, 120), (121, 120), (240, 320), (240, 321), (480, 640)):
         photograph.crop((0, 0, 640, 480), size)

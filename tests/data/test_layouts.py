@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from muskie_jax.config import dataset, default_config, folder
 from muskie_jax.data.groups import read_groups
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.layouts import LAYOUTS
+from muskie_jax.data.make_groups import write_groups
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.objects import object_box, zoom_region
 from muskie_jax.data.pipeline import Pipeline
@@ -149,6 +151,32 @@ def test_a_bad_list_of_groups_is_one_line(tmp_path, capsys, kind):
     with pytest.raises(UserError, match="all_metadata_8view") as caught:
         list(read_groups(path))
     assert "\n" not in str(caught.value) and "must not run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_groups_are_made_from_pairs(datasets, tmp_path, structured):
+    root = shutil.copytree(datasets[0] / "megadepth", tmp_path / "megadepth")
+    layout = LAYOUTS["megadepth"]
+    with np.load(root / layout.groups, allow_pickle=True) as data:
+        lists = {key: data[key] for key in ("scenes", "images")}
+    with pytest.raises(UserError, match="is there already"):
+        write_groups(root, layout.groups, 0.2, 0.8)
+    (root / layout.groups).unlink()
+    with pytest.raises(UserError, match="all_metadata.npz"):
+        write_groups(root, layout.groups, 0.2, 0.8)
+    # In the first place each of ten images overlaps each other; the last is seen by itself alone.
+    pairs = [(0, a, b, 0.5) for a in range(10) for b in range(a)] + [(0, 10, 0, 0.5), (0, 11, 1, 0.9)]
+    if structured:
+        pairs = np.array(pairs, [("s", "i4"), ("a", "i4"), ("b", "i4"), ("o", "f4")])
+    np.savez(root / "all_metadata.npz", pairs=pairs, **lists)
+    with pytest.raises(UserError, match="no image overlaps 7 others by 0.6 to 0.8"):
+        write_groups(root, layout.groups, 0.6, 0.8)
+    assert write_groups(root, layout.groups, 0.2, 0.8) == 10
+    groups = scan(root, layout)
+    assert [scene.name for scene in groups] == [f"0000/dense0#{number}" for number in range(10)]
+    for number, scene in enumerate(groups):
+        assert len(set(scene.frames)) == 8 and scene.frames[0] == f"0000/dense0/{number}_o.jpg"
+        assert (root / scene.frames[7]).is_file() and "11_o" not in "".join(scene.frames)
 
 
 def test_datasets_are_drawn_uniformly_then_scenes(datasets):

@@ -387,7 +387,7 @@ def test_ctrl_c_ends_workers_and_the_same_command_goes_on(tmp_path):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and said.endswith("interrupted: the same command goes on\n"), said
+    assert process.returncode == 130 and "same command goes on" in said, said
     assert 0 < len(list((tmp_path / "pack").glob("*.array_record-*"))) < 12
     again = run(*command)
     assert again.returncode == 0 and "of 12 shards are there" in again.stderr, again.stderr

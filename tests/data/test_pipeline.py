@@ -169,8 +169,9 @@ def test_evaluation_is_the_same_for_every_seed(photo_folder):
     )
 
 
-def damage(path):
-    path.write_bytes(path.read_bytes()[:100])
+def damage(path, share=0.1):
+    """Cuts a file short: in its header, or with a larger share in its pixels."""
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
 
 
 @pytest.fixture
@@ -182,9 +183,9 @@ def damaged_folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_images_are_replaced_counted_and_named(damaged_folder, workers):
-    damage(damaged_folder / "scene0" / "frame_2.jpg")
+@pytest.mark.parametrize("workers, share", [(0, 0.1), (0, 0.9), (2, 0.9)])
+def test_unreadable_images_are_replaced_counted_and_named(damaged_folder, workers, share):
+    damage(damaged_folder / "scene0" / "frame_2.jpg", share)
     sampler, _ = sampler_for(None, photos=folder(root=str(damaged_folder), holdout=0))
     pipeline = Pipeline(sampler, range(GROUPS), workers)
     updates = list(itertools.islice(pipeline.updates(), 16))
@@ -199,6 +200,23 @@ def test_unreadable_images_are_replaced_counted_and_named(damaged_folder, worker
     with pytest.raises(UserError, match=f"{bad} of {pipeline.tried} images .*frame_2.jpg"):
         pipeline.check_share(0.01)
     assert_same(updates[5:], take(sampler, 11, 5))  # a continued run replaces them alike
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_an_unreadable_image_changes_nothing_but_its_own_view(damaged_folder, share):
+    sampler, _ = sampler_for(None, photos=folder(root=str(damaged_folder), holdout=0))
+    whole = [sampler((load, 0, 0)) for load in range(12)]
+    damage(damaged_folder / "scene0" / "frame_2.jpg", share)
+    replaced = 0
+    for load, before in enumerate(whole):
+        after = sampler((load, 0, 0))
+        for key in ("orders", "masks"):
+            for a, b in zip(before[key], after[key]):
+                np.testing.assert_array_equal(a, b)
+        differs = (before["images"] != after["images"]).any((1, 2, 3))
+        assert differs.sum() == len(after["skipped"]) <= 1
+        replaced += differs.sum()
+    assert replaced
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -4,13 +4,12 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from muskie_jax.command_line import CONFIG
+from muskie_jax.command_line import CONFIG, Command
 from muskie_jax.config import suggest, validate
 from muskie_jax.data.builders.encoding import DEFAULT_QUALITY, FORMATS, Encoding
 from muskie_jax.data.builders.frames import Frames, RenderedFrames, frames_of
@@ -39,20 +38,6 @@ _VIEWS = flags.DEFINE_integer("views", 8, "Synthetic: views of a room.", lower_b
 _HEIGHT = flags.DEFINE_integer("height", 384, "Synthetic: of a view, pixels.", lower_bound=16)
 _WIDTH = flags.DEFINE_integer("width", 512, "Synthetic: of a view, pixels.", lower_bound=16)
 SYNTHETIC_FLAGS = ("scenes", "views", "height", "width")
-
-
-class Command(NamedTuple):
-    """What can be run on data.
-
-    Attributes:
-      run: gets the arguments that are no flags, returns what is printed as JSON.
-      needed: flags that must be given, with an example of each.
-      arguments: names of the arguments.
-    """
-
-    run: Callable[[list[str]], dict[str, Any]]
-    needed: Mapping[str, str]
-    arguments: tuple[str, ...] = ()
 
 
 def run_pack(arguments: list[str]) -> dict[str, Any]:

@@ -89,6 +89,9 @@ def pack(
             made = run.in_processes(workers) if workers and frames.parallel else run.alone()
             finish(plan, made, frames, encoding, out)
             shutil.rmtree(packing)
+    except KeyboardInterrupt:
+        _say("The same command goes on from the shards that are there")
+        raise
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror or error}") from error
     return load_pack(out)

@@ -1,0 +1,82 @@
+"""`inspect`: what is in a config's data, and what is wrong with it."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import write_scene
+from PIL import Image
+from runs import nano_config
+from trees import TREES
+
+from muskie_jax.config import dataset, synthetic
+from muskie_jax.data.doctor import inspect
+from muskie_jax.errors import UserError
+from muskie_jax.viz.contact_sheet import Row, contact_sheet
+
+
+@pytest.fixture
+def root(tmp_path):
+    for number in range(4):
+        write_scene(tmp_path / "root" / f"scene{number}", 6 + number, number)
+    return tmp_path / "root"
+
+
+def test_a_report_counts_what_is_there(root, tmp_path, capsys):
+    (tmp_path / "wild").mkdir()
+    TREES["wildrgbd"](tmp_path / "wild")
+    config = nano_config(root)
+    config.sources.wild = dataset("wildrgbd", root=str(tmp_path / "wild"), holdout=0)
+    config.sources.rooms = synthetic()
+    result = inspect(config, tmp_path / "out", check=0)
+    photos, rooms, wild = result["sources"]
+    assert (photos["scenes"], photos["held_out"], photos["images"]) == (4, 1, 6 + 7 + 8 + 9)
+    assert photos["per_scene"] == [6, 7, 9] and photos["checked"] == 6 + 7 + 9
+    assert photos["first_image"] == {"height": 72, "width": 96, "share": 1.0}
+    assert (wild["scenes"], wild["held_out"], wild["images"], wild["checked"]) == (3, 0, 12, 12)
+    assert rooms["kind"] == "synthetic" and not photos["unreadable"] + wild["unreadable"]
+    speeds = [photos["views_per_second"], wild["views_per_second"]]
+    assert min(speeds) < result["views_per_second"] < max(speeds)
+    told = capsys.readouterr()
+    assert "7" in told.err and "96x72" in told.err and "endless" in told.err
+    assert "views a second" in told.out and str(tmp_path / "out" / "contact_sheet.png") in told.out
+    assert json.loads((tmp_path / "out" / "inspect.json").read_text()) == result
+    with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
+        assert sheet.height > 6 * 112, "two groups of each source"
+        assert len(set(np.asarray(sheet)[:, 100].tobytes()[::3])) > 20
+
+
+def test_unreadable_files_are_named_and_too_many_are_an_error(root, tmp_path, capsys):
+    bad = root / "scene1" / "frame_2.jpg"
+    bad.write_bytes(bad.read_bytes()[:300])
+    config = nano_config(root, holdout=0)
+    result = inspect(config, tmp_path / "out", check=0)
+    assert len(result["sources"][0]["unreadable"]) == 1
+    assert str(bad) in capsys.readouterr().out
+    config.data.max_bad_share = 0.01
+    with pytest.raises(UserError, match=r"photos: 1 of 30 images are unreadable, more than"):
+        inspect(config, tmp_path / "out", check=0)
+    assert (tmp_path / "out" / "inspect.json").exists()
+
+
+def test_a_scene_without_a_readable_image_is_an_error(root, tmp_path):
+    for path in (root / "scene2").iterdir():
+        path.write_bytes(b"no image")
+    config = nano_config(root, holdout=0)
+    config.data.max_bad_share = 1.0
+    with pytest.raises(UserError, match="scene 'scene2' of photos"):
+        inspect(config, tmp_path / "out", check=3)
+
+
+def test_a_few_images_are_checked_where_there_are_many(root, tmp_path):
+    result = inspect(nano_config(root), tmp_path / "out", check=5)
+    assert result["sources"][0]["checked"] == 5
+
+
+def test_hidden_patches_are_dimmed_and_visible_ones_are_not():
+    images = np.full((1, 2, 32, 32, 3), 200, np.uint8)
+    mask = np.array([[[False] * 4, [True, False, False, False]]])
+    sheet = contact_sheet([Row("scene", images, mask)], patch=16)
+    first, second = sheet[24 + 10, 10], sheet[24 + 10, 4 + 112 + 4 + 10]
+    assert (first == 200).all() and (second < 140).all()
+    assert (sheet[24 + 100, 4 + 112 + 4 + 100] == 200).all()

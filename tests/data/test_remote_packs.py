@@ -1,14 +1,14 @@
 """Packs in buckets are copied once per machine, checked, and read like any other."""
 
-import subprocess
-import sys
+import fcntl
 import uuid
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import fsspec
 import numpy as np
 import pytest
 from packing import config_of, pack_of, sampler_of
-from test_pack import ROOT, batches, flip_bit
+from test_pack import batches, flip_bit
 
 from muskie_jax.config import folder, packed
 from muskie_jax.data.builders.remote import RemotePack
@@ -115,24 +115,16 @@ def test_a_cache_that_is_too_small_or_cannot_be_written_is_one_line(bucket, tmp_
         build_mixture(config_of(packed(root=bucket), cache=str(tmp_path / "cache")))
 
 
-def test_processes_of_a_host_share_one_copy(local, tmp_path):
-    script = """
-import sys
-sys.path[:0] = ["tests", "tests/data"]
-from packing import config_of
-from muskie_jax.config import packed
-from muskie_jax.data.mixture import build_mixture
-source = build_mixture(config_of(packed(root=sys.argv[1]), cache=sys.argv[2])).training[0]
-print(source.open(0, 0).pixels().sum())
-"""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, f"file://{local}", str(tmp_path / "cache")],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=100) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert outputs[0][0] == outputs[1][0] != ""
-    assert sum("Copying" in said for _, said in outputs) == 1
+def test_processes_of_a_host_share_one_copy(local, tmp_path, capsys):
+    there = RemotePack(f"file://{local}")
+    folder = there.copied(tmp_path)
+    (shard, *_) = folder.glob("*array_record*")
+    shard.unlink()
+    capsys.readouterr()
+    with (folder / "lock").open() as lock, ThreadPoolExecutor(2) as threads:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        both = [threads.submit(there.copied, tmp_path) for _ in range(2)]
+        assert not wait(both, timeout=0.5).done and not shard.exists()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert {future.result(timeout=60) for future in both} == {folder}
+    assert shard.exists() and capsys.readouterr().err.count("Copying") == 1

@@ -13,12 +13,12 @@ import time
 import numpy as np
 import pytest
 from conftest import write_scene
-from packing import pack_of, sampler_of, whole
+from packing import config_of, pack_of, sampler_of, whole
 from PIL import Image
 from runs import nano_config
 from trees import TREES
 
-from muskie_jax.config import dataset, folder, packed
+from muskie_jax.config import dataset, folder, packed, validate
 from muskie_jax.data.builders.encoding import Encoding
 from muskie_jax.data.builders.frames import frames_of
 from muskie_jax.data.builders.pack import pack
@@ -103,6 +103,19 @@ def test_window_and_zoom_can_be_set_on_reading(packs):
     assert (whole(source).window, whole(source).zoom) == (32, 0.5)
     source.window, source.zoom = 0, 0.0
     assert (whole(source).window, whole(source).zoom) == (None, 0.0)
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({"root": ""}, "config.sources.photos.root is empty"),
+        ({"window": -1}, "window=-1: write 0 or more, or None"),
+        ({"zoom": 1.5}, "zoom=1.5: write a share from 0 to 1"),
+    ],
+)
+def test_settings_of_packed_sources_are_checked(settings, expected):
+    with pytest.raises(UserError, match=expected):
+        validate(config_of(packed(**{"root": "pack"} | settings)))
 
 
 def test_a_packed_source_is_pickled_as_a_path(packs):

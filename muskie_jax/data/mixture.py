@@ -8,8 +8,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from muskie_jax.data.buckets import BucketSchedule
-from muskie_jax.data.builders.packed import open_pack
-from muskie_jax.data.builders.remote import folder_of
 from muskie_jax.data.images import BadImage, read_photograph
 from muskie_jax.data.layouts import LAYOUTS, photographs
 from muskie_jax.data.pipeline import GROUP_STREAM, HELDOUT_STREAM, GroupSampler
@@ -118,11 +116,15 @@ def _roots(config: ConfigDict) -> dict[str, pathlib.Path]:
     Raises:
       UserError: if one is not there, unless `config.data.allow_missing`.
     """
-    root_of = lambda source: (
-        folder_of(config.data.root, source.root, config.data.cache)
-        if source.kind == "packed"
-        else pathlib.Path(config.data.root).expanduser() / pathlib.Path(source.root).expanduser()
-    )
+
+    def root_of(source: ConfigDict) -> pathlib.Path:
+        if source.kind != "packed":
+            return pathlib.Path(config.data.root).expanduser() / pathlib.Path(source.root).expanduser()
+        # Late, since TFDS takes its time to load, and runs without packs do not need it.
+        from muskie_jax.data.builders.remote import folder_of
+
+        return folder_of(config.data.root, source.root, config.data.cache)
+
     sources = {name: source for name, source in config.sources.items() if source.kind != "synthetic"}
     roots = {name: root_of(source) for name, source in sources.items()}
     missing = [name for name, root in roots.items() if not root.is_dir()]
@@ -145,6 +147,8 @@ def _photographs(
     """The training and held-out part of a source of photographs, and notes on it."""
     settings = {"overlap": tuple(source.overlap), "weight": source.weight}
     if source.kind == "packed":
+        from muskie_jax.data.builders.packed import open_pack  # late: see _roots
+
         whole = open_pack(name, root, source.window, source.zoom, **settings)
     else:
         is_dataset = source.kind == "dataset"

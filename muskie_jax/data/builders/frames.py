@@ -12,6 +12,7 @@ Each class has
 """
 
 import functools
+import hashlib
 import json
 import pathlib
 from typing import Any
@@ -173,6 +174,8 @@ class RenderedFrames:
             "groups": False,
             "world": repr(world),
             "seed": seed,
+            "size": list(size),
+            "photos": None if photos is None else hashlib.sha256(photos.tobytes()).hexdigest(),
         }
         height, width = size
         render = functools.partial(

@@ -89,6 +89,9 @@ def pack(
             made = run.in_processes(workers) if workers and frames.parallel else run.alone()
             finish(plan, made, frames, encoding, out)
             shutil.rmtree(packing)
+    except KeyboardInterrupt:
+        _say("The same command goes on from the shards that are there")
+        raise
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror or error}") from error
     return load_pack(out)
@@ -211,7 +214,6 @@ class _Run:
         }
 
     def _finished(self, number: int, shard: Shard) -> None:
-        shard.save(self._paths(number)["result"])
         self.made[number] = shard
         self._check_share()
 
@@ -228,7 +230,7 @@ class _Run:
 
     def _task(self, number: int) -> Callable[..., Shard]:
         paths, records = self._paths(number), self.plan.of_shard(number)
-        return functools.partial(write_shard, paths["shard"], paths["part"], records.tolist())
+        return functools.partial(_make_shard, paths, records.tolist())
 
     def alone(self) -> list[Shard]:
         """In this process."""
@@ -262,6 +264,19 @@ class _Run:
             stop.set()
             executor.shutdown(wait=True, cancel_futures=True)
         return self.made
+
+
+def _make_shard(
+    paths: dict[str, pathlib.Path],
+    numbers: list[tuple[int, int]],
+    frames: Frames,
+    encoding: Encoding,
+    advance: Callable[[], None],
+) -> Shard:
+    shard = write_shard(paths["shard"], paths["part"], numbers, frames, encoding, advance)
+    # At once, by whoever wrote it: then it counts, also when this run is stopped.
+    shard.save(paths["result"])
+    return shard
 
 
 _worker: dict[str, Any] = {}  # what a worker process was begun with

@@ -13,7 +13,10 @@ import threading
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 
+from muskie_jax.data.builders.encoding import read_depth
+from muskie_jax.data.builders.records import DECODERS, Record, features, from_example
 from muskie_jax.data.images import BadImage, Photograph, open_photograph
 from muskie_jax.data.objects import RelativeBox
 from muskie_jax.data.overlap import DEPTH_UNIT, seen_share
@@ -130,14 +133,10 @@ def _reader(root: pathlib.Path) -> _Reader:
 
 @functools.cache
 def _open(root: pathlib.Path) -> _Reader:
-    # Here, since it takes half a second that runs without packs need not wait.
-    import tensorflow_datasets as tfds
-
-    from muskie_jax.data.builders.records import DECODERS, features
-
     pack = load_pack(root)
     decoders = {key: decoder for key, decoder in DECODERS.items() if key in features(pack.geometry)}
     examples = tfds.builder_from_directory(str(root)).as_data_source(SPLIT, decoders=decoders)
+    examples[0]  # loads what TFDS loads late: see `PackedSource.__setstate__`
     counts = np.load(root / INDEX / "counts.npy")
     boxes = root / INDEX / "boxes.npy"
     return _Reader(
@@ -166,6 +165,12 @@ class PackedSource(PhotographSource):
     overlap: tuple[float, float] | tuple[()] = ()
     weight: float = 1.0
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # While TFDS loads modules it replaces Python's import for all threads, and what they import
+        # meanwhile does not work. So a process opens a pack before it starts threads.
+        self.__dict__.update(state)
+        _reader(self.root)
+
     @property
     def pack(self) -> Pack:
         return _reader(self.root).pack
@@ -174,10 +179,8 @@ class PackedSource(PhotographSource):
         reader = _reader(self.root)
         return int(reader.records[reader.starts[self.scenes.numbers[scene]] + frame])
 
-    def record(self, scene: int, frame: int):
-        """All that is known of a frame, a `Record`; raises `BadImage` if its shard is damaged there."""
-        from muskie_jax.data.builders.records import from_example
-
+    def record(self, scene: int, frame: int) -> Record:
+        """All that is known of a frame, raises `BadImage` if its shard is damaged there."""
         number = self._record_number(scene, frame)
         try:
             return from_example(_reader(self.root).examples[number])
@@ -214,9 +217,6 @@ class PackedSource(PhotographSource):
 @functools.lru_cache(maxsize=256)
 def _overlap(root: pathlib.Path, numbers: tuple[int, ...]) -> np.ndarray:
     """The share of each record's view that each other sees, float32 (n, n)."""
-    from muskie_jax.data.builders.encoding import read_depth
-    from muskie_jax.data.builders.records import from_example
-
     records = [from_example(_reader(root).examples[number]) for number in numbers]
     depths = [read_depth(r.geometry.depth, r.frame).astype(np.float32) * DEPTH_UNIT for r in records]
     intrinsics = np.stack([r.geometry.intrinsics for r in records])

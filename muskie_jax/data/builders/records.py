@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,23 +79,20 @@ def _serializer(geometry: bool) -> ExampleSerializer:
 
 def serialize(record: Record) -> bytes:
     """The record's bytes in a shard."""
-    example = {"image": record.image, "scene": record.scene, "frame": record.frame}
+    # Names on disk need not be valid UTF-8.
+    scene, frame = os.fsencode(record.scene), os.fsencode(record.frame)
+    example = {"image": record.image, "scene": scene, "frame": frame}
     geometry = record.geometry
     if geometry:
         example |= {field.name: getattr(geometry, field.name) for field in dataclasses.fields(geometry)}
     encoded = features(geometry is not None).encode_example(example)
-    return _serializer(geometry is not None).serialize_example(encoded)
+    # In a fixed order of features, so that the same pack has the same bytes.
+    return _serializer(geometry is not None).get_tf_example(encoded).SerializeToString(deterministic=True)
 
 
 def from_example(example: Mapping[str, Any]) -> Record:
     """The record that TFDS read with `DECODERS`."""
-    text = lambda key: example[key].decode() if isinstance(example[key], bytes) else example[key]
-    known = "depth" in example
-    return Record(
-        image=example["image"],
-        scene=text("scene"),
-        frame=text("frame"),
-        geometry=Geometry(*(example[field.name] for field in dataclasses.fields(Geometry)))
-        if known
-        else None,
-    )
+    names = [field.name for field in dataclasses.fields(Geometry)]
+    geometry = Geometry(*(example[name] for name in names)) if names[0] in example else None
+    scene, frame = (os.fsdecode(example[key]) for key in ("scene", "frame"))
+    return Record(example["image"], scene, frame, geometry)

@@ -43,11 +43,8 @@ class RemotePack:
 
     def __init__(self, root: str):
         self.root = root
-        try:
-            with _reached(root):
-                self._files, self._base = fsspec.url_to_fs(root)
-        except (ImportError, ValueError) as error:  # a package is missing, or no one knows the protocol
-            raise UserError(f"{root!r} cannot be reached: {error}") from error
+        with _reached(root):
+            self._files, self._base = fsspec.url_to_fs(root)
         self._metadata = self._read(METADATA)
         self.pack: Pack = parse_metadata(self._metadata, root)
 
@@ -136,11 +133,11 @@ def _reached(address: str) -> Iterator[None]:
     """One line for what a bucket, or the way to it, has to say."""
     try:
         yield
-    except (UserError, MemoryError, ImportError):
+    except (UserError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise NotThere(f"there is no {address}") from error
-    except Exception as error:  # every kind of bucket raises its own
+    except Exception as error:  # every kind of bucket raises its own; so does one without its package
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{address} cannot be read: {type(error).__name__}: {reason}") from error
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.errors import UserError
+from muskie_jax.first_runs import FirstRuns
 from muskie_jax.machines import GIB
 from muskie_jax.metrics import Mean
 from muskie_jax.sharding import batch_sharding
@@ -139,6 +140,7 @@ class Programs:
         self._lower = {**training, **others}
         self._tell = (lambda text: None) if quiet else tell
         self._compiled: dict[Place | str, jax.stages.Compiled] = {}
+        self.first_runs = FirstRuns(training)
 
     def compile(self) -> float:
         """Traces and compiles all programs, tells how long each took, and returns the seconds of all.
@@ -163,7 +165,8 @@ class Programs:
             self._tell(f"  {len(self._compiled)}/{total}  {key}: {seconds:.1f}s")
 
         # Side by side on a GPU, three of four cold starts ended in errors of cuDNN or CUDA when programs
-        # were first run, or a crash (jax 0.11.2, H100); one after the other none did.
+        # were first run, or a crash (jax 0.11.2, H100). That was before first runs were left undisturbed,
+        # which may have been all that was wrong (see muskie_jax/first_runs.py).
         threads = 1 if jax.default_backend() == "gpu" else min(8, os.cpu_count() or 1)
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             list(pool.map(make, self._lower))
@@ -208,12 +211,15 @@ class Programs:
         """One update; `state` is used up. Returns at once, before it is computed."""
         if OPTIMIZER not in self._compiled:
             ((bucket, batch),) = batches
-            state, measured = self._compiled[Place(bucket, True)](state, batch)
+            state, measured = self._run(Place(bucket, True), state, batch)
             return state, [measured]
         gradients, metrics = None, []
         for bucket, batch in batches:
-            program = self._compiled[Place(bucket, gradients is None)]
-            gradients, measured = program(state.params, gradients, batch)
+            place = Place(bucket, gradients is None)
+            gradients, measured = self._run(place, state.params, gradients, batch)
             metrics.append(measured)
-        state, measured = self._compiled[OPTIMIZER](state, gradients)
+        state, measured = self._run(OPTIMIZER, state, gradients)
         return state, [*metrics, measured]
+
+    def _run(self, key: Place | str, *arguments):
+        return self.first_runs.run(key, self._compiled[key], *arguments)

@@ -108,7 +108,8 @@ def train(
     progress = Progress(model, mesh.devices.flat[0], mesh.size, first_step, total_steps)
     learning_rate = learning_rate_schedule(config)
     metrics = MetricsQueue()
-    to_devices = lambda update: [(bucket, place(bucket, batch)) for bucket, batch in update]
+    place_update = lambda update: [(bucket, place(bucket, batch)) for bucket, batch in update]
+    to_devices = lambda update: programs.first_runs.copied(lambda: place_update(update))
     updates = pipeline.updates(first_step, total_steps)
     step, train_loss, stopping = first_step, math.nan, False
     profile = StepProfile(config.profile.steps, workdir / "profile")
@@ -138,7 +139,7 @@ def train(
                 pipeline.check_share(config.data.max_bad_share)
             if is_due(step, config.evaluation.every) and not last:
                 metrics.settle()
-                with progress.paused():
+                with progress.paused(), programs.first_runs.undisturbed():
                     evaluate(evaluator, state.params, step, writers, workdir)
             if is_due(step, config.checkpoint.every) or last:
                 metrics.settle()

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from muskie_jax.config import default_config, suggest
+from muskie_jax.checks import suggest
+from muskie_jax.config import default_config
 from muskie_jax.errors import UserError
 
 FLAGS = flags.FLAGS

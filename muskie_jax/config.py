@@ -4,21 +4,31 @@ An experiment is a plain file in `configs/` whose `get_config(arg=None)` starts 
 `default_config()` and sets what it changes. Keys are locked: setting one that is not here is an error.
 """
 
-import dataclasses
-import difflib
-import functools
 import itertools
 import math
 import re
-from collections.abc import Iterable
 
 from ml_collections import ConfigDict, config_dict
 
 from muskie_jax import losses, masking
-from muskie_jax.data.layouts import LAYOUTS
-from muskie_jax.data.synthetic.scenes import WorldConfig
+from muskie_jax.checks import check_keys, one_of, require
 from muskie_jax.errors import UserError
 from muskie_jax.models import attention, muskie
+from muskie_jax.source_settings import check_sources, dataset, folder, packed, published_sources, synthetic
+
+# What a config file needs.
+__all__ = [
+    "dataset",
+    "default_config",
+    "folder",
+    "packed",
+    "published_sources",
+    "synthetic",
+    "to_steps",
+    "total_steps",
+    "validate",
+    "warmup_steps",
+]
 
 JOBS = ("train", "benchmark", "benchmark_data", "plan")
 
@@ -146,126 +156,23 @@ def default_config() -> ConfigDict:
     return config
 
 
-def folder(
-    root: str = "",
-    glob: str = "*/*",
-    window: int | None = None,
-    weight: float = 1.0,
-    holdout: float = 0.1,
-    overlap: tuple[float, ...] = (),
-) -> ConfigDict:
-    """A source of photographs: `<root>/<scene>/<image>`, or what `glob` matches below `root`.
-
-    `window` is the number of consecutive frames a sample is drawn from (None: the whole scene);
-    `holdout` the share of scenes kept for evaluation; `overlap`, such as (0.3, 0.9), how much of a
-    sample's first view the others see, where it is known (see `muskie_jax.data.overlap`).
-    """
-    source = ConfigDict({"kind": "folder", "root": root, "glob": glob, "weight": weight})
-    source.window = config_dict.placeholder(int) if window is None else window
-    source.holdout, source.overlap = holdout, overlap
-    return source
-
-
-def dataset(
-    layout: str,
-    root: str = "",
-    weight: float = 1.0,
-    holdout: float = 0.01,
-    overlap: tuple[float, ...] = (),
-) -> ConfigDict:
-    """A source of one of the datasets of `muskie_jax.data.layouts`, in its published folder layout.
-
-    Its `window` and `zoom`, the share of samples cropped to the object, are the published ones, and can
-    be set. `holdout` and `overlap`: see `folder`.
-    """
-    _one_of(layout, LAYOUTS, "dataset()")
-    row = LAYOUTS[layout]
-    source = ConfigDict({"kind": "dataset", "layout": layout, "root": root, "weight": weight})
-    source.window = config_dict.placeholder(int) if row.window is None else row.window
-    source.zoom, source.holdout, source.overlap = row.zoom, holdout, overlap
-    return source
-
-
-def packed(
-    root: str = "",
-    window: int | None = None,
-    zoom: float | None = None,
-    weight: float = 1.0,
-    holdout: float = 0.1,
-    overlap: tuple[float, ...] = (),
-) -> ConfigDict:
-    """A source that `python -m muskie_jax.data pack` packed: a folder, or an address such as gs://...
-
-    `window` and `zoom` are by default those of the source that was packed; a `window` of 0 is the whole
-    scene. `holdout` and `overlap`: see `folder`.
-    """
-    source = ConfigDict({"kind": "packed", "root": root, "weight": weight})
-    source.window = config_dict.placeholder(int) if window is None else window
-    source.zoom = config_dict.placeholder(float) if zoom is None else zoom
-    source.holdout, source.overlap = holdout, overlap
-    return source
-
-
-def published_sources(arg: str | None = None) -> ConfigDict:
-    """The sources of the published recipe, or a user's own photographs in its stead.
-
-    Args:
-      arg: of the config file. None: all ten datasets, drawn equally often, each in the folder of its
-        name below `config.data.root`. "packed": the same, each packed. "photos": one folder of scenes.
-    """
-    sources = ConfigDict()
-    if arg == "photos":
-        sources.photos = folder(window=32, holdout=0.01)
-        return sources
-    if arg not in (None, "packed"):
-        raise UserError(f"no {arg!r} of this config: write nothing after its name, or :packed, or :photos")
-    for name in LAYOUTS:
-        sources[name] = packed(root=name, holdout=0.01) if arg else dataset(name, root=name)
-    return sources
-
-
-def synthetic(weight: float = 1.0, photos: str = "", num_photos: int = 256, **world) -> ConfigDict:
-    """A source of ray-cast rooms; `world` overrides fields of `WorldConfig`.
-
-    `photos` is a folder, searched at any depth, whose images become textures (`num_photos` at most).
-    """
-    source = ConfigDict({"kind": "synthetic", "weight": weight})
-    source.photos, source.num_photos = photos, num_photos
-    defaults = dataclasses.asdict(WorldConfig())
-    for key in world:
-        _require(key in defaults, f"synthetic(): no {key!r}{suggest(key, defaults)}")
-    source.world = ConfigDict(defaults | world)
-    return source
-
-
-SOURCE_KINDS = {
-    "folder": folder,
-    "dataset": functools.partial(dataset, next(iter(LAYOUTS))),
-    "packed": packed,
-    "synthetic": synthetic,
-}
-
-
-PHOTOGRAPHS = ("folder", "dataset", "packed")
-
-
 def validate(config: ConfigDict) -> None:
     """Checks a config without touching a device or the data.
 
     Raises:
       UserError: one line that names the setting, its value, and what to write instead.
     """
-    _check_keys(config, default_config(), "config", skip=("sources",))
-    _one_of(config.job, JOBS, "config.job")
+    check_keys(config, default_config(), "config", skip=("sources",))
+    one_of(config.job, JOBS, "config.job")
     _check_model(config.model)
-    _check_sources(config.sources, needs_data=config.job == "train")
-    _one_of(config.loss.error, losses.ERRORS, "config.loss.error")
+    check_sources(config.sources, needs_data=config.job == "train")
+    one_of(config.loss.error, losses.ERRORS, "config.loss.error")
     _check_batch(config)
     _check_mask(config)
     _check_optim(config)
     for name in ("data", "fsdp", "view"):
         size = config.mesh[name]
-        _require(size == -1 or size >= 1, f"config.mesh.{name}={size}: write 1 or more, or -1")
+        require(size == -1 or size >= 1, f"config.mesh.{name}={size}: write 1 or more, or -1")
     if sum(size == -1 for size in config.mesh.values()) > 1:
         raise UserError("config.mesh: only one axis may be -1")
     for key in ("checkpoint.every", "checkpoint.keep", "log.every", "data.prefetch"):
@@ -276,12 +183,12 @@ def validate(config: ConfigDict) -> None:
         _at_least(config, key, 1)
     _check_benchmark_data(config)
     share = config.plan.utilisation
-    _require(0 <= share <= 1, f"config.plan.utilisation={share}: write a share from 0 to 1")
+    require(0 <= share <= 1, f"config.plan.utilisation={share}: write a share from 0 to 1")
     share = config.data.max_bad_share
-    _require(0 <= share <= 1, f"config.data.max_bad_share={share}: write a share from 0 to 1")
+    require(0 <= share <= 1, f"config.data.max_bad_share={share}: write a share from 0 to 1")
     traced = config.profile.steps
     ordered = len(traced) == 2 and all(isinstance(s, int) for s in traced) and 1 <= traced[0] <= traced[1]
-    _require(
+    require(
         not traced or ordered, f"config.profile.steps={traced}: write the first and last, as in (10, 13)"
     )
     total_steps(config)
@@ -289,75 +196,27 @@ def validate(config: ConfigDict) -> None:
 
 
 def _check_model(model: ConfigDict) -> None:
-    _one_of(model.variant, muskie.VARIANTS, "config.model.variant")
-    _one_of(model.dtype, muskie.DTYPES, "config.model.dtype")
-    _one_of(model.remat, muskie.REMAT, "config.model.remat")
-    _one_of(model.view_embed, muskie.VIEW_EMBED, "config.model.view_embed")
-    _one_of(model.attention, attention.IMPLEMENTATIONS, "config.model.attention")
+    one_of(model.variant, muskie.VARIANTS, "config.model.variant")
+    one_of(model.dtype, muskie.DTYPES, "config.model.dtype")
+    one_of(model.remat, muskie.REMAT, "config.model.remat")
+    one_of(model.view_embed, muskie.VIEW_EMBED, "config.model.view_embed")
+    one_of(model.attention, attention.IMPLEMENTATIONS, "config.model.attention")
     if (model.attention, model.dtype) == ("cudnn", "float32"):
         raise UserError("config.model.attention='cudnn' has no float32: write 'auto', or dtype='bfloat16'")
-    _require(model.patch >= 1, f"config.model.patch={model.patch}: write 1 or more")
-    _require(model.registers >= 0, f"config.model.registers={model.registers}: write 0 or more")
-
-
-def _check_sources(sources: ConfigDict, needs_data: bool) -> None:
-    _require(len(sources) > 0, "config.sources is empty: add a folder(...) or synthetic(...) to it")
-    for name, source in sources.items():
-        path = f"config.sources.{name}"
-        kind = source.get("kind")
-        _one_of(kind, SOURCE_KINDS, f"{path}.kind")
-        _check_keys(source, SOURCE_KINDS[kind](), path)
-        _require(source.weight >= 0, f"{path}.weight={source.weight}: write 0 or more")
-        if kind in PHOTOGRAPHS:
-            _check_photographs(source, path, needs_data)
-        else:
-            _require(source.num_photos >= 1, f"{path}.num_photos={source.num_photos}: write 1 or more")
-            _check_world(source.world, f"{path}.world")
-    _require(any(s.weight > 0 for s in sources.values()), "config.sources: every weight is 0")
-
-
-def _check_photographs(source: ConfigDict, path: str, needs_data: bool) -> None:
-    has_root = source.root or not needs_data
-    _require(has_root, f"{path}.root is empty: write --{path}.root=/folder/of/scenes")
-    held = source.holdout
-    _require(0 <= held < 1, f"{path}.holdout={held}: write a share from 0 to below 1")
-    window, least = source.window, 0 if source.kind == "packed" else 1
-    _require(window is None or window >= least, f"{path}.window={window}: write {least} or more, or None")
-    overlap = source.overlap
-    if overlap and not (len(overlap) == 2 and 0 <= overlap[0] < overlap[1] <= 1):
-        raise UserError(f"{path}.overlap={overlap}: write two shares, such as (0.3, 0.9), or ()")
-    if source.kind == "folder":
-        glob = source.glob
-        if not glob or glob.startswith("/"):
-            raise UserError(f"{path}.glob={glob!r}: write a pattern below root, such as '*/*'")
-    zoom = source.get("zoom")
-    _require(zoom is None or 0 <= zoom <= 1, f"{path}.zoom={zoom}: write a share from 0 to 1")
-    if source.kind == "dataset":
-        _one_of(source.layout, LAYOUTS, f"{path}.layout")
-        masks = LAYOUTS[source.layout].masks
-        _require(masks or not zoom, f"{path}.zoom={zoom}: {source.layout} has no object masks, write 0")
-
-
-def _check_world(world: ConfigDict, path: str) -> None:
-    for key, default in dataclasses.asdict(WorldConfig()).items():
-        if isinstance(default, tuple) and len(world[key]) != len(default):
-            raise UserError(f"{path}.{key}={world[key]}: write {len(default)} numbers, such as {default}")
-    try:
-        WorldConfig(**world)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}") from error
+    require(model.patch >= 1, f"config.model.patch={model.patch}: write 1 or more")
+    require(model.registers >= 0, f"config.model.registers={model.registers}: write 0 or more")
 
 
 def _check_mask(config: ConfigDict) -> None:
     modes = config.mask.modes
-    _require(len(modes) > 0, "config.mask.modes is empty: add a pair such as ('random', 0.9)")
+    require(len(modes) > 0, "config.mask.modes is empty: add a pair such as ('random', 0.9)")
     for entry in modes:
         if not (isinstance(entry, (tuple, list)) and len(entry) == 2):
             raise UserError(f"config.mask.modes has {entry!r}: write a pair such as ('random', 0.9)")
         mode, ratio = entry
-        _one_of(mode, masking.MODES, "config.mask.modes")
+        one_of(mode, masking.MODES, "config.mask.modes")
         good = isinstance(ratio, (int, float)) and 0 < ratio <= 1
-        _require(good, f"config.mask.modes: {mode} has ratio {ratio!r}: write one above 0, at most 1")
+        require(good, f"config.mask.modes: {mode} has ratio {ratio!r}: write one above 0, at most 1")
         for height, width in [*itertools.chain(*config.buckets.resolutions), config.evaluation.size]:
             grid = (height // config.model.patch, width // config.model.patch)
             if masking.hidden_count(grid, ratio) == 0:
@@ -366,7 +225,7 @@ def _check_mask(config: ConfigDict) -> None:
                     f"write at least {1 / (grid[0] * grid[1]):.3g}"
                 )
     fixed = config.mask.num_reference
-    _require(fixed is None or fixed >= 0, f"config.mask.num_reference={fixed}: write 0 or more, or None")
+    require(fixed is None or fixed >= 0, f"config.mask.num_reference={fixed}: write 0 or more, or None")
     views = min(*config.buckets.views, config.evaluation.views)
     if fixed is not None and fixed >= views:
         raise UserError(
@@ -379,7 +238,7 @@ def _check_batch(config: ConfigDict) -> None:
     batch, buckets = config.batch, config.buckets
     for key in ("groups", "views", "reuse"):
         _at_least(config, f"batch.{key}", 1)
-    _require(len(buckets.views) > 0, "config.buckets.views is empty: write for example (2, 4, 8)")
+    require(len(buckets.views) > 0, "config.buckets.views is empty: write for example (2, 4, 8)")
     for views in buckets.views:
         if not isinstance(views, int) or views < 1 or batch.views % views:
             divisors = [v for v in range(1, batch.views + 1) if batch.views % v == 0]
@@ -387,7 +246,7 @@ def _check_batch(config: ConfigDict) -> None:
                 f"config.buckets.views has {views!r}, which does not divide config.batch.views="
                 f"{batch.views}: choose from {', '.join(map(str, divisors))}"
             )
-    _require(len(buckets.resolutions) > 0, "config.buckets.resolutions is empty: write (((224, 224),),)")
+    require(len(buckets.resolutions) > 0, "config.buckets.resolutions is empty: write (((224, 224),),)")
     for sizes in buckets.resolutions:
         if not isinstance(sizes, (tuple, list)) or not sizes or not all(map(_is_pair, sizes)):
             raise UserError(
@@ -397,10 +256,10 @@ def _check_batch(config: ConfigDict) -> None:
         for size in sizes:
             _check_size(size, config.model.patch, "config.buckets.resolutions")
     size = config.evaluation.size
-    _require(_is_pair(size), f"config.evaluation.size={size!r}: write (height, width)")
+    require(_is_pair(size), f"config.evaluation.size={size!r}: write (height, width)")
     _check_size(size, config.model.patch, "config.evaluation.size")
     views = config.evaluation.views
-    _require(views >= 1, f"config.evaluation.views={views}: write 1 or more")
+    require(views >= 1, f"config.evaluation.views={views}: write 1 or more")
     if config.model.view_embed == "learned":
         most = max(*buckets.views, views)
         if most > config.model.max_views:
@@ -412,12 +271,12 @@ def _check_batch(config: ConfigDict) -> None:
 
 def _check_optim(config: ConfigDict) -> None:
     optim = config.optim
-    _one_of(optim.decay, ("all", "matrices"), "config.optim.decay")
-    _require(optim.learning_rate > 0, f"config.optim.learning_rate={optim.learning_rate}: write above 0")
+    one_of(optim.decay, ("all", "matrices"), "config.optim.decay")
+    require(optim.learning_rate > 0, f"config.optim.learning_rate={optim.learning_rate}: write above 0")
     for key in ("weight_decay", "clip_norm", "eps"):
         _at_least(config, f"optim.{key}", 0)
     for key in ("b1", "b2"):
-        _require(0 <= optim[key] < 1, f"config.optim.{key}={optim[key]}: write from 0 to below 1")
+        require(0 <= optim[key] < 1, f"config.optim.{key}={optim[key]}: write from 0 to below 1")
 
 
 def _check_benchmark_data(config: ConfigDict) -> None:
@@ -425,20 +284,20 @@ def _check_benchmark_data(config: ConfigDict) -> None:
     for key in ("repeats", "step_views"):
         _at_least(config, f"benchmark_data.{key}", 1)
     seconds = settings.seconds
-    _require(seconds > 0, f"config.benchmark_data.seconds={seconds}: write above 0, such as 3.0")
-    _require(settings.sizes, "config.benchmark_data.sizes is empty: write for example (224, 512)")
+    require(seconds > 0, f"config.benchmark_data.seconds={seconds}: write above 0, such as 3.0")
+    require(settings.sizes, "config.benchmark_data.sizes is empty: write for example (224, 512)")
     for size in settings.sizes:
         _check_size((size, size), config.model.patch, "config.benchmark_data.sizes")
     for size in settings.photo_sizes:
         good = _is_pair(size) and min(size) >= 1
-        _require(good, f"config.benchmark_data.photo_sizes has {size!r}: write (height, width)")
+        require(good, f"config.benchmark_data.photo_sizes has {size!r}: write (height, width)")
     for step in settings.steps:
         if not (isinstance(step, (tuple, list)) and len(step) == 3 and step[2] > 0):
             raise UserError(
                 f"config.benchmark_data.steps has {step!r}: write (variant, size, milliseconds), such as "
                 "('base', 224, 12.6)"
             )
-        _one_of(step[0], muskie.VARIANTS, "config.benchmark_data.steps")
+        one_of(step[0], muskie.VARIANTS, "config.benchmark_data.steps")
 
 
 def _check_size(size: tuple[int, int], patch: int, path: str) -> None:
@@ -455,41 +314,10 @@ def _is_pair(size) -> bool:
     return isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(x, int) for x in size)
 
 
-def _require(condition, message: str) -> None:
-    if not condition:
-        raise UserError(message)
-
-
 def _at_least(config: ConfigDict, key: str, least: int) -> None:
     group, _, name = key.rpartition(".")
     value = (config[group] if group else config)[name]
-    _require(value >= least, f"config.{key}={value}: write {least} or more")
-
-
-def _one_of(value, allowed: Iterable[str], path: str) -> None:
-    if value not in tuple(allowed):
-        raise UserError(f"{path}: no {value!r}{suggest(str(value), allowed)}")
-
-
-def suggest(word: str, allowed: Iterable[str]) -> str:
-    """The end of an error message: the word that was probably meant, and all that could be."""
-    allowed = sorted(allowed)
-    near = difflib.get_close_matches(word, allowed, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{meant} (there is: {', '.join(allowed)})"
-
-
-def _check_keys(config: ConfigDict, known: ConfigDict, path: str, skip: tuple[str, ...] = ()) -> None:
-    for key in config:
-        if key not in known:
-            raise UserError(f"{path}.{key}: no such setting{suggest(key, known)}")
-    for key in known:
-        if key not in config:
-            raise UserError(f"{path}.{key} is missing: start from muskie_jax.config.default_config()")
-        if isinstance(known[key], ConfigDict) and key not in skip:
-            if not isinstance(config[key], ConfigDict):
-                raise UserError(f"{path}.{key} is a group of settings: set one of {', '.join(known[key])}")
-            _check_keys(config[key], known[key], f"{path}.{key}")
+    require(value >= least, f"config.{key}={value}: write {least} or more")
 
 
 def to_steps(duration: str, config: ConfigDict, path: str) -> int:
@@ -514,7 +342,7 @@ def to_steps(duration: str, config: ConfigDict, path: str) -> int:
 def total_steps(config: ConfigDict) -> int:
     """Updates of the whole run."""
     steps = to_steps(config.duration, config, "config.duration")
-    _require(steps >= 1, f"config.duration={config.duration!r} is less than one step")
+    require(steps >= 1, f"config.duration={config.duration!r} is less than one step")
     return steps
 
 

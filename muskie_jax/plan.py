@@ -17,6 +17,7 @@ from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from muskie_jax import config as config_lib
+from muskie_jax.checks import suggest
 from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.errors import UserError
 from muskie_jax.flops import executed_flops, training_flops
@@ -167,7 +168,7 @@ def choose_buckets(text: str, known: Sequence[Bucket]) -> tuple[Bucket, ...]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in by_name:
-            hint = config_lib.suggest(name, by_name)
+            hint = suggest(name, by_name)
             raise UserError(
                 f"config.plan.buckets: no {name!r}: write 'all' or heights x widths x views{hint}"
             )

@@ -9,8 +9,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
+from muskie_jax.checks import suggest
 from muskie_jax.command_line import CONFIG, Command
-from muskie_jax.config import suggest, validate
+from muskie_jax.config import validate
 from muskie_jax.data.builders.encoding import DEFAULT_QUALITY, FORMATS, Encoding
 from muskie_jax.data.builders.frames import Frames, RenderedFrames, frames_of
 from muskie_jax.data.builders.pack import pack

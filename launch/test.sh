@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Lints, and runs the tests on the CPU. Arguments go to pytest: bash launch/test.sh -k golden
+# TEST_PACKAGES=torch runs those too that compare with PyTorch.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
-install pytest pytest-xdist ruff libtpu # the last (200 MB) compiles for TPUs, without one
+# shellcheck disable=SC2086 # several words are several packages
+install pytest pytest-xdist ruff libtpu ${TEST_PACKAGES:-} # libtpu (200 MB) compiles for TPUs, without one
 for script in launch/*.sh .ci/run; do bash -n "$script"; done
 ruff check .
 ruff format --check .

@@ -3,8 +3,9 @@ r"""Trains on your own photographs: a folder of scenes, each a folder of images.
     python -m muskie_jax.main --config configs/photos.py \
         --config.sources.photos.root=/path/to/scenes --workdir runs/photos
 
-Other layouts: --config.sources.photos.glob='*/images/*'. As it is, it fits a laptop: the tiny
-network at 128x128 pixels, 200 steps. On a GPU, go on with more of everything:
+Other layouts: --config.sources.photos.glob='*/images/*'. Photographs that are packed (docs/data.md):
+configs/photos.py:packed, with root=<the pack>. As it is, it fits a laptop: the tiny network at 128x128
+pixels, 200 steps. On a GPU, go on with more of everything:
 
     --config.model.variant=small --config.model.dtype=bfloat16 --config.batch.groups=64
     --config.batch.views=8 --config.buckets.views='(2, 4, 8)' --config.evaluation.views=8
@@ -13,15 +14,16 @@ network at 128x128 pixels, 200 steps. On a GPU, go on with more of everything:
 
 from ml_collections import ConfigDict
 
-from muskie_jax.config import default_config, folder
+from muskie_jax.config import default_config, folder, packed
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    del arg
+    if arg not in (None, "packed"):
+        raise ValueError(f"configs/photos.py:{arg}: write configs/photos.py or configs/photos.py:packed")
     config = default_config()
     config.model.variant = "tiny"
     config.model.dtype = "float32"
-    config.sources.photos = folder()
+    config.sources.photos = packed() if arg else folder()
 
     config.batch.groups = 8
     config.batch.views = 4

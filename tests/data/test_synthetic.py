@@ -28,17 +28,11 @@ VIEWS, HEIGHT, WIDTH = 3, 48, 64
 EVEN = dataclasses.replace(WorldConfig(), light_jitter=0, exposure=0, colour_cast=0, tone_jitter=0)
 
 
-def compiled(function):
-    """Compiled in a third of the time, as the tests run everything but once."""
-    options = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": False}
-    return jax.jit(function, compiler_options=options)
-
-
 @pytest.fixture(scope="module")
 def render():
     """Renders groups for seeds."""
     options = {"num_views": VIEWS, "height": HEIGHT, "width": WIDTH, "config": EVEN}
-    function = compiled(functools.partial(render_groups, with_geometry=True, **options))
+    function = jax.jit(functools.partial(render_groups, with_geometry=True, **options))
     return lambda seeds: jax.tree.map(np.asarray, function(seeds))
 
 
@@ -53,7 +47,7 @@ def keys():
 
 @pytest.fixture(scope="module")
 def scenes():
-    return compiled(jax.vmap(lambda key: sample_scene(key, EVEN)))(keys())
+    return jax.jit(jax.vmap(lambda key: sample_scene(key, EVEN)))(keys())
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +60,13 @@ def close(scenes):
         depth, _ = nearest_primitive(scene, *pixel_rays(cameras, HEIGHT, WIDTH))
         return RenderedViews(images=None, depth=depth, cameras=cameras)
 
-    return jax.tree.map(np.asarray, compiled(jax.vmap(sample))(keys(), scenes))
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(sample))(keys(), scenes))
 
 
 @pytest.fixture(scope="module")
 def cast():
     """Casts rays (groups, N, 3) into all scenes."""
-    return compiled(jax.vmap(cast_rays))
+    return jax.jit(jax.vmap(cast_rays))
 
 
 def pixel_centres():
@@ -135,7 +129,7 @@ def test_single_group_with_photographs(even):
     photos[..., 2] = 0
     photos = photo_pyramid(photos)
     options = {"num_views": VIEWS, "height": HEIGHT, "width": WIDTH, "config": EVEN}
-    group = compiled(functools.partial(render_group, with_geometry=True, **options))
+    group = jax.jit(functools.partial(render_group, with_geometry=True, **options))
     single = jax.tree.map(np.asarray, group(SEEDS[1], photos=photos))
     assert single.images.shape == (VIEWS, HEIGHT, WIDTH, 3)
     np.testing.assert_allclose(single.depth, even.depth[1], rtol=1e-4)
@@ -150,7 +144,7 @@ def test_single_group_with_photographs(even):
 
 def test_resolutions_show_the_same(even):
     options = {"num_views": VIEWS, "height": 4 * HEIGHT, "width": 4 * WIDTH, "config": EVEN}
-    large = compiled(functools.partial(render_groups, **options))(SEEDS[:2]).images
+    large = jax.jit(functools.partial(render_groups, **options))(SEEDS[:2]).images
     large = np.asarray(large, float)
     small = large.reshape(2, VIEWS, HEIGHT, 4, WIDTH, 4, 3).mean((3, 5))
     difference = small - even.images[:2]
@@ -174,7 +168,7 @@ def test_images_have_contrast(even):
 
 def test_views_differ_in_appearance_as_configured(simple_scene):
     def sample(config):
-        return compiled(lambda key: sample_appearance(key, simple_scene, config, 500))(keys()[0])
+        return jax.jit(lambda key: sample_appearance(key, simple_scene, config, 500))(keys()[0])
 
     even, default = sample(EVEN), sample(WorldConfig())
     assert (even.gain == 1).all() and (even.tone == 0).all()
@@ -277,7 +271,7 @@ def test_pixel_convention_on_a_known_box(simple_scene):
     world_to_camera = np.array([[1, 0, 0, 0], [0, 0, -1, 1], [0, 1, 0, 0], [0, 0, 0, 1]], float)
     intrinsics = np.array([[40, 0, 32], [0, 40, 24], [0, 0, 1]], float)
     cameras = Cameras(jnp.array(intrinsics)[None], jnp.array(world_to_camera)[None])
-    hits = compiled(lambda scene: cast_rays(scene, *pixel_rays(cameras, HEIGHT, WIDTH)))(simple_scene)
+    hits = jax.jit(lambda scene: cast_rays(scene, *pixel_rays(cameras, HEIGHT, WIDTH)))(simple_scene)
     expected = np.zeros((HEIGHT, WIDTH), int)
     expected[16:32, 24:40] = 1
     np.testing.assert_array_equal(hits.primitive[0], expected)
@@ -297,7 +291,7 @@ def test_round_primitives(simple_scene):
     directions = jnp.array(
         [[1.0, 0, 0], [3, 0.3, 0.4], [0, -1, 0], [0.1, -2.9, 0], [0, -1, 0.3], [1, 0.2, 0]]
     )
-    hits = compiled(cast_rays)(simple_scene, origin, directions)
+    hits = jax.jit(cast_rays)(simple_scene, origin, directions)
     np.testing.assert_array_equal(hits.primitive, [2, 2, 3, 3, 0, 0])
     # The ray to (3, 0.3, 0.4) grazes: it passes the sphere's centre at almost its radius.
     assert hits.distance[0] == pytest.approx(2.5, abs=1e-4)
@@ -309,7 +303,7 @@ def test_round_primitives(simple_scene):
     x, y = 0.1 * hits.distance[3], 3 - 2.9 * hits.distance[3]
     assert x**2 + y**2 == pytest.approx(0.25**2, abs=1e-4)
     # The cylinder's cap, from above.
-    cap = compiled(cast_rays)(simple_scene, jnp.array([[0.1, -3, 3.5]]), jnp.array([[0.0, 0, -1]]))
+    cap = jax.jit(cast_rays)(simple_scene, jnp.array([[0.1, -3, 3.5]]), jnp.array([[0.0, 0, -1]]))
     assert cap.surface[0] == 6 * 3 + 5 and cap.distance[0] == pytest.approx(1.75, abs=1e-4)
     np.testing.assert_allclose(cap.normal[0], [0, 0, 1], atol=1e-6)
 

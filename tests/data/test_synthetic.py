@@ -402,7 +402,7 @@ def test_photograph_is_sampled_at_its_texels(scenes):
         offset=jnp.tile(jnp.array([0.0, 0.25]), (4, 1)),
     )
 
-    @compiled
+    @jax.jit
     def sample(surface, u, v, footprint):
         surface = jnp.full(u.shape, surface)
         return 255 * jnp.stack(photo_colour(pyramid, textures, surface, u, v, footprint), -1)

@@ -9,10 +9,13 @@ from ml_collections import ConfigDict, config_flags
 
 from muskie_jax.checks import suggest
 from muskie_jax.config import default_config
-from muskie_jax.errors import UserError
+from muskie_jax.errors import UserError, printable
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with its settings.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for what comes of it: checkpoints, figures, pictures."
+)
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
@@ -33,7 +36,7 @@ class Command(NamedTuple):
 
 def fail(message: str) -> None:
     """Ends the program with one line on standard error."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(USAGE_ERROR)
 
 
@@ -60,6 +63,12 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], program: str) -> lis
         fail(f"{error} (all flags: python -m {program} --help)")
     except UserError as error:
         fail(str(error))
+    except AttributeError as error:
+        text = str(error).replace("\\n", "\n").replace("\\'", "'")  # some are quoted twice
+        said = [line.strip("\"' ") for line in text.splitlines()] or [""]
+        if not any(f".{said[0]}=" in argument for argument in argv):  # it is the config file's own
+            fail(f"the config could not be loaded: AttributeError: {said[-1]}")
+        fail(f"no setting {said[0]!r} (in an override of --config). {' '.join(said[1:])}")
     except KeyError as error:
         fail(f"no setting {error.args[0]} (in an override of --config)")
     except Exception as error:  # a config file is Python: it can raise anything

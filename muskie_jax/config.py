@@ -37,7 +37,7 @@ SIZES_512 = ((512, 512), (512, 512), (288, 512), (384, 512), (512, 288), (512, 3
 
 
 def default_config() -> ConfigDict:
-    """Every setting, with the published recipe's value where there is one (SPEC §4)."""
+    """Every setting, with the published recipe's value where there is one."""
     config = ConfigDict()
     config.job = "train"
     config.seed = 0  # of everything random: data, masks, initial parameters

@@ -1,4 +1,4 @@
-"""Per-token reconstruction losses (SPEC §3). Nothing here reduces over the batch.
+"""Per-token reconstruction losses. Nothing here reduces over the batch.
 
 Letters: B groups, V views, L patches per view, P = p*p*3 values per patch.
 """

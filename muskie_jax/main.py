@@ -10,7 +10,7 @@ from absl import app, flags, logging
 
 from muskie_jax import command_line
 from muskie_jax.benchmark import benchmark
-from muskie_jax.command_line import CONFIG, INTERRUPTED, fail, parse_flags
+from muskie_jax.command_line import CONFIG, INTERRUPTED, WORKDIR, fail, parse_flags
 from muskie_jax.config import validate
 from muskie_jax.data.throughput import benchmark_data
 from muskie_jax.errors import NotFinite, UserError
@@ -18,7 +18,6 @@ from muskie_jax.plan import plan
 from muskie_jax.train import train
 from muskie_jax.writers import print_result
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and pictures.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Run as one of several processes: connect to the others before starting."
 )
@@ -59,7 +58,7 @@ def main(argv: list[str]) -> None:
         validate(config)
         if _DISTRIBUTED.value:
             jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        workdir = pathlib.Path(_WORKDIR.value).expanduser()
+        workdir = pathlib.Path(WORKDIR.value).expanduser()
         try:
             workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:

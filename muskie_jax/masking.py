@@ -1,4 +1,4 @@
-"""Which patches are hidden (SPEC §2, paper section 3.2).
+"""Which patches are hidden (paper section 3.2).
 
 Every sampler is a pure function of a numpy Generator, the patch grid and a ratio, and returns a bool
 array (hp, wp), True = hidden.

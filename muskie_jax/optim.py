@@ -1,4 +1,4 @@
-"""The published optimizer: AdamW under linear warm-up and a half cosine to zero (SPEC §4)."""
+"""The published optimizer: AdamW under linear warm-up and a half cosine to zero."""
 
 from typing import Any
 

@@ -95,7 +95,8 @@ def tell(message: str) -> None:
     It goes to standard error: standard output is for results.
     """
     if jax.process_index() == 0:
-        print(message, file=sys.stderr, flush=True)
+        # Names of files need not be valid UTF-8.
+        print(message.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
 
 
 def print_result(result: dict[str, Any]) -> None:

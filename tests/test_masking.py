@@ -1,4 +1,4 @@
-"""Masks have the statistics of SPEC §2, over a thousand draws of each mode."""
+"""Masks have the published statistics, over a thousand draws of each mode."""
 
 import numpy as np
 import pytest

@@ -39,6 +39,9 @@ def main(arguments: list[str]) -> None:
 def parse(argv: list[str]) -> list[str]:
     """The command and its arguments, the flags parsed."""
     program, *rest = argv
+    if rest and rest[0] in ("help", "-h", "--help"):
+        print(__doc__.strip())
+        sys.exit(0)
     if not rest or rest[0] not in COMMANDS:
         said = f"no command {rest[0]!r}" if rest else "no command"
         fail(f"{said}: write python -m muskie_jax.data with one of {', '.join(COMMANDS)}")

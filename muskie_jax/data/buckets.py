@@ -1,4 +1,4 @@
-"""Which image size and how many views each update trains on (SPEC §4).
+"""Which image size and how many views each update trains on.
 
 A bucket fixes every shape of a batch, so that each bucket is one compiled program. The buckets of an
 update are a pure function of the seed and the step: hosts agree on them without talking, and a

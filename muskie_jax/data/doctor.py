@@ -13,18 +13,17 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from muskie_jax.command_line import CONFIG, Command
+from muskie_jax.command_line import CONFIG, WORKDIR, Command
 from muskie_jax.config import validate
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.mixture import Mixture, build_mixture, training_sampler
 from muskie_jax.data.pipeline import GroupSampler, collate
 from muskie_jax.data.sources import PhotographSource, SyntheticSource
 from muskie_jax.data.synthetic import render_groups
-from muskie_jax.errors import UserError
+from muskie_jax.errors import UserError, printable
 from muskie_jax.viz.contact_sheet import Row, contact_sheet
 from muskie_jax.writers import save_picture, tell
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/inspect", "Folder for the picture and the figures.")
 _CHECK = flags.DEFINE_integer(
     "check", 200, "Images of each source that are read whole, spread over all; 0: every one.", lower_bound=0
 )
@@ -67,7 +66,8 @@ def inspect(config: ConfigDict, workdir: pathlib.Path, check: int) -> dict[str, 
             reports.append({"name": source.name, "kind": "synthetic"})
             rows += list(rendered_rows(alone, source))
         else:
-            report = examine(source, mixture, number, check)
+            held = mixture.held_out[number]
+            report = examine(source, None if held.scenes is source.scenes else held, check)
             report["views_per_second"], groups = timed_groups(alone)
             rows += [row_of(alone, group) for group in groups[:ROWS_PER_SOURCE] if not group["error"]]
             report["errors"] = list(dict.fromkeys(group["error"] for group in groups if group["error"]))
@@ -84,7 +84,8 @@ def inspect(config: ConfigDict, workdir: pathlib.Path, check: int) -> dict[str, 
     if rows:
         save_picture(workdir / "contact_sheet.png", contact_sheet(rows, sampler.patch))
     (workdir / "inspect.json").write_text(json.dumps(result, indent=1) + "\n")
-    print("\n".join(summary(result, workdir)))
+    for line in summary(result, workdir):
+        print(printable(line))
     if errors:
         raise UserError("; ".join(errors))
     return result
@@ -98,27 +99,39 @@ def only(sampler: GroupSampler, number: int) -> GroupSampler:
     )
 
 
-def examine(source: PhotographSource, mixture: Mixture, number: int, check: int) -> dict[str, Any]:
-    """Counts what a source has, and reads some of its images."""
-    unseen = mixture.held_out[number].scenes
-    counts = source.scenes.counts
-    held = 0 if unseen is source.scenes else len(unseen)
-    sizes = collections.Counter(map(tuple, source.scenes.sizes.tolist()))
+def examine(source: PhotographSource, unseen: PhotographSource | None, check: int) -> dict[str, Any]:
+    """Counts what a source has, and reads some of its images.
+
+    Args:
+      source: with its training scenes.
+      unseen: with its held-out scenes; None if there are none.
+      check: images to read, 0: every one.
+    """
+    parts = [source] if unseen is None else [source, unseen]
+    counts = np.concatenate([part.scenes.counts for part in parts])
+    sizes = collections.Counter(tuple(size) for part in parts for size in part.scenes.sizes.tolist())
     (height, width), often = sizes.most_common(1)[0]
     total = int(counts.sum())
     chosen = np.arange(total) if not check else np.unique(np.linspace(0, total - 1, check).astype(int))
     ends = np.cumsum(counts)
     numbers = np.searchsorted(ends, chosen, side="right")
     frames = chosen - (ends - counts)[numbers]
+
+    def message(number: int, frame: int) -> str:
+        seen = len(source.scenes)
+        return (
+            unreadable(source, number, frame) if number < seen else unreadable(unseen, number - seen, frame)
+        )
+
     with ThreadPoolExecutor(THREADS) as threads:
-        messages = list(filter(None, threads.map(lambda *at: unreadable(source, *at), numbers, frames)))
+        messages = list(filter(None, threads.map(message, numbers.tolist(), frames.tolist())))
     return {
         "name": source.name,
         "kind": "photographs",
         "root": str(source.root),
-        "scenes": len(counts) + held,
-        "held_out": held,
-        "images": total + int(unseen.counts.sum() if held else 0),
+        "scenes": len(counts),
+        "held_out": len(counts) - len(source.scenes),
+        "images": total,
         "per_scene": [int(counts.min()), int(np.median(counts)), int(counts.max())],
         "first_image": {"height": height, "width": width, "share": often / len(counts)},
         "sizes": len(sizes),
@@ -231,7 +244,7 @@ def summary(result: dict[str, Any], workdir: pathlib.Path) -> list[str]:
 def run_inspect(arguments: list[str]) -> dict[str, Any]:
     """The command."""
     del arguments
-    return inspect(CONFIG.value, pathlib.Path(_WORKDIR.value).expanduser(), _CHECK.value)
+    return inspect(CONFIG.value, pathlib.Path(WORKDIR.value or "runs/inspect").expanduser(), _CHECK.value)
 
 
 INSPECT = Command(run_inspect, {"config": "configs/photos.py"})

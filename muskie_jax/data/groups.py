@@ -1,4 +1,4 @@
-"""MegaDepth's list of groups: which photographs of a place see the same part of it (SPEC §5).
+"""MegaDepth's list of groups: which photographs of a place see the same part of it.
 
 The lists are NumPy archives of Python objects, that is, of pickles, which can run any command when they are
 read. Here they may hold arrays, numbers and text only.
@@ -57,6 +57,8 @@ def explained(path: pathlib.Path) -> Iterator[None]:
         yield
     except (zipfile.BadZipFile, pickle.UnpicklingError, AttributeError) as error:
         raise UserError(f"{path} cannot be read safely: {error}") from error
+    except FileNotFoundError as error:
+        raise UserError(f"there is no {path}: docs/data.md says where it comes from") from error
     except (OSError, KeyError, ValueError, TypeError, IndexError, EOFError) as error:
         raise UserError(f"{path} is no list of {', '.join(KEYS)}: {error}") from error
 

@@ -19,6 +19,8 @@ import simplejpeg
 from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 from PIL import Image, UnidentifiedImageError
 
+from muskie_jax.errors import printable
+
 MAX_PIXELS = 100_000_000  # larger images are refused from their header, before decoding
 TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # tried on a file, whatever its name
@@ -53,6 +55,9 @@ _thread = threading.local()  # each thread's resizer keeps its working memory
 
 class BadImage(Exception):
     """A file that could not be read as a photograph; the message names it and says why."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 class Photograph:
@@ -203,6 +208,8 @@ def contiguous(pixels: np.ndarray) -> np.ndarray:
 
 
 def _bad(name: str, error: Exception) -> BadImage:
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, above ours
+        return BadImage(f"{name}: it is over {MAX_PIXELS:,} pixels")
     if isinstance(error, UnidentifiedImageError):  # its own message has a memory address in it
         return BadImage(f"{name}: not one of {', '.join(FORMATS)}")
     reason = str(error).strip() or type(error).__name__

@@ -1,4 +1,4 @@
-"""How the datasets of the paper lie in their folders, one row each (SPEC §5).
+"""How the datasets of the paper lie in their folders, one row each.
 
 A dataset that is not here needs no more than a row, or the `glob` of `config.folder`.
 """

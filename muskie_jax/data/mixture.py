@@ -127,6 +127,12 @@ def _roots(config: ConfigDict) -> dict[str, pathlib.Path]:
 
     sources = {name: source for name, source in config.sources.items() if source.kind != "synthetic"}
     roots = {name: root_of(source) for name, source in sources.items()}
+    for name in roots:
+        if "://" in f"{config.data.root}{sources[name].root}" and sources[name].kind != "packed":
+            raise UserError(
+                f"config.sources.{name}.root={sources[name].root!r} is an address, and these are for "
+                "packs: write a folder, or pack it first (docs/data.md)"
+            )
     missing = [name for name, root in roots.items() if not root.is_dir()]
     if missing and not config.data.allow_missing:
         first, *others = missing
@@ -156,6 +162,8 @@ def _photographs(
         zoom = source.zoom if is_dataset else 0.0
         whole = FolderSource(name, root, layout, scan(root, layout, kept), source.window, zoom, **settings)
     scenes = whole.scenes
+    if source.overlap:
+        whole.scene_overlap(0)  # where it is not known, that is said now
     seen, unseen = split_scenes(scenes, source.holdout)
     make = lambda part: dataclasses.replace(whole, scenes=part)
     held = f"{len(unseen)} of them held out" if len(unseen) else "none held out"

@@ -1,4 +1,4 @@
-"""Zooming in on the object of a scene, by its mask (SPEC §5: CO3Dv2, WildRGB-D)."""
+"""Zooming in on the object of a scene, by its mask (CO3Dv2 and WildRGB-D are sampled so)."""
 
 import math
 import pathlib

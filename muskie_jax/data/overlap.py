@@ -116,7 +116,7 @@ def seen_share(
     """The share of a view's pixels with depth that each view sees: float32 (views,).
 
     A pixel is seen where its point falls into the image and is not behind the surface there; a hole in
-    a depth map hides nothing (SPEC §6).
+    a depth map hides nothing.
 
     Args:
       number: of the view whose pixels are followed.

@@ -1,4 +1,4 @@
-"""From sources to batches, with Grain (SPEC §4, §5).
+"""From sources to batches, with Grain.
 
 Everything random in a sample is a function of (seed, load, resolution, slot): the sample is the same
 whichever worker or host makes it, and a run can start at any step. So the state of the pipeline is the

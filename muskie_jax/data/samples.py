@@ -39,7 +39,7 @@ class Sample:
 def draw_sample(
     rng: np.random.Generator, source: PhotographSource, views: int, size: tuple[int, int], augmented: bool
 ) -> Sample:
-    """Draws a scene uniformly, frames of it, and each view's own crop and flips (SPEC §5).
+    """Draws a scene uniformly, frames of it, and each view's own crop and flips.
 
     Args:
       rng: the sample is a function of it, and of the files.

@@ -4,6 +4,7 @@ A folder's modification time changes whenever something in it is added, removed 
 remembers the time of every folder that was looked into; a later run looks only at these times.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import hashlib
@@ -13,6 +14,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,6 +29,7 @@ from muskie_jax.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 THREADS = 32  # folders on network file systems answer slowly, but many at a time
+UNUSED_SECONDS = 30 * 86400
 FORMAT = 1  # of a kept list; lists of another are made anew
 ANY_DEPTH = "**"
 DEEP_SEARCH = 1000  # folders looked into for what a message might suggest
@@ -144,15 +147,29 @@ class _Search:
             # The time first: a change while the folder is read makes the next run look again.
             self.times[path] = folder.stat().st_mtime_ns
             with os.scandir(folder) as entries:
-                return [
-                    (f"{path}/{entry.name}" if path else entry.name, entry.is_dir(follow_symlinks=follow))
-                    for entry in entries
-                    if fnmatch.fnmatchcase(entry.name, pattern) and not entry.name.startswith(".")
-                ]
+                known = [(entry.name, _is_folder(entry, follow)) for entry in entries]
+            return [
+                (f"{path}/{name}" if path else name, is_folder)
+                for name, is_folder in known
+                if is_folder is not None and fnmatch.fnmatchcase(name, pattern) and not name.startswith(".")
+            ]
         except FileNotFoundError:
             return []  # such as a scene without the folder of images
         except OSError as error:
             raise UserError(f"{str(folder)!r} cannot be looked into: {error.strerror}") from error
+
+
+def _is_folder(entry: os.DirEntry, follow_links: bool) -> bool | None:
+    """Whether an entry is a folder or else a file; None for what is neither, such as a pipe.
+
+    A link to nothing, or in a circle, counts as a file: it is named as unreadable when it is drawn.
+    """
+    try:
+        if entry.is_dir(follow_symlinks=follow_links):
+            return True
+        return False if entry.is_file() or not os.path.exists(entry.path) else None
+    except OSError:
+        return False
 
 
 def is_image(path: str) -> bool:
@@ -192,8 +209,8 @@ def _nothing_found(folder: pathlib.Path, layout: Layout) -> str:
 def _keep(table: SceneTable, times: dict[str, int], kept: pathlib.Path, key: str) -> SceneTable:
     """Writes a list, which appears whole or not at all; the table, now mapped from it.
 
-    Lists of other states of the same root go. A list is never written over: whoever still uses an old
-    one would find other scenes under the same numbers.
+    A list is never written over: whoever still uses an old one would find other scenes under the same
+    numbers. Lists of earlier states of the root go when they have not been used for long.
     """
     folder = kept / f"{key}-{_digest(sorted(times.items()))}"
     try:
@@ -212,8 +229,8 @@ def _keep(table: SceneTable, times: dict[str, int], kept: pathlib.Path, key: str
                 raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        for old in kept.glob(f"{key}-*"):
-            if old != folder:
+        for old in [*kept.glob(f"{key}-*"), *kept.glob(".part-*")]:
+            if old != folder and time.time() - old.stat().st_mtime > UNUSED_SECONDS:
                 shutil.rmtree(old, ignore_errors=True)
         return SceneTable.load(folder)
     except OSError as error:
@@ -233,7 +250,11 @@ def _kept_table(
             paths, times = Texts(read("paths"), read("path_ends")), read("times")
             now = threads.map(lambda path: (root / path).stat().st_mtime_ns, paths)
             if all(a == b for a, b in zip(now, times)):
+                with contextlib.suppress(OSError):  # of another user
+                    os.utime(folder)
                 return SceneTable.load(folder)
-        except (OSError, ValueError):  # a folder is gone, or the list is not whole
+        except FileNotFoundError:
+            continue  # a folder of the root is gone
+        except (OSError, ValueError):  # the list is not whole
             shutil.rmtree(folder, ignore_errors=True)
     return None

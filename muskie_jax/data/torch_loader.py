@@ -1,6 +1,6 @@
 """The data loader one would write first, to compare with: PyTorch's, with Pillow.
 
-Crops, interpolation and flips are the pipeline's (SPEC §5); it makes normalised float tensors, and no
+Crops, interpolation and flips are the pipeline's; it makes normalised float tensors, and no
 masks. It is measured as a program of its own, without JAX in its processes:
 
     python -m muskie_jax.data.torch_loader <size> <views of a batch> <workers> <seconds>

@@ -1,4 +1,4 @@
-"""Drawing the frames of a sample, and each frame's own crop and flips (SPEC §5)."""
+"""Drawing the frames of a sample, and each frame's own crop and flips."""
 
 import math
 
@@ -9,7 +9,6 @@ from muskie_jax.data.images import Box, Photograph, contiguous
 CROP_AREA = (0.8, 1.0)  # share of the image that a random crop covers
 CROP_ASPECT = (3 / 4, 4 / 3)  # its width / height, times that of the output
 LOG_CROP_ASPECT = np.log(CROP_ASPECT)
-LOG_CROP_ASPECT = tuple(map(math.log, CROP_ASPECT))
 CROP_TRIES = 10
 FLIP_CHANCE = 0.5
 

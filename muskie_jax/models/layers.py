@@ -1,4 +1,4 @@
-"""The transformer layers of Muskie (SPEC §1). Letters: B groups, V views, T tokens per view, d width.
+"""The transformer layers of Muskie. Letters: B groups, V views, T tokens per view, d width.
 
 Tokens have the shape (B, V*T, d), view after view: whether attention sees one view or all of a group
 is decided inside `SelfAttention`, and nothing else ever mixes tokens. (With views as an axis of their

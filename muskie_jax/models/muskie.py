@@ -1,4 +1,4 @@
-"""Muskie, the multi-view vision backbone (arXiv 2511.18115, section 3; every constant from SPEC §1).
+"""Muskie, the multi-view vision backbone (arXiv 2511.18115, section 3; constants as published).
 
 Letters in shapes: B groups, V views, H x W pixels, p patch size, L = (H/p)(W/p) patches per view,
 R registers, T = R + L tokens per view, d width.

@@ -1,4 +1,4 @@
-"""Rotary position embedding over the two axes of the patch grid (SPEC: RoFormer, applied per axis).
+"""Rotary position embedding over the two axes of the patch grid (RoFormer, applied per axis).
 
 The head dimension D splits in two: the first half rotates by the patch's row, the second by its
 column. Registers sit at position (0, 0), which rotates nothing; the patch in row y and column x

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from muskie_jax.errors import printable
+
 VIEW_HEIGHT = 112  # pixels
 MARGIN = 4
 LABEL_HEIGHT = 20
@@ -35,7 +37,9 @@ def contact_sheet(rows: Sequence[Row], patch: int) -> np.ndarray:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     for number, (row, strip) in enumerate(zip(rows, strips)):
         top = number * pitch + MARGIN
-        draw.text((MARGIN, top + LABEL_HEIGHT // 2), row.label, fill="black", anchor="lm", font=font)
+        draw.text(
+            (MARGIN, top + LABEL_HEIGHT // 2), printable(row.label), fill="black", anchor="lm", font=font
+        )
         sheet.paste(strip, (MARGIN, top + LABEL_HEIGHT))
     return np.asarray(sheet)
 

@@ -1,6 +1,7 @@
 """`inspect`: what is in a config's data, and what is wrong with it."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from trees import TREES
 
 from muskie_jax.config import dataset, synthetic
 from muskie_jax.data.doctor import inspect
+from muskie_jax.data.mixture import build_mixture
 from muskie_jax.errors import UserError
 from muskie_jax.viz.contact_sheet import Row, contact_sheet
 
@@ -31,7 +33,7 @@ def test_a_report_counts_what_is_there(root, tmp_path, capsys):
     result = inspect(config, tmp_path / "out", check=0)
     photos, rooms, wild = result["sources"]
     assert (photos["scenes"], photos["held_out"], photos["images"]) == (4, 1, 6 + 7 + 8 + 9)
-    assert photos["per_scene"] == [6, 7, 9] and photos["checked"] == 6 + 7 + 9
+    assert photos["per_scene"] == [6, 7, 9] and photos["checked"] == 6 + 7 + 8 + 9
     assert photos["first_image"] == {"height": 72, "width": 96, "share": 1.0}
     assert (wild["scenes"], wild["held_out"], wild["images"], wild["checked"]) == (3, 0, 12, 12)
     assert rooms["kind"] == "synthetic" and not photos["unreadable"] + wild["unreadable"]
@@ -66,6 +68,18 @@ def test_a_scene_without_a_readable_image_is_an_error(root, tmp_path):
     config.data.max_bad_share = 1.0
     with pytest.raises(UserError, match="scene 'scene2' of photos"):
         inspect(config, tmp_path / "out", check=3)
+
+
+def test_held_out_scenes_are_read_and_names_are_printed_whatever_they_are(root, tmp_path, capsys):
+    config = nano_config(root)
+    held_out = build_mixture(config).held_out[0].scenes[0].name
+    name = os.fsdecode(b"a new\nline \xff.jpg")
+    (root / held_out / name).write_bytes(b"no image")
+    result = inspect(config, tmp_path / "out", check=0)
+    assert len(result["sources"][0]["unreadable"]) == 1
+    said = capsys.readouterr().out
+    said.encode("utf-8")
+    assert "a new\\nline \\udcff.jpg" in said
 
 
 def test_a_few_images_are_checked_where_there_are_many(root, tmp_path):

@@ -263,7 +263,10 @@ def test_truncated_files_are_refused(kind, share):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bombs_are_refused_from_their_header():
-    for side, reason in ((12_000, "12000x12000 is over 100,000,000 pixels"), (30_000, ".*900000000")):
+    for side, reason in (
+        (12_000, "12000x12000 is over 100,000,000 pixels"),
+        (30_000, "it is over 100,000,000 pixels"),
+    ):
         header = encoded(Image.new("1", (side, side)))[:200]  # it says its size, and then ends
         with pytest.raises(BadImage, match=f"^bomb: {reason}"):
             open_photograph(header, "bomb")

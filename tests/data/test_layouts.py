@@ -1,4 +1,4 @@
-"""The ten published datasets: what is found in their folders, and what is drawn from them (SPEC §5)."""
+"""The ten published datasets: what is found in their folders, and what is drawn from them."""
 
 import collections
 import itertools

@@ -115,8 +115,8 @@ def test_a_source_draws_overlapping_views_where_it_can(wall):
 def test_a_scene_whose_overlap_is_not_known_is_one_line(wall):
     (wall / "wall" / "cameras.json").unlink()
     config = nano_config(wall, glob="wall/images/*", holdout=0, overlap=(0.6, 0.8))
-    group = training_sampler(config, build_mixture(config))((0, 0, 0))
-    assert "has neither scene_metadata.npz nor cameras.json" in group["error"]
+    with pytest.raises(UserError, match="has neither scene_metadata.npz nor cameras.json"):
+        build_mixture(config)
     (wall / "wall" / "cameras.json").write_text("{}")
     with pytest.raises(UserError, match="KeyError 'frames'"):
         scene_overlap(wall / "wall", ("0.png",))

@@ -23,6 +23,7 @@ from muskie_jax.data.builders.encoding import Encoding
 from muskie_jax.data.builders.frames import frames_of
 from muskie_jax.data.builders.pack import pack
 from muskie_jax.data.builders.packed import load_pack
+from muskie_jax.data.builders.remote import RemotePack
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.errors import UserError
@@ -204,6 +205,11 @@ def test_another_plan_is_refused_unless_it_may_overwrite(tmp_path):
     assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     with pytest.raises(UserError, match="has a pack of size=0 instead of 32: write --overwrite"):
         pack_of(source, out, Encoding(size=32))
+    with pytest.raises(UserError, match="has 2 shards: write that, or --overwrite"):
+        pack_of(source, out, shards=3)
+    elsewhere = write_scenes(tmp_path / "elsewhere", 2, 4)
+    with pytest.raises(UserError, match="has a pack of other scenes"):
+        pack_of(elsewhere, out)
     write_scene(tmp_path / "photos" / "scene2", 1, 2)
     with pytest.raises(UserError, match="has a pack of other scenes"):
         pack_of(source, out)
@@ -305,6 +311,14 @@ def test_a_shard_that_is_missing_or_cut_off_is_refused(fresh):
     shard.unlink()
     with pytest.raises(UserError, match=f"{shard.name} has 0 bytes"):
         load_pack(out)
+    shard.write_bytes(data)
+    load_pack(out)
+    (out / "features.json").write_text("{")
+    assert RemotePack(str(out)).damaged() == ["features.json"]
+    (out / "features.json").unlink()
+    assert RemotePack(str(out)).damaged() == ["features.json"]
+    with pytest.raises(UserError, match="there is no .*features.json: copy or pack it again"):
+        load_pack(out)
 
 
 def test_a_damaged_record_is_a_bad_image(fresh):
@@ -378,6 +392,9 @@ def test_pack_and_verify_by_command(sources, tmp_path):
         (["pack", "--config", "configs/photos.py", "--out=x", "--config.sead=1"],
          "no setting 'sead'; did you mean 'seed'?"),
         (["pack", "--config", "configs/quickstart.py", "--out=x", "--size=9"], "rooms have --height and"),
+        (["pack", "--config", "configs/photos.py", "--out=gs://b/x", "--config.sources.photos.root=tests"],
+         "--out=gs://b/x is an address: pack to a folder"),
+        (["groups", "/nowhere"], "there is no /nowhere/all_metadata.npz"),
         (["pack", "--config", "configs/muskie_base.py", "--out=x", "--source=co3b"], "mean 'co3d'?"),
     ],
 )  # fmt: skip

@@ -93,7 +93,14 @@ def test_a_kept_list_is_used_until_something_in_the_root_changes(root, tmp_path,
         after = found(root, kept, monkeypatch)
         fresh = {scene.name: len(scene.frames) for scene in scan(root, LAYOUT)}
         assert after == (fresh, False), what
-    assert len(list(kept.iterdir())) == 1, "old lists are removed"
+    # Lists that others may still use stay for a while.
+    old = [folder for folder in kept.iterdir() if len(SceneTable.load(folder)) != 5]
+    assert len(list(kept.iterdir())) == 7 and old
+    for folder in kept.iterdir():
+        os.utime(folder, (0, 0))
+    write_scene(root / "scene9" / "images", 2, 9)
+    found(root, kept, monkeypatch)
+    assert len(list(kept.iterdir())) == 1
 
 
 def test_another_layout_or_root_has_a_list_of_its_own(root, tmp_path, monkeypatch):
@@ -155,3 +162,12 @@ def test_deep_patterns_do_not_follow_links_in_circles(root):
     linked.mkdir()
     (linked / "kitchen").symlink_to(root / "scene1" / "images")
     assert [scene.name for scene in scan(linked)] == ["kitchen"]
+
+
+def test_what_is_no_file_is_passed_over_and_broken_links_are_left_to_be_named(root):
+    os.mkfifo(root / "scene0" / "images" / "pipe.jpg")
+    (root / "scene0" / "images" / "circle.jpg").symlink_to("circle.jpg")
+    (root / "scene0" / "images" / "nothing.jpg").symlink_to("elsewhere.jpg")
+    (root / "scene0" / "images" / "good.jpg").symlink_to("frame_0.jpg")
+    names = {frame.rpartition("/")[2] for frame in scan(root, LAYOUT)[0].frames}
+    assert names == {*(f"frame_{i}.jpg" for i in range(3)), "circle.jpg", "nothing.jpg", "good.jpg"}

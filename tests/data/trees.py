@@ -1,4 +1,4 @@
-"""Miniature datasets: the ten published folder layouts, with a few tiny images each (SPEC §5).
+"""Miniature datasets: the ten published folder layouts, with a few tiny images each.
 
 The colour of an image tells its scene and frame: red is 40 times the scene's number, green 3 times the
 frame's. What lies beside the images in the published trees lies beside them here too.

@@ -16,10 +16,10 @@ from muskie_jax.data.builders.encoding import DEFAULT_QUALITY, FORMATS, Encoding
 from muskie_jax.data.builders.frames import Frames, RenderedFrames, frames_of
 from muskie_jax.data.builders.pack import pack
 from muskie_jax.data.builders.packed import Pack
-from muskie_jax.data.builders.remote import RemotePack, gigabytes
+from muskie_jax.data.builders.remote import ADDRESS, RemotePack, gigabytes
 from muskie_jax.data.mixture import build_mixture
 from muskie_jax.data.sources import SyntheticSource
-from muskie_jax.errors import UserError
+from muskie_jax.errors import UserError, printable
 
 _OUT = flags.DEFINE_string("out", None, "Folder for the pack.")
 _SOURCE = flags.DEFINE_string("source", None, "Which of config.sources; may be left out if there is one.")
@@ -46,6 +46,8 @@ def run_pack(arguments: list[str]) -> dict[str, Any]:
     del arguments
     config = CONFIG.value
     validate(config)
+    if ADDRESS in _OUT.value:
+        raise UserError(f"--out={_OUT.value} is an address: pack to a folder, then copy it there")
     encoding = Encoding(_SIZE.value, _QUALITY.value, _FORMAT.value)
     frames = frames_to_pack(config, _source_name(config), encoding)
     scenes = len(frames.scenes)
@@ -79,7 +81,7 @@ def run_verify(arguments: list[str]) -> dict[str, Any]:
     if damaged:
         raise UserError(
             f"{len(damaged)} of {len(there.pack.files)} files of {root} are missing or damaged, such as "
-            f"{damaged[0]}: copy them there again, or pack again"
+            f"{damaged[0]}: copy them there again, or pack again with --overwrite"
         )
     return _summary(root, there.pack)
 
@@ -133,7 +135,7 @@ def _summary(root: str, done: Pack) -> dict[str, Any]:
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 PACK = Command(run_pack, {"config": "configs/photos.py", "out": "packs/photos"})

@@ -3,7 +3,7 @@
 Each class has
 
 - `scenes`: a `SceneTable`;
-- `settings`: what a pack says of its source (see `pack`);
+- `settings`: what a pack says of its source (see `pack`), and `origin`, where it is;
 - `geometry`: whether depth and cameras are known, and `reason`, why they are not;
 - `upright`: whether images are turned as their EXIF orientation says;
 - `record(scene, frame)`: the record, files unchanged; raises `BadImage`;
@@ -47,10 +47,11 @@ class FolderFrames:
 
     def __init__(self, source: FolderSource):
         self.source, self.scenes = source, source.scenes
+        self.origin = str(source.root.resolve())
         without = self._without_cameras()
         self.geometry = not without
         # Where no scene has cameras, there is nothing to say.
-        some = without and without != source.scenes[0].name
+        some = without and any(self._camera(scene.frames[0]) for scene in source.scenes)
         self.reason = f" (scene {without} has no {CAMERAS} of all its images)" if some else ""
         self.upright = not self.geometry  # intrinsics are those of the pixels as they are stored
         self.settings = {
@@ -122,6 +123,7 @@ class PackedFrames:
 
     def __init__(self, source: PackedSource):
         self.source, self.scenes = source, source.scenes
+        self.origin = str(source.root.resolve())
         self.geometry, self.upright = source.pack.geometry, source.pack.upright
         self.settings = source.pack.settings | {"window": source.window, "zoom": source.zoom}
         self.reason = ""
@@ -146,7 +148,7 @@ class RenderedFrames:
     """
 
     parallel = False  # the device, or JAX's threads, are busy with one room already
-    geometry, upright, reason = True, False, ""
+    geometry, upright, reason, origin = True, False, "", ""
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ from muskie_jax.data.builders.packed import (
     INDEX,
     METADATA,
     SHARDS,
+    TFDS_FILES,
     UNFINISHED,
     Pack,
     load_pack,
@@ -40,7 +41,7 @@ from muskie_jax.data.builders.records import serialize
 from muskie_jax.data.builders.shards import Shard, Stopped, write_shard
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.processes import exit_with_parent
-from muskie_jax.errors import UserError
+from muskie_jax.errors import UserError, printable
 from muskie_jax.writers import duration
 
 SAMPLED = 8  # records whose mean size tells how many shards there should be
@@ -113,6 +114,11 @@ def _previous(plan: Plan, out: pathlib.Path, overwrite: bool) -> Pack | None:
         finished = parse_metadata((out / METADATA).read_bytes(), str(out))
         before = {"settings": finished.settings, "encoding": finished.encoding}
         if finished.plan == plan.digest and not overwrite:
+            if plan.shards not in (0, len(finished.shards)):
+                raise UserError(
+                    f"--out={out} has {len(finished.shards)} shards: write that, or --overwrite"
+                )
+            _say(f"{out} is packed already; --overwrite packs it again")
             return load_pack(out)
     else:
         raise UserError(f"--out={out} is not empty, and no pack: write a folder of its own")
@@ -138,8 +144,8 @@ def _remove(out: pathlib.Path) -> None:
     """Deletes a pack, and nothing else."""
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     shutil.rmtree(out / INDEX, ignore_errors=True)
-    for path in [*out.glob(f"{SHARDS}-*"), *out.glob("*.json")]:
-        path.unlink()
+    for path in [*out.glob(f"{SHARDS}-*"), *(out / name for name in (METADATA, *TFDS_FILES))]:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -320,4 +326,4 @@ class _Progress:
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)

@@ -27,6 +27,7 @@ from muskie_jax.errors import UserError
 FORMAT = 1  # of what this module reads
 KEY = "muskie_jax"  # in metadata.json
 METADATA, INDEX, UNFINISHED = "metadata.json", "index", "packing"
+TFDS_FILES = ("dataset_info.json", "features.json")
 DATASET = "muskie"
 SPLIT = "train"  # all of a pack; what is held out is chosen when training starts
 SHARDS = f"{DATASET}-{SPLIT}.array_record"  # how their names begin, as TFDS has them
@@ -112,6 +113,9 @@ def load_pack(root: pathlib.Path) -> Pack:
         size = path.stat().st_size if path.is_file() else 0
         if size != file["bytes"]:
             raise UserError(f"{path} has {size} bytes, not {file['bytes']}: copy or pack it again")
+    for name in TFDS_FILES:
+        if not (root / name).is_file():
+            raise UserError(f"there is no {root / name}: copy or pack it again")
     return pack
 
 

@@ -50,7 +50,7 @@ def make_plan(frames: Frames, encoding: Encoding, shards: int) -> Plan:
         "settings": frames.settings,
         "encoding": dataclasses.asdict(encoding),
         "geometry": frames.geometry,
-        "scenes": _digest_of_names(frames),
+        "scenes": _digest_of_scenes(frames),
     }
     return Plan(records, numbers, json.loads(json.dumps(description)), shards)
 
@@ -69,8 +69,9 @@ def _records(frames: Frames) -> tuple[np.ndarray, np.ndarray]:
     return every[np.unique(numbers, return_index=True)[1]], numbers
 
 
-def _digest_of_names(frames: Frames) -> str:
-    digest = hashlib.sha256()
+def _digest_of_scenes(frames: Frames) -> str:
+    """Of where they are, and of all names."""
+    digest = hashlib.sha256(frames.origin.encode(errors="surrogateescape"))
     for name, paths in frames.scenes:
         digest.update("\0".join((name, *paths, "")).encode(errors="surrogateescape"))
     return digest.hexdigest()

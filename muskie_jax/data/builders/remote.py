@@ -7,6 +7,7 @@ to a cache, one copy for all processes of a host, before it is read.
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -16,11 +17,10 @@ from typing import Any
 
 import fsspec
 
-from muskie_jax.data.builders.packed import METADATA, Pack, parse_metadata
+from muskie_jax.data.builders.packed import METADATA, TFDS_FILES, UNFINISHED, Pack, parse_metadata
 from muskie_jax.errors import UserError
 from muskie_jax.writers import tell
 
-TFDS_FILES = ("dataset_info.json", "features.json")
 THREADS = 8  # files copied at a time
 CHUNK = 2**22  # bytes
 ADDRESS = "://"  # tells an address from a path
@@ -45,7 +45,14 @@ class RemotePack:
         self.root = root
         with _reached(root):
             self._files, self._base = fsspec.url_to_fs(root)
-        self._metadata = self._read(METADATA)
+        try:
+            self._metadata = self._read(METADATA)
+        except NotThere:
+            with _reached(root):
+                begun = self._files.exists(self._path(UNFINISHED))
+            if not begun:
+                raise
+            raise UserError(f"{root} is not finished: give the command that packs it again") from None
         self.pack: Pack = parse_metadata(self._metadata, root)
 
     def _path(self, name: str) -> str:
@@ -78,7 +85,14 @@ class RemotePack:
 
         with ThreadPoolExecutor(THREADS) as threads:
             good = threads.map(is_good, self.pack.files)
-            return [file["name"] for file, is_whole in zip(self.pack.files, good) if not is_whole]
+            names = [file["name"] for file, is_whole in zip(self.pack.files, good) if not is_whole]
+        return names + [name for name in TFDS_FILES if not self._is_json(name)]
+
+    def _is_json(self, name: str) -> bool:
+        try:
+            return isinstance(json.loads(self._read(name)), dict)
+        except (NotThere, ValueError):
+            return False
 
     def copied(self, cache: pathlib.Path) -> pathlib.Path:
         """The folder of a copy on this machine; made, or completed, if need be."""

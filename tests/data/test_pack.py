@@ -414,6 +414,8 @@ def test_ctrl_c_ends_workers_and_the_same_command_goes_on(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "muskie_jax.data", *map(str, command)],
         cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # A test run in the background of a script has it ignored, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     while not list((tmp_path / "pack").glob("*.array_record-*")):
         assert process.poll() is None

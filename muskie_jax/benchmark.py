@@ -19,7 +19,7 @@ from muskie_jax.programs import Programs, batch_shapes, training_programs
 from muskie_jax.roofline import Roofline, best_time, composed_roofline
 from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.train_step import Batch, TrainState, abstract_state, init_state, make_task
-from muskie_jax.writers import tell
+from muskie_jax.writers import table_head, table_row, tell
 
 COLUMNS = (
     ("model", 7), ("size", 9), ("views", 7), ("remat", 11), ("devices", 7), ("ms/step", 8), ("views/s", 8),
@@ -76,11 +76,11 @@ def benchmark(
     """
     devices = jax.devices() if devices is None else list(devices)
     rows, rooflines = [], {}
-    tell("  ".join(f"{name:>{width}}" for name, width in COLUMNS))
+    tell(table_head(COLUMNS))
     for case in cases(config, len(devices)):
         row = run_case(config, case, devices, rooflines)
         rows.append(row)
-        tell("  ".join(f"{text:>{width}}" for text, (_, width) in zip(describe(row), COLUMNS)))
+        tell(table_row(describe(row), COLUMNS))
         with (workdir / "benchmark.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
     return {"job": "benchmark", "device": devices[0].device_kind, "cases": rows, "workdir": str(workdir)}

@@ -4,13 +4,15 @@ import json
 import math
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
+
+from muskie_jax.errors import printable
 
 
 class JsonLines:
@@ -89,14 +91,25 @@ def save_picture(path: pathlib.Path, image: np.ndarray) -> None:
         Image.fromarray(image).save(path)
 
 
-def tell(message: str) -> None:
-    """A line for the person at the terminal, from the first process only.
+def say(message: str) -> None:
+    """A line for the person at the terminal: on standard error, since standard output is for results."""
+    print(printable(message), file=sys.stderr, flush=True)
 
-    It goes to standard error: standard output is for results.
-    """
+
+def tell(message: str) -> None:
+    """`say`, from the first process only."""
     if jax.process_index() == 0:
-        # Names of files need not be valid UTF-8.
-        print(message.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
+        say(message)
+
+
+def table_row(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
+    """A line of a table, given the (name, width) of its columns."""
+    return "  ".join(f"{text:>{width}}" for text, (_, width) in zip(cells, columns))
+
+
+def table_head(columns: Sequence[tuple[str, int]]) -> str:
+    """The first line of a table."""
+    return table_row([name for name, _ in columns], columns)
 
 
 def print_result(result: dict[str, Any]) -> None:

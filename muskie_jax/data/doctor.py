@@ -22,7 +22,7 @@ from muskie_jax.data.sources import PhotographSource, SyntheticSource
 from muskie_jax.data.synthetic import render_groups
 from muskie_jax.errors import UserError, printable
 from muskie_jax.viz.contact_sheet import Row, contact_sheet
-from muskie_jax.writers import save_picture, tell
+from muskie_jax.writers import save_picture, table_head, table_row, tell
 
 _CHECK = flags.DEFINE_integer(
     "check", 200, "Images of each source that are read whole, spread over all; 0: every one.", lower_bound=0
@@ -57,7 +57,7 @@ def inspect(config: ConfigDict, workdir: pathlib.Path, check: int) -> dict[str, 
     for note in mixture.notes:
         tell(note)
     tell("")
-    tell("  ".join(f"{name:>{width}}" for name, width in COLUMNS))
+    tell(table_head(COLUMNS))
     sampler = training_sampler(config, mixture)
     reports, rows, errors = [], [], []
     for number, source in enumerate(mixture.training):
@@ -73,7 +73,7 @@ def inspect(config: ConfigDict, workdir: pathlib.Path, check: int) -> dict[str, 
             report["errors"] = list(dict.fromkeys(group["error"] for group in groups if group["error"]))
             errors += complaints(report, config.data.max_bad_share)
             reports.append(report)
-        tell("  ".join(f"{text:>{width}}" for text, (_, width) in zip(describe(reports[-1]), COLUMNS)))
+        tell(table_row(describe(reports[-1]), COLUMNS))
     workdir.mkdir(parents=True, exist_ok=True)
     result = {
         "job": "inspect",

@@ -13,6 +13,7 @@ import io
 import pathlib
 import threading
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import simplejpeg
@@ -144,7 +145,7 @@ class Photograph:
         except MemoryError:
             raise
         except Exception as error:  # Pillow raises many kinds for broken files, OSError to SyntaxError
-            raise _bad(self.name, error) from error
+            raise bad_image(self.name, error) from error
 
 
 def open_photograph(
@@ -175,7 +176,7 @@ def open_photograph(
     except (BadImage, MemoryError):
         raise
     except Exception as error:
-        raise _bad(name, error) from error
+        raise bad_image(name, error) from error
 
 
 def read_photograph(
@@ -207,11 +208,12 @@ def contiguous(pixels: np.ndarray) -> np.ndarray:
     return ordered
 
 
-def _bad(name: str, error: Exception) -> BadImage:
+def bad_image(name: str, error: Exception, formats: Sequence[str] = FORMATS) -> BadImage:
+    """What Pillow raised for a file, in one line: it raises many kinds, from OSError to SyntaxError."""
     if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, above ours
         return BadImage(f"{name}: it is over {MAX_PIXELS:,} pixels")
     if isinstance(error, UnidentifiedImageError):  # its own message has a memory address in it
-        return BadImage(f"{name}: not one of {', '.join(FORMATS)}")
+        return BadImage(f"{name}: not one of {', '.join(formats)}")
     reason = str(error).strip() or type(error).__name__
     return BadImage(f"{name}: {reason.splitlines()[0]}")
 

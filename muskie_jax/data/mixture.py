@@ -13,7 +13,7 @@ from muskie_jax.data.layouts import LAYOUTS, photographs
 from muskie_jax.data.pipeline import GROUP_STREAM, HELDOUT_STREAM, GroupSampler
 from muskie_jax.data.scan import scan
 from muskie_jax.data.scenes import split_scenes
-from muskie_jax.data.sources import FolderSource, PhotographSource, Source, SyntheticSource
+from muskie_jax.data.sources import ADDRESS, FolderSource, PhotographSource, Source, SyntheticSource
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.views import centre_view
 from muskie_jax.errors import UserError
@@ -114,11 +114,16 @@ def _roots(config: ConfigDict) -> dict[str, pathlib.Path]:
     """The folders of all sources of photographs.
 
     Raises:
-      UserError: if one is not there, unless `config.data.allow_missing`.
+      UserError: if one is not there, unless `config.data.allow_missing`; or is no folder but an address.
     """
 
-    def root_of(source: ConfigDict) -> pathlib.Path:
+    def root_of(name: str, source: ConfigDict) -> pathlib.Path:
         if source.kind != "packed":
+            if ADDRESS in config.data.root + source.root:
+                raise UserError(
+                    f"config.sources.{name}.root={source.root!r} is an address, and these are for packs: "
+                    "write a folder, or pack it first (docs/data.md)"
+                )
             return pathlib.Path(config.data.root).expanduser() / pathlib.Path(source.root).expanduser()
         # Late, since TFDS takes its time to load, and runs without packs do not need it.
         from muskie_jax.data.builders.remote import folder_of
@@ -126,13 +131,7 @@ def _roots(config: ConfigDict) -> dict[str, pathlib.Path]:
         return folder_of(config.data.root, source.root, config.data.cache)
 
     sources = {name: source for name, source in config.sources.items() if source.kind != "synthetic"}
-    roots = {name: root_of(source) for name, source in sources.items()}
-    for name in roots:
-        if "://" in f"{config.data.root}{sources[name].root}" and sources[name].kind != "packed":
-            raise UserError(
-                f"config.sources.{name}.root={sources[name].root!r} is an address, and these are for "
-                "packs: write a folder, or pack it first (docs/data.md)"
-            )
+    roots = {name: root_of(name, source) for name, source in sources.items()}
     missing = [name for name, root in roots.items() if not root.is_dir()]
     if missing and not config.data.allow_missing:
         first, *others = missing

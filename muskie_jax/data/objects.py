@@ -5,7 +5,7 @@ import pathlib
 
 from PIL import Image
 
-from muskie_jax.data.images import MAX_PIXELS, BadImage
+from muskie_jax.data.images import MAX_PIXELS, BadImage, bad_image
 
 MARGIN = 0.5  # of the object's size, added on each of its sides
 
@@ -27,8 +27,8 @@ def object_box(path: pathlib.Path) -> RelativeBox | None:
             box = mask.getbbox(alpha_only=False)
     except (BadImage, MemoryError):
         raise
-    except Exception as error:  # Pillow raises many kinds for broken files
-        raise BadImage(f"{path}: {str(error).splitlines()[0] or type(error).__name__}") from error
+    except Exception as error:
+        raise bad_image(str(path), error, ("PNG",)) from error
     if box is None:
         return None
     left, top, right, bottom = box

@@ -1,4 +1,4 @@
-"""Worker processes that do not outlive the process that they work for."""
+"""Worker processes: how many there may be, and that they do not outlive the one that they work for."""
 
 import os
 import threading
@@ -17,3 +17,8 @@ def exit_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def available_cores() -> list[int]:
+    """The cores that this process may run on."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count())]

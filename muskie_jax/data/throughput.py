@@ -26,10 +26,11 @@ from muskie_jax.data.made_photographs import make_photographs
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.pace import items_per_second
 from muskie_jax.data.pipeline import GroupSampler, Pipeline
+from muskie_jax.data.processes import available_cores
 from muskie_jax.data.views import random_crop_box
 from muskie_jax.errors import UserError
 from muskie_jax.masking import group_mask
-from muskie_jax.writers import tell
+from muskie_jax.writers import table_head, table_row, tell
 
 MADE = 16  # photographs of each size
 STAGES = ("open", "decode", "resize", "masks", "rest")
@@ -56,22 +57,24 @@ def benchmark_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     cores, has_torch = len(available_cores()), importlib.util.find_spec("torch") is not None
     if not has_torch:
         tell('No PyTorch to compare with: python -m pip install ".[torch]" -c constraints.txt gets it')
-    tell(_line([name for name, _ in COLUMNS], COLUMNS))
+    tell(table_head(COLUMNS))
     cases = []
     for name, root in photograph_folders(settings, workdir):
         for size in settings.sizes:
             case = {"photographs": name, "size": size} | measure(config, root, size, has_torch)
             cases.append(case)
-            tell(_line(describe(case), COLUMNS))
+            tell(table_row(describe(case), COLUMNS))
             with (workdir / "benchmark_data.jsonl").open("a") as file:
                 file.write(json.dumps(case) + "\n")
     needs = cores_needed(cases, settings.steps, settings.step_views, config.batch.reuse)
+    tell("")
     tell(
-        f"\nCores that feed one GPU, which takes {settings.step_views} views a step and uses each "
+        f"Cores that feed one GPU, which takes {settings.step_views} views a step and uses each "
         f"{config.batch.reuse} times:"
     )
-    for row in ([name for name, _ in NEED_COLUMNS], *map(describe_need, needs)):
-        tell(_line(row, NEED_COLUMNS))
+    tell(table_head(NEED_COLUMNS))
+    for need in needs:
+        tell(table_row(describe_need(need), NEED_COLUMNS))
     return {
         "job": "benchmark_data",
         "cores": cores,
@@ -187,11 +190,6 @@ def stage_costs(
     return {stage: 1e3 * total / count for stage, total in spent.items()}
 
 
-def available_cores() -> list[int]:
-    """The cores that this process may run on."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count())]
-
-
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
     """Keeps this thread, and those started from it meanwhile, on one core (where the system can)."""
@@ -238,10 +236,6 @@ def cores_needed(
                 need = {"variant": variant, "size": size, "step_ms": ms, "photographs": name}
                 needs.append(need | {"cores": seconds / (ms / 1e3), "at_most": at_most})
     return needs
-
-
-def _line(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
-    return "  ".join(f"{text:>{width}}" for text, (_, width) in zip(cells, columns))
 
 
 def describe(case: dict[str, Any]) -> list[str]:

@@ -1,8 +1,6 @@
 """`python -m muskie_jax.data pack` and `verify`."""
 
-import os
 import pathlib
-import sys
 import time
 from typing import Any
 
@@ -16,10 +14,12 @@ from muskie_jax.data.builders.encoding import DEFAULT_QUALITY, FORMATS, Encoding
 from muskie_jax.data.builders.frames import Frames, RenderedFrames, frames_of
 from muskie_jax.data.builders.pack import pack
 from muskie_jax.data.builders.packed import Pack
-from muskie_jax.data.builders.remote import ADDRESS, RemotePack, gigabytes
+from muskie_jax.data.builders.remote import RemotePack, gigabytes
 from muskie_jax.data.mixture import build_mixture
-from muskie_jax.data.sources import SyntheticSource
-from muskie_jax.errors import UserError, printable
+from muskie_jax.data.processes import available_cores
+from muskie_jax.data.sources import ADDRESS, SyntheticSource
+from muskie_jax.errors import UserError
+from muskie_jax.writers import say
 
 _OUT = flags.DEFINE_string("out", None, "Folder for the pack.")
 _SOURCE = flags.DEFINE_string("source", None, "Which of config.sources; may be left out if there is one.")
@@ -52,9 +52,9 @@ def run_pack(arguments: list[str]) -> dict[str, Any]:
     frames = frames_to_pack(config, _source_name(config), encoding)
     scenes = len(frames.scenes)
     geometry = "with depth and cameras" if frames.geometry else "without depth and cameras"
-    _say(f"{scenes:,} scenes, {frames.scenes.counts.sum():,} images, {geometry}{frames.reason}")
+    say(f"{scenes:,} scenes, {frames.scenes.counts.sum():,} images, {geometry}{frames.reason}")
     start = time.perf_counter()
-    workers = len(os.sched_getaffinity(0)) if _WORKERS.value is None else _WORKERS.value
+    workers = len(available_cores()) if _WORKERS.value is None else _WORKERS.value
     done = pack(
         frames,
         pathlib.Path(_OUT.value).expanduser(),
@@ -66,9 +66,9 @@ def run_pack(arguments: list[str]) -> dict[str, Any]:
         max_bad_share=config.data.max_bad_share,
     )
     for message in done.skipped:
-        _say(f"Skipped an unreadable image: {message}")
+        say(f"Skipped an unreadable image: {message}")
     for scene in done.dropped:
-        _say(f"Left out a scene without a readable image: {scene}")
+        say(f"Left out a scene without a readable image: {scene}")
     seconds = round(time.perf_counter() - start, 1)
     return _summary(_OUT.value, done) | {"scenes": scenes - len(done.dropped), "seconds": seconds}
 
@@ -132,10 +132,6 @@ def _summary(root: str, done: Pack) -> dict[str, Any]:
         "lossless": done.lossless,
         "skipped": len(done.skipped),
     }
-
-
-def _say(message: str) -> None:
-    print(printable(message), file=sys.stderr, flush=True)
 
 
 PACK = Command(run_pack, {"config": "configs/photos.py", "out": "packs/photos"})

@@ -8,7 +8,7 @@ import simplejpeg
 from PIL import Image
 
 from muskie_jax.data.builders.records import Geometry, Record
-from muskie_jax.data.images import BadImage, Photograph, open_photograph
+from muskie_jax.data.images import BadImage, Photograph, bad_image, open_photograph
 from muskie_jax.errors import UserError
 
 FORMATS = ("jpeg", "png")
@@ -110,8 +110,8 @@ def read_depth(data: bytes, name: str) -> np.ndarray:
             depth = np.asarray(image)
     except MemoryError:
         raise
-    except Exception as error:  # Pillow raises many kinds for broken files
-        raise BadImage(f"{name}: its depth: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        raise bad_image(f"{name}: its depth", error, ("PNG",)) from error
     if depth.dtype != np.uint16:
         raise BadImage(f"{name}: its depth has pixel mode {image.mode}, not 16 bits of grey")
     return depth

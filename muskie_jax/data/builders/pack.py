@@ -14,7 +14,6 @@ import multiprocessing
 import pathlib
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -41,8 +40,8 @@ from muskie_jax.data.builders.records import serialize
 from muskie_jax.data.builders.shards import Shard, Stopped, write_shard
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.processes import exit_with_parent
-from muskie_jax.errors import UserError, printable
-from muskie_jax.writers import duration
+from muskie_jax.errors import UserError
+from muskie_jax.writers import duration, say
 
 SAMPLED = 8  # records whose mean size tells how many shards there should be
 PROGRESS_SECONDS = 10.0
@@ -91,7 +90,7 @@ def pack(
             finish(plan, made, frames, encoding, out)
             shutil.rmtree(packing)
     except KeyboardInterrupt:
-        _say("The same command goes on from the shards that are there")
+        say("The same command goes on from the shards that are there")
         raise
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror or error}") from error
@@ -118,7 +117,7 @@ def _previous(plan: Plan, out: pathlib.Path, overwrite: bool) -> Pack | None:
                 raise UserError(
                     f"--out={out} has {len(finished.shards)} shards: write that, or --overwrite"
                 )
-            _say(f"{out} is packed already; --overwrite packs it again")
+            say(f"{out} is packed already; --overwrite packs it again")
             return load_pack(out)
     else:
         raise UserError(f"--out={out} is not empty, and no pack: write a folder of its own")
@@ -206,7 +205,7 @@ class _Run:
         self.left = [number for number, shard in enumerate(self.made) if shard is None]
         before = sum(len(shard.kept) for shard in self.made if shard)
         if before:
-            _say(f"Going on: {plan.shards - len(self.left)} of {plan.shards} shards are there")
+            say(f"Going on: {plan.shards - len(self.left)} of {plan.shards} shards are there")
         self.progress = _Progress(len(plan.records), before)
         self._check_share()
 
@@ -322,8 +321,4 @@ class _Progress:
             return
         self.last, speed = now, done / (now - self.start)
         left = duration((self.total - self.before - done) / speed)
-        _say(f"Packed {self.before + done:,} of {self.total:,} images, {speed:.0f} per second, {left} left")
-
-
-def _say(message: str) -> None:
-    print(printable(message), file=sys.stderr, flush=True)
+        say(f"Packed {self.before + done:,} of {self.total:,} images, {speed:.0f} per second, {left} left")

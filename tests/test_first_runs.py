@@ -82,3 +82,25 @@ def test_a_program_that_fails_is_run_undisturbed_again():
         with pytest.raises(RuntimeError, match="no memory"):
             runs.run("a", fails)
     assert overlapped(runs, "a")[0] is False
+
+
+class Copy:
+    """A copy under way, which says when somebody waits for it."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def block_until_ready(self):
+        self.log.append("waited")
+
+
+def test_copies_are_waited_for_only_before_something_runs_first():
+    log, runs = [], FirstRuns(["a"])
+    runs.copied(lambda: Copy(log))
+    assert log == ["waited"]
+    runs.run("a", lambda: None)
+    log.clear()
+    runs.copied(lambda: Copy(log))
+    assert log == [], "the thread that copies is free to load what comes next"
+    with runs.undisturbed():
+        assert log == ["waited"]

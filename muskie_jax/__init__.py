@@ -1,3 +1,19 @@
 """Muskie, a multi-view vision backbone, in JAX: pre-training, evaluation and use."""
 
+import importlib
+
 __version__ = "0.1.0"
+
+# Loaded when used, so that `muskie_jax.interop.torch_model` works where JAX is not installed.
+_FROM = {
+    "load_pretrained": "muskie_jax.interop.load",
+    "push_to_hub": "muskie_jax.interop.save",
+    "save_pretrained": "muskie_jax.interop.save",
+}
+__all__ = ["load_pretrained", "push_to_hub", "save_pretrained"]  # noqa: F822
+
+
+def __getattr__(name: str):
+    if name not in _FROM:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_FROM[name]), name)

@@ -11,7 +11,9 @@ import json
 import pathlib
 from typing import Any
 
+import flax
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
@@ -35,6 +37,23 @@ def _describe(state: Any) -> dict[str, str]:
 
 def _checksum(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _check_description(meta: dict[str, Any], name: str) -> None:
+    """Raises ValueError if a description is not what was saved, UserError if it is of another layout."""
+    if meta.pop("checksum") != _checksum(meta):
+        raise ValueError("its description is not what was saved")
+    if meta["layout"] != LAYOUT:
+        raise UserError(
+            f"{name} has layout {meta['layout']}, this code reads {LAYOUT}: use the version of "
+            "muskie_jax that wrote it"
+        )
+
+
+def _check_fingerprints(saved: dict[str, str], found: dict[str, str]) -> None:
+    wrong = [name for name, value in saved.items() if found.get(name) != value]
+    if wrong:
+        raise ValueError(f"{len(wrong)} arrays are not what was saved, such as {wrong[:1]}")
 
 
 def _is_the_machines_fault(error: Exception) -> bool:
@@ -137,21 +156,14 @@ class Checkpointer:
             step, args=ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
         )
         meta = items["meta"]
-        if meta.pop("checksum") != _checksum(meta):
-            raise ValueError("its description is not what was saved")
-        if meta["layout"] != LAYOUT:
-            raise UserError(
-                f"checkpoint {step} in {self.folder} has layout {meta['layout']}, this code reads "
-                f"{LAYOUT}: use the version of muskie_jax that wrote it"
-            )
+        _check_description(meta, f"checkpoint {step} in {self.folder}")
         self._check_same_network(step, meta["leaves"], _describe(like))
         state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))[
             "state"
         ]
-        found, _ = examine(state)
-        wrong = [name for name, value in meta["fingerprints"].items() if found.get(name) != value]
-        if wrong or int(state.step) != step or items["data"]["next_update"] != step:
-            raise ValueError(f"{len(wrong)} arrays are not what was saved, such as {wrong[:1]}")
+        _check_fingerprints(meta["fingerprints"], examine(state)[0])
+        if int(state.step) != step or items["data"]["next_update"] != step:
+            raise ValueError("it is of another step")
         return state, meta["config"]
 
     def _check_same_network(self, step: int, saved: dict[str, str], wanted: dict[str, str]) -> None:
@@ -179,3 +191,50 @@ class Checkpointer:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters of one checkpoint, proven intact, without its optimizer; nothing on disk changes.
+
+    Args:
+      folder: of the step, such as `<workdir>/checkpoints/5000`.
+
+    Returns:
+      The tree of parameters as numpy arrays, and the description that was saved with it.
+
+    Raises:
+      UserError: if the checkpoint cannot be read or is damaged.
+    """
+    try:
+        meta = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder.absolute() / "meta")
+        _check_description(meta, str(folder))
+        like = _params_like(meta["leaves"])
+        restore = ocp.args.PyTreeRestore(
+            item=like,
+            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like),
+            partial_restore=True,
+        )
+        state = ocp.PyTreeCheckpointer().restore(folder.absolute() / "state", args=restore)
+        saved = {name: value for name, value in meta["fingerprints"].items() if _is_param(name)}
+        _check_fingerprints(saved, examine(state)[0])
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can raise anything, from anywhere in Orbax
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise UserError(f"the checkpoint {folder} cannot be read or is damaged: {reason[:200]}") from error
+    return state["params"], meta
+
+
+def _is_param(name: str) -> bool:
+    return name.startswith("params/")
+
+
+def _params_like(leaves: dict[str, str]) -> dict[str, Any]:
+    """The tree of what `_describe` described, of parameters only."""
+    flat = {}
+    for name, described in leaves.items():
+        if _is_param(name):
+            dtype, shape = described.split()
+            sizes = () if shape == "scalar" else map(int, shape.split("x"))
+            flat[name] = jax.ShapeDtypeStruct(tuple(sizes), dtype)
+    return flax.traverse_util.unflatten_dict(flat, sep="/")

@@ -1,10 +1,11 @@
 """Flags of the commands: a config file with overrides, and one line for every mistake."""
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from absl import flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from muskie_jax.checks import suggest
@@ -16,22 +17,70 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, wi
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for what comes of it: checkpoints, figures, pictures."
 )
+OUT = flags.DEFINE_string("out", None, "The file or folder to make.")
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
 
 class Command(NamedTuple):
-    """A command of `python -m muskie_jax.data`.
+    """A command of a program that has several.
 
     Attributes:
       run: gets the arguments that are no flags, returns what is printed as JSON.
       needed: flags that must be given, with an example of each.
+      optional: other flags that it takes.
       arguments: names of the arguments.
     """
 
     run: Callable[[list[str]], dict[str, Any]]
     needed: Mapping[str, str]
+    optional: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
+
+
+def run_program(program: str, about: str, commands: Mapping[str, Command]) -> None:
+    """Runs `python -m <program> <command> <flags>`, and prints its result as one JSON object.
+
+    Args:
+      program: what comes after `python -m`.
+      about: shown for --help, a line for each command.
+      commands: by name.
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        _, *rest = argv
+        if rest and rest[0] in ("help", "-h", "--help"):
+            print(about.strip())
+            sys.exit(0)
+        if not rest or rest[0] not in commands:
+            said = f"no command {rest[0]!r}" if rest else "no command"
+            fail(f"{said}: write python -m {program} with one of {', '.join(commands)}")
+        name, *rest = rest
+        command = commands[name]
+        taken = (*command.needed, *command.optional)
+        for flag in taken:
+            FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[flag])  # so that --help shows it
+        _, *arguments = parse_flags([program, *rest], command.needed, f"{program} {name}")
+        for flag in FLAGS.get_key_flags_for_module(sys.modules[command.run.__module__]):
+            if flag.present and flag.name not in taken:
+                fail(f"--{flag.name} is not for {name} (its flags: python -m {program} {name} --help)")
+        if len(arguments) != len(command.arguments):
+            fail(f"write python -m {program} {' '.join((name, *command.arguments))} and its flags")
+        return [name, *arguments]
+
+    def run(arguments: list[str]) -> None:
+        name, *rest = arguments
+        logging.set_verbosity(logging.WARNING)
+        try:
+            result = commands[name].run(rest)
+        except UserError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        print(json.dumps(result))
+
+    app.run(run, flags_parser=parse)
 
 
 def fail(message: str) -> None:

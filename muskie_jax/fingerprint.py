@@ -68,6 +68,10 @@ def examine(tree: Any) -> tuple[dict[str, str], bool]:
 
 def digest(tree: Any) -> str:
     """One digest of a whole tree: 16 hexadecimal digits over the names and fingerprints of its leaves."""
-    leaves = examine(tree)[0]
-    text = "\n".join(f"{name} {leaves[name]}" for name in sorted(leaves))
+    return digest_of(examine(tree)[0])
+
+
+def digest_of(fingerprints: dict[str, str]) -> str:
+    """`digest`, of a tree that was examined already."""
+    text = "\n".join(f"{name} {fingerprints[name]}" for name in sorted(fingerprints))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -8,7 +8,6 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from muskie_jax import command_line
 from muskie_jax.benchmark import benchmark
 from muskie_jax.command_line import CONFIG, INTERRUPTED, WORKDIR, fail, parse_flags
 from muskie_jax.config import validate
@@ -30,7 +29,8 @@ _STOPPED_EXIT_CODE = flags.DEFINE_integer(
 
 # config.job -> what runs it
 JOBS = {"train": train, "benchmark": benchmark, "benchmark_data": benchmark_data, "plan": plan}
-flags.adopt_module_key_flags(command_line)  # so that --help shows them
+for flag in (CONFIG, WORKDIR):
+    flags.declare_key_flag(flag.name)  # so that --help shows them
 NEEDED = {"config": "configs/quickstart.py", "workdir": "runs/my_first"}
 
 

@@ -247,4 +247,4 @@ def run_inspect(arguments: list[str]) -> dict[str, Any]:
     return inspect(CONFIG.value, pathlib.Path(WORKDIR.value or "runs/inspect").expanduser(), _CHECK.value)
 
 
-INSPECT = Command(run_inspect, {"config": "configs/photos.py"})
+INSPECT = Command(run_inspect, {"config": "configs/photos.py"}, ("workdir", "check"))

@@ -81,4 +81,4 @@ def run_groups(arguments: list[str]) -> dict[str, Any]:
     return {"list": str(pathlib.Path(root) / file), "groups": count}
 
 
-GROUPS = Command(run_groups, {}, ("<folder of MegaDepth>",))
+GROUPS = Command(run_groups, {}, ("overlap",), ("<folder of MegaDepth>",))

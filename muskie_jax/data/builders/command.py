@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from muskie_jax.checks import suggest
-from muskie_jax.command_line import CONFIG, Command
+from muskie_jax.command_line import CONFIG, OUT, Command
 from muskie_jax.config import validate
 from muskie_jax.data.builders.encoding import DEFAULT_QUALITY, FORMATS, Encoding
 from muskie_jax.data.builders.frames import Frames, RenderedFrames, frames_of
@@ -21,7 +21,6 @@ from muskie_jax.data.sources import ADDRESS, SyntheticSource
 from muskie_jax.errors import UserError
 from muskie_jax.writers import say
 
-_OUT = flags.DEFINE_string("out", None, "Folder for the pack.")
 _SOURCE = flags.DEFINE_string("source", None, "Which of config.sources; may be left out if there is one.")
 _SIZE = flags.DEFINE_integer("size", 0, "Short side of larger images, pixels; 0: as they are.")
 _QUALITY = flags.DEFINE_integer(
@@ -39,6 +38,7 @@ _VIEWS = flags.DEFINE_integer("views", 8, "Synthetic: views of a room.", lower_b
 _HEIGHT = flags.DEFINE_integer("height", 384, "Synthetic: of a view, pixels.", lower_bound=16)
 _WIDTH = flags.DEFINE_integer("width", 512, "Synthetic: of a view, pixels.", lower_bound=16)
 SYNTHETIC_FLAGS = ("scenes", "views", "height", "width")
+PACK_FLAGS = ("source", "size", "quality", "format", "shards", "shard_mb", "workers", "overwrite")
 
 
 def run_pack(arguments: list[str]) -> dict[str, Any]:
@@ -46,8 +46,8 @@ def run_pack(arguments: list[str]) -> dict[str, Any]:
     del arguments
     config = CONFIG.value
     validate(config)
-    if ADDRESS in _OUT.value:
-        raise UserError(f"--out={_OUT.value} is an address: pack to a folder, then copy it there")
+    if ADDRESS in OUT.value:
+        raise UserError(f"--out={OUT.value} is an address: pack to a folder, then copy it there")
     encoding = Encoding(_SIZE.value, _QUALITY.value, _FORMAT.value)
     frames = frames_to_pack(config, _source_name(config), encoding)
     scenes = len(frames.scenes)
@@ -57,7 +57,7 @@ def run_pack(arguments: list[str]) -> dict[str, Any]:
     workers = len(available_cores()) if _WORKERS.value is None else _WORKERS.value
     done = pack(
         frames,
-        pathlib.Path(_OUT.value).expanduser(),
+        pathlib.Path(OUT.value).expanduser(),
         encoding,
         shards=_SHARDS.value,
         shard_bytes=_SHARD_MB.value * 10**6,
@@ -70,7 +70,7 @@ def run_pack(arguments: list[str]) -> dict[str, Any]:
     for scene in done.dropped:
         say(f"Left out a scene without a readable image: {scene}")
     seconds = round(time.perf_counter() - start, 1)
-    return _summary(_OUT.value, done) | {"scenes": scenes - len(done.dropped), "seconds": seconds}
+    return _summary(OUT.value, done) | {"scenes": scenes - len(done.dropped), "seconds": seconds}
 
 
 def run_verify(arguments: list[str]) -> dict[str, Any]:
@@ -134,5 +134,7 @@ def _summary(root: str, done: Pack) -> dict[str, Any]:
     }
 
 
-PACK = Command(run_pack, {"config": "configs/photos.py", "out": "packs/photos"})
-VERIFY = Command(run_verify, {}, ("<folder or address>",))
+PACK = Command(
+    run_pack, {"config": "configs/photos.py", "out": "packs/photos"}, (*PACK_FLAGS, *SYNTHETIC_FLAGS)
+)
+VERIFY = Command(run_verify, {}, arguments=("<folder or address>",))

@@ -1,0 +1,142 @@
+"""The commands of `python -m muskie_jax.interop`."""
+
+import dataclasses
+import pathlib
+import re
+from typing import Any
+
+from absl import flags
+
+from muskie_jax.command_line import CONFIG, OUT, Command
+from muskie_jax.errors import UserError
+from muskie_jax.files import check_free
+from muskie_jax.interop.load import open_weights
+from muskie_jax.interop.onnx_program import write_onnx
+from muskie_jax.interop.save import push_to_hub, write_folder
+from muskie_jax.interop.stablehlo import write_stablehlo
+from muskie_jax.interop.weights import SUFFIXES, write_weights
+from muskie_jax.interop.workdir import make_workdir
+from muskie_jax.models.muskie import DTYPES
+
+_SOURCE = "a work directory, a checkpoint in it, a file or folder of weights, or user/name on the hub"
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, f"What to export: {_SOURCE}.")
+_FROM = flags.DEFINE_string("from", None, f"Weights: {_SOURCE}.")
+_REPO = flags.DEFINE_string("repo", None, "user/name on the Hugging Face hub.")
+_PRIVATE = flags.DEFINE_bool("private", False, "If the repository is made, for its owner's eyes only.")
+_NUM_HEADS = flags.DEFINE_integer(
+    "num_heads", None, "Of files that do not say, if their size is that of no known network.", lower_bound=1
+)
+_BACKBONE_ONLY = flags.DEFINE_bool("backbone_only", False, "Leave the reconstruction head out.")
+flags.DEFINE_alias("backbone-only", "backbone_only")
+_FORCE = flags.DEFINE_bool("force", False, "Replace what is there.")
+_LICENCE = flags.DEFINE_string("licence", None, "Of the weights, for the card, such as cc-by-nc-4.0.")
+_VIEWS = flags.DEFINE_integer("views", 4, "Views of a group.", lower_bound=1)
+_SIZE = flags.DEFINE_string("size", "224", "Of the images, pixels: 224, or 384x512 for height x width.")
+_OUTPUT = flags.DEFINE_enum(
+    "output", "features", ["features", "reconstruction"], "What the program computes."
+)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", DTYPES, "Of matrix products.")
+
+EXAMPLE = "runs/quickstart"
+
+
+def run_export(arguments: list[str]) -> dict[str, Any]:
+    """Writes a file or a folder of weights."""
+    del arguments
+    out = pathlib.Path(OUT.value).expanduser()
+    if out.suffix and out.suffix not in SUFFIXES and not out.is_dir():
+        raise UserError(f"--out={out}: write a name that ends with .safetensors or .pth, or a folder's")
+    if out.suffix in SUFFIXES and _LICENCE.value:
+        raise UserError("--licence is for the card of a folder: write --out without .safetensors or .pth")
+    check_free(out, _FORCE.value)
+    weights = open_weights(_CHECKPOINT.value, _NUM_HEADS.value)
+    if _BACKBONE_ONLY.value:
+        weights = weights.backbone()
+    if out.suffix in SUFFIXES:
+        described = write_weights(out, weights, _FORCE.value)
+    else:
+        described = write_folder(out, weights, _LICENCE.value, _FORCE.value)
+    return _summary("export", described, out)
+
+
+def run_import(arguments: list[str]) -> dict[str, Any]:
+    """Makes a work directory that training goes on from."""
+    del arguments
+    workdir = pathlib.Path(OUT.value).expanduser()
+    check_free(workdir, _FORCE.value)
+    weights = open_weights(_FROM.value, _NUM_HEADS.value)
+    make_workdir(workdir, weights, CONFIG.value, _FORCE.value)
+    # Step 0 of a training to come: what is known of the one before stays behind.
+    return _summary("import", dataclasses.replace(weights, about={}).described(), workdir)
+
+
+def run_push(arguments: list[str]) -> dict[str, Any]:
+    """Uploads a folder."""
+    del arguments
+    commit = push_to_hub(_FROM.value, _REPO.value, private=_PRIVATE.value)
+    return {"job": "push", "repo": _REPO.value, "commit": commit}
+
+
+def run_stablehlo(arguments: list[str]) -> dict[str, Any]:
+    """Writes a folder with a program, its weights and its loader."""
+    del arguments
+    return _write_program("stablehlo", write_stablehlo, dtype=_DTYPE.value)
+
+
+def run_onnx(arguments: list[str]) -> dict[str, Any]:
+    """Writes an ONNX file."""
+    del arguments
+    return _write_program("onnx", write_onnx)
+
+
+def _write_program(job: str, write: Any, **options: Any) -> dict[str, Any]:
+    out = pathlib.Path(OUT.value).expanduser()
+    size = parse_size(_SIZE.value)
+    check_free(out, _FORCE.value)
+    weights = open_weights(_CHECKPOINT.value, _NUM_HEADS.value)
+    check_size(size, weights.network.patch)
+    if _OUTPUT.value == "reconstruction" and weights.backbone_only:
+        raise UserError(f"{_CHECKPOINT.value} has no reconstruction head: write --output features")
+    write(out, weights, _VIEWS.value, size, _OUTPUT.value, force=_FORCE.value, **options)
+    return _summary(job, weights.described(), out)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "224" or "384x512" -> (height, width).
+
+    Raises:
+      UserError: if it is neither.
+    """
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    if not match:
+        raise UserError(f"--size={text}: write pixels, as in 224, or 384x512 for height x width")
+    height, width = match[1], match[2] or match[1]
+    return int(height), int(width)
+
+
+def check_size(size: tuple[int, int], patch: int) -> None:
+    """Raises UserError for an image size that cannot be cut into patches."""
+    if any(side < patch or side % patch for side in size):
+        nearest = "x".join(str(max(patch, round(side / patch) * patch)) for side in size)
+        raise UserError(f"--size: sides must be multiples of the patch size {patch}: write {nearest}")
+
+
+def _summary(job: str, described: dict[str, Any], out: pathlib.Path) -> dict[str, Any]:
+    told = ("variant", "backbone_only", "step", "params_digest")
+    return {"job": job} | {name: described[name] for name in told if name in described} | {"out": str(out)}
+
+
+_PROGRAM_FLAGS = ("views", "size", "output", "num_heads", "force")
+EXPORT = Command(
+    run_export,
+    {"checkpoint": EXAMPLE, "out": "muskie.safetensors"},
+    ("backbone_only", "backbone-only", "num_heads", "licence", "force"),
+)
+IMPORT = Command(
+    run_import, {"from": "muskie-base.pth", "out": "runs/imported"}, ("config", "num_heads", "force")
+)
+PUSH = Command(run_push, {"from": "a folder of export", "repo": "user/name"}, ("private",))
+STABLEHLO = Command(
+    run_stablehlo, {"checkpoint": EXAMPLE, "out": "muskie_program"}, (*_PROGRAM_FLAGS, "dtype")
+)
+ONNX = Command(run_onnx, {"checkpoint": EXAMPLE, "out": "muskie.onnx"}, _PROGRAM_FLAGS)

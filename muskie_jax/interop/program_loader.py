@@ -1,0 +1,47 @@
+"""Runs an exported Muskie. It needs jax, numpy and safetensors, and no muskie_jax.
+
+    from load_muskie import load
+
+    muskie = load()  # from this file's folder
+    results = muskie(images)  # (groups, views, height, width, 3) in [-1, 1], and a mask if you like
+
+Views, height and width are those it was exported for; there may be any number of groups.
+"""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import safetensors.numpy
+from jax import export
+
+PROGRAM = "muskie.stablehlo"
+WEIGHTS = "weights.safetensors"
+
+
+def load(folder: str | pathlib.Path | None = None) -> Callable[..., tuple[jax.Array, ...]]:
+    """The network of a folder, by default of the one that this file is in.
+
+    Returns:
+      A function of images, float (groups, views, height, width, 3) in [-1, 1], and of a mask, bool
+      (groups, views, patches), True = hidden, none by default. It returns what was exported: the tokens
+      after every block, or the predicted pixels and their confidence.
+    """
+    folder = pathlib.Path(folder or pathlib.Path(__file__).parent)
+    program = export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
+    params = jax.device_put(safetensors.numpy.load_file(folder / WEIGHTS))
+    call = jax.jit(program.call)
+    _, images_shape, mask_shape = jax.tree.unflatten(program.in_tree, program.in_avals)[0]
+
+    def muskie(images: np.ndarray, mask: np.ndarray | None = None) -> tuple[jax.Array, ...]:
+        wanted, got = images_shape.shape[1:], images.shape[1:]
+        if got != wanted:
+            raise ValueError(
+                f"images must have shape (groups, {', '.join(map(str, wanted))}), got {images.shape}"
+            )
+        if mask is None:
+            mask = np.zeros((len(images), *mask_shape.shape[1:]), bool)
+        return call(params, images, mask)
+
+    return muskie

@@ -10,7 +10,7 @@ _FROM = {
     "push_to_hub": "muskie_jax.interop.save",
     "save_pretrained": "muskie_jax.interop.save",
 }
-__all__ = ["load_pretrained", "push_to_hub", "save_pretrained"]  # noqa: F822
+__all__ = ["load_pretrained", "push_to_hub", "save_pretrained"]
 
 
 def __getattr__(name: str):

@@ -8,8 +8,7 @@ from typing import Any
 
 from muskie_jax.errors import UserError
 from muskie_jax.files import made_whole
-from muskie_jax.interop.names import to_torch
-from muskie_jax.interop.weights import Weights, import_torch
+from muskie_jax.interop.weights import Weights, import_torch, state_dict
 
 MAX_BYTES = 2 * 10**9  # an ONNX file is one protocol buffer
 OPSET = 20
@@ -46,11 +45,11 @@ def write_onnx(
         )
     from muskie_jax.interop import torch_model
 
-    tensors = to_torch(weights.params, weights.network)
-    if sum(array.nbytes for array in tensors.values()) > MAX_BYTES:
+    tensors = state_dict(weights)
+    if sum(tensor.nbytes for tensor in tensors.values()) > MAX_BYTES:
         raise UserError("these weights are over 2 GB, which an ONNX file cannot hold: use stablehlo")
     network = weights.network
-    model = torch_model.from_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()}, network.heads)
+    model = torch_model.from_state_dict(tensors, network.heads)
     names = (
         ["pred", "conf"] if output == "reconstruction" else [f"tokens_{i}" for i in range(network.depth)]
     )

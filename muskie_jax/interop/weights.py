@@ -96,17 +96,26 @@ def write_weights(path: pathlib.Path, weights: Weights, force: bool = False) -> 
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: write a name that ends with .safetensors or .pth")
-    tensors = to_torch(weights.params, weights.network)
     described = weights.described()
     with made_whole(path, force) as part:
         if path.suffix == ".safetensors":
             metadata = {"format": "pt", KEY: json.dumps(described)}
-            save_safetensors(part, tensors, metadata)
+            save_safetensors(part, to_torch(weights.params, weights.network), metadata)
         else:
-            torch = import_torch()
-            content = {name: torch.from_numpy(array) for name, array in tensors.items()}
-            torch.save({"model": content, KEY: described}, part)
+            import_torch().save({"model": state_dict(weights), KEY: described}, part)
     return described
+
+
+def state_dict(weights: Weights) -> dict[str, Any]:
+    """Weights as PyTorch's tensors, by their published names.
+
+    Raises:
+      UserError: if PyTorch is not installed.
+    """
+    torch = import_torch()
+    tensors = to_torch(weights.params, weights.network)
+    # Arrays that JAX made cannot be written to, and PyTorch's tensors always can.
+    return {name: torch.from_numpy(np.require(x, requirements="W")) for name, x in tensors.items()}
 
 
 def save_safetensors(

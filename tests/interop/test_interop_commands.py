@@ -1,0 +1,106 @@
+"""`python -m muskie_jax.interop` as a user meets it."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from made import made_network, named_network
+
+from muskie_jax.interop.load import open_weights
+from muskie_jax.interop.names import Network
+from muskie_jax.interop.weights import Weights, write_weights
+from muskie_jax.models.muskie import build_model
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "muskie_jax.interop", *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"XLA_FLAGS": ""},
+    )  # fmt: skip
+
+
+def result(*arguments):
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def complaint(*arguments):
+    done = run(*arguments)
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of nano weights."""
+    path = tmp_path_factory.mktemp("weights") / "nano.safetensors"
+    write_weights(path, Weights(Network.of(build_model("nano")), named_network("nano", 0)[1]))
+    return path
+
+
+def test_round_of_formats(weights, tmp_path):
+    """File -> work directory -> folder -> backbone file -> program: each says what it is."""
+    digest = open_weights(weights).described()["params_digest"]
+    first = result("import", "--from", weights, "--out", tmp_path / "w")
+    assert first == {"job": "import", "variant": "nano", "backbone_only": False, "params_digest": digest,
+                     "out": str(tmp_path / "w")}  # fmt: skip
+    export = ("export", "--checkpoint", tmp_path / "w")
+    assert result(*export, "--out", tmp_path / "folder")["params_digest"] == digest
+    assert (tmp_path / "folder" / "README.md").is_file()
+    backbone = result(
+        "export",
+        "--checkpoint",
+        tmp_path / "folder",
+        "--out",
+        tmp_path / "b.safetensors",
+        "--backbone-only",
+    )
+    assert backbone["backbone_only"] is True and open_weights(tmp_path / "b.safetensors").backbone_only
+    program = ("stablehlo", "--checkpoint", tmp_path / "b.safetensors", "--views", "2", "--size", "32x48")
+    assert result(*program, "--out", tmp_path / "program")["out"] == str(tmp_path / "program")
+    assert (tmp_path / "program" / "muskie.stablehlo").is_file()
+    assert "no reconstruction head: write --output features" in complaint(
+        *program, "--out", tmp_path / "other", "--output", "reconstruction"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ([], "no command: write python -m muskie_jax.interop with one of export, import, push, stablehlo"),
+        (["exprt"], "no command 'exprt': write python -m muskie_jax.interop with one of export"),
+        (["export", "--out", "{tmp}/m.pth"], "--checkpoint is missing: write --checkpoint runs/quickstart"),
+        (["export", "--checkpoint", "{tmp}/none", "--out", "{tmp}/m.pth"], "there is no {tmp}/none: write a"),
+        (["export", "--checkpoint", "{weights}", "--out", "{tmp}/m.npz"], "ends with .safetensors or .pth"),
+        (["export", "--checkpoint", "{weights}", "--out", "{weights}"], "is there already: write another"),
+        (["export", "--checkpoint", "{weights}", "--out", "{tmp}/m.pth", "--views=3"], "--views is not for ex"),
+        (["export", "--checkpoint", "{weights}", "--out", "{tmp}/m.pth", "--licence=x"], "is for the card of"),
+        (["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p", "--size=60x30"], "write 64x32"),
+        (["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p", "--size=big"], "--size=big: write pixels"),
+        (["export", "--checkpoint", "{weights}", "--out", "/proc/x/m.pth"], "/proc/x/m.pth cannot be written"),
+        (["push", "--from", "{tmp}", "--repo", "user/name"], "has no model.safetensors: make it with export"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(arguments, expected, weights, tmp_path):
+    fill = lambda text: text.replace("{tmp}", str(tmp_path)).replace("{weights}", str(weights))
+    assert fill(expected) in complaint(*map(fill, arguments))
+    assert not list(tmp_path.iterdir())
+
+
+def test_heads_of_unknown_sizes(tmp_path):
+    model, params = made_network(0)
+    tensors = Weights(Network.of(model), params)
+    write_weights(tmp_path / "m.safetensors", tensors)
+    done = run("import", "--from", tmp_path / "m.safetensors", "--out", tmp_path / "w")
+    assert done.returncode == 2 and "no variant has width 24, 2 blocks and 2 heads" in done.stderr
+    out = tmp_path / "n.safetensors"
+    result("export", "--checkpoint", tmp_path / "m.safetensors", "--out", out, "--num_heads=3")
+    assert open_weights(out).network.heads == 3

@@ -1,0 +1,227 @@
+"""`load_pretrained` from everywhere, `save_pretrained`, and work directories made of weights."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import yaml
+from made import made_inputs, made_network, named_network, same
+from runs import nano_config
+
+import muskie_jax
+from muskie_jax import load_pretrained, push_to_hub, save_pretrained
+from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.config import default_config
+from muskie_jax.errors import UserError
+from muskie_jax.fingerprint import digest
+from muskie_jax.interop.load import open_weights
+from muskie_jax.interop.names import Network
+from muskie_jax.interop.weights import Weights, write_weights
+from muskie_jax.interop.workdir import make_workdir
+from muskie_jax.optim import make_optimizer
+from muskie_jax.train import train
+from muskie_jax.train_step import TrainState
+
+STEPS = (20, 30)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A work directory with checkpoints of two steps, and the parameters of each."""
+    workdir = tmp_path_factory.mktemp("runs") / "nano"
+    config = nano_config("/secret/place/photos")
+    checkpoints, params = Checkpointer(workdir, keep=3), {}
+    for step in STEPS:
+        params[step] = named_network("nano", step)[1]
+        on_device = jax.tree.map(jnp.asarray, params[step])
+        state = TrainState(jnp.int32(step), on_device, make_optimizer(config).init(on_device))
+        checkpoints.save(state, config)
+    checkpoints.close()
+    lines = [{"step": s, "evaluation/mse": 1 / s, "evaluation/baseline_mse": 0.5} for s in (10, 20, 30)]
+    lines.insert(1, {"step": 25, "train/loss": 1.0})
+    text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": 30, "evalu'
+    (workdir / "metrics.jsonl").write_text(text)
+    return workdir, params
+
+
+@pytest.mark.parametrize(
+    "where, step", [("", 30), ("20", 20), ("checkpoints/20", 20), ("checkpoints/30", 30)]
+)
+def test_from_a_work_directory(trained, where, step):
+    workdir, params = trained
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    model, loaded = load_pretrained(workdir / where)
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before, "only read"
+    assert same(loaded, params[step])
+    assert (model.width, model.depth, model.heads) == (48, 2, 4)
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m.pth", "folder"])
+@pytest.mark.parametrize("views, size", [(1, (16, 80)), (5, (48, 32))])
+def test_reconstructs_and_gives_features_at_any_size(trained, tmp_path, name, views, size):
+    workdir, params = trained
+    weights = open_weights(workdir / "20")
+    if name == "folder":
+        save_pretrained(tmp_path / name, *load_pretrained(workdir / "20"))
+    else:
+        if name.endswith("pth"):
+            pytest.importorskip("torch")
+        write_weights(tmp_path / name, weights)
+    model, loaded = load_pretrained(str(tmp_path / name))
+    assert same(loaded, params[20])
+    images, mask = made_inputs(0, views, size)
+    output = model.apply({"params": loaded}, images, mask)
+    patches = size[0] // 16 * (size[1] // 16)
+    assert output.pred.shape == output.conf.shape == (2, views, patches, 768)
+    tokens = model.apply({"params": loaded}, images, method="features")
+    assert [x.shape for x in tokens] == [(2, views, patches, 48)] * 2
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((output, tokens)))
+
+
+def test_what_is_known_of_the_training(trained):
+    about = open_weights(trained[0] / "20").about
+    assert about["step"] == 20
+    assert about["metrics"] == {"step": 20, "mse": 1 / 20, "baseline_mse": 0.5}
+    assert about["training"]["optim"]["learning_rate"] == 3e-3
+    assert about["training"]["sources"]["photos"]["root"] == "photos"
+    assert "secret" not in json.dumps(about), "paths of the training's computer are its owner's"
+
+
+@pytest.fixture
+def damaged(trained, tmp_path):
+    """The same with the newest checkpoint damaged."""
+    workdir = shutil.copytree(trained[0], tmp_path / "damaged")
+    largest = max((workdir / "checkpoints" / "30").rglob("*"), key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    return workdir
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(trained, damaged, capfd):
+    files = sorted(damaged.rglob("*"))
+    assert same(load_pretrained(damaged)[1], trained[1][20])
+    assert "checkpoints/30 cannot be read or is damaged" in capfd.readouterr().err
+    assert sorted(damaged.rglob("*")) == files, "moving it aside is the trainer's affair"
+    with pytest.raises(UserError, match="checkpoints/30 cannot be read or is damaged"):
+        load_pretrained(damaged / "30")
+    shutil.rmtree(damaged / "checkpoints" / "20" / "meta")
+    with pytest.raises(UserError, match="has no intact checkpoint; of the newest: the checkpoint"):
+        load_pretrained(damaged)
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "empty").mkdir()
+    for source, expected in [
+        (tmp_path, "has no checkpoint yet"),
+        (tmp_path / "empty", "is neither a work directory nor a checkpoint, and has no model.safetensors"),
+        (
+            tmp_path / "nothing",
+            "there is no .*: write a work directory, a checkpoint, a file of weights, or",
+        ),
+        ("user/model.safetensors", "there is no user/model.safetensors: write"),
+    ]:
+        with pytest.raises(UserError, match=expected):
+            load_pretrained(source)
+    with pytest.raises(UserError, match="dtype='float16': write one of float32, bfloat16"):
+        load_pretrained(tmp_path, dtype="float16")
+
+
+def test_options_of_the_model(trained):
+    model, params = load_pretrained(trained[0], dtype="bfloat16", scan_blocks=True, num_heads=3)
+    assert model.dtype == jnp.bfloat16 and model.scan_blocks and model.heads == 3
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_saved_folders(trained, tmp_path):
+    folder = tmp_path / "deep" / "folder"
+    model, params = load_pretrained(trained[0])
+    config = nano_config("/secret/place/photos")
+    described = save_pretrained(
+        folder,
+        model,
+        params,
+        training=config,
+        metrics={"mse": 0.09, "baseline_mse": 0.15},
+        licence="cc-by-4.0",
+    )
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert json.loads((folder / "config.json").read_text()) == {"model_type": "muskie"} | described
+    assert described["params_digest"] == digest(params) and described["variant"] == "nano"
+    card = (folder / "README.md").read_text()
+    _, header, body = card.split("---\n", 2)
+    assert yaml.safe_load(header)["license"] == "cc-by-4.0"
+    for said in ("# Muskie (Nano)", "| 0.0900 |", "| 20 steps |", "under: cc-by-4.0.", "root photos"):
+        assert said in body, said
+    assert "secret" not in card
+    with pytest.raises(UserError, match="is there already"):
+        save_pretrained(folder, model, params)
+    save_pretrained(
+        folder, model, {k: v for k, v in params.items() if k not in ("norm", "head")}, force=True
+    )
+    card = (folder / "README.md").read_text()
+    assert "no, features only" in card and "not stated yet" in card and "Not known" in card
+    assert load_pretrained(folder)[1].keys() == params.keys() - {"norm", "head"}
+    assert not [p for p in folder.parent.iterdir() if p.name.startswith(".")]
+
+
+def test_what_a_card_says_cannot_break_out_of_it(tmp_path):
+    model, params = made_network(0)
+    training = {"duration": "1 | 2\n\n# Title", "sources": {"a|b": {"kind": "<script>"}}}
+    save_pretrained(tmp_path / "m", model, params, training=training, licence="x\n---\n# y")
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert "\n# Title" not in card and "<script>" not in card.replace("\\<", "") and "\n# y" not in card
+
+
+def test_only_such_folders_are_pushed(tmp_path):
+    with pytest.raises(UserError, match="has no model.safetensors: make it with export --out"):
+        push_to_hub(tmp_path, "user/name")
+
+
+def test_a_work_directory_of_weights_is_trained_on(trained, tmp_path, photo_folder):
+    workdir, params = trained
+    config = nano_config(photo_folder)
+    config.duration, config.optim.warmup = "2 steps", "1 steps"
+    config.buckets.views = (2,)
+    config.buckets.resolutions = (((32, 32),),)
+    config.evaluation.pictures = 0
+    make_workdir(tmp_path / "w", open_weights(workdir / "20"), None, force=False)
+    imported = open_weights(tmp_path / "w")
+    assert same(imported.params, params[20]) and imported.about == {}
+    result = train(config, tmp_path / "w")
+    assert result["step"] == 2 and result["params_digest"] == digest(load_pretrained(tmp_path / "w")[1])
+    fresh = train(config, tmp_path / "fresh")
+    assert result["train_loss"] != fresh["train_loss"], "it began where the weights were"
+    with pytest.raises(UserError, match="is there already"):
+        make_workdir(tmp_path / "w", imported, None, force=False)
+    make_workdir(tmp_path / "w", imported, None, force=True)
+    assert [p.name for p in (tmp_path / "w" / "checkpoints").iterdir()] == ["0"]
+
+
+def test_weights_that_cannot_be_trained_are_refused(trained, tmp_path):
+    weights = open_weights(trained[0])
+    make = lambda weights, config=None: make_workdir(tmp_path / "w", weights, config, force=False)
+    with pytest.raises(UserError, match="no reconstruction head in these weights"):
+        make(weights.backbone())
+    model, params = made_network(0)
+    with pytest.raises(
+        UserError, match="no variant has width 24, 2 blocks and 2 heads: add one to VARIANTS"
+    ):
+        make(Weights(Network.of(model), params))
+    config = default_config()
+    config.sources.photos = nano_config("x").sources.photos
+    with pytest.raises(UserError, match=r"have width 48 and the config's network has 768: .*variant=nano"):
+        make(weights, config)
+    assert not (tmp_path / "w").exists()
+
+
+def test_the_package_says_what_it_offers():
+    assert {"load_pretrained", "push_to_hub", "save_pretrained"} <= set(muskie_jax.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'load_pretraned'"):
+        muskie_jax.load_pretraned  # noqa: B018
+    assert pathlib.Path(muskie_jax.__file__).name == "__init__.py"

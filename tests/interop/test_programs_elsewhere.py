@@ -1,0 +1,131 @@
+"""StableHLO and ONNX programs compute what the network does, without this package."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from made import made_inputs, made_network
+
+from muskie_jax.errors import UserError
+from muskie_jax.interop import onnx_program
+from muskie_jax.interop.names import Network
+from muskie_jax.interop.onnx_program import write_onnx
+from muskie_jax.interop.stablehlo import PLATFORMS, export_program, write_stablehlo
+from muskie_jax.interop.weights import Weights
+
+VIEWS, SIZE = 3, (32, 48)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A model, its parameters, and the same as weights."""
+    model, params = made_network(7)
+    return model, params, Weights(Network.of(model), params)
+
+
+def expected_results(model, params, images, mask, output):
+    if output == "features":
+        return model.apply({"params": params}, images, mask, method="features")
+    result = model.apply({"params": params}, images, mask)
+    return result.pred, result.conf
+
+
+def check(got, expected, tolerance):
+    assert len(got) == len(expected)
+    for ours, theirs in zip(got, expected):
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
+
+
+RUN = """
+import sys
+for name in ("muskie_jax", "flax", "orbax"): sys.modules[name] = None
+import jax, numpy as np
+from load_muskie import load
+muskie = load()
+inputs = np.load("inputs.npz")
+results = {}
+for groups in (1, 2):
+    images, mask = inputs["images"][:groups], inputs["mask"][:groups]
+    results |= {f"{groups}/{i}": np.asarray(x) for i, x in enumerate(muskie(images, mask))}
+results |= {f"whole/{i}": np.asarray(x) for i, x in enumerate(muskie(inputs["images"]))}
+np.savez("results.npz", **results)
+try:
+    muskie(inputs["images"][:, :2])
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("output", ["features", "reconstruction"])
+def test_stablehlo_without_this_package(tmp_path, network, output):
+    model, params, weights = network
+    folder = tmp_path / "program"
+    write_stablehlo(folder, weights, VIEWS, SIZE, output)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "load_muskie.py",
+        "muskie.stablehlo",
+        "weights.safetensors",
+    ]
+    images, mask = made_inputs(7, VIEWS, SIZE)
+    np.savez(folder / "inputs.npz", images=images, mask=mask)
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "images must have shape (groups, 3, 32, 48, 3), got (2, 2, 32, 48, 3)\n", (
+        done.stderr
+    )
+    results = np.load(folder / "results.npz")
+    for groups in (1, 2):
+        expected = expected_results(model, params, images[:groups], mask[:groups], output)
+        check([results[f"{groups}/{i}"] for i in range(len(expected))], expected, 2e-5)
+    expected = expected_results(model, params, images, None, output)
+    check([results[f"whole/{i}"] for i in range(len(expected))], expected, 2e-5)
+    with pytest.raises(UserError, match="is there already"):
+        write_stablehlo(folder, weights, VIEWS, SIZE, output)
+
+
+def test_stablehlo_is_for_all_platforms_and_any_number_of_groups(network):
+    exported = export_program(network[2], VIEWS, SIZE, "features")
+    assert set(exported.platforms) == set(PLATFORMS) == {"cpu", "cuda", "tpu"}
+    images = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0][1]
+    assert str(images.shape[0]) == "groups" and images.shape[1:] == (VIEWS, *SIZE, 3)
+    # On a TPU, products of float32 are rounded to 16 bits unless the program says that they must not be.
+    assert "HIGHEST" in exported.mlir_module()
+    assert "HIGHEST" not in export_program(network[2], VIEWS, SIZE, "features", "bfloat16").mlir_module()
+
+
+@pytest.mark.parametrize("output", ["features", "reconstruction"])
+def test_onnx(tmp_path, network, output):
+    for name in ("torch", "onnxscript"):
+        pytest.importorskip(name)
+    runtime = pytest.importorskip("onnxruntime")
+    model, params, weights = network
+    write_onnx(tmp_path / "m.onnx", weights, VIEWS, SIZE, output)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"], "weights are inside"
+    session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    images, mask = made_inputs(7, VIEWS, SIZE)
+    names = [result.name for result in session.get_outputs()]
+    assert names == (["tokens_0", "tokens_1"] if output == "features" else ["pred", "conf"])
+    for groups in (1, 2):
+        inputs = {"images": images[:groups].transpose(0, 1, 4, 2, 3), "mask": mask[:groups]}
+        expected = expected_results(model, params, images[:groups], mask[:groups], output)
+        check(session.run(names, inputs), expected, 1e-4)
+
+
+def test_what_onnx_cannot_hold_is_refused(tmp_path, network, monkeypatch):
+    for name in ("torch", "onnx", "onnxscript"):
+        pytest.importorskip(name)
+    monkeypatch.setattr(onnx_program, "MAX_BYTES", 1000)
+    with pytest.raises(UserError, match="over 2 GB, which an ONNX file cannot hold: use stablehlo"):
+        write_onnx(tmp_path / "m.onnx", network[2], VIEWS, SIZE, "features")
+    assert not list(tmp_path.iterdir())

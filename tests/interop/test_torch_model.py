@@ -1,0 +1,187 @@
+"""Our PyTorch module computes what the JAX one does, from the same files."""
+
+import argparse
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from made import made_inputs, made_network, same
+
+torch = pytest.importorskip("torch")
+
+from muskie_jax import load_pretrained, save_pretrained  # noqa: E402
+from muskie_jax.interop import torch_model  # noqa: E402
+from muskie_jax.interop.load import open_weights  # noqa: E402
+from muskie_jax.interop.names import Network, parameters  # noqa: E402
+from muskie_jax.interop.weights import Weights, state_dict, write_weights  # noqa: E402
+from muskie_jax.models.muskie import VARIANTS, build_model  # noqa: E402
+
+TOLERANCE = 1e-4
+torch.set_num_threads(1)  # tests run beside each other
+
+
+def to_torch_images(images):
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 1, 4, 2, 3)))
+
+
+def compare(model, params, theirs, images, mask):
+    """The largest difference of outputs and of every block's tokens."""
+    apply = jax.jit(model.apply, static_argnames=("method", "return_tokens"))
+    ours = apply({"params": params}, images, mask, return_tokens=True)
+    plain = apply({"params": params}, images, method="features")
+    with torch.inference_mode():
+        pixels, hidden = to_torch_images(images), torch.from_numpy(mask)
+        output, tokens = theirs(pixels, hidden), theirs.features(pixels, hidden)
+        unmasked = theirs.features(pixels)
+    pairs = [(ours.pred, output.pred), (ours.conf, output.conf)]
+    pairs += [*zip(ours.tokens, tokens, strict=True), *zip(plain, unmasked, strict=True)]
+    assert all(tuple(a.shape) == tuple(b.shape) for a, b in pairs)
+    return max(float(np.abs(np.asarray(a) - b.numpy()).max()) for a, b in pairs)
+
+
+def test_the_published_numbers(golden):
+    state = {
+        k.removeprefix("param/"): torch.from_numpy(v) for k, v in golden.items() if k.startswith("param/")
+    }
+    model = torch_model.from_state_dict(state, num_heads=4)
+    images, mask = torch.from_numpy(golden["images"]), torch.from_numpy(golden["mask"] > 0)
+    with torch.inference_mode():
+        pred, conf = model(images, mask)
+        tokens = model.features(images)
+
+    def as_images(x):
+        x = x.unflatten(2, (3, 4)).unflatten(-1, (3, 16, 16))  # (B, V, rows, columns, 3, 16, 16)
+        return x.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(4, 5)
+
+    close = lambda ours, theirs: np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=2e-5)
+    close(as_images(pred), golden["pred"])
+    close(as_images(conf), golden["conf"])
+    for block, ours in enumerate(tokens):
+        close(ours.flatten(0, 1), golden[f"latent/{block}"])
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize(
+    "seed, views, size, options",
+    [
+        (0, 3, (48, 80), {}),
+        (1, 1, (16, 112), {"width": 48, "heads": 3, "registers": 1}),
+        (2, 5, (40, 24), {"patch": 8, "view_embed": "learned", "max_views": 6}),
+    ],
+)
+def test_jax_to_file_to_pytorch(tmp_path, seed, views, size, options, suffix):
+    model, params = made_network(seed, **options)
+    images, mask = made_inputs(seed, views, size, model.patch)
+    write_weights(tmp_path / f"m.{suffix}", Weights(Network.of(model), params))
+    theirs = torch_model.load(tmp_path / f"m.{suffix}")
+    assert compare(model, params, theirs, images, mask) < TOLERANCE
+
+
+def test_every_parameter_matters():
+    """So that the comparisons above would see any one that is wrong."""
+    model, params = made_network(0)
+    images, mask = made_inputs(0, 2, (32, 48))
+    state = state_dict(Weights(Network.of(model), params))
+
+    def results(state):
+        theirs = torch_model.from_state_dict(state, model.heads)
+        with torch.inference_mode():
+            output = theirs(to_torch_images(images), torch.from_numpy(mask))
+        return torch.cat(output)
+
+    torch.manual_seed(0)
+    plain = results(state)
+    for name, tensor in state.items():
+        moved = results(state | {name: tensor + 0.1 * torch.randn_like(tensor)})
+        assert (moved - plain).abs().max() > 3 * TOLERANCE, name
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_pytorch_to_file_to_jax_to_pytorch_changes_no_bit(tmp_path, suffix):
+    torch.manual_seed(3)
+    network = torch_model.Muskie(width=48, depth=2, heads=4)
+    torch.nn.init.normal_(network.mask_placeholder)
+    # As the published trainer saves it.
+    optimizer = torch.optim.AdamW(network.parameters())
+    network.features(torch.zeros(1, 1, 3, 16, 16))[-1].sum().backward()
+    optimizer.step()
+    state = network.state_dict()
+    arguments = argparse.Namespace(lr=2e-4, mask_mode=["random"], output_dir="out", dist_url=None)
+    content = {
+        "model": state,
+        "optimizer": optimizer.state_dict(),
+        "epoch": 3,
+        "scaler": {},
+        "args": arguments,
+    }
+    torch.save(content, tmp_path / "checkpoint-3.pth")
+    model, params = load_pretrained(tmp_path / "checkpoint-3.pth")
+    assert model.heads == 4
+    weights = Weights(Network.of(model), jax.tree.map(np.asarray, params))
+    write_weights(tmp_path / f"back.{suffix}", weights)
+    back = torch_model.load(tmp_path / f"back.{suffix}").state_dict()
+    assert set(back) == set(state)
+    for name, tensor in state.items():
+        assert torch.equal(back[name].view(torch.int32), tensor.view(torch.int32)), name
+    assert same(jax.tree.map(np.asarray, load_pretrained(tmp_path / f"back.{suffix}")[1]), weights.params)
+
+
+def test_a_backbone_alone(tmp_path):
+    model, params = made_network(4)
+    backbone = Weights(Network.of(model), params).backbone()
+    write_weights(tmp_path / "b.safetensors", backbone)
+    theirs = torch_model.load(tmp_path / "b.safetensors")
+    images, _ = made_inputs(4, 2, (32, 32))
+    ours = model.apply(
+        {"params": open_weights(tmp_path / "b.safetensors").params}, images, method="features"
+    )
+    with torch.inference_mode():
+        tokens = theirs.features(to_torch_images(images))
+    assert max(float(np.abs(np.asarray(a) - b.numpy()).max()) for a, b in zip(ours, tokens)) < TOLERANCE
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameters_of_every_variant(variant):
+    """Names and shapes are those of the table, and the sizes those of `VARIANTS`."""
+    size = VARIANTS[variant]
+    with torch.device("meta"):
+        theirs = torch_model.Muskie(size.width, size.depth, torch_model.HEADS[size.width])
+    table = parameters(Network.of(build_model(variant)))
+    assert {n: tuple(x.shape) for n, x in theirs.state_dict().items()} == {
+        p.torch_name: p.torch_shape for p in table
+    }
+    assert theirs.head_size == size.width // size.heads
+
+
+def test_without_jax(tmp_path):
+    """The module is used from the package, and as a file on its own, where JAX cannot be imported."""
+    model, params = made_network(5)
+    save_pretrained(tmp_path / "folder", model, params)
+    shutil.copy(torch_model.__file__, tmp_path / "torch_model.py")
+    program = (
+        "import sys\n"
+        "for name in ('jax', 'flax', 'orbax'): sys.modules[name] = None\n"
+        "from {module} import load\n"
+        "import torch\n"
+        "tokens = load({path!r}).features(torch.zeros(1, 2, 3, 32, 48))\n"
+        "print(len(tokens), *tokens[-1].shape)\n"
+    )
+    root = pathlib.Path(torch_model.__file__).parents[2]
+    for module, folder in (("muskie_jax.interop.torch_model", root), ("torch_model", tmp_path)):
+        code = program.format(module=module, path=str(tmp_path / "folder" / "model.safetensors"))
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.stdout.split() == ["2", "1", "2", "6", "24"], done.stderr
+
+
+def test_what_cannot_be_used_is_said():
+    state = torch_model.Muskie(width=60, depth=1, heads=5).state_dict()
+    with pytest.raises(ValueError, match="how many heads a network of width 60"):
+        torch_model.from_state_dict(state)
+    with pytest.raises(ValueError, match="30x32 is not divisible by the patch size 16"):
+        torch_model.from_state_dict(state, 5).features(torch.zeros(1, 1, 3, 30, 32))

@@ -1,0 +1,229 @@
+"""Files of weights: what is written comes back, and nothing else is accepted or run."""
+
+import json
+import os
+import pathlib
+import pickle
+import stat
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from made import made_network, same
+
+from muskie_jax.errors import UserError
+from muskie_jax.interop import weights as weights_module
+from muskie_jax.interop.names import Network, to_torch
+from muskie_jax.interop.weights import Weights, read_weights, write_weights
+
+ABOUT = {"step": 20, "training": {"duration": "20 steps"}, "metrics": {"mse": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def weights():
+    model, params = made_network(0)
+    return Weights(Network.of(model), params, ABOUT)
+
+
+@pytest.fixture(params=["m.safetensors", "m.pth"])
+def path(request, tmp_path, weights):
+    """A file of either kind."""
+    if request.param.endswith("pth"):
+        pytest.importorskip("torch")
+    write_weights(tmp_path / request.param, weights)
+    return tmp_path / request.param
+
+
+def refusal(path, num_heads=None):
+    """The one line with which a file is refused; nothing is written or run meanwhile."""
+    before = sorted(path.parent.rglob("*"))
+    with pytest.raises(UserError) as error:
+        read_weights(path, num_heads)
+    assert sorted(path.parent.rglob("*")) == before, "something was written"
+    message = str(error.value)
+    assert message.startswith(str(path)) and "\n" not in message
+    return message
+
+
+def test_what_is_written_comes_back(path, weights):
+    back = read_weights(path)
+    assert same(back.params, weights.params)
+    assert back.network == weights.network and back.about == ABOUT
+    assert back.described() == weights.described()
+
+
+def test_others_may_read_what_is_written(path):
+    (path.parent / "plain").touch()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((path.parent / "plain").stat().st_mode)
+
+
+def test_a_file_that_is_there_is_replaced_only_by_force(path, weights):
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="is there already: write another name, or --force"):
+        write_weights(path, weights.backbone())
+    assert path.read_bytes() == before
+    write_weights(path, weights.backbone(), force=True)
+    assert read_weights(path).backbone_only
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_failed_write_leaves_what_was_there(path, weights, monkeypatch):
+    before = path.read_bytes()
+
+    def full(place, *_):
+        if isinstance(place, pathlib.Path):
+            place.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    for writer in ("save_safetensors", "state_dict"):
+        monkeypatch.setattr(weights_module, writer, full)
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+        write_weights(path, weights, force=True)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_other_suffixes_are_refused(tmp_path, weights):
+    with pytest.raises(UserError, match=r"m.npz: write a name that ends with .safetensors or .pth"):
+        write_weights(tmp_path / "m.npz", weights)
+    (tmp_path / "m.npz").touch()
+    assert "is no file of weights: its name ends with none of .safetensors" in refusal(tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.9])
+def test_a_flipped_bit_among_the_numbers_is_noticed(path, weights, part):
+    data = bytearray(path.read_bytes())
+    numbers = np.concatenate([x.ravel() for x in to_torch(weights.params, weights.network).values()])
+    needle = numbers[int(part * len(numbers)) :][:4].tobytes()
+    place = data.find(needle)
+    assert place > 0 and data.count(needle) == 1
+    data[place + 2] ^= 16
+    path.write_bytes(data)
+    assert "its numbers are not those that were written" in refusal(path) or "a checksum does" in refusal(
+        path
+    )
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(path, share):
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert "it cannot be read, and is damaged or no file of weights" in refusal(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello " * 100, b"\x80\x02.", os.urandom(4096)])
+def test_anything_else_is_refused(path, content):
+    path.write_bytes(content)
+    assert refusal(path)
+
+
+class Command:
+    """Unpickling it would run a command."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("where", ["beside", "as a tensor", "bare", "bare, old protocol", "renamed"])
+def test_a_pickle_that_would_run_a_command_is_refused(tmp_path, weights, where):
+    torch = pytest.importorskip("torch")
+    marker, path = tmp_path / "ran", tmp_path / ("m.safetensors" if where == "renamed" else "m.pth")
+    evil, state = Command(marker), weights_module.state_dict(weights)
+    if where in ("beside", "as a tensor"):
+        content = {"model": state, "args": evil} if where == "beside" else {"model": state | {"x": evil}}
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(evil, protocol=2 if "old" in where else 4))
+    message = refusal(path)
+    assert not marker.exists()
+    if where in ("beside", "as a tensor"):
+        assert "nothing of it was run" in message and "system" in message
+    pickle.loads(pickle.dumps(evil))  # it would have
+    assert marker.exists()
+
+
+def test_names_never_become_paths(tmp_path, weights):
+    tensors = to_torch(weights.params, weights.network)
+    tensors["../../escaped"] = tensors["/tmp/escaped"] = np.zeros(1, np.float32)
+    safetensors.numpy.save_file(tensors, tmp_path / "m.safetensors")
+    assert "unknown: ../../escaped, /tmp/escaped" in refusal(tmp_path / "m.safetensors", 2).replace(
+        "unknown: /tmp/escaped, ../../escaped", "unknown: ../../escaped, /tmp/escaped"
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_16_bits_are_widened(tmp_path, weights, dtype):
+    tensors = {n: x.astype(dtype) for n, x in to_torch(weights.params, weights.network).items()}
+    safetensors.numpy.save_file(tensors, tmp_path / "m.safetensors")
+    back = to_torch(read_weights(tmp_path / "m.safetensors", 2).params, weights.network)
+    assert all(np.array_equal(back[name], x.astype(np.float32)) for name, x in tensors.items())
+
+
+def rewrite(path, weights, described=None, **tensors):
+    tensors = to_torch(weights.params, weights.network) | tensors
+    metadata = {"muskie": described if isinstance(described, str) else json.dumps(described or {})}
+    safetensors.numpy.save_file(tensors, path, metadata)
+
+
+@pytest.mark.parametrize(
+    "described, expected",
+    [
+        ({"format": 99}, "it has format 99, and this code reads 1"),
+        ({"num_heads": "2; rm"}, "num_heads='2; rm', which is no number"),
+        ({"num_heads": 5}, "num_heads=5 does not fit width 24"),
+        ({}, "no known network has width 24 and 2 blocks"),
+        ([1], "it holds a list, where a dictionary should be"),
+        ("{", "it cannot be read"),
+    ],
+)
+def test_wrong_descriptions_are_refused(tmp_path, weights, described, expected):
+    rewrite(tmp_path / "m.safetensors", weights, described)
+    assert expected in refusal(tmp_path / "m.safetensors")
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path, weights):
+    bias = np.full(24, np.nan, np.float32)
+    rewrite(tmp_path / "m.safetensors", weights, {"num_heads": 2}, **{"decoder_norm.bias": bias})
+    assert "not finite" in refusal(tmp_path / "m.safetensors")
+    broken = weights.params | {"norm": {"scale": weights.params["norm"]["scale"], "bias": bias}}
+    with pytest.raises(UserError, match="not finite"):
+        write_weights(tmp_path / "n.safetensors", Weights(weights.network, broken))
+    assert not (tmp_path / "n.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        ({"model": {}}, "it holds no tensor"),
+        ({"model": {"a": 1}}, "'a' is no tensor"),
+        ([1, 2], "it holds a list, where a dictionary should be"),
+        ({"epoch": 3}, "'epoch' is no tensor"),
+    ],
+)
+def test_other_dictionaries_are_refused(tmp_path, content, expected):
+    torch = pytest.importorskip("torch")
+    torch.save(content, tmp_path / "m.pth")
+    assert expected in refusal(tmp_path / "m.pth")
+
+
+def test_a_bare_state_dict_is_read(tmp_path, weights):
+    torch = pytest.importorskip("torch")
+    torch.save(weights_module.state_dict(weights), tmp_path / "m.pth")
+    assert same(read_weights(tmp_path / "m.pth", 2).params, weights.params)
+
+
+def test_a_damaged_archive_without_a_description_is_noticed(tmp_path, weights):
+    """As published files have none: only their archive's checksums tell."""
+    torch = pytest.importorskip("torch")
+    torch.save({"model": weights_module.state_dict(weights)}, tmp_path / "m.pth")
+    data = bytearray((tmp_path / "m.pth").read_bytes())
+    with zipfile.ZipFile(tmp_path / "m.pth") as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    data[largest.header_offset + 2000] ^= 1
+    (tmp_path / "m.pth").write_bytes(data)
+    assert "a checksum does not match" in refusal(tmp_path / "m.pth", 2)

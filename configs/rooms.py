@@ -21,17 +21,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.batch.groups = 64
     config.batch.views = 8
     config.batch.reuse = 1
-    # Small images teach correspondence fast; one in five updates is larger, for larger photographs.
-    config.buckets.resolutions = (((128, 128),) * 4 + ((224, 224),),)
+    config.buckets.resolutions = (((128, 128),),)
     config.buckets.views = (2, 4, 8)
     config.mask.modes = (("random", 0.9), ("rectangle", 0.75))
 
-    config.duration = "9_000 steps"
+    config.duration = "11_000 steps"
     config.optim.learning_rate = 1e-3
     config.optim.warmup = "500 steps"
-    config.data.workers = 0
+    config.data.workers = 4  # they draw masks
 
-    config.evaluation.every = 2_000
+    config.evaluation.every = 5_000
     config.evaluation.size = (128, 128)
     config.checkpoint.every = 1_000
     config.log.every = 100

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
 
 from muskie_jax.errors import printable
 
@@ -60,6 +59,9 @@ class Writers:
         if jax.process_index() == 0:
             self._json = JsonLines(workdir / "metrics.jsonl", first_step)
             if tensorboard:
+                # Late, since it takes its time to load (and loads PyTorch where that is installed).
+                from tensorboardX import SummaryWriter
+
                 # Events of steps that this run repeats are hidden by TensorBoard (purge_step).
                 folder = str(workdir / "tensorboard")
                 self._board = SummaryWriter(folder, purge_step=first_step + 1)

@@ -20,7 +20,8 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 def run(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "muskie_jax.interop", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"XLA_FLAGS": ""},
+        cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True, timeout=300,
+        check=False,
     )  # fmt: skip
 
 
@@ -72,23 +73,27 @@ def test_round_of_formats(weights, tmp_path):
     )
 
 
+EXPORT = ["export", "--checkpoint", "{weights}", "--out"]
+PROGRAM = ["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p"]
+
+
 @pytest.mark.parametrize(
     "arguments, expected",
     [
         ([], "no command: write python -m muskie_jax.interop with one of export, import, push, stablehlo"),
         (["exprt"], "no command 'exprt': write python -m muskie_jax.interop with one of export"),
-        (["export", "--out", "{tmp}/m.pth"], "--checkpoint is missing: write --checkpoint runs/quickstart"),
-        (["export", "--checkpoint", "{tmp}/none", "--out", "{tmp}/m.pth"], "there is no {tmp}/none: write a"),
-        (["export", "--checkpoint", "{weights}", "--out", "{tmp}/m.npz"], "ends with .safetensors or .pth"),
-        (["export", "--checkpoint", "{weights}", "--out", "{weights}"], "is there already: write another"),
-        (["export", "--checkpoint", "{weights}", "--out", "{tmp}/m.pth", "--views=3"], "--views is not for ex"),
-        (["export", "--checkpoint", "{weights}", "--out", "{tmp}/m.pth", "--licence=x"], "is for the card of"),
-        (["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p", "--size=60x30"], "write 64x32"),
-        (["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p", "--size=big"], "--size=big: write pixels"),
-        (["export", "--checkpoint", "{weights}", "--out", "/proc/x/m.pth"], "/proc/x/m.pth cannot be written"),
-        (["push", "--from", "{tmp}", "--repo", "user/name"], "has no model.safetensors: make it with export"),
+        (["export", "--out", "{tmp}/m.pth"], "--checkpoint is missing: write --checkpoint runs/quickst"),
+        (["export", "--checkpoint", "{tmp}/no", "--out", "{tmp}/m.pth"], "there is no {tmp}/no: write a"),
+        ([*EXPORT, "{tmp}/m.npz"], "write a name that ends with .safetensors or .pth, or a folder's"),
+        ([*EXPORT, "{weights}"], "is there already: write another"),
+        ([*EXPORT, "{tmp}/m.pth", "--views=3"], "--views is not for export (its flags: "),
+        ([*EXPORT, "{tmp}/m.pth", "--licence=x"], "is for the card of"),
+        ([*EXPORT, "/proc/x/m.pth"], "/proc/x/m.pth cannot be written"),
+        ([*PROGRAM, "--size=60x30"], "write 64x32"),
+        ([*PROGRAM, "--size=big"], "--size=big: write pixels"),
+        (["push", "--from", "{tmp}", "--repo", "user/name"], "has no model.safetensors: make it with exp"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_one_line(arguments, expected, weights, tmp_path):
     fill = lambda text: text.replace("{tmp}", str(tmp_path)).replace("{weights}", str(weights))
     assert fill(expected) in complaint(*map(fill, arguments))

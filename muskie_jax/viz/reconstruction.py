@@ -2,13 +2,11 @@
 
 import numpy as np
 from matplotlib import colormaps
-from PIL import Image, ImageDraw, ImageFont
+
+from muskie_jax.viz.view_sheet import view_sheet
 
 ROWS = ("input", "prediction", "confidence", "truth")
 HIDDEN_GREY = 0.5
-MARGIN = 4  # pixels between views
-LABEL_WIDTH = 84
-MIN_VIEW_SIDE = 128  # smaller views are enlarged
 
 
 def reconstruction_sheet(
@@ -36,24 +34,4 @@ def reconstruction_sheet(
         "truth": truth,
     }
     pixels = {name: np.round(255 * np.clip(row, 0, 1)).astype(np.uint8) for name, row in rows.items()}
-    scale = max(1, -(-MIN_VIEW_SIDE // min(height, width)))
-    return _sheet(pixels, scale)
-
-
-def _sheet(rows: dict[str, np.ndarray], scale: int) -> np.ndarray:
-    groups, views, height, width, _ = next(iter(rows.values())).shape
-    height, width = scale * height, scale * width
-    group_height = len(rows) * (height + MARGIN) + 3 * MARGIN
-    size = (LABEL_WIDTH + views * (width + MARGIN), groups * group_height)
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=13)
-    for group in range(groups):
-        for row, (name, images) in enumerate(rows.items()):
-            top = group * group_height + row * (height + MARGIN)
-            draw.text((6, top + height // 2), name, fill="black", anchor="lm", font=font)
-            for view in range(views):
-                tile = Image.fromarray(images[group, view])
-                tile = tile.resize((width, height), Image.Resampling.NEAREST)
-                sheet.paste(tile, (LABEL_WIDTH + view * (width + MARGIN), top))
-    return np.asarray(sheet)
+    return view_sheet(pixels)

@@ -1,0 +1,80 @@
+"""The same surface in another view of a synthetic room."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from muskie_jax.data.synthetic import Cameras, WorldConfig, render_group
+from muskie_jax.data.synthetic.correspondence import find_in_view
+from muskie_jax.viz.features import patch_centres
+
+SIZE = (40, 60)  # height, width
+FOCAL = 50.0
+
+
+def two_cameras(position, rotation):
+    """The first at the origin, the second elsewhere; both of the same focal length."""
+    intrinsics = np.array([[FOCAL, 0, 30], [0, FOCAL, 20], [0, 0, 1]])
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = rotation, -rotation @ np.asarray(position)
+    return Cameras(np.stack([intrinsics, intrinsics]), np.stack([np.eye(4), pose]))
+
+
+def test_a_camera_beside_another():
+    """What is 5 m away moves by focal length x distance / depth = 10 pixels."""
+    depth = np.full((2, *SIZE), 5.0)
+    cameras = two_cameras([1.0, 0, 0], np.eye(3))
+    points = np.array([[55.0, 20.0], [12.5, 3.5], [9.0, 3.0]])
+    found, visible = find_in_view(points, depth, cameras, 0, 1)
+    np.testing.assert_allclose(found, points - [10, 0])
+    assert visible.tolist() == [True, True, False]  # the last is left of the image
+    back, visible = find_in_view(found[:2], depth, cameras, 1, 0)
+    np.testing.assert_allclose(back, points[:2])
+    assert visible.all()
+
+    depth[1, 3, 2] = 4.0  # something before the second point
+    _, visible = find_in_view(points, depth, cameras, 0, 1)
+    assert visible.tolist() == [True, False, False]
+    depth[0, 20, 55] = 2.5  # a nearer point moves further
+    found, _ = find_in_view(points, depth, cameras, 0, 1)
+    np.testing.assert_allclose(found[0], [35, 20])
+
+
+def test_a_camera_that_is_turned():
+    depth = np.full((2, *SIZE), 5.0)
+    quarter = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])  # the world's y is the camera's x
+    points = np.array([[34.0, 21.0], [30.0, 20.0]])
+    found, visible = find_in_view(points, depth, two_cameras([0, 0, 0], quarter), 0, 1)
+    np.testing.assert_allclose(found, [[31, 16], [30, 20]])
+    assert visible.all()
+    backwards = np.diag([-1.0, 1, -1])
+    _, visible = find_in_view(points, depth, two_cameras([0, 0, 0], backwards), 0, 1)
+    assert not visible.any()
+
+
+@pytest.fixture(scope="module")
+def room():
+    """A room under even light, in which a surface has one colour in all views."""
+    even = {"light_jitter": 0, "exposure": 0, "colour_cast": 0, "tone_jitter": 0}
+    world = dataclasses.replace(WorldConfig(), baseline=(0.1, 0.3), **even)
+    options = {"num_views": 2, "height": 96, "width": 96, "config": world, "with_geometry": True}
+    render = jax.jit(functools.partial(render_group, **options))
+    return jax.tree.map(np.asarray, render(np.array([7, 2], np.uint32)))
+
+
+def test_rendered_views_have_the_same_colour_there(room):
+    points = patch_centres((96, 96), 1)
+    found, visible = find_in_view(points, room.depth, room.cameras, 0, 1)
+    assert 0.3 < visible.mean() < 1
+
+    def colours(view, places):
+        columns, rows = np.clip(places.astype(int), 0, 95).T
+        return room.images[view][rows, columns].astype(float)
+
+    difference = lambda places: np.abs(colours(0, points) - colours(1, places)).mean(-1)
+    there, at_its_own_place = difference(found), difference(points)
+    assert np.median(there[visible]) < 10 < 30 < np.median(at_its_own_place[visible])
+    assert there[~visible].mean() > 2 * there[visible].mean()

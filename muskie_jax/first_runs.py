@@ -2,7 +2,7 @@
 
 When a program with cuDNN's attention first runs, its kernels are made ready by recording them. Copies
 from another thread break that: of nine trainings on an H100 (jax 0.11.2, CUDA 13) whose images were copied
-meanwhile, seven ended at once, with an error of cuDNN or a crash; of ten whose images waited, none.
+meanwhile, seven ended at once, with an error of cuDNN or a crash; of 16 whose images waited, none.
 """
 
 import contextlib

@@ -78,6 +78,7 @@ ZEROS = np.zeros(48, np.float32)
         ({"decoder_pred__bias": None}, "missing: decoder_pred.bias"),
         ({"blocks__0__attn__qkv__bias": ZEROS}, "unknown: blocks.0.attn.qkv.bias"),
         ({"decoder_norm__bias": ZEROS[1:]}, "of another shape: decoder_norm.bias (47, not 48)"),
+        ({"blocks__0__frame_mlp__fc1__weight": np.zeros((48, 192), np.float32)}, "(48x192, not 192x48)"),
         ({"decoder_norm__bias": np.zeros(48)}, "type than float32: decoder_norm.bias (float64)"),
         ({"blocks__7__norm1__bias": ZEROS}, "missing: blocks.2.norm1.weight"),
         ({"mask_placeholder": None}, "no weights of a Muskie: mask_placeholder is"),

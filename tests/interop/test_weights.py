@@ -65,7 +65,9 @@ def test_a_file_that_is_there_is_replaced_only_by_force(path, weights):
     with pytest.raises(UserError, match="is there already: write another name, or --force"):
         write_weights(path, weights.backbone())
     assert path.read_bytes() == before
-    write_weights(path, weights.backbone(), force=True)
+    with path.open("rb") as old:
+        write_weights(path, weights.backbone(), force=True)
+        assert old.read() == before, "who reads the old one reads all of it"
     assert read_weights(path).backbone_only
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 

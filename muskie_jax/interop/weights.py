@@ -145,6 +145,7 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
         tensors, described = (_read_safetensors if path.suffix == ".safetensors" else _read_pth)(path)
         if described.get("format", FORMAT) != FORMAT:
             raise UserError(f"it has format {described['format']}, and this code reads {FORMAT}")
+        tensors = _unwrapped(tensors)
         network = network_of(tensors, num_heads or _heads(described))
         weights = Weights(network, to_jax(tensors, network), _about(described))
         found = params_digest(weights.params)
@@ -153,6 +154,14 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return weights
+
+
+def _unwrapped(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors without what DistributedDataParallel and torch.compile put in front of every name."""
+    for wrapper in ("module.", "_orig_mod.", "module."):
+        if all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def _heads(described: Mapping[str, Any]) -> int | None:

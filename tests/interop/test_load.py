@@ -26,7 +26,7 @@ from muskie_jax.optim import make_optimizer
 from muskie_jax.train import train
 from muskie_jax.train_step import TrainState
 
-STEPS = (20, 30)
+STEPS = (20, 100)
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +41,15 @@ def trained(tmp_path_factory):
         state = TrainState(jnp.int32(step), on_device, make_optimizer(config).init(on_device))
         checkpoints.save(state, config)
     checkpoints.close()
-    lines = [{"step": s, "evaluation/mse": 1 / s, "evaluation/baseline_mse": 0.5} for s in (10, 20, 30)]
+    lines = [{"step": s, "evaluation/mse": 1 / s, "evaluation/baseline_mse": 0.5} for s in (10, 20, 100)]
     lines.insert(1, {"step": 25, "train/loss": 1.0})
-    text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": 30, "evalu'
+    text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": 100, "evalu'
     (workdir / "metrics.jsonl").write_text(text)
     return workdir, params
 
 
 @pytest.mark.parametrize(
-    "where, step", [("", 30), ("20", 20), ("checkpoints/20", 20), ("checkpoints/30", 30)]
+    "where, step", [("", 100), ("20", 20), ("checkpoints/20", 20), ("checkpoints/100", 100)]
 )
 def test_from_a_work_directory(trained, where, step):
     workdir, params = trained
@@ -95,7 +95,7 @@ def test_what_is_known_of_the_training(trained):
 def damaged(trained, tmp_path):
     """The same with the newest checkpoint damaged."""
     workdir = shutil.copytree(trained[0], tmp_path / "damaged")
-    largest = max((workdir / "checkpoints" / "30").rglob("*"), key=lambda path: path.stat().st_size)
+    largest = max((workdir / "checkpoints" / "100").rglob("*"), key=lambda path: path.stat().st_size)
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 1
     largest.write_bytes(data)
@@ -105,10 +105,10 @@ def damaged(trained, tmp_path):
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(trained, damaged, capfd):
     files = sorted(damaged.rglob("*"))
     assert same(load_pretrained(damaged)[1], trained[1][20])
-    assert "checkpoints/30 cannot be read or is damaged" in capfd.readouterr().err
+    assert "checkpoints/100 cannot be read or is damaged" in capfd.readouterr().err
     assert sorted(damaged.rglob("*")) == files, "moving it aside is the trainer's affair"
-    with pytest.raises(UserError, match="checkpoints/30 cannot be read or is damaged"):
-        load_pretrained(damaged / "30")
+    with pytest.raises(UserError, match="checkpoints/100 cannot be read or is damaged"):
+        load_pretrained(damaged / "100")
     shutil.rmtree(damaged / "checkpoints" / "20" / "meta")
     with pytest.raises(UserError, match="has no intact checkpoint; of the newest: the checkpoint"):
         load_pretrained(damaged)

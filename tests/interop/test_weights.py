@@ -219,6 +219,13 @@ def test_a_bare_state_dict_is_read(tmp_path, weights):
     assert same(read_weights(tmp_path / "m.pth", 2).params, weights.params)
 
 
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_names_of_wrapped_modules_are_known(tmp_path, weights, wrapper):
+    tensors = {wrapper + name: x for name, x in to_torch(weights.params, weights.network).items()}
+    safetensors.numpy.save_file(tensors, tmp_path / "m.safetensors")
+    assert same(read_weights(tmp_path / "m.safetensors", 2).params, weights.params)
+
+
 def test_a_damaged_archive_without_a_description_is_noticed(tmp_path, weights):
     """As published files have none: only their archive's checksums tell."""
     torch = pytest.importorskip("torch")

@@ -193,20 +193,22 @@ class Checkpointer:
         self._manager.close()
 
 
-def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], int, dict[str, Any]]:
     """The parameters of one checkpoint, proven intact, without its optimizer; nothing on disk changes.
 
     Args:
       folder: of the step, such as `<workdir>/checkpoints/5000`.
 
     Returns:
-      The tree of parameters as numpy arrays, and the description that was saved with it.
+      The tree of parameters as numpy arrays, the updates done, and the config they were trained with.
 
     Raises:
       UserError: if the checkpoint cannot be read or is damaged.
     """
     try:
-        meta = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder.absolute() / "meta")
+        read_json = lambda item: ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / item)
+        folder = folder.absolute()
+        meta, step = read_json("meta"), read_json("data")["next_update"]
         _check_description(meta, str(folder))
         like = _params_like(meta["leaves"])
         restore = ocp.args.PyTreeRestore(
@@ -214,7 +216,7 @@ def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
             restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like),
             partial_restore=True,
         )
-        state = ocp.PyTreeCheckpointer().restore(folder.absolute() / "state", args=restore)
+        state = ocp.PyTreeCheckpointer().restore(folder / "state", args=restore)
         saved = {name: value for name, value in meta["fingerprints"].items() if _is_param(name)}
         _check_fingerprints(saved, examine(state)[0])
     except UserError:
@@ -222,7 +224,7 @@ def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except Exception as error:  # a damaged file can raise anything, from anywhere in Orbax
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise UserError(f"the checkpoint {folder} cannot be read or is damaged: {reason[:200]}") from error
-    return state["params"], meta
+    return state["params"], step, meta["config"]
 
 
 def _is_param(name: str) -> bool:

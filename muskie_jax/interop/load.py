@@ -13,7 +13,7 @@ from muskie_jax.checkpoint import read_params
 from muskie_jax.errors import UserError
 from muskie_jax.interop.hub import WEIGHTS, download
 from muskie_jax.interop.model_card import metrics_of, shareable
-from muskie_jax.interop.names import Network, to_torch
+from muskie_jax.interop.names import Network, check_heads, to_torch
 from muskie_jax.interop.weights import SUFFIXES, Weights, read_weights
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import DTYPES, Muskie, build_model
@@ -79,6 +79,8 @@ def open_weights(
     if path.is_file():
         return read_weights(path, num_heads)
     if (path / "checkpoints").is_dir():
+        return _newest_intact(path / "checkpoints", num_heads)
+    if path.name == "checkpoints" and path.is_dir():
         return _newest_intact(path, num_heads)
     if (path / "meta").is_dir():
         return _of_checkpoint(path, num_heads)
@@ -95,10 +97,10 @@ def open_weights(
     return read_weights(download(str(source), revision, filename), num_heads)
 
 
-def _newest_intact(workdir: pathlib.Path, num_heads: int | None) -> Weights:
-    steps = [path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+def _newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Weights:
+    steps = [path for path in checkpoints.iterdir() if path.name.isdigit()]
     if not steps:
-        raise UserError(f"{workdir} has no checkpoint yet")
+        raise UserError(f"{checkpoints} has no checkpoint yet")
     errors = []
     for folder in sorted(steps, key=lambda path: int(path.name), reverse=True):
         try:
@@ -106,24 +108,31 @@ def _newest_intact(workdir: pathlib.Path, num_heads: int | None) -> Weights:
         except UserError as error:
             say(f"{error}; taking the one before")
             errors.append(error)
-    raise UserError(f"{workdir} has no intact checkpoint; of the newest: {errors[0]}")
+    raise UserError(f"{checkpoints} has no intact checkpoint; of the newest: {errors[0]}")
 
 
 def _of_checkpoint(folder: pathlib.Path, num_heads: int | None) -> Weights:
-    params, meta = read_params(folder)
-    network = network_of_config(meta["config"]["model"])
+    params, step, config = read_params(folder)
+    network = network_of_config(config["model"])
     if num_heads is not None:
+        check_heads(network.width, num_heads)
         network = dataclasses.replace(network, heads=num_heads)
     to_torch(params, network)  # checks names and shapes
-    step = int(folder.name)
     if step == 0:  # imported: its config is that of a training to come
         return Weights(network, params)
+    about = {"step": step, "training": shareable(config)}
     metrics = metrics_of(folder.parent.parent, step)
-    about = {"step": step, "training": shareable(meta["config"])}
     return Weights(network, params, about | ({"metrics": metrics} if metrics else {}))
 
 
 def network_of_config(model: Mapping[str, Any]) -> Network:
-    """The network of a config's section `model`."""
+    """The network of a config's section `model`.
+
+    Raises:
+      UserError: if this code has no such variant.
+    """
     sizes = ("patch", "registers", "view_embed", "max_views")
-    return Network.of(build_model(model["variant"], **{name: model[name] for name in sizes}))
+    try:
+        return Network.of(build_model(model["variant"], **{name: model[name] for name in sizes}))
+    except ValueError as error:
+        raise UserError(f"config.model.{error}") from error

@@ -49,7 +49,8 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "where, step", [("", 100), ("20", 20), ("checkpoints/20", 20), ("checkpoints/100", 100)]
+    "where, step",
+    [("", 100), ("checkpoints", 100), ("20", 20), ("checkpoints/20", 20), ("checkpoints/100", 100)],
 )
 def test_from_a_work_directory(trained, where, step):
     workdir, params = trained
@@ -82,7 +83,9 @@ def test_reconstructs_and_gives_features_at_any_size(trained, tmp_path, name, vi
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((output, tokens)))
 
 
-def test_what_is_known_of_the_training(trained):
+def test_what_is_known_of_the_training(trained, tmp_path):
+    copied = shutil.copytree(trained[0] / "checkpoints" / "20", tmp_path / "best")
+    assert open_weights(copied).about["step"] == 20, "whatever its folder is called"
     about = open_weights(trained[0] / "20").about
     assert about["step"] == 20
     assert about["metrics"] == {"step": 20, "mse": 1 / 20, "baseline_mse": 0.5}
@@ -136,6 +139,8 @@ def test_options_of_the_model(trained):
     model, params = load_pretrained(trained[0], dtype="bfloat16", scan_blocks=True, num_heads=3)
     assert model.dtype == jnp.bfloat16 and model.scan_blocks and model.heads == 3
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    with pytest.raises(UserError, match="num_heads=5 does not fit width 48"):
+        load_pretrained(trained[0] / "20", num_heads=5)
 
 
 def test_saved_folders(trained, tmp_path):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 from muskie_jax.checks import suggest
 from muskie_jax.config import default_config
-from muskie_jax.errors import UserError, printable
+from muskie_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with its settings.")
@@ -58,8 +58,9 @@ def run_program(program: str, about: str, commands: Mapping[str, Command]) -> No
         name, *rest = rest
         command = commands[name]
         taken = (*command.needed, *command.optional)
-        for flag in taken:
-            FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[flag])  # so that --help shows it
+        if "--help" in rest or "-h" in rest:
+            print(describe_command(program, name, command))
+            sys.exit(0)
         _, *arguments = parse_flags([program, *rest], command.needed, f"{program} {name}")
         for flag in FLAGS.get_key_flags_for_module(sys.modules[command.run.__module__]):
             if flag.present and flag.name not in taken:
@@ -83,9 +84,24 @@ def run_program(program: str, about: str, commands: Mapping[str, Command]) -> No
     app.run(run, flags_parser=parse)
 
 
+def describe_command(program: str, name: str, command: Command) -> str:
+    """What --help says of one of several commands: an example, what it does, and its flags."""
+    examples = [f"--{flag} {example}" for flag, example in command.needed.items()]
+    lines = [" ".join(["python -m", program, name, *command.arguments, *examples]), ""]
+    lines += [(command.run.__doc__ or "").splitlines()[0], ""]
+    for flag in (FLAGS[name] for name in (*command.needed, *command.optional)):
+        if "-" in flag.name:  # another spelling
+            continue
+        default = "" if flag.default in (None, "", False) else f" ({flag.default})"
+        lines.append(
+            f"  --{flag.name:<14} {flag.help}{' (needed)' if flag.name in command.needed else default}"
+        )
+    return "\n".join(lines)
+
+
 def fail(message: str) -> None:
     """Ends the program with one line on standard error."""
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"error: {UserError(message)}", file=sys.stderr)
     sys.exit(USAGE_ERROR)
 
 

@@ -74,7 +74,7 @@ def default_config() -> ConfigDict:
     config.buckets.resolutions = (((224, 224),), ((384, 384),), SIZES_512)
     config.buckets.views = (1, 2, 4, 8)  # a group is split into groups of so many views
 
-    config.duration = "400 epochs"  # or "... steps", or "... examples" (loaded groups)
+    config.duration = "400 epochs"  # or "... steps", or "... examples" (loaded groups); 0: evaluates only
     config.epoch_groups = 100_000
 
     config.optim = ConfigDict()
@@ -340,16 +340,14 @@ def to_steps(duration: str, config: ConfigDict, path: str) -> int:
 
 
 def total_steps(config: ConfigDict) -> int:
-    """Updates of the whole run."""
-    steps = to_steps(config.duration, config, "config.duration")
-    require(steps >= 1, f"config.duration={config.duration!r} is less than one step")
-    return steps
+    """Updates of the whole run; 0 if there is nothing but an evaluation."""
+    return to_steps(config.duration, config, "config.duration")
 
 
 def warmup_steps(config: ConfigDict) -> int:
     """Updates over which the learning rate rises; less than the whole run."""
     steps = to_steps(config.optim.warmup, config, "config.optim.warmup")
-    if steps >= total_steps(config):
+    if steps >= total_steps(config) > 0:
         raise UserError(
             f"config.optim.warmup={config.optim.warmup!r} is not shorter than "
             f"config.duration={config.duration!r}"

@@ -2,8 +2,9 @@
 
 
 def printable(text: str) -> str:
-    """A text with names of files in it, on one line and in valid UTF-8, whatever the names are."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+    """A text with names of files in it, on one line and harmless to terminals, whatever the names are."""
+    escaped = lambda c: c.encode("unicode_escape").decode()
+    return "".join(c if c.isprintable() else escaped(c) for c in text)
 
 
 class UserError(Exception):
@@ -11,6 +12,9 @@ class UserError(Exception):
 
     The message is one line: what is wrong, and what to write instead.
     """
+
+    def __init__(self, message: str):
+        super().__init__(printable(" ".join(message.split())))
 
 
 class NotFinite(Exception):

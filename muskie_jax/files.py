@@ -1,51 +1,89 @@
-"""Files and folders that are there whole or not at all."""
+"""Files and folders that are there whole or not at all, and that replace only what is like them."""
 
 import contextlib
 import os
 import pathlib
-import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Collection, Iterator
 
 from muskie_jax.errors import UserError
 
 
-def check_free(path: pathlib.Path, force: bool) -> None:
-    """Raises UserError if something is there that nobody allowed to replace."""
-    if not force and os.path.lexists(path) and not _is_empty_folder(path):
+def user_path(path: str | os.PathLike) -> pathlib.Path:
+    """A path as a user writes it, ~ included.
+
+    Raises:
+      UserError: if there is no such user.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{str(path)!r}: there is no such user's home") from error
+
+
+def check_free(path: pathlib.Path, force: bool, entries: Collection[str] | None = None) -> None:
+    """Raises UserError if what is at a path must not be replaced.
+
+    Args:
+      path: of a file or folder that is to be made.
+      force: whether the user allows to replace one of its kind.
+      entries: names of what the folder will hold: one that holds anything else is not of its kind.
+        None: it is to be a file.
+    """
+    if not os.path.lexists(path):
+        return
+    is_folder = path.is_dir() and not path.is_symlink()
+    if is_folder != (entries is not None):
+        kind = "a folder" if is_folder else "a file"
+        raise UserError(f"{path} is {kind}, which is not replaced: write another name")
+    held = {entry.name for entry in path.iterdir()} if is_folder else set()
+    if is_folder and not held:
+        return
+    if not force:
         raise UserError(f"{path} is there already: write another name, or --force (in Python force=True)")
-
-
-def _is_empty_folder(path: pathlib.Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    others = sorted(held - set(entries or ()))
+    if others:
+        raise UserError(f"{path} holds {others[0]!r} too, so it is not replaced: write another name")
 
 
 @contextlib.contextmanager
-def made_whole(path: pathlib.Path, force: bool = False) -> Iterator[pathlib.Path]:
-    """A free path beside `path`; the file or folder made there takes its place if nothing was raised.
+def made_whole(
+    path: pathlib.Path, force: bool = False, entries: Collection[str] | None = None
+) -> Iterator[pathlib.Path]:
+    """A place of the same name, elsewhere; what is made there comes to `path` if nothing is raised.
+
+    A process that is killed leaves a folder `.muskie-...` beside `path`, and `path` as it was.
+
+    Args:
+      path, force, entries: see `check_free`.
 
     Raises:
-      UserError: if `path` is taken, and not `force`; or if nothing can be written there.
+      UserError: if `path` is taken, or nothing can be written there.
     """
-    check_free(path, force)
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    path = pathlib.Path(os.path.abspath(path))
     try:
+        check_free(path, force, entries)
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        check_free(path, force)  # somebody may have been faster
-        if path.is_dir():  # a folder cannot be replaced by renaming, so the old one steps aside
-            path.rename(old)
-        try:
-            part.replace(path)
-        except OSError:
-            if os.path.lexists(old):
-                old.rename(path)
-            raise
+        with tempfile.TemporaryDirectory(prefix=".muskie-", dir=path.parent) as beside:
+            part = pathlib.Path(beside) / path.name
+            yield part
+            check_free(path, force, entries)  # somebody may have been faster
+            if entries is None:
+                part.replace(path)
+            else:
+                _replace_folder(part, path, pathlib.Path(beside) / "old")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        for left in (part, old):
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+
+
+def _replace_folder(part: pathlib.Path, path: pathlib.Path, old: pathlib.Path) -> None:
+    """Puts a folder at `path`; one that is there steps aside, since renaming cannot replace it."""
+    there = os.path.lexists(path)
+    if there:
+        path.rename(old)
+    try:
+        part.rename(path)
+    except BaseException:
+        if there:
+            old.rename(path)
+        raise

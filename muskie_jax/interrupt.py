@@ -1,13 +1,14 @@
 """Ending a run early without losing anything: Ctrl-C, SIGTERM, and preemption notices."""
 
+import contextlib
+import os
 import signal
 
 import jax
 from jax.experimental import multihost_utils
 
-from muskie_jax.writers import tell
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STANDARD_ERROR = 2
 
 
 class StopSignal:
@@ -39,7 +40,11 @@ class StopSignal:
             self.__exit__()
             signal.raise_signal(number)
         self.name = signal.Signals(number).name
-        tell(f"{self.name}: saving after this step, then stopping (again to stop at once)")
+        if jax.process_index() == 0:
+            # Past Python's buffers: the loop may be in the middle of writing to them.
+            said = f"{self.name}: saving after this step, then stopping (again to stop at once)\n"
+            with contextlib.suppress(OSError):
+                os.write(STANDARD_ERROR, said.encode())
 
     def requested(self, step: int) -> bool:
         """Whether to end after update `step`; the same answer in every process."""

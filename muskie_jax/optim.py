@@ -12,11 +12,12 @@ from muskie_jax.config import total_steps, warmup_steps
 def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
     """Learning rate of every update, counted from 0: rises from 0 to the peak, then falls to 0,
     which it would reach after the last."""
+    warmup = warmup_steps(config)
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=config.optim.learning_rate,
-        warmup_steps=warmup_steps(config),
-        decay_steps=total_steps(config),
+        warmup_steps=warmup,
+        decay_steps=max(total_steps(config), warmup + 1),  # of a run without updates it is never asked
     )
 
 

@@ -74,7 +74,8 @@ def train(
     if restored:
         state, old_config = restored
         tell(f"Continuing from step {int(state.step)} in {checkpoints.folder}")
-        describe_changes(old_config, config)
+        if state.step > 0:  # else the weights were imported, and no config was used yet
+            describe_changes(old_config, config)
     else:
         state = init_state(model, optimizer, config.seed, mesh)
     first_step = int(state.step)

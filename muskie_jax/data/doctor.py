@@ -242,7 +242,7 @@ def summary(result: dict[str, Any], workdir: pathlib.Path) -> list[str]:
 
 
 def run_inspect(arguments: list[str]) -> dict[str, Any]:
-    """The command."""
+    """Shows what is in a config's data, what is wrong with it, and what training would see."""
     del arguments
     return inspect(CONFIG.value, pathlib.Path(WORKDIR.value or "runs/inspect").expanduser(), _CHECK.value)
 

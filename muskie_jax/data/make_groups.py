@@ -70,7 +70,7 @@ def write_groups(root: pathlib.Path, file: str, low: float, high: float, seed: i
 
 
 def run_groups(arguments: list[str]) -> dict[str, Any]:
-    """The command."""
+    """Makes the list of groups that MegaDepth needs, from its list of pairs."""
     (root,) = arguments
     try:
         low, high = map(float, _OVERLAP.value)

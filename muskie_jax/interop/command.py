@@ -3,20 +3,22 @@
 import dataclasses
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
 
 from muskie_jax.command_line import CONFIG, OUT, Command
 from muskie_jax.errors import UserError
-from muskie_jax.files import check_free
+from muskie_jax.files import check_free, user_path
 from muskie_jax.interop.load import open_weights
 from muskie_jax.interop.onnx_program import write_onnx
-from muskie_jax.interop.save import push_to_hub, write_folder
-from muskie_jax.interop.stablehlo import write_stablehlo
+from muskie_jax.interop.save import ENTRIES, push_to_hub, write_folder
+from muskie_jax.interop.stablehlo import PROGRAM_ENTRIES, write_stablehlo
 from muskie_jax.interop.weights import SUFFIXES, write_weights
-from muskie_jax.interop.workdir import make_workdir
+from muskie_jax.interop.workdir import WORKDIR_ENTRIES, make_workdir
 from muskie_jax.models.muskie import DTYPES
+from muskie_jax.writers import say
 
 _SOURCE = "a work directory, a checkpoint in it, a file or folder of weights, or user/name on the hub"
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, f"What to export: {_SOURCE}.")
@@ -38,21 +40,25 @@ _OUTPUT = flags.DEFINE_enum(
 _DTYPE = flags.DEFINE_enum("dtype", "float32", DTYPES, "Of matrix products.")
 
 EXAMPLE = "runs/quickstart"
+ROOT = pathlib.Path(__file__).parents[2]
+# Suffixes of files that weights are not written as: a folder of such a name is not what is meant.
+OTHER_FILES = (".bin", ".ckpt", ".h5", ".json", ".msgpack", ".npy", ".npz", ".onnx", ".pkl", ".tar", ".zip")
 
 
 def run_export(arguments: list[str]) -> dict[str, Any]:
-    """Writes a file or a folder of weights."""
+    """Writes weights as .safetensors or .pth, or as a folder for the Hugging Face hub."""
     del arguments
-    out = pathlib.Path(OUT.value).expanduser()
-    if out.suffix and out.suffix not in SUFFIXES and not out.is_dir():
+    out = user_path(OUT.value)
+    if out.suffix in OTHER_FILES:
         raise UserError(f"--out={out}: write a name that ends with .safetensors or .pth, or a folder's")
-    if out.suffix in SUFFIXES and _LICENCE.value:
+    is_file = out.suffix in SUFFIXES
+    if is_file and _LICENCE.value:
         raise UserError("--licence is for the card of a folder: write --out without .safetensors or .pth")
-    check_free(out, _FORCE.value)
+    check_free(out, _FORCE.value, None if is_file else ENTRIES)
     weights = open_weights(_CHECKPOINT.value, _NUM_HEADS.value)
     if _BACKBONE_ONLY.value:
         weights = weights.backbone()
-    if out.suffix in SUFFIXES:
+    if is_file:
         described = write_weights(out, weights, _FORCE.value)
     else:
         described = write_folder(out, weights, _LICENCE.value, _FORCE.value)
@@ -60,39 +66,46 @@ def run_export(arguments: list[str]) -> dict[str, Any]:
 
 
 def run_import(arguments: list[str]) -> dict[str, Any]:
-    """Makes a work directory that training goes on from."""
+    """Makes a work directory of weights, to train on from them, or to evaluate them."""
     del arguments
-    workdir = pathlib.Path(OUT.value).expanduser()
-    check_free(workdir, _FORCE.value)
+    workdir = user_path(OUT.value)
+    check_free(workdir, _FORCE.value, WORKDIR_ENTRIES)
     weights = open_weights(_FROM.value, _NUM_HEADS.value)
     make_workdir(workdir, weights, CONFIG.value, _FORCE.value)
+    variant = weights.network.variant
+    own = ROOT / "configs" / f"muskie_{variant}.py"
+    config = f"configs/{own.name}" if own.is_file() else f"<a config> --config.model.variant={variant}"
+    say(f"Trains on with: python -m muskie_jax.main --config {config} --workdir {workdir}")
     # Step 0 of a training to come: what is known of the one before stays behind.
     return _summary("import", dataclasses.replace(weights, about={}).described(), workdir)
 
 
 def run_push(arguments: list[str]) -> dict[str, Any]:
-    """Uploads a folder."""
+    """Uploads a folder of export to the Hugging Face hub."""
     del arguments
     commit = push_to_hub(_FROM.value, _REPO.value, private=_PRIVATE.value)
     return {"job": "push", "repo": _REPO.value, "commit": commit}
 
 
 def run_stablehlo(arguments: list[str]) -> dict[str, Any]:
-    """Writes a folder with a program, its weights and its loader."""
+    """Writes a folder with a program for CPUs, GPUs and TPUs, its weights, and what runs it."""
     del arguments
-    return _write_program("stablehlo", write_stablehlo, dtype=_DTYPE.value)
+    return _write_program("stablehlo", write_stablehlo, PROGRAM_ENTRIES, dtype=_DTYPE.value)
 
 
 def run_onnx(arguments: list[str]) -> dict[str, Any]:
-    """Writes an ONNX file."""
+    """Writes a program for ONNX runtimes."""
     del arguments
-    return _write_program("onnx", write_onnx)
+    if not OUT.value.endswith(".onnx"):
+        raise UserError(f"--out={OUT.value}: write a name that ends with .onnx")
+    return _write_program("onnx", write_onnx, None)
 
 
-def _write_program(job: str, write: Any, **options: Any) -> dict[str, Any]:
-    out = pathlib.Path(OUT.value).expanduser()
-    size = parse_size(_SIZE.value)
-    check_free(out, _FORCE.value)
+def _write_program(
+    job: str, write: Callable[..., None], entries: tuple[str, ...] | None, **options: Any
+) -> dict[str, Any]:
+    out, size = user_path(OUT.value), parse_size(_SIZE.value)
+    check_free(out, _FORCE.value, entries)
     weights = open_weights(_CHECKPOINT.value, _NUM_HEADS.value)
     check_size(size, weights.network.patch)
     if _OUTPUT.value == "reconstruction" and weights.backbone_only:
@@ -135,7 +148,7 @@ EXPORT = Command(
 IMPORT = Command(
     run_import, {"from": "muskie-base.pth", "out": "runs/imported"}, ("config", "num_heads", "force")
 )
-PUSH = Command(run_push, {"from": "a folder of export", "repo": "user/name"}, ("private",))
+PUSH = Command(run_push, {"from": "exported", "repo": "user/name"}, ("private",))
 STABLEHLO = Command(
     run_stablehlo, {"checkpoint": EXAMPLE, "out": "muskie_program"}, (*_PROGRAM_FLAGS, "dtype")
 )

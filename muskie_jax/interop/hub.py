@@ -73,13 +73,11 @@ def _not_got(repo: str, filename: str | None, revision: str | None, error: Excep
             f"the hub's {repo} is for those whom its owner lets in: ask there, then hf auth login"
         )
     if isinstance(error, errors.RepositoryNotFoundError):
-        return UserError(
-            f"there is no folder or file {repo} here, and no such repository on the hub that you may read"
-        )
+        return UserError(f"there is no {repo!r} here, and no such repository on the hub that you may read")
     if isinstance(error, errors.RevisionNotFoundError):
         return UserError(f"the hub's {repo} has no revision {revision!r}")
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return UserError(f"there is no folder or file {repo} here, and the hub could not be reached for it")
+        return UserError(f"there is no {repo!r} here, and the hub could not be reached for it")
     if isinstance(error, errors.EntryNotFoundError):
         return UserError(f"the hub's {repo} has no file {filename!r}")
     return UserError(f"{repo} could not be had from the hub: {_reason(error)}")

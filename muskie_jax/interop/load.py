@@ -1,6 +1,8 @@
 """Weights from wherever they are: work directories, checkpoints, files, folders, the Hugging Face hub."""
 
+import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -10,16 +12,21 @@ from typing import Any
 import jax
 
 from muskie_jax.checkpoint import read_params
+from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
+from muskie_jax.files import user_path
+from muskie_jax.interop.description import metrics_of, plain, shareable
 from muskie_jax.interop.hub import WEIGHTS, download
-from muskie_jax.interop.model_card import metrics_of, shareable
 from muskie_jax.interop.names import Network, check_heads, to_torch
 from muskie_jax.interop.weights import SUFFIXES, Weights, read_weights
 from muskie_jax.models.attention import Attention
-from muskie_jax.models.muskie import DTYPES, Muskie, build_model
+from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
 from muskie_jax.writers import say
 
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
+ORIGIN = "imported.json"  # of a work directory made of weights: what they said of themselves
+OPTIONS = ("remat", "scan_blocks")  # attributes of a network that change no parameter
+TRIES = 10  # of listing checkpoints, when a training deletes them meanwhile
 
 
 def load_pretrained(
@@ -45,7 +52,8 @@ def load_pretrained(
       num_heads: for files without a description whose size is that of no known network; or to override.
       revision, filename: of a repository, the branch, tag or commit, and the file.
       dtype: of matrix products: "float32", or "bfloat16", faster on GPUs and TPUs.
-      attention, options: further attributes of `Muskie`, such as `scan_blocks=True`.
+      attention: see `muskie_jax.models.attention.Attention`.
+      options: `remat` and `scan_blocks`, see `Muskie`.
 
     Returns:
       The model and its parameters, float32, on the default device. Parameters of a file without the
@@ -54,17 +62,24 @@ def load_pretrained(
     Raises:
       UserError: one line, if there are no weights, or they are damaged or of something else.
     """
-    if dtype not in DTYPES:
-        raise UserError(f"dtype={dtype!r}: write one of {', '.join(DTYPES)}")
     weights = open_weights(source, num_heads, revision, filename)
-    model = model_of(weights.network, dtype=dtype, attention=Attention(attention), **options)
+    model = model_of(weights.network, dtype, attention, **options)
     return model, jax.device_put(weights.params)
 
 
-def model_of(network: Network, *, dtype: str = "float32", **options: Any) -> Muskie:
-    """The module of a network; `options` are attributes that change no parameter."""
-    sizes = {name: getattr(network, name) for name in network.__dataclass_fields__}
-    return Muskie(**sizes, dtype=jax.numpy.dtype(dtype), **options)
+def model_of(network: Network, dtype: Any = "float32", attention: str = "auto", **options: Any) -> Muskie:
+    """The module of a network; for arguments and errors see `load_pretrained`."""
+    with contextlib.suppress(TypeError):  # of what is no type: the message below names it
+        dtype = jax.numpy.dtype(dtype)
+    one_of(getattr(dtype, "name", dtype), DTYPES, "dtype")
+    for name in options:
+        one_of(name, OPTIONS, "load_pretrained")
+    one_of(options.get("remat", "none"), REMAT, "remat")
+    try:
+        kernel = Attention(attention)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return Muskie(**dataclasses.asdict(network), dtype=dtype, attention=kernel, **options)
 
 
 def open_weights(
@@ -74,8 +89,14 @@ def open_weights(
     filename: str | None = None,
 ) -> Weights:
     """Weights and what is known of them, in memory; for arguments and errors see `load_pretrained`."""
-    path = pathlib.Path(source).expanduser()
+    path = user_path(source)
     step = path.parent / "checkpoints" / path.name
+    try:
+        local = os.path.lexists(path) or step.is_dir()
+    except OSError as error:  # a name that no path can have
+        raise UserError(f"{str(source)[:100]!r} is no path: {error.strerror}") from error
+    if local and (revision or filename):
+        raise UserError(f"{path} is here, and revision= and filename= are for repositories of the hub")
     if path.is_file():
         return read_weights(path, num_heads)
     if (path / "checkpoints").is_dir():
@@ -88,27 +109,37 @@ def open_weights(
         return _of_checkpoint(step, num_heads)
     if (path / WEIGHTS).is_file():
         return read_weights(path / WEIGHTS, num_heads)
-    if path.is_dir():
+    if local:
         raise UserError(f"{path} is neither a work directory nor a checkpoint, and has no {WEIGHTS}")
-    if path.suffix in SUFFIXES or not REPO.fullmatch(str(source)):
+    if path.suffix in SUFFIXES or path.parent.is_dir() or not REPO.fullmatch(str(source)):
         raise UserError(
-            f"there is no {path}: write a work directory, a checkpoint, a file of weights, or user/name"
+            f"there is no {str(path)!r}: write a work directory, a checkpoint, a file of weights, or "
+            "user/name of the hub"
         )
+    say(f"Looking for {source} on the Hugging Face hub")
     return read_weights(download(str(source), revision, filename), num_heads)
 
 
 def _newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Weights:
-    steps = [path for path in checkpoints.iterdir() if path.name.isdigit()]
-    if not steps:
-        raise UserError(f"{checkpoints} has no checkpoint yet")
-    errors = []
-    for folder in sorted(steps, key=lambda path: int(path.name), reverse=True):
-        try:
-            return _of_checkpoint(folder, num_heads)
-        except UserError as error:
-            say(f"{error}; taking the one before")
-            errors.append(error)
-    raise UserError(f"{checkpoints} has no intact checkpoint; of the newest: {errors[0]}")
+    errors: dict[pathlib.Path, UserError] = {}
+    for _ in range(TRIES):
+        steps = [path for path in checkpoints.iterdir() if path.name.isdigit()]
+        if not steps:
+            raise UserError(f"{checkpoints} has no checkpoint yet")
+        for folder in sorted(steps, key=lambda path: int(path.name), reverse=True):
+            if folder in errors:
+                continue
+            try:
+                return _of_checkpoint(folder, num_heads)
+            except UserError as error:
+                if not folder.is_dir():
+                    break  # a training that goes on has deleted it, and has a newer one
+                say(f"{error}; taking the one before")
+                errors[folder] = error
+        else:
+            break
+    reason = next(iter(errors.values()), "they change too fast to be read")
+    raise UserError(f"{checkpoints} has no intact checkpoint; of the newest: {reason}")
 
 
 def _of_checkpoint(folder: pathlib.Path, num_heads: int | None) -> Weights:
@@ -118,11 +149,23 @@ def _of_checkpoint(folder: pathlib.Path, num_heads: int | None) -> Weights:
         check_heads(network.width, num_heads)
         network = dataclasses.replace(network, heads=num_heads)
     to_torch(params, network)  # checks names and shapes
-    if step == 0:  # imported: its config is that of a training to come
-        return Weights(network, params)
-    about = {"step": step, "training": shareable(config)}
-    metrics = metrics_of(folder.parent.parent, step)
-    return Weights(network, params, about | ({"metrics": metrics} if metrics else {}))
+    workdir = folder.absolute().parent.parent
+    about = {"origin": _origin(workdir)}
+    if step > 0:  # else it was imported, and its config is that of a training to come
+        about |= {"step": step, "training": shareable(config), "metrics": metrics_of(workdir, step)}
+    return Weights(
+        network, params, {name: value for name, value in about.items() if value not in (None, {})}
+    )
+
+
+def _origin(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """What the weights said of themselves that a work directory was made of, if it was."""
+    try:
+        return plain(json.loads((workdir / ORIGIN).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{workdir / ORIGIN} cannot be read: {error}") from error
 
 
 def network_of_config(model: Mapping[str, Any]) -> Network:

@@ -1,27 +1,11 @@
-"""What goes along with weights: how they were trained, how well, and the card that says so."""
+"""The card that goes along with weights: what they are, how they were trained, how well."""
 
 import json
-import math
-import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Sections of a config that decide what is learned; the others say how it ran, and where.
-TOLD = (
-    "model",
-    "sources",
-    "mask",
-    "loss",
-    "batch",
-    "buckets",
-    "duration",
-    "epoch_groups",
-    "optim",
-    "evaluation",
-    "seed",
-)
-PLACES = ("root", "photos", "groups")  # settings of sources that are paths of the training's computer
+MAX_CELL = 300  # characters of a value in a table
 
 CARD = """---
 {header}---
@@ -77,36 +61,6 @@ The code is under the Apache License 2.0. {licence}
 """
 
 
-def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a training's config, what decides the weights, without paths of the computer it ran on."""
-    told = {name: config[name] for name in TOLD if name in config}
-    told["sources"] = {name: _source(source) for name, source in told.get("sources", {}).items()}
-    return json.loads(json.dumps(told))  # tuples as lists, as they come back from a file
-
-
-def _source(source: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: pathlib.PurePath(value).name if name in PLACES and isinstance(value, str) else value
-        for name, value in source.items()
-    }
-
-
-def metrics_of(workdir: pathlib.Path, step: int) -> dict[str, float]:
-    """The newest evaluation at or before a step, by `metrics.jsonl`; empty if there is none."""
-    found: dict[str, float] = {}
-    path = workdir / "metrics.jsonl"
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                values = json.loads(line)
-                measured = {k.split("/", 1)[1]: v for k, v in values.items() if k.startswith("evaluation/")}
-                if measured and values["step"] <= step:
-                    found = {"step": values["step"]} | measured
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue  # a line that a killed run did not finish
-    return found
-
-
 def model_card(described: Mapping[str, Any], licence: str | None) -> str:
     """The README.md of a folder of weights.
 
@@ -115,17 +69,17 @@ def model_card(described: Mapping[str, Any], licence: str | None) -> str:
       licence: of the weights, as the hub names it ("cc-by-nc-4.0"); None leaves a place for it.
     """
     name = (described["variant"] or f"width {described['width']}").capitalize()
-    rows = {
+    network = {
         "blocks, of two transformer layers each": described["depth"],
         "width": described["width"],
         "heads": described["num_heads"],
         "patch size": described["patch"],
         "register tokens per view": described["registers"],
         "reconstruction head": "no, features only" if described["backbone_only"] else "yes",
-        "digest of the parameters": f"`{described['params_digest']}`",
+        "digest of the parameters": described["params_digest"],
     }
     if described["view_embed"] != "none":
-        rows["view embedding"] = described["view_embed"]
+        network["view embedding"] = described["view_embed"]
     header = ["library_name: muskie_jax", "pipeline_tag: image-feature-extraction"]
     header += ["tags:", "- muskie", "- multi-view", "- 3d-vision", "- jax", "- pytorch"]
     if licence:
@@ -140,51 +94,78 @@ def model_card(described: Mapping[str, Any], licence: str | None) -> str:
         header="".join(f"{line}\n" for line in header),
         title=f"Muskie ({name})",
         version=described["muskie_jax"],
-        network=_rows(rows),
+        network=_rows(network),
         training=_training(described),
-        results=_results(described.get("metrics") or {}),
+        results=_results(described),
         licence=said,
     )
 
 
 def _cell(value: Any) -> str:
-    """A value inside a table: one line, and nothing that ends the cell or begins markup."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return re.sub(r"([|<>`*\\\[\]])", r"\\\1", " ".join(text.split()))
+    """A value inside a table: one line, nothing that ends the cell, begins markup or becomes a link."""
+    text = " ".join((value if isinstance(value, str) else json.dumps(value)).split())
+    text = text if len(text) <= MAX_CELL else f"{text[:MAX_CELL]} ..."
+    return re.sub(r"([|<>`*_~#&\\\[\]:@])", r"\\\1", text).replace("www.", "www\\.")
 
 
 def _rows(values: Mapping[str, Any]) -> str:
-    shown = {k: v if str(v).startswith("`") else _cell(v) for k, v in values.items()}
-    return "\n".join(f"| {name} | {value} |" for name, value in shown.items())
+    return "\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in values.items())
 
 
 def _training(described: Mapping[str, Any]) -> str:
-    training = described.get("training")
+    """In words what most readers ask for; all of it is in config.json."""
+    training, origin = described.get("training"), described.get("origin")
+    said = []
+    if origin:
+        told = [f"{name} {origin[name]}" for name in ("variant", "step", "params_digest") if name in origin]
+        said.append(f"Trained on from other weights ({_cell(', '.join(told))}). What follows came after.")
     if not training:
-        return "Not known: the file that these weights came from does not say."
-    rows: dict[str, Any] = {"duration": training.get("duration")}
-    if "step" in described:
-        rows["updates done"] = described["step"]
-    for name, source in training.get("sources", {}).items():
-        told = {k: v for k, v in source.items() if v not in (None, "") and not isinstance(v, Mapping)}
-        rows[f"data: {name}"] = ", ".join(f"{k} {v}" for k, v in told.items())
-    for section in ("batch", "buckets", "mask", "loss", "optim"):
-        for name, value in training.get(section, {}).items():
-            rows[f"{section}.{name}"] = value
-    table = _rows({_cell(name): value for name, value in rows.items()})
-    return f"| | |\n|---|---|\n{table}\n\nAll of it is in `config.json`."
-
-
-def _results(metrics: Mapping[str, float]) -> str:
-    numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and math.isfinite(v)}
-    if "mse" not in numbers:
-        return "Not measured."
-    filled = numbers.get("baseline_mse", math.nan)
-    rows = {
-        "squared error of hidden patches": f"{numbers['mse']:.4f}",
-        "the same, filling them with the mean of what is visible": f"{filled:.4f}",
+        said.append("Not known: the file that these weights came from does not say.")
+        return "\n\n".join(said)
+    of = lambda section: training[section] if isinstance(training.get(section), dict) else {}
+    rows: dict[str, Any] = {
+        "updates": described.get("step"),
+        "of a planned": training.get("duration"),
+        "groups per batch": of("batch").get("groups"),
+        "views per group": _listed(of("buckets").get("views")),
+        "image sizes, height x width": _sizes(of("buckets").get("resolutions")),
+        "masks and their ratios": _listed(of("mask").get("modes")),
+        "peak learning rate": of("optim").get("learning_rate"),
+        "weight decay": of("optim").get("weight_decay"),
     }
-    return (
-        f"Reconstruction on held-out scenes, after {numbers.get('step', '?')} updates:\n\n"
-        f"| | |\n|---|---|\n{_rows(rows)}"
-    )
+    for name, source in of("sources").items():
+        told = source if isinstance(source, dict) else {"": source}
+        words = [f"{k} {v}" for k, v in told.items() if v not in (None, "") and not isinstance(v, dict)]
+        rows[f"data: {name}"] = ", ".join(words)
+    table = _rows({name: value for name, value in rows.items() if value is not None})
+    said.append(f"| | |\n|---|---|\n{table}\n\nAll of it is in `config.json`.")
+    return "\n\n".join(said)
+
+
+def _listed(values: Any) -> str | None:
+    """1, 2, 4; or random 0.9, rectangle 0.75."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        return None
+    one = lambda value: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(one, values))
+
+
+def _sizes(resolutions: Any) -> str | None:
+    """224x224, 384x384; each once."""
+    try:
+        sizes = [f"{height}x{width}" for choices in resolutions for height, width in choices]
+    except (TypeError, ValueError):
+        return None
+    return ", ".join(dict.fromkeys(sizes))
+
+
+def _results(described: Mapping[str, Any]) -> str:
+    metrics = described.get("metrics") or {}
+    if "mse" not in metrics:
+        return "Not measured."
+    rows = {"squared error of hidden patches": f"{metrics['mse']:.4f}"}
+    if "baseline_mse" in metrics:
+        rows["filling them with the mean of what is visible"] = f"{metrics['baseline_mse']:.4f}"
+    when = f", after {metrics['step']} updates" if "step" in metrics else ""
+    whole = " by the whole network, of which this is the backbone" if described["backbone_only"] else ""
+    return f"Reconstruction of held-out scenes{whole}{when}:\n\n| | |\n|---|---|\n{_rows(rows)}"

@@ -42,7 +42,8 @@ TOKENS = (
     ("view_embedding", "view_embedding", "1 max_views 1 width"),
 )
 
-LISTED = 6  # names in a message
+WIDENED = ("float16", "bfloat16")  # types that are read as float32
+LISTED, SHOWN = 6, 100  # names in a message, characters of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,17 +164,19 @@ def to_jax(tensors: Mapping[str, np.ndarray], network: Network) -> dict[str, Any
       UserError: listing tensors that are missing, unknown or of another shape or type.
     """
     table = parameters(network, backbone_only=not any(name.startswith(HEAD) for name in tensors))
-    tensors = {name: _widened(array) for name, array in tensors.items()}
-    _check({p.torch_name: p.torch_shape for p in table}, tensors, "the weights")
-    return unflatten_dict({p.path: p.to_jax(tensors[p.torch_name]) for p in table})
+    wanted = {p.torch_name: p.torch_shape for p in table}
+    _check(wanted, tensors, "the weights", (*WIDENED, "float32"))
+    # float32 holds 16-bit floats exactly.
+    widened = lambda array: array.astype(np.float32) if array.dtype.name in WIDENED else array
+    return unflatten_dict({p.path: p.to_jax(widened(tensors[p.torch_name])) for p in table})
 
 
-def _widened(array: np.ndarray) -> np.ndarray:
-    """16-bit floats as float32, which holds them exactly; anything else as it is."""
-    return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
-
-
-def _check(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], what: str) -> None:
+def _check(
+    wanted: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, Any],
+    what: str,
+    types: tuple[str, ...] = ("float32",),
+) -> None:
     shape = lambda dimensions: "x".join(map(str, dimensions)) or "a scalar"
     both = [name for name in wanted if name in found]
     problems = {
@@ -185,7 +188,7 @@ def _check(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], what
             if found[name].shape != wanted[name]
         ],
         "of another type than float32": [
-            f"{name} ({found[name].dtype})" for name in both if found[name].dtype != np.float32
+            f"{name} ({found[name].dtype})" for name in both if found[name].dtype.name not in types
         ],
     }
     said = [f"{kind}: {_listed(names)}" for kind, names in problems.items() if names]
@@ -195,7 +198,7 @@ def _check(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], what
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    return ", ".join(name[:SHOWN] for name in names[:LISTED]) + more
 
 
 def network_of(tensors: Mapping[str, np.ndarray], num_heads: int | None = None) -> Network:
@@ -207,15 +210,17 @@ def network_of(tensors: Mapping[str, np.ndarray], num_heads: int | None = None) 
     Raises:
       UserError: if these are no weights of a Muskie, or the number of heads is not known.
     """
-    needed = {"register_tokens": 4, "mask_placeholder": 4, "patch_embed.proj.weight": 4}
-    for name, dimensions in needed.items():
+    needed = ("register_tokens", "mask_placeholder", "patch_embed.proj.weight")
+    for name in (*needed, *({"view_embedding"} & tensors.keys())):
         if name not in tensors:
             raise UserError(f"these are no weights of a Muskie: {name} is missing")
-        if tensors[name].ndim != dimensions:
+        if len(tensors[name].shape) != 4:
             raise UserError(f"these are no weights of a Muskie: {name} is {tensors[name].shape}")
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.") and name.count(".") > 2}
     depth = len(blocks)
+    if not (width and patch and depth):
+        raise UserError(f"these are no weights of a Muskie: width {width}, patch {patch}, {depth} blocks")
     if num_heads is None:
         known = {(v.width, v.depth): v.heads for v in VARIANTS.values()}
         num_heads = known.get((width, depth))
@@ -224,18 +229,15 @@ def network_of(tensors: Mapping[str, np.ndarray], num_heads: int | None = None) 
             f"no known network has width {width} and {depth} blocks: say how many heads it has (num_heads=)"
         )
     check_heads(width, num_heads)
-    view_embedding = tensors.get("view_embedding")
-    views = (
-        {"view_embed": "learned", "max_views": view_embedding.shape[1]}
-        if view_embedding is not None
-        else {}
-    )
-    return Network(width, depth, num_heads, patch, tensors["register_tokens"].shape[2], **views)
+    views = tensors["view_embedding"].shape[1] if "view_embedding" in tensors else None
+    learned = {} if views is None else {"view_embed": "learned", "max_views": views}
+    return Network(width, depth, num_heads, patch, tensors["register_tokens"].shape[2], **learned)
 
 
 def check_heads(width: int, heads: int) -> None:
     """Raises UserError unless a width can be split over heads, with two axes of rotations in each."""
-    if heads < 1 or width % heads or (width // heads) % 4:
+    if type(heads) is not int or heads < 1 or width % heads or (width // heads) % 4:
         raise UserError(
-            f"num_heads={heads} does not fit width {width}: each head needs a multiple of 4 channels"
+            f"num_heads={str(heads)[:20]} does not fit width {width}: each head needs a multiple of 4 "
+            "channels"
         )

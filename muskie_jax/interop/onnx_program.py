@@ -57,20 +57,23 @@ def write_onnx(
     # Two groups, since of one the exporter would take it that there is always one.
     examples = (torch.zeros(2, views, 3, *size), torch.zeros(2, views, patches, dtype=torch.bool))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not used
-    with made_whole(path, force) as part, warnings.catch_warnings(), torch.inference_mode():
+    with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
+        program = torch.onnx.export(
             _program(torch, model, output),
             examples,
-            part,
             input_names=["images", "mask"],
             output_names=names,
             dynamic_shapes=[{0: torch.export.Dim("groups")}] * 2,
             dynamo=True,
-            external_data=False,
             opset_version=OPSET,
             verbose=False,
         )
+    content = program.model_proto
+    for node in content.graph.node:  # they tell which lines of which files they come from
+        del node.metadata_props[:]
+    with made_whole(path, force) as part:
+        part.write_bytes(content.SerializeToString())
 
 
 def _program(torch: Any, model: Any, output: str) -> Any:

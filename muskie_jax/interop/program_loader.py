@@ -35,13 +35,14 @@ def load(folder: str | pathlib.Path | None = None) -> Callable[..., tuple[jax.Ar
     _, images_shape, mask_shape = jax.tree.unflatten(program.in_tree, program.in_avals)[0]
 
     def muskie(images: np.ndarray, mask: np.ndarray | None = None) -> tuple[jax.Array, ...]:
-        wanted, got = images_shape.shape[1:], images.shape[1:]
-        if got != wanted:
+        wanted = images_shape.shape[1:]
+        if images.shape[1:] != wanted or not jax.numpy.issubdtype(images.dtype, jax.numpy.floating):
+            sizes = ", ".join(map(str, wanted))
             raise ValueError(
-                f"images must have shape (groups, {', '.join(map(str, wanted))}), got {images.shape}"
+                f"images must be float, of shape (groups, {sizes}), got {images.dtype} {images.shape}"
             )
         if mask is None:
             mask = np.zeros((len(images), *mask_shape.shape[1:]), bool)
-        return call(params, images, mask)
+        return call(params, images.astype(np.float32), mask.astype(bool))
 
     return muskie

@@ -10,15 +10,17 @@ import jax
 import numpy as np
 
 from muskie_jax.errors import UserError
-from muskie_jax.files import made_whole
+from muskie_jax.files import made_whole, user_path
+from muskie_jax.interop.description import finite, shareable
 from muskie_jax.interop.hub import WEIGHTS, upload
-from muskie_jax.interop.model_card import model_card, shareable
+from muskie_jax.interop.model_card import model_card
 from muskie_jax.interop.names import Network
 from muskie_jax.interop.weights import Weights, write_weights
 from muskie_jax.models.muskie import Muskie
 
 DESCRIPTION = "config.json"
 CARD = "README.md"
+ENTRIES = (WEIGHTS, DESCRIPTION, CARD)
 
 
 def save_pretrained(
@@ -36,8 +38,8 @@ def save_pretrained(
     Args:
       folder: to be made; one that is there, and not empty, is replaced with `force` alone.
       model, params: as `load_pretrained` returns them.
-      training: the config that they were trained with (a ConfigDict, say); paths are left out.
-      metrics: what was measured, such as {"mse": 0.09, "baseline_mse": 0.15}.
+      training: the config that they were trained with (a ConfigDict, say); of paths the last part is kept.
+      metrics: what was measured, such as {"mse": 0.09, "baseline_mse": 0.15}; finite numbers are kept.
       licence: of the weights, as the hub names it, such as "cc-by-nc-4.0".
 
     Returns:
@@ -50,16 +52,16 @@ def save_pretrained(
     if training is not None:
         about["training"] = shareable(getattr(training, "to_dict", lambda: training)())
     if metrics is not None:
-        about["metrics"] = dict(metrics)
+        about["metrics"] = finite(metrics)
     weights = Weights(Network.of(model), jax.tree.map(np.asarray, dict(params)), about)
-    return write_folder(pathlib.Path(folder).expanduser(), weights, licence, force)
+    return write_folder(user_path(folder), weights, licence, force)
 
 
 def write_folder(
     folder: pathlib.Path, weights: Weights, licence: str | None, force: bool
 ) -> dict[str, Any]:
     """`save_pretrained` of weights that bring along what is known of them."""
-    with made_whole(folder, force) as part:
+    with made_whole(folder, force, ENTRIES) as part:
         part.mkdir()
         described = write_weights(part / WEIGHTS, weights)
         text = json.dumps({"model_type": "muskie"} | described, indent=2)
@@ -81,8 +83,8 @@ def push_to_hub(folder: str | os.PathLike, repo: str, *, private: bool = False) 
     Raises:
       UserError: if the folder is of something else, or the hub refuses.
     """
-    folder = pathlib.Path(folder).expanduser()
-    missing = [name for name in (WEIGHTS, DESCRIPTION, CARD) if not (folder / name).is_file()]
+    folder = user_path(folder)
+    missing = [name for name in ENTRIES if not (folder / name).is_file()]
     if missing:
         raise UserError(
             f"{folder} has no {missing[0]}: make it with export --out {folder}, or save_pretrained"

@@ -4,8 +4,10 @@ The program (`jax.export`) is compiled for the device where it is loaded. Weight
 arguments, since a file with weights inside could not be larger than two gigabytes.
 """
 
+import contextlib
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,9 +19,10 @@ from muskie_jax.files import made_whole
 from muskie_jax.interop import program_loader
 from muskie_jax.interop.load import model_of
 from muskie_jax.interop.weights import Weights, save_safetensors
-from muskie_jax.models.attention import Attention
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+LOADER = "load_muskie.py"
+PROGRAM_ENTRIES = (program_loader.PROGRAM, program_loader.WEIGHTS, LOADER)
 
 
 def export_program(
@@ -35,7 +38,7 @@ def export_program(
       dtype: of matrix products; those in float32 are computed without rounding, on TPUs and GPUs too.
     """
     # The kernels of cuDNN and Pallas belong to one platform each.
-    model = model_of(weights.network, dtype=dtype, attention=Attention("xla"))
+    model = model_of(weights.network, dtype, attention="xla")
 
     def program(params: dict[str, Any], images: Any, mask: Any) -> tuple[Any, ...]:
         params = unflatten_dict(params, sep="/")
@@ -51,8 +54,22 @@ def export_program(
         jax.ShapeDtypeStruct((groups, views, *size, 3), np.float32),
         jax.ShapeDtypeStruct((groups, views, patches), np.bool_),
     )
-    with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
+    with (
+        jax.default_matmul_precision("highest" if dtype == "float32" else "default"),
+        _without_locations(),
+    ):
         return export.export(jax.jit(program), platforms=PLATFORMS)(*shapes)
+
+
+@contextlib.contextmanager
+def _without_locations() -> Iterator[None]:
+    """Programs do not tell which lines of which files they come from: paths are their owner's."""
+    before = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 def _flat(weights: Weights) -> dict[str, np.ndarray]:
@@ -78,8 +95,8 @@ def write_stablehlo(
       UserError: if the folder is taken, and not `force`.
     """
     program = export_program(weights, views, size, output, dtype).serialize()
-    with made_whole(folder, force) as part:
+    with made_whole(folder, force, PROGRAM_ENTRIES) as part:
         part.mkdir()
         (part / program_loader.PROGRAM).write_bytes(program)
         save_safetensors(part / program_loader.WEIGHTS, _flat(weights))
-        shutil.copyfile(program_loader.__file__, part / "load_muskie.py")
+        shutil.copyfile(program_loader.__file__, part / LOADER)

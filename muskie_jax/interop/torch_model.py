@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 BASE = 100.0  # of the wavelengths of the rotary embedding
 EPSILON = 1e-5  # of layer norms
-HEADS = {48: 4, 192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # of networks with names, by width
+# Heads of networks with names, by width and number of blocks.
+HEADS = {(48, 2): 4, (192, 3): 3, (384, 6): 6, (768, 6): 12, (1024, 12): 16, (1280, 16): 16}
 
 
 class Output(NamedTuple):
@@ -136,6 +137,8 @@ class Muskie(nn.Module):
           images: (B, V, 3, H, W) in [-1, 1]; H and W divisible by the patch size.
           mask: bool (B, V, L), True = hidden from the network; None hides nothing.
         """
+        if not hasattr(self, "decoder_pred"):
+            raise ValueError("these weights have no reconstruction head: call features()")
         x = self.decoder_pred(self.decoder_norm(self.features(images, mask)[-1])).float()
         pred, logit = x.chunk(2, dim=-1)
         return Output(pred, logit.sigmoid())
@@ -147,12 +150,13 @@ class Muskie(nn.Module):
             raise ValueError(f"image size {height}x{width} is not divisible by the patch size {self.patch}")
         x = self.patch_embed(images.flatten(0, 1)).unflatten(0, (groups, views))
         if mask is not None:
-            x = torch.where(mask.unsqueeze(-1), self.mask_placeholder.to(x.dtype), x)
-        registers = self.register_tokens.to(x.dtype).expand(groups, views, -1, -1)
+            x = torch.where(mask.unsqueeze(-1), self.mask_placeholder, x)
+        # Under autocast these are of float32, and so is all that layers add to, from here on.
+        registers = self.register_tokens.expand(groups, views, -1, -1)
         first = registers.shape[2]
         x = torch.cat([registers, x], dim=2)
         if hasattr(self, "view_embedding"):
-            x = x + self.view_embedding[:, :views].to(x.dtype)
+            x = x + self.view_embedding[:, :views]
         grid = (height // self.patch, width // self.patch)
         cosines, sines = rotations(grid, first, self.head_size, x.device)
         tokens = []
@@ -197,19 +201,20 @@ def load(path: str | os.PathLike, num_heads: int | None = None) -> Muskie:
       ValueError: if the number of heads is not known.
     """
     weights, described = read(path)
-    return from_state_dict(weights, num_heads or described.get("num_heads"))
+    return from_state_dict(weights, described.get("num_heads") if num_heads is None else num_heads)
 
 
 def from_state_dict(weights: dict[str, Tensor], num_heads: int | None = None) -> Muskie:
     """The network that tensors belong to, by their published names; see `load`."""
     width, _, patch, _ = weights["patch_embed.proj.weight"].shape
-    heads = num_heads or HEADS.get(width)
+    depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+    heads = HEADS.get((width, depth)) if num_heads is None else num_heads
     if heads is None:
         raise ValueError(f"say how many heads a network of width {width} has, with num_heads=")
     model = Muskie(
         width,
-        depth=len({name.split(".")[1] for name in weights if name.startswith("blocks.")}),
-        heads=heads,
+        depth,
+        heads,
         patch=patch,
         registers=weights["register_tokens"].shape[2],
         max_views=weights["view_embedding"].shape[1] if "view_embedding" in weights else 0,
@@ -220,7 +225,11 @@ def from_state_dict(weights: dict[str, Tensor], num_heads: int | None = None) ->
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
-    """The tensors of a file by name, and what the file says of itself; no code of a file is run."""
+    """The tensors of a file by name, and what the file says of itself; no code of a file is run.
+
+    Names and shapes are checked when they are put into a network. That no number has changed is not
+    checked here, and is by `muskie_jax.load_pretrained`.
+    """
     if str(path).endswith(".safetensors"):
         from safetensors import safe_open
 

@@ -9,10 +9,12 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import threading
 import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -21,11 +23,13 @@ import muskie_jax
 from muskie_jax.errors import UserError
 from muskie_jax.files import made_whole
 from muskie_jax.fingerprint import digest_of, examine
+from muskie_jax.interop.description import FORMAT, checked_description
 from muskie_jax.interop.names import Network, network_of, to_jax, to_torch
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 KEY = "muskie"  # of a file's description of itself
-FORMAT = 1  # of the description; raised whenever older code could not use a file
+MAX_PICKLE = 2**26  # bytes of what is no tensors in a PyTorch file; a published checkpoint has 0.1 MB
+UNREADABLE = "it cannot be read: it is damaged, or no such file"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Weights:
     Attributes:
       network: whose they are.
       params: our tree, float32 numpy arrays; without `norm` and `head` if only the backbone is there.
-      about: plain values: `step`, `training` (the config), `metrics`; whatever is known.
+      about: what is known of them, see `muskie_jax.interop.description`.
     """
 
     network: Network
@@ -95,14 +99,14 @@ def write_weights(path: pathlib.Path, weights: Weights, force: bool = False) -> 
       UserError: if the file is there and not `force`, cannot be written, or its suffix is unknown.
     """
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: write a name that ends with .safetensors or .pth")
+        raise UserError(f"{path}: write a name that ends with .safetensors, .pth or .pt")
     described = weights.described()
     with made_whole(path, force) as part:
         if path.suffix == ".safetensors":
             metadata = {"format": "pt", KEY: json.dumps(described)}
             save_safetensors(part, to_torch(weights.params, weights.network), metadata)
         else:
-            import_torch().save({"model": state_dict(weights), KEY: described}, part)
+            save_pth(part, {"model": state_dict(weights), KEY: described})
     return described
 
 
@@ -121,11 +125,30 @@ def state_dict(weights: Weights) -> dict[str, Any]:
 def save_safetensors(
     path: pathlib.Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None
 ) -> None:
-    """Writes a file as readable as the user's others; the library alone would make it private."""
+    """Writes a file as readable as the user's others; the library alone would make it private.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
     path.touch()
     mode = path.stat().st_mode
-    safetensors.numpy.save_file(tensors, path, metadata)
+    try:
+        safetensors.numpy.save_file(tensors, path, metadata)
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from error
     path.chmod(mode)
+
+
+def save_pth(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes a file for `torch.load`.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    try:
+        import_torch().save(content, path)
+    except RuntimeError as error:
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
@@ -143,13 +166,11 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
         raise UserError(f"{path} is no file of weights: its name ends with none of {', '.join(SUFFIXES)}")
     try:
         tensors, described = (_read_safetensors if path.suffix == ".safetensors" else _read_pth)(path)
-        if described.get("format", FORMAT) != FORMAT:
-            raise UserError(f"it has format {described['format']}, and this code reads {FORMAT}")
+        heads, digest, about = checked_description(described)
         tensors = _unwrapped(tensors)
-        network = network_of(tensors, num_heads or _heads(described))
-        weights = Weights(network, to_jax(tensors, network), _about(described))
-        found = params_digest(weights.params)
-        if described.get("params_digest", found) != found:
+        network = network_of(tensors, heads if num_heads is None else num_heads)
+        weights = Weights(network, to_jax(tensors, network), about)
+        if digest not in (None, params_digest(weights.params)):
             raise UserError("its numbers are not those that were written: get it again")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -164,76 +185,94 @@ def _unwrapped(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _heads(described: Mapping[str, Any]) -> int | None:
-    heads = described.get("num_heads")
-    if heads is not None and type(heads) is not int:
-        raise UserError(f"its description says num_heads={heads!r}, which is no number")
-    return heads
-
-
-def _about(described: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a description, what the network and its numbers do not tell."""
-    return {name: described[name] for name in ("step", "training", "metrics") if name in described}
-
-
-def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
     try:
         with safetensors.safe_open(path, "numpy") as file:
             described = json.loads((file.metadata() or {}).get(KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors raises its own kind, and others for broken headers
-        raise _unreadable(error) from error
-    return tensors, _dictionary(described)
+        raise UserError(f"{UNREADABLE}: {str(error)[:200]}") from error
+    return tensors, described
 
 
-def _read_pth(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _read_pth(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
     torch = import_torch()
+    is_archive = zipfile.is_zipfile(path)
+    if is_archive:
+        _check_archive(path)
     try:
-        # PyTorch maps tensors into memory and does not compare them with the archive's checksums.
-        if zipfile.is_zipfile(path):
-            damaged = zipfile.ZipFile(path).testzip()
-            if damaged:
-                raise UserError("it is damaged: a checksum does not match")
         # Published checkpoints hold the training's arguments too, an argparse.Namespace, which is a plain
         # record of names and values. Anything else that is no tensor, number or text is refused.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except UserError:
-        raise
+        with _ALLOWING, torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except Exception as error:  # of an unpickler fed with anything
-        raise _unreadable(error) from error
+        raise UserError(_why_not_loaded(str(error))) from error
     content = _dictionary(content)
-    state = _dictionary(content.get("model", content))
+    state = _dictionary(content.get("model", content.get("state_dict", content)))
     others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if others or not state:
-        said = f"{others[0]!r} is no tensor" if others else "it holds no tensor"
+        said = f"{str(others[0])[:80]!r} is no tensor" if others else "it holds no tensor"
         raise UserError(f"no state dict, neither itself nor under the key 'model': {said}")
-    return {str(name): _array(value, torch) for name, value in state.items()}, _dictionary(
-        content.get(KEY, {})
-    )
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise UserError(f"{str(name)[:80]} is no plain tensor of numbers")
+    # A few bytes of a file can stand for a tensor of any size, all of whose numbers are one.
+    if sum(tensor.nbytes for tensor in state.values()) > path.stat().st_size:
+        raise UserError("its tensors are larger than the file")
+    tensors = {str(name): _array(str(name), tensor, torch) for name, tensor in state.items()}
+    return tensors, content.get(KEY, {})
 
 
-def _array(tensor: Any, torch: Any) -> np.ndarray:
+# What PyTorch is allowed to make is told to the whole process.
+_ALLOWING = threading.Lock()
+
+
+def _check_archive(path: pathlib.Path) -> None:
+    """Raises UserError unless a zip archive is as PyTorch writes them, and intact.
+
+    PyTorch maps tensors into memory and does not compare them with the archive's checksums.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise UserError("its archive is compressed, as PyTorch never does")
+            if any(entry.filename.endswith(".pkl") and entry.file_size > MAX_PICKLE for entry in entries):
+                raise UserError("the part of it that is no tensors is too large")
+            if archive.testzip():
+                raise UserError("it is damaged: a checksum does not match")
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{UNREADABLE}: {str(error)[:200]}") from error
+
+
+def _why_not_loaded(message: str) -> str:
+    """PyTorch's errors are pages of advice, such as how to run a file all the same."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    telling = [line for line in lines if "GLOBAL" in line or "Unsupported class" in line]
+    if telling:
+        reason = telling[0].partition(" was not an allowed global")[0].partition(". Please")[0]
+        return (
+            f"it holds more than plain weights, and nothing of it was run: {reason[:120]} (if you trust "
+            "it, save its state dict alone in PyTorch)"
+        )
+    return UNREADABLE
+
+
+def _array(name: str, tensor: Any, torch: Any) -> np.ndarray:
+    """A tensor's numbers, without a copy."""
     tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:  # which numpy does not have
-        tensor = tensor.float()
-    return tensor.numpy()
+        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    try:
+        return tensor.numpy()
+    except TypeError as error:
+        raise UserError(f"{name[:80]} is of type {tensor.dtype}, not float32") from error
 
 
 def _dictionary(value: Any) -> dict[Any, Any]:
     if not isinstance(value, Mapping):
         raise UserError(f"it holds a {type(value).__name__}, where a dictionary should be")
     return dict(value)
-
-
-def _unreadable(error: Exception) -> UserError:
-    """One line out of a reader's error: PyTorch's are pages of advice on how to run a file all the same."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
-    if telling:
-        return UserError(f"it is not plain weights, and nothing of it was run: {telling[0][:200]}")
-    reason = (lines or [type(error).__name__])[0]
-    return UserError(f"it cannot be read, and is damaged or no file of weights: {reason[:200]}")
 
 
 def import_torch() -> Any:

@@ -1,6 +1,7 @@
 """Work directories made of weights: training goes on from them with a fresh optimizer."""
 
 import dataclasses
+import json
 import pathlib
 
 import jax
@@ -11,21 +12,25 @@ from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config, validate
 from muskie_jax.errors import UserError
 from muskie_jax.files import made_whole
-from muskie_jax.interop.load import network_of_config
+from muskie_jax.interop.load import ORIGIN, network_of_config
 from muskie_jax.interop.weights import Weights
 from muskie_jax.optim import make_optimizer
 from muskie_jax.train_step import TrainState
 
+WORKDIR_ENTRIES = ("checkpoints", ORIGIN)  # of one in which nothing was trained yet
+
 
 def make_workdir(path: pathlib.Path, weights: Weights, config: ConfigDict | None, force: bool) -> None:
     """Writes a work directory whose one checkpoint, of step 0, holds the weights.
+
+    What they said of themselves is kept in `imported.json`, so that weights trained on from there tell.
 
     Args:
       path: of the work directory.
       weights: with the reconstruction head, which training needs.
       config: that training will be started with; None is the published recipe. Only its `model` and its
         optimizer matter.
-      force: replace what is there.
+      force: replace a work directory that is there, as long as nothing was trained in it.
 
     Raises:
       UserError: if the weights cannot be trained, are not the config's, or the folder is taken.
@@ -45,11 +50,16 @@ def make_workdir(path: pathlib.Path, weights: Weights, config: ConfigDict | None
         _check_same_network(config, weights)
     params = jax.tree.map(jnp.asarray, weights.params)
     state = TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params))
-    with made_whole(path, force) as part:
+    with made_whole(path, force, WORKDIR_ENTRIES) as part:
         part.mkdir()
+        described = {name: value for name, value in weights.described().items() if name != "origin"}
+        (part / ORIGIN).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         checkpoints = Checkpointer(part, keep=1)
-        checkpoints.save(state, config)
-        checkpoints.close()
+        try:
+            checkpoints.save(state, config)
+            checkpoints.close()
+        except ValueError as error:  # Orbax's, of a full disk
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def _config_of(weights: Weights) -> ConfigDict:

@@ -97,7 +97,7 @@ class Muskie(nn.Module):
     Attributes:
       width, depth, heads: see `Variant`.
       patch, registers: p and R.
-      dtype: of matrix products and activations; parameters are float32 always.
+      dtype: of matrix products and activations, tokens too; parameters are float32 always.
       remat: what the backward pass computes again instead of keeping it, to save memory: "none";
         "elementwise", norms and GELUs; "block", all of a block but attention; "full", all of a block.
       scan_blocks: compile one block and loop over it, instead of unrolling all. The parameters are
@@ -155,6 +155,8 @@ class Muskie(nn.Module):
           mask: bool (B, V, L), True = hidden from the network; None hides nothing.
           return_tokens, return_attention: fill the fields of the same names.
         """
+        if not self.is_initializing() and "head" not in self.variables["params"]:
+            raise ValueError("these parameters have no reconstruction head: write method='features'")
         x = self.embed(images, mask)
         x, tokens, maps = self.run_blocks(x, images.shape[2:4], return_tokens, return_attention)
         x = _over_views(self.head, self.norm(x[:, :, self.registers :])).astype(jnp.float32)
@@ -170,6 +172,8 @@ class Muskie(nn.Module):
         """images (B, V, H, W, 3), mask (B, V, L) -> tokens (B, V, T, d), registers first."""
         if images.ndim != 5 or images.shape[-1] != CHANNELS:
             raise ValueError(f"images must have shape (B, V, H, W, 3), got {images.shape}")
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"images must be float, in [-1, 1], got {images.dtype}: write x / 127.5 - 1")
         batch, views, height, width, _ = images.shape
         if height % self.patch or width % self.patch:
             raise ValueError(f"image size {height}x{width} is not divisible by the patch size {self.patch}")

@@ -172,7 +172,7 @@ def test_the_only_file_of_weights_is_taken(hub, folder, tmp_path, monkeypatch):
         "48",
         "user/several",
         "which weights of the hub's user/none? It has no model.safetensors, and has none",
-        "there is no folder or file user/missing here, and no such repository on the hub that you may read",
+        "there is no 'user/missing' here, and no such repository on the hub that you may read",
         "the hub's user/other has no revision 'v9'",
     ]
     assert len(said) == len(expected), done.stdout + done.stderr
@@ -185,6 +185,4 @@ def test_a_hub_that_is_not_there_is_one_line(tmp_path, hub):
         HF_HUB_OFFLINE="1",
     )  # fmt: skip
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert (
-        "error: there is no folder or file user/any here, and the hub could not be reached" in done.stderr
-    )
+    assert "error: there is no 'user/any' here, and the hub could not be reached" in done.stderr

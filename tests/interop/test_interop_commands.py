@@ -83,9 +83,11 @@ PROGRAM = ["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p"]
         ([], "no command: write python -m muskie_jax.interop with one of export, import, push, stablehlo"),
         (["exprt"], "no command 'exprt': write python -m muskie_jax.interop with one of export"),
         (["export", "--out", "{tmp}/m.pth"], "--checkpoint is missing: write --checkpoint runs/quickst"),
-        (["export", "--checkpoint", "{tmp}/no", "--out", "{tmp}/m.pth"], "there is no {tmp}/no: write a"),
+        (["export", "--checkpoint", "{tmp}/no", "--out", "{tmp}/m.pth"], "there is no '{tmp}/no': write a"),
         ([*EXPORT, "{tmp}/m.npz"], "write a name that ends with .safetensors or .pth, or a folder's"),
         ([*EXPORT, "{weights}"], "is there already: write another"),
+        (["export", "--checkpoint", "{weights}", "--out", "{tmp}", "--force"], "holds 'thesis.tex' too"),
+        (["onnx", "--checkpoint", "{weights}", "--out", "{tmp}/p"], "ends with .onnx"),
         ([*EXPORT, "{tmp}/m.pth", "--views=3"], "--views is not for export (its flags: "),
         ([*EXPORT, "{tmp}/m.pth", "--licence=x"], "is for the card of"),
         ([*EXPORT, "/proc/x/m.pth"], "/proc/x/m.pth cannot be written"),
@@ -96,8 +98,16 @@ PROGRAM = ["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p"]
 )
 def test_mistakes_are_one_line(arguments, expected, weights, tmp_path):
     fill = lambda text: text.replace("{tmp}", str(tmp_path)).replace("{weights}", str(weights))
+    (tmp_path / "thesis.tex").touch()
     assert fill(expected) in complaint(*map(fill, arguments))
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_help_of_a_command():
+    done = run("export", "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("python -m muskie_jax.interop export --checkpoint runs/quickstart --out ")
+    assert "--licence " in done.stdout and "--views" not in done.stdout
 
 
 def test_heads_of_unknown_sizes(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 
 import jax
@@ -18,8 +19,10 @@ from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config
 from muskie_jax.errors import UserError
 from muskie_jax.fingerprint import digest
+from muskie_jax.interop import load
 from muskie_jax.interop.load import open_weights
 from muskie_jax.interop.names import Network
+from muskie_jax.interop.save import write_folder
 from muskie_jax.interop.weights import Weights, write_weights
 from muskie_jax.interop.workdir import make_workdir
 from muskie_jax.optim import make_optimizer
@@ -117,30 +120,66 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(trained, damaged, capf
         load_pretrained(damaged)
 
 
-def test_what_is_not_there_is_said(tmp_path):
+def test_what_is_not_there_is_said(trained, tmp_path, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
     for source, expected in [
         (tmp_path, "has no checkpoint yet"),
-        (tmp_path / "empty", "is neither a work directory nor a checkpoint, and has no model.safetensors"),
-        (
-            tmp_path / "nothing",
-            "there is no .*: write a work directory, a checkpoint, a file of weights, or",
-        ),
-        ("user/model.safetensors", "there is no user/model.safetensors: write"),
+        ("empty", "is neither a work directory nor a checkpoint, and has no model.safetensors"),
+        ("empty/nothing", "there is no 'empty/nothing': write a work directory, a checkpoint, a file of"),
+        ("user/model.safetensors", "there is no 'user/model.safetensors': write"),
+        ("~nobody-of-this-name/x", "there is no such user's home"),
+        ("a" * 5000, "is no path: File name too long"),
     ]:
         with pytest.raises(UserError, match=expected):
             load_pretrained(source)
-    with pytest.raises(UserError, match="dtype='float16': write one of float32, bfloat16"):
-        load_pretrained(tmp_path, dtype="float16")
+    with pytest.raises(UserError, match="is here, and revision= and filename= are for repositories"):
+        load_pretrained(trained[0], filename="model.safetensors")
 
 
 def test_options_of_the_model(trained):
     model, params = load_pretrained(trained[0], dtype="bfloat16", scan_blocks=True, num_heads=3)
     assert model.dtype == jnp.bfloat16 and model.scan_blocks and model.heads == 3
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    with pytest.raises(UserError, match="num_heads=5 does not fit width 48"):
-        load_pretrained(trained[0] / "20", num_heads=5)
+    assert load_pretrained(trained[0], dtype=jnp.bfloat16)[0].dtype == jnp.bfloat16
+    for options, expected in [
+        ({"dtype": "float16"}, "dtype: no 'float16'"),
+        ({"dtype": "single-ish"}, "dtype: no 'single-ish'"),
+        ({"num_heads": 5}, "num_heads=5 does not fit width 48"),
+        ({"num_heads": "3"}, "num_heads=3 does not fit width 48"),
+        ({"attention": "flash"}, "attention='flash': choose one of auto"),
+        ({"patch": 8}, "load_pretrained: no 'patch'"),
+        ({"remat": "some"}, "remat: no 'some'"),
+    ]:
+        with pytest.raises(UserError, match=expected):
+            load_pretrained(trained[0] / "20", **options)
+
+
+def test_what_the_network_cannot_use_is_said(trained):
+    model, params = load_pretrained(trained[0])
+    backbone = {name: value for name, value in params.items() if name not in ("norm", "head")}
+    images, mask = made_inputs(0, 2, (32, 32))
+    with pytest.raises(ValueError, match="no reconstruction head: write method='features'"):
+        model.apply({"params": backbone}, images, mask)
+    with pytest.raises(ValueError, match=r"images must be float, in \[-1, 1\], got uint8"):
+        model.apply({"params": params}, np.zeros(images.shape, np.uint8), method="features")
+
+
+def test_checkpoints_that_a_training_deletes_meanwhile(trained, tmp_path, monkeypatch):
+    """The newest is deleted while it is read: by then there is a newer one."""
+    workdir = shutil.copytree(trained[0], tmp_path / "w")
+    shutil.move(workdir / "checkpoints" / "100", tmp_path / "newer")
+    read = load.read_params
+
+    def training_goes_on(folder):
+        if folder.name == "20":
+            shutil.rmtree(folder)
+            shutil.move(tmp_path / "newer", workdir / "checkpoints" / "100")
+        return read(folder)
+
+    monkeypatch.setattr(load, "read_params", training_goes_on)
+    assert same(load_pretrained(workdir)[1], trained[1][100])
 
 
 def test_saved_folders(trained, tmp_path):
@@ -161,7 +200,8 @@ def test_saved_folders(trained, tmp_path):
     card = (folder / "README.md").read_text()
     _, header, body = card.split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "cc-by-4.0"
-    for said in ("# Muskie (Nano)", "| 0.0900 |", "| 20 steps |", "under: cc-by-4.0.", "root photos"):
+    for said in ("# Muskie (Nano)", "| 0.0900 |", "| 20 steps |", "under: cc-by-4.0.", "root photos",
+                 "| 32x32, 32x48 |", "| random 0.9, rectangle 0.75, ellipse 0.75 |"):  # fmt: skip
         assert said in body, said
     assert "secret" not in card
     with pytest.raises(UserError, match="is there already"):
@@ -171,16 +211,37 @@ def test_saved_folders(trained, tmp_path):
     )
     card = (folder / "README.md").read_text()
     assert "no, features only" in card and "not stated yet" in card and "Not known" in card
+    for force in (False, True):
+        (folder / "thesis.tex").touch()
+        with pytest.raises(UserError, match="holds 'thesis.tex' too" if force else "is there already"):
+            save_pretrained(folder, model, params, force=force)
+    (folder / "thesis.tex").unlink()
     assert load_pretrained(folder)[1].keys() == params.keys() - {"norm", "head"}
     assert not [p for p in folder.parent.iterdir() if p.name.startswith(".")]
 
 
-def test_what_a_card_says_cannot_break_out_of_it(tmp_path):
+HOSTILE = "`x` |\n\n## Licence\n\nMIT <img src=x> ![p](http://evil.example/x) www.evil.example"
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"duration": HOSTILE, "sources": {HOSTILE: {"kind": HOSTILE, "x" * 9000: "y" * 9000}}},
+        {"sources": [1], "batch": 3, "buckets": {"resolutions": [[1]], "views": HOSTILE}, "optim": "x"},
+        {"sources": {"a": "b"}, "mask": {"modes": {"a": 1}}},
+    ],
+)
+def test_what_a_card_says_cannot_break_out_of_it(tmp_path, training):
+    """Descriptions come from files, and files from strangers."""
     model, params = made_network(0)
-    training = {"duration": "1 | 2\n\n# Title", "sources": {"a|b": {"kind": "<script>"}}}
-    save_pretrained(tmp_path / "m", model, params, training=training, licence="x\n---\n# y")
+    weights = Weights(Network.of(model), params, {"training": training, "metrics": {"mse": 1.0}})
+    write_weights(tmp_path / "m.safetensors", weights)
+    again = open_weights(tmp_path / "m.safetensors")
+    write_folder(tmp_path / "m", again, licence=f"{HOSTILE}\n---\n", force=False)
     card = (tmp_path / "m" / "README.md").read_text()
-    assert "\n# Title" not in card and "<script>" not in card.replace("\\<", "") and "\n# y" not in card
+    assert card.count("\n## Licence") == 1 and card.count("\n---\n") == 1
+    assert not re.search(r"(?<!\\)(<img|!\[|http:|www\.e)", card.split("---\n", 2)[2])
+    assert all(len(line) < 2000 for line in card.splitlines())
 
 
 def test_only_such_folders_are_pushed(tmp_path):
@@ -197,15 +258,28 @@ def test_a_work_directory_of_weights_is_trained_on(trained, tmp_path, photo_fold
     config.evaluation.pictures = 0
     make_workdir(tmp_path / "w", open_weights(workdir / "20"), None, force=False)
     imported = open_weights(tmp_path / "w")
-    assert same(imported.params, params[20]) and imported.about == {}
-    result = train(config, tmp_path / "w")
-    assert result["step"] == 2 and result["params_digest"] == digest(load_pretrained(tmp_path / "w")[1])
-    fresh = train(config, tmp_path / "fresh")
-    assert result["train_loss"] != fresh["train_loss"], "it began where the weights were"
+    assert same(imported.params, params[20])
+    assert imported.about["origin"]["step"] == 20 and "training" not in imported.about
     with pytest.raises(UserError, match="is there already"):
         make_workdir(tmp_path / "w", imported, None, force=False)
     make_workdir(tmp_path / "w", imported, None, force=True)
     assert [p.name for p in (tmp_path / "w" / "checkpoints").iterdir()] == ["0"]
+
+    only_evaluate = config.copy_and_resolve_references()
+    only_evaluate.duration = "0 steps"
+    result = train(only_evaluate, tmp_path / "w")
+    assert result["step"] == 0 and result["params_digest"] == digest(params[20]) and result["mse"] > 0
+
+    result = train(config, tmp_path / "w")
+    assert result["step"] == 2 and result["params_digest"] == digest(load_pretrained(tmp_path / "w")[1])
+    fresh = train(config, tmp_path / "fresh")
+    assert result["train_loss"] != fresh["train_loss"], "it began where the weights were"
+    trained_on = open_weights(tmp_path / "w")
+    write_folder(tmp_path / "folder", trained_on, None, force=False)
+    assert trained_on.about["origin"]["params_digest"] == digest(params[20])
+    assert "Trained on from other weights (variant nano" in (tmp_path / "folder" / "README.md").read_text()
+    with pytest.raises(UserError, match="holds 'metrics.jsonl' too, so it is not replaced"):
+        make_workdir(tmp_path / "w", imported, None, force=True)
 
 
 def test_weights_that_cannot_be_trained_are_refused(trained, tmp_path):
@@ -226,7 +300,7 @@ def test_weights_that_cannot_be_trained_are_refused(trained, tmp_path):
 
 
 def test_the_package_says_what_it_offers():
-    assert {"load_pretrained", "push_to_hub", "save_pretrained"} <= set(muskie_jax.__all__)
+    assert {"load_pretrained", "push_to_hub", "save_pretrained"} <= set(dir(muskie_jax))
     with pytest.raises(AttributeError, match="no attribute 'load_pretraned'"):
         muskie_jax.load_pretraned  # noqa: B018
     assert pathlib.Path(muskie_jax.__file__).name == "__init__.py"

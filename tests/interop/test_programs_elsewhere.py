@@ -81,9 +81,9 @@ def test_stablehlo_without_this_package(tmp_path, network, output):
         text=True,
         check=False,
     )
-    assert done.stdout == "images must have shape (groups, 3, 32, 48, 3), got (2, 2, 32, 48, 3)\n", (
-        done.stderr
-    )
+    said = "images must be float, of shape (groups, 3, 32, 48, 3), got float32 (2, 2, 32, 48, 3)\n"
+    assert done.stdout == said, done.stderr
+    assert b".py" not in (folder / "muskie.stablehlo").read_bytes(), "paths are their owner's"
     results = np.load(folder / "results.npz")
     for groups in (1, 2):
         expected = expected_results(model, params, images[:groups], mask[:groups], output)
@@ -112,6 +112,7 @@ def test_onnx(tmp_path, network, output):
     model, params, weights = network
     write_onnx(tmp_path / "m.onnx", weights, VIEWS, SIZE, output)
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"], "weights are inside"
+    assert b".py" not in (tmp_path / "m.onnx").read_bytes(), "paths are their owner's"
     session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     images, mask = made_inputs(7, VIEWS, SIZE)
     names = [result.name for result in session.get_outputs()]

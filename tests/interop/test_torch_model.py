@@ -149,7 +149,7 @@ def test_parameters_of_every_variant(variant):
     """Names and shapes are those of the table, and the sizes those of `VARIANTS`."""
     size = VARIANTS[variant]
     with torch.device("meta"):
-        theirs = torch_model.Muskie(size.width, size.depth, torch_model.HEADS[size.width])
+        theirs = torch_model.Muskie(size.width, size.depth, torch_model.HEADS[size.width, size.depth])
     table = parameters(Network.of(build_model(variant)))
     assert {n: tuple(x.shape) for n, x in theirs.state_dict().items()} == {
         p.torch_name: p.torch_shape for p in table
@@ -179,9 +179,27 @@ def test_without_jax(tmp_path):
         assert done.stdout.split() == ["2", "1", "2", "6", "24"], done.stderr
 
 
+def test_under_autocast_tokens_stay_float32():
+    """Products are rounded, what they are added to is not: as in the published implementation."""
+    torch.manual_seed(0)
+    model = torch_model.Muskie(width=48, depth=2, heads=4).eval()
+    images, mask = torch.rand(1, 2, 3, 32, 48) * 2 - 1, torch.rand(1, 2, 6) < 0.5
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        rough = model.features(images, mask)
+    with torch.inference_mode():
+        exact = model.features(images, mask)
+    assert {x.dtype for x in rough} == {torch.float32}
+    assert 0 < (rough[-1] - exact[-1]).square().mean().sqrt() < 0.006 * exact[-1].square().mean().sqrt()
+    half = model.bfloat16().features(images.bfloat16(), mask)
+    assert half[-1].dtype == torch.bfloat16
+
+
 def test_what_cannot_be_used_is_said():
     state = torch_model.Muskie(width=60, depth=1, heads=5).state_dict()
     with pytest.raises(ValueError, match="how many heads a network of width 60"):
         torch_model.from_state_dict(state)
+    backbone = {name: x for name, x in state.items() if not name.startswith("decoder")}
+    with pytest.raises(ValueError, match="no reconstruction head: call features"):
+        torch_model.from_state_dict(backbone, 5)(torch.zeros(1, 1, 3, 32, 32))
     with pytest.raises(ValueError, match="30x32 is not divisible by the patch size 16"):
         torch_model.from_state_dict(state, 5).features(torch.zeros(1, 1, 3, 30, 32))

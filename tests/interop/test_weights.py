@@ -1,11 +1,13 @@
 """Files of weights: what is written comes back, and nothing else is accepted or run."""
 
+import argparse
 import json
 import os
 import pathlib
 import pickle
 import stat
 import zipfile
+from concurrent import futures
 
 import ml_dtypes
 import numpy as np
@@ -80,7 +82,7 @@ def test_a_failed_write_leaves_what_was_there(path, weights, monkeypatch):
             place.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    for writer in ("save_safetensors", "state_dict"):
+    for writer in ("save_safetensors", "save_pth"):
         monkeypatch.setattr(weights_module, writer, full)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
         write_weights(path, weights, force=True)
@@ -89,7 +91,7 @@ def test_a_failed_write_leaves_what_was_there(path, weights, monkeypatch):
 
 
 def test_other_suffixes_are_refused(tmp_path, weights):
-    with pytest.raises(UserError, match=r"m.npz: write a name that ends with .safetensors or .pth"):
+    with pytest.raises(UserError, match=r"m.npz: write a name that ends with .safetensors, .pth or .pt"):
         write_weights(tmp_path / "m.npz", weights)
     (tmp_path / "m.npz").touch()
     assert "is no file of weights: its name ends with none of .safetensors" in refusal(tmp_path / "m.npz")
@@ -112,7 +114,7 @@ def test_a_flipped_bit_among_the_numbers_is_noticed(path, weights, part):
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.99])
 def test_a_truncated_file_is_refused(path, share):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert "it cannot be read, and is damaged or no file of weights" in refusal(path)
+    assert "it cannot be read: it is damaged, or no such file" in refusal(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello " * 100, b"\x80\x02.", os.urandom(4096)])
@@ -175,17 +177,47 @@ def rewrite(path, weights, described=None, **tensors):
 @pytest.mark.parametrize(
     "described, expected",
     [
-        ({"format": 99}, "it has format 99, and this code reads 1"),
+        ({"format": 99}, "has format 99, and this code reads 1"),
         ({"num_heads": "2; rm"}, "num_heads='2; rm', which is no number"),
+        ({"format": True}, "has format True"),
+        ({"format": "\x1b" * 3000}, "has format"),
+        ({"num_heads": 2, "training": {"a": [[[[[[[[[[1]]]]]]]]]]}}, "nested too deeply"),
+        ({"num_heads": 2, "training": {"a": "x" * 200_000}}, "has over 100,000 characters"),
+        ({"params_digest": 3}, "params_digest that is no text"),
         ({"num_heads": 5}, "num_heads=5 does not fit width 24"),
         ({}, "no known network has width 24 and 2 blocks"),
-        ([1], "it holds a list, where a dictionary should be"),
+        ([1], "its description is a list, where a dictionary should be"),
         ("{", "it cannot be read"),
     ],
 )
 def test_wrong_descriptions_are_refused(tmp_path, weights, described, expected):
     rewrite(tmp_path / "m.safetensors", weights, described)
     assert expected in refusal(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("step", [-1, "`\n## Licence", 1.5, None])
+@pytest.mark.parametrize("metrics", [[1], {"mse": "x"}, {"mse": float("nan")}, "mse"])
+def test_odd_descriptions_of_the_training_are_left_out(tmp_path, weights, step, metrics):
+    described = {"num_heads": 2, "step": step, "metrics": metrics, "training": "3", "other": 1}
+    rewrite(tmp_path / "m.safetensors", weights, described)
+    assert read_weights(tmp_path / "m.safetensors").about == {}
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [("view_embedding", ()), ("view_embedding", (3,)), ("patch_embed.proj.weight", (24, 3, 0, 0)),
+     ("register_tokens", (4, 24)), ("patch_embed.proj.weight", (0, 3, 16, 16))],
+)  # fmt: skip
+def test_odd_shapes_are_refused(tmp_path, weights, name, shape):
+    rewrite(tmp_path / "m.safetensors", weights, {"num_heads": 2}, **{name: np.zeros(shape, np.float32)})
+    assert "these are no weights of a Muskie" in refusal(tmp_path / "m.safetensors")
+
+
+def test_hostile_names_are_shown_harmlessly(tmp_path, weights):
+    names = ["\x1b[2J\nerror: fine", "x" * 100_000]
+    rewrite(tmp_path / "m.safetensors", weights, {"num_heads": 2}, **dict.fromkeys(names, np.zeros(1)))
+    message = refusal(tmp_path / "m.safetensors")
+    assert "\x1b" not in message and "\\x1b[2J" in message and len(message) < 1000
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path, weights):
@@ -217,6 +249,55 @@ def test_a_bare_state_dict_is_read(tmp_path, weights):
     torch = pytest.importorskip("torch")
     torch.save(weights_module.state_dict(weights), tmp_path / "m.pth")
     assert same(read_weights(tmp_path / "m.pth", 2).params, weights.params)
+
+
+def odd_tensor(torch, kind):
+    if kind == "expanded":  # 4 bytes that stand for 4 terabytes
+        return torch.zeros(1).expand(10**12)
+    if kind == "expanded, 16 bits":
+        return torch.zeros(1, dtype=torch.bfloat16).expand(10**12)
+    if kind == "sparse":
+        return torch.eye(3).to_sparse()
+    if kind == "meta":
+        return torch.zeros(3, device="meta")
+    return torch.zeros(3).to(torch.float8_e4m3fn)
+
+
+@pytest.mark.parametrize("kind", ["expanded", "expanded, 16 bits", "sparse", "meta", "float8"])
+def test_odd_tensors_are_refused(tmp_path, weights, kind):
+    torch = pytest.importorskip("torch")
+    tensors = weights_module.state_dict(weights) | {"junk": odd_tensor(torch, kind)}
+    torch.save({"model": tensors}, tmp_path / "m.pth")
+    message = refusal(tmp_path / "m.pth", 2)
+    assert (
+        "larger than the file" in message
+        if "expanded" in kind
+        else "junk is" in message or "no such" in message
+    )
+
+
+@pytest.mark.parametrize("kind", ["compressed", "large pickle"])
+def test_odd_archives_are_refused(tmp_path, weights, kind, monkeypatch):
+    torch = pytest.importorskip("torch")
+    torch.save({"model": weights_module.state_dict(weights)}, tmp_path / "m.pth")
+    if kind == "large pickle":
+        monkeypatch.setattr(weights_module, "MAX_PICKLE", 100)
+        assert "the part of it that is no tensors is too large" in refusal(tmp_path / "m.pth", 2)
+        return
+    with zipfile.ZipFile(tmp_path / "m.pth") as old, zipfile.ZipFile(tmp_path / "n.pth", "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry), compress_type=zipfile.ZIP_DEFLATED)
+    assert "its archive is compressed" in refusal(tmp_path / "n.pth", 2)
+
+
+def test_files_are_read_beside_each_other(tmp_path, weights):
+    """What PyTorch is allowed to make is told to the whole process, and must not be taken back too soon."""
+    torch = pytest.importorskip("torch")
+    content = {"model": weights_module.state_dict(weights), "args": argparse.Namespace(lr=1)}
+    torch.save(content, tmp_path / "m.pth")
+    with futures.ThreadPoolExecutor(8) as pool:
+        for read in pool.map(lambda _: read_weights(tmp_path / "m.pth", 2), range(24)):
+            assert same(read.params, weights.params)
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])

@@ -42,7 +42,7 @@ PACK_FLAGS = ("source", "size", "quality", "format", "shards", "shard_mb", "work
 
 
 def run_pack(arguments: list[str]) -> dict[str, Any]:
-    """Packs a source of the config."""
+    """Packs a source of a config into shards for fast reading."""
     del arguments
     config = CONFIG.value
     validate(config)

@@ -1,0 +1,73 @@
+"""Files and folders come whole, and replace only what is like them."""
+
+import pathlib
+
+import pytest
+
+from muskie_jax.errors import UserError, printable
+from muskie_jax.files import check_free, made_whole, user_path
+
+
+def make(path, force=False, text="new", entries=("a",)):
+    with made_whole(path, force, entries) as part:
+        part.mkdir()
+        (part / "a").write_text(text)
+
+
+def test_a_folder_is_made_and_replaced(tmp_path):
+    make(tmp_path / "deep" / "folder", text="old")
+    with pytest.raises(UserError, match="is there already"):
+        make(tmp_path / "deep" / "folder")
+    make(tmp_path / "deep" / "folder", force=True)
+    assert (tmp_path / "deep" / "folder" / "a").read_text() == "new"
+    (tmp_path / "empty").mkdir()
+    make(tmp_path / "empty")
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["folder"], "nothing is left"
+
+
+def test_what_is_of_another_kind_is_never_replaced(tmp_path):
+    make(tmp_path / "folder")
+    (tmp_path / "folder" / "thesis").touch()
+    with pytest.raises(UserError, match="holds 'thesis' too"):
+        make(tmp_path / "folder", force=True)
+    with pytest.raises(UserError, match="is a folder, which is not replaced"):
+        check_free(tmp_path / "folder", force=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file, which is not replaced"):
+        make(tmp_path / "file", force=True)
+    with pytest.raises(UserError, match="is a folder, which is not replaced"):
+        check_free(pathlib.Path("/"), force=True)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ValueError])
+@pytest.mark.parametrize("when", ["in the middle", "at the end"])
+def test_whatever_goes_wrong_the_old_one_stays(tmp_path, monkeypatch, error, when):
+    path = tmp_path / "folder"
+    make(path, text="old")
+    rename = pathlib.Path.rename
+
+    def fails_at_the_end(self, target):
+        if target == path and self.name == "folder":
+            raise error("x")
+        return rename(self, target)
+
+    if when == "at the end":
+        monkeypatch.setattr(pathlib.Path, "rename", fails_at_the_end)
+    with pytest.raises(UserError if error is OSError else error), made_whole(path, True, ("a",)) as part:
+        part.mkdir()
+        (part / "a").write_text("new")
+        if when == "in the middle":
+            raise error("x")
+    assert (path / "a").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_homes():
+    assert user_path("~") == pathlib.Path.home()
+    with pytest.raises(UserError, match="no such user's home"):
+        user_path("~nobody-of-this-name/x")
+
+
+def test_messages_are_one_harmless_line():
+    assert str(UserError("a\n  b\x1b[2J\udc80")) == "a b\\x1b[2J\\udc80"
+    assert printable("Grüße, 東京\n") == "Grüße, 東京\\n"

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from muskie_jax.checks import require
 from muskie_jax.errors import UserError
 from muskie_jax.files import made_whole, user_path
 from muskie_jax.interop.description import finite, shareable
@@ -50,7 +51,9 @@ def save_pretrained(
     """
     about: dict[str, Any] = {}
     if training is not None:
-        about["training"] = shareable(getattr(training, "to_dict", lambda: training)())
+        training = getattr(training, "to_dict", lambda: training)()
+        require(isinstance(training, Mapping), f"training is a {type(training).__name__}, and no config")
+        about["training"] = shareable(training)
     if metrics is not None:
         about["metrics"] = finite(metrics)
     weights = Weights(Network.of(model), jax.tree.map(np.asarray, dict(params)), about)

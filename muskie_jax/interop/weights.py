@@ -29,7 +29,8 @@ from muskie_jax.interop.names import Network, network_of, to_jax, to_torch
 SUFFIXES = (".safetensors", ".pth", ".pt")
 KEY = "muskie"  # of a file's description of itself
 MAX_PICKLE = 2**26  # bytes of what is no tensors in a PyTorch file; a published checkpoint has 0.1 MB
-UNREADABLE = "it cannot be read: it is damaged, or no such file"
+UNREADABLE = "it cannot be read: it is damaged, or not a file of weights"
+_ALLOWING = threading.Lock()  # what PyTorch is allowed to make is told to the whole process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +179,7 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
 
 
 def _unwrapped(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tensors without what DistributedDataParallel and torch.compile put in front of every name."""
+    """Tensors without what DistributedDataParallel and torch.compile, in either order, put before names."""
     for wrapper in ("module.", "_orig_mod.", "module."):
         if all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
@@ -221,10 +222,6 @@ def _read_pth(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
         raise UserError("its tensors are larger than the file")
     tensors = {str(name): _array(str(name), tensor, torch) for name, tensor in state.items()}
     return tensors, content.get(KEY, {})
-
-
-# What PyTorch is allowed to make is told to the whole process.
-_ALLOWING = threading.Lock()
 
 
 def _check_archive(path: pathlib.Path) -> None:

@@ -244,6 +244,11 @@ def test_what_a_card_says_cannot_break_out_of_it(tmp_path, training):
     assert all(len(line) < 2000 for line in card.splitlines())
 
 
+def test_a_training_is_a_config(tmp_path):
+    with pytest.raises(UserError, match="training is a str, and no config"):
+        save_pretrained(tmp_path / "m", *made_network(0), training="400 epochs")
+
+
 def test_only_such_folders_are_pushed(tmp_path):
     with pytest.raises(UserError, match="has no model.safetensors: make it with export --out"):
         push_to_hub(tmp_path, "user/name")

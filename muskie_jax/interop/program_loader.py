@@ -1,4 +1,4 @@
-"""Runs an exported Muskie. It needs jax, numpy and safetensors, and no muskie_jax.
+"""Runs an exported Muskie. It needs jax, flatbuffers, numpy and safetensors, and no muskie_jax.
 
     from load_muskie import load
 

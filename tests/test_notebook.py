@@ -14,7 +14,7 @@ from muskie_jax.interop.save import save_pretrained
 from muskie_jax.models.muskie import build_model
 from muskie_jax.viz.view_sheet import LABEL_WIDTH, MARGIN
 
-LACKING = 'python -m pip install ".[notebook]" -c constraints.txt gets what runs notebooks'
+LACKING = 'python -m pip install -e ".[notebook]" -c constraints.txt gets what runs notebooks'
 nbformat = pytest.importorskip("nbformat", reason=LACKING)
 nbclient = pytest.importorskip("nbclient", reason=LACKING)
 kernelspec = pytest.importorskip("ipykernel.kernelspec", reason=LACKING)

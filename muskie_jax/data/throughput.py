@@ -56,7 +56,7 @@ def benchmark_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     settings = config.benchmark_data
     cores, has_torch = len(available_cores()), importlib.util.find_spec("torch") is not None
     if not has_torch:
-        tell('No PyTorch to compare with: python -m pip install ".[torch]" -c constraints.txt gets it')
+        tell('No PyTorch to compare with: python -m pip install -e ".[torch]" -c constraints.txt gets it')
     tell(table_head(COLUMNS))
     cases = []
     for name, root in photograph_folders(settings, workdir):

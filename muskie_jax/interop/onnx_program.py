@@ -41,7 +41,7 @@ def write_onnx(
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f'this needs {missing[0]}: python -m pip install ".[onnx]" -c constraints.txt gets it'
+            f'this needs {missing[0]}: python -m pip install -e ".[onnx]" -c constraints.txt gets it'
         )
     from muskie_jax.interop import torch_model
 

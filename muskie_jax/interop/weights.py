@@ -282,7 +282,7 @@ def import_torch() -> Any:
         import torch
     except ImportError as error:
         raise UserError(
-            'this needs PyTorch: python -m pip install ".[torch]" -c constraints.txt gets it; '
+            'this needs PyTorch: python -m pip install -e ".[torch]" -c constraints.txt gets it; '
             ".safetensors files need none"
         ) from error
     return torch

@@ -185,10 +185,10 @@ def test_under_autocast_tokens_stay_float32():
     model = torch_model.Muskie(width=48, depth=2, heads=4).eval()
     images, mask = torch.rand(1, 2, 3, 32, 48) * 2 - 1, torch.rand(1, 2, 6) < 0.5
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        rough = model.features(images, mask)
+        rough, unmasked = model.features(images, mask), model.features(images)
     with torch.inference_mode():
         exact = model.features(images, mask)
-    assert {x.dtype for x in rough} == {torch.float32}
+    assert {x.dtype for x in (*rough, *unmasked)} == {torch.float32}
     assert 0 < (rough[-1] - exact[-1]).square().mean().sqrt() < 0.006 * exact[-1].square().mean().sqrt()
     half = model.bfloat16().features(images.bfloat16(), mask)
     assert half[-1].dtype == torch.bfloat16

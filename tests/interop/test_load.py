@@ -275,6 +275,12 @@ def test_a_work_directory_of_weights_is_trained_on(trained, tmp_path, photo_fold
     result = train(only_evaluate, tmp_path / "w")
     assert result["step"] == 0 and result["params_digest"] == digest(params[20]) and result["mse"] > 0
 
+    only_evaluate.optim.clip_norm = 1.0  # an optimizer with other leaves
+    with pytest.raises(UserError, match="is of another network or optimizer"):
+        train(only_evaluate, tmp_path / "w")
+    make_workdir(tmp_path / "clipped", imported, only_evaluate, force=False)
+    assert train(only_evaluate, tmp_path / "clipped")["params_digest"] == digest(params[20])
+
     result = train(config, tmp_path / "w")
     assert result["step"] == 2 and result["params_digest"] == digest(load_pretrained(tmp_path / "w")[1])
     fresh = train(config, tmp_path / "fresh")

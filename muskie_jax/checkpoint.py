@@ -19,7 +19,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from muskie_jax.errors import NotFinite, UserError
+from muskie_jax.errors import NotFinite, UserError, first_line
 from muskie_jax.fingerprint import examine
 from muskie_jax.sharding import path_name
 
@@ -147,8 +147,7 @@ class Checkpointer:
         return f"delete {self.damaged} to start from the beginning, or write another --workdir"
 
     def _set_aside(self, step: int, error: Exception) -> None:
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        logging.error("Checkpoint %d is damaged and moved aside: %s", step, reason[:200])
+        logging.error("Checkpoint %d is damaged and moved aside: %s", step, first_line(error)[:200])
         self._move_aside(step)
 
     def _verified(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
@@ -222,8 +221,8 @@ def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], int, dict[str, An
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything, from anywhere in Orbax
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise UserError(f"the checkpoint {folder} cannot be read or is damaged: {reason[:200]}") from error
+        reason = first_line(error)[:200]
+        raise UserError(f"the checkpoint {folder} cannot be read or is damaged: {reason}") from error
     return state["params"], step, meta["config"]
 
 

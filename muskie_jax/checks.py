@@ -28,6 +28,12 @@ def suggest(word: str, allowed: Iterable[str]) -> str:
     return f"{meant} (there is: {', '.join(allowed)})"
 
 
+def nearest_size(size: tuple[int, int], patch: int) -> tuple[int, int]:
+    """The (height, width) nearest to an image's, itself if possible, that can be cut into patches."""
+    height, width = (max(patch, round(side / patch) * patch) for side in size)
+    return height, width
+
+
 def check_keys(config: ConfigDict, known: ConfigDict, path: str, skip: tuple[str, ...] = ()) -> None:
     """For settings that there are not, or that are missing, in a config and its sections."""
     for key in config:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 from muskie_jax.checks import suggest
 from muskie_jax.config import default_config
-from muskie_jax.errors import UserError
+from muskie_jax.errors import UserError, one_line
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with its settings.")
@@ -101,7 +101,7 @@ def describe_command(program: str, name: str, command: Command) -> str:
 
 def fail(message: str) -> None:
     """Ends the program with one line on standard error."""
-    print(f"error: {UserError(message)}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(USAGE_ERROR)
 
 

@@ -11,7 +11,7 @@ import re
 from ml_collections import ConfigDict, config_dict
 
 from muskie_jax import losses, masking
-from muskie_jax.checks import check_keys, one_of, require
+from muskie_jax.checks import check_keys, nearest_size, one_of, require
 from muskie_jax.errors import UserError
 from muskie_jax.models import attention, muskie
 from muskie_jax.source_settings import check_sources, dataset, folder, packed, published_sources, synthetic
@@ -301,12 +301,12 @@ def _check_benchmark_data(config: ConfigDict) -> None:
 
 
 def _check_size(size: tuple[int, int], patch: int, path: str) -> None:
-    height, width = size
-    if height % patch or width % patch or min(size) < patch:
-        near = tuple(max(patch, round(side / patch) * patch) for side in size)
+    nearest = nearest_size(size, patch)
+    if nearest != tuple(size):
+        height, width = size
         raise UserError(
             f"{path} has {height}x{width}, not divisible by the patch size {patch}: "
-            f"the nearest that is, is {near}"
+            f"the nearest that is, is {nearest}"
         )
 
 

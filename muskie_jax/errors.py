@@ -7,6 +7,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else escaped(c) for c in text)
 
 
+def one_line(message: str) -> str:
+    """A message as one harmless line, however it was broken."""
+    return printable(" ".join(message.split()))
+
+
+def first_line(error: Exception) -> str:
+    """What somebody else's exception says first, or its kind if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 class UserError(Exception):
     """Something in the config, the data or the work directory is wrong.
 
@@ -14,7 +25,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        super().__init__(printable(" ".join(message.split())))
+        super().__init__(one_line(message))
 
 
 class NotFinite(Exception):

@@ -13,6 +13,7 @@ from muskie_jax.command_line import CONFIG, INTERRUPTED, WORKDIR, fail, parse_fl
 from muskie_jax.config import validate
 from muskie_jax.data.throughput import benchmark_data
 from muskie_jax.errors import NotFinite, UserError
+from muskie_jax.files import user_path
 from muskie_jax.plan import plan
 from muskie_jax.train import train
 from muskie_jax.writers import print_result
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
         validate(config)
         if _DISTRIBUTED.value:
             jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        workdir = pathlib.Path(WORKDIR.value).expanduser()
+        workdir = user_path(WORKDIR.value)
         try:
             workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:

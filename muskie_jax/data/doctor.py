@@ -21,6 +21,7 @@ from muskie_jax.data.pipeline import GroupSampler, collate
 from muskie_jax.data.sources import PhotographSource, SyntheticSource
 from muskie_jax.data.synthetic import render_groups
 from muskie_jax.errors import UserError, printable
+from muskie_jax.files import user_path
 from muskie_jax.viz.contact_sheet import Row, contact_sheet
 from muskie_jax.writers import save_picture, table_head, table_row, tell
 
@@ -244,7 +245,7 @@ def summary(result: dict[str, Any], workdir: pathlib.Path) -> list[str]:
 def run_inspect(arguments: list[str]) -> dict[str, Any]:
     """Shows what is in a config's data, what is wrong with it, and what training would see."""
     del arguments
-    return inspect(CONFIG.value, pathlib.Path(WORKDIR.value or "runs/inspect").expanduser(), _CHECK.value)
+    return inspect(CONFIG.value, user_path(WORKDIR.value or "runs/inspect"), _CHECK.value)
 
 
 INSPECT = Command(run_inspect, {"config": "configs/photos.py"}, ("workdir", "check"))

@@ -20,7 +20,7 @@ import simplejpeg
 from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 from PIL import Image, UnidentifiedImageError
 
-from muskie_jax.errors import printable
+from muskie_jax.errors import first_line, printable
 
 MAX_PIXELS = 100_000_000  # larger images are refused from their header, before decoding
 TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
@@ -214,8 +214,7 @@ def bad_image(name: str, error: Exception, formats: Sequence[str] = FORMATS) -> 
         return BadImage(f"{name}: it is over {MAX_PIXELS:,} pixels")
     if isinstance(error, UnidentifiedImageError):  # its own message has a memory address in it
         return BadImage(f"{name}: not one of {', '.join(formats)}")
-    reason = str(error).strip() or type(error).__name__
-    return BadImage(f"{name}: {reason.splitlines()[0]}")
+    return BadImage(f"{name}: {first_line(error)}")
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:

@@ -14,6 +14,7 @@ from muskie_jax.command_line import Command
 from muskie_jax.data.groups import explained, read_lists
 from muskie_jax.data.layouts import LAYOUTS
 from muskie_jax.errors import UserError
+from muskie_jax.files import user_path
 
 _OVERLAP = flags.DEFINE_list(
     "overlap", ["0.2", "1"], "Lowest and highest overlap of a group's first image with the others."
@@ -77,7 +78,7 @@ def run_groups(arguments: list[str]) -> dict[str, Any]:
     except ValueError:
         raise UserError(f"--overlap={','.join(_OVERLAP.value)}: write two shares, such as 0.2,1") from None
     file = LAYOUTS["megadepth"].groups
-    count = write_groups(pathlib.Path(root).expanduser(), file, low, high)
+    count = write_groups(user_path(root), file, low, high)
     return {"list": str(pathlib.Path(root) / file), "groups": count}
 
 

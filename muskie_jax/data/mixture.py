@@ -17,6 +17,7 @@ from muskie_jax.data.sources import ADDRESS, FolderSource, PhotographSource, Sou
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.views import centre_view
 from muskie_jax.errors import UserError
+from muskie_jax.files import user_path
 
 PHOTO_SIZE = 256  # of a photo texture, pixels; a power of two
 INDEX_FOLDER = "scene_index"  # beside the work directory: runs of the same data share it
@@ -77,7 +78,7 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
     Raises:
       UserError: if a source has none.
     """
-    kept = pathlib.Path(config.data.index).expanduser() if config.data.index else None
+    kept = user_path(config.data.index) if config.data.index else None
     if kept is None and workdir is not None:
         kept = workdir.absolute().parent / INDEX_FOLDER
     roots = _roots(config)
@@ -124,7 +125,7 @@ def _roots(config: ConfigDict) -> dict[str, pathlib.Path]:
                     f"config.sources.{name}.root={source.root!r} is an address, and these are for packs: "
                     "write a folder, or pack it first (docs/data.md)"
                 )
-            return pathlib.Path(config.data.root).expanduser() / pathlib.Path(source.root).expanduser()
+            return user_path(config.data.root) / user_path(source.root)
         # Late, since TFDS takes its time to load, and runs without packs do not need it.
         from muskie_jax.data.builders.remote import folder_of
 
@@ -186,7 +187,7 @@ def photo_textures(root: str, most: int) -> np.ndarray:
     Raises:
       UserError: if there is no readable photograph.
     """
-    folder = pathlib.Path(root).expanduser()
+    folder = user_path(root)
     scenes = scan(folder, photographs("**/*", None))
     frames = list(itertools.chain.from_iterable(scene.frames for scene in scenes))
     chosen = [frames[i * len(frames) // most] for i in range(most)] if len(frames) > most else frames

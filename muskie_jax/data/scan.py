@@ -26,6 +26,7 @@ from muskie_jax.data.groups import read_groups
 from muskie_jax.data.layouts import Layout, photographs
 from muskie_jax.data.scenes import Scene, SceneTable, Texts
 from muskie_jax.errors import UserError
+from muskie_jax.files import user_path
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 THREADS = 32  # folders on network file systems answer slowly, but many at a time
@@ -56,7 +57,7 @@ def scan(
       UserError: if there is no such folder, or no scene in it.
     """
     layout = layout or photographs("*/*", None)
-    folder = pathlib.Path(root).expanduser()
+    folder = user_path(root)
     if not folder.is_dir():
         raise UserError(f"no folder {str(root)!r}: the root of a source is a folder of scene folders")
     key = _digest([FORMAT, str(folder.resolve()), dataclasses.asdict(layout)])

@@ -29,6 +29,7 @@ from muskie_jax.data.pipeline import GroupSampler, Pipeline
 from muskie_jax.data.processes import available_cores
 from muskie_jax.data.views import random_crop_box
 from muskie_jax.errors import UserError
+from muskie_jax.files import user_path
 from muskie_jax.masking import group_mask
 from muskie_jax.writers import table_head, table_row, tell
 
@@ -87,7 +88,7 @@ def benchmark_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 def photograph_folders(settings: ConfigDict, workdir: pathlib.Path) -> Iterator[tuple[str, pathlib.Path]]:
     """The user's folder, or photographs made for each size; what they are called, and where they are."""
     if settings.photos:
-        yield "yours", pathlib.Path(settings.photos).expanduser()
+        yield "yours", user_path(settings.photos)
         return
     for height, width in settings.photo_sizes:
         name = f"{width}x{height}"

@@ -1,6 +1,5 @@
 """The commands of `python -m muskie_jax.interop`."""
 
-import dataclasses
 import pathlib
 import re
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from typing import Any
 
 from absl import flags
 
+from muskie_jax.checks import nearest_size
 from muskie_jax.command_line import CONFIG, OUT, Command
 from muskie_jax.errors import UserError
 from muskie_jax.files import check_free, user_path
@@ -76,8 +76,9 @@ def run_import(arguments: list[str]) -> dict[str, Any]:
     own = ROOT / "configs" / f"muskie_{variant}.py"
     config = f"configs/{own.name}" if own.is_file() else f"<a config> --config.model.variant={variant}"
     say(f"Trains on with: python -m muskie_jax.main --config {config} --workdir {workdir}")
-    # Step 0 of a training to come: what is known of the one before stays behind.
-    return _summary("import", dataclasses.replace(weights, about={}).described(), workdir)
+    described = weights.described()
+    described.pop("step", None)  # of the training before: this is step 0 of one to come
+    return _summary("import", described, workdir)
 
 
 def run_push(arguments: list[str]) -> dict[str, Any]:
@@ -129,9 +130,10 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def check_size(size: tuple[int, int], patch: int) -> None:
     """Raises UserError for an image size that cannot be cut into patches."""
-    if any(side < patch or side % patch for side in size):
-        nearest = "x".join(str(max(patch, round(side / patch) * patch)) for side in size)
-        raise UserError(f"--size: sides must be multiples of the patch size {patch}: write {nearest}")
+    nearest = nearest_size(size, patch)
+    if nearest != size:
+        said = "x".join(map(str, nearest))
+        raise UserError(f"--size: sides must be multiples of the patch size {patch}: write {said}")
 
 
 def _summary(job: str, described: dict[str, Any], out: pathlib.Path) -> dict[str, Any]:

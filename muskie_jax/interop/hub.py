@@ -1,9 +1,8 @@
 """The Hugging Face hub: weights from there, and folders of `save_pretrained` to there."""
 
 import pathlib
-from typing import Any
 
-from muskie_jax.errors import UserError
+from muskie_jax.errors import UserError, first_line
 from muskie_jax.interop.weights import SUFFIXES
 
 WEIGHTS = "model.safetensors"  # of a folder made by `save_pretrained`, and of most repositories
@@ -61,7 +60,7 @@ def upload(folder: pathlib.Path, repo: str, private: bool) -> str:
         api.create_repo(repo, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Weights of Muskie")
     except Exception as error:
-        raise UserError(f"the hub did not take {folder} as {repo}: {_reason(error)}") from error
+        raise UserError(f"the hub did not take {folder} as {repo}: {first_line(error)[:300]}") from error
     return str(done.commit_url)
 
 
@@ -80,9 +79,4 @@ def _not_got(repo: str, filename: str | None, revision: str | None, error: Excep
         return UserError(f"there is no {repo!r} here, and the hub could not be reached for it")
     if isinstance(error, errors.EntryNotFoundError):
         return UserError(f"the hub's {repo} has no file {filename!r}")
-    return UserError(f"{repo} could not be had from the hub: {_reason(error)}")
-
-
-def _reason(error: Any) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]
+    return UserError(f"{repo} could not be had from the hub: {first_line(error)[:300]}")

@@ -17,7 +17,7 @@ from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
 from muskie_jax.interop.description import metrics_of, plain, shareable
 from muskie_jax.interop.hub import WEIGHTS, download
-from muskie_jax.interop.names import Network, check_heads, to_torch
+from muskie_jax.interop.names import Network, check_heads, check_params
 from muskie_jax.interop.weights import SUFFIXES, Weights, read_weights
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
@@ -121,24 +121,24 @@ def open_weights(
 
 
 def _newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Weights:
-    errors: dict[pathlib.Path, UserError] = {}
-    for _ in range(TRIES):
-        steps = [path for path in checkpoints.iterdir() if path.name.isdigit()]
+    damaged: dict[pathlib.Path, UserError] = {}
+    vanished = 0
+    while vanished < TRIES:
+        steps = [path for path in checkpoints.iterdir() if path.name.isdigit() and path not in damaged]
         if not steps:
-            raise UserError(f"{checkpoints} has no checkpoint yet")
-        for folder in sorted(steps, key=lambda path: int(path.name), reverse=True):
-            if folder in errors:
-                continue
-            try:
-                return _of_checkpoint(folder, num_heads)
-            except UserError as error:
-                if not folder.is_dir():
-                    break  # a training that goes on has deleted it, and has a newer one
-                say(f"{error}; taking the one before")
-                errors[folder] = error
-        else:
             break
-    reason = next(iter(errors.values()), "they change too fast to be read")
+        newest = max(steps, key=lambda path: int(path.name))
+        try:
+            return _of_checkpoint(newest, num_heads)
+        except UserError as error:
+            if not newest.is_dir():
+                vanished += 1  # a training that goes on has deleted it, and has a newer one
+                continue
+            say(f"{error}; taking the one before")
+            damaged[newest] = error
+    if not damaged and not vanished:
+        raise UserError(f"{checkpoints} has no checkpoint yet")
+    reason = next(iter(damaged.values()), "they change too fast to be read")
     raise UserError(f"{checkpoints} has no intact checkpoint; of the newest: {reason}")
 
 
@@ -148,7 +148,7 @@ def _of_checkpoint(folder: pathlib.Path, num_heads: int | None) -> Weights:
     if num_heads is not None:
         check_heads(network.width, num_heads)
         network = dataclasses.replace(network, heads=num_heads)
-    to_torch(params, network)  # checks names and shapes
+    check_params(params, network)
     workdir = folder.absolute().parent.parent
     about = {"origin": _origin(workdir)}
     if step > 0:  # else it was imported, and its config is that of a training to come

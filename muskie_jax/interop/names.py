@@ -147,11 +147,16 @@ def to_torch(params: Mapping[str, Any], network: Network) -> dict[str, np.ndarra
     Raises:
       UserError: listing parameters that are missing, unknown or of another shape or type.
     """
-    flat = flatten_dict(params)
-    table = parameters(network, backbone_only=not any(path[0] in ("norm", "head") for path in flat))
-    shown = {"/".join(path): array for path, array in flat.items()}
-    _check({"/".join(p.path): p.shape for p in table}, shown, "the parameters")
+    table, flat = check_params(params, network), flatten_dict(params)
     return {p.torch_name: p.to_torch(np.asarray(flat[p.path])) for p in table}
+
+
+def check_params(params: Mapping[str, Any], network: Network) -> list[Parameter]:
+    """The table of a tree of ours; raises what `to_torch` does."""
+    flat = {"/".join(path): array for path, array in flatten_dict(params).items()}
+    table = parameters(network, backbone_only=not params.keys() & {"norm", "head"})
+    _check({"/".join(p.path): p.shape for p in table}, flat, "the parameters")
+    return table
 
 
 def to_jax(tensors: Mapping[str, np.ndarray], network: Network) -> dict[str, Any]:

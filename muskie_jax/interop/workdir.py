@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config, validate
-from muskie_jax.errors import UserError
+from muskie_jax.errors import UserError, first_line
 from muskie_jax.files import made_whole
 from muskie_jax.interop.load import ORIGIN, network_of_config
 from muskie_jax.interop.weights import Weights
@@ -59,7 +59,7 @@ def make_workdir(path: pathlib.Path, weights: Weights, config: ConfigDict | None
             checkpoints.save(state, config)
             checkpoints.close()
         except ValueError as error:  # Orbax's, of a full disk
-            raise OSError(str(error).splitlines()[0]) from error
+            raise OSError(first_line(error)) from error
 
 
 def _config_of(weights: Weights) -> ConfigDict:

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import pathlib
 import pickle
 import signal
 import subprocess
@@ -12,7 +11,8 @@ import time
 
 import numpy as np
 import pytest
-from conftest import write_scene
+from commands import complaint_of, run_module
+from conftest import ROOT, write_scene
 from packing import config_of, pack_of, sampler_of, whole
 from PIL import Image
 from runs import nano_config
@@ -28,8 +28,6 @@ from muskie_jax.data.images import BadImage
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.errors import UserError
 from muskie_jax.train import train
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -358,16 +356,11 @@ def test_other_versions_and_other_folders_are_refused_in_one_line(fresh):
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "muskie_jax.data", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return run_module("muskie_jax.data", *arguments)
 
 
 def complaint(*arguments):
-    done = run(*arguments)
-    assert done.returncode == 2 and done.stdout == "", done.stdout + done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert "Traceback" not in done.stderr
-    return line
+    return complaint_of(run(*arguments))
 
 
 def test_pack_and_verify_by_command(sources, tmp_path):

@@ -5,19 +5,19 @@ import hashlib
 import http.server
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import threading
 
 import pytest
+from commands import run_module
+from conftest import ROOT
 from made import named_network, same
 
 from muskie_jax import save_pretrained
 from muskie_jax.interop.load import open_weights
 from muskie_jax.models.muskie import build_model
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 COMMIT = "c0ffee" + "0" * 34
 
 
@@ -115,10 +115,7 @@ def interop(*arguments, hub, home, **environment):
     """Runs a command against the hub, with nothing of this computer's in its cache."""
     # Uploads of large files go through another protocol, which is the library's affair.
     settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"} | environment
-    return subprocess.run(
-        [sys.executable, "-m", "muskie_jax.interop", *map(str, arguments)],
-        cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    return run_module("muskie_jax.interop", *arguments, **settings)
 
 
 def test_up_and_down_again(hub, folder, tmp_path):

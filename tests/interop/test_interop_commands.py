@@ -1,12 +1,9 @@
 """`python -m muskie_jax.interop` as a user meets it."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
+from commands import complaint_of, run_module
 from made import made_network, named_network
 
 from muskie_jax.interop.load import open_weights
@@ -14,15 +11,9 @@ from muskie_jax.interop.names import Network
 from muskie_jax.interop.weights import Weights, write_weights
 from muskie_jax.models.muskie import build_model
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "muskie_jax.interop", *map(str, arguments)],
-        cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True, timeout=300,
-        check=False,
-    )  # fmt: skip
+    return run_module("muskie_jax.interop", *arguments, XLA_FLAGS="")
 
 
 def result(*arguments):
@@ -32,11 +23,7 @@ def result(*arguments):
 
 
 def complaint(*arguments):
-    done = run(*arguments)
-    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    return lines[0]
+    return complaint_of(run(*arguments))
 
 
 @pytest.fixture(scope="module")

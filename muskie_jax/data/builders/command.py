@@ -1,6 +1,5 @@
 """`python -m muskie_jax.data pack` and `verify`."""
 
-import pathlib
 import time
 from typing import Any
 
@@ -19,6 +18,7 @@ from muskie_jax.data.mixture import build_mixture
 from muskie_jax.data.processes import available_cores
 from muskie_jax.data.sources import ADDRESS, SyntheticSource
 from muskie_jax.errors import UserError
+from muskie_jax.files import user_path
 from muskie_jax.writers import say
 
 _SOURCE = flags.DEFINE_string("source", None, "Which of config.sources; may be left out if there is one.")
@@ -57,7 +57,7 @@ def run_pack(arguments: list[str]) -> dict[str, Any]:
     workers = len(available_cores()) if _WORKERS.value is None else _WORKERS.value
     done = pack(
         frames,
-        pathlib.Path(OUT.value).expanduser(),
+        user_path(OUT.value),
         encoding,
         shards=_SHARDS.value,
         shard_bytes=_SHARD_MB.value * 10**6,

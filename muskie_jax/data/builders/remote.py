@@ -20,6 +20,7 @@ import fsspec
 from muskie_jax.data.builders.packed import METADATA, TFDS_FILES, UNFINISHED, Pack, parse_metadata
 from muskie_jax.data.sources import ADDRESS
 from muskie_jax.errors import UserError
+from muskie_jax.files import user_path
 from muskie_jax.writers import tell
 
 THREADS = 8  # files copied at a time
@@ -178,6 +179,6 @@ def folder_of(base: str, root: str, cache: str) -> pathlib.Path:
     if ADDRESS in base and ADDRESS not in root:
         root = f"{base.rstrip('/')}/{root}"
     if ADDRESS not in root:
-        return pathlib.Path(base).expanduser() / pathlib.Path(root).expanduser()
+        return user_path(base) / user_path(root)
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "muskie_jax" / "packed"
-    return RemotePack(root).copied(pathlib.Path(cache or home).expanduser())
+    return RemotePack(root).copied(user_path(cache or home))

@@ -19,7 +19,7 @@ install() {
   stamp="$("$python" --version) $* $(cat requirements.txt constraints.txt | cksum)"
   file="$VENV/installed-$(echo "$*" | cksum | cut -d' ' -f1)" # quickstart and tests do not undo each other
   if [ "$(cat "$file" 2>/dev/null)" != "$stamp" ]; then
-    echo "Installing into $VENV (once, 1.2 GB of disk; with what tests need, 1.9 GB or more) ..." >&2
+    echo "Installing into $VENV (once, 1.2 GB of disk; with what tests need, 1.8 GB or more) ..." >&2
     "$python" -m venv "$VENV"
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt "$@"
     echo "$stamp" >"$file"

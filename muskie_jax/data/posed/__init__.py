@@ -1,0 +1,1 @@
+"""Views with depth and cameras: what correspondence is measured on."""

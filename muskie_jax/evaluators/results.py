@@ -1,0 +1,59 @@
+"""What an evaluator of a sweep gives: rows of figures, and pictures, with what they are about."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from muskie_jax.evaluators.subjects import Subject
+
+Setting = Mapping[str, Any]  # what an evaluator is told for one unit of work; can be written as JSON
+
+
+class Row(NamedTuple):
+    """Some figures.
+
+    Attributes:
+      labels: what they are about, such as `dataset`, `views`, `layer`; text and numbers.
+      values: by name, such as `px_ate`.
+    """
+
+    labels: dict[str, str | int | float | None]
+    values: dict[str, float]
+
+
+class Figure(NamedTuple):
+    """A picture.
+
+    Attributes:
+      kind: "tracks", "features" or "reconstruction".
+      labels: what it is about, as those of a row.
+      caption: what is to be seen, a sentence.
+      pixels: uint8 (height, width, 3).
+    """
+
+    kind: str
+    labels: dict[str, str | int | float | None]
+    caption: str
+    pixels: np.ndarray
+
+
+class SweepEvaluator(Protocol):
+    """What measures any number of subjects under some settings.
+
+    Programs are compiled once per network and shape: an evaluator lives as long as its sweep.
+    """
+
+    name: str
+
+    def settings(self) -> list[Setting]:
+        """One for each unit of work per subject; units are what a killed sweep does not do again."""
+        ...
+
+    def accepts(self, subject: Subject) -> bool:
+        """Whether this can be measured of a subject at all."""
+        ...
+
+    def evaluate(self, subject: Subject, setting: Setting) -> Iterator[Row | Figure]:
+        """Measures. Raises UserError for data that cannot be used."""
+        ...

@@ -14,7 +14,9 @@ from muskie_jax import losses, masking
 from muskie_jax.checks import check_keys, nearest_size, one_of, require
 from muskie_jax.errors import UserError
 from muskie_jax.models import attention, muskie
+from muskie_jax.data.posed.settings import check_posed, posed
 from muskie_jax.source_settings import check_sources, dataset, folder, packed, published_sources, synthetic
+from muskie_jax.sweep_settings import check_sweep, default_sweep
 
 # What a config file needs.
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "default_config",
     "folder",
     "packed",
+    "posed",
     "published_sources",
     "synthetic",
     "to_steps",
@@ -30,7 +33,7 @@ __all__ = [
     "warmup_steps",
 ]
 
-JOBS = ("train", "benchmark", "benchmark_data", "plan")
+JOBS = ("train", "evaluate", "benchmark", "benchmark_data", "plan")
 
 # The published aspects of the largest resolution, as (height, width); the square is twice as likely.
 SIZES_512 = ((512, 512), (512, 512), (288, 512), (384, 512), (512, 288), (512, 384))
@@ -147,12 +150,16 @@ def default_config() -> ConfigDict:
     config.log.every = 50  # steps
     config.log.tensorboard = True
 
+    config.posed = ConfigDict()  # name -> posed(...): views with depth and cameras, of job "evaluate"
+    config.sweep = default_sweep()  # of job "evaluate", see muskie_jax/sweep_settings.py
+
     config.plan = ConfigDict()  # of the job "plan": what this config needs on a machine
     config.plan.machine = "v5e:4x4"  # <chip>:<shape>, see muskie_jax/machines.py
     config.plan.buckets = "all"  # or those to compile, such as "224x224x8, 512x512x8"
     config.plan.utilisation = 0.0  # share of the peak to reckon with as well; 0: none
     config.lock()
     config.sources.unlock()
+    config.posed.unlock()
     return config
 
 
@@ -162,7 +169,7 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: one line that names the setting, its value, and what to write instead.
     """
-    check_keys(config, default_config(), "config", skip=("sources",))
+    check_keys(config, default_config(), "config", skip=("sources", "posed"))
     one_of(config.job, JOBS, "config.job")
     _check_model(config.model)
     check_sources(config.sources, needs_data=config.job == "train")
@@ -182,6 +189,9 @@ def validate(config: ConfigDict) -> None:
     for key in ("data.threads", "evaluation.groups"):
         _at_least(config, key, 1)
     _check_benchmark_data(config)
+    check_posed(config.posed)
+    if config.job == "evaluate":
+        check_sweep(config)
     share = config.plan.utilisation
     require(0 <= share <= 1, f"config.plan.utilisation={share}: write a share from 0 to 1")
     share = config.data.max_bad_share

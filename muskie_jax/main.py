@@ -13,6 +13,7 @@ from muskie_jax.command_line import CONFIG, INTERRUPTED, WORKDIR, fail, parse_fl
 from muskie_jax.config import validate
 from muskie_jax.data.throughput import benchmark_data
 from muskie_jax.errors import NotFinite, UserError
+from muskie_jax.evaluate import evaluate
 from muskie_jax.files import user_path
 from muskie_jax.plan import plan
 from muskie_jax.train import train
@@ -29,7 +30,13 @@ _STOPPED_EXIT_CODE = flags.DEFINE_integer(
 )
 
 # config.job -> what runs it
-JOBS = {"train": train, "benchmark": benchmark, "benchmark_data": benchmark_data, "plan": plan}
+JOBS = {
+    "train": train,
+    "evaluate": evaluate,
+    "benchmark": benchmark,
+    "benchmark_data": benchmark_data,
+    "plan": plan,
+}
 for flag in (CONFIG, WORKDIR):
     flags.declare_key_flag(flag.name)  # so that --help shows them
 NEEDED = {"config": "configs/quickstart.py", "workdir": "runs/my_first"}

@@ -1,0 +1,310 @@
+"""Correspondence: how well a network finds points of one view in the others, on views of known geometry."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from muskie_jax.correspondence.predictors import attention_predictor, feature_predictor, symmetric_maps
+from muskie_jax.correspondence.refinement import comes_back, feature_maps, refined_predictor
+from muskie_jax.correspondence.scores import Scores, Truth, errors_of, truth_of
+from muskie_jax.correspondence.tracks import draw_points
+from muskie_jax.data.posed.views import PosedSet, PosedViews
+from muskie_jax.errors import UserError
+from muskie_jax.evaluators.results import Figure, Row, Setting
+from muskie_jax.evaluators.subjects import STILL, Subject, Traces
+from muskie_jax.viz.features import pca_colours
+from muskie_jax.viz.tracks import track_picture
+from muskie_jax.viz.view_sheet import view_sheet
+
+ALL = "all"
+ATTENTION, FEATURE, REFINED = "attention", "feature", "+refined"
+ANGLES = (0, 10, 20, 30, 45, 60, 90, 180)  # degrees: ends of the bins of rotation between two views
+LOADERS = 4  # threads that read views
+KEPT_GROUPS = 128  # in memory, since every subject is asked about the same; at 8 x 512 x 512 some 2 GB
+
+
+class Predictor(NamedTuple):
+    """What a prediction is called: the labels of its rows."""
+
+    predictor: str
+    layer: str | int
+    protocol: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A group, the points that are asked for, and the answers under each protocol."""
+
+    label: str
+    views: PosedViews
+    points: np.ndarray
+    truths: Mapping[str, Truth]
+
+
+class CorrespondenceEvaluator:
+    """Points of the first view of every group are looked for in the others.
+
+    Attention is read where a network has attention across views, features of every layer by their
+    nearest neighbour; both also refined, with protocol "targets" (see `muskie_jax.correspondence`).
+
+    Args:
+      sets: what is evaluated on, by number of views.
+      sizes: (height, width) of views, each.
+      points: drawn per group, at most; they depend on the group alone.
+      layers: those to measure, from 1; empty: all.
+      protocols: see `scores`.
+      pictures: groups of each set that are drawn.
+      identity: by name of a set, what it depends on: results are of the same question only if it is equal.
+    """
+
+    name = "correspondence"
+
+    def __init__(
+        self,
+        sets: Mapping[int, Sequence[PosedSet]],
+        sizes: Sequence[tuple[int, int]],
+        points: int = 100,
+        layers: Sequence[int] = (),
+        protocols: Sequence[str] = ("targets", "published"),
+        pictures: int = 1,
+        identity: Mapping[str, Any] | None = None,
+    ):
+        self.sets = {(views, each.name): each for views, some in sets.items() for each in some}
+        self.sizes, self.points, self.layers = sizes, points, tuple(layers)
+        self.protocols, self.pictures, self.identity = tuple(protocols), pictures, dict(identity or {})
+        most = max((len(each.groups) for each in self.sets.values()), default=1)
+        devices = jax.local_devices()
+        self.mesh = Mesh(np.array(devices[: max(1, min(len(devices), most))]), ("data",))
+        self._question = functools.lru_cache(KEPT_GROUPS)(self._ask)
+
+    def settings(self) -> list[Setting]:
+        common = {"points": self.points, "layers": list(self.layers), "protocols": list(self.protocols)}
+        common["pictures"] = self.pictures
+        return [
+            {"dataset": name, "views": views, "height": height, "width": width, "groups": len(each.groups)}
+            | common
+            | {"identity": self.identity.get(name)}
+            for (views, name), each in self.sets.items()
+            for height, width in self.sizes
+        ]
+
+    def accepts(self, subject: Subject) -> bool:
+        del subject
+        return True
+
+    def evaluate(self, subject: Subject, setting: Setting) -> Iterator[Row | Figure]:
+        """Yields a row for each predictor, layer and protocol, and for parts of the pairs of points and
+        views: by the rotation between the views, and those that are cycle consistent."""
+        place = (setting["dataset"], setting["views"], setting["height"], setting["width"])
+        about = dict(zip(("dataset", "views", "height", "width"), place))
+        tallies: dict[Predictor, dict[tuple[str, str], Scores]] = {}
+        drawn = []
+        for question, predictions, features in self._answers(subject, *place):
+            for predictor, (tracks, trusted) in predictions.items():
+                if not np.isfinite(tracks).all():
+                    raise UserError(f"{subject.name}: its {predictor.predictor} is not finite on {question.label}")
+                parts = tallies.setdefault(predictor, {})
+                truth = question.truths[predictor.protocol]
+                errors = errors_of(tracks, truth, question.views, predictor.protocol)
+                for part, chosen in _parts(truth, trusted, predictor.protocol):
+                    scores = parts.setdefault(part, Scores())
+                    scores.add(*(error[chosen] for error in errors))
+            if len(drawn) < self.pictures:
+                drawn.append((question, predictions, [np.asarray(x) for x in features]))
+        values = {
+            predictor: {part: scores.values() for part, scores in parts.items() if scores.pairs}
+            for predictor, parts in tallies.items()
+        }
+        for predictor, parts in values.items():
+            for (angle, points), figures in parts.items():
+                labels = about | predictor._asdict() | {"angle": angle, "points": points}
+                yield Row(labels, figures)
+        for question, predictions, features in drawn:
+            yield from _figures(subject, about, question, predictions, features, values)
+
+    def _answers(
+        self, subject: Subject, name: str, views: int, height: int, width: int
+    ) -> Iterator[tuple[Question, dict[Predictor, tuple[np.ndarray, np.ndarray]], list[Array]]]:
+        """Every group, what the subject says of it, and its features (V, h, w, F) by layer."""
+        count, batch = len(self.sets[views, name].groups), self.mesh.size
+        blank = dataclasses.replace(subject, name="", params=None, step=None, source="")
+        size, layers, protocols = (height, width), self.layers, self.protocols
+        params = jax.device_put(subject.params, jax.NamedSharding(self.mesh, P()))
+        with concurrent.futures.ThreadPoolExecutor(LOADERS) as pool:
+            ask = lambda number: pool.submit(self._question, name, views, size, number % count)
+            ahead = [ask(number) for number in range(min(count, 2 * batch))]
+            for first in range(0, count, batch):
+                questions = [future.result() for future in ahead[:batch]]
+                ahead = ahead[batch:] + [ask(n) for n in range(first + 2 * batch, min(count, first + 3 * batch))]
+                real = len(questions)
+                padded = questions + questions[:1] * (batch - real)
+                images = np.stack([question.views.images for question in padded])
+                points = np.stack([_pad(question.points, self.points) for question in padded])
+                said, features = predict(
+                    params, images, points, subject=blank, size=size, layers=layers, protocols=protocols,
+                    mesh=self.mesh,
+                )  # fmt: skip
+                said = jax.device_get(said)
+                for number, question in enumerate(questions):
+                    known = len(question.points)
+                    mine = {
+                        predictor: (tracks[number, :known].astype(np.float64), trusted[number, :known])
+                        for predictor, (tracks, trusted) in zip(predictors(said), said.values())
+                    }
+                    yield question, mine, [x[number] for x in features]
+
+    def _ask(self, name: str, views: int, size: tuple[int, int], number: int) -> Question:
+        each = self.sets[views, name]
+        label, loaded = each.groups[number].label, each.load(number, size)
+        seed = hashlib.sha256(f"{name}/{label}".encode()).digest()[:8]
+        rng = np.random.default_rng(int.from_bytes(seed, "little"))
+        points = draw_points(rng, loaded.valid[0], self.points)
+        if not len(points):
+            raise UserError(f"config.posed.{name}: no depth is known in the first view of {label}")
+        truths = {protocol: truth_of(points, loaded, protocol) for protocol in self.protocols}
+        return Question(label, loaded, points, truths)
+
+
+def predictors(said: Mapping[str, Any]) -> list[Predictor]:
+    """The names of what `predict` gives."""
+    named = [key.split("/") for key in said]
+    return [Predictor(kind, layer if layer == ALL else int(layer), protocol) for kind, layer, protocol in named]
+
+
+@functools.partial(jax.jit, static_argnames=("subject", "size", "layers", "protocols", "mesh"))
+def predict(
+    params: Any,
+    images: Array,
+    points: Array,
+    *,
+    subject: Subject,
+    size: tuple[int, int],
+    layers: tuple[int, ...],
+    protocols: tuple[str, ...],
+    mesh: Mesh,
+) -> tuple[dict[str, tuple[Array, Array]], list[Array]]:
+    """What a subject says, by all its predictors.
+
+    Args:
+      params: of the subject.
+      images: uint8 (B, V, H, W, 3); a group for every device of the mesh.
+      points: int (B, N, 2), columns and rows in the first view.
+      subject: without its parameters, so that subjects of the same network share programs.
+
+    Returns:
+      By "predictor/layer/protocol", positions float32 (B, N, V, 2), and bool (B, N, V), which of them are
+      cycle consistent; and features (B, V, h, w, F) of each layer that is measured.
+    """
+
+    def one_group(params, images, points):
+        traces = subject.traces(params, images.astype(jnp.float32) / 127.5 - 1)
+        traces = Traces(*(tuple(x[0] for x in part) for part in traces))
+        said = read_traces(traces, points[0].astype(jnp.float32), size, len(images[0]), layers, protocols)
+        kept = [x for number, x in enumerate(traces.features, 1) if not layers or number in layers]
+        return jax.tree.map(lambda x: x[None], (said, kept))
+
+    if mesh.size == 1:
+        return one_group(params, images, points)
+    # Every device has a group of its own; kernels do not say over which axes their results vary.
+    return jax.shard_map(
+        one_group, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P("data"), check_vma=False
+    )(params, images, points)
+
+
+def read_traces(
+    traces: Traces,
+    points: Array,
+    size: tuple[int, int],
+    views: int,
+    layers: tuple[int, ...],
+    protocols: tuple[str, ...],
+) -> dict[str, tuple[Array, Array]]:
+    """All predictions for one group of V views; traces without their axis of groups. See `predict`."""
+    said: dict[str, tuple[Array, Array]] = {}
+    measured = lambda number: not layers or number in layers
+
+    def add(predictor: str, layer: str | int, plain, maps: Array, grid: tuple[int, int]) -> None:
+        trust = lambda tracks: comes_back(maps, points, tracks, size, grid)
+        for protocol in protocols:
+            tracks = plain(protocol)
+            said[f"{predictor}/{layer}/{protocol}"] = tracks, trust(tracks)
+        if "targets" in protocols:
+            tracks = refined_predictor(maps, points, size, grid)
+            said[f"{predictor}{REFINED}/{layer}/targets"] = tracks, trust(tracks)
+
+    grid = traces.features[0].shape[1:3] if traces.features else (1, 1)
+    by_layer = [symmetric_maps(*pair) for pair in zip(traces.to_others, traces.to_first)]
+    maps = {ALL: sum(by_layer) / len(by_layer)} if by_layer else {}
+    maps |= {number: each for number, each in enumerate(by_layer, 1) if measured(number)}
+    for layer, each in maps.items():
+        add(ATTENTION, layer, functools.partial(attention_predictor, each, points, size, grid), each, grid)
+    for layer, features in enumerate(traces.features, 1):
+        if measured(layer):
+            plain = functools.partial(feature_predictor, features, points, size)
+            add(FEATURE, layer, plain, feature_maps(features), grid)
+    if not traces.features:
+        tracks = jnp.broadcast_to(points[:, None], (len(points), views, 2))
+        said |= {f"{STILL}/{ALL}/{protocol}": (tracks, jnp.ones(tracks.shape[:2], bool)) for protocol in protocols}
+    # In the first view a point is where it is.
+    return {name: (tracks.at[:, 0].set(points), trusted) for name, (tracks, trusted) in said.items()}
+
+
+def _pad(points: np.ndarray, count: int) -> np.ndarray:
+    """Points (n, 2) repeated to (count, 2)."""
+    return np.resize(points, (count, 2))
+
+
+def _parts(truth: Truth, trusted: np.ndarray, protocol: str) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    """Parts of the pairs (N, V) that count, by what their rows say of `angle` and `points`."""
+    yield (ALL, ALL), truth.counted
+    if protocol == "published":
+        return
+    yield (ALL, "cycle"), truth.counted & trusted
+    for low, high in zip(ANGLES, ANGLES[1:]):
+        within = (truth.angle >= low) & ((truth.angle < high) | (high == ANGLES[-1]))
+        yield (f"{low}-{high}", ALL), truth.counted & within
+
+
+def _figures(
+    subject: Subject,
+    about: dict[str, Any],
+    question: Question,
+    predictions: Mapping[Predictor, tuple[np.ndarray, np.ndarray]],
+    features: Sequence[np.ndarray],
+    values: Mapping[Predictor, Mapping[tuple[str, str], Mapping[str, float]]],
+) -> Iterator[Figure]:
+    """Tracks of the plain predictor that tables show, and features of the layer that matches best."""
+    protocol = "targets" if any(p.protocol == "targets" for p in predictions) else "published"
+    own = [p for p in predictions if p.protocol == protocol and not p.predictor.endswith(REFINED)]
+    # Groups without a visible point leave a predictor without figures.
+    off = lambda p: values[p].get((ALL, ALL), {}).get("px_ate", np.inf)
+    by_feature = min((p for p in own if p.predictor == FEATURE), key=off, default=None)
+    shown = next((p for p in own if p.predictor == ATTENTION and p.layer == ALL), by_feature or own[0])
+    truth, (tracks, _) = question.truths[protocol], predictions[shown]
+    labels = about | {"group": question.label}
+    where = f"{about['dataset']}, {question.label}"
+    picture = track_picture(question.views.images, question.points, truth.tracks, tracks, truth.counted)
+    layer = "" if shown.layer == ALL else f" of layer {shown.layer}"
+    caption = f"{subject.name}: points of the first view and where its {shown.predictor}{layer} finds them ({where})"
+    yield Figure("tracks", labels | shown._asdict(), caption, picture)
+    if by_feature is None:
+        return
+    measured = sorted(p.layer for p in own if p.predictor == FEATURE)
+    maps = features[measured.index(by_feature.layer)]
+    views, *grid, width = maps.shape
+    colours = pca_colours(maps.reshape(views, -1, width), tuple(grid), 1)
+    images = question.views.images
+    rows, columns = (np.arange(side) * count // side for side, count in zip(images.shape[1:3], grid))
+    sheet = view_sheet({"views": images[None], "features": colours[None][:, :, rows][:, :, :, columns]})
+    caption = f"{subject.name}: features of layer {by_feature.layer} as colours, one palette for all views ({where})"
+    yield Figure("features", labels | {"layer": by_feature.layer}, caption, sheet)

@@ -172,7 +172,8 @@ def validate(config: ConfigDict) -> None:
     check_keys(config, default_config(), "config", skip=("sources", "posed"))
     one_of(config.job, JOBS, "config.job")
     _check_model(config.model)
-    check_sources(config.sources, needs_data=config.job == "train")
+    if config.sources or config.job != "evaluate":
+        check_sources(config.sources, needs_data=config.job in ("train", "evaluate"))
     one_of(config.loss.error, losses.ERRORS, "config.loss.error")
     _check_batch(config)
     _check_mask(config)

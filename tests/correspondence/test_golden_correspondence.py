@@ -1,0 +1,99 @@
+"""Truth, predictors and scores against numbers of the published evaluation."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import GOLDEN
+
+from muskie_jax.correspondence.predictors import attention_predictor, feature_predictor, symmetric_maps
+from muskie_jax.correspondence.scores import Scores, errors_of, truth_of
+from muskie_jax.data.posed import PosedViews
+from muskie_jax.evaluators.correspondence import read_traces
+from muskie_jax.evaluators.subjects import Traces
+
+PIXEL, METRE = 1e-3, 1e-5
+GRID = (4, 6)
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    return dict(np.load(GOLDEN / "correspondence_tiny.npz"))
+
+
+@pytest.fixture(scope="module")
+def views(numbers):
+    depth = numbers["depth"]
+    geometry = (numbers[name].astype(np.float64) for name in ("intrinsics", "world_to_camera"))
+    return PosedViews(np.zeros((*depth.shape, 3), np.uint8), depth, depth > 0, *geometry)
+
+
+@pytest.fixture(scope="module")
+def points(numbers):
+    return numbers["start_points"].astype(int)
+
+
+@pytest.fixture(scope="module")
+def truth(points, views):
+    return truth_of(points, views, "published")
+
+
+@pytest.fixture(scope="module")
+def traces(numbers):
+    attention = jnp.asarray(numbers["attention"])  # (blocks, V, L, V, L)
+    return Traces((jnp.asarray(numbers["features"]),), tuple(attention[:, 0]), tuple(attention[:, :, :, 0]))
+
+
+def test_tracks(numbers, truth):
+    expected = numbers["gt_tracks"]
+    np.testing.assert_array_equal(truth.counted, expected[..., 2] > 0)
+    assert 0.2 < truth.counted.mean() < 0.8
+    np.testing.assert_allclose(truth.tracks, expected[..., :2], atol=PIXEL)
+
+
+@pytest.mark.parametrize("predictor", ["attention", "feature"])
+def test_predictions_errors_and_report(numbers, predictor, points, views, truth, traces):
+    size = views.depth.shape[1:]
+    said = read_traces(traces, jnp.asarray(points, jnp.float32), size, len(views.depth), (), ("published",))
+    layer = "all" if predictor == "attention" else 1
+    tracks = np.asarray(said[f"{predictor}/{layer}/published"][0], np.float64)
+    np.testing.assert_allclose(tracks, numbers[f"{predictor}_tracks"], atol=PIXEL)
+    pixels, metres = errors_of(tracks, truth, views, "published")
+    if predictor == "attention":  # one view after the other
+        in_order = lambda errors: errors.T[truth.counted.T]
+        np.testing.assert_allclose(in_order(pixels), numbers["attention_errors_px"], atol=PIXEL)
+        np.testing.assert_allclose(in_order(metres), numbers["attention_errors_m"], atol=METRE)
+    scores = Scores()
+    for view in range(len(views.depth)):  # pooled, however they come
+        chosen = truth.counted[:, view]
+        scores.add(pixels[chosen, view], metres[chosen, view])
+    values = scores.values()
+    assert values.pop("pairs") == truth.counted.sum()
+    assert list(values) == [
+        *("px_ate", "px_1", "px_2", "px_5", "px_10", "px_25", "px_50"),
+        *("cm_ate", "cm_1", "cm_2", "cm_5", "cm_10"),
+    ]
+    np.testing.assert_allclose(list(values.values()), numbers[f"{predictor}_report"], atol=PIXEL)
+
+
+def test_our_protocol_leaves_out_the_first_view_which_flatters(points, views, truth):
+    ours = truth_of(points, views, "targets")
+    assert not ours.counted[:, 0].any()
+    np.testing.assert_array_equal(ours.counted[:, 1:], truth.counted[:, 1:])
+    still = np.repeat(points[:, None], len(views.depth), 1).astype(float)
+    means = []
+    for each, protocol in ((truth, "published"), (ours, "targets")):
+        means.append(errors_of(still, each, views, protocol)[0][each.counted].mean())
+    assert means[0] < 0.8 * means[1]
+
+
+def test_protocols_read_maps_apart_by_less_than_a_cell(numbers, points, views, traces):
+    """The published way is half a pixel or half a cell off, and no more."""
+    size, place = views.depth.shape[1:], jnp.asarray(points, jnp.float32)
+    maps = symmetric_maps(traces.to_others[0], traces.to_first[0])
+    one = [attention_predictor(maps, place, size, GRID, each) for each in ("targets", "published")]
+    assert np.median(np.abs(one[0] - one[1])) < 4
+    # The same cells found, with their centres instead of their corners.
+    features = jnp.asarray(numbers["features"])
+    other = [np.asarray(feature_predictor(features, place, size, each)) for each in ("targets", "published")]
+    shift = other[0] - other[1]
+    assert (np.abs(shift - 7.5) < 1e-4).all(-1).mean() > 0.5

@@ -56,13 +56,13 @@ def object_box(depth: np.ndarray, stored: tuple[int, int], box: Box, size: tuple
     """
     to_depth = np.array(_scale(stored, depth.shape))
     corners = np.array(box).reshape(2, 2)
-    (left, top), (right, bottom) = np.floor(corners * to_depth + 1e-6).astype(int)
-    rows, columns = np.nonzero(depth[top:bottom, left:right])
-    if not len(rows):
+    rows, columns = np.nonzero(depth)
+    pixels = (np.stack([columns, rows], 1) + 0.5) / to_depth
+    pixels = pixels[((pixels > corners[0]) & (pixels < corners[1])).all(1)]
+    if not len(pixels):
         return box  # what is made of it is found empty
-    low = np.array([columns.min(), rows.min()]) + (left, top)
-    high = np.array([columns.max(), rows.max()]) + (left + 1, top + 1)
-    low, high = np.maximum(low / to_depth, corners[0]), np.minimum(high / to_depth, corners[1])
+    low = np.maximum(pixels.min(0) - 0.5 / to_depth, corners[0])
+    high = np.minimum(pixels.max(0) + 0.5 / to_depth, corners[1])
     scale = min(max((high - low) / size[::-1]), (box[2] - box[0]) / size[1])
     half = scale * np.array(size[::-1]) / 2
     middle = np.clip((low + high) / 2, corners[0] + half, np.maximum(corners[1] - half, corners[0] + half))

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from muskie_jax.data.mixture import photo_textures
 from muskie_jax.data.posed.views import Group, PosedViews
 from muskie_jax.data.synthetic.render import render_group
 from muskie_jax.data.synthetic.scenes import WorldConfig
@@ -32,8 +31,12 @@ class Rooms:
         self.name = name
         self._seed, self._views = settings.seed, views
         self._world = WorldConfig(**settings.world)
-        photos = photo_textures(settings.photos, settings.num_photos) if settings.photos else None
-        self._pyramid = None if photos is None else photo_pyramid(jax.numpy.asarray(photos))
+        self._pyramid = None
+        if settings.photos:
+            from muskie_jax.data.mixture import photo_textures  # late: Grain takes its time to load
+
+            photos = photo_textures(settings.photos, settings.num_photos)
+            self._pyramid = photo_pyramid(jax.numpy.asarray(photos))
         self._programs = {}
         digits = len(str(max(settings.groups, views) - 1))
         rooms = [f"room_{number:0{digits}d}" for number in range(settings.groups)]

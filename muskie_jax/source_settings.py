@@ -99,11 +99,16 @@ def synthetic(weight: float = 1.0, photos: str = "", num_photos: int = 256, **wo
     """
     source = ConfigDict({"kind": "synthetic", "weight": weight})
     source.photos, source.num_photos = photos, num_photos
+    source.world = world_settings("synthetic()", **world)
+    return source
+
+
+def world_settings(where: str, **world) -> ConfigDict:
+    """All fields of `WorldConfig`, some overridden; a UserError begins with `where`."""
     defaults = dataclasses.asdict(WorldConfig())
     for key in world:
-        require(key in defaults, f"synthetic(): no {key!r}{suggest(key, defaults)}")
-    source.world = ConfigDict(defaults | world)
-    return source
+        require(key in defaults, f"{where}: no {key!r}{suggest(key, defaults)}")
+    return ConfigDict(defaults | world)
 
 
 SOURCE_KINDS = {
@@ -130,7 +135,7 @@ def check_sources(sources: ConfigDict, needs_data: bool) -> None:
             _check_photographs(source, path, needs_data)
         else:
             require(source.num_photos >= 1, f"{path}.num_photos={source.num_photos}: write 1 or more")
-            _check_world(source.world, f"{path}.world")
+            check_world(source.world, f"{path}.world")
     require(any(s.weight > 0 for s in sources.values()), "config.sources: every weight is 0")
 
 
@@ -156,7 +161,8 @@ def _check_photographs(source: ConfigDict, path: str, needs_data: bool) -> None:
         require(masks or not zoom, f"{path}.zoom={zoom}: {source.layout} has no object masks, write 0")
 
 
-def _check_world(world: ConfigDict, path: str) -> None:
+def check_world(world: ConfigDict, path: str) -> None:
+    """Raises UserError for settings of the synthetic world that make none."""
     for key, default in dataclasses.asdict(WorldConfig()).items():
         if isinstance(default, tuple) and len(world[key]) != len(default):
             raise UserError(f"{path}.{key}={world[key]}: write {len(default)} numbers, such as {default}")

@@ -188,13 +188,22 @@ def read_photograph(
       BadImage: also if the file is missing or may not be read.
       OSError: where it is the disk's fault: another image in its place would make the data depend on it.
     """
+    return open_photograph(read_file(path), str(path), upright, max_pixels)
+
+
+def read_file(path: str | pathlib.Path) -> bytes:
+    """The bytes of an image's file.
+
+    Raises:
+      BadImage: if it is missing or may not be read.
+      OSError: where it is the disk's fault.
+    """
     try:
-        data = pathlib.Path(path).read_bytes()
+        return pathlib.Path(path).read_bytes()
     except OSError as error:
         if error.errno in TRANSIENT:
             raise
         raise BadImage(f"{path}: {error.strerror}") from error
-    return open_photograph(data, str(path), upright, max_pixels)
 
 
 def contiguous(pixels: np.ndarray) -> np.ndarray:

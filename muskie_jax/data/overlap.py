@@ -4,26 +4,23 @@ It is known where a scene's folder, or the one that it is in, has
 
 - `scene_metadata.npz` with `images`, file names, and `pairs`, (number of one image, number of another,
   their overlap) each, as common processings of ARKitScenes and ScanNet++ write it;
-- or `cameras.json`: `frames`, a list of objects with `image`, `depth` (paths in the folder, the latter a
-  16-bit PNG of z-depth, 0 = missing, one unit for all), `intrinsics` (3x3, pixels) and
-  `world_to_camera` (4x4, OpenCV axes, its translation in thousands of the depth's units: metres where
-  depth is in millimetres).
+- or `cameras.json` (see `muskie_jax.data.cameras`).
 """
 
 import functools
-import json
 import math
 import pathlib
 import zipfile
 
 import numpy as np
-from PIL import Image
 
+from muskie_jax.data.cameras import CAMERAS, read_cameras
+from muskie_jax.data.depth import load_depth
+from muskie_jax.data.images import BadImage
 from muskie_jax.errors import UserError
 
 GRID = (24, 32)  # rows and columns of the pixels that are followed from view to view
 TOLERANCE = 0.05  # how far behind a view's surface a point may lie and be seen in it, share of its depth
-DEPTH_UNIT = 1e-3
 
 
 def sample_overlapping(
@@ -64,15 +61,15 @@ def _from_pairs(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
 
 
 def _from_cameras(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
-    frames = json.loads(path.read_text())["frames"]
-    depths = [_depth(path.parent / frame["depth"]) for frame in frames]
-    intrinsics = np.array([frame["intrinsics"] for frame in frames], np.float64)
-    poses = np.array([frame["world_to_camera"] for frame in frames], np.float64)
+    frames = read_cameras(path)
+    depths = [load_depth(path.parent / frame.depth) for frame in frames]
+    intrinsics = np.stack([frame.intrinsics for frame in frames])
+    poses = np.stack([frame.world_to_camera for frame in frames])
     overlap = np.stack([seen_share(number, depths, intrinsics, poses) for number in range(len(frames))])
-    return [frame["image"] for frame in frames], overlap
+    return [frame.image for frame in frames], overlap
 
 
-READERS = {"scene_metadata.npz": _from_pairs, "cameras.json": _from_cameras}
+READERS = {"scene_metadata.npz": _from_pairs, CAMERAS: _from_cameras}
 
 
 @functools.lru_cache(maxsize=256)
@@ -96,18 +93,13 @@ def scene_overlap(folder: pathlib.Path, frames: tuple[str, ...]) -> np.ndarray:
         )
     try:
         known, overlap = READERS[file.name](file)
-    except (OSError, KeyError, ValueError, TypeError, IndexError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, TypeError, IndexError, zipfile.BadZipFile, BadImage) as error:
         raise UserError(f"{file}: overlap of views: {type(error).__name__} {error}") from error
     numbers = {pathlib.PurePosixPath(name).stem: number for number, name in enumerate(known)}
     own = [numbers.get(pathlib.PurePosixPath(frame).stem, -1) for frame in frames]
     table = np.zeros((len(known) + 1,) * 2, np.float32)  # the last row is that of unknown frames
     table[:-1, :-1] = overlap
     return table[np.ix_(own, own)]
-
-
-def _depth(path: pathlib.Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image).astype(np.float32) * DEPTH_UNIT
 
 
 def seen_share(

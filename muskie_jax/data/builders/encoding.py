@@ -8,7 +8,8 @@ import simplejpeg
 from PIL import Image
 
 from muskie_jax.data.builders.records import Geometry, Record
-from muskie_jax.data.images import BadImage, Photograph, bad_image, open_photograph
+from muskie_jax.data.depth import read_depth
+from muskie_jax.data.images import BadImage, Photograph, open_photograph
 from muskie_jax.errors import UserError
 
 FORMATS = ("jpeg", "png")
@@ -97,24 +98,6 @@ def _resized(photograph: Photograph, target: tuple[int, int]) -> np.ndarray:
     if target == (photograph.height, photograph.width):
         return photograph.pixels()
     return photograph.crop((0, 0, photograph.width, photograph.height), target)
-
-
-def read_depth(data: bytes, name: str) -> np.ndarray:
-    """Depth in millimetres, uint16 (h, w), from a 16-bit PNG.
-
-    Raises:
-      BadImage: if it is none, or damaged.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            depth = np.asarray(image)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise bad_image(f"{name}: its depth", error, ("PNG",)) from error
-    if depth.dtype != np.uint16:
-        raise BadImage(f"{name}: its depth has pixel mode {image.mode}, not 16 bits of grey")
-    return depth
 
 
 def encode_depth(metres: np.ndarray) -> bytes:

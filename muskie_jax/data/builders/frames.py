@@ -13,9 +13,7 @@ Each class has
 
 import functools
 import hashlib
-import json
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,23 +21,21 @@ import numpy as np
 from muskie_jax.data.builders.encoding import Encoding, encode_depth
 from muskie_jax.data.builders.packed import PackedSource
 from muskie_jax.data.builders.records import Geometry, Record
-from muskie_jax.data.images import TRANSIENT, BadImage
+from muskie_jax.data.cameras import CAMERAS, CameraOfImage, read_cameras
+from muskie_jax.data.images import read_file
 from muskie_jax.data.scenes import GROUP_MARK, Scene, SceneTable, place
 from muskie_jax.data.sources import FolderSource, Source
 from muskie_jax.data.synthetic.render import render_group
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.synthetic.textures import photo_pyramid
-from muskie_jax.errors import UserError
 
 SEED_STREAM = 5  # keeps the seeds of packed rooms apart from what else is drawn from a run's seed
-CAMERAS = "cameras.json"
-CAMERA_KEYS = ("image", "depth", "intrinsics", "world_to_camera")
 
 
 class FolderFrames:
     """Photographs of a folder; with depth and cameras, if every scene has a `cameras.json` of them all.
 
-    (See `muskie_jax.data.overlap` for that file. It lies in the folder of the scene's images, or in one
+    (See `muskie_jax.data.cameras` for that file. It lies in the folder of the scene's images, or in one
     above it.)
     """
 
@@ -68,7 +64,7 @@ class FolderFrames:
                 return scene.name
         return ""
 
-    def _camera(self, path: str) -> dict[str, Any] | None:
+    def _camera(self, path: str) -> CameraOfImage | None:
         return _cameras(self.source.root, pathlib.PurePosixPath(path).parent).get(path)
 
     def record(self, scene: int, frame: int) -> Record:
@@ -77,42 +73,22 @@ class FolderFrames:
         if self.geometry:
             camera = self._camera(path)
             geometry = Geometry(
-                _read(self.source.root / camera["depth"]),
-                np.array(camera["intrinsics"], np.float64).reshape(3, 3),
-                np.array(camera["world_to_camera"], np.float64).reshape(4, 4),
+                read_file(self.source.root / camera.depth), camera.intrinsics, camera.world_to_camera
             )
-        return Record(_read(self.source.root / path), place(name), path, geometry)
+        return Record(read_file(self.source.root / path), place(name), path, geometry)
 
     def object_box(self, scene: int, frame: int):
         return self.source.object_box(scene, frame)
 
 
-def _read(path: pathlib.Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        if error.errno in TRANSIENT:
-            raise  # the disk's fault
-        raise BadImage(f"{path}: {error.strerror}") from error
-
-
 @functools.lru_cache(maxsize=64)
-def _cameras(root: pathlib.Path, folder: pathlib.PurePosixPath) -> dict[str, dict[str, Any]]:
+def _cameras(root: pathlib.Path, folder: pathlib.PurePosixPath) -> dict[str, CameraOfImage]:
     """The cameras of a folder's images, by path below the root; empty if they are not known."""
     for parent in (folder, *folder.parents):
-        path = root / parent / CAMERAS
-        if not path.is_file():
-            continue
-        try:
-            frames = json.loads(path.read_text())["frames"]
-            known = {}
-            for frame in frames:
-                camera = {key: frame[key] for key in CAMERA_KEYS}
-                camera["depth"] = (parent / camera["depth"]).as_posix()
-                known[(parent / camera["image"]).as_posix()] = camera
-            return known
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} cannot be understood: {type(error).__name__} {error}") from error
+        if (root / parent / CAMERAS).is_file():
+            below = lambda path, parent=parent: (parent / path).as_posix()
+            known = read_cameras(root / parent / CAMERAS)
+            return {below(camera.image): camera._replace(depth=below(camera.depth)) for camera in known}
     return {}
 
 

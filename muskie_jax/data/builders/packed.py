@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from muskie_jax.data.builders.encoding import read_depth
 from muskie_jax.data.builders.records import DECODERS, Record, features, from_example
+from muskie_jax.data.depth import DEPTH_UNIT, read_depth
 from muskie_jax.data.images import BadImage, Photograph, open_photograph
 from muskie_jax.data.objects import RelativeBox
-from muskie_jax.data.overlap import DEPTH_UNIT, seen_share
+from muskie_jax.data.overlap import seen_share
 from muskie_jax.data.scenes import SceneTable
 from muskie_jax.data.sources import PhotographSource
 from muskie_jax.errors import UserError

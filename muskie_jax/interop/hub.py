@@ -8,13 +8,19 @@ from muskie_jax.interop.weights import SUFFIXES
 WEIGHTS = "model.safetensors"  # of a folder made by `save_pretrained`, and of most repositories
 
 
-def download(repo: str, revision: str | None = None, filename: str | None = None) -> pathlib.Path:
+def download(
+    repo: str,
+    revision: str | None = None,
+    filename: str | None = None,
+    suffixes: tuple[str, ...] = SUFFIXES,
+) -> pathlib.Path:
     """The file of weights of a repository, in the hub's cache on this computer.
 
     Args:
       repo: `user/name`.
       revision: a branch, tag or commit; None is the newest.
       filename: None is `model.safetensors`, or else the only file of weights that there is.
+      suffixes: of files of weights.
 
     Raises:
       UserError: if there is no such repository or file, or the hub cannot be reached.
@@ -31,7 +37,7 @@ def download(repo: str, revision: str | None = None, filename: str | None = None
             if filename:
                 raise
         files = HfApi().list_repo_files(repo, revision=revision)
-        found = [name for name in files if name.endswith(SUFFIXES)]
+        found = [name for name in files if name.endswith(suffixes)]
         if len(found) != 1:
             said = (
                 f"has several: {', '.join(sorted(found))}; write one as filename=" if found else "has none"

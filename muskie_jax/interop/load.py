@@ -69,17 +69,22 @@ def load_pretrained(
 
 def model_of(network: Network, dtype: Any = "float32", attention: str = "auto", **options: Any) -> Muskie:
     """The module of a network; for arguments and errors see `load_pretrained`."""
-    with contextlib.suppress(TypeError):  # of what is no type: the message below names it
-        dtype = jax.numpy.dtype(dtype)
-    one_of(getattr(dtype, "name", dtype), DTYPES, "dtype")
+    dtype, kernel = checked_choices(dtype, attention)
     for name in options:
         one_of(name, OPTIONS, "load_pretrained")
     one_of(options.get("remat", "none"), REMAT, "remat")
+    return Muskie(**dataclasses.asdict(network), dtype=dtype, attention=kernel, **options)
+
+
+def checked_choices(dtype: Any, attention: str) -> tuple[Any, Attention]:
+    """The type of matrix products and the kernel; for arguments and errors see `load_pretrained`."""
+    with contextlib.suppress(TypeError):  # of what is no type: the message below names it
+        dtype = jax.numpy.dtype(dtype)
+    one_of(getattr(dtype, "name", dtype), DTYPES, "dtype")
     try:
-        kernel = Attention(attention)
+        return dtype, Attention(attention)
     except ValueError as error:
         raise UserError(str(error)) from error
-    return Muskie(**dataclasses.asdict(network), dtype=dtype, attention=kernel, **options)
 
 
 def open_weights(

@@ -155,7 +155,7 @@ def check_params(params: Mapping[str, Any], network: Network) -> list[Parameter]
     """The table of a tree of ours; raises what `to_torch` does."""
     flat = {"/".join(path): array for path, array in flatten_dict(params).items()}
     table = parameters(network, backbone_only=not params.keys() & {"norm", "head"})
-    _check({"/".join(p.path): p.shape for p in table}, flat, "the parameters")
+    check_tensors({"/".join(p.path): p.shape for p in table}, flat, "the parameters")
     return table
 
 
@@ -170,18 +170,29 @@ def to_jax(tensors: Mapping[str, np.ndarray], network: Network) -> dict[str, Any
     """
     table = parameters(network, backbone_only=not any(name.startswith(HEAD) for name in tensors))
     wanted = {p.torch_name: p.torch_shape for p in table}
-    _check(wanted, tensors, "the weights", (*WIDENED, "float32"))
-    # float32 holds 16-bit floats exactly.
-    widened = lambda array: array.astype(np.float32) if array.dtype.name in WIDENED else array
+    check_tensors(wanted, tensors, "the weights", (*WIDENED, "float32"))
     return unflatten_dict({p.path: p.to_jax(widened(tensors[p.torch_name])) for p in table})
 
 
-def _check(
+def widened(array: np.ndarray) -> np.ndarray:
+    """An array of 16-bit floats as float32, which holds them exactly; any other as it is."""
+    return array.astype(np.float32) if array.dtype.name in WIDENED else array
+
+
+def check_tensors(
     wanted: Mapping[str, tuple[int, ...]],
     found: Mapping[str, Any],
     what: str,
     types: tuple[str, ...] = ("float32",),
 ) -> None:
+    """Raises UserError, listing them, if arrays are missing, unknown, or of another shape or type.
+
+    Args:
+      wanted: the shapes, by name.
+      found: the arrays.
+      what: the start of the message: "the weights".
+      types: which may be.
+    """
     shape = lambda dimensions: "x".join(map(str, dimensions)) or "a scalar"
     both = [name for name in wanted if name in found]
     problems = {

@@ -167,9 +167,8 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is no file of weights: its name ends with none of {', '.join(SUFFIXES)}")
     try:
-        tensors, described = (_read_safetensors if path.suffix == ".safetensors" else _read_pth)(path)
+        tensors, described = read_tensors(path)
         heads, digest, about = checked_description(described)
-        tensors = _unwrapped(tensors)
         network = network_of(tensors, heads if num_heads is None else num_heads)
         weights = Weights(network, to_jax(tensors, network), about)
         if digest not in (None, weights.params_digest):
@@ -177,6 +176,19 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return weights
+
+
+def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
+    """The tensors of a `.safetensors` file, or else of one of PyTorch's, by name; nothing in it is run.
+
+    Returns:
+      Also what the file says of itself, unchecked.
+
+    Raises:
+      UserError: if it cannot be read, is damaged, or holds something else.
+    """
+    tensors, described = (_read_safetensors if path.suffix == ".safetensors" else _read_pth)(path)
+    return _unwrapped(tensors), described
 
 
 def _unwrapped(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

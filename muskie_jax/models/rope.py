@@ -23,12 +23,15 @@ def patch_positions(grid: tuple[int, int], num_registers: int) -> np.ndarray:
     return np.concatenate([registers, patches])
 
 
-def rotation_table(positions: np.ndarray, head_dim: int) -> RotationTable:
+def rotation_table(
+    positions: np.ndarray, head_dim: int, frequencies: np.ndarray | None = None
+) -> RotationTable:
     """Cosines and sines of the angles by which every token's query and key turn.
 
     Args:
       positions: (T, 2), row and column of every token.
       head_dim: D, divisible by 4.
+      frequencies: (D/4,) radians per step of a position; None is what BASE gives.
 
     Returns:
       Two float32 arrays (T, D). For each half of D there are D/4 angles: channel i of a half turns
@@ -37,7 +40,8 @@ def rotation_table(positions: np.ndarray, head_dim: int) -> RotationTable:
     if head_dim % 4:
         raise ValueError(f"2-D RoPE needs a head dimension divisible by 4, got {head_dim}")
     half = head_dim // 2
-    frequencies = BASE ** (-np.arange(0, half, 2) / half)  # (D/4,)
+    if frequencies is None:
+        frequencies = BASE ** (-np.arange(0, half, 2) / half)  # (D/4,)
     angles = positions[:, :, None] * frequencies  # (T, 2, D/4)
     angles = np.concatenate([-angles, angles], axis=-1).reshape(len(positions), head_dim)
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

@@ -1,0 +1,243 @@
+"""Published files of MAE, DINOv2, DINOv3 and CroCo v2: every tensor finds its place, others are refused."""
+
+import re
+
+import huggingface_hub
+import numpy as np
+import pytest
+import safetensors.numpy
+from conftest import GOLDEN
+from flax.traverse_util import flatten_dict
+from framewise_made import CASES, HEADS, kind_of, of_the_repository, published
+from huggingface_hub.errors import EntryNotFoundError
+
+from muskie_jax.errors import UserError
+from muskie_jax.interop.framewise import HEADS as KNOWN_HEADS
+from muskie_jax.interop.framewise import load_framewise, read_framewise
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Tensors, through a file, as settings and parameters."""
+
+    def read(kind, tensors, num_heads=HEADS):
+        safetensors.numpy.save_file(tensors, tmp_path / "m.safetensors")
+        return read_framewise(kind, tmp_path / "m.safetensors", num_heads)
+
+    return read
+
+
+@pytest.fixture
+def refusal(read, tmp_path):
+    """The one line with which they are refused."""
+
+    def refusal(kind, tensors, num_heads=HEADS):
+        with pytest.raises(UserError) as error:
+            read(kind, tensors, num_heads)
+        start = f"{tmp_path / 'm.safetensors'}: "
+        assert str(error.value).startswith(start)
+        return str(error.value).removeprefix(start)
+
+    return refusal
+
+
+@pytest.fixture(scope="module")
+def croco():
+    golden = np.load(GOLDEN / "crocov2_tiny.npz")
+    return {name.removeprefix("param/"): golden[name] for name in golden if name.startswith("param/")}
+
+
+def same(one, other):
+    one, other = flatten_dict(one), flatten_dict(other)
+    return one.keys() == other.keys() and all(np.array_equal(one[path], other[path]) for path in one)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_names_give_the_same_parameters(case, read):
+    settings, params = read(kind_of(case), published(case))
+    tensors = of_the_repository(case)
+    assert not tensors.keys() & published(case).keys() - {"norm.weight", "norm.bias"}
+    other_settings, other = read(kind_of(case), tensors)
+    assert same(params, other)
+    if "dinov3" in case:
+        np.testing.assert_allclose(other_settings.frequencies, [1, 100**-0.25, 0.1, 100**-0.75], rtol=1e-6)
+        tensors.pop("rope_embed.periods")
+        other_settings, _ = read(kind_of(case), tensors)
+    assert settings == other_settings
+    assert settings.gated == ("gated" in case)
+    assert settings.registers == (3 if "registers" in case else 4 if "dinov3" in case else 0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_number_of_a_file_is_in_the_tree(case, read):
+    tensors = published(case)
+    used = {n: x for n, x in tensors.items() if not re.match(r"decoder|embeddings\.mask_token", n)}
+    assert len(used) < len(tensors)
+    numbers = np.concatenate([x.ravel() for x in used.values()])
+    found = np.concatenate([x.ravel() for x in flatten_dict(read(kind_of(case), tensors)[1]).values()])
+    if "dinov3" in case:  # whose keys have no bias
+        numbers = np.concatenate([numbers, np.zeros(2 * 32, np.float32)])
+    np.testing.assert_array_equal(np.sort(found), np.sort(numbers))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("names", [published, of_the_repository])
+def test_a_tensor_too_few_or_too_many_is_named(case, names, refusal):
+    kind, tensors = kind_of(case), names(case)
+    wanted = [
+        n for n in tensors if not re.search(r"decoder|mask_token|register|storage|bias_mask|rope|local", n)
+    ]
+    for name in wanted[:: max(1, len(wanted) // 6)]:
+        assert f"missing: {name.removeprefix('vit.')}" in refusal(
+            kind, {n: tensors[n] for n in tensors if n != name}
+        )
+    assert "unknown: blocks.0.x" in refusal(kind, tensors | {"blocks.0.x": np.ones(3, np.float32)})
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("names", [published, of_the_repository])
+def test_another_shape_is_named(case, names, refusal):
+    kind, tensors = kind_of(case), names(case)
+    for name, array in tensors.items():
+        if re.search(r"decoder|mask_token|local_cls|bias_mask", name):
+            continue
+        message = refusal(
+            kind, tensors | {name: np.ones((*array.shape[:-1], array.shape[-1] + 1), np.float32)}
+        )
+        # What tells a width or a number tells it to all others.
+        assert name.removeprefix("vit.") in message or "of another shape" in message, message
+
+
+@pytest.mark.parametrize("case", [*CASES, "crocov2"])
+@pytest.mark.parametrize("kind", ["mae", "dinov2", "dinov3", "crocov2"])
+def test_weights_of_another_kind_are_named(case, kind, refusal, croco):
+    titles = {"mae": "MAE", "dinov2": "DINOv2", "dinov3": "DINOv3", "crocov2": "CroCo v2"}
+    if kind == kind_of(case):
+        return
+    for names in (published, of_the_repository):
+        message = refusal(kind, croco if case == "crocov2" else names(case))
+        theirs = kind_of(case)
+        assert message == f"these are weights of {titles[theirs]}, not of {titles[kind]}: say {theirs!r}"
+
+
+def test_weights_of_muskie_are_named(refusal, golden):
+    muskie = {name.removeprefix("param/"): x for name, x in golden.items() if name.startswith("param/")}
+    assert refusal("dinov2", muskie) == "these are weights of Muskie, not of DINOv2"
+
+
+def test_croco_of_the_first_version_is_refused(refusal, croco):
+    message = refusal("crocov2", croco | {"enc_pos_embed": np.ones((15, 32), np.float32)})
+    assert "unknown: enc_pos_embed" in message
+
+
+def test_a_bias_that_only_some_layers_lack_is_missing(read, refusal):
+    tensors = published("dinov3")
+    one = "layer.1.attention.q_proj.bias"
+    assert f"missing: {one}" in refusal("dinov3", {n: x for n, x in tensors.items() if n != one})
+    # The largest has none at all.
+    none = {n: x for n, x in tensors.items() if not re.search(r"[qkv]_proj\.bias", n)}
+    assert not read("dinov3", none)[1]["block_1"]["attention"]["qkv"]["bias"].any()
+
+
+@pytest.mark.parametrize(
+    "heads, said",
+    [
+        (None, "no DINOv2 has width 32: say how many heads this one has (num_heads=)"),
+        (3, "num_heads=3 does not fit width 32"),
+        (16, "num_heads=16 does not fit width 32"),
+    ],
+)
+def test_heads_that_are_not_known(heads, said, refusal):
+    assert said in refusal("dinov2", published("dinov2"), heads)
+
+
+def test_heads_of_the_published_sizes():
+    """64 channels each, but for two."""
+    assert KNOWN_HEADS == {("mae", 1280): 16, ("dinov3", 4096): 32}
+
+
+def test_heads_of_64_channels(read):
+    wide = {}
+    for name, array in published("dinov2").items():  # four times the width, and four times the hidden one
+        wide[name] = np.tile(array, [4 if n in (32, 128) else 1 for n in array.shape])
+    settings, _ = read("dinov2", wide, None)
+    assert (settings.width, settings.hidden, settings.heads) == (128, 512, 2)
+
+
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        ({"rope_embed.periods": np.ones(5, np.float32)}, "rope_embed.periods (5, not 4)"),
+        ({"rope_embed.periods": np.zeros(4, np.float32)}, "rope_embed.periods are not all positive"),
+        ({"norm.bias": np.full(32, np.nan, np.float32)}, "norm.bias holds numbers that are not finite"),
+        ({"norm.bias": np.zeros(32, np.float64)}, "of another type than float32: norm.bias (float64)"),
+        ({"blocks.0.attn.qkv.bias_mask": np.ones(5, np.float32)}, "unknown: blocks.0.attn.qkv.bias_mask"),
+    ],
+)
+def test_broken_numbers_are_named(changed, said, refusal):
+    assert said in refusal("dinov3", of_the_repository("dinov3") | changed)
+
+
+def test_16_bits_are_widened(read):
+    tensors = {name: x.astype(np.float16) for name, x in of_the_repository("dinov3").items()}
+    params = flatten_dict(read("dinov3", tensors)[1])
+    assert {x.dtype.name for x in params.values()} == {"float32"}
+    assert np.array_equal(
+        params["patch_embed", "bias"], tensors["patch_embed.proj.bias"].astype(np.float32)
+    )
+
+
+@pytest.mark.parametrize("name", ["m.pth", "pytorch_model.bin"])
+def test_files_of_pytorch(name, tmp_path, read):
+    torch = pytest.importorskip("torch")
+    state = {n: torch.from_numpy(x.copy()) for n, x in of_the_repository("mae").items()}
+    torch.save({"model": state, "croco_kwargs": {"enc_depth": 2, "pos_embed": "RoPE100"}}, tmp_path / name)
+    model, params = load_framewise("mae", tmp_path / name, num_heads=HEADS)
+    settings, expected = read("mae", of_the_repository("mae"))
+    assert model.settings == settings and same(params, expected)
+
+
+def test_a_repository_of_the_hub(tmp_path, monkeypatch):
+    """As those of MAE are: an old file of PyTorch beside one of TensorFlow."""
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({n: torch.from_numpy(x.copy()) for n, x in published("mae").items()}, path)
+
+    def get(repo, name, revision):
+        assert repo == "facebook/vit-mae-base"
+        if name != path.name:
+            raise EntryNotFoundError("404")
+        return str(path)
+
+    files = ["config.json", "pytorch_model.bin", "tf_model.h5"]
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", get)
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_, **__: files)
+    monkeypatch.chdir(tmp_path)
+    assert load_framewise("mae", "facebook/vit-mae-base", num_heads=HEADS)[0].settings.table == 4
+
+
+@pytest.mark.parametrize(
+    "kind, source, options, said",
+    [
+        ("dino", "m.safetensors", {}, "kind: no 'dino'; did you mean"),
+        ("mae", "m.safetensors", {}, "there is no 'm.safetensors': write a file of weights, or user/name"),
+        ("mae", "here.npz", {}, "here.npz is no file of weights: write one that ends with .safetensors"),
+        ("mae", "folder", {}, "folder is no file of weights"),
+        ("mae", "here.pth", {"revision": "x"}, "revision= and filename= are for repositories of the hub"),
+        ("mae", "here.pth", {}, "here.pth: it cannot be read"),
+        ("mae", "here.pth", {"dtype": "float16"}, "dtype: no 'float16'"),
+        ("mae", "here.pth", {"attention": "flash"}, "attention='flash': choose one of"),
+    ],
+)
+def test_sources_that_are_none(kind, source, options, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name in ("here.npz", "here.pth"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=re.escape(said)):
+        load_framewise(kind, source, **options)
+
+
+def test_a_folder_is_its_file(tmp_path):
+    safetensors.numpy.save_file(published("dinov2"), tmp_path / "model.safetensors")
+    assert load_framewise("dinov2", tmp_path, num_heads=HEADS)[0].settings.kind == "dinov2"

@@ -1,0 +1,341 @@
+"""Does a network use other views? Error of one masked view, by how many others it is given, and whose.
+
+A target is reconstructed with views of its own scene, and again, with the same mask, with as many of a
+stranger's scene (see `contexts`). What the first error is below the second is what the network has found
+in the other views. The target alone, `views` 1, is where both curves start.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from muskie_jax.checks import nearest_size, one_of, require
+from muskie_jax.errors import UserError
+from muskie_jax.evaluators.contexts import (
+    ViewSet,
+    arrange,
+    choose_targets,
+    draw_masks,
+    seen_by_context,
+    view_order,
+)
+from muskie_jax.evaluators.reconstruction import visible_mean_error
+from muskie_jax.evaluators.results import Figure, Row, Setting
+from muskie_jax.evaluators.subjects import Subject
+from muskie_jax.masking import MODES, hidden_count
+from muskie_jax.metrics import Mean
+from muskie_jax.models.attention import Attention
+from muskie_jax.models.muskie import Muskie, patchify, unpatchify
+from muskie_jax.sharding import group_shards, local_rows, put_batch
+from muskie_jax.viz.reconstruction import reconstruction_sheet
+
+OVERLAP_EDGES = (0.0, 0.3, 0.6, 1.0)  # of the bins of overlap
+ALL = "all"  # targets of any overlap, or of one that is not known
+OWN, STRANGER, ALONE = "own", "stranger", "none"  # whose views a target is given
+
+
+@dataclasses.dataclass(frozen=True)
+class CurveSettings:
+    """What curves are made of.
+
+    Attributes:
+      sizes: (height, width) of views, pixels.
+      views: numbers of views, the target included.
+      references: how many views besides the target are whole; where there are not so many, left out.
+      modes: pairs (mode, ratio) of masks, see `muskie_jax.masking`.
+      groups: targets of each set, at most.
+      pictures: targets in a picture, at most what a batch holds.
+      views_per_device: that a device gets at a time, if groups are not larger.
+
+    Raises:
+      UserError: for a value that cannot be.
+    """
+
+    sizes: tuple[tuple[int, int], ...] = ((224, 224),)
+    views: tuple[int, ...] = (1, 2, 4, 8)
+    references: tuple[int, ...] = (0, 1, 2, 4)
+    modes: tuple[tuple[str, float], ...] = (("random", 0.9), ("rectangle", 0.75))
+    groups: int = 64
+    pictures: int = 1
+    views_per_device: int = 32
+
+    def __post_init__(self):
+        path = "reconstruction"
+        for name in ("sizes", "views", "references", "modes"):
+            require(len(getattr(self, name)) > 0, f"{path}.{name} is empty: write one at least")
+        for name, least in (("groups", 1), ("pictures", 0), ("views_per_device", 1)):
+            value = getattr(self, name)
+            require(value >= least, f"{path}.{name}={value}: write {least} or more")
+        require(min(self.views) >= 1, f"{path}.views={self.views}: write 1 or more")
+        require(min(self.references) >= 0, f"{path}.references={self.references}: write 0 or more")
+        for mode, ratio in self.modes:
+            one_of(mode, MODES, f"{path}.modes")
+            require(0 < ratio <= 1, f"{path}.modes: {mode} has ratio {ratio}: write above 0, at most 1")
+        if not any(map(self.references_of, self.views)):
+            raise UserError(
+                f"{path}.references={self.references} leaves nothing of {path}.views={self.views}: "
+                f"write numbers below {max(self.views)}"
+            )
+
+    def references_of(self, views: int) -> tuple[int, ...]:
+        """The numbers of whole views that a group may have; a target alone has none."""
+        return (0,) if views == 1 else tuple(count for count in self.references if count < views)
+
+
+class _Scenes(NamedTuple):
+    """The targets of a set, loaded: each with its context, of at most V - 1 views.
+
+    Attributes:
+      labels: of the targets' groups.
+      own: of each target, uint8 (V, H, W, 3), the target first.
+      strangers: likewise of its stranger.
+      seen: float (targets, V - 1), see `seen_by_context`.
+    """
+
+    labels: list[str]
+    own: list[np.ndarray]
+    strangers: list[np.ndarray]
+    seen: np.ndarray
+
+
+class ReconstructionCurves:
+    """A `SweepEvaluator`: masked error of targets with their own scenes' views, and with strangers'.
+
+    A row is about one `dataset`, `height`, `width`, number of `views`, `num_reference` (whole views besides
+    the target), `mask` (mode and ratio), `context` ("own", "stranger", or "none" for the target alone) and
+    `overlap`: "all" targets, or those of whom a share of their pixels in a range, such as "0.3-0.6",
+    is seen by the whole view of their own scene that sees most of them, where depth and cameras tell. Its
+    values are
+
+    - `mse`: mean squared error over hidden patches of the targets, of pixels in [-1, 1];
+    - `baseline_mse`: the same of filling them with the mean of the target's visible pixels;
+    - `patches`: how many they are.
+
+    Groups, masks and strangers are the same for every network, whatever the devices. Predictions are
+    taken as pixels, which they are not of networks that were trained with `normalize_targets`.
+
+    Args:
+      sets: whose groups are evaluated: posed sets, or held-out scenes without geometry.
+      settings: see `CurveSettings`.
+      mesh: the devices that groups are split over; its axis `view` must be 1.
+
+    Raises:
+      UserError: if two sets have one name, or for what `choose_targets` cannot use.
+    """
+
+    name = "reconstruction"
+
+    def __init__(self, sets: Sequence[ViewSet], settings: CurveSettings, mesh: Mesh):
+        if mesh.shape["view"] != 1:
+            raise ValueError("a mesh that splits views cannot hold a target alone")
+        self._settings, self._mesh = settings, mesh
+        self._sets = {one.name: one for one in sets}
+        if len(self._sets) < len(sets):
+            raise UserError(f"{' '.join(one.name for one in sets)}: give each set another name")
+        views = [count for count in settings.views if settings.references_of(count)]
+        self._targets = choose_targets(sets, views, settings.groups)
+        measure = functools.partial(_measure, pictures=settings.pictures)
+        replicated = NamedSharding(mesh, P())
+        self._measure = jax.jit(measure, static_argnames=("model",), out_shardings=replicated)
+        # One set at one size: units come in this order, and a set of large views fills gigabytes.
+        self._scenes = functools.lru_cache(maxsize=1)(self._load)
+
+    def settings(self) -> list[Setting]:
+        """One for each set, size, mask and number of views."""
+        return [
+            {
+                "dataset": name,
+                "height": height,
+                "width": width,
+                "mask": mode,
+                "ratio": ratio,
+                "views": views,
+            }
+            for name, targets in self._targets.items()
+            for height, width in self._settings.sizes
+            for mode, ratio in self._settings.modes
+            for views in targets.views
+        ]
+
+    def accepts(self, subject: Subject) -> bool:
+        """Muskie, with its reconstruction head."""
+        return subject.kind == "muskie" and "head" in subject.params
+
+    def evaluate(self, subject: Subject, setting: Setting) -> Iterator[Row | Figure]:
+        """See `ReconstructionCurves`. For the largest number of views there is a figure, too.
+
+        Nothing is said of a network with learned view embeddings and more views than it has of them.
+
+        Raises:
+          UserError: if the size cannot be cut into the network's patches, or data cannot be read.
+        """
+        views, mode, ratio = setting["views"], setting["mask"], setting["ratio"]
+        size = setting["height"], setting["width"]
+        if subject.model.view_embed == "learned" and views > subject.model.max_views:
+            return
+        grid = _grid(subject, size, mode, ratio)
+        labels = {name: setting[name] for name in ("dataset", "height", "width", "views")}
+        labels["mask"] = f"{mode} {ratio:g}"
+        scenes = self._scenes(setting["dataset"], size)
+        masks = np.stack([draw_masks(label, views, grid, mode, ratio) for label in scenes.labels])
+        patches = masks[:, 0].sum(-1)
+        run = functools.partial(self._run, subject, scenes, masks)
+        pictures = {}
+        for references in self._settings.references_of(views):
+            for context in (ALONE,) if views == 1 else (OWN, STRANGER):
+                (squared, baseline), pictures[context] = run(references, context)
+                for overlap, chosen in overlap_bins(scenes.seen, references).items():
+                    mean = lambda sums, chosen=chosen: Mean(sums[chosen].sum(), patches[chosen].sum())
+                    values = {
+                        "mse": float(mean(squared).compute()),
+                        "baseline_mse": float(mean(baseline).compute()),
+                        "patches": float(patches[chosen].sum()),
+                    }
+                    yield Row(
+                        labels | {"num_reference": references, "context": context, "overlap": overlap},
+                        values,
+                    )
+        if self._settings.pictures and 1 < views == self._targets[setting["dataset"]].views[-1]:
+            yield _figure(pictures[OWN], pictures[STRANGER], subject.model.patch, references, labels)
+
+    def _load(self, dataset: str, size: tuple[int, int]) -> _Scenes:
+        targets = self._targets[dataset]
+        most, own = targets.views[-1], [(dataset, number) for number in targets.groups]
+
+        def load(key: tuple[str, int]) -> tuple[np.ndarray, np.ndarray]:
+            name, number = key
+            order = view_order(self._sets[name].groups[number])[:most]
+            views = self._sets[name].load(number, size)
+            return views.images[order], seen_by_context(views, order)
+
+        needed = list(dict.fromkeys([*own, *targets.strangers]))
+        # The first alone: what it compiles, or reads for all, the others find.
+        loaded = [load(needed[0])]
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            loaded += threads.map(load, needed[1:])
+        images, seen = (dict(zip(needed, parts)) for parts in zip(*loaded))
+        return _Scenes(
+            labels=[self._sets[dataset].groups[number].label for _, number in own],
+            own=[images[key] for key in own],
+            strangers=[images[key] for key in targets.strangers],
+            seen=np.stack([seen[key] for key in own]),
+        )
+
+    def _run(
+        self, subject: Subject, scenes: _Scenes, masks: np.ndarray, references: int, context: str
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Sums over the hidden patches of each target, float64 (2, targets): its squared error, and that
+        of the baseline; and what a picture of the first targets shows, see `_measure`."""
+        model = subject.model
+        model = model.clone(attention=Attention(model.attention.implementation, self._mesh))
+        params = jax.device_put(subject.params, NamedSharding(self._mesh, P()))
+        count, views = masks.shape[:2]
+        shards = group_shards(self._mesh)
+        batch = min(self._settings.views_per_device // views or 1, math.ceil(count / shards)) * shards
+        rows = local_rows(batch, self._mesh)
+        given = scenes.strangers if context == STRANGER else scenes.own
+
+        def group(number: int) -> tuple[np.ndarray, np.ndarray]:
+            images = arrange(scenes.own[number][0], given[number][1:views], references)
+            whole = np.arange(1, views) <= references
+            hidden = arrange(masks[number, 0], masks[number, 1:] & ~whole[:, None], references)
+            return images, hidden
+
+        measured = []
+        for start in range(0, count, batch):
+            # The last target stands in for those that are not there; `count` cuts it off again.
+            numbers = (min(start + row, count - 1) for row in rows)
+            images, hidden = (np.stack(parts) for parts in zip(*map(group, numbers)))
+            placed = put_batch({"images": images, "mask": hidden}, rows, batch, self._mesh)
+            measured.append(self._measure(params, placed, np.int32(references), model=model))
+        sums, pictures = zip(*jax.device_get(measured))
+        return np.concatenate(sums, axis=1)[:, :count].astype(np.float64), pictures[0]
+
+
+def _measure(
+    params: Any, batch: dict[str, Array], target: Array, *, model: Muskie, pictures: int
+) -> tuple[Array, tuple[Array, ...]]:
+    """Reconstructs a batch.
+
+    Args:
+      batch: `images` uint8 (B, V, H, W, 3), `mask` bool (B, V, L).
+      target: the number of the view that counts.
+
+    Returns:
+      float32 (2, B), sums over the target's hidden patches of the squared error and of the baseline's;
+      and of the first groups images, mask, prediction and confidence, see `reconstruction_sheet`.
+    """
+    images, mask = batch["images"].astype(jnp.float32) / 127.5 - 1.0, batch["mask"]
+    output = model.apply({"params": params}, images, mask)
+    alone = lambda x: jax.lax.dynamic_slice_in_dim(x, target, 1, axis=1)  # (B, V, ...) -> (B, 1, ...)
+    errors = jnp.square(alone(output.pred) - patchify(alone(images), model.patch)).mean(-1)
+    baseline = visible_mean_error(alone(images), alone(mask), model.patch)
+    sums = jnp.stack([(errors * alone(mask)).sum((1, 2)), baseline.sum((1, 2))])
+    grid = (images.shape[2] // model.patch, images.shape[3] // model.patch)
+    pixels = lambda patches: unpatchify(patches[:pictures], grid, model.patch)
+    return sums, (images[:pictures], mask[:pictures], pixels(output.pred), pixels(output.conf))
+
+
+def overlap_bins(seen: np.ndarray, references: int) -> dict[str, np.ndarray]:
+    """The targets of each range of overlap, bool (targets,), by name; ranges without any are left out.
+
+    Args:
+      seen: float (targets, V - 1), the share of each target that each view of its context sees; nan
+        where it is not known.
+      references: the first so many views are whole, and the one of them that sees most counts.
+    """
+    bins = {ALL: np.ones(len(seen), bool)}
+    if references:
+        best = seen[:, :references].max(axis=1)
+        for low, high in itertools.pairwise(OVERLAP_EDGES):
+            last = high == OVERLAP_EDGES[-1]
+            chosen = (best >= low) & ((best <= high) if last else (best < high))
+            if chosen.any():
+                bins[f"{low}-{high}"] = chosen
+    return bins
+
+
+def _grid(subject: Subject, size: tuple[int, int], mode: str, ratio: float) -> tuple[int, int]:
+    """The patches of a view, (hp, wp)."""
+    patch = subject.model.patch
+    nearest = nearest_size(size, patch)
+    if nearest != tuple(size):
+        raise UserError(
+            f"reconstruction.sizes has {size[0]}x{size[1]}, not divisible by the patch size {patch} of "
+            f"{subject.name}: the nearest that is, is {nearest}"
+        )
+    grid = size[0] // patch, size[1] // patch
+    if hidden_count(grid, ratio) == 0:
+        raise UserError(
+            f"reconstruction.modes: {mode} with ratio {ratio} hides nothing of {size[0]}x{size[1]}: "
+            f"write at least {1 / (grid[0] * grid[1]):.3g}"
+        )
+    return grid
+
+
+def _figure(
+    own: tuple[np.ndarray, ...],
+    stranger: tuple[np.ndarray, ...],
+    patch: int,
+    references: int,
+    labels: dict[str, Any],
+) -> Figure:
+    """Each target with its own scene's views and, below, with its stranger's."""
+    paired = [np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:]) for parts in zip(own, stranger)]
+    caption = (
+        f"{labels['dataset']}, mask {labels['mask']}: view {references + 1} from the left is reconstructed "
+        "with the others of its own scene and, below, with those of another."
+    )
+    labels = labels | {"num_reference": references}
+    return Figure("reconstruction", labels, caption, reconstruction_sheet(*paired, patch))

@@ -1,0 +1,289 @@
+"""Curves of reconstruction, on networks and scenes whose errors are known."""
+
+import json
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from muskie_jax.data.posed.views import Group, PosedViews
+from muskie_jax.errors import UserError
+from muskie_jax.evaluators.reconstruction_curves import CurveSettings, ReconstructionCurves
+from muskie_jax.evaluators.results import Figure, Row
+from muskie_jax.models.attention import Attention
+from muskie_jax.models.muskie import MuskieOutput, build_model, patchify
+from muskie_jax.sharding import make_mesh
+
+SIZE, PATCH = (16, 24), 4
+SCENES = ("attic", "barn", "cave", "dome", "eaves")
+
+
+class Copier(nn.Module):
+    """Predicts of every patch the mean of what is visible at its place, in all views or in its own.
+
+    Attributes:
+      seen: gets the images and masks of every call; unless it is None.
+    """
+
+    own_view_only: bool = False
+    seen: tuple = ()  # a list would have no hash
+    patch: int = PATCH
+    attention: Attention = Attention()
+    view_embed: str = "none"
+    max_views: int = 8
+
+    def __call__(self, images, mask):
+        for keep in self.seen:
+            jax.debug.callback(keep, images, mask)
+        patches, visible = patchify(images, self.patch), ~mask[..., None]
+        axis = 2 if self.own_view_only else 1
+        if self.own_view_only:
+            # The mean of each channel: what the baseline fills in.
+            channels = patches.reshape(*mask.shape, 3, -1).mean(-1).repeat(self.patch**2, axis=-1)
+        else:
+            channels = patches
+        mean = (channels * visible).sum(axis, keepdims=True) / jnp.maximum(
+            visible.sum(axis, keepdims=True), 1
+        )
+        pred = jnp.broadcast_to(mean, patches.shape)
+        return MuskieOutput(pred, jnp.full_like(pred, 0.5))
+
+
+class Scenes:
+    """Groups of views that are all the same image, each of another scene; view v has the grey v in its
+    first pixel's red, and the scene's number in its green.
+
+    With `shifts`, view v >= 1 of group i is seen by a camera that far beside the others, in metres,
+    before a wall of which each camera sees 2 m.
+    """
+
+    def __init__(self, name="scenes", groups=5, views=4, shifts=None):
+        self.name, self._views, self._shifts = name, views, shifts
+        self.groups = tuple(Group(f"{SCENES[i]}/0", tuple(map(str, range(views)))) for i in range(groups))
+        self.loaded = []
+
+    def load(self, number, size):
+        self.loaded.append(number)
+        image = np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
+        images = np.repeat(image[None], self._views, axis=0)
+        images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(self._views), number
+        if self._shifts is None:
+            return types.SimpleNamespace(images=images)
+        depth = np.full(images.shape[:3], 2.0 if self._shifts[number] is not None else 0.0, np.float32)
+        poses = np.tile(np.eye(4), (self._views, 1, 1))
+        poses[1:, 0, 3] = -(self._shifts[number] or 0.0)
+        height, width = size
+        camera = [[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]]
+        intrinsics = np.tile(np.array(camera, float), (self._views, 1, 1))
+        return PosedViews(images, depth, depth > 0, intrinsics, poses)
+
+
+def mesh_of(devices):
+    return make_mesh({"data": -1, "fsdp": 1, "view": 1}, jax.devices()[:devices])
+
+
+def subject_of(model, params=None):
+    params = {"head": np.zeros(1)} if params is None else params
+    return types.SimpleNamespace(name="fake", kind="muskie", model=model, params=params)
+
+
+def settings_of(**changes):
+    plain = {"sizes": (SIZE,), "views": (1, 2, 4), "references": (0, 1, 2), "modes": (("random", 0.75),)}
+    return CurveSettings(**plain | {"pictures": 0} | changes)
+
+
+def curves(sets=None, devices=1, **changes):
+    return ReconstructionCurves(sets or [Scenes()], settings_of(**changes), mesh_of(devices))
+
+
+def rows_of(evaluator, subject):
+    found = [out for setting in evaluator.settings() for out in evaluator.evaluate(subject, setting)]
+    rows = {}
+    for row in found:
+        assert isinstance(row, Row)
+        keys = ("dataset", "mask", "views", "num_reference", "context", "overlap")
+        assert rows.setdefault(tuple(row.labels[key] for key in keys), row.values) is row.values
+    return rows
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """Rows of the copier, and what it was given: (views, images (5, V, ...), mask) of each call."""
+    calls = []
+    keep = lambda images, mask: calls.append((np.asarray(images), np.asarray(mask)))
+    evaluator = curves(views_per_device=40)
+    rows = rows_of(evaluator, subject_of(Copier(seen=(keep,))))
+    jax.effects_barrier()
+    keys = [key for key in rows if key[-1] == "all"]
+    assert len(keys) == len(calls) == 1 + 2 * 2 + 2 * 3
+    return rows, dict(zip(keys, calls))
+
+
+def test_copies_of_own_views_are_right_and_of_a_stranger_s_are_not(recorded):
+    rows, calls = recorded
+    for key, values in rows.items():
+        _, _, views, references, context, _ = key
+        images, mask = calls[key]
+        truth = (np.rint((images + 1) * 127.5) / 127.5 - 1).astype(np.float64)
+        squared, baseline, count = 0.0, 0.0, 0
+        for group in range(5):
+            grid = mask[group].reshape(views, 4, 6).repeat(4, 1).repeat(4, 2)[..., None]
+            weight = np.broadcast_to(~grid, truth[group].shape)
+            filled = (truth[group] * weight).sum(0) / np.maximum(weight.sum(0), 1)
+            target, hidden = truth[group, references], grid[references][..., 0]
+            squared += ((filled - target) ** 2)[hidden].sum()
+            baseline += ((target[~hidden].mean(0) - target) ** 2)[hidden].sum()
+            count += hidden.sum()
+        assert values["patches"] * 16 == count == 5 * 18 * 16
+        assert values["mse"] == pytest.approx(squared / count / 3, rel=1e-5, abs=1e-5)
+        assert values["baseline_mse"] == pytest.approx(baseline / count / 3, rel=1e-5)
+        if references and context == "own":
+            assert values["mse"] < 1e-4  # but for the first pixel
+        if references and context == "stranger":
+            assert values["mse"] > 0.3
+
+
+def test_target_mask_and_kind_of_context_are_the_same_for_own_views_and_a_stranger_s(recorded):
+    _, calls = recorded
+    longest = {name: calls["scenes", "random 0.75", 4, 0, name, "all"] for name in ("own", "stranger")}
+    names = lambda images: np.rint((np.moveaxis(images[:, :, 0, 0, :2], -1, 0) + 1) * 127.5)
+    (own_view, own_scene), (view, scene) = (names(images) for images, _ in longest.values())
+    assert not own_view[:, 0].any() and not view[:, 0].any(), "the target is the first view"
+    assert (own_scene.T == np.arange(5)).all() and (scene[:, 0] == np.arange(5)).all()
+    assert (scene[:, 1:].T != np.arange(5)).all() and (scene[:, 2:] == scene[:, 1:2]).all()
+    for context in (own_view[:, 1:], view[:, 1:]):
+        assert (np.sort(context) == [1, 2, 3]).all()
+    hidden = longest["own"][1]
+    assert (hidden.sum(-1) == 18).all() and len(np.unique(hidden.reshape(20, -1), axis=0)) == 20
+
+    # Fewer views are the first of more, with the same masks; the whole ones come before the target.
+    for (*_, views, references, context, _), (images, mask) in calls.items():
+        places = [*range(1, references + 1), 0, *range(references + 1, views)]
+        np.testing.assert_array_equal(images, longest.get(context, longest["own"])[0][:, places])
+        assert not mask[:, :references].any()
+        np.testing.assert_array_equal(mask[:, references:], hidden[:, places[references:]])
+
+
+def test_a_network_without_use_for_other_views_has_one_curve():
+    rows = rows_of(curves(), subject_of(Copier(own_view_only=True)))
+    alone = next(values for key, values in rows.items() if key[4] == "none")
+    assert alone["mse"] == pytest.approx(alone["baseline_mse"], rel=1e-5)
+    for (*kind, context, overlap), values in rows.items():
+        if context == "own":
+            assert values == rows[*kind, "stranger", overlap], "exactly"
+        assert values == pytest.approx(alone, rel=1e-6)
+
+
+def test_batches_devices_and_order_change_nothing():
+    subject, few = subject_of(Copier()), {"views": (1, 4), "references": (1,)}
+    expected = rows_of(curves(**few), subject)
+    for devices, held in ((1, 1), (1, 9), (8, 32), (4, 1)):
+        found = rows_of(curves(devices=devices, views_per_device=held, **few), subject)
+        assert found.keys() == expected.keys()
+        for key, values in found.items():
+            assert values == pytest.approx(expected[key], rel=1e-6), (key, devices, held)
+    # A set says the same with another beside it, and each unit on its own.
+    both = curves([Scenes("more", groups=2), Scenes()], **few)
+    again = rows_of(both, subject)
+    assert {key: values for key, values in again.items() if key[0] == "scenes"} == expected
+    setting = both.settings()[-1]
+    (row, *_) = curves([Scenes("more", groups=2), Scenes()], **few).evaluate(subject, setting)
+    assert row.values == again["scenes", "random 0.75", 4, 1, "own", "all"]
+
+
+def test_errors_by_overlap():
+    """View 1 and on of each group sees 1 - shift / 2 of the target; of the last nothing is known."""
+    shifted = Scenes("shifted", shifts=(0.2, 1.1, 1.9, 0.1, None))
+    rows = rows_of(curves([shifted]), subject_of(Copier()))
+    plain = rows_of(curves([Scenes("shifted")]), subject_of(Copier()))
+    assert {key: values for key, values in rows.items() if key[-1] == "all"} == plain
+    for context in ("own", "stranger"):
+        kind = ("shifted", "random 0.75", 4, 2, context)
+        by_bin = {key[-1]: values for key, values in rows.items() if key[:-1] == kind}
+        patches = {name: values["patches"] for name, values in by_bin.items()}
+        assert patches == {"all": 90, "0.0-0.3": 18, "0.3-0.6": 18, "0.6-1.0": 36}
+        # Of the targets of a bin, whatever the stranger's view sees: leaving a target out of the
+        # whole changes the whole by its share.
+        known = sum(v["patches"] * v["mse"] for name, v in by_bin.items() if name != "all")
+        rest = 90 * by_bin["all"]["mse"] - known
+        assert (rest < 0.01) if context == "own" else (rest / 18 > 0.3)
+    assert not any(key[-1] != "all" for key in rows if key[3] == 0), "nothing is whole"
+
+
+def test_a_full_overlap_is_in_the_last_bin():
+    rows = rows_of(curves([Scenes(shifts=(0.0,) * 5)], views=(2,), references=(1,)), subject_of(Copier()))
+    assert {key[-1] for key in rows} == {"all", "0.6-1.0"}
+
+
+def test_sets_are_loaded_once_for_units_in_order():
+    scenes = Scenes()
+    evaluator = curves([scenes], modes=(("random", 0.75), ("rectangle", 0.5)))
+    rows_of(evaluator, subject_of(Copier()))
+    assert sorted(scenes.loaded) == list(range(5))
+    settings = evaluator.settings()
+    assert json.loads(json.dumps(settings)) == settings and len(settings) == 6
+    assert settings[1] == {
+        "dataset": "scenes", "height": 16, "width": 24, "mask": "random", "ratio": 0.75, "views": 2
+    }  # fmt: skip
+
+
+def test_muskie_and_its_picture():
+    model = build_model("nano", patch=PATCH, view_embed="learned", max_views=2)
+    image = jnp.zeros((1, 1, *SIZE, 3))
+    params = jax.jit(model.init)(jax.random.key(0), image, jnp.zeros((1, 1, 24), bool))["params"]
+    subject = subject_of(model, params)
+    evaluator = curves(views=(2, 4), references=(1,), pictures=2)
+    two, four = evaluator.settings()
+    own, stranger = evaluator.evaluate(subject, two)
+    assert math.isfinite(own.values["mse"]) and own.values["mse"] != stranger.values["mse"]
+    assert own.values["baseline_mse"] == stranger.values["baseline_mse"]
+    assert list(evaluator.evaluate(subject, four)) == [], "more views than it has embeddings"
+
+    # A figure of the largest number of views: two targets, with own views and a stranger's.
+    figure = list(curves(views=(2,), references=(0, 1), pictures=2).evaluate(subject, two))[-1]
+    assert isinstance(figure, Figure) and figure.kind == "reconstruction"
+    kind = {"dataset": "scenes", "height": 16, "width": 24, "views": 2, "mask": "random 0.75"}
+    assert figure.labels == kind | {"num_reference": 1}
+    assert "view 2 from the left" in figure.caption
+    groups = np.split(figure.pixels, 4)  # of four rows each: input, prediction, confidence, truth
+    rows = lambda group: [group[i * 132 : i * 132 + 128, 84:] for i in range(4)]
+    first, other, second, _ = map(rows, groups)
+    column = lambda row, number: row[:, number * 196 : number * 196 + 192]
+    np.testing.assert_array_equal(column(first[3], 1), column(other[3], 1))
+    assert (column(first[3], 0) != column(other[3], 0)).mean() > 0.5
+    assert (column(first[3], 1) != column(second[3], 1)).mean() > 0.5
+    assert (column(first[0], 1) == 128).mean() > 0.7, "the target is hidden"
+    assert (column(first[0], 0) == column(first[3], 0)).all(), "the reference view is not"
+
+    assert evaluator.accepts(subject)
+    body = {name: value for name, value in params.items() if name != "head"}
+    assert not evaluator.accepts(subject_of(model, body))
+    assert not evaluator.accepts(types.SimpleNamespace(kind="mae", params={"head": 0}))
+
+
+def test_errors_say_what_to_write():
+    subject = subject_of(Copier())
+    with pytest.raises(UserError, match=r"18x24, not divisible by .* 4 of fake: .*\(16, 24\)"):
+        rows_of(curves(sizes=((18, 24),)), subject)
+    with pytest.raises(UserError, match="random with ratio 0.01 hides nothing of 16x24: .* 0.0417"):
+        rows_of(curves(modes=(("random", 0.01),)), subject)
+    with pytest.raises(UserError, match="scenes scenes: give each set another name"):
+        curves([Scenes(), Scenes()])
+    for changes, message in (
+        ({"modes": (("checker", 0.5),)}, "reconstruction.modes: no 'checker'"),
+        ({"modes": (("random", 1.5),)}, "ratio 1.5: write above 0"),
+        ({"views": (2, 4), "references": (4,)}, "write numbers below 4"),
+        ({"views": (0, 1)}, r"views=\(0, 1\): write 1 or more"),
+        ({"references": (-1,)}, "write 0 or more"),
+        ({"sizes": ()}, "sizes is empty"),
+        ({"groups": 0}, "groups=0: write 1 or more"),
+    ):
+        with pytest.raises(UserError, match=message):
+            settings_of(**changes)
+    with pytest.raises(ValueError, match="splits views"):
+        mesh = make_mesh({"data": 1, "fsdp": 1, "view": 2}, jax.devices()[:2])
+        ReconstructionCurves([Scenes()], settings_of(), mesh)

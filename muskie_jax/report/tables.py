@@ -1,0 +1,358 @@
+"""The tables of a report, as numbers: what stands in which cell, and which of them is best."""
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+
+from muskie_jax.report import published
+from muskie_jax.report.results_file import MeasuredModel
+from muskie_jax.report.selection import (
+    Entry,
+    Place,
+    at,
+    by_model,
+    defaults,
+    described,
+    family,
+    interval,
+    protocols,
+    refined,
+    shown,
+    siblings,
+    tag,
+    where,
+)
+
+Titles = dict[MeasuredModel, str]
+MISSING = "–"
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of figures: its name, digits after the point, and whether less or more is better ("" neither)."""
+
+    name: str
+    digits: int = 2
+    better: str = "less"
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of a table.
+
+    Attributes:
+      heads: what it is about.
+      values: one for each column; None is missing.
+      tag: what must be said of it, such as "untrained".
+      family: of its model, which has one colour everywhere; None for published numbers.
+      group: only lines of one group are compared.
+    """
+
+    heads: tuple[str, ...]
+    values: tuple[float | None, ...]
+    tag: str = ""
+    family: Hashable = None
+    group: Hashable = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Attributes:
+    title: what it shows.
+    heads: names of the columns that say what a line is about.
+    columns: those of figures.
+    lines: ours.
+    published: the paper's, which are not compared with ours.
+    note: what must be known to read it.
+    across: the best is that of a line, not that of a column.
+    """
+
+    title: str
+    heads: tuple[str, ...]
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    published: tuple[Line, ...] = ()
+    note: str = ""
+    across: bool = False
+
+    def text(self, line: Line, number: int) -> str:
+        """What a cell says."""
+        value = line.values[number]
+        return MISSING if value is None else f"{value:.{self.columns[number].digits}f}"
+
+    def is_best(self, line: Line, number: int) -> bool:
+        """Whether a cell of our lines shows the best figure, and there is another to compare it with."""
+        column = self.columns[number]
+        if line.values[number] is None or not column.better or line in self.published:
+            return False
+        if self.across:
+            others = [(line, other) for other in range(len(self.columns))]
+        else:
+            others = [(other, number) for other in self.lines if other.group == line.group]
+        texts = [self.text(*cell) for cell in others if cell[0].values[cell[1]] is not None]
+        best = (min if column.better == "less" else max)(texts, key=float)
+        return len(texts) > 1 and self.text(line, number) == best
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """Tables of one place.
+
+    Attributes:
+      title: the place.
+      tables: as in the paper.
+      details: longer ones.
+      ours: what the paper does not have.
+    """
+
+    title: str
+    tables: tuple[Table, ...] = ()
+    details: tuple[Table, ...] = ()
+    ours: tuple[Table, ...] = ()
+
+
+PAPER_COLUMNS = tuple(
+    Column({"px_ate": "px ATE", "cm_ate": "cm ATE"}.get(name, f"@{name[3:]} {name[:2]}"), better=better)
+    for name, better in zip(published.METRICS, ("less", "more", "more") * 2)
+)
+
+
+def correspondence_section(entries: Sequence[Entry], place: Place, titles: Titles) -> Section:
+    """All tables of correspondence at a place."""
+    entries = at(entries, place)
+    found = protocols(entries)
+    tables = [comparison(where(entries, protocol=name), place, name, titles) for name in found]
+    main = where(entries, protocol=found[0])
+    present = lambda *tables: tuple(table for table in tables if table)
+    return Section(
+        str(place),
+        tuple(tables),
+        present(layers(main, titles)),
+        present(extras(main, titles), angles(main, titles)),
+    )
+
+
+def comparison(entries: Sequence[Entry], place: Place, protocol: str, titles: Titles) -> Table:
+    """A line for each model, with the columns of the paper; of one protocol."""
+    chosen = defaults(entries)
+    lines = [
+        _line((titles[model], described(chosen[model])), model, _values(chosen[model], published.METRICS))
+        for model in shown(chosen)
+    ]
+    theirs, note = (), "View 0, whose points are followed, is not counted."
+    if protocol == published.PROTOCOL:
+        note = "View 0 is also counted against itself, as in the paper."
+        if place.dataset in published.PUBLISHED:
+            table = published.PUBLISHED[place.dataset]
+            theirs = tuple(
+                Line((name, MISSING), values, tag="paper") for name, values in table.models.items()
+            )
+            setting = Place(place.dataset, table.height, table.width, table.views)
+            note += f" The paper's numbers are of {str(setting).partition(', ')[2]}"
+            note += "." if setting == place else ", which is not how ours were measured."
+    if any(entry.labels.get("predictor") == "feature" for entry in chosen.values()):
+        note += " A layer is the one with the least mean error on these very points."
+    return Table(
+        f"Protocol {protocol}",
+        ("model", "predictor"),
+        PAPER_COLUMNS,
+        tuple(lines),
+        theirs,
+        note,
+    )
+
+
+def layers(entries: Sequence[Entry], titles: Titles) -> Table | None:
+    """Mean error after every layer, by every predictor that has layers."""
+    curves = layer_curves(entries)
+    numbers = sorted({layer for curve in curves.values() for layer in curve})
+    if not numbers:
+        return None
+    lines = [
+        _line((titles[model], predictor), model, [curve.get(layer) for layer in numbers])
+        for (model, predictor), curve in curves.items()
+    ]
+    return Table(
+        "Mean error by layer, px",
+        ("model", "predictor"),
+        tuple(Column(str(number)) for number in numbers),
+        tuple(lines),
+        note="Bold: the best layer of each line.",
+        across=True,
+    )
+
+
+def layer_curves(entries: Sequence[Entry]) -> dict[tuple[MeasuredModel, str], dict[int, float]]:
+    """(model, predictor) -> layer -> px ATE."""
+    curves = {}
+    rows = where(entries, angle="all", points="all")
+    for model in shown(entry.model for entry in rows):
+        for entry in (entry for entry in rows if entry.model == model):
+            predictor, layer = str(entry.labels.get("predictor")), str(entry.labels.get("layer", "all"))
+            if predictor in ("attention", "feature") and layer.isdigit() and "px_ate" in entry.values:
+                curves.setdefault((model, predictor), {})[int(layer)] = entry.values["px_ate"]
+    return curves
+
+
+def extras(entries: Sequence[Entry], titles: Titles) -> Table | None:
+    """Sub-patch refinement, and the points that pass the check of cycle consistency, beside the default."""
+    chosen = defaults(entries)
+    lines = []
+    for model in shown(chosen):
+        default = chosen[model]
+        cycle = where(siblings(entries, default, "points"), points="cycle")
+        variants = (default, refined(entries, default), cycle[0] if cycle else None)
+        if any(variants[1:]):
+            values = [
+                entry and entry.values.get(name) for name in ("px_ate", "px_10") for entry in variants
+            ]
+            values.append(_share_of_pairs(variants[2], default))
+            lines.append(_line((titles[model], described(default)), model, values))
+    if not lines:
+        return None
+    columns = [
+        Column(f"{name}{variant}", better=better)
+        for name, better in (("px ATE", "less"), ("@10 px", "more"))
+        for variant in ("", ", refined", ", consistent")
+    ]
+    return Table(
+        "Refined below the size of a patch, and points that are consistent",
+        ("model", "predictor"),
+        (*columns, Column("kept %", 1, "")),
+        tuple(lines),
+        note="Consistent points come back to where they started when they are followed there and back; the "
+        "last column is their share of all.",
+    )
+
+
+def _share_of_pairs(some: Entry | None, of: Entry) -> float | None:
+    """Pairs of points of some figures as a percentage of those of others."""
+    pairs, total = some and some.values.get("pairs"), of.values.get("pairs")
+    return 100 * pairs / total if pairs is not None and total else None
+
+
+def angles(entries: Sequence[Entry], titles: Titles) -> Table | None:
+    """Share of points within 10 px by the rotation between two views."""
+    curves = angle_curves(entries)
+    labels = sorted({label for curve in curves.values() for label in curve}, key=interval)
+    if not labels:
+        return None
+    lines = [
+        _line((titles[model],), model, [curve.get(label) for label in labels])
+        for model, curve in curves.items()
+    ]
+    return Table(
+        "Points within 10 px, %, by rotation between the two views",
+        ("model",),
+        tuple(Column(f"{label}°", better="more") for label in labels),
+        tuple(lines),
+    )
+
+
+def angle_curves(entries: Sequence[Entry]) -> dict[MeasuredModel, dict[str, float]]:
+    """model -> degrees such as "0-10" -> percent of points within 10 px, by the default predictor."""
+    chosen, curves = defaults(entries), {}
+    for model in shown(chosen):
+        for entry in siblings(entries, chosen[model], "angle"):
+            label = str(entry.labels.get("angle", "all"))
+            if label != "all" and "px_10" in entry.values:
+                curves.setdefault(model, {})[label] = entry.values["px_10"]
+    return curves
+
+
+RECONSTRUCTION_PLACE = ("dataset", "height", "width", "mask")
+
+
+def reconstruction_section(entries: Sequence[Entry], place: tuple, titles: Titles) -> Section:
+    """All tables of reconstruction of one dataset, size and mask."""
+    entries = [entry for entry in entries if reconstruction_place(entry) == place]
+    dataset, height, width, mask = place
+    tables = (contexts(entries, titles), overlaps(entries, titles))
+    title = f"{dataset}, {height}×{width}, hidden: {mask}"
+    return Section(title, ours=tuple(table for table in tables if table))
+
+
+def reconstruction_place(entry: Entry) -> tuple:
+    """What figures of reconstruction must share to be compared."""
+    return tuple(entry.labels.get(name) for name in RECONSTRUCTION_PLACE)
+
+
+def contexts(entries: Sequence[Entry], titles: Titles) -> Table | None:
+    """The error with the scene's own views beside that with a stranger's."""
+    lines = []
+    pairs = context_pairs(where(entries, overlap="all"))
+    for model in shown(model for model, *_ in pairs):
+        for (of, views, reference), (own, stranger, entry) in pairs.items():
+            if of == model:
+                baseline, patches = entry.values.get("baseline_mse"), entry.values.get("patches")
+                heads = (titles[model], str(views), str(reference))
+                values = (own, stranger, gain(own, stranger), baseline, gain(own, baseline), patches)
+                lines.append(_line(heads, model, values, group=(views, reference)))
+    if not lines:
+        return None
+    return Table(
+        "Error on hidden patches by number of views",
+        ("model", "views", "whole views"),
+        (
+            Column("own scene", 4),
+            Column("stranger's", 4, ""),
+            Column("less by %", 1, "more"),
+            Column("mean colour", 4, ""),
+            Column("less by %", 1, "more"),
+            Column("patches", 0, ""),
+        ),
+        tuple(lines),
+        note="The same hidden patches, with the other views of their own scene and with those of another; and "
+        "filled with the mean colour of what is visible. Mean squared error. Bold: the best for so many views.",
+    )
+
+
+def overlaps(entries: Sequence[Entry], titles: Titles) -> Table | None:
+    """The gain from the scene's own views, by how much of the target they show."""
+    pairs = {}
+    labels = sorted({str(entry.labels.get("overlap", "all")) for entry in entries} - {"all"}, key=interval)
+    for label in labels:
+        for key, (own, stranger, _) in context_pairs(where(entries, overlap=label)).items():
+            pairs.setdefault(key, {})[label] = gain(own, stranger)
+    lines = []
+    for model in shown(model for model, *_ in pairs):
+        for (of, views, reference), by_overlap in pairs.items():
+            if of == model:
+                values = [by_overlap.get(label) for label in labels]
+                heads = (titles[model], str(views), str(reference))
+                lines.append(_line(heads, model, values, group=(views, reference)))
+    if not lines:
+        return None
+    return Table(
+        "How much less error with views of the own scene than with a stranger's, %, by overlap",
+        ("model", "views", "whole views"),
+        tuple(Column(label, 1, "more") for label in labels),
+        tuple(lines),
+    )
+
+
+def context_pairs(entries: Sequence[Entry]) -> dict[tuple, tuple[float | None, float | None, Entry]]:
+    """(model, views, reference views) -> MSE with own views, with a stranger's, and an entry of them."""
+    found: dict[tuple, dict[str, Entry]] = {}
+    for model, rows in by_model(entries).items():
+        for entry in rows:
+            key = (model, entry.labels.get("views"), entry.labels.get("num_reference"))
+            found.setdefault(key, {})[str(entry.labels.get("context"))] = entry
+    mse = lambda by_context, name: by_context[name].values.get("mse") if name in by_context else None
+    pairs = {
+        key: (mse(contexts, "own"), mse(contexts, "stranger"), next(iter(contexts.values())))
+        for key, contexts in found.items()
+    }
+    return dict(sorted(pairs.items(), key=lambda item: (interval(item[0][2]), interval(item[0][1]))))
+
+
+def gain(error: float | None, other: float | None) -> float | None:
+    """By how many percent an error is below another."""
+    return None if error is None or not other else 100 * (1 - error / other)
+
+
+def _values(entry: Entry, names: Sequence[str]) -> list[float | None]:
+    return [entry.values.get(name) for name in names]
+
+
+def _line(heads, model: MeasuredModel, values, group: Hashable = None) -> Line:
+    return Line(tuple(heads), tuple(values), tag(model), family(model), group)

@@ -1,0 +1,59 @@
+"""All files of a report, from a folder of results alone."""
+
+import pathlib
+
+from muskie_jax.files import made_whole
+from muskie_jax.report.curves import correspondence_charts, looks, reconstruction_charts
+from muskie_jax.report.page import report_page
+from muskie_jax.report.results_file import read
+from muskie_jax.report.selection import entries_of, places, titles
+from muskie_jax.report.summary import correspondence_sentence, reconstruction_sentence
+from muskie_jax.report.table_files import csv_text, latex_text, markdown_text
+from muskie_jax.report.tables import (
+    correspondence_section,
+    reconstruction_place,
+    reconstruction_section,
+)
+
+
+def write_report(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Writes results.csv, tables.md, tables.tex and report.html into a folder of results, over older ones.
+
+    Returns:
+      The paths by `csv`, `markdown`, `latex` and `html`.
+
+    Raises:
+      UserError: if there are no results, they cannot be read, or nothing can be written.
+    """
+    units = read(folder)
+    named = titles(unit.model for unit in units)
+    drawn = looks(named)
+    points, hidden = entries_of(units, "correspondence"), entries_of(units, "reconstruction")
+    masks = list(dict.fromkeys(reconstruction_place(entry) for entry in hidden))
+
+    correspondence, reconstruction, sentences = [], [], []
+    for place in places(points):
+        section = correspondence_section(points, place, named)
+        correspondence.append((section, correspondence_charts(points, place, named, drawn)))
+        sentences.append((section.title, correspondence_sentence(points, place, named)))
+    for place in masks:
+        section = reconstruction_section(hidden, place, named)
+        reconstruction.append((section, reconstruction_charts(hidden, place, named, drawn)))
+        sentences.append((section.title, reconstruction_sentence(hidden, place, named)))
+    parts = [("Correspondence", correspondence), ("Reconstruction", reconstruction)]
+    parts = [(title, found) for title, found in parts if found]
+    tables = [(title, [section for section, _ in found]) for title, found in parts]
+    said = [(place, sentence) for place, sentence in sentences if sentence]
+
+    texts = {
+        "csv": ("results.csv", csv_text(units)),
+        "markdown": ("tables.md", markdown_text(tables)),
+        "latex": ("tables.tex", latex_text(tables)),
+        "html": ("report.html", report_page(units, named, drawn, said, parts, folder)),
+    }
+    paths = {}
+    for kind, (name, text) in texts.items():
+        paths[kind] = folder / name
+        with made_whole(paths[kind], force=True) as part:
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return paths

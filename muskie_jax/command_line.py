@@ -146,14 +146,14 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], program: str) -> lis
 def check_overrides(argv: list[str]) -> None:
     """Raises UserError for an override such as --config.optim.lr=1 of a setting that there is not.
 
-    Settings of sources depend on the config file: they are checked when it is loaded.
+    Settings of sources and posed datasets depend on the config file: they are checked when it is loaded.
     """
     for argument in argv:
         if not argument.startswith(("--config.", "-config.")):
             continue
         *path, name = argument.lstrip("-").partition("=")[0].split(".")[1:]
         section = default_config()
-        if path[:1] == ["sources"]:
+        if path[:1] in (["sources"], ["posed"]):
             continue
         for key in (*path, name):
             if not isinstance(section, ConfigDict) or key not in section:

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict, config_dict
 
 from muskie_jax import losses, masking
 from muskie_jax.checks import check_keys, nearest_size, one_of, require
+from muskie_jax.data.posed.settings import check_posed, posed
 from muskie_jax.errors import UserError
 from muskie_jax.models import attention, muskie
-from muskie_jax.data.posed.settings import check_posed, posed
 from muskie_jax.source_settings import check_sources, dataset, folder, packed, published_sources, synthetic
 from muskie_jax.sweep_settings import check_sweep, default_sweep
 

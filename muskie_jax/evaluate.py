@@ -19,6 +19,8 @@ from PIL import Image
 
 import muskie_jax
 from muskie_jax import config as config_lib
+from muskie_jax.data.held_out import held_out_scenes
+from muskie_jax.data.mixture import build_mixture
 from muskie_jax.data.posed import PosedSet, open_posed
 from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
 from muskie_jax.evaluators.models import Model, find_models
@@ -27,7 +29,8 @@ from muskie_jax.evaluators.results import Figure, Row, Setting, SweepEvaluator
 from muskie_jax.evaluators.subjects import Subject
 from muskie_jax.files import made_whole
 from muskie_jax.fingerprint import digest
-from muskie_jax.report import results_file, write_report
+from muskie_jax.report import results_file
+from muskie_jax.report.write import write_report
 from muskie_jax.sharding import make_mesh
 from muskie_jax.sweep_settings import share
 from muskie_jax.writers import duration, tell
@@ -71,6 +74,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         Unit(model, evaluator, setting, identity_of(model, evaluator, setting, config))
         for model in models
         for evaluator in evaluators
+        if evaluator.accepts(model.kind)
         for setting in evaluator.settings()
     ]
     part, parts = share_of(config)
@@ -79,7 +83,9 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     known = {unit.unit for unit in results_file.read(workdir)} if has_results else set()
     waiting = [unit for unit in mine if unit.identity not in known]
     tell(f"{len(models)} models, {len(units)} units of work; to do here: {len(waiting)} of {len(mine)}")
-    done = run_units(waiting, workdir, workdir / ("results.jsonl" if part == 0 else f"results.{part}.jsonl"))
+    done = run_units(
+        waiting, workdir, workdir / ("results.jsonl" if part == 0 else f"results.{part}.jsonl")
+    )
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("evaluated")
     result = {"job": "evaluate", "units": len(units), "done": done, "workdir": str(workdir)}
@@ -122,13 +128,12 @@ def run_units(units: Sequence[Unit], workdir: pathlib.Path, path: pathlib.Path) 
             subject, loaded = unit.model.load(), unit.model
             about = describe(subject, unit.model)
         began = time.monotonic()
-        if not unit.evaluator.accepts(subject):
-            continue
         found = list(unit.evaluator.evaluate(subject, unit.setting))
         rows = tuple(one for one in found if isinstance(one, Row))
         pictures = [one for one in found if isinstance(one, Figure)]
         files = tuple(
-            save_figure(workdir, f"{unit.identity}_{place}", picture) for place, picture in enumerate(pictures)
+            save_figure(workdir, f"{unit.identity}_{place}", picture)
+            for place, picture in enumerate(pictures)
         )
         seconds = time.monotonic() - began
         line = results_file.Unit(
@@ -147,8 +152,10 @@ def run_units(units: Sequence[Unit], workdir: pathlib.Path, path: pathlib.Path) 
         done += 1
         left = (time.monotonic() - start) / number * (len(units) - number)
         what = " ".join(str(unit.setting[key]) for key in ("dataset", "views", "height", "width"))
-        tell(f"{number}/{len(units)}  {title(about)}  {unit.evaluator.name} {what}: {headline(rows)}"
-             f"  {seconds:.1f} s, {duration(left)} left")
+        tell(
+            f"{number}/{len(units)}  {title(about)}  {unit.evaluator.name} {what}: {headline(rows)}"
+            f"  {seconds:.1f} s, {duration(left)} left"
+        )
     return done
 
 
@@ -192,6 +199,7 @@ def posed_sets(config: ConfigDict, views: int) -> list[PosedSet]:
 
 
 def make_correspondence(config: ConfigDict, workdir: pathlib.Path) -> CorrespondenceEvaluator:
+    """On config.posed."""
     del workdir
     sweep = config.sweep
     return CorrespondenceEvaluator(
@@ -205,6 +213,7 @@ def make_correspondence(config: ConfigDict, workdir: pathlib.Path) -> Correspond
 
 
 def make_reconstruction(config: ConfigDict, workdir: pathlib.Path) -> ReconstructionCurves:
+    """On config.posed and the held-out scenes of config.sources."""
     sweep = config.sweep
     settings = CurveSettings(
         sizes=sweep.sizes,
@@ -216,7 +225,10 @@ def make_reconstruction(config: ConfigDict, workdir: pathlib.Path) -> Reconstruc
     )
     most = max(settings.views)
     mesh = make_mesh(ConfigDict({"data": -1, "fsdp": 1, "view": 1}), jax.local_devices())
-    return ReconstructionCurves([*posed_sets(config, most), *held_out(config, workdir, most)], settings, mesh)
+    sets = posed_sets(config, most)
+    if config.sources:
+        sets += held_out_scenes(build_mixture(config, workdir), most, settings.groups)
+    return ReconstructionCurves(sets, settings, mesh)
 
 
 EVALUATORS: dict[str, Callable[[ConfigDict, pathlib.Path], SweepEvaluator]] = {

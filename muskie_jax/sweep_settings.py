@@ -36,21 +36,36 @@ def default_sweep() -> ConfigDict:
 def check_sweep(config: ConfigDict) -> None:
     """Raises UserError for settings that cannot be."""
     sweep = config.sweep
-    require(sweep.models, "config.sweep.models is empty: write for example ('runs/quickstart', 'untrained', 'still')")
+    require(
+        sweep.models,
+        "config.sweep.models is empty: write for example ('runs/quickstart', 'untrained', 'still')",
+    )
     for key in ("models", "evaluators", "sizes", "views", "protocols"):
         value = sweep[key]
-        require(isinstance(value, (tuple, list)) and value, f"config.sweep.{key}={value!r}: write a tuple of one at least")
+        require(
+            isinstance(value, (tuple, list)) and value,
+            f"config.sweep.{key}={value!r}: write a tuple of one at least",
+        )
     for entry in sweep.models:
-        require(isinstance(entry, str) and entry, f"config.sweep.models has {entry!r}: write text, as in 'runs/base'")
+        require(
+            isinstance(entry, str) and entry,
+            f"config.sweep.models has {entry!r}: write text, as in 'runs/base'",
+        )
     for evaluator in sweep.evaluators:
         one_of(evaluator, EVALUATORS, "config.sweep.evaluators")
     for protocol in sweep.protocols:
         one_of(protocol, PROTOCOLS, "config.sweep.protocols")
     one_of(sweep.dtype, ("float32", "bfloat16"), "config.sweep.dtype")
     good = sweep.checkpoints in ("last", "all") or re.fullmatch(r"every [1-9]\d*", sweep.checkpoints)
-    require(good, f"config.sweep.checkpoints={sweep.checkpoints!r}: write 'last', 'all', or such as 'every 3'")
+    require(
+        good, f"config.sweep.checkpoints={sweep.checkpoints!r}: write 'last', 'all', or such as 'every 3'"
+    )
     for size in sweep.sizes:
-        pair = isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(x, int) and x > 0 for x in size)
+        pair = (
+            isinstance(size, (tuple, list))
+            and len(size) == 2
+            and all(isinstance(x, int) and x > 0 for x in size)
+        )
         require(pair, f"config.sweep.sizes has {size!r}: write (height, width)")
     for key, least in (("views", 2), ("layers", 1)):
         for value in sweep[key]:
@@ -60,7 +75,9 @@ def check_sweep(config: ConfigDict) -> None:
         require(sweep[key] >= least, f"config.sweep.{key}={sweep[key]}: write {least} or more")
     share(sweep.share)
     if "correspondence" in sweep.evaluators and not config.posed:
-        raise UserError("config.posed is empty, and correspondence needs views with depth and cameras: docs/evaluation.md")
+        raise UserError(
+            "config.posed is empty, and correspondence needs views with depth and cameras: docs/evaluation.md"
+        )
 
 
 def share(text: str) -> tuple[int, int]:

@@ -6,8 +6,6 @@ maps are read as the paper's evaluation reads them (see `scores`); with "targets
 squares, and a pixel is where its centre is.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -16,7 +14,9 @@ TEMPERATURE = 1e-4  # of the soft-argmax over attention weights, as published
 NEAR = 1  # cells to each side of the best that a refined answer is the mean of
 
 
-def attention_predictor(maps: Array, points: Array, size: tuple[int, int], grid: tuple[int, int], protocol: str) -> Array:
+def attention_predictor(
+    maps: Array, points: Array, size: tuple[int, int], grid: tuple[int, int], protocol: str
+) -> Array:
     """The published way to read correspondence from attention: a flow of cells, interpolated.
 
     Args:
@@ -72,7 +72,9 @@ def feature_predictor(features: Array, points: Array, size: tuple[int, int], pro
 
 def similarity(query: Array, cells: Array) -> Array:
     """Minus the squared distance of features: (N, F), (V, L, F) -> float32 (N, V, L)."""
-    product = jnp.einsum("nf,vlf->nvl", query, cells, preferred_element_type=jnp.float32, precision="highest")
+    product = jnp.einsum(
+        "nf,vlf->nvl", query, cells, preferred_element_type=jnp.float32, precision="highest"
+    )
     lengths = jnp.square(cells.astype(jnp.float32)).sum(-1)
     return 2 * product - lengths - jnp.square(query.astype(jnp.float32)).sum(-1)[:, None, None]
 

@@ -99,7 +99,9 @@ def _centre_of_best(scores: Array) -> Array:
     return (weight[..., None] * cells).sum(-2)
 
 
-def comes_back(maps: Array, points: Array, predicted: Array, size: tuple[int, int], grid: tuple[int, int]) -> Array:
+def comes_back(
+    maps: Array, points: Array, predicted: Array, size: tuple[int, int], grid: tuple[int, int]
+) -> Array:
     """Which answers are cycle consistent: the cell that an answer is in is best matched by where it began.
 
     Args:

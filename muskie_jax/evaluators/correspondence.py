@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -64,7 +65,6 @@ class CorrespondenceEvaluator:
       layers: those to measure, from 1; empty: all.
       protocols: see `scores`.
       pictures: groups of each set that are drawn.
-      identity: by name of a set, what it depends on: results are of the same question only if it is equal.
     """
 
     name = "correspondence"
@@ -77,11 +77,10 @@ class CorrespondenceEvaluator:
         layers: Sequence[int] = (),
         protocols: Sequence[str] = ("targets", "published"),
         pictures: int = 1,
-        identity: Mapping[str, Any] | None = None,
     ):
         self.sets = {(views, each.name): each for views, some in sets.items() for each in some}
         self.sizes, self.points, self.layers = sizes, points, tuple(layers)
-        self.protocols, self.pictures, self.identity = tuple(protocols), pictures, dict(identity or {})
+        self.protocols, self.pictures = tuple(protocols), pictures
         most = max((len(each.groups) for each in self.sets.values()), default=1)
         devices = jax.local_devices()
         self.mesh = Mesh(np.array(devices[: max(1, min(len(devices), most))]), ("data",))
@@ -93,13 +92,12 @@ class CorrespondenceEvaluator:
         return [
             {"dataset": name, "views": views, "height": height, "width": width, "groups": len(each.groups)}
             | common
-            | {"identity": self.identity.get(name)}
             for (views, name), each in self.sets.items()
             for height, width in self.sizes
         ]
 
-    def accepts(self, subject: Subject) -> bool:
-        del subject
+    def accepts(self, kind: str) -> bool:
+        del kind
         return True
 
     def evaluate(self, subject: Subject, setting: Setting) -> Iterator[Row | Figure]:
@@ -112,7 +110,9 @@ class CorrespondenceEvaluator:
         for question, predictions, features in self._answers(subject, *place):
             for predictor, (tracks, trusted) in predictions.items():
                 if not np.isfinite(tracks).all():
-                    raise UserError(f"{subject.name}: its {predictor.predictor} is not finite on {question.label}")
+                    raise UserError(
+                        f"{subject.name}: its {predictor.predictor} is not finite on {question.label}"
+                    )
                 parts = tallies.setdefault(predictor, {})
                 truth = question.truths[predictor.protocol]
                 errors = errors_of(tracks, truth, question.views, predictor.protocol)
@@ -145,7 +145,9 @@ class CorrespondenceEvaluator:
             ahead = [ask(number) for number in range(min(count, 2 * batch))]
             for first in range(0, count, batch):
                 questions = [future.result() for future in ahead[:batch]]
-                ahead = ahead[batch:] + [ask(n) for n in range(first + 2 * batch, min(count, first + 3 * batch))]
+                ahead = ahead[batch:] + [
+                    ask(n) for n in range(first + 2 * batch, min(count, first + 3 * batch))
+                ]
                 real = len(questions)
                 padded = questions + questions[:1] * (batch - real)
                 images = np.stack([question.views.images for question in padded])
@@ -178,7 +180,9 @@ class CorrespondenceEvaluator:
 def predictors(said: Mapping[str, Any]) -> list[Predictor]:
     """The names of what `predict` gives."""
     named = [key.split("/") for key in said]
-    return [Predictor(kind, layer if layer == ALL else int(layer), protocol) for kind, layer, protocol in named]
+    return [
+        Predictor(kind, layer if layer == ALL else int(layer), protocol) for kind, layer, protocol in named
+    ]
 
 
 @functools.partial(jax.jit, static_argnames=("subject", "size", "layers", "protocols", "mesh"))
@@ -254,7 +258,10 @@ def read_traces(
             add(FEATURE, layer, plain, feature_maps(features), grid)
     if not traces.features:
         tracks = jnp.broadcast_to(points[:, None], (len(points), views, 2))
-        said |= {f"{STILL}/{ALL}/{protocol}": (tracks, jnp.ones(tracks.shape[:2], bool)) for protocol in protocols}
+        said |= {
+            f"{STILL}/{ALL}/{protocol}": (tracks, jnp.ones(tracks.shape[:2], bool))
+            for protocol in protocols
+        }
     # In the first view a point is where it is.
     return {name: (tracks.at[:, 0].set(points), trusted) for name, (tracks, trusted) in said.items()}
 
@@ -264,13 +271,15 @@ def _pad(points: np.ndarray, count: int) -> np.ndarray:
     return np.resize(points, (count, 2))
 
 
-def _parts(truth: Truth, trusted: np.ndarray, protocol: str) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+def _parts(
+    truth: Truth, trusted: np.ndarray, protocol: str
+) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
     """Parts of the pairs (N, V) that count, by what their rows say of `angle` and `points`."""
     yield (ALL, ALL), truth.counted
     if protocol == "published":
         return
     yield (ALL, "cycle"), truth.counted & trusted
-    for low, high in zip(ANGLES, ANGLES[1:]):
+    for low, high in itertools.pairwise(ANGLES):
         within = (truth.angle >= low) & ((truth.angle < high) | (high == ANGLES[-1]))
         yield (f"{low}-{high}", ALL), truth.counted & within
 

@@ -32,7 +32,7 @@ from muskie_jax.evaluators.contexts import (
 )
 from muskie_jax.evaluators.reconstruction import visible_mean_error
 from muskie_jax.evaluators.results import Figure, Row, Setting
-from muskie_jax.evaluators.subjects import Subject
+from muskie_jax.evaluators.subjects import MUSKIE, Subject
 from muskie_jax.masking import MODES, hidden_count
 from muskie_jax.metrics import Mean
 from muskie_jax.models.attention import Attention
@@ -161,6 +161,9 @@ class ReconstructionCurves:
                 "mask": mode,
                 "ratio": ratio,
                 "views": views,
+                "references": list(self._settings.references_of(views)),
+                "groups": len(targets.groups),
+                "pictures": self._settings.pictures,
             }
             for name, targets in self._targets.items()
             for height, width in self._settings.sizes
@@ -168,21 +171,24 @@ class ReconstructionCurves:
             for views in targets.views
         ]
 
-    def accepts(self, subject: Subject) -> bool:
-        """Muskie, with its reconstruction head."""
-        return subject.kind == "muskie" and "head" in subject.params
+    def accepts(self, kind: str) -> bool:
+        """Muskie."""
+        return kind == MUSKIE
 
     def evaluate(self, subject: Subject, setting: Setting) -> Iterator[Row | Figure]:
         """See `ReconstructionCurves`. For the largest number of views there is a figure, too.
 
-        Nothing is said of a network with learned view embeddings and more views than it has of them.
+        Nothing is said of weights without the reconstruction head, and of a network with learned view
+        embeddings and more views than it has of them.
 
         Raises:
           UserError: if the size cannot be cut into the network's patches, or data cannot be read.
         """
         views, mode, ratio = setting["views"], setting["mask"], setting["ratio"]
         size = setting["height"], setting["width"]
-        if subject.model.view_embed == "learned" and views > subject.model.max_views:
+        if "head" not in subject.params:
+            return
+        if subject.network.view_embed == "learned" and views > subject.network.max_views:
             return
         grid = _grid(subject, size, mode, ratio)
         labels = {name: setting[name] for name in ("dataset", "height", "width", "views")}
@@ -207,7 +213,7 @@ class ReconstructionCurves:
                         values,
                     )
         if self._settings.pictures and 1 < views == self._targets[setting["dataset"]].views[-1]:
-            yield _figure(pictures[OWN], pictures[STRANGER], subject.model.patch, references, labels)
+            yield _figure(pictures[OWN], pictures[STRANGER], subject.network.patch, references, labels)
 
     def _load(self, dataset: str, size: tuple[int, int]) -> _Scenes:
         targets = self._targets[dataset]
@@ -237,7 +243,7 @@ class ReconstructionCurves:
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Sums over the hidden patches of each target, float64 (2, targets): its squared error, and that
         of the baseline; and what a picture of the first targets shows, see `_measure`."""
-        model = subject.model
+        model = subject.network
         model = model.clone(attention=Attention(model.attention.implementation, self._mesh))
         params = jax.device_put(subject.params, NamedSharding(self._mesh, P()))
         count, views = masks.shape[:2]
@@ -308,7 +314,7 @@ def overlap_bins(seen: np.ndarray, references: int) -> dict[str, np.ndarray]:
 
 def _grid(subject: Subject, size: tuple[int, int], mode: str, ratio: float) -> tuple[int, int]:
     """The patches of a view, (hp, wp)."""
-    patch = subject.model.patch
+    patch = subject.network.patch
     nearest = nearest_size(size, patch)
     if nearest != tuple(size):
         raise UserError(

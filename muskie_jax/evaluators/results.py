@@ -50,10 +50,14 @@ class SweepEvaluator(Protocol):
         """One for each unit of work per subject; units are what a killed sweep does not do again."""
         ...
 
-    def accepts(self, subject: Subject) -> bool:
-        """Whether this can be measured of a subject at all."""
+    def accepts(self, kind: str) -> bool:
+        """Whether this can be measured of subjects of a kind at all."""
         ...
 
     def evaluate(self, subject: Subject, setting: Setting) -> Iterator[Row | Figure]:
-        """Measures. Raises UserError for data that cannot be used."""
+        """Measures; gives nothing if there is nothing to measure.
+
+        Raises:
+          UserError: for data that cannot be used.
+        """
         ...

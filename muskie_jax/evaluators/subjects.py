@@ -7,7 +7,6 @@ import dataclasses
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 

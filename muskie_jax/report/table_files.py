@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from muskie_jax.errors import printable
 from muskie_jax.report.results_file import MeasuredModel, Unit
-from muskie_jax.report.tables import MISSING, Line, Section, Table
+from muskie_jax.report.tables import Line, Section, Table
 
 LATEX_COLUMNS = 12  # of figures that fit into one table
 OURS = "Ours, beyond the paper"

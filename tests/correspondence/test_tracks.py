@@ -73,7 +73,9 @@ def test_tracks_are_those_of_the_ray_caster(rooms, cast):
 
         # Depth maps know distances at the centres of pixels only: where the surfaces beside a pixel are
         # far apart, the two may differ. Elsewhere they must not, and that is nearly everywhere.
-        column, row = np.moveaxis(np.clip(np.round(expected), 1, np.array(SIZE[::-1]) - 2), -1, 0).astype(int)
+        column, row = np.moveaxis(np.clip(np.round(expected), 1, np.array(SIZE[::-1]) - 2), -1, 0).astype(
+            int
+        )
         view = np.arange(VIEWS)
         around = [views.depth[view, row + y, column + x] for y in (-1, 0, 1) for x in (-1, 0, 1)]
         smooth = np.max(around, 0) - np.min(around, 0) < 0.04
@@ -102,7 +104,9 @@ def test_a_wall_moves_by_focal_length_times_baseline_over_depth():
 
 
 @pytest.mark.parametrize(
-    "surface, seen", [(1.94, False), (1.96, True), (0.0, True), (3.0, True)], ids=["front", "near", "hole", "behind"]
+    "surface, seen",
+    [(1.94, False), (1.96, True), (0.0, True), (3.0, True)],
+    ids=["front", "near", "hole", "behind"],
 )
 def test_what_hides_a_point(surface, seen):
     views = plane()

@@ -1,0 +1,37 @@
+r"""How well networks find the points of one view in others, and reconstruct what is hidden, side by side.
+
+    python -m muskie_jax.main --config configs/evaluate.py --workdir runs/evaluation \
+        --config.sweep.models="('runs/rooms', 'untrained', 'still', 'patches')"
+
+As it is, on rooms of the synthetic world, whose geometry is exact; it needs no data. On your own views with
+depth and cameras (docs/evaluation.md says how they may lie on your disk):
+
+    --config configs/evaluate.py:cameras --config.posed.yours.root=/folder/of/sequences
+
+Likewise navi, scannet, seven_scenes, neural_rgbd, transforms and colmap. Published backbones are models, too:
+'dinov2:facebook/dinov2-base', 'mae:/path/to/mae_pretrain_vit_base.pth'.
+"""
+
+from ml_collections import ConfigDict
+
+from muskie_jax.config import default_config, posed
+
+# The sizes of the published protocols; others can be set.
+SIZES = {"navi": (512, 512), "scannet": (480, 640), "seven_scenes": (480, 640), "neural_rgbd": (480, 640)}
+READERS = ("cameras", "transforms", "colmap", *SIZES)
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    if arg not in (None, "", *READERS):
+        raise ValueError(f"configs/evaluate.py:{arg}: there is {', '.join(READERS)}")
+    config = default_config()
+    config.job = "evaluate"
+    config.sweep.models = ("untrained:small", "still", "patches")
+    if not arg:
+        config.posed.rooms = posed("synthetic")
+        config.sweep.sizes = ((224, 224),)
+        return config
+    name = arg if arg in SIZES else "yours"
+    config.posed[name] = posed(arg)
+    config.sweep.sizes = (SIZES.get(arg, (480, 640)),)
+    return config

@@ -114,6 +114,7 @@ def comes_back(
     scale, last = cell_size(size, grid), jnp.array(grid[::-1]) - 1
     place = lambda positions: (positions + 0.5) / scale - 0.5
     column, row = jnp.moveaxis(jnp.clip(jnp.round(place(predicted)), 0, last).astype(jnp.int32), -1, 0)
-    back = maps.argmax(1)[jnp.arange(len(maps)), row * grid[1] + column]  # (N, V)
+    cell = (row * grid[1] + column).T  # (V, N)
+    back = jnp.take_along_axis(maps, cell[:, None], axis=2).argmax(1)  # (V, N)
     returned = jnp.stack([back % grid[1], back // grid[1]], -1)
-    return jnp.linalg.norm(returned - place(points)[:, None], axis=-1) <= CYCLE_CELLS
+    return (jnp.linalg.norm(returned - place(points), axis=-1) <= CYCLE_CELLS).T

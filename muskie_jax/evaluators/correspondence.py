@@ -234,36 +234,43 @@ def read_traces(
     protocols: tuple[str, ...],
 ) -> dict[str, tuple[Array, Array]]:
     """All predictions for one group of V views; traces without their axis of groups. See `predict`."""
-    said: dict[str, tuple[Array, Array]] = {}
-    measured = lambda number: not layers or number in layers
-
-    def add(predictor: str, layer: str | int, plain, maps: Array, grid: tuple[int, int]) -> None:
-        trust = lambda tracks: comes_back(maps, points, tracks, size, grid)
-        for protocol in protocols:
-            tracks = plain(protocol)
-            said[f"{predictor}/{layer}/{protocol}"] = tracks, trust(tracks)
-        if "targets" in protocols:
-            tracks = refined_predictor(maps, points, size, grid)
-            said[f"{predictor}{REFINED}/{layer}/targets"] = tracks, trust(tracks)
-
     grid = traces.features[0].shape[1:3] if traces.features else (1, 1)
-    by_layer = [symmetric_maps(*pair) for pair in zip(traces.to_others, traces.to_first)]
-    maps = {ALL: sum(by_layer) / len(by_layer)} if by_layer else {}
-    maps |= {number: each for number, each in enumerate(by_layer, 1) if measured(number)}
-    for layer, each in maps.items():
-        add(ATTENTION, layer, functools.partial(attention_predictor, each, points, size, grid), each, grid)
-    for layer, features in enumerate(traces.features, 1):
-        if measured(layer):
-            plain = functools.partial(feature_predictor, features, points, size)
-            add(FEATURE, layer, plain, feature_maps(features), grid)
+
+    def read(plain, maps: Array) -> dict[tuple[str, str], tuple[Array, Array]]:
+        """Answers by suffix of the predictor's name, and protocol."""
+        tracks = {("", protocol): plain(protocol) for protocol in protocols}
+        if "targets" in protocols:
+            tracks[REFINED, "targets"] = refined_predictor(maps, points, size, grid)
+        # In the first view a point is where it is.
+        tracks = {name: each.at[:, 0].set(points) for name, each in tracks.items()}
+        return {name: (each, comes_back(maps, points, each, size, grid)) for name, each in tracks.items()}
+
+    def read_attention(maps: Array):
+        return read(functools.partial(attention_predictor, maps, points, size, grid), maps)
+
+    def read_features(features: Array):
+        return read(functools.partial(feature_predictor, features, points, size), feature_maps(features))
+
+    said: dict[str, tuple[Array, Array]] = {}
+
+    def add(predictor: str, names: Sequence[str | int], of_layers: Sequence[Array], read_layer) -> None:
+        # A loop over the layers: its program is compiled once, not once for each.
+        answers = jax.lax.map(read_layer, jnp.stack(of_layers))
+        for number, layer in enumerate(names):
+            for (suffix, protocol), answer in answers.items():
+                said[f"{predictor}{suffix}/{layer}/{protocol}"] = tuple(x[number] for x in answer)
+
+    measured = [number for number in range(1, len(traces.features) + 1) if not layers or number in layers]
+    if traces.to_others:
+        by_layer = [symmetric_maps(*pair) for pair in zip(traces.to_others, traces.to_first)]
+        some = [by_layer[number - 1] for number in measured]
+        add(ATTENTION, [ALL, *measured], [sum(by_layer) / len(by_layer), *some], read_attention)
+    if measured:
+        add(FEATURE, measured, [traces.features[number - 1] for number in measured], read_features)
     if not traces.features:
-        tracks = jnp.broadcast_to(points[:, None], (len(points), views, 2))
-        said |= {
-            f"{STILL}/{ALL}/{protocol}": (tracks, jnp.ones(tracks.shape[:2], bool))
-            for protocol in protocols
-        }
-    # In the first view a point is where it is.
-    return {name: (tracks.at[:, 0].set(points), trusted) for name, (tracks, trusted) in said.items()}
+        still = jnp.broadcast_to(points[:, None], (len(points), views, 2))
+        said |= {f"{STILL}/{ALL}/{name}": (still, jnp.ones(still.shape[:2], bool)) for name in protocols}
+    return said
 
 
 def _pad(points: np.ndarray, count: int) -> np.ndarray:

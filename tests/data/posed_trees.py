@@ -1,0 +1,250 @@
+"""Miniature posed datasets: every layout that is read, written from one made scene of known geometry.
+
+The scene is a slanted wall and a square before it. What a point of a surface looks like is a smooth
+function of where it is: so a pixel, its depth and its camera can be checked against each other.
+"""
+
+import json
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+SIZE = (60, 80)  # height, width
+INTRINSICS = np.array([[70.0, 0, 42.5], [0, 72.0, 28.0], [0, 0, 1]])
+CENTRED = np.array([[70.0, 0, 40.0], [0, 70.0, 30.0], [0, 0, 1]])
+WALL = np.array([0.2, -0.1, 1.0]), 3.0  # normal and offset: points with normal @ x = offset
+SQUARE = np.array([0.0, 0.0, 1.0]), 2.0
+HALF = 0.35  # of the square's side, metres
+OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+class View(NamedTuple):
+    """What a reader must give of a frame: see `PosedViews`."""
+
+    name: str
+    image: np.ndarray
+    depth: np.ndarray
+    intrinsics: np.ndarray
+    world_to_camera: np.ndarray
+
+
+def rotation(x: float, y: float, z: float) -> np.ndarray:
+    """Turns about the axes, one after the other, radians."""
+    turned = np.eye(3)
+    for axis, angle in enumerate((x, y, z)):
+        i, j = (axis + 1) % 3, (axis + 2) % 3
+        step = np.eye(3)
+        step[[i, j], [i, j]] = np.cos(angle)
+        step[i, j], step[j, i] = -np.sin(angle), np.sin(angle)
+        turned = step @ turned
+    return turned
+
+
+def pose_of(number: int) -> np.ndarray:
+    """world_to_camera of a frame: cameras side by side that turn a little about all axes."""
+    pose = np.eye(4)
+    pose[:3, :3] = rotation(0.03 * np.sin(number), -0.04 * number, 0.05 * number)
+    pose[:3, 3] = -pose[:3, :3] @ [0.12 * number - 0.3, 0.05 * np.cos(number), 0.02 * number]
+    return pose
+
+
+def colour_of(points: np.ndarray) -> np.ndarray:
+    """Of surface points (..., 3), metres: float (..., 3) in 0 .. 255."""
+    waves = np.array([[5.0, 2.0, 1.0], [-2.0, 6.0, 2.0], [3.0, -4.0, 5.0]])
+    return 128 + 90 * np.sin(points @ waves.T)
+
+
+def render(intrinsics, world_to_camera, size=SIZE, scale=1.0, only_square=False):
+    """Image uint8 (h, w, 3) and depth (h, w) of the scene, which may be made smaller by a scale."""
+    rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
+    rays = np.stack([columns, rows, np.ones(size)], -1) @ np.linalg.inv(intrinsics).T
+    turn, centre = world_to_camera[:3, :3], -world_to_camera[:3, :3].T @ world_to_camera[:3, 3] / scale
+    directions = rays @ turn  # rays have depth 1, so the distance along them is depth
+    far = lambda plane: (plane[1] - plane[0] @ centre) / (directions @ plane[0])
+    wall, square = far(WALL), far(SQUARE)
+    hit = centre + directions * square[..., None]
+    on_square = (np.abs(hit[..., :2]) < HALF).all(-1)
+    depth = np.where(on_square, square, wall)
+    image = np.round(colour_of(centre + directions * depth[..., None])).astype(np.uint8)
+    return image, np.where(on_square | (not only_square), depth, 0) * scale
+
+
+def views_of(names, intrinsics=INTRINSICS, **options) -> list[View]:
+    """One view for each name."""
+    poses = [pose_of(number) for number in range(len(names))]
+    if "scale" in options:
+        poses = [pose * np.array([[1, 1, 1, options["scale"]]]) for pose in poses]
+        for pose in poses:
+            pose[3, 3] = 1
+    pairs = [render(intrinsics, pose, **options) for pose in poses]
+    return [
+        View(name, *pair, intrinsics, pose) for name, pair, pose in zip(names, pairs, poses, strict=True)
+    ]
+
+
+def save(path: pathlib.Path, pixels: np.ndarray, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def save_depth(path: pathlib.Path, metres: np.ndarray, unit=1e-3) -> None:
+    save(path, np.round(metres / unit).astype(np.uint16))
+
+
+def write_matrix(path: pathlib.Path, matrix: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savetxt(path, matrix, fmt="%.12f")
+
+
+def cameras(root, count=6):
+    views = views_of([f"images/{number:04d}.png" for number in range(count)])
+    frames = []
+    for view in views:
+        depth = view.name.replace("images", "depth")
+        save(root / "desk" / view.name, view.image)
+        save_depth(root / "desk" / depth, view.depth)
+        frames.append({
+            "image": view.name, "depth": depth, "intrinsics": view.intrinsics.tolist(),
+            "world_to_camera": view.world_to_camera.tolist(),
+        })  # fmt: skip
+    (root / "desk" / "cameras.json").write_text(json.dumps({"frames": frames}))
+    return [view._replace(name=f"desk/{number:04d}") for number, view in enumerate(views)]
+
+
+def transforms(root, count=6):
+    names = [f"train/r_{number}" for number in range(count)]
+    views = views_of(names)
+    frames = []
+    for number, view in enumerate(views):
+        save(root / "lego" / f"{view.name}.png", view.image)
+        save_depth(root / "lego" / f"depth_{number}.png", view.depth, 1e-4)
+        camera_to_world = np.linalg.inv(view.world_to_camera) @ OPENGL
+        frames.append({
+            "file_path": f"./{view.name}", "depth_file_path": f"depth_{number}.png",
+            "transform_matrix": camera_to_world.tolist(),
+        })  # fmt: skip
+    k = INTRINSICS
+    frames[1]["fl_x"] = frames[1]["fl_y"] = 71.0  # its own camera
+    whole = {
+        "fl_x": k[0, 0], "fl_y": k[1, 1], "cx": k[0, 2], "cy": k[1, 2], "w": SIZE[1], "h": SIZE[0],
+        "depth_unit_scale_factor": 1e-4, "frames": frames,
+    }  # fmt: skip
+    (root / "lego" / "transforms.json").write_text(json.dumps(whole))
+    own = k.copy()
+    own[0, 0] = own[1, 1] = 71.0
+    image, depth = render(own, views[1].world_to_camera)
+    save(root / "lego" / "train" / "r_1.png", image)
+    save_depth(root / "lego" / "depth_1.png", depth, 1e-4)
+    views[1] = views[1]._replace(image=image, depth=depth, intrinsics=own)
+    return [view._replace(name=f"lego/r_{number}") for number, view in enumerate(views)]
+
+
+def scannet(root, numbers=(15, 30, 60, 90, 120, 300), scene="scene0707_00"):
+    scale = np.diag([640 / SIZE[1], 480 / SIZE[0], 1])  # intrinsics are for 640x480
+    np.savez(root / "intrinsics.npz", **{scene: scale @ INTRINSICS})
+    views = views_of([f"{scene}/{number}" for number in numbers])
+    for number, view in zip(numbers, views):
+        # Colour may be larger than depth.
+        larger = render(np.diag([2, 2, 1]) @ INTRINSICS, view.world_to_camera, (120, 160))[0]
+        save(root / scene / "color" / f"{number}.jpg", larger, quality=100, subsampling=0)
+        save_depth(root / scene / "depth" / f"{number}.png", view.depth)
+        write_matrix(root / scene / "pose" / f"{number}.txt", np.linalg.inv(view.world_to_camera))
+    return views
+
+
+def seven_scenes(root, numbers=range(0, 120, 20), registered=True):
+    from muskie_jax.data.posed.seven_scenes import DEPTH_TO_COLOUR
+
+    folder = root / "chess" / "seq-03"
+    small = np.diag([SIZE[1] / 640, SIZE[0] / 480, 1])
+    colour, depth = (small @ [[f, 0, 320], [0, f, 240], [0, 0, 1]] for f in (525, 585))
+    views = views_of([f"chess/seq-03/{number:06d}" for number in numbers], colour)
+    for number, view in zip(numbers, views):
+        save(folder / f"frame-{number:06d}.color.png", view.image)
+        write_matrix(folder / f"frame-{number:06d}.pose.txt", np.linalg.inv(view.world_to_camera))
+        if registered:
+            save_depth(folder / f"frame-{number:06d}.depth.proj.png", view.depth)
+        raw = render(depth, np.linalg.inv(DEPTH_TO_COLOUR) @ view.world_to_camera)[1]
+        steps = np.round(1000 * raw).astype(np.uint16)
+        steps[:2] = 65535  # missing
+        save(folder / f"frame-{number:06d}.depth.png", steps)
+    for step in range(0, 100, 20):  # what lies between is never looked at
+        for between in range(step + 1, step + 20):
+            (folder / f"frame-{between:06d}.color.png").touch()
+    (root / "chess" / "seq-01").mkdir()
+    (root / "chess" / "seq-01" / "frame-000000.color.png").touch()
+    (root / "chess" / "TestSplit.txt").write_text("sequence3\n")
+    return views
+
+
+def neural_rgbd(root, count=6):
+    names = [f"kitchen/img{number}" for number in range(count)]
+    views = views_of(names, CENTRED)
+    for number, view in enumerate(views):
+        save(root / "kitchen" / "images" / f"img{number}.png", view.image)
+        save_depth(root / "kitchen" / "depth" / f"depth{number}.png", view.depth)
+    poses = np.concatenate([np.linalg.inv(view.world_to_camera) @ OPENGL for view in views])
+    write_matrix(root / "kitchen" / "poses.txt", poses)
+    (root / "kitchen" / "focal.txt").write_text("70.0\n")
+    return views
+
+
+def quaternion(turn: np.ndarray) -> np.ndarray:
+    """(w, x, y, z) of a rotation by less than half a turn."""
+    w = np.sqrt(1 + np.trace(turn)) / 2
+    x, y, z = turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]
+    return np.array([w, x / (4 * w), y / (4 * w), z / (4 * w)])
+
+
+def navi(root, count=6, collections=("multiview_00_pixel",), name="vase"):
+    """All views of the last collection; the object is the square, a quarter of its size."""
+    (root / name / "wild_set").mkdir(parents=True)
+    for collection in collections:
+        folder = root / name / collection
+        views = views_of(
+            [f"{name}/{collection}/{i:03d}" for i in range(count)], CENTRED, scale=0.25, only_square=True
+        )
+        annotations = []
+        for number, view in enumerate(views):
+            save(
+                folder / "images" / f"downsampled_{number:03d}.jpg", view.image, quality=100, subsampling=0
+            )
+            inverse = np.divide(655.35, view.depth, out=np.zeros(SIZE), where=view.depth > 0)
+            save_depth(folder / "depth" / f"downsampled_{number:03d}.png", inverse, 1)
+            pose = view.world_to_camera
+            annotations.append({
+                "filename": f"{number:03d}.jpg", "image_size": [4 * side for side in SIZE],
+                "camera": {
+                    "q": (1.5 * quaternion(pose[:3, :3])).tolist(), "t": (1000 * pose[:3, 3]).tolist(),
+                    "focal_length": 280.0,
+                },
+            })  # fmt: skip
+        (folder / "annotations.json").write_text(json.dumps(annotations[::-1]))
+    return views
+
+
+def colmap(root, count=6, model="PINHOLE", png=False):
+    import pycolmap
+
+    views = views_of([f"{number:02d}.png" for number in range(count)])
+    reconstruction = pycolmap.Reconstruction()
+    k = INTRINSICS
+    params = [k[0, 0], k[1, 1], k[0, 2], k[1, 2]] + [0.1] * 4 * (model != "PINHOLE")
+    camera = pycolmap.Camera(model=model, width=SIZE[1], height=SIZE[0], params=params, camera_id=1)
+    reconstruction.add_camera_with_trivial_rig(camera)
+    for number, view in enumerate(views):
+        save(root / "garden" / "images" / view.name, view.image)
+        if png:
+            save_depth(root / "garden" / "depth" / view.name, view.depth, 2e-4)
+        else:
+            path = root / "garden" / "stereo" / "depth_maps" / f"{view.name}.geometric.bin"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pycolmap.DepthMap.from_array(view.depth.astype(np.float32), 0.1, 9.0).write(str(path))
+        image = pycolmap.Image(name=view.name, camera_id=1, image_id=number + 1)
+        pose = pycolmap.Rigid3d(view.world_to_camera[:3])
+        reconstruction.add_image_with_trivial_frame(image, pose)
+    (root / "garden" / "sparse").mkdir()
+    reconstruction.write(str(root / "garden" / "sparse"))
+    return [view._replace(name=f"garden/{number:02d}") for number, view in enumerate(views)]

@@ -1,0 +1,308 @@
+"""What is wrong with a posed dataset is one line that names the sequence or the file."""
+
+import json
+import sys
+
+import numpy as np
+import posed_trees as trees
+import pytest
+from ml_collections import ConfigDict
+from posed_trees import SIZE
+
+from muskie_jax.data.posed import colmap, open_posed
+from muskie_jax.data.posed.frames import Frame
+from muskie_jax.data.posed.settings import READERS, check_posed, posed
+from muskie_jax.errors import UserError
+
+
+def load_all(reader, root, size=SIZE, views=3):
+    """Opens what is below a folder, and loads every group."""
+    every = 20 if reader == "seven_scenes" else 1
+    opened = open_posed("made", posed(reader, str(root), groups=0, select="rotation", every=every), views)
+    for number in range(len(opened.groups)):
+        opened.load(number, size)
+
+
+def error_of(reader, root, **options):
+    with pytest.raises(UserError) as caught:
+        load_all(reader, root, **options)
+    message = str(caught.value)
+    assert message.startswith("config.posed.made: ")
+    return message
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """A folder of one sequence with a cameras.json, and how to change that."""
+    trees.cameras(tmp_path, 3)
+    path = tmp_path / "desk" / "cameras.json"
+
+    def change(key, value, frame=1):
+        whole = json.loads(path.read_text())
+        old = np.array(whole["frames"][frame][key]) if key not in ("image", "depth") else None
+        new = value(old) if callable(value) else value
+        whole["frames"][frame][key] = new.tolist() if isinstance(new, np.ndarray) else new
+        path.write_text(json.dumps(whole))
+
+    return tmp_path, change
+
+
+def with_value(row, column, value):
+    def change(matrix):
+        matrix[row, column] = value
+        return matrix
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "key, change, expected",
+    [
+        ("world_to_camera", with_value(0, 0, np.nan), "the pose is not finite"),
+        ("world_to_camera", lambda m: m * np.array([[1.01], [1.01], [1.01], [1]]), "is no rotation"),
+        ("world_to_camera", lambda m: m * np.array([[-1], [1], [1], [1]]), "no rotation, it mirrors"),
+        ("world_to_camera", with_value(3, 0, 1.0), r"last row of the pose is \[1.0, 0.0, 0.0, 1.0\]"),
+        ("intrinsics", with_value(0, 0, 0.0), "intrinsics are singular, or mirror"),
+        ("intrinsics", with_value(1, 1, -70.0), "intrinsics are singular, or mirror"),
+        ("intrinsics", with_value(0, 2, np.inf), "intrinsics are not finite"),
+        ("intrinsics", lambda m: m.T, "no pinhole camera's"),
+        ("intrinsics", with_value(0, 0, 0.5), "absurd: focal lengths"),
+        ("intrinsics", with_value(0, 2, 500.0), "absurd: the centre"),
+    ],
+)
+def test_cameras_that_cannot_be_true(desk, key, change, expected):
+    root, rewrite = desk
+    rewrite(key, change)
+    message = error_of("cameras", root)
+    assert "0001.png: " in message
+    with pytest.raises(UserError, match=expected):
+        load_all("cameras", root)
+
+
+def test_a_pose_is_checked_before_any_pixel_is_read(desk):
+    root, rewrite = desk
+    rewrite("world_to_camera", with_value(0, 0, 2.0))
+    with pytest.raises(UserError, match="desk, .*0001.png: the rotation"):
+        open_posed("made", posed("cameras", str(root), select="rotation"), 2)
+
+
+def test_small_errors_of_rounding_are_no_errors(desk):
+    root, rewrite = desk
+    rewrite("world_to_camera", lambda m: np.round(m, 4))
+    load_all("cameras", root)
+
+
+def test_depth_that_cannot_be_true(desk):
+    root, _ = desk
+    path = root / "desk" / "depth" / "0001.png"
+    trees.save(path, np.zeros(SIZE, np.uint16))
+    assert "0001.png: its depth is empty" in error_of("cameras", root)
+    trees.save(path, np.ones((30, 40), np.uint16))
+    assert "0001.png: the depth is 40x30, its image 80x60" in error_of("cameras", root)
+    trees.save(path, np.ones(SIZE, np.uint8))
+    assert "0001.png: its depth has pixel mode L, not 16 bits of grey" in error_of("cameras", root)
+    path.write_bytes(path.read_bytes()[:60])
+    assert "0001.png: its depth: " in error_of("cameras", root)
+    path.unlink()
+    assert f"{path}: No such file or directory" in error_of("cameras", root)
+
+
+def test_depth_that_the_crop_leaves_nothing_of(desk):
+    root, _ = desk
+    depth = np.zeros(SIZE, np.uint16)
+    depth[:, :5] = 1000
+    trees.save(root / "desk" / "depth" / "0001.png", depth)
+    load_all("cameras", root)
+    assert "0001.png: its depth is empty" in error_of("cameras", root, size=(60, 60))
+
+
+def test_images_that_cannot_be_read(desk):
+    root, _ = desk
+    path = root / "desk" / "images" / "0002.png"
+    path.write_bytes(b"no image")
+    assert f"{path}: not one of JPEG" in error_of("cameras", root)
+    path.write_bytes((root / "desk" / "images" / "0000.png").read_bytes()[:500])
+    assert str(path) in error_of("cameras", root)
+
+
+def test_files_of_cameras_that_cannot_be_understood(desk):
+    root, rewrite = desk
+    rewrite("image", "images/0000.png")
+    assert "desk, " in error_of("cameras", root) and "0000.png: this image is there twice" in error_of(
+        "cameras", root
+    )
+    rewrite("intrinsics", [[1, 2], [3, 4]])
+    assert "cameras.json cannot be understood: ValueError" in error_of("cameras", root)
+    (root / "desk" / "cameras.json").write_text("[]")
+    assert "cameras.json cannot be understood" in error_of("cameras", root)
+    assert "there is no cameras.json in it, nor in a folder of it" in error_of(
+        "cameras", root / "desk" / "depth"
+    )
+
+
+def edit_json(path, change):
+    whole = json.loads(path.read_text())
+    change(whole)
+    path.write_text(json.dumps(whole))
+
+
+TRANSFORMS_ERRORS = {
+    "r_2: no depth_file_path: correspondence is measured where depth is known": lambda whole: whole[
+        "frames"
+    ][2].pop("depth_file_path"),
+    "r_0: the camera is no pinhole (k1=0.1)": lambda whole: whole.update(k1=0.1),
+    "the camera is no pinhole (OPENCV_FISHEYE)": lambda whole: whole.update(camera_model="OPENCV_FISHEYE"),
+    "neither fl_x nor camera_angle_x is known": lambda whole: whole.pop("fl_x"),
+    "r_0: the rotation of the pose is no rotation": lambda whole: whole["frames"][0].update(
+        transform_matrix=(2 * np.eye(4) - np.diag([0, 0, 0, 1])).tolist()
+    ),
+    "transforms.json cannot be understood: 'frames' is missing": lambda whole: whole.pop("frames"),
+    "r_0.png is 80x60, and its camera is of 60x80": lambda whole: whole.update(w=60, h=80, cx=30, cy=40),
+}
+
+
+@pytest.mark.parametrize("expected", TRANSFORMS_ERRORS)
+def test_transforms_that_cannot_be_used(tmp_path, expected):
+    trees.transforms(tmp_path, 3)
+    edit_json(tmp_path / "lego" / "transforms.json", TRANSFORMS_ERRORS[expected])
+    assert expected in error_of("transforms", tmp_path)
+
+
+def test_scannet_errors(tmp_path):
+    trees.scannet(tmp_path)
+    scene = tmp_path / "scene0707_00"
+    pose = scene / "pose" / "30.txt"
+    trees.write_matrix(pose, 2 * np.eye(4))
+    assert "30.txt: " in error_of("scannet", tmp_path)
+    pose.write_text("1 2 3")
+    assert "30.txt cannot be understood" in error_of("scannet", tmp_path)
+    pose.unlink()
+    assert "30.txt cannot be understood: [Errno 2]" in error_of("scannet", tmp_path)
+    (tmp_path / "intrinsics.npz").write_bytes(b"PK no zip")
+    assert "intrinsics.npz cannot be understood" in error_of("scannet", tmp_path)
+    (tmp_path / "intrinsics.npz").unlink()
+    assert "no intrinsics, neither in" in error_of("scannet", tmp_path)
+    assert "there is no folder of a scene" in error_of("scannet", scene / "color")
+
+
+def test_seven_scenes_and_neural_rgbd_errors(tmp_path):
+    trees.seven_scenes(tmp_path / "seven")
+    pose = tmp_path / "seven" / "chess" / "seq-03" / "frame-000020.pose.txt"
+    trees.write_matrix(pose, np.full((4, 4), np.nan))
+    assert "frame-000020.pose.txt: the pose is not finite" in error_of("seven_scenes", tmp_path / "seven")
+    (tmp_path / "seven" / "chess" / "TestSplit.txt").write_text("sequence3\nsequence12\n")
+    assert "TestSplit.txt lists a sequence that is not there: seq-12" in error_of(
+        "seven_scenes", tmp_path / "seven"
+    )
+    trees.neural_rgbd(tmp_path / "neural")
+    kitchen = tmp_path / "neural" / "kitchen"
+    lines = (kitchen / "poses.txt").read_text().splitlines()
+    (kitchen / "poses.txt").write_text("\n".join(lines[:8]))
+    assert "poses.txt has 2 poses, none for img2.png" in error_of("neural_rgbd", tmp_path / "neural")
+    (kitchen / "poses.txt").unlink()
+    assert "there is neither poses.txt nor trainval_poses.txt" in error_of(
+        "neural_rgbd", tmp_path / "neural"
+    )
+    (kitchen / "focal.txt").unlink()
+    assert "no folder with focal.txt" in error_of("neural_rgbd", tmp_path / "neural")
+
+
+def test_navi_errors(tmp_path):
+    trees.navi(tmp_path)
+    path = tmp_path / "vase" / "multiview_00_pixel" / "annotations.json"
+    edit_json(path, lambda images: images[0]["camera"].update(q=[0, 0, 0, 0]))
+    assert "005.jpg: the pose is not finite" in error_of("navi", tmp_path)
+    edit_json(path, lambda images: images[0].pop("camera"))
+    assert "annotations.json cannot be understood: 'camera' is missing" in error_of("navi", tmp_path)
+    (tmp_path / "vase" / "wild_set").rmdir()
+    assert "no object in it that has both a wild_set and a multiview_*" in error_of("navi", tmp_path)
+
+
+def test_colmap_without_pycolmap_says_how_to_install_it(tmp_path, monkeypatch):
+    (tmp_path / "garden" / "sparse").mkdir(parents=True)
+    (tmp_path / "garden" / "sparse" / "cameras.txt").touch()
+    monkeypatch.setitem(sys.modules, "pycolmap", None)
+    assert 'pip install "muskie-jax[colmap]"' in error_of("colmap", tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"4&3&1&" + bytes(47), b"4&3&3&" + bytes(144), b"0&0&1&"])
+def test_colmap_depth_that_is_not_whole(tmp_path, data):
+    path = tmp_path / "a.png.geometric.bin"
+    path.write_bytes(data)
+    frame = Frame("a", 0, path, path, np.eye(3), np.eye(4))
+    with pytest.raises(colmap.BadImage, match="a.png.geometric.bin: it is no depth map of COLMAP's"):
+        colmap.dense_depth(frame)
+
+
+def test_colmap_errors(tmp_path):
+    pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+    trees.colmap(tmp_path / "a", 3, model="OPENCV")
+    assert "garden, 00.png: the camera is no pinhole but OPENCV" in error_of("colmap", tmp_path / "a")
+    trees.colmap(tmp_path / "b", 3)
+    depth = tmp_path / "b" / "garden" / "stereo" / "depth_maps" / "01.png.geometric.bin"
+    depth.unlink()
+    assert f"01.png: no depth: neither {depth}" in error_of("colmap", tmp_path / "b")
+    for path in (tmp_path / "b" / "garden" / "sparse").glob("images.*"):
+        path.unlink()
+    assert "pycolmap cannot read the model" in error_of("colmap", tmp_path / "b")
+
+
+@pytest.mark.parametrize("reader", [reader for reader in READERS if reader != "synthetic"])
+def test_a_root_that_is_not_there(tmp_path, reader):
+    assert f"no folder '{tmp_path}/none'" in error_of(reader, tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "empty: there is no" in error_of(reader, tmp_path / "empty")
+
+
+def checked(**settings):
+    config = ConfigDict(
+        {"kitchen": posed(settings.pop("reader", "cameras"), settings.pop("root", "/data"))}
+    )
+    for key, value in settings.items():
+        with config.ignore_type():
+            config.kitchen[key] = value
+    check_posed(config)
+
+
+SETTINGS_ERRORS = [
+    (
+        {"reader": "navi", "select": "overlp"},
+        "config.posed.kitchen.select: no 'overlp'; did you mean 'overlap'",
+    ),
+    ({"overlap": (0.9, 0.3)}, "config.posed.kitchen.overlap=.*write two shares"),
+    ({"root": ""}, "config.posed.kitchen.root is empty: write --config.posed.kitchen.root="),
+    ({"groups": -1}, "config.posed.kitchen.groups=-1: write a whole number, 0 or more"),
+    ({"stride": 0}, "config.posed.kitchen.stride=0: write a whole number, 1 or more"),
+    ({"every": 1.5}, "config.posed.kitchen.every=1.5"),
+    ({"strid": 3}, "config.posed.kitchen.strid: no such setting; did you mean 'stride'"),
+    ({"reader": "colmap", "depth_unit": -1.0}, "config.posed.kitchen.depth_unit=-1.0: write metres"),
+    ({"reader": "synthetic", "root": "", "groups": 0}, "config.posed.kitchen.groups=0: .* 1 or more"),
+    ({"reader": "synthetic", "root": "", "num_photos": 0}, "config.posed.kitchen.num_photos=0"),
+]
+
+
+@pytest.mark.parametrize("settings, expected", SETTINGS_ERRORS)
+def test_settings_that_cannot_be_used(settings, expected):
+    with pytest.raises(UserError, match=expected):
+        checked(**settings)
+
+
+def test_settings_are_checked_where_they_are_written():
+    with pytest.raises(UserError, match=r"posed\(\): no 'seven'.*seven_scenes"):
+        posed("seven")
+    with pytest.raises(UserError, match=r"posed\('cameras'\): no 'group'; did you mean 'groups'"):
+        posed("cameras", group=3)
+    with pytest.raises(UserError, match=r"posed\('synthetic'\): no 'root'"):
+        posed("synthetic", "/data")
+    with pytest.raises(UserError, match=r"world: no 'num_boxs'; did you mean 'num_boxes'"):
+        posed("synthetic", world={"num_boxs": 3})
+    rooms = posed("synthetic", world={"num_boxes": 3})
+    assert rooms.world.num_boxes == 3 and rooms.world.num_cylinders == 2
+    check_posed(ConfigDict({"rooms": rooms, "desk": posed("cameras")}), needs_data=False)
+    rooms.world.room_width = (4.0,)
+    with pytest.raises(UserError, match=r"config.posed.rooms.world.room_width=\(4.0,\): write 2 numbers"):
+        check_posed(ConfigDict({"rooms": rooms}))
+    with pytest.raises(UserError, match="config.posed.desk.reader: no 'camera'; did you mean 'cameras'"):
+        check_posed(ConfigDict({"desk": {"reader": "camera"}}))
+    with pytest.raises(UserError, match=r"config.posed.desk='cameras': write posed"):
+        check_posed(ConfigDict({"desk": "cameras"}))

@@ -1,0 +1,115 @@
+"""Which frames are evaluated together."""
+
+import numpy as np
+import posed_trees as trees
+import pytest
+from posed_trees import SIZE
+
+from muskie_jax.data.overlap import seen_share
+from muskie_jax.data.posed import open_posed
+from muskie_jax.data.posed.frames import Frame, Sequence
+from muskie_jax.data.posed.groups import choose_groups, spread
+from muskie_jax.data.posed.settings import posed
+from muskie_jax.errors import UserError
+
+INTRINSICS = np.array([[80.0, 0, 40], [0, 80.0, 30], [0, 0, 1]])
+
+
+def walk(name, numbers, step=0.1):
+    """A camera that moves along a wall, 2 m away, which it sees 2 m of; it turns a little all the time."""
+    frames = []
+    for number in numbers:
+        pose = np.eye(4)
+        pose[0, 3] = -step * number
+        pose[:3, :3] = trees.rotation(0, 0, 1e-3 * number)
+        frames.append(Frame(f"{number:03d}", number, None, None, INTRINSICS, pose, SIZE))
+    return Sequence(name, tuple(frames))
+
+
+def groups_of(select, *sequences, views=3, **settings):
+    wall = np.full(SIZE, 2.0, np.float32)
+    chosen = choose_groups(sequences, views, select, read_depth=lambda frame: wall, **settings)
+    assert len({group.label for group in chosen}) == len(chosen)
+    assert all(len(group.frames) == views and group.frames[0] == group.label for group in chosen)
+    return [[name.split("/") for name in group.frames] for group in chosen]
+
+
+def numbers(group):
+    assert len({name for name, _ in group}) == 1, "all of one sequence"
+    return [int(number) for _, number in group]
+
+
+def test_what_is_spread_is_in_the_middle_of_equal_parts():
+    assert spread(10, 2) == [2, 7] and spread(3, 5) == [0, 1, 2] == spread(3, 0)
+    assert spread(1000, 4) == [125, 375, 625, 875] and spread(0, 3) == []
+
+
+def test_consecutive_frames():
+    found = groups_of("consecutive", walk("a", [0, 10, 20, 60, 70, 80, 90]), walk("b", [1, 2]), stride=10)
+    assert [numbers(group) for group in found] == [[0, 10, 20], [60, 70, 80], [70, 80, 90]]
+    assert found[0][0][0] == "a"
+    assert groups_of("consecutive", walk("a", range(100)), most=4, stride=1)[0][0][1] == "012"
+
+
+def test_nearest_rotations():
+    found = groups_of("rotation", walk("a", [0, 5, 7, 20, 21]))
+    assert [numbers(group) for group in found] == [
+        [0, 5, 7], [5, 7, 0], [7, 5, 0], [20, 21, 7], [21, 20, 7]
+    ]  # fmt: skip
+    still = Sequence("s", tuple(walk("s", [number])[1][0] for number in (3, 3, 3, 3)))
+    with pytest.raises(AssertionError):
+        groups_of("rotation", still)  # names are not unique here; but each frame comes first in its group
+    chosen = choose_groups((still,), 2, "rotation", read_depth=None)
+    assert [group.label for group in chosen] == ["s/003"] * 4
+    assert groups_of("rotation", walk("a", range(50)), one_in=20)[1][0][1] == "020"
+
+
+def test_overlapping_views_are_within_the_range_and_spread_over_it():
+    found = groups_of("overlap", walk("a", range(30)), views=4, overlap=(0.3, 0.8), most=5)
+    assert [numbers(group)[0] for group in found] == [3, 9, 15, 21, 27]
+    for group in found:
+        first, *others = numbers(group)
+        away = np.abs(np.array(others) - first)  # 0.1 m of the 2 m that are seen: 5% each
+        assert (away >= 4).all() and (away <= 14).all()
+        assert (np.diff(away) >= 0).all() and away[-1] - away[0] >= 5, "from the largest share on"
+    assert groups_of("overlap", walk("a", range(30)), most=5) == groups_of(
+        "overlap", walk("a", range(30)), most=5
+    )
+
+
+def test_frames_that_nothing_overlaps_are_passed_over():
+    far = walk("far", range(0, 4000, 100))
+    found = groups_of("overlap", far, walk("near", range(10)), views=2, most=6)
+    assert len(found) == 6 and all(group[0][0] == "near" for group in found)
+    assert len(groups_of("overlap", far, walk("near", range(10)), views=2)) == 10
+
+
+def test_small_depth_maps_tell_the_same_overlap(tmp_path):
+    views = trees.cameras(tmp_path, 6)
+    shares = seen_share(
+        2, [v.depth for v in views], np.stack([v.intrinsics for v in views]),
+        np.stack([v.world_to_camera for v in views]),
+    )  # fmt: skip
+    within = [i for i in range(6) if i != 2 and 0.5 <= shares[i] <= 0.98]
+    settings = posed("cameras", str(tmp_path), groups=0, overlap=(0.5, 0.98))
+    (group,) = [g for g in open_posed("c", settings, len(within) + 1).groups if g.label == "desk/0002"]
+    assert {int(name[-1]) for name in group.frames[1:]} == set(within) and len(within) >= 2
+
+
+def test_every_so_many_frames(tmp_path):
+    trees.cameras(tmp_path, 6)
+    groups = open_posed("c", posed("cameras", str(tmp_path), select="rotation", every=2), 2).groups
+    assert [group.label for group in groups] == ["desk/0000", "desk/0002", "desk/0004"]
+
+
+@pytest.mark.parametrize(
+    "select, views, expected",
+    [
+        ("rotation", 7, "no sequence has 7 frames, the longest has 6: ask for fewer views"),
+        ("consecutive", 3, "no sequence has 3 frames at most 1 apart"),
+        ("overlap", 2, "no sequence has 2 frames that see 99% to 100% of another"),
+    ],
+)
+def test_no_group_at_all_is_one_line(select, views, expected):
+    with pytest.raises(UserError, match=expected):
+        groups_of(select, walk("a", range(0, 12, 2)), views=views, stride=1, overlap=(0.99, 1.0))

@@ -1,0 +1,262 @@
+"""What is peculiar to a layout of posed datasets: splits, formulas, what is missing or registered."""
+
+import json
+import math
+
+import numpy as np
+import posed_trees as trees
+import pytest
+from PIL import Image
+from posed_trees import SIZE
+
+from muskie_jax.data.posed import navi, open_posed, seven_scenes
+from muskie_jax.data.posed.frames import Frame
+from muskie_jax.data.posed.pixels import object_box
+from muskie_jax.data.posed.settings import posed
+
+
+def test_navi_evaluates_the_last_tenth_of_objects_with_a_wild_set(tmp_path):
+    def folders(name, *collections):
+        for collection in collections:
+            (tmp_path / name / collection).mkdir(parents=True)
+        return [folder.name for folder in navi.validation_collections(tmp_path / name)]
+
+    many = [f"multiview_{i}_ipad" for i in range(20)]
+    assert folders("a", *many, "wild_set", "video_0") == ["multiview_18_ipad", "multiview_19_ipad"]
+    assert folders("b", *many[:3], "wild_set") == ["multiview_2_ipad"], "one at least; 0.3 rounds up"
+    assert folders("c", "multiview-00-pixel_5", "wild_set") == ["multiview-00-pixel_5"]
+    assert folders("d", *many) == [] == folders("e", "wild_set")
+
+
+def test_navi_evaluates_every_twentieth_group(tmp_path):
+    for name, count in (("bottle", 15), ("vase", 12)):
+        trees.navi(tmp_path, count, name=name)
+    every = open_posed("n", posed("navi", str(tmp_path), groups=0, select="rotation"), 3).groups
+    groups = open_posed("n", posed("navi", str(tmp_path), groups=0), 3).groups
+    assert len(every) == 27 and groups == every[::20] and groups[1].label.startswith("vase/multiview_00")
+    # Each camera of the tree is turned a little more than the one before.
+    assert [name[-3:] for name in groups[1].frames[:1]] == ["005"]
+    assert {name[-3:] for name in groups[1].frames} == {"004", "005", "006"}
+
+
+def test_navi_depth_is_inverse(tmp_path):
+    steps = np.array([[0, 655, 65535, 1]], np.uint16)
+    Image.fromarray(steps).save(tmp_path / "d.png")
+    frame = Frame("", 0, tmp_path, tmp_path / "d.png", np.eye(3), np.eye(4))
+    np.testing.assert_allclose(navi.depth_of_object(frame), [[0, 655.350 / 655, 0.01, 655.35]], rtol=1e-6)
+
+
+def test_navi_quaternions_begin_with_the_real_part():
+    half = math.sqrt(0.5)
+    quarter_about_z = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    np.testing.assert_allclose(
+        navi.rotation_of_quaternion(np.array([half, 0, 0, half])), quarter_about_z, atol=1e-12
+    )
+    turn = trees.rotation(0.3, -0.5, 0.7)
+    np.testing.assert_allclose(navi.rotation_of_quaternion(3 * trees.quaternion(turn)), turn, atol=1e-12)
+
+
+def test_navi_views_show_the_object_whole_and_large(tmp_path):
+    expected = {view.name: view for view in trees.navi(tmp_path)}
+    opened = open_posed("n", posed("navi", str(tmp_path), groups=0, select="rotation"), 3)
+    for number, group in enumerate(opened.groups):
+        views = opened.load(number, (48, 48))
+        for i, name in enumerate(group.frames):
+            rows, columns = np.nonzero(views.valid[i])
+            extents = [np.ptp(axis) + 1 for axis in (rows, columns)]
+            assert max(extents) >= 47, "its longer side is that of the view"
+            shown = (expected[name].depth[:, 10:70] > 0).sum()  # in the square in the middle
+            pixel = (70 / views.intrinsics[i, 0, 0]) ** 2
+            assert views.valid[i].sum() * pixel == pytest.approx(shown, rel=0.05)
+            assert views.intrinsics[i, 0, 0] == pytest.approx(views.intrinsics[i, 1, 1])
+
+
+def test_an_objects_box_is_kept_inside_and_has_the_shape_of_the_view():
+    depth = np.zeros((60, 80))
+    depth[0:10, 20:25] = 1  # at the upper border: the square around it is not above it
+    box = (10.0, 0.0, 70.0, 60.0)
+    assert object_box(depth, (60, 80), box, (16, 16)) == pytest.approx((17.5, 0, 27.5, 10))
+    assert object_box(depth, (60, 80), box, (32, 16)) == pytest.approx((20, 0, 25, 10))
+    assert object_box(depth, (120, 160), (20.0, 0, 140, 120), (16, 16)) == pytest.approx((35, 0, 55, 20))
+    depth[:] = 1
+    assert object_box(depth, (60, 80), box, (16, 16)) == pytest.approx(box)
+    assert object_box(0 * depth, (60, 80), box, (16, 16)) == box
+    depth[:], depth[20:24, 66:80] = 0, 1  # what is outside of the middle is not looked at
+    assert object_box(depth, (60, 80), box, (16, 16)) == pytest.approx((66, 20, 70, 24))
+
+
+def test_navi_originals_are_read_upright_where_there_are_no_smaller_files(tmp_path):
+    trees.navi(tmp_path, 2)
+    settings = posed("navi", str(tmp_path), groups=0)
+    smaller = open_posed("n", settings, 2).load(0, (40, 40))
+    folder = tmp_path / "vase" / "multiview_00_pixel"
+    for path in [*folder.glob("*/downsampled_*")]:
+        path.rename(path.with_name(path.name.removeprefix("downsampled_")))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    for path in (folder / "images").glob("*.jpg"):
+        with Image.open(path) as image:
+            turned = image.transpose(Image.Transpose.ROTATE_180)
+        turned.save(path, quality=100, subsampling=0, exif=exif)
+    views = open_posed("n", settings, 2).load(0, (40, 40))
+    assert np.abs(views.images.astype(int) - smaller.images).mean() < 2
+    assert (views.depth == smaller.depth).all()
+
+
+def test_scannet_groups_are_consecutive_and_at_most_35_apart(tmp_path):
+    trees.scannet(tmp_path, (15, 30, 60, 90, 126, 150, 180, 0))
+    open_with = lambda views: open_posed("s", posed("scannet", str(tmp_path), groups=0), views).groups
+    numbers = [[name.split("/")[1] for name in group.frames] for group in open_with(3)]
+    assert numbers == [["0", "15", "30"], ["15", "30", "60"], ["30", "60", "90"], ["126", "150", "180"]]
+
+
+def test_scannet_frames_without_a_pose_are_left_out(tmp_path):
+    trees.scannet(tmp_path)
+    trees.write_matrix(tmp_path / "scene0707_00" / "pose" / "30.txt", np.full((4, 4), -np.inf))
+    groups = open_posed("s", posed("scannet", str(tmp_path), groups=0, stride=50), 2).groups
+    assert [group.label.split("/")[1] for group in groups] == ["15", "60", "90"]
+
+
+def test_scannet_intrinsics_are_also_in_the_scene(tmp_path):
+    trees.scannet(tmp_path)
+    settings = posed("scannet", str(tmp_path), groups=1)
+    first = open_posed("s", settings, 2).load(0, SIZE)
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.load(tmp_path / "intrinsics.npz")["scene0707_00"]
+    np.savez(tmp_path / "intrinsics.npz", scene0000_00=np.eye(3))
+    trees.write_matrix(tmp_path / "scene0707_00" / "intrinsic" / "intrinsic_depth.txt", matrix)
+    np.testing.assert_allclose(open_posed("s", settings, 2).load(0, SIZE).intrinsics, first.intrinsics)
+
+
+def test_seven_scenes_depth_is_moved_into_the_colour_camera(tmp_path):
+    views = trees.seven_scenes(tmp_path, registered=False)
+    opened = open_posed("s", posed("seven_scenes", str(tmp_path)), 6)
+    (group,) = opened.groups
+    assert group.frames == tuple(view.name for view in views), "every twentieth, of the test sequence"
+    loaded = opened.load(0, SIZE)
+    for depth, view in zip(loaded.depth, views):
+        # The depth camera sees less: (525 / 585)^2 of it; and two of its rows are missing.
+        assert (depth > 0).mean() == pytest.approx(0.78, abs=0.02)
+        errors = np.abs(depth - view.depth)[depth > 0]
+        assert np.median(errors) < 0.01 and np.quantile(errors, 0.93) < 0.05
+        raw = np.abs(trees.render(np.diag([1 / 8, 1 / 8, 1]) @ seven_scenes.DEPTH, view.world_to_camera)[1])
+        assert np.median(np.abs(raw - view.depth)) > 2 * np.median(errors)
+
+
+def test_registering_keeps_the_nearest_point_of_a_pixel():
+    depth = np.zeros(SIZE, np.float32)
+    depth[30, 40], depth[30, 41] = 2.0, 1.0  # the colour camera has both in one pixel
+    both = seven_scenes.register(depth)
+    assert both[both > 0] == pytest.approx([1.0], abs=0.01)
+    depth[30, 41] = 3.0
+    near, far = sorted(seven_scenes.register(depth)[np.nonzero(seven_scenes.register(depth))])
+    assert (near, far) == pytest.approx((2.0, 3.0), abs=0.01)
+
+
+def test_seven_scenes_root_may_be_a_scene_or_a_sequence(tmp_path):
+    trees.seven_scenes(tmp_path)
+    for below, name in (("chess", "chess/seq-03/000000"), ("chess/seq-03", "seq-03/000000")):
+        groups = open_posed("s", posed("seven_scenes", str(tmp_path / below)), 6).groups
+        assert [group.label for group in groups] == [name]
+
+
+def test_neural_rgbd_poses_that_are_not_numbers_are_left_out(tmp_path):
+    trees.neural_rgbd(tmp_path)
+    path = tmp_path / "kitchen" / "poses.txt"
+    lines = path.read_text().splitlines()
+    lines[8:12] = ["-nan(ind) -nan(ind) -nan(ind) -nan(ind)"] * 4
+    path.rename(path.with_name("trainval_poses.txt")).write_text("\n".join(lines))
+    (tmp_path / "kitchen" / "depth").rename(tmp_path / "kitchen" / "depth_filtered")
+    opened = open_posed("n", posed("neural_rgbd", str(tmp_path), every=1, groups=0, stride=2), 5)
+    assert [name.split("img")[1] for name in opened.groups[0].frames] == ["0", "1", "3", "4", "5"]
+    assert opened.load(0, SIZE).valid.all()
+
+
+def rewritten(tmp_path, change):
+    """The tree of transforms.json, its file changed, opened."""
+    path = tmp_path / "lego" / "transforms.json"
+    whole = json.loads(path.read_text())
+    change(whole)
+    path.write_text(json.dumps(whole))
+    return open_posed("t", posed("transforms", str(tmp_path), groups=1, select="rotation"), 6)
+
+
+def test_transforms_may_say_an_angle_and_no_size(tmp_path):
+    trees.transforms(tmp_path)
+
+    def change(whole):
+        for key in ("fl_x", "fl_y", "cx", "cy", "w", "h"):
+            del whole[key]
+        whole["camera_angle_x"] = 2 * math.atan(40 / 70)
+        whole["frames"][0]["file_path"] += ".png"
+
+    views = rewritten(tmp_path, change).load(0, SIZE)
+    np.testing.assert_allclose(views.intrinsics[0], [[70, 0, 40], [0, 70, 30], [0, 0, 1]])
+
+
+def test_transforms_may_speak_of_larger_images(tmp_path):
+    trees.transforms(tmp_path)
+
+    def change(whole):
+        whole |= {key: 2 * whole[key] for key in ("fl_x", "fl_y", "cx", "cy", "w", "h")}
+        whole["frames"] = [frame for i, frame in enumerate(whole["frames"]) if i != 1] * 1
+        whole["frames"].append(whole["frames"][0] | {"file_path": "train/r_1"})
+
+    before = open_posed("t", posed("transforms", str(tmp_path), groups=1, select="rotation"), 6)
+    first = before.load(0, SIZE).intrinsics[before.groups[0].frames.index("lego/r_3")]
+    opened = rewritten(tmp_path, change)
+    views = opened.load(0, SIZE)
+    np.testing.assert_allclose(views.intrinsics[opened.groups[0].frames.index("lego/r_3")], first)
+
+
+@pytest.mark.parametrize("key", ["depth_unit_scale_factor", "integer_depth_scale", None])
+def test_the_unit_of_transforms_depth(tmp_path, key):
+    trees.transforms(tmp_path)
+
+    def change(whole):
+        del whole["depth_unit_scale_factor"]
+        if key:
+            whole[key] = 5e-4
+
+    opened = rewritten(tmp_path, change)
+    depth = opened.load(0, SIZE).depth.mean()
+    settings = posed("transforms", str(tmp_path), groups=1, select="rotation", depth_unit=1e-4)
+    true = open_posed("t", settings, 6).load(0, SIZE).depth.mean()
+    assert depth / true == pytest.approx(5 if key else 10, rel=1e-4)
+
+
+@pytest.fixture
+def model(tmp_path):
+    pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+    return tmp_path
+
+
+def test_colmap_depth_may_be_pngs_and_the_model_deeper(model):
+    expected = {view.name: view for view in trees.colmap(model, png=True)}
+    (model / "garden" / "sparse").rename(model / "garden" / "0")
+    (model / "garden" / "sparse").mkdir()
+    (model / "garden" / "0").rename(model / "garden" / "sparse" / "0")
+    settings = posed("colmap", str(model), groups=1, select="rotation", depth_unit=2e-4)
+    opened = open_posed("c", settings, 6)
+    for depth, name in zip(opened.load(0, SIZE).depth, opened.groups[0].frames):
+        np.testing.assert_allclose(depth, expected[name].depth, atol=2e-4)
+
+
+def test_colmap_text_models_and_smaller_depth(model):
+    import pycolmap
+
+    expected = trees.colmap(model)
+    sparse = model / "garden" / "sparse"
+    reconstruction = pycolmap.Reconstruction(str(sparse))
+    for path in sparse.iterdir():
+        path.unlink()
+    reconstruction.write_text(str(sparse))
+    path = model / "garden" / "stereo" / "depth_maps" / "00.png.geometric.bin"
+    smaller = expected[0].depth[::2, ::2].astype("<f4")
+    smaller[0, 0], smaller[0, 1] = np.nan, -1  # such as are missing
+    path.write_bytes(b"40&30&1&" + smaller.tobytes())
+    opened = open_posed("c", posed("colmap", str(model), groups=0, select="rotation"), 1)
+    views = opened.load(0, (30, 40))
+    np.testing.assert_array_equal(views.depth[0].ravel()[2:], smaller.ravel()[2:])
+    assert not views.valid[0, 0, :2].any()
+    np.testing.assert_allclose(views.intrinsics[0], np.diag([0.5, 0.5, 1]) @ trees.INTRINSICS)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Lints, and runs the tests on the CPU. Arguments go to pytest: bash launch/test.sh -k golden
-# Tests that need PyTorch, ONNX or notebooks are skipped where these are not installed; .ci/run names them all in
-# TEST_PACKAGES.
+# Tests that need PyTorch, transformers, ONNX or notebooks are skipped where these are not installed; .ci/run names
+# them all in TEST_PACKAGES.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 # shellcheck disable=SC2086 # several words are several packages

@@ -9,20 +9,20 @@ from collections.abc import Iterable, Sequence
 
 from muskie_jax.errors import printable
 from muskie_jax.report.results_file import MeasuredModel, Unit
-from muskie_jax.report.tables import MISSING, Line, Section, Table
+from muskie_jax.report.tables import Line, Section, Table
 
 LATEX_COLUMNS = 12  # of figures that fit into one table
 OURS = "Ours, beyond the paper"
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    "–": "--", "−": "$-$", "×": r"$\times$", "°": r"$^\circ$", "’": "'", "`": r"\textasciigrave{}",
+    "\N{EN DASH}": "--", "\N{MINUS SIGN}": "$-$", "°": r"$^\circ$", "`": r"\textasciigrave{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }  # fmt: skip
 
 
 def csv_text(units: Sequence[Unit]) -> str:
-    """A line for each row of results: the model, the evaluator, all labels, all values, and whence they are.
+    """A line for each row of results: model, evaluator, all labels, all values, and where they are from.
 
     A label or value that is called like another column has "label " or "value " before its name.
     """
@@ -118,7 +118,7 @@ def _latex_line(table: Table, line: Line, numbers: Iterable[int]) -> str:
     first, *rest = map(_latex, line.heads)
     cells = [f"{first} ({_latex(line.tag)})" if line.tag else first, *rest]
     for number in numbers:
-        text = _latex(table.text(line, number).replace("-", "−"))
+        text = _latex(table.text(line, number).replace("-", "\N{MINUS SIGN}"))
         cells.append(f"\\textbf{{{text}}}" if table.is_best(line, number) else text)
     return _latex_row(cells)
 

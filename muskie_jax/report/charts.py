@@ -91,7 +91,7 @@ class Chart:
 def chart_svg(chart: Chart) -> Element:
     """A chart as an SVG element, without ids and without colours of its own."""
     xs = [x for series in chart.series for x, _ in series.points if x is not None]
-    xs += [x for x, _ in chart.ticks]
+    xs += [x for x, _ in chart.ticks] or [0]
     highest = max(y for series in chart.series for _, y in series.points)
     y_ticks = _round_ticks(100 if chart.percent else highest)
     x_ticks = chart.ticks or tuple((x, short(x)) for x in _round_ticks(max(xs)) if x <= max(xs))

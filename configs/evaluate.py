@@ -8,8 +8,8 @@ depth and cameras (docs/evaluation.md says how they may lie on your disk):
 
     --config configs/evaluate.py:cameras --config.posed.yours.root=/folder/of/sequences
 
-Likewise navi, scannet, seven_scenes, neural_rgbd, transforms and colmap. Published backbones are models, too:
-'dinov2:facebook/dinov2-base', 'mae:/path/to/mae_pretrain_vit_base.pth'.
+Likewise navi, scannet, seven_scenes, neural_rgbd, transforms and colmap. Published backbones are models,
+too: 'dinov2:facebook/dinov2-base', 'mae:/path/to/mae_pretrain_vit_base.pth'.
 """
 
 from ml_collections import ConfigDict

@@ -76,7 +76,8 @@ def check_sweep(config: ConfigDict) -> None:
     share(sweep.share)
     if "correspondence" in sweep.evaluators and not config.posed:
         raise UserError(
-            "config.posed is empty, and correspondence needs views with depth and cameras: docs/evaluation.md"
+            "config.posed is empty, and correspondence needs views with depth and cameras: see "
+            "docs/evaluation.md"
         )
 
 

@@ -56,7 +56,7 @@ def true_tracks(points: np.ndarray, views: PosedViews) -> tuple[np.ndarray, np.n
 
 
 def back_project(positions: np.ndarray, depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """Points (..., 3) in the camera's frame, from x and y in pixels (..., 2), z-depth (...) and K (3, 3)."""
+    """Points (..., 3) in the camera's frame of pixels x and y (..., 2), z-depth (...) and K (..., 3, 3)."""
     ahead = np.concatenate([positions, np.ones_like(positions[..., :1])], -1)
     return np.einsum("...ij,...j->...i", np.linalg.inv(intrinsics), ahead) * depth[..., None]
 

@@ -311,7 +311,8 @@ def _figures(
     where = f"{about['dataset']}, {question.label}"
     picture = track_picture(question.views.images, question.points, truth.tracks, tracks, truth.counted)
     layer = "" if shown.layer == ALL else f" of layer {shown.layer}"
-    caption = f"{subject.name}: points of the first view and where its {shown.predictor}{layer} finds them ({where})"
+    found = f"where its {shown.predictor}{layer} finds them ({where})"
+    caption = f"{subject.name}: points of the first view and {found}"
     yield Figure("tracks", labels | shown._asdict(), caption, picture)
     if by_feature is None:
         return
@@ -322,5 +323,5 @@ def _figures(
     images = question.views.images
     rows, columns = (np.arange(side) * count // side for side, count in zip(images.shape[1:3], grid))
     sheet = view_sheet({"views": images[None], "features": colours[None][:, :, rows][:, :, :, columns]})
-    caption = f"{subject.name}: features of layer {by_feature.layer} as colours, one palette for all views ({where})"
+    caption = f"{subject.name}: features of layer {by_feature.layer}, one palette for all views ({where})"
     yield Figure("features", labels | {"layer": by_feature.layer}, caption, sheet)

@@ -178,8 +178,8 @@ def _untrained(source: str, variant: str | None, name: str, dtype: str, before: 
         trained = [m for m in before if m.kind == MUSKIE and m.step != 0]
         if not trained:
             raise UserError(
-                "config.sweep.models: 'untrained' is a network like the Muskie named before it, and there is "
-                "none: write 'untrained:small'"
+                "config.sweep.models: 'untrained' is a network like the Muskie named before it, and there "
+                "is none: write 'untrained:small'"
             )
         network_of = lambda: model_of(open_weights(trained[0].source).network, dtype)
         source = f"{UNTRAINED}, as {trained[0].source}"

@@ -1,6 +1,7 @@
 """Writes a report again from results alone: `python -m muskie_jax.report --workdir runs/evaluation`.
 
-The folder is that of a job `evaluate`, finished or not. results.csv, tables.md, tables.tex and report.html come into it.
+The folder is that of a job `evaluate`, finished or not. results.csv, tables.md, tables.tex and report.html
+come into it.
 """
 
 import functools

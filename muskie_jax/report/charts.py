@@ -1,4 +1,4 @@
-"""Curves as SVG. Colours are the page's, so that they follow light and dark; names stand in a legend beside them.
+"""Curves as SVG, in the colours of the page, light or dark; names stand in a legend beside them.
 
 An own small writer and not matplotlib's: its pictures have colours, ids and widths of text of their own,
 which a page with many of them, in two themes, would have to undo.
@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from muskie_jax.report.markup import Element, tag
 
 WIDTH, HEIGHT = 440, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 30, 44  # margins around the curves
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 36, 44  # margins around the curves
 COLOURS, GREYS = 6, 3  # in the page's style
 DASHES = ("7 4", "2 4", "9 3 2 3")  # of grey lines
 MARKER_SIZE = 4.2
@@ -21,8 +21,8 @@ POLYGONS = {  # corners; a circle has none
     0: (), 1: ((-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)),
     2: ((0, -1.2), (1.1, 0.8), (-1.1, 0.8)), 3: ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
     4: ((0, 1.2), (1.1, -0.8), (-1.1, -0.8)),
-    5: ((-0.4, -1.2), (0.4, -1.2), (0.4, -0.4), (1.2, -0.4), (1.2, 0.4), (0.4, 0.4), (0.4, 1.2), (-0.4, 1.2),
-        (-0.4, 0.4), (-1.2, 0.4), (-1.2, -0.4), (-0.4, -0.4)),
+    5: ((-0.4, -1.2), (0.4, -1.2), (0.4, -0.4), (1.2, -0.4), (1.2, 0.4), (0.4, 0.4), (0.4, 1.2),
+        (-0.4, 1.2), (-0.4, 0.4), (-1.2, 0.4), (-1.2, -0.4), (-0.4, -0.4)),
 }  # fmt: skip
 
 
@@ -75,6 +75,7 @@ class Chart:
     logarithmic: in x.
     percent: y goes from 0 to 100.
     note: below it.
+    ours: of something that the paper does not have.
     """
 
     title: str
@@ -84,12 +85,13 @@ class Chart:
     logarithmic: bool = False
     percent: bool = False
     note: str = ""
+    ours: bool = False
 
 
 def chart_svg(chart: Chart) -> Element:
     """A chart as an SVG element, without ids and without colours of its own."""
     xs = [x for series in chart.series for x, _ in series.points if x is not None]
-    xs += [x for x, _ in chart.ticks]
+    xs += [x for x, _ in chart.ticks] or [0]
     highest = max(y for series in chart.series for _, y in series.points)
     y_ticks = _round_ticks(100 if chart.percent else highest)
     x_ticks = chart.ticks or tuple((x, short(x)) for x in _round_ticks(max(xs)) if x <= max(xs))

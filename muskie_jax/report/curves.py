@@ -1,6 +1,6 @@
 """Which curves a report draws, given rows of results."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from muskie_jax.report.charts import Chart, Look, Series
 from muskie_jax.report.results_file import MeasuredModel
@@ -54,6 +54,7 @@ def correspondence_charts(
     entries = where(entries, protocol=protocols(entries)[0])
     chosen = defaults(entries)
     models = [model for model in shown(chosen) if _alone(model, chosen)]
+    figures = lambda name: {model: entry.values.get(name) for model, entry in chosen.items()}
     draw = lambda model, points: Series(titles[model], tuple(points), drawn[family(model)])
 
     within = [
@@ -69,11 +70,15 @@ def correspondence_charts(
     ]
     ticks = tuple((px, str(px)) for px in THRESHOLDS)
     charts = [
-        training_chart(entries, "px_ate", "Mean error, px", titles, drawn),
-        training_chart(entries, "px_10", "Within 10 px, %", titles, drawn),
+        training_chart(figures("px_ate"), "Mean error, px", titles, drawn),
+        training_chart(figures("px_10"), "Within 10 px, %", titles, drawn),
         _chart("Points within so many px, %", "px", within, ticks=ticks, logarithmic=True, percent=True),
     ]
-    levels = [_level(model, chosen, "px_ate", titles, drawn) for model in models if model.kind in TRIVIAL]
+    levels = [
+        draw(model, ((None, chosen[model].values["px_ate"]),))
+        for model in models
+        if model.kind in TRIVIAL and "px_ate" in chosen[model].values
+    ]
     for predictor in ("attention", "feature"):
         curves = {
             model: curve
@@ -86,7 +91,7 @@ def correspondence_charts(
         series = [draw(model, sorted(curve.items())) for model, curve in curves.items()]
         if series:
             title = f"Mean error by {predictor}, px"
-            charts.append(_chart(title, "layer", [*filter(None, levels), *series], ticks=ticks))
+            charts.append(_chart(title, "layer", [*levels, *series], ticks=ticks))
     curves = angle_curves(entries)
     labels = sorted({label for curve in curves.values() for label in curve}, key=interval)
     middle = {label: sum(interval(label)) / 2 for label in labels}
@@ -96,61 +101,73 @@ def correspondence_charts(
         if model in models
     ]
     ticks = tuple((middle[label], label) for label in labels)
-    charts.append(_chart("Within 10 px, %", "degrees between the two views", series, ticks=ticks))
+    charts.append(
+        _chart("Within 10 px, %", "degrees between the two views", series, ticks=ticks, ours=True)
+    )
     return [chart for chart in charts if chart]
 
 
 def training_chart(
-    entries: Sequence[Entry], metric: str, title: str, titles: Titles, drawn: Looks
+    values: Mapping[MeasuredModel, float | None], title: str, titles: Titles, drawn: Looks, **options
 ) -> Chart | None:
-    """A metric against the step, of models with several checkpoints; levels are the others'."""
-    chosen = defaults(entries)
+    """A figure against the step, of models with several checkpoints; levels are the others'."""
+    values = {model: value for model, value in values.items() if value is not None}
     runs: dict[Hashable, list[MeasuredModel]] = {}
-    for model in chosen:
+    for model in values:
         if model.step is not None:
             runs.setdefault(family(model), []).append(model)
     curves = {key: models for key, models in runs.items() if len({model.step for model in models}) > 1}
     if not curves:
         return None
     levels = [
-        _level(model, chosen, metric, titles, drawn)
-        for model in shown(chosen)
+        Series(titles[model], ((None, values[model]),), drawn[family(model)])
+        for model in shown(values)
         if family(model) not in curves
     ]
-    series = list(filter(None, levels))
     for key, models in curves.items():
-        points = {model.step: chosen[model].values.get(metric) for model in models}
-        points = tuple((step, value) for step, value in sorted(points.items()) if value is not None)
-        series.append(Series(titles[max(models, key=lambda m: m.step)], points, drawn[key]))
-    return _chart(title, "step of training", series)
+        models = sorted(models, key=lambda model: model.step)
+        points = tuple((model.step, values[model]) for model in models)
+        levels.append(Series(titles[models[-1]], points, drawn[key]))
+    return _chart(title, "step of training", levels, **options)
 
 
 def reconstruction_charts(
     entries: Sequence[Entry], place: tuple, titles: Titles, drawn: Looks
 ) -> list[Chart]:
-    """Error against the number of views: those of the scene, and a stranger's."""
+    """Error against the number of views, those of the scene and a stranger's; and over training."""
     entries = [entry for entry in where(entries, overlap="all") if reconstruction_place(entry) == place]
     references = sorted({entry.labels.get("num_reference") for entry in entries}, key=interval)
     pairs, charts = context_pairs(entries), []
     chosen = shown(by_model(entries))
     for reference in references:
-        series = []
-        for model in (model for model in chosen if _alone(model, chosen)):
-            for index, context in enumerate(("own scene", "stranger's")):
-                points = {
-                    views: errors[index]
-                    for (of, views, whole), errors in pairs.items()
-                    if of == model and whole == reference and isinstance(views, int)
-                }
-                points = tuple((views, error) for views, error in points.items() if error is not None)
-                title = f"{titles[model]}, {context}"
-                series.append(Series(title, points, drawn[family(model)], context == "stranger's"))
-        numbers = sorted({x for curve in series for x, _ in curve.points})
+        errors: dict[str, dict[MeasuredModel, list[tuple[int, float]]]] = {
+            "own scene": {},
+            "stranger's": {},
+        }
+        for (model, views, whole), found in pairs.items():
+            for context, error in zip(errors, found):
+                if whole == reference and isinstance(views, int) and error is not None:
+                    errors[context].setdefault(model, []).append((views, error))
+        series = [
+            Series(
+                f"{titles[model]}, {context}", tuple(points), drawn[family(model)], context != "own scene"
+            )
+            for context, of in errors.items()
+            for model, points in of.items()
+            if model in chosen and _alone(model, chosen)
+        ]
+        numbers = sorted({views for curve in series for views, _ in curve.points})
         if len(numbers) > 1:
             title = f"Error on hidden patches, {_whole(reference)}"
             note = "Solid and filled: the other views are of the scene. Dashed and hollow: a stranger's."
             ticks = tuple((number, str(number)) for number in numbers)
-            charts.append(_chart(title, "views", series, ticks=ticks, logarithmic=True, note=note))
+            charts.append(
+                _chart(title, "views", series, ticks=ticks, logarithmic=True, note=note, ours=True)
+            )
+        if numbers:
+            own = {model: dict(points).get(numbers[-1]) for model, points in errors["own scene"].items()}
+            title = f"Error on hidden patches, {_whole(reference)} of {numbers[-1]}"
+            charts.append(training_chart(own, title, titles, drawn, ours=True))
     return [chart for chart in charts if chart]
 
 
@@ -162,11 +179,6 @@ def _chart(title: str, x_label: str, series: Iterable[Series], **options) -> Cha
     """A chart of those curves that have points, if there are any."""
     series = tuple(curve for curve in series if curve.points)
     return Chart(title, x_label, series, **options) if series else None
-
-
-def _level(model: MeasuredModel, chosen, metric: str, titles: Titles, drawn: Looks) -> Series | None:
-    value = chosen[model].values.get(metric)
-    return None if value is None else Series(titles[model], ((None, value),), drawn[family(model)])
 
 
 def _alone(model: MeasuredModel, models: Iterable[MeasuredModel]) -> bool:

@@ -16,21 +16,30 @@ from muskie_jax.report.selection import family, interval, rank, shown
 from muskie_jax.report.selection import tag as mark
 from muskie_jax.report.style import SCRIPT, STYLE
 from muskie_jax.report.table_files import OURS
-from muskie_jax.report.tables import Line, Section, Table, Titles
+from muskie_jax.report.tables import MISSING, Line, Section, Table, Titles
 from muskie_jax.writers import duration
 
 FIGURES = {
-    "tracks": ("Tracks", "Points of the first view, and where they are in the others: rings are true, dots predicted."),
-    "features": ("Features as colours", "One palette for all views: the same surface should keep its colour."),
-    "reconstruction": ("Reconstructions", "What was seen, what was painted, how sure the network was, the truth."),
-}  # fmt: skip
-LONG = 40  # letters of a name; longer ones are broken into lines
+    "tracks": (
+        "Tracks",
+        "Points of the first view, and where they are in the others: rings are true, dots predicted.",
+    ),
+    "features": (
+        "Features as colours",
+        "One palette for all views: a surface that is recognised keeps its colour.",
+    ),
+    "reconstruction": (
+        "Reconstructions",
+        "What was seen, what was painted, how sure the network was (dark to bright), the truth.",
+    ),
+}
+LONG, LONG_HEAD = 40, 10  # letters of a name, of the head of a column; longer ones are broken into lines
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png"}
 HOW_TO_READ = (
-    "ATE is the mean distance between where a point is and where it was predicted, in pixels of the image or in "
-    "centimetres of the scene; @5 px is the share of points, in percent, that are at most 5 px off. Trivial "
-    "baselines know nothing of images or of training; no number means anything without them. "
-    "Columns sort by a click on their heads."
+    "ATE is the mean distance between where a point is and where it was predicted, in pixels of the image "
+    "or in centimetres of the scene; @5 px is the share of points, in percent, that are at most 5 px off. "
+    "Trivial baselines have learned nothing: a network that is not better has not either. Bold is best. A "
+    "click on the head of a column sorts by it."
 )
 
 
@@ -123,7 +132,7 @@ def _facts(units: Sequence[Unit]) -> Element:
             said.append(f"{' or '.join(f'{views:g}' for views in sorted(of['views']))} views")
         if of["size"]:
             said.append(
-                " or ".join(f"{height}×{width}" for height, width in sorted(of["size"], key=str))
+                " or ".join(f"{height}x{width}" for height, width in sorted(of["size"], key=str))
                 + " pixels"
             )
         if of["pairs"]:
@@ -164,6 +173,18 @@ def _section(section: Section, charts: Sequence[Chart], titles: Titles, looks: L
     yield tag("h3", section.title)
     for table in section.tables:
         yield from _table(table, looks)
+    yield from _charts([chart for chart in charts if not chart.ours], titles, looks)
+    for table in section.details:
+        heading, *rest = _table(table, looks)
+        yield tag("details", tag("summary", heading.text), *rest)
+    if section.ours:
+        parts = [part for table in section.ours for part in _table(table, looks)]
+        parts += _charts([chart for chart in charts if chart.ours], titles, looks)
+        yield tag("div", tag("h4", OURS), *parts, class_="ours")
+
+
+def _charts(charts: Sequence[Chart], titles: Titles, looks: Looks) -> Iterable[Element]:
+    """Charts side by side, under one legend."""
     if charts:
         yield _legend(charts, titles, looks)
         figures = [
@@ -171,12 +192,6 @@ def _section(section: Section, charts: Sequence[Chart], titles: Titles, looks: L
             for chart in charts
         ]
         yield tag("div", *figures, class_="charts")
-    for table in section.details:
-        heading, *rest = _table(table, looks)
-        yield tag("details", tag("summary", heading.text), *rest)
-    if section.ours:
-        parts = [part for table in section.ours for part in _table(table, looks)]
-        yield tag("div", tag("h4", OURS), *parts, class_="ours")
 
 
 def _table(table: Table, looks: Looks) -> Iterable[Element]:
@@ -194,7 +209,9 @@ def _table(table: Table, looks: Looks) -> Iterable[Element]:
             for number in numbers
         ]
         look = looks.get(line.family) if line.family is not None else None
-        return tag("tr", _named(first, line.tag, look), *(tag("td", text) for text in rest), *cells)
+        return tag(
+            "tr", _named(first, line.tag, look), *(tag("td", text, class_="name") for text in rest), *cells
+        )
 
     bodies = [tag("tbody", *map(row, table.lines))]
     if table.published:
@@ -206,7 +223,8 @@ def _table(table: Table, looks: Looks) -> Iterable[Element]:
 
 
 def _head(name: str, number: bool = False) -> Element:
-    return tag("th", tag("button", name, type="button"), scope="col", class_="number" if number else None)
+    style = " ".join((["number"] if number else []) + (["long"] if len(name) > LONG_HEAD else []))
+    return tag("th", tag("button", name, type="button"), scope="col", class_=style or None)
 
 
 def _named(name: str, marked: str, look) -> Element:
@@ -218,7 +236,9 @@ def _named(name: str, marked: str, look) -> Element:
 
 def _number(text: str | None, value: float | None, best: bool = False) -> Element:
     style = "number best" if best else "number"
-    return tag("td", "–" if text is None else text, class_=style, data_value="" if value is None else value)
+    return tag(
+        "td", MISSING if text is None else text, class_=style, data_value="" if value is None else value
+    )
 
 
 def _scrolled(table: Element) -> Element:
@@ -228,11 +248,12 @@ def _scrolled(table: Element) -> Element:
 def _legend(charts: Sequence[Chart], titles: Titles, looks: Looks) -> Element:
     """The models of these charts, each once."""
     drawn = {series.look for chart in charts for series in chart.series}
-    items = []
-    for key, look in looks.items():
-        if look in drawn:
-            of = shown(model for model in titles if family(model) == key)
-            items.append(tag("li", swatch(look), tag("span", titles[of[-1]])))
+    items = [
+        tag("li", swatch(looks[family(model)]), tag("span", title))
+        for model, title in titles.items()
+        if looks[family(model)] in drawn
+        and model == shown(m for m in titles if family(m) == family(model))[-1]
+    ]
     return tag("ul", *items, class_="legend")
 
 
@@ -247,7 +268,7 @@ def _pictures(units: Sequence[Unit], titles: Titles, folder: pathlib.Path) -> li
     for kind in sorted(found, key=lambda kind: (kind not in FIGURES, [*FIGURES, kind].index(kind))):
         title, note = FIGURES.get(kind, (kind, ""))
         order = lambda item: (
-            [interval(label) + (str(label),) for label in item[1].labels.values()],
+            [(*interval(label), str(label)) for label in item[1].labels.values()],
             rank(item[0]),
         )
         now, earlier = [], []
@@ -285,5 +306,5 @@ def _picture(
     caption = tag(
         "figcaption", tag("b", titles[model]), f" ({labels}). " if labels else ". ", figure.caption
     )
-    image = tag("img", src=source, width=width, height=height, alt=figure.caption, decoding="async")
+    image = tag("img", src=source, width=width, height=height, alt=figure.caption)
     return tag("figure", image, caption)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from muskie_jax.report.results_file import MeasuredModel, Unit
 
 TRIVIAL = ("still", "patches")  # kinds that know nothing; they come first
+MISSING = "\N{EN DASH}"
 KINDS = (*TRIVIAL, "mae", "crocov2", "dinov2", "dinov3", "muskie")
 REFINED = "+refined"
 PROTOCOLS = ("targets", "published")
@@ -34,7 +35,7 @@ class Place(NamedTuple):
     views: int
 
     def __str__(self):
-        return f"{self.dataset}, {self.views} views of {self.height}×{self.width}"
+        return f"{self.dataset}, {self.views} views of {self.height}x{self.width}"
 
 
 def entries_of(units: Iterable[Unit], evaluator: str) -> list[Entry]:
@@ -143,8 +144,8 @@ def by_model(entries: Iterable[Entry]) -> dict[MeasuredModel, list[Entry]]:
 def defaults(entries: Sequence[Entry]) -> dict[MeasuredModel, Entry]:
     """The figures that stand for each model, given those of one place and protocol.
 
-    They are those of attention over all layers for a model that attends, else those of features at the layer
-    where the mean error is least.
+    They are those of attention over all layers for a model that attends, else those of features at the
+    layer where the mean error is least.
     """
     plain = [
         entry
@@ -161,7 +162,7 @@ def defaults(entries: Sequence[Entry]) -> dict[MeasuredModel, Entry]:
 
 
 def refined(entries: Sequence[Entry], default: Entry) -> Entry | None:
-    """The refined figures of a model beside its default ones: at the same layer, or at the best that there is."""
+    """The refined figures of a model beside its default ones: at the same layer, or else at the best."""
     predictor = f"{default.labels.get('predictor')}{REFINED}"
     rows = [entry for entry in where(entries, predictor=predictor, angle="all", points="all")]
     rows = [entry for entry in rows if entry.model == default.model]
@@ -190,5 +191,5 @@ def described(entry: Entry) -> str:
     """The predictor and layer of an entry, in words."""
     predictor, layer = str(entry.labels.get("predictor")), str(entry.labels.get("layer", "all"))
     if entry.model.kind in TRIVIAL:
-        return "–"
+        return MISSING
     return f"{predictor}, {'all layers' if layer == 'all' else f'layer {layer}'}"

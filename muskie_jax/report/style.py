@@ -11,50 +11,63 @@ STYLE = """
   --c0: #58aef5; --c1: #ff8a4d; --c2: #3fcfa2; --c3: #e592d0; --c4: #e3bd4f; --c5: #c99a7e;
   --g0: #98a1aa; --g1: #7c858e; --g2: #b7bfc7 } }
 * { box-sizing: border-box }
-html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth }
-body { margin: 0 auto; padding: 1.5rem clamp(1rem, 3vw, 2.5rem) 4rem; max-width: 78rem; background: var(--paper);
-  color: var(--ink); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
+html { -webkit-text-size-adjust: 100% }
+body { margin: 0 auto; padding: 1.5rem clamp(1rem, 3vw, 2.5rem) 4rem; max-width: 78rem;
+  background: var(--paper); color: var(--ink);
+  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: .5rem 0 .25rem }
-h2 { font-size: 1.4rem; line-height: 1.25; margin: 3rem 0 .5rem; padding-top: 1rem; border-top: 2px solid var(--ink) }
+h2 { font-size: 1.4rem; line-height: 1.25; margin: 3rem 0 .5rem; padding-top: 1rem;
+  border-top: 2px solid var(--ink) }
 h3 { font-size: 1.15rem; margin: 2.2rem 0 .5rem }
 h4 { font-size: 1rem; margin: 1.5rem 0 .4rem }
 p, li, dd { max-width: 46rem }
 p { margin: .5rem 0 }
-h1, h2, h3, h4, p, li, dd, td, th, figcaption { overflow-wrap: anywhere }
-td, th { overflow-wrap: normal }
+h1, h2, h3, h4, p, li, dt, dd, figcaption { overflow-wrap: anywhere }
 .soft, .note, figcaption { color: var(--soft) }
 .note, figcaption { font-size: .875rem }
 nav { margin: 1rem 0; font-size: .9375rem }
 nav a { display: inline-block; margin: .15rem 1.1rem .15rem 0 }
 a { color: var(--c0) }
-.summary { max-width: 50rem; padding: .25rem 1.1rem; margin: 1rem 0; border-left: 4px solid var(--c0); background: var(--tint) }
+.summary { max-width: 50rem; padding: .25rem 1.1rem; margin: 1rem 0; border-left: 4px solid var(--c0);
+  background: var(--tint) }
 .summary ul { padding: 0; list-style: none }
 .summary li { margin: .6rem 0 }
+dl { display: grid; grid-template-columns: fit-content(14rem) 1fr; gap: .25rem 1.2rem; margin: .8rem 0 }
+dt { color: var(--soft) }
+dd { margin: 0 }
+
 .scroll { overflow-x: auto; max-width: 100%; margin: .4rem 0 }
-table { border-collapse: collapse; font-size: .9063rem; font-variant-numeric: tabular-nums }
-th, td { padding: .32rem .65rem; text-align: left; border-bottom: 1px solid var(--rule); vertical-align: baseline }
-td.name { white-space: nowrap }
-td.long { white-space: normal; min-width: 16rem }
-th { font-weight: 600; border-bottom: 2px solid var(--ink); vertical-align: bottom; white-space: nowrap }
-.number { text-align: right; white-space: nowrap }
+table { border-collapse: separate; border-spacing: 0; font-size: .9063rem;
+  font-variant-numeric: tabular-nums }
+th, td { padding: .32rem .65rem; text-align: left; border-bottom: 1px solid var(--rule);
+  vertical-align: baseline; white-space: nowrap }
+th { font-weight: 600; border-bottom: 2px solid var(--ink); vertical-align: bottom }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper) }
+.long { white-space: normal }
+td.long { min-width: 16rem; overflow-wrap: anywhere }
+.number { text-align: right }
 th button { all: unset; cursor: pointer; font: inherit }
 th button:focus-visible { outline: 2px solid var(--c0); outline-offset: 3px }
-th button::after { content: "\\2195"; font-size: .8em; margin-left: .25em; color: var(--soft); opacity: .55 }
+th button::after { content: "\\2195"; font-size: .8em; margin-left: .25em; color: var(--soft);
+  opacity: .55 }
 th[aria-sort=ascending] button::after { content: "\\2191"; opacity: 1; color: var(--ink) }
 th[aria-sort=descending] button::after { content: "\\2193"; opacity: 1; color: var(--ink) }
 td.best { font-weight: 700; background: var(--best) }
-tbody.paper { border-top: 2px solid var(--ink); font-style: italic; color: var(--soft) }
-tbody.paper td { border-bottom-style: dotted }
+tbody.paper { font-style: italic; color: var(--soft) }
+tbody.paper tr:first-child td { border-top: 2px solid var(--ink) }
 .tag { display: inline-block; font-size: .75rem; font-style: normal; line-height: 1.35; padding: 0 .4rem;
-  margin-left: .35rem; border: 1px solid var(--rule); border-radius: .6rem; color: var(--soft); white-space: nowrap }
+  margin-left: .35rem; border: 1px solid var(--rule); border-radius: .6rem; color: var(--soft);
+  white-space: nowrap }
 .ours { margin-top: 2rem; padding: .1rem 0 .4rem 1rem; border-left: 4px solid var(--c3) }
 .ours > h4:first-child { margin-top: .6rem }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; margin: 1.2rem 0 .3rem; padding: 0;
-  font-size: .875rem }
+
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; margin: 1.2rem 0 .3rem;
+  padding: 0; font-size: .875rem }
 .legend li { display: flex; align-items: center; gap: .45rem; max-width: 100% }
 .swatch { width: 34px; height: 14px; flex: none }
 td .swatch { margin-right: .5rem; vertical-align: -1px }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); gap: 1.2rem 1.5rem }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr));
+  gap: 1.2rem 1.5rem }
 .charts figure { margin: 0 }
 .chart { display: block; width: 100%; height: auto; font-size: 12.5px; overflow: visible }
 .chart text { fill: var(--soft) }
@@ -68,20 +81,34 @@ td .swatch { margin-right: .5rem; vertical-align: -1px }
 .c0 { color: var(--c0) } .c1 { color: var(--c1) } .c2 { color: var(--c2) }
 .c3 { color: var(--c3) } .c4 { color: var(--c4) } .c5 { color: var(--c5) }
 .g0 { color: var(--g0) } .g1 { color: var(--g1) } .g2 { color: var(--g2) }
+
 .pictures figure { margin: 1.2rem 0 2rem }
 .pictures img { display: block; max-width: 100%; height: auto; border-radius: 3px; background: #fff }
-figcaption { margin-top: .35rem; max-width: 46rem }
+figcaption { margin-top: .35rem; max-width: 60rem }
 figcaption b { color: var(--ink) }
 summary { cursor: pointer; margin: .8rem 0 }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: .8rem 0 }
-dt { color: var(--soft) }
-dd { margin: 0 }
-@media (max-width: 34rem) { dl { display: block } dd { margin: 0 0 .5rem } h1 { font-size: 1.6rem }
-  th, td { padding: .32rem .45rem } .ours { padding-left: .7rem } }
-@media print { body { max-width: none; padding: 0; font-size: 10pt } nav { display: none }
-  th button::after { content: none } .scroll { overflow: visible } table { font-size: 8.5pt }
-  h2, h3, h4 { break-after: avoid } tr, .charts figure, .pictures figure { break-inside: avoid }
-  .charts { grid-template-columns: 1fr 1fr } }
+
+@media (max-width: 34rem) {
+  dl { display: block }
+  dd { margin: 0 0 .5rem }
+  h1 { font-size: 1.6rem }
+  th, td { padding: .32rem .45rem }
+  td.name { white-space: normal; min-width: 8rem }
+  td .swatch { display: block }
+  .tag { margin-left: 0 }
+  .ours { padding-left: .7rem }
+}
+@media print {
+  body { max-width: none; padding: 0; font-size: 10pt }
+  nav { display: none }
+  th button::after { content: none }
+  .scroll { overflow: visible }
+  table { font-size: 8pt }
+  th, td { padding: .2rem .35rem; white-space: normal }
+  h2, h3, h4 { break-after: avoid }
+  tr, .charts figure, .pictures figure { break-inside: avoid }
+  .charts { grid-template-columns: 1fr 1fr }
+}
 """
 
 # A click on the head of a column sorts by it, and again the other way round; what is missing stays last.
@@ -98,9 +125,12 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
   };
   for (const body of head.closest("table").tBodies) {
     const missing = (row) => key(row) === "";
-    const rows = [...body.rows].filter((row) => !missing(row)).sort((a, b) => down ? compare(b, a) : compare(a, b));
+    const rows = [...body.rows].filter((row) => !missing(row));
+    rows.sort((a, b) => down ? compare(b, a) : compare(a, b));
     body.append(...rows, ...[...body.rows].filter(missing));
   }
 });
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
+addEventListener("beforeprint", () => {
+  for (const part of document.querySelectorAll("details")) part.open = true;
+});
 """

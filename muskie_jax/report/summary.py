@@ -61,10 +61,8 @@ def reconstruction_sentence(entries: Sequence[Entry], place: tuple, titles: Titl
         return None
     views = max(gains)
     named = sorted(gains[views].items(), key=lambda item: -item[1])
-    said = ", ".join(f"{name} {less:.0f}%" for name, less in named)
-    text = (
-        f"error on hidden patches with {views} views of the scene, less than with a stranger's by: {said}."
-    )
+    said = ", ".join(f"{less:.0f}% ({name})" for name, less in named)
+    text = f"with {views} views of the scene, the error is lower than with a stranger's views by {said}."
     if named[0][1] < SMALL:
         text += " So other views are not used."
     return text

@@ -11,18 +11,19 @@ from muskie_jax.errors import printable
 from muskie_jax.report.results_file import MeasuredModel, Unit
 from muskie_jax.report.tables import Line, Section, Table
 
-LATEX_COLUMNS = 12  # of figures that fit into one table
+LATEX_COLUMNS = 8  # of figures that fit into one table
 OURS = "Ours, beyond the paper"
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    "–": "--", "−": "$-$", "×": r"$\times$", "°": r"$^\circ$", "’": "'", "`": r"\textasciigrave{}",
+    "\N{EN DASH}": "--", "\N{MINUS SIGN}": "$-$", "°": r"$^\circ$", "`": r"\textasciigrave{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{character: f"{{{character}}}" for character in "[]*"},  # after \\ they would be its options
 }  # fmt: skip
 
 
 def csv_text(units: Sequence[Unit]) -> str:
-    """A line for each row of results: the model, the evaluator, all labels, all values, and whence they are.
+    """A line for each row of results: model, evaluator, all labels, all values, and where they are from.
 
     A label or value that is called like another column has "label " or "value " before its name.
     """
@@ -104,12 +105,13 @@ def _latex_tables(table: Table, caption: str) -> list[str]:
         body += [_latex_line(table, line, numbers) for line in table.lines]
         if table.published:
             body += [r"\midrule", *(_latex_line(table, line, numbers) for line in table.published)]
+        columns = "l" * len(table.heads) + "r" * len(numbers)
         blocks.append(
             "\\begin{table}\n\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}\n"
             f"\\caption{{{_latex(caption)}}}\n"
-            f"\\begin{{tabular}}{{{'l' * len(table.heads)}{'r' * len(numbers)}}}\n\\toprule\n"
+            f"\\makebox[\\linewidth][c]{{\\begin{{tabular}}{{{columns}}}\n\\toprule\n"
             + "\n".join(body)
-            + "\n\\bottomrule\n\\end{tabular}\n\\end{table}\n"
+            + "\n\\bottomrule\n\\end{tabular}}\n\\end{table}\n"
         )
     return blocks
 
@@ -118,7 +120,7 @@ def _latex_line(table: Table, line: Line, numbers: Iterable[int]) -> str:
     first, *rest = map(_latex, line.heads)
     cells = [f"{first} ({_latex(line.tag)})" if line.tag else first, *rest]
     for number in numbers:
-        text = _latex(table.text(line, number).replace("-", "−"))
+        text = _latex(table.text(line, number).replace("-", "\N{MINUS SIGN}"))
         cells.append(f"\\textbf{{{text}}}" if table.is_best(line, number) else text)
     return _latex_row(cells)
 

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from muskie_jax.report import published
 from muskie_jax.report.results_file import MeasuredModel
 from muskie_jax.report.selection import (
+    MISSING,
     Entry,
     Place,
     at,
@@ -23,12 +24,11 @@ from muskie_jax.report.selection import (
 )
 
 Titles = dict[MeasuredModel, str]
-MISSING = "–"
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of figures: its name, digits after the point, and whether less or more is better ("" neither)."""
+    """A column of figures: its name, its digits, and whether less or more is better ("": neither)."""
 
     name: str
     digits: int = 2
@@ -267,7 +267,7 @@ def reconstruction_section(entries: Sequence[Entry], place: tuple, titles: Title
     entries = [entry for entry in entries if reconstruction_place(entry) == place]
     dataset, height, width, mask = place
     tables = (contexts(entries, titles), overlaps(entries, titles))
-    title = f"{dataset}, {height}×{width}, hidden: {mask}"
+    title = f"{dataset}, {height}x{width}, hidden: {mask}"
     return Section(title, ours=tuple(table for table in tables if table))
 
 
@@ -285,7 +285,7 @@ def contexts(entries: Sequence[Entry], titles: Titles) -> Table | None:
             if of == model:
                 baseline, patches = entry.values.get("baseline_mse"), entry.values.get("patches")
                 heads = (titles[model], str(views), str(reference))
-                values = (own, stranger, gain(own, stranger), baseline, gain(own, baseline), patches)
+                values = (own, stranger, gain(own, stranger), baseline, patches)
                 lines.append(_line(heads, model, values, group=(views, reference)))
     if not lines:
         return None
@@ -293,16 +293,16 @@ def contexts(entries: Sequence[Entry], titles: Titles) -> Table | None:
         "Error on hidden patches by number of views",
         ("model", "views", "whole views"),
         (
-            Column("own scene", 4),
-            Column("stranger's", 4, ""),
-            Column("less by %", 1, "more"),
-            Column("mean colour", 4, ""),
-            Column("less by %", 1, "more"),
+            Column("MSE, own scene", 4),
+            Column("MSE, stranger's", 4, ""),
+            Column("gain %", 1, "more"),
+            Column("MSE, mean colour", 4, ""),
             Column("patches", 0, ""),
         ),
         tuple(lines),
-        note="The same hidden patches, with the other views of their own scene and with those of another; and "
-        "filled with the mean colour of what is visible. Mean squared error. Bold: the best for so many views.",
+        note="The same hidden patches, with the other views of their own scene and with those of "
+        "another scene; and filled with the mean colour of what is visible. Gain: how much less the error "
+        "is with the own scene's. Bold: the best for so many views.",
     )
 
 
@@ -323,7 +323,7 @@ def overlaps(entries: Sequence[Entry], titles: Titles) -> Table | None:
     if not lines:
         return None
     return Table(
-        "How much less error with views of the own scene than with a stranger's, %, by overlap",
+        "Gain from views of the own scene, %, by their overlap with the hidden view",
         ("model", "views", "whole views"),
         tuple(Column(label, 1, "more") for label in labels),
         tuple(lines),

@@ -12,6 +12,7 @@ TILE_WIDTH = 400  # of a view in the sheet, pixels, whatever its own size
 COLUMNS = 4
 GAP = 8
 OVERSAMPLING = 2  # Pillow draws jagged lines
+SHADES = 0.05, 0.95  # of the palette: its ends are dark
 RING, DOT, LINE = 7, 4, 2  # radius of a truth, of a prediction, width of the line between, pixels
 
 
@@ -25,13 +26,13 @@ def track_picture(
 ) -> np.ndarray:
     """View 0 with numbered points, and the others with the truth (ring) and the prediction (dot) of each.
 
-    A line joins the two: where it is short, the prediction is good. A point has one colour everywhere. Points
-    that a view does not show are not drawn in it. Of many points, some are drawn that lie far apart.
+    A line joins the two: where it is short, the prediction is good. A point has one colour everywhere.
+    Points that a view does not show are not drawn in it. Of many points, some that lie far apart are drawn.
 
     Args:
       images: uint8 (V, H, W, 3).
       points: float (N, 2), x and y in pixels of view 0; (0, 0) is the centre of the first pixel.
-      truth, predicted: float (N, V, 2), likewise in each view. A prediction that is not finite is not drawn.
+      truth, predicted: float (N, V, 2), likewise in each view; what is not finite is not drawn.
       visible: bool (N, V), whether the truth is known and to be seen in a view; that of view 0 is ignored.
       max_points: how many are drawn at most.
 
@@ -41,7 +42,9 @@ def track_picture(
     chosen = spread_points(points, visible[:, 1:].sum(1), max_points)
     chosen = chosen[np.lexsort(points[chosen].T)]  # numbered from the top
     order = np.argsort(np.argsort(points[chosen, 0]))  # colours go from left to right
-    shades = colormaps["turbo"]((order + 0.5) / max(len(chosen), 1))[:, :3]
+    shades = colormaps["turbo"](SHADES[0] + (order + 0.5) / max(len(chosen), 1) * (SHADES[1] - SHADES[0]))[
+        :, :3
+    ]
     colours = [tuple(colour) for colour in np.round(255 * shades).astype(int).tolist()]
 
     views, height, width, _ = images.shape

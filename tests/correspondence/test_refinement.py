@@ -99,7 +99,7 @@ def test_feature_maps_know_the_same_surface(points):
     maps = feature_maps(features)
     np.testing.assert_allclose(maps.sum(-1), 1, rtol=1e-4)
     answers = refined_predictor(maps, points, SIZE, GRID)
-    np.testing.assert_allclose(answers[:, 1], points + [32, 16], atol=3)
+    np.testing.assert_allclose(answers[:, 1], points + np.array([32, 16]), atol=3)
     np.testing.assert_allclose(answers[:, 0], points, atol=3)
     assert comes_back(maps, points, answers, SIZE, GRID).all()
     # The plain predictor takes the centre of a cell: at most half a cell beside the truth.
@@ -113,7 +113,7 @@ def test_only_what_comes_back_is_trusted(points):
     right = np.repeat(points[:, None] + [16, 0], 1, 1).astype(np.float32)
     trusted = lambda answers: np.asarray(comes_back(maps, points, answers, SIZE, GRID))
     assert trusted(right).all()
-    assert trusted(right + [10, 0]).mean() > 0.5 and not trusted(right + [40, 0]).any()
+    assert trusted(right + np.array([10, 0])).mean() > 0.5 and not trusted(right + np.array([40, 0])).any()
 
 
 def test_reading_maps():

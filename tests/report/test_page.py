@@ -1,0 +1,256 @@
+"""The page: whole in one file, nobody's name a tag, and without a complaint in a real browser."""
+
+import base64
+import html
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from commands import complaint_of, run_module
+from conftest import ROOT
+from made_results import EARLY, LATE, NAVI, SHOWN, STILL, correspondence, make_results, unit
+from PIL import Image
+
+from muskie_jax.report.results_file import append
+from muskie_jax.report.write import write_report
+
+SCREENSHOT = ROOT / ".cache" / "report.png"  # kept, to be looked at
+VOID = {"meta", "img"}
+CHROMIUM = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome")), None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of results, with their report."""
+    folder = tmp_path_factory.mktemp("report") / "evaluation"
+    make_results(folder)
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(folder):
+    return (folder / "report.html").read_text()
+
+
+class Page(html.parser.HTMLParser):
+    """Elements in order, as (tag, attributes, text in it), of a page whose tags all close."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self._open = [], []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes), []))
+        if tag not in VOID:
+            self._open.append(self.elements[-1])
+
+    def handle_endtag(self, tag):
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, text):
+        for element in self._open:
+            element[2].append(text)
+
+    def all(self, *tags):
+        return [(tag, attributes, "".join(text)) for tag, attributes, text in self.elements if tag in tags]
+
+
+def test_it_is_whole_and_loads_nothing(text, folder):
+    page = Page(text)
+    assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", text)
+    for _, attributes, _ in page.elements:
+        assert not {"onclick", "onerror", "srcset", "ping"} & set(attributes)
+        assert attributes.get("href", "#").startswith("#")
+        assert attributes.get("src", "data:image/").startswith("data:image/")
+    assert not page.all("link", "iframe", "object", "image", "use")
+    ids = [attributes["id"] for _, attributes, _ in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {attributes["href"][1:] for _, attributes, _ in page.all("a")}
+    assert targets == set(ids)
+
+
+def test_all_pictures_of_the_folder_are_in_it_and_no_others(text, folder):
+    images = [attributes for _, attributes, _ in Page(text).all("img")]
+    found = [base64.b64decode(attributes["src"].partition(",")[2]) for attributes in images]
+    names = ["tracks.jpg", "features.png", "reconstruction.jpg"]
+    assert found == [(folder / "figures" / name).read_bytes() for name in names]
+    assert {(attributes["width"], attributes["height"]) for attributes in images} == {("240", "60")}
+    assert images[1]["src"].startswith("data:image/png;") and "must not be there" not in text
+
+
+def test_names_are_text(text):
+    page = Page(text)
+    assert len(page.all("script")) == 1 and "nope" not in page.all("script")[0][2]
+    assert not page.all("x", "device")
+    assert sum(SHOWN in said for _, _, said in page.all("td")) >= 10
+    assert any(f"A caption, {SHOWN}" in said for _, _, said in page.all("figcaption"))
+    assert "a <b>device</b>" in [said for _, _, said in page.all("dd")]
+
+
+def test_the_summary_and_the_facts(text):
+    page = Page(text)
+    said = [said for _, _, said in page.all("li")]
+    late = f"{SHOWN} at 400"
+    assert (
+        f"navi, 8 views of 512x512: DINOv2 is nearest: 20.0 px off on average, 50% of points within 10 px; "
+        f"then {late}, 20.0 px. For comparison: untrained (small) 80.0 px, did not move 100.0 px." in said
+    )
+    assert (
+        f"kitchen, 96x128, hidden: random 0.9: with 4 views of the scene, the error is lower than with a "
+        f"stranger's views by 75% ({late}), 33% (untrained (small))." in said
+    )
+    facts = [said for _, _, said in page.all("dd")]
+    assert "12 groups, 8 views, 512x512 pixels, up to 700 pairs of points" in facts
+
+
+def test_no_model_better_than_the_trivial_is_said_so(tmp_path):
+    rows = [correspondence(NAVI, "attention", "all", 30.0)]
+    append(tmp_path / "results.jsonl", unit(0, LATE, "correspondence", rows))
+    rows = [correspondence(NAVI, "still", "all", 29.0)]
+    append(tmp_path / "results.jsonl", unit(1, STILL, "correspondence", rows))
+    text = write_report(tmp_path)["html"].read_text()
+    assert "no trained model does better than knowing nothing here" in text
+
+
+def test_what_was_not_measured_is_left_out(tmp_path):
+    rows = [correspondence(NAVI, "attention", "all", 30.0)]
+    append(tmp_path / "results.jsonl", unit(0, LATE, "correspondence", rows))
+    page = Page(write_report(tmp_path)["html"].read_text())
+    assert [said for _, _, said in page.all("h2")] == ["What was measured", "Correspondence"]
+    charts = [said for _, attributes, said in page.all("svg") if attributes["class"] == "chart"]
+    assert len(charts) == 1 and charts[0].startswith("Points within so many px, %")
+    assert not page.all("details", "figcaption", "nav", "img")
+    append(tmp_path / "results.jsonl", unit(1, EARLY, "another"))
+    assert Page(write_report(tmp_path)["html"].read_text()).all("h1")
+
+
+def test_curves_over_training(text):
+    """Two checkpoints on one curve, levels for the others; all on one scale."""
+    chart = text.split('id="part0"')[1].split("kitchen, 4 views")[0]
+    chart = next(part for part in chart.split("<svg") if ">Mean error, px by step" in part).split("</svg>")[
+        0
+    ]
+    texts = [float(x) for x in re.findall(r'<text x="(.*?)"', chart)]
+    assert min(texts) >= 0 and max(texts) <= 440 and ">0</text>" in chart
+    groups = re.findall(r'<g class="(\w+)" .*?<polyline points="(.*?)"', chart)
+    assert [style[0] for style, _ in groups] == ["g", "g", "c", "c"]  # trivial and untrained ones are grey
+    ys = []
+    for _, points in groups:
+        (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in points.split())
+        assert x0 < x1
+        ys.append((y0, y1))
+    zero, hundred = ys[0][0] + (ys[0][0] - ys[1][0]) * -5, ys[0][0]  # of levels 100 and 80
+    scaled = lambda y: 100 * (zero - y) / (zero - hundred)
+    np.testing.assert_allclose(
+        [scaled(y) for y in np.ravel(ys)], [100, 100, 80, 80, 20, 20, 40, 20], atol=0.5
+    )
+
+
+def browse(page, *options):
+    """(document after its scripts ran, lines of its console), in a headless browser."""
+    profile = page.parent / "profile"
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+         "--enable-logging=stderr", "--v=0", "--virtual-time-budget=3000", "--hide-scrollbars",
+         f"--user-data-dir={profile}", *options, "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def without_policy(text):
+    """A page in which scripts of a test run too."""
+    return re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", text)
+
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+
+
+@needs_browser
+def test_a_browser_opens_it_without_complaint(folder):
+    SCREENSHOT.parent.mkdir(exist_ok=True)
+    SCREENSHOT.unlink(missing_ok=True)
+    document, console = browse(
+        folder / "report.html", "--window-size=1280,4000", f"--screenshot={SCREENSHOT}"
+    )
+    assert console == []
+    assert "</html>" in document
+    with Image.open(SCREENSHOT) as image:
+        assert image.size == (1280, 4000)
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    assert (pixels == pixels[0]).all(-1).mean() < 0.98  # something is to be seen
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (lambda text: without_policy(text).replace("<script>", "<script>nope();"), "nope is not defined"),
+        (
+            lambda text: text.replace("<h1>", "<script>document.title = 'in'</script><h1>"),
+            "Content Security",
+        ),
+    ],
+    ids=["script that fails", "script that is not ours"],
+)
+def test_the_browser_would_tell_of_an_error(folder, tmp_path, change, complaint):
+    path = tmp_path / "broken.html"
+    path.write_text(change((folder / "report.html").read_text()))
+    document, console = browse(path)
+    assert any(complaint in line for line in console) and "<title>Evaluation</title>" in document
+
+
+@needs_browser
+def test_a_click_sorts_and_nothing_is_wider_than_the_window(folder, tmp_path):
+    """In a copy with a script of the test's own, which the page's policy would not let run."""
+    probe = """<script>
+      const table = document.querySelectorAll("table")[2];  // protocol published
+      const cells = (body, column) => [...body.rows].map((row) => row.cells[column].dataset.value);
+      const names = () => [...table.tBodies].map((body) => cells(body, 2));
+      const button = table.tHead.rows[0].cells[2].firstChild, said = [names()];
+      button.click(); said.push(names());
+      button.click(); said.push(names());
+      table.tHead.rows[0].cells[5].firstChild.click();
+      said.push(cells(table.tBodies[0], 5));
+      table.tHead.rows[0].cells[0].firstChild.click();
+      said.push(cells(table.tBodies[0], 0).map((name) => name.slice(0, 3)));
+      said.push([document.documentElement.scrollWidth, innerWidth]);
+      const pre = document.createElement("pre"); pre.id = "said";
+      pre.textContent = JSON.stringify(said); document.body.append(pre);
+    </script>"""
+    text = without_policy((folder / "report.html").read_text())
+    path = tmp_path / "copy.html"
+    path.write_text(text.replace("</body>", f"{probe}</body>"))
+    document, console = browse(path, "--window-size=500,900")
+    assert console == []
+    before, up, down, centimetres, named, (width, window) = json.loads(
+        html.unescape(re.search(r'<pre id="said">(.*?)</pre>', document)[1])
+    )
+    for bodies in (before, up, down):
+        assert len(bodies[0]) == 4 and len(bodies[1]) == 5  # ours, and the paper's
+    numbers = lambda bodies: [[float(value) for value in body] for body in bodies]
+    assert numbers(up) == [sorted(body) for body in numbers(before)] != numbers(before)
+    assert numbers(down) == [body[::-1] for body in numbers(up)]
+    assert centimetres[-1] == "" and list(map(float, centimetres[:3])) == [6.0, 30.0, 50.0]
+    assert named == ["</t", "did", "DIN", "unt"]
+    assert width <= window == 500
+
+
+def test_the_command(folder, tmp_path):
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    (folder / "report.html").unlink()
+    done = run_module("muskie_jax.report", "--workdir", folder)
+    assert done.returncode == 0, done.stderr
+    paths = json.loads(done.stdout)
+    names = {"csv": "results.csv", "markdown": "tables.md", "latex": "tables.tex", "html": "report.html"}
+    assert paths == {kind: str(folder / name) for kind, name in names.items()}
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert "has no results" in complaint_of(run_module("muskie_jax.report", "--workdir", tmp_path))

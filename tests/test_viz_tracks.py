@@ -1,0 +1,83 @@
+"""Pictures of tracks: rings where points are, dots where they were said to be, nothing of the hidden."""
+
+import numpy as np
+import pytest
+
+from muskie_jax.viz.tracks import COLUMNS, GAP, MAX_POINTS, TILE_WIDTH, spread_points, track_picture
+
+GREY = 60
+
+
+def drawn(points, truth, predicted, visible, size=(96, 128)):
+    """bool (views, height, width) of a tile, where something was drawn."""
+    views = truth.shape[1]
+    sheet = track_picture(np.full((views, *size, 3), GREY, np.uint8), points, truth, predicted, visible)
+    height = round(TILE_WIDTH * size[0] / size[1])
+    assert sheet.dtype == np.uint8
+    tiles = []
+    for view in range(views):
+        row, column = divmod(view, COLUMNS)
+        top, left = row * (height + GAP), column * (TILE_WIDTH + GAP)
+        tiles.append((sheet[top : top + height, left : left + TILE_WIDTH] != GREY).any(-1))
+    return np.stack(tiles)
+
+
+def one_point(at=(40.0, 30.0), true=(80.0, 60.0), said=(100.0, 20.0), visible=True):
+    truth = np.array([[at, true]])
+    predicted = np.array([[at, said]])
+    return drawn(np.array([at]), truth, predicted, np.array([[True, visible]]))
+
+
+def centre(tile):
+    """The middle of what is drawn, in pixels of the view."""
+    y, x = np.nonzero(tile)
+    return np.array([(x.min() + x.max() + 1) / 2, (y.min() + y.max() + 1) / 2]) * 128 / TILE_WIDTH - 0.5
+
+
+def test_points_stand_where_they_are():
+    first, second = one_point(true=(80.0, 60.0), said=(80.0, 60.0))
+    np.testing.assert_allclose(centre(first), (40, 30), atol=0.3)
+    np.testing.assert_allclose(centre(second), (80, 60), atol=0.3)
+
+
+def test_a_line_joins_truth_and_prediction():
+    _, apart = one_point()
+    _, together = one_point(said=(80.0, 60.0))
+    scale = TILE_WIDTH / 128
+    for share in (0.0, 0.3, 0.5, 0.8, 1.0):
+        x, y = scale * (np.array((80, 60)) + share * np.array((20, -40)) + 0.5)
+        assert apart[round(y), round(x)]
+    assert apart.sum() > together.sum() + 100
+
+
+@pytest.mark.parametrize("said, visible", [((100.0, 20.0), False), ((np.nan, 20.0), True)])
+def test_what_is_hidden_or_unknown_is_not_drawn(said, visible):
+    _, second = one_point(said=said, visible=visible)
+    assert not second.any()
+
+
+def test_a_prediction_outside_stays_in_its_view():
+    _, second = one_point(said=(-4000.0, 300.0))
+    assert second[:, 0].any()
+
+
+@pytest.mark.parametrize("size", [(480, 640), (128, 128)])
+def test_of_many_points_some_far_apart_are_drawn(size):
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 1, (100, 2)) * (size[1] - 1, size[0] - 1)
+    visible = rng.uniform(size=(100, 5)) < 0.7
+    visible[:20, 1:] = False
+    chosen = spread_points(points, visible[:, 1:].sum(1), MAX_POINTS)
+    assert len(set(chosen)) == MAX_POINTS and chosen.min() >= 20
+    distances = np.linalg.norm(points[chosen, None] - points[chosen], axis=-1)
+    distances[np.diag_indices(MAX_POINTS)] = np.inf
+    assert distances.min() > 0.08 * max(size)
+    truth = np.broadcast_to(points[:, None], (100, 5, 2))
+    tiles = drawn(points, truth, truth, visible, size)
+    assert tiles.shape == (5, round(TILE_WIDTH * size[0] / size[1]), TILE_WIDTH)
+    assert tiles.mean((1, 2)).max() < 0.2 and tiles.any((1, 2)).all()
+
+
+def test_no_points_at_all():
+    none = np.zeros((0, 2, 2))
+    assert not drawn(np.zeros((0, 2)), none, none, np.zeros((0, 2), bool)).any()

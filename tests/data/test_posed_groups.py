@@ -1,12 +1,14 @@
 """Which frames are evaluated together."""
 
+import dataclasses
+
 import numpy as np
 import posed_trees as trees
 import pytest
 from posed_trees import SIZE
 
 from muskie_jax.data.overlap import seen_share
-from muskie_jax.data.posed import open_posed
+from muskie_jax.data.posed import groups, open_posed
 from muskie_jax.data.posed.frames import Frame, Sequence
 from muskie_jax.data.posed.groups import choose_groups, spread
 from muskie_jax.data.posed.settings import posed
@@ -56,11 +58,14 @@ def test_nearest_rotations():
     assert [numbers(group) for group in found] == [
         [0, 5, 7], [5, 7, 0], [7, 5, 0], [20, 21, 7], [21, 20, 7]
     ]  # fmt: skip
-    still = Sequence("s", tuple(walk("s", [number])[1][0] for number in (3, 3, 3, 3)))
-    with pytest.raises(AssertionError):
-        groups_of("rotation", still)  # names are not unique here; but each frame comes first in its group
-    chosen = choose_groups((still,), 2, "rotation", read_depth=None)
-    assert [group.label for group in chosen] == ["s/003"] * 4
+    frame = walk("s", [3]).frames[0]
+    still = Sequence("s", tuple(dataclasses.replace(frame, name=str(number)) for number in range(4)))
+    assert [numbers(group) for group in groups_of("rotation", still, views=2)] == [
+        [0, 1],
+        [1, 0],
+        [2, 0],
+        [3, 0],
+    ]
     assert groups_of("rotation", walk("a", range(50)), one_in=20)[1][0][1] == "020"
 
 
@@ -84,7 +89,9 @@ def test_frames_that_nothing_overlaps_are_passed_over():
     assert len(groups_of("overlap", far, walk("near", range(10)), views=2)) == 10
 
 
-def test_small_depth_maps_tell_the_same_overlap(tmp_path):
+@pytest.mark.parametrize("side", [96, 40])
+def test_small_depth_maps_tell_the_same_overlap(tmp_path, monkeypatch, side):
+    monkeypatch.setattr(groups, "SMALL", side)
     views = trees.cameras(tmp_path, 6)
     shares = seen_share(
         2, [v.depth for v in views], np.stack([v.intrinsics for v in views]),
@@ -98,8 +105,8 @@ def test_small_depth_maps_tell_the_same_overlap(tmp_path):
 
 def test_every_so_many_frames(tmp_path):
     trees.cameras(tmp_path, 6)
-    groups = open_posed("c", posed("cameras", str(tmp_path), select="rotation", every=2), 2).groups
-    assert [group.label for group in groups] == ["desk/0000", "desk/0002", "desk/0004"]
+    opened = open_posed("c", posed("cameras", str(tmp_path), select="rotation", every=2), 2)
+    assert [group.label for group in opened.groups] == ["desk/0000", "desk/0002", "desk/0004"]
 
 
 @pytest.mark.parametrize(

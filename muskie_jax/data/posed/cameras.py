@@ -5,7 +5,14 @@ import pathlib
 from ml_collections import ConfigDict
 
 from muskie_jax.data.cameras import CAMERAS, read_cameras
-from muskie_jax.data.posed.frames import Frame, Recordings, sequence_folders, sequence_of, short_names
+from muskie_jax.data.posed.frames import (
+    Frame,
+    Recordings,
+    sequence_folders,
+    sequence_of,
+    short_names,
+    understood,
+)
 
 
 def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
@@ -13,7 +20,8 @@ def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
     sequences = []
     for name, folder in sequence_folders(root, lambda path: (path / CAMERAS).is_file(), CAMERAS):
         cameras = read_cameras(folder / CAMERAS)
-        names = short_names([camera.image for camera in cameras])
+        with understood(folder / CAMERAS):
+            names = short_names([camera.image for camera in cameras])
         frames = [
             Frame(own, number, folder / c.image, folder / c.depth, c.intrinsics, c.world_to_camera)
             for number, (own, c) in enumerate(zip(names, cameras))

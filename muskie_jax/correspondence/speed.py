@@ -1,0 +1,117 @@
+"""What finding and judging the points of one group costs, beside the network's forward pass.
+
+    python -m muskie_jax.correspondence.speed --variant=base --views=8 --size=512 --points=100
+
+Prints, in milliseconds: the network with its attention maps; the predictors of one layer (attention and
+features, plain and refined, with their check that they come back) and of all layers; the truth and the
+scores of all of these, which are computed on the host.
+"""
+
+import functools
+import json
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from muskie_jax.correspondence import PROTOCOLS
+from muskie_jax.correspondence.scores import Scores, errors_of, truth_of
+from muskie_jax.data.posed import PosedViews
+from muskie_jax.evaluators.correspondence import read_traces
+from muskie_jax.evaluators.subjects import MuskieSubject, Traces
+from muskie_jax.models.muskie import VARIANTS, build_model
+
+VARIANT = flags.DEFINE_enum("variant", "base", list(VARIANTS), "Of the network.")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the network's products.")
+VIEWS = flags.DEFINE_integer("views", 8, "Views of the group.", lower_bound=2)
+SIZE = flags.DEFINE_integer("size", 512, "Side of the square views, pixels.", lower_bound=32)
+POINTS = flags.DEFINE_integer("points", 100, "Points that are followed.", lower_bound=1)
+REPEATS = flags.DEFINE_integer("repeats", 10, "Runs, of which the fastest counts.", lower_bound=1)
+FORWARD = flags.DEFINE_bool("forward", True, "Run the network; otherwise what it leaves is made up.")
+
+
+def milliseconds(run: Callable[[], object]) -> float:
+    """The fastest of several calls, until their results are on the host."""
+    jax.device_get(run())
+    spent = []
+    for _ in range(REPEATS.value):
+        start = time.perf_counter()
+        jax.device_get(run())
+        spent.append(time.perf_counter() - start)
+    return 1e3 * min(spent)
+
+
+def made_up_traces(rng: np.random.Generator) -> Traces:
+    """Features and attention of the right shapes."""
+    size, cells = VARIANTS[VARIANT.value], (SIZE.value // 16) ** 2
+    side, views = SIZE.value // 16, VIEWS.value
+    draw = lambda *shape: jnp.asarray(rng.random(shape, np.float32))
+    layers = range(size.depth)
+    return Traces(
+        tuple(draw(views, side, side, size.width) for _ in layers),
+        tuple(draw(cells, views, cells) / cells for _ in layers),
+        tuple(draw(views, cells, cells) / cells for _ in layers),
+    )
+
+
+def made_up_views(rng: np.random.Generator) -> PosedViews:
+    """Cameras side by side before an uneven wall."""
+    views, size = VIEWS.value, SIZE.value
+    depth = rng.uniform(2, 2.04, (views, size, size)).astype(np.float32)
+    intrinsics = np.array([[size, 0, size / 2], [0, size, size / 2], [0, 0, 1]], np.float64)
+    poses = np.repeat(np.eye(4)[None], views, 0)
+    poses[:, 0, 3] = np.linspace(0, 0.3, views)
+    images = rng.integers(256, size=(views, size, size, 3), dtype=np.uint8)
+    return PosedViews(images, depth, depth > 0, np.repeat(intrinsics[None], views, 0), poses)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    rng = np.random.default_rng(0)
+    views, size = made_up_views(rng), (SIZE.value, SIZE.value)
+    pixels = rng.integers(SIZE.value, size=(POINTS.value, 2))
+    points, cost = jnp.asarray(pixels, jnp.float32), {}
+
+    if FORWARD.value:
+        model = build_model(VARIANT.value, dtype=DTYPE.value)
+        params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))["params"]
+        subject = MuskieSubject(VARIANT.value, model, None)
+        images = jnp.asarray(views.images[None], jnp.float32) / 127.5 - 1
+        network = jax.jit(lambda params, images: jax.tree.map(lambda x: x[0], subject.traces(params, images)))
+        waited = lambda: jax.block_until_ready(network(params, images)) and None
+        cost["network"] = milliseconds(waited)
+        traces = network(params, images)
+    else:
+        traces = made_up_traces(rng)
+
+    middle = (len(traces.features) + 1) // 2
+    for name, layers in (("one layer", (middle,)), ("all layers", ())):
+        read = functools.partial(read_traces, size=size, views=VIEWS.value, layers=layers, protocols=PROTOCOLS)
+        read = jax.jit(read)
+        cost[f"predictors, {name}"] = milliseconds(lambda read=read: read(traces, points))
+        said = {key: np.asarray(tracks, np.float64) for key, (tracks, _) in read(traces, points).items()}
+        cost[f"truth and scores, {name}"] = milliseconds(lambda said=said: judge(said, pixels, views))
+    device = jax.devices()[0].device_kind
+    print(f"{POINTS.value} points, {VIEWS.value} views of {SIZE.value}x{SIZE.value}, {VARIANT.value}, {device}")
+    for name, each in cost.items():
+        print(f"  {name:28s} {each:9.2f} ms")
+    print(json.dumps({"device": device, **{name: round(each, 3) for name, each in cost.items()}}))
+
+
+def judge(said: dict[str, np.ndarray], points: np.ndarray, views: PosedViews) -> list[dict[str, float]]:
+    """The figures of every prediction."""
+    truths = {protocol: truth_of(points, views, protocol) for protocol in PROTOCOLS}
+    figures = []
+    for name, tracks in said.items():
+        protocol = name.rpartition("/")[2]
+        errors, scores = errors_of(tracks, truths[protocol], views, protocol), Scores()
+        scores.add(*(error[truths[protocol].counted] for error in errors))
+        figures.append(scores.values())
+    return figures
+
+
+if __name__ == "__main__":
+    app.run(main)

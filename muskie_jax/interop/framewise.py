@@ -34,6 +34,7 @@ READABLE = (*SUFFIXES, ".bin")  # the last is what `transformers` called PyTorch
 # Heads, which no shape tells, by kind and width, where they have not 64 channels: MAE's ViT-H, DINOv3's 7B.
 HEADS = {("mae", 1280): 16, ("dinov3", 4096): 32}
 CHANNELS_OF_A_HEAD = 64
+TYPES = (*WIDENED, "float32")
 
 
 def load_framewise(
@@ -102,7 +103,7 @@ def read_framewise(
         reading = _fitting(kind, tensors)
         wanted = {p.name: p.shape for p in reading.table if p.name is not None}
         title = FAMILIES[kind].title
-        check_tensors(wanted, reading.tensors, f"the weights, read as {title},", (*WIDENED, "float32"))
+        check_tensors(wanted, reading.tensors, f"the weights, read as {title},", TYPES)
         settings = _with_heads(reading, num_heads)
         return settings, _params(reading, settings.heads)
     except UserError as error:
@@ -139,9 +140,9 @@ def _fitting(kind: str, tensors: dict[str, np.ndarray]) -> _Reading:
             raise UserError(f"these are weights of Muskie, not of {FAMILIES[kind].title}")
         for other in readings:
             if not other.misfits:
-                titles = FAMILIES[other.settings.kind].title, FAMILIES[kind].title
+                theirs, title = other.settings.kind, FAMILIES[kind].title
                 raise UserError(
-                    "these are weights of {}, not of {}: say {!r}".format(*titles, other.settings.kind)
+                    f"these are weights of {FAMILIES[theirs].title}, not of {title}: say {theirs!r}"
                 )
     return best
 
@@ -196,12 +197,8 @@ def _with_heads(reading: _Reading, num_heads: int | None) -> Settings:
     check_heads(width, num_heads)
     frequencies = None
     if reading.periods is not None:
-        check_tensors(
-            {PERIODS: (width // num_heads // 4,)},
-            {PERIODS: reading.periods},
-            "the rotations",
-            (*WIDENED, "float32"),
-        )
+        wanted, found = {PERIODS: (width // num_heads // 4,)}, {PERIODS: reading.periods}
+        check_tensors(wanted, found, "the rotations", TYPES)
         if not (reading.periods > 0).all():
             raise UserError(f"{PERIODS} are not all positive")
         frequencies = tuple(float(1 / x) for x in reading.periods.astype(np.float64))
@@ -234,6 +231,5 @@ def _paired(qkv: np.ndarray, heads: int) -> np.ndarray:
     for the order.
     """
     x = qkv.reshape(*qkv.shape[:-1], 3, heads, 2, 2, -1)
-    return np.concatenate([x[..., :2, :, :, :, :].swapaxes(-3, -2), x[..., 2:, :, :, :, :]], -5).reshape(
-        qkv.shape
-    )
+    rotated, values = np.split(x, [2], axis=-5)
+    return np.concatenate([rotated.swapaxes(-3, -2), values], axis=-5).reshape(qkv.shape)

@@ -219,7 +219,10 @@ def rotations(settings: Settings, grid: tuple[int, int]) -> RotationTable:
 
 
 def interpolated(table: Array, side: int, grid: tuple[int, int], average: bool) -> Array:
-    """A table of positions for another grid, bicubic, as PyTorch does it.
+    """A table of positions for another grid, bicubic, as PyTorch and so `transformers` do it.
+
+    (DINOv2's own code, for networks without registers, stretches the grid by a tenth of a patch more,
+    against an error of rounding that is not made here.)
 
     Args:
       table: (side * side, d), row by row.

@@ -23,6 +23,10 @@ def loaded(tensors, kind, folder, **options):
     return load_framewise(kind, path, num_heads=HEADS, **options)
 
 
+def compiled(model):
+    return jax.jit(lambda params, images: model.apply({"params": params}, images, method="features"))
+
+
 def images_of(size, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (2, *size, 3)).astype(np.float32)
 
@@ -56,8 +60,9 @@ def assert_all_parameters_matter(apply, params, images, tokens):
 @pytest.mark.parametrize("case", CASES)
 def test_tokens_are_those_of_transformers(case, tmp_path):
     model, params = loaded(published(case), kind_of(case), tmp_path)
+    assert model.settings.family.epsilon == made(case).config.layer_norm_eps
     images = images_of(SIZE[kind_of(case)])
-    apply = jax.jit(lambda params, images: model.apply({"params": params}, images, method="features"))
+    apply = compiled(model)
     tokens = apply(params, images)
     expected = theirs(case, images)
     assert [x.shape for x in tokens] == [x.shape for x in expected] and len(tokens) == 2
@@ -73,7 +78,7 @@ def test_rotations_of_a_file_are_used(tmp_path):
     periods = np.float32(1.1) * tensors["rope_embed.periods"]
     model, params = loaded(tensors | {"rope_embed.periods": periods}, "dinov3", tmp_path)
     images = images_of(SIZE["dinov3"])
-    tokens = model.apply({"params": params}, images, method="features")
+    tokens = compiled(model)(params, images)
     rotations = made("dinov3, gated").rope_embeddings
     exact = rotations.inv_freq
     try:
@@ -94,19 +99,19 @@ def test_croco_is_the_published_one(croco, tmp_path):
     tensors = {name[len("param/") :]: x for name, x in croco.items() if name.startswith("param/")}
     model, params = loaded(tensors, "crocov2", tmp_path)
     images = croco["images"].transpose(0, 2, 3, 1)
-    apply = jax.jit(lambda params, images: model.apply({"params": params}, images, method="features"))
+    apply = compiled(model)
     tokens = apply(params, images)
     for layer, ours in enumerate(tokens):
         np.testing.assert_allclose(ours, croco[f"tokens/{layer}"], rtol=0, atol=1e-4)
     assert_all_parameters_matter(apply, params, images, tokens)
     model, _ = loaded(tensors, "crocov2", tmp_path, dtype="bfloat16")
-    for exact, half in zip(tokens, model.apply({"params": params}, images, method="features")):
+    for exact, half in zip(tokens, compiled(model)(params, images)):
         assert half.dtype == jnp.bfloat16
         assert 0 < np.abs(half - exact).mean() < 0.02 * np.abs(exact).mean()
 
 
 @pytest.mark.parametrize("average", [False, True])
-@pytest.mark.parametrize("grid", [(5, 5), (5, 6), (2, 3), (3, 11), (13, 13), (1, 1)])
+@pytest.mark.parametrize("grid", [(5, 5), (5, 6), (1, 3), (13, 11)])
 def test_tables_are_interpolated_as_pytorch_does(grid, average):
     torch = pytest.importorskip("torch")
     table = np.random.default_rng(0).standard_normal((25, 3), np.float32)

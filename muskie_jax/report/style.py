@@ -125,9 +125,8 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
   };
   for (const body of head.closest("table").tBodies) {
     const missing = (row) => key(row) === "";
-    const rows = [...body.rows].filter((row) => !missing(row));
-    rows.sort((a, b) => down ? compare(b, a) : compare(a, b));
-    body.append(...rows, ...[...body.rows].filter(missing));
+    const rows = [...body.rows].sort((a, b) => down ? compare(b, a) : compare(a, b));
+    body.append(...rows, ...rows.filter(missing));
   }
 });
 addEventListener("beforeprint", () => {

@@ -75,10 +75,11 @@ def made_units(folder: pathlib.Path) -> list[Unit]:
         Image.fromarray(pixels).save(folder / "figures" / f"{kind}.{suffix}")
         figures.append(FigureFile(f"figures/{kind}.{suffix}", kind, KITCHEN, f"A caption, {HOSTILE}"))
     Image.fromarray(pixels).save(folder.parent / "elsewhere.png")
+    Image.fromarray(pixels).save(folder / "figures" / "other.gif")
     (folder / "figures" / "text.png").write_text("not a picture")
     figures += [
         FigureFile(name, "tracks", {}, "must not be there")
-        for name in ("../elsewhere.png", "figures/text.png", "figures/missing.png")
+        for name in ("../elsewhere.png", "figures/text.png", "figures/missing.png", "figures/other.gif")
     ]
     # In the order of a sweep: an evaluator, a model. Errors in pixels and centimetres.
     measured = [(UNTRAINED, 80.0, 30.0), (DINO, 16.0, None), (EARLY, 40.0, 12.0), (LATE, 20.0, 6.0)]

@@ -79,10 +79,12 @@ def test_it_is_whole_and_loads_nothing(text, folder):
 def test_all_pictures_of_the_folder_are_in_it_and_no_others(text, folder):
     images = [attributes for _, attributes, _ in Page(text).all("img")]
     found = [base64.b64decode(attributes["src"].partition(",")[2]) for attributes in images]
-    names = ["tracks.jpg", "features.png", "reconstruction.jpg"]
+    names = ["tracks.jpg", "features.png", "early.png", "reconstruction.jpg"]
     assert found == [(folder / "figures" / name).read_bytes() for name in names]
     assert {(attributes["width"], attributes["height"]) for attributes in images} == {("240", "60")}
     assert images[1]["src"].startswith("data:image/png;") and "must not be there" not in text
+    folded = [said for _, _, said in Page(text).all("details")]
+    assert ["of an earlier checkpoint" in said for said in folded] == [False, False, True]  # layers, twice
 
 
 def test_names_are_text(text):

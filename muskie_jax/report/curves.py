@@ -57,17 +57,8 @@ def correspondence_charts(
     figures = lambda name: {model: entry.values.get(name) for model, entry in chosen.items()}
     draw = lambda model, points: Series(titles[model], tuple(points), drawn[family(model)])
 
-    within = [
-        draw(
-            model,
-            (
-                (px, chosen[model].values[f"px_{px}"])
-                for px in THRESHOLDS
-                if f"px_{px}" in chosen[model].values
-            ),
-        )
-        for model in models
-    ]
+    share = lambda model: ((px, chosen[model].values.get(f"px_{px}")) for px in THRESHOLDS)
+    within = [draw(model, (point for point in share(model) if point[1] is not None)) for model in models]
     ticks = tuple((px, str(px)) for px in THRESHOLDS)
     charts = [
         training_chart(figures("px_ate"), "Mean error, px", titles, drawn),

@@ -81,9 +81,7 @@ def family(model: MeasuredModel) -> Hashable:
 def shown(models: Iterable[MeasuredModel]) -> list[MeasuredModel]:
     """Those that get a line of a table: of a run's checkpoints the latest, and the untrained one."""
     models = sorted(set(models), key=rank)
-    latest: dict[Hashable, int] = {}
-    for model in models:
-        latest[family(model)] = max(latest.get(family(model), 0), model.step or 0)
+    latest = {family(model): model.step for model in models}  # the last of each
     return [
         model
         for model in models
@@ -129,7 +127,7 @@ def at(entries: Iterable[Entry], place: Place) -> list[Entry]:
 
 def protocols(entries: Iterable[Entry]) -> list[str]:
     """Protocols that occur, the one without view 0 first."""
-    found = {str(entry.labels.get("protocol")) for entry in entries}
+    found = {str(entry.labels.get("protocol", "all")) for entry in entries}
     return [name for name in PROTOCOLS if name in found] + sorted(found - set(PROTOCOLS))
 
 

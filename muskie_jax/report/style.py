@@ -55,7 +55,7 @@ th[aria-sort=descending] button::after { content: "\\2193"; opacity: 1; color: v
 td.best { font-weight: 700; background: var(--best) }
 tbody.paper { font-style: italic; color: var(--soft) }
 tbody.paper tr:first-child td { border-top: 2px solid var(--ink) }
-.tag { display: inline-block; font-size: .75rem; font-style: normal; line-height: 1.35; padding: 0 .4rem;
+.tag { display: inline-block; font-size: .82em; font-style: normal; line-height: 1.35; padding: 0 .4rem;
   margin-left: .35rem; border: 1px solid var(--rule); border-radius: .6rem; color: var(--soft);
   white-space: nowrap }
 .ours { margin-top: 2rem; padding: .1rem 0 .4rem 1rem; border-left: 4px solid var(--c3) }
@@ -125,9 +125,8 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
   };
   for (const body of head.closest("table").tBodies) {
     const missing = (row) => key(row) === "";
-    const rows = [...body.rows].filter((row) => !missing(row));
-    rows.sort((a, b) => down ? compare(b, a) : compare(a, b));
-    body.append(...rows, ...[...body.rows].filter(missing));
+    const rows = [...body.rows].sort((a, b) => down ? compare(b, a) : compare(a, b));
+    body.append(...rows, ...rows.filter(missing));
   }
 });
 addEventListener("beforeprint", () => {

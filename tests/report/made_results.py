@@ -1,6 +1,7 @@
 """A small folder of results, as two hosts of a sweep leave it, one of them killed."""
 
 import pathlib
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -75,20 +76,23 @@ def made_units(folder: pathlib.Path) -> list[Unit]:
         Image.fromarray(pixels).save(folder / "figures" / f"{kind}.{suffix}")
         figures.append(FigureFile(f"figures/{kind}.{suffix}", kind, KITCHEN, f"A caption, {HOSTILE}"))
     Image.fromarray(pixels).save(folder.parent / "elsewhere.png")
+    Image.fromarray(pixels).save(folder / "figures" / "other.gif")
     (folder / "figures" / "text.png").write_text("not a picture")
     figures += [
         FigureFile(name, "tracks", {}, "must not be there")
-        for name in ("../elsewhere.png", "figures/text.png", "figures/missing.png")
+        for name in ("../elsewhere.png", "figures/text.png", "figures/missing.png", "figures/other.gif")
     ]
+    shutil.copy(folder / "figures" / "features.png", folder / "figures" / "early.png")
+    early = [FigureFile("figures/early.png", "features", KITCHEN, "of an earlier checkpoint")]
     # In the order of a sweep: an evaluator, a model. Errors in pixels and centimetres.
     measured = [(UNTRAINED, 80.0, 30.0), (DINO, 16.0, None), (EARLY, 40.0, 12.0), (LATE, 20.0, 6.0)]
-    units = []
+    pictures, units = {LATE: figures, EARLY: early}, []
     for place in (NAVI, KITCHEN):
         still = [correspondence(place, "still", "all", 100.0, 50.0, p) for p in ("targets", "published")]
         units.append(unit(len(units), STILL, "correspondence", still))
         for model, px, cm in measured:
             rows = of_model(model, px, cm, place)
-            units.append(unit(len(units), model, "correspondence", rows, figures if model == LATE else ()))
+            units.append(unit(len(units), model, "correspondence", rows, pictures.get(model, ())))
     for model, own in ((UNTRAINED, 0.08), (EARLY, 0.05), (LATE, 0.03)):
         rows = [reconstruction(own * 2 / views, views, "own") for views in (2, 4)]
         rows += [reconstruction(0.06, views, "stranger") for views in (2, 4)]

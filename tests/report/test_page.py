@@ -79,10 +79,12 @@ def test_it_is_whole_and_loads_nothing(text, folder):
 def test_all_pictures_of_the_folder_are_in_it_and_no_others(text, folder):
     images = [attributes for _, attributes, _ in Page(text).all("img")]
     found = [base64.b64decode(attributes["src"].partition(",")[2]) for attributes in images]
-    names = ["tracks.jpg", "features.png", "reconstruction.jpg"]
+    names = ["tracks.jpg", "features.png", "early.png", "reconstruction.jpg"]
     assert found == [(folder / "figures" / name).read_bytes() for name in names]
     assert {(attributes["width"], attributes["height"]) for attributes in images} == {("240", "60")}
     assert images[1]["src"].startswith("data:image/png;") and "must not be there" not in text
+    folded = [said for _, _, said in Page(text).all("details")]
+    assert ["of an earlier checkpoint" in said for said in folded] == [False, False, True]  # layers, twice
 
 
 def test_names_are_text(text):
@@ -92,6 +94,11 @@ def test_names_are_text(text):
     assert sum(SHOWN in said for _, _, said in page.all("td")) >= 10
     assert any(f"A caption, {SHOWN}" in said for _, _, said in page.all("figcaption"))
     assert "a <b>device</b>" in [said for _, _, said in page.all("dd")]
+
+
+def test_the_best_is_marked(text):
+    best = [said for tag, attributes, said in Page(text).all("td") if "best" in attributes.get("class", "")]
+    assert best[:9] == ["20.00", "25.00", "50.00", "20.00", "25.00", "50.00", "6.00", "3.33", "8.33"]
 
 
 def test_the_summary_and_the_facts(text):
@@ -146,6 +153,7 @@ def test_curves_over_training(text):
         (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in points.split())
         assert x0 < x1
         ys.append((y0, y1))
+    assert ys[2][0] > ys[1][0] > ys[0][0]  # less error is lower on the page
     zero, hundred = ys[0][0] + (ys[0][0] - ys[1][0]) * -5, ys[0][0]  # of levels 100 and 80
     scaled = lambda y: 100 * (zero - y) / (zero - hundred)
     np.testing.assert_allclose(
@@ -220,6 +228,8 @@ def test_a_click_sorts_and_nothing_is_wider_than_the_window(folder, tmp_path):
       button.click(); said.push(names());
       table.tHead.rows[0].cells[5].firstChild.click();
       said.push(cells(table.tBodies[0], 5));
+      table.tHead.rows[0].cells[5].firstChild.click();
+      said.push(cells(table.tBodies[0], 5));
       table.tHead.rows[0].cells[0].firstChild.click();
       said.push(cells(table.tBodies[0], 0).map((name) => name.slice(0, 3)));
       said.push([document.documentElement.scrollWidth, innerWidth]);
@@ -231,7 +241,7 @@ def test_a_click_sorts_and_nothing_is_wider_than_the_window(folder, tmp_path):
     path.write_text(text.replace("</body>", f"{probe}</body>"))
     document, console = browse(path, "--window-size=500,900")
     assert console == []
-    before, up, down, centimetres, named, (width, window) = json.loads(
+    before, up, down, cm_up, cm_down, named, (width, window) = json.loads(
         html.unescape(re.search(r'<pre id="said">(.*?)</pre>', document)[1])
     )
     for bodies in (before, up, down):
@@ -239,7 +249,7 @@ def test_a_click_sorts_and_nothing_is_wider_than_the_window(folder, tmp_path):
     numbers = lambda bodies: [[float(value) for value in body] for body in bodies]
     assert numbers(up) == [sorted(body) for body in numbers(before)] != numbers(before)
     assert numbers(down) == [body[::-1] for body in numbers(up)]
-    assert centimetres[-1] == "" and list(map(float, centimetres[:3])) == [6.0, 30.0, 50.0]
+    assert (cm_up, cm_down) == (["6.0", "30.0", "50.0", ""], ["50.0", "30.0", "6.0", ""])
     assert named == ["</t", "did", "DIN", "unt"]
     assert width <= window == 500
 

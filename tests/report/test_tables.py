@@ -10,6 +10,7 @@ from made_results import DINO, EARLY, HOSTILE, LATE, SHOWN, STILL, UNTRAINED, ma
 from muskie_jax.report.published import PUBLISHED
 from muskie_jax.report.results_file import MeasuredModel
 from muskie_jax.report.selection import MISSING, shown, titles
+from muskie_jax.report.tables import Column, Line, Table
 from muskie_jax.report.write import write_report
 
 
@@ -94,6 +95,23 @@ def test_published_numbers_stand_beside_ours_of_their_dataset_and_protocol_alone
     ]
     _, *ours = tables["Correspondence: navi, 8 views of 512x512", "Protocol published"][: -len(rows)]
     assert ours[-1][2] == "**17.50**" and "**2.38**" not in str(rows)  # theirs is better, and not compared
+
+
+def test_only_ours_are_compared_and_only_what_differs_in_print():
+    lines = [Line(("a",), (1.004, None)), Line(("b",), (1.001, 3.0)), Line(("c",), (2.0, None))]
+    paper = Line(("theirs",), (1.0, 4.0), tag="paper")
+    table = Table("", ("model",), (Column("x"), Column("y", better="more")), tuple(lines), (paper,))
+    best = [
+        (line.heads[0], number)
+        for line in (*lines, paper)
+        for number in (0, 1)
+        if table.is_best(line, number)
+    ]
+    assert best == [("a", 0), ("b", 0)]  # nothing else has a y
+
+
+def test_markdown_has_no_tags_of_others(written):
+    assert "<" not in written[0]["markdown"].read_text()
 
 
 def test_layers_and_our_extras(written):

@@ -80,7 +80,9 @@ def main(argv: list[str]) -> None:
         params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))["params"]
         subject = MuskieSubject(VARIANT.value, model, None)
         images = jnp.asarray(views.images[None], jnp.float32) / 127.5 - 1
-        network = jax.jit(lambda params, images: jax.tree.map(lambda x: x[0], subject.traces(params, images)))
+        network = jax.jit(
+            lambda params, images: jax.tree.map(lambda x: x[0], subject.traces(params, images))
+        )
         waited = lambda: jax.block_until_ready(network(params, images)) and None
         cost["network"] = milliseconds(waited)
         traces = network(params, images)
@@ -89,13 +91,17 @@ def main(argv: list[str]) -> None:
 
     middle = (len(traces.features) + 1) // 2
     for name, layers in (("one layer", (middle,)), ("all layers", ())):
-        read = functools.partial(read_traces, size=size, views=VIEWS.value, layers=layers, protocols=PROTOCOLS)
+        read = functools.partial(
+            read_traces, size=size, views=VIEWS.value, layers=layers, protocols=PROTOCOLS
+        )
         read = jax.jit(read)
         cost[f"predictors, {name}"] = milliseconds(lambda read=read: read(traces, points))
         said = {key: np.asarray(tracks, np.float64) for key, (tracks, _) in read(traces, points).items()}
         cost[f"truth and scores, {name}"] = milliseconds(lambda said=said: judge(said, pixels, views))
     device = jax.devices()[0].device_kind
-    print(f"{POINTS.value} points, {VIEWS.value} views of {SIZE.value}x{SIZE.value}, {VARIANT.value}, {device}")
+    print(
+        f"{POINTS.value} points, {VIEWS.value} views of {SIZE.value}x{SIZE.value}, {VARIANT.value}, {device}"
+    )
     for name, each in cost.items():
         print(f"  {name:28s} {each:9.2f} ms")
     print(json.dumps({"device": device, **{name: round(each, 3) for name, each in cost.items()}}))

@@ -109,10 +109,6 @@ class CorrespondenceEvaluator:
         drawn = []
         for question, predictions, features in self._answers(subject, *place):
             for predictor, (tracks, trusted) in predictions.items():
-                if not np.isfinite(tracks).all():
-                    raise UserError(
-                        f"{subject.name}: its {predictor.predictor} is not finite on {question.label}"
-                    )
                 parts = tallies.setdefault(predictor, {})
                 truth = question.truths[predictor.protocol]
                 errors = errors_of(tracks, truth, question.views, predictor.protocol)
@@ -152,12 +148,14 @@ class CorrespondenceEvaluator:
                 padded = questions + questions[:1] * (batch - real)
                 images = np.stack([question.views.images for question in padded])
                 points = np.stack([_pad(question.points, self.points) for question in padded])
-                said, features = predict(
+                said, features, finite = predict(
                     params, images, points, subject=blank, size=size, layers=layers, protocols=protocols,
                     mesh=self.mesh,
                 )  # fmt: skip
-                said = jax.device_get(said)
+                said, finite = jax.device_get((said, finite))
                 for number, question in enumerate(questions):
+                    if not finite[number]:
+                        raise UserError(f"{subject.name}: its features are not finite on {question.label}")
                     known = len(question.points)
                     mine = {
                         predictor: (tracks[number, :known].astype(np.float64), trusted[number, :known])
@@ -196,7 +194,7 @@ def predict(
     layers: tuple[int, ...],
     protocols: tuple[str, ...],
     mesh: Mesh,
-) -> tuple[dict[str, tuple[Array, Array]], list[Array]]:
+) -> tuple[dict[str, tuple[Array, Array]], list[Array], Array]:
     """What a subject says, by all its predictors.
 
     Args:
@@ -207,7 +205,8 @@ def predict(
 
     Returns:
       By "predictor/layer/protocol", positions float32 (B, N, V, 2), and bool (B, N, V), which of them are
-      cycle consistent; and features (B, V, h, w, F) of each layer that is measured.
+      cycle consistent; features (B, V, h, w, F) of each layer that is measured; and bool (B,), whether
+      all that the network leaves is finite.
     """
 
     def one_group(params, images, points):
@@ -215,7 +214,9 @@ def predict(
         traces = Traces(*(tuple(x[0] for x in part) for part in traces))
         said = read_traces(traces, points[0].astype(jnp.float32), size, len(images[0]), layers, protocols)
         kept = [x for number, x in enumerate(traces.features, 1) if not layers or number in layers]
-        return jax.tree.map(lambda x: x[None], (said, kept))
+        # A nearest neighbour is found among numbers that mean nothing, too.
+        finite = jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(traces)], bool).all()
+        return jax.tree.map(lambda x: x[None], (said, kept, finite))
 
     if mesh.size == 1:
         return one_group(params, images, points)

@@ -7,10 +7,10 @@ import dataclasses
 from typing import Any, NamedTuple, Protocol
 
 import jax
-from flax import linen as nn
 from jax import Array
 
 from muskie_jax.checks import nearest_size
+from muskie_jax.models.framewise import Framewise
 from muskie_jax.models.muskie import PATCH, Muskie, patchify
 
 MUSKIE, STILL, PATCHES = "muskie", "still", "patches"
@@ -105,19 +105,20 @@ class FramewiseSubject:
 
     name: str
     kind: str
-    network: nn.Module
+    network: Framewise
     params: Any
     step: int | None = None
     source: str = ""
 
     def traces(self, params: Any, images: Array) -> Traces:
-        images = fit(images, self.network.patch)
+        patch = self.network.settings.patch
+        images = fit(images, patch)
         batch, views = images.shape[:2]
         tokens = self.network.apply(
             {"params": params}, images.reshape(-1, *images.shape[2:]), method="features"
         )
         maps = (x.reshape(batch, views, *x.shape[1:]) for x in tokens)
-        return Traces(tuple(as_map(x, images, self.network.patch) for x in maps))
+        return Traces(tuple(as_map(x, images, patch) for x in maps))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,186 @@
+"""The evaluator of correspondence, on a wall whose every patch is known."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muskie_jax.data.posed import Group, PosedViews
+from muskie_jax.errors import UserError
+from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
+from muskie_jax.evaluators.results import Figure, Row
+from muskie_jax.evaluators.subjects import PatchSubject, StillSubject, Traces
+
+SIZE, PATCH, VIEWS = (64, 96), 16, 3
+FOCAL = 80.0
+
+
+class Walls:
+    """Views of a wall 2 m away, from cameras beside each other: all moves by whole patches.
+
+    A pixel's colour says which patch of the wall it shows.
+    """
+
+    def __init__(self, name="walls", groups=3, step=1):
+        self.name, self.step = name, step
+        self.groups = tuple(Group(f"{name}/{i}", tuple("abc")) for i in range(groups))
+        self.loaded = []
+
+    def load(self, number, size):
+        self.loaded.append(number)
+        assert size == SIZE
+        moved = PATCH * np.arange(VIEWS) * self.step  # pixels
+        columns = np.arange(size[1]) + moved[:, None]
+        images = np.zeros((VIEWS, *size, 3), np.uint8)
+        images[..., 0] = (columns // PATCH * 20)[:, None]
+        images[..., 1] = (np.arange(size[0]) // PATCH * 20 + number)[:, None]
+        depth = np.full((VIEWS, *size), 2.0, np.float32)
+        intrinsics = np.array([[FOCAL, 0, size[1] / 2], [0, FOCAL, size[0] / 2], [0, 0, 1]])
+        poses = np.repeat(np.eye(4)[None], VIEWS, 0)
+        poses[:, 0, 3] = -moved * 2.0 / FOCAL
+        return PosedViews(images, depth, depth > 0, np.repeat(intrinsics[None], VIEWS, 0), poses)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seer:
+    """Sees the colours of patches: in one layer all, in the other only their row."""
+
+    attends: bool = False
+    name: str = "seer"
+    kind: str = "muskie"
+    network: Any = "seer"
+    params: Any = None
+    step: int | None = 7
+    source: str = ""
+
+    def traces(self, params, images):
+        del params
+        batch, views, height, width, _ = images.shape
+        cells = images.reshape(batch, views, height // PATCH, PATCH, width // PATCH, PATCH, 3).mean((3, 5))
+        # Waves of many lengths: colours that differ a little are alike a little.
+        waves = np.random.default_rng(0).normal(size=(2, 64)) * 10
+        describe = lambda x: jnp.concatenate([jnp.sin(x @ waves), jnp.cos(x @ waves)], -1)
+        features = tuple(describe(cells[..., :2] * np.array(seen)) for seen in ((0.0, 1.0), (1.0, 1.0)))
+        if not self.attends:
+            return Traces(features)
+        flat = cells.reshape(batch, views, -1, 3)
+        alike = lambda a, b: jax.nn.softmax(-1e3 * jnp.square(a - b).sum(-1), axis=-1)
+        to_others = alike(flat[:, 0, :, None, None], flat[:, None])
+        to_first = alike(flat[:, :, :, None], flat[:, :1, None])
+        return Traces(features, (to_others,) * 2, (to_first,) * 2)
+
+
+def evaluator(sets=None, **options):
+    sets = [Walls()] if sets is None else sets
+    return CorrespondenceEvaluator({VIEWS: sets}, [SIZE], **{"points": 40, "pictures": 0} | options)
+
+
+def rows_of(evaluator, subject, setting=0):
+    found = list(evaluator.evaluate(subject, evaluator.settings()[setting]))
+    return {
+        tuple(row.labels[key] for key in ("predictor", "layer", "protocol", "angle", "points")): row.values
+        for row in found
+        if isinstance(row, Row)
+    }
+
+
+def test_who_sees_all_finds_all():
+    rows = rows_of(evaluator(), Seer())
+    best = rows["feature", 2, "targets", "all", "all"]
+    assert best["px_10"] == 100 and best["px_ate"] < 7 and best["cm_ate"] < 20
+    assert best["pairs"] > 100
+    poor = rows["feature", 1, "targets", "all", "all"]
+    assert poor["px_10"] < 60 and poor["px_ate"] > 15
+    # All moves alike, so that neighbours say exactly how far.
+    assert rows["feature+refined", 2, "targets", "all", "all"]["px_ate"] < 2
+    assert ("attention", "all", "targets", "all", "all") not in rows
+
+
+def test_attention_is_read_by_layer_and_over_all():
+    rows = rows_of(evaluator(), Seer(attends=True))
+    layers = {key[1] for key in rows if key[0] == "attention"}
+    assert layers == {"all", 1, 2}
+    for layer in layers:
+        assert rows["attention", layer, "targets", "all", "all"]["px_ate"] < 0.5
+    only = rows_of(evaluator(layers=(2,), protocols=("published",)), Seer(attends=True))
+    assert set(only) == {(p, layer, "published", "all", "all") for p, layer in
+                         (("attention", "all"), ("attention", 2), ("feature", 2))}  # fmt: skip
+
+
+def test_who_does_not_move_is_off_by_the_motion():
+    rows = rows_of(evaluator(), StillSubject())
+    values = rows["still", "all", "targets", "all", "all"]
+    assert values["px_10"] == 0 < values["px_25"] < values["px_50"] == 100
+    assert 16 <= values["px_ate"] <= 32
+    metres = values["px_ate"] * 2 / FOCAL
+    assert values["cm_ate"] == pytest.approx(100 * metres, rel=1e-6)
+    published = rows["still", "all", "published", "all", "all"]
+    assert published["pairs"] > values["pairs"] and published["px_ate"] < values["px_ate"]
+
+
+def test_parts_make_the_whole():
+    rows = rows_of(evaluator(), PatchSubject())
+    of = lambda angle, points="all": rows.get(("feature", 1, "targets", angle, points))
+    assert of("0-10") == of("all") and of("10-20") is None  # these cameras do not turn
+    assert 0 < of("all", "cycle")["pairs"] <= of("all")["pairs"]
+
+
+def test_devices_batches_and_other_sets_change_nothing():
+    alone = evaluator()
+    assert alone.mesh.size == 3  # of eight, since there are no more groups
+    several = evaluator([Walls(groups=3), Walls("others", groups=8)])
+    assert several.mesh.size == 8
+    assert rows_of(alone, Seer(attends=True)) == rows_of(several, Seer(attends=True))
+    one = evaluator()
+    one.mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    for key, values in rows_of(one, Seer(attends=True)).items():
+        assert values == pytest.approx(rows_of(alone, Seer(attends=True))[key], abs=1e-3)
+
+
+def test_subjects_of_one_network_share_programs_and_data():
+    walls = Walls()
+    both = evaluator([walls])
+    from muskie_jax.evaluators.correspondence import predict
+
+    rows_of(both, Seer(name="one"))
+    size, loads = predict._cache_size(), len(walls.loaded)
+    rows_of(both, Seer(name="two", step=8, source="elsewhere"))
+    assert predict._cache_size() == size and len(walls.loaded) == loads == 3
+
+
+def test_figures_show_tracks_and_features():
+    drawing = evaluator(pictures=2)
+    found = [x for x in drawing.evaluate(Seer(), drawing.settings()[0]) if isinstance(x, Figure)]
+    assert [figure.kind for figure in found] == ["tracks", "features"] * 2
+    assert found[0].labels["group"] == "walls/0" and found[2].labels["group"] == "walls/1"
+    assert found[1].labels["layer"] == 2, "the layer that matches best"
+    assert "layer 2" in found[0].caption and "seer" in found[0].caption
+    for figure in found:
+        assert figure.pixels.dtype == np.uint8 and figure.pixels.std() > 10
+
+
+def test_settings_say_all_that_matters():
+    (setting,) = evaluator(points=7, layers=(1,)).settings()
+    expected = {"dataset": "walls", "views": VIEWS, "height": 64, "width": 96, "points": 7, "layers": [1]}
+    assert expected.items() <= setting.items()
+
+
+def test_what_is_not_finite_or_not_there_is_an_error():
+    @dataclasses.dataclass(frozen=True)
+    class Broken(Seer):
+        def traces(self, params, images):
+            return Traces(tuple(x * jnp.nan for x in super().traces(params, images).features))
+
+    with pytest.raises(UserError, match="broken: its features are not finite on walls/0"):
+        rows_of(evaluator(), Broken(name="broken"))
+
+    class Empty(Walls):
+        def load(self, number, size):
+            views = super().load(number, size)
+            return views._replace(valid=np.zeros_like(views.valid))
+
+    with pytest.raises(UserError, match="config.posed.walls: no depth .* walls/0"):
+        rows_of(evaluator([Empty()]), Seer())

@@ -145,9 +145,9 @@ def view_order(group: Group) -> np.ndarray:
 def draw_masks(label: str, views: int, grid: Grid, mode: str, ratio: float) -> np.ndarray:
     """What is hidden of a target and its context, bool (views, L), where no view stays whole.
 
-    Fewer views have the masks of the first of more.
+    Fewer views have the masks of the first of more, and a random mask is part of one of a larger ratio.
     """
-    rng = _generator("masks", label, mode, f"{ratio:g}")
+    rng = _generator("masks", label)
     return np.stack([MODES[mode](rng, grid, ratio).ravel() for _ in range(views)])
 
 

@@ -28,16 +28,17 @@ def sets_of(config, views=4, groups=6):
 
 def test_groups_are_of_held_out_scenes_and_have_no_view_twice(photo_folder):
     config = nano_config(photo_folder, holdout=0.5)
-    mixture, (photos,) = sets_of(config)
+    mixture, (photos,) = sets_of(config, views=6)
     unseen = mixture.held_out[0].scenes
     assert photos.name == "photos" and len(unseen) == 2
     assert [group.label.rpartition("/")[0] for group in photos.groups[:2]] * 3 == [
         group.label.rpartition("/")[0] for group in photos.groups
     ], "scenes take turns"
     assert len({group.label for group in photos.groups}) == 6
+    assert {len(group.frames) for group in photos.groups} == {5, 6}, "one scene has but five"
     for number, (label, frames) in enumerate(photos.groups):
         scene = unseen[unseen.names().index(label.rpartition("/")[0])]
-        assert len(set(frames)) == len(frames) == min(4, len(scene.frames))
+        assert len(set(frames)) == len(frames) == min(6, len(scene.frames))
         assert set(frames) <= set(scene.frames)
         images = photos.load(number, SIZE).images
         assert images.shape == (len(frames), *SIZE, 3) and images.dtype == np.uint8
@@ -47,7 +48,7 @@ def test_groups_are_of_held_out_scenes_and_have_no_view_twice(photo_folder):
         assert np.abs(images[0] - halved).mean() < 3
 
     config.seed, config.batch.groups = 7, 16  # no run's affair
-    _, (again,) = sets_of(config)
+    _, (again,) = sets_of(config, views=6)
     assert again.groups == photos.groups
     np.testing.assert_array_equal(again.load(3, SIZE).images, photos.load(3, SIZE).images)
     (targets,) = choose_targets([photos], (1, 2, 3), 6).values()

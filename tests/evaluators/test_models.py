@@ -1,0 +1,125 @@
+"""How models of a sweep are written."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.config import default_config
+from muskie_jax.errors import UserError
+from muskie_jax.evaluators.models import find_models
+from muskie_jax.evaluators.subjects import FramewiseSubject, MuskieSubject
+from muskie_jax.models.muskie import build_model
+from muskie_jax.optim import make_optimizer
+from muskie_jax.train_step import TrainState
+
+STEPS = (10, 20, 30, 40)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs of the smallest network, with a checkpoint every ten steps."""
+    root = tmp_path_factory.mktemp("runs")
+    config = default_config()
+    config.model.variant = "nano"
+    images, mask = jnp.zeros((1, 1, 16, 16, 3)), jnp.zeros((1, 1, 1), bool)
+    for seed, (name, steps) in enumerate({"first": STEPS, "second": (5,)}.items()):
+        params = jax.jit(build_model("nano").init)(jax.random.key(seed), images, mask)["params"]
+        checkpoints = Checkpointer(root / name, keep=9)
+        for step in steps:
+            checkpoints.save(TrainState(jnp.int32(step), params, make_optimizer(config).init(params)), config)
+        checkpoints.close()
+    (root / "scene_index").mkdir()
+    (root / "scene_index" / "list.json").write_text("{}")
+    return root
+
+
+def found(*written, checkpoints="last"):
+    return find_models(written, checkpoints, "float32")
+
+
+@pytest.mark.parametrize(
+    "checkpoints, steps", [("last", [40]), ("all", [10, 20, 30, 40]), ("every 2", [20, 40]), ("every 3", [30, 40])]
+)
+def test_checkpoints_of_a_run(runs, checkpoints, steps):
+    models = found(str(runs / "first"), checkpoints=checkpoints)
+    assert [model.step for model in models] == steps
+    assert {(model.name, model.source) for model in models} == {("first", str(runs / "first"))}
+    assert len({model.version for model in models}) == len(models)
+
+
+@pytest.mark.parametrize("place", ["first/20", "first/checkpoints/20"])
+def test_one_checkpoint(runs, place):
+    (model,) = found(f"mine={runs / place}", checkpoints="all")
+    assert (model.name, model.step, model.source) == ("mine", 20, str(runs / "first"))
+    subject = model.load()
+    assert isinstance(subject, MuskieSubject) and subject.step == 20 and subject.network.width == 48
+
+
+def test_a_pattern_takes_runs_and_nothing_else(runs):
+    models = found(str(runs / "*"))
+    assert [(model.name, model.step) for model in models] == [("first", 40), ("second", 5)]
+    named = found(f"ours={runs / '*'}")
+    assert [model.name for model in named] == ["ours/first", "ours/second"]
+
+
+def test_untrained_is_like_the_first_muskie_before_it(runs):
+    _, twin, small = found(str(runs / "first"), "untrained", "untrained:tiny")
+    assert (twin.name, twin.step, small.name, small.step) == ("untrained", 0, "untrained (tiny)", 0)
+    subject = twin.load()
+    assert (subject.network.width, subject.network.depth, subject.step) == (48, 2, 0)
+    first, again = (np.asarray(twin.load().params["patch_embed"]["kernel"]) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert small.load().network.width == 192
+
+
+def test_rules_and_backbones(tmp_path):
+    still, patches, dino = found("still", "raw=patches", f"dinov2:{tmp_path / 'dino.pth'}")
+    assert (still.kind, patches.kind, patches.name) == ("still", "patches", "raw")
+    assert still.load().kind == "still" and patches.load().name == "raw"
+    assert (dino.kind, dino.name, dino.step) == ("dinov2", "dinov2 dino", None)
+    with pytest.raises(UserError, match=r"dino\.pth"):
+        dino.load()
+
+
+def test_a_backbone_is_loaded(tmp_path):
+    pytest.importorskip("transformers")
+    import framewise_made
+
+    path = framewise_made.write(tmp_path, "dinov2")
+    (model,) = found(f"ours=dinov2:{path}")
+    subject = model.load()
+    assert isinstance(subject, FramewiseSubject) and subject.name == "ours"
+    images = jnp.zeros((1, 2, 30, 44, 3))
+    traces = jax.eval_shape(subject.traces, subject.params, images)
+    patch = subject.network.settings.patch
+    rows, columns = round(30 / patch), round(44 / patch)
+    assert [x.shape[:4] for x in traces.features] == [(1, 2, rows, columns)] * subject.network.settings.depth
+    assert not traces.to_others
+
+
+@pytest.mark.parametrize(
+    "written, said",
+    [
+        (("untrained",), "write 'untrained:small'"),
+        (("untrained:smal",), "did you mean 'small'"),
+        (("runs/nowhere/at all",), "there is no 'runs/nowhere/at all'"),
+        (("=runs/a",), "write 'name=source'"),
+        (("name=",), "write 'name=source'"),
+        (("nothing/like/*/this",), "nothing is there like 'nothing/like/*/this'"),
+        (("a=still", "a=patches"), "still and patches would both be called 'a'"),
+    ],
+)
+def test_what_cannot_be(written, said):
+    with pytest.raises(UserError) as caught:
+        found(*written)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_without_checkpoints(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        found(str(tmp_path / "run"))
+    with pytest.raises(UserError, match="has no checkpoint 7"):
+        found(str(tmp_path / "run" / "7"))

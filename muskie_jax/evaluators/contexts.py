@@ -39,7 +39,7 @@ class Targets(NamedTuple):
     Attributes:
       views: the numbers of views, smallest first, that all these groups have.
       groups: numbers of the groups.
-      strangers: of each group; empty where there is but one number of views, 1.
+      strangers: of each group; empty where there is but one number of views, 1, or one scene in all.
     """
 
     views: tuple[int, ...]
@@ -59,7 +59,7 @@ def choose_targets(sets: Sequence[ViewSet], views: Sequence[int], groups: int) -
       groups: of each set at most, evenly spaced.
 
     Raises:
-      UserError: if a set is empty, or has too few views, or there is no stranger.
+      UserError: if a set is empty, or has too few views.
     """
     usable, chosen = {}, {}
     for one in sets:
@@ -70,7 +70,7 @@ def choose_targets(sets: Sequence[ViewSet], views: Sequence[int], groups: int) -
         usable[one.name] = tuple(count for count in sorted(set(views)) if count <= common)
         if not usable[one.name]:
             raise UserError(
-                f"reconstruction.views={tuple(views)}, but groups of {one.name} have {common} views: "
+                f"config.sweep.reconstruction.views={tuple(views)}, but groups of {one.name} have {common} views: "
                 f"write a number up to {common}"
             )
         enough = [i for i, group in enumerate(one.groups) if len(group.frames) >= usable[one.name][-1]]
@@ -85,27 +85,24 @@ def choose_targets(sets: Sequence[ViewSet], views: Sequence[int], groups: int) -
             other: [number for number in those if lengths[other][number] >= most]
             for other, those in chosen.items()
         }
-        strangers = [stranger_of(name, number, fitting, labels) for number in numbers] if most > 1 else []
-        targets[name] = Targets(usable[name], numbers, tuple(strangers))
+        found = [stranger_of(name, number, fitting, labels) for number in numbers] if most > 1 else []
+        strangers = tuple(key for key in found if key)
+        targets[name] = Targets(usable[name], numbers, strangers if len(strangers) == len(numbers) else ())
     return targets
 
 
 def stranger_of(
     name: str, number: int, groups: Mapping[str, Sequence[int]], labels: Mapping[str, Sequence[str]]
-) -> Key:
-    """A group that shows another scene.
+) -> Key | None:
+    """A group that shows another scene; None if there is none.
 
     It is one of the same set whose label shares the fewest leading folders with that of the target. Where
-    all share them, as groups of one sequence do, it is one of another set; and if there is none, one of
-    the same sequence, half of it away.
+    all share them, as groups of one sequence do, it is one of another set.
 
     Args:
       name, number: the target.
       groups: by set, those that may be chosen, the target among them.
       labels: by set, of all groups.
-
-    Raises:
-      UserError: if there is no other group.
     """
 
     def folders(other: int) -> list[str]:
@@ -117,17 +114,13 @@ def stranger_of(
     alike = lambda other: zip(folders(number), folders(other))
     same = lambda pair: pair[0] == pair[1]
     shared = {key: len([*itertools.takewhile(same, alike(key[1]))]) for key in candidates}
-    least = min(shared.values(), default=0)
-    elsewhere = [(other, i) for other, numbers in groups.items() if other != name for i in numbers]
-    if elsewhere and (not candidates or least == len(folders(number))):
-        candidates = elsewhere
-    else:
+    least = min(shared.values(), default=len(folders(number)))
+    if least < len(folders(number)):
         candidates = [key for key in candidates if shared[key] == least]
+    else:
+        candidates = [(other, i) for other, numbers in groups.items() if other != name for i in numbers]
     if not candidates:
-        raise UserError(
-            f"{name} has one group of views, and there is no other to compare its reconstruction with: "
-            "evaluate more groups or sets, or reconstruction.views=(1,)"
-        )
+        return None
     return candidates[(position + len(candidates) // 2) % len(candidates)]
 
 

@@ -1,8 +1,8 @@
 """Does a network use other views? Error of one masked view, by how many others it is given, and whose.
 
 A target is reconstructed with views of its own scene, and again, with the same mask, with as many of a
-stranger's scene (see `contexts`). What the first error is below the second is what the network has found
-in the other views. The target alone, `views` 1, is where both curves start.
+stranger's scene, if there is another (see `contexts`). What the first error is below the second is what
+the network has found in the other views. The target alone, `views` 1, is where both curves start.
 """
 
 import concurrent.futures
@@ -71,10 +71,10 @@ class CurveSettings:
     views_per_device: int = 32
 
     def __post_init__(self):
-        path = "reconstruction"
-        for name in ("sizes", "views", "references", "modes"):
+        path = "config.sweep.reconstruction"
+        for name in ("views", "references", "modes"):
             require(len(getattr(self, name)) > 0, f"{path}.{name} is empty: write one at least")
-        for name, least in (("groups", 1), ("pictures", 0), ("views_per_device", 1)):
+        for name, least in (("groups", 1), ("views_per_device", 1)):
             value = getattr(self, name)
             require(value >= least, f"{path}.{name}={value}: write {least} or more")
         require(min(self.views) >= 1, f"{path}.views={self.views}: write 1 or more")
@@ -197,9 +197,10 @@ class ReconstructionCurves:
         masks = np.stack([draw_masks(label, views, grid, mode, ratio) for label in scenes.labels])
         patches = masks[:, 0].sum(-1)
         run = functools.partial(self._run, subject, scenes, masks)
+        contexts = (ALONE,) if views == 1 else (OWN, STRANGER) if scenes.strangers else (OWN,)
         pictures = {}
         for references in self._settings.references_of(views):
-            for context in (ALONE,) if views == 1 else (OWN, STRANGER):
+            for context in contexts:
                 (squared, baseline), pictures[context] = run(references, context)
                 for overlap, chosen in overlap_bins(scenes.seen, references).items():
                     mean = lambda sums, chosen=chosen: Mean(sums[chosen].sum(), patches[chosen].sum())
@@ -213,7 +214,7 @@ class ReconstructionCurves:
                         values,
                     )
         if self._settings.pictures and 1 < views == self._targets[setting["dataset"]].views[-1]:
-            yield _figure(pictures[OWN], pictures[STRANGER], subject.network.patch, references, labels)
+            yield _figure([pictures[each] for each in contexts], subject.network.patch, references, labels)
 
     def _load(self, dataset: str, size: tuple[int, int]) -> _Scenes:
         targets = self._targets[dataset]
@@ -318,30 +319,27 @@ def _grid(subject: Subject, size: tuple[int, int], mode: str, ratio: float) -> t
     nearest = nearest_size(size, patch)
     if nearest != tuple(size):
         raise UserError(
-            f"reconstruction.sizes has {size[0]}x{size[1]}, not divisible by the patch size {patch} of "
+            f"config.sweep.sizes has {size[0]}x{size[1]}, not divisible by the patch size {patch} of "
             f"{subject.name}: the nearest that is, is {nearest}"
         )
     grid = size[0] // patch, size[1] // patch
     if hidden_count(grid, ratio) == 0:
         raise UserError(
-            f"reconstruction.modes: {mode} with ratio {ratio} hides nothing of {size[0]}x{size[1]}: "
+            f"config.sweep.reconstruction.modes: {mode} with ratio {ratio} hides nothing of {size[0]}x{size[1]}: "
             f"write at least {1 / (grid[0] * grid[1]):.3g}"
         )
     return grid
 
 
 def _figure(
-    own: tuple[np.ndarray, ...],
-    stranger: tuple[np.ndarray, ...],
-    patch: int,
-    references: int,
-    labels: dict[str, Any],
+    pictures: Sequence[tuple[np.ndarray, ...]], patch: int, references: int, labels: dict[str, Any]
 ) -> Figure:
-    """Each target with its own scene's views and, below, with its stranger's."""
-    paired = [np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:]) for parts in zip(own, stranger)]
+    """Each target with its own scene's views and, below, with its stranger's if there is one."""
+    rows = [np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:]) for parts in zip(*pictures)]
+    below = " and, below, with those of another" if len(pictures) > 1 else ""
     caption = (
         f"{labels['dataset']}, mask {labels['mask']}: view {references + 1} from the left is reconstructed "
-        "with the others of its own scene and, below, with those of another."
+        f"with the others of its own scene{below}."
     )
     labels = labels | {"num_reference": references}
-    return Figure("reconstruction", labels, caption, reconstruction_sheet(*paired, patch))
+    return Figure("reconstruction", labels, caption, reconstruction_sheet(*rows, patch))

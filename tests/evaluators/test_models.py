@@ -28,7 +28,9 @@ def runs(tmp_path_factory):
         params = jax.jit(build_model("nano").init)(jax.random.key(seed), images, mask)["params"]
         checkpoints = Checkpointer(root / name, keep=9)
         for step in steps:
-            checkpoints.save(TrainState(jnp.int32(step), params, make_optimizer(config).init(params)), config)
+            checkpoints.save(
+                TrainState(jnp.int32(step), params, make_optimizer(config).init(params)), config
+            )
         checkpoints.close()
     (root / "scene_index").mkdir()
     (root / "scene_index" / "list.json").write_text("{}")
@@ -40,7 +42,8 @@ def found(*written, checkpoints="last"):
 
 
 @pytest.mark.parametrize(
-    "checkpoints, steps", [("last", [40]), ("all", [10, 20, 30, 40]), ("every 2", [20, 40]), ("every 3", [30, 40])]
+    "checkpoints, steps",
+    [("last", [40]), ("all", [10, 20, 30, 40]), ("every 2", [20, 40]), ("every 3", [30, 40])],
 )
 def test_checkpoints_of_a_run(runs, checkpoints, steps):
     models = found(str(runs / "first"), checkpoints=checkpoints)
@@ -95,7 +98,9 @@ def test_a_backbone_is_loaded(tmp_path):
     traces = jax.eval_shape(subject.traces, subject.params, images)
     patch = subject.network.settings.patch
     rows, columns = round(30 / patch), round(44 / patch)
-    assert [x.shape[:4] for x in traces.features] == [(1, 2, rows, columns)] * subject.network.settings.depth
+    assert [x.shape[:4] for x in traces.features] == [
+        (1, 2, rows, columns)
+    ] * subject.network.settings.depth
     assert not traces.to_others
 
 

@@ -89,7 +89,7 @@ def mesh_of(devices):
 
 def subject_of(model, params=None):
     params = {"head": np.zeros(1)} if params is None else params
-    return types.SimpleNamespace(name="fake", kind="muskie", model=model, params=params)
+    return types.SimpleNamespace(name="fake", kind="muskie", network=model, params=params)
 
 
 def settings_of(**changes):
@@ -234,7 +234,8 @@ def test_sets_are_loaded_once_for_units_in_order():
     settings = evaluator.settings()
     assert json.loads(json.dumps(settings)) == settings and len(settings) == 6
     assert settings[1] == {
-        "dataset": "scenes", "height": 16, "width": 24, "mask": "random", "ratio": 0.75, "views": 2
+        "dataset": "scenes", "height": 16, "width": 24, "mask": "random", "ratio": 0.75, "views": 2,
+        "references": [0, 1], "groups": 5, "pictures": 0,
     }  # fmt: skip
 
 
@@ -267,10 +268,17 @@ def test_muskie_and_its_picture():
     assert (column(first[0], 1) == 128).mean() > 0.7, "the target is hidden"
     assert (column(first[0], 0) == column(first[3], 0)).all(), "the reference view is not"
 
-    assert evaluator.accepts(subject)
+    assert evaluator.accepts("muskie") and not evaluator.accepts("mae")
     body = {name: value for name, value in params.items() if name != "head"}
-    assert not evaluator.accepts(subject_of(model, body))
-    assert not evaluator.accepts(types.SimpleNamespace(kind="mae", params={"head": 0}))
+    assert list(evaluator.evaluate(subject_of(model, body), two)) == [], "nothing reconstructs"
+
+
+def test_a_single_scene_has_no_stranger():
+    scene = Scenes()
+    scene.groups = tuple(Group(f"attic/{i}", group.frames) for i, group in enumerate(scene.groups))
+    found = list(curves([scene], pictures=1).evaluate(subject_of(Copier()), curves([scene]).settings()[-1]))
+    assert {row.labels["context"] for row in found if isinstance(row, Row)} == {"own"}
+    assert "another" not in found[-1].caption
 
 
 def test_errors_say_what_to_write():
@@ -287,7 +295,7 @@ def test_errors_say_what_to_write():
         ({"views": (2, 4), "references": (4,)}, "write numbers below 4"),
         ({"views": (0, 1)}, r"views=\(0, 1\): write 1 or more"),
         ({"references": (-1,)}, "write 0 or more"),
-        ({"sizes": ()}, "sizes is empty"),
+        ({"modes": ()}, "modes is empty"),
         ({"groups": 0}, "groups=0: write 1 or more"),
     ):
         with pytest.raises(UserError, match=message):

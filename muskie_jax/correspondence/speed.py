@@ -99,9 +99,8 @@ def main(argv: list[str]) -> None:
         said = {key: np.asarray(tracks, np.float64) for key, (tracks, _) in read(traces, points).items()}
         cost[f"truth and scores, {name}"] = milliseconds(lambda said=said: judge(said, pixels, views))
     device = jax.devices()[0].device_kind
-    print(
-        f"{POINTS.value} points, {VIEWS.value} views of {SIZE.value}x{SIZE.value}, {VARIANT.value}, {device}"
-    )
+    size = f"{SIZE.value}x{SIZE.value}"
+    print(f"{POINTS.value} points, {VIEWS.value} views of {size}, {VARIANT.value}, {device}")
     for name, each in cost.items():
         print(f"  {name:28s} {each:9.2f} ms")
     print(json.dumps({"device": device, **{name: round(each, 3) for name, each in cost.items()}}))

@@ -70,8 +70,8 @@ def choose_targets(sets: Sequence[ViewSet], views: Sequence[int], groups: int) -
         usable[one.name] = tuple(count for count in sorted(set(views)) if count <= common)
         if not usable[one.name]:
             raise UserError(
-                f"config.sweep.reconstruction.views={tuple(views)}, but groups of {one.name} have {common} views: "
-                f"write a number up to {common}"
+                f"config.sweep.reconstruction.views={tuple(views)}, but groups of {one.name} have "
+                f"{common} views: write a number up to {common}"
             )
         enough = [i for i, group in enumerate(one.groups) if len(group.frames) >= usable[one.name][-1]]
         count = min(groups, len(enough))

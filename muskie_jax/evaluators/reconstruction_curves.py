@@ -325,8 +325,8 @@ def _grid(subject: Subject, size: tuple[int, int], mode: str, ratio: float) -> t
     grid = size[0] // patch, size[1] // patch
     if hidden_count(grid, ratio) == 0:
         raise UserError(
-            f"config.sweep.reconstruction.modes: {mode} with ratio {ratio} hides nothing of {size[0]}x{size[1]}: "
-            f"write at least {1 / (grid[0] * grid[1]):.3g}"
+            f"config.sweep.reconstruction.modes: {mode} with ratio {ratio} hides nothing of "
+            f"{size[0]}x{size[1]}: write at least {1 / (grid[0] * grid[1]):.3g}"
         )
     return grid
 

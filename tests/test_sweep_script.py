@@ -1,6 +1,7 @@
 """launch/sweep.sh, with stand-ins for Python and SLURM: which runs it starts, how, and when it stops."""
 
 import ast
+import os
 import re
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import subprocess
 import pytest
 from launched import ROOT, TRAINER, Project, commands
 
-SWEEP = ["configs/photos.py", "--workdir", 'runs/it\'s "mine"\\']
+SWEEP = ["configs/photos.py", "--workdir", 'runs/it\'s "mine"\\new']
 FOLDER = SWEEP[-1]
 SETTINGS = [
     "--config.duration=50_000 steps", "--config.buckets.views=(2, 4)", "--config.seed", "1",
@@ -119,15 +120,18 @@ def test_a_run_that_fails_is_named_and_does_not_stop_the_others(project):
 def test_a_signal_reaches_the_training_once_and_ends_the_sweep(project, number):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # one that is ignored stays so
     try:
-        process = project.start("sweep.sh", *SWEEP, RUNS=RUNS, FOREVER="1")
+        process = project.start("sweep.sh", *SWEEP, RUNS=RUNS, FOREVER="1", SAVING="0.5")
     finally:
         signal.signal(signal.SIGINT, before)
     assert process.stdout.readline() == "training\n", process.communicate()
     (call,) = project.trainings()
     assert call["group"] == call["process"] != process.pid, "Ctrl-C would come twice"
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
-    assert process.returncode == 130 and out == "saved\n", err
+    assert process.wait(timeout=20) == 130
+    with pytest.raises(ProcessLookupError):  # the script waited until it had saved
+        os.kill(call["process"], 0)
+    out, err = process.communicate()
+    assert out == "saved\n", err
     assert err.splitlines()[-1] == "stopped in base: the same command goes on from there"
     assert len(trained(project)) == 1
 

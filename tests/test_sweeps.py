@@ -185,6 +185,9 @@ def test_a_run_is_complete_when_its_last_step_is_saved_and_evaluated(tmp_path):
     with metrics.open("a") as file:
         file.write(json.dumps({"step": 30, "evaluation/mse": 0.1}) + "\n")
     assert is_complete(config, tmp_path)
+    (tmp_path / "checkpoints/30").rename(tmp_path / "checkpoints/20")
+    assert not is_complete(config, tmp_path), "not saved, or found damaged"
+    (tmp_path / "checkpoints/20").rename(tmp_path / "checkpoints/30")
     config.duration = "40 steps"
     assert not is_complete(config, tmp_path), "it is to be longer now"
     config.duration, config.job = "30 steps", "plan"

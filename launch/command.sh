@@ -56,9 +56,21 @@ check_arguments() {
   [ -n "$workdir" ] || fail "--workdir is missing: write --workdir runs/base"
 }
 
-# Without a GPU, JAX would train on the CPU without a word.
+# GPUS=all, or numbers: `settings` are the variables that a trainer needs.
+choose_gpus() {
+  GPUS=${GPUS:-all}
+  settings=("$CACHE")
+  case $GPUS in
+    all) ;;
+    *[!0-9,]* | ,* | *, | *,,*) fail "GPUS=$GPUS: write all, or numbers such as 0 or 0,1" ;;
+    *) settings+=("CUDA_VISIBLE_DEVICES=$GPUS") ;;
+  esac
+}
+
+# Without a GPU, JAX would train on the CPU without a word, unless JAX_PLATFORMS=cpu asks for that.
 check_gpu() {
-  [ -n "${DRY_RUN:-}" ] || python -c 'import jax, sys; sys.exit(jax.default_backend() != "gpu")' 2>/dev/null ||
+  [ -n "${DRY_RUN:-}" ] || [ "${JAX_PLATFORMS:-}" = cpu ] ||
+    python -c 'import jax, sys; sys.exit(jax.default_backend() != "gpu")' 2>/dev/null ||
     fail "JAX sees no GPU$1: write $VENV/bin/python -m pip install 'jax[cuda13]' -c constraints.txt" \
       "(and see what nvidia-smi says)"
 }

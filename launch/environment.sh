@@ -13,6 +13,11 @@ find_python() {
   return 1
 }
 
+use_venv() {
+  PATH="$PWD/$VENV/bin:$PATH"
+  case $VENV in /*) PATH="$VENV/bin:$PATH" ;; esac
+}
+
 install() {
   local python stamp file
   python=$(find_python) || exit 2
@@ -24,6 +29,5 @@ install() {
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt "$@"
     echo "$stamp" >"$file"
   fi
-  PATH="$PWD/$VENV/bin:$PATH"
-  case $VENV in /*) PATH="$VENV/bin:$PATH" ;; esac
+  use_venv
 }

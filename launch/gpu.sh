@@ -6,13 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 source launch/command.sh
 
-GPUS=${GPUS:-all}
-settings=("$CACHE")
-case $GPUS in
-  all) ;;
-  *[!0-9,]* | ,* | *, | *,,*) fail "GPUS=$GPUS: write all, or numbers such as 0 or 0,1" ;;
-  *) settings+=("CUDA_VISIBLE_DEVICES=$GPUS") ;;
-esac
+choose_gpus
 check_arguments "$@"
 export "${settings[@]}"
 [ -n "${DRY_RUN:-}" ] || install

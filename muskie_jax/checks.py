@@ -28,6 +28,16 @@ def suggest(word: str, allowed: Iterable[str]) -> str:
     return f"{meant} (there is: {', '.join(allowed)})"
 
 
+def check_setting(config: ConfigDict, path: str, said: str) -> None:
+    """For a setting such as "optim.lr" that there is not in a config; messages begin with what was said."""
+    section = config
+    for key in path.split("."):
+        if not isinstance(section, ConfigDict) or key not in section:
+            known = section if isinstance(section, ConfigDict) else ()
+            raise UserError(f"{said}: no setting {key!r}{suggest(key, known)}")
+        section = section[key]
+
+
 def nearest_size(size: tuple[int, int], patch: int) -> tuple[int, int]:
     """The (height, width) nearest to an image's, itself if possible, that can be cut into patches."""
     height, width = (max(patch, round(side / patch) * patch) for side in size)

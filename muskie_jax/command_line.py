@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from muskie_jax.checks import suggest
+from muskie_jax.checks import check_setting
 from muskie_jax.config import default_config
 from muskie_jax.errors import UserError, one_line
 
@@ -151,12 +151,6 @@ def check_overrides(argv: list[str]) -> None:
     for argument in argv:
         if not argument.startswith(("--config.", "-config.")):
             continue
-        *path, name = argument.lstrip("-").partition("=")[0].split(".")[1:]
-        section = default_config()
-        if path[:1] in (["sources"], ["posed"]):
-            continue
-        for key in (*path, name):
-            if not isinstance(section, ConfigDict) or key not in section:
-                known = section if isinstance(section, ConfigDict) else ()
-                raise UserError(f"{argument}: no setting {key!r}{suggest(key, known)}")
-            section = section[key]
+        path = argument.lstrip("-").partition("=")[0].partition(".")[2]
+        if path.partition(".")[0] not in ("sources", "posed"):
+            check_setting(default_config(), path, argument)

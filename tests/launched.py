@@ -1,10 +1,12 @@
 """A copy of the launch scripts to run, with stand-ins for the programs that they call."""
 
+import contextlib
 import json
 import os
 import pathlib
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -77,6 +79,12 @@ class Project:
 
     def trainings(self):
         return [call for call in self.calls("python") if call["arguments"][:2] == TRAINER[1:]]
+
+    def end(self):
+        """Kills what still trains."""
+        for call in self.trainings():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(call["process"], signal.SIGKILL)
 
 
 def commands(text):

@@ -1,4 +1,4 @@
-"""Stands in for Python, gcloud, srun, scontrol and kubectl in test_launch.py.
+"""Stands in for Python, gcloud, srun, scontrol and kubectl in tests of the launch scripts.
 
 It is run under their names, does the little that the launch scripts need of them, and notes the calls
 that matter as lines of the file $CALLS.
@@ -18,14 +18,15 @@ STOPPED = 75
 
 def note(**more):
     call = {"program": name, "arguments": arguments, "process": os.getpid(), "session": os.getsid(0)}
-    call |= {"environment": dict(os.environ)} | more
+    call |= {"group": os.getpgrp(), "environment": dict(os.environ)} | more
     with open(os.environ["CALLS"], "a") as file:
         file.write(json.dumps(call) + "\n")
 
 
 def train():
     def stop(*_):
-        print("saved", flush=True)
+        time.sleep(float(os.environ.get("SAVING", 0)))
+        os.write(1, b"saved\n")  # it may come in the middle of printing
         sys.exit(STOPPED)
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN if "DEAF" in os.environ else stop)
@@ -33,12 +34,24 @@ def train():
     print("training", flush=True)
     while "FOREVER" in os.environ:
         time.sleep(0.05)
-    sys.exit(int(os.environ.get("EXIT", 0)))
+    # All trainings, or one run of a sweep.
+    fails = any(word.endswith(os.environ.get("FAILS", "")) for word in arguments)
+    sys.exit(int(os.environ.get("EXIT", 0)) if fails else 0)
+
+
+def list_runs():
+    if "DRY_RUN" not in os.environ:
+        note()
+    if "RUNS" not in os.environ:
+        sys.exit("error: run 'base': config.duration is wrong")
+    print(os.environ["RUNS"])
 
 
 def python():
     if arguments[:2] == ["-m", "muskie_jax.main"]:
         train()
+    elif arguments[:2] == ["-m", "muskie_jax.sweeps"]:
+        list_runs()
     elif arguments == ["--version"]:
         print("Python 3.12.0")
     elif arguments[:2] == ["-m", "venv"]:

@@ -4,13 +4,10 @@ Whatever lies between a script and the trainer (ssh, SLURM, YAML), the trainer m
 they were, and SIGTERM.
 """
 
-import contextlib
-import os
 import pathlib
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import time
 
@@ -36,9 +33,7 @@ JOB = {"SLURM_JOB_ID": "77", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_NUM_NODES": "
 def project(tmp_path):
     project = Project(tmp_path)
     yield project
-    for call in project.trainings():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(call["process"], signal.SIGKILL)
+    project.end()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -35,7 +35,9 @@ from muskie_jax.evaluators.subjects import (
 )
 from muskie_jax.files import user_path
 from muskie_jax.interop.framewise import FAMILIES, load_framewise
+from muskie_jax.interop.hub import WEIGHTS
 from muskie_jax.interop.load import REPO, model_of, open_weights
+from muskie_jax.interop.weights import SUFFIXES
 from muskie_jax.models.muskie import CHANNELS, VARIANTS, build_model
 
 UNTRAINED = "untrained"
@@ -104,13 +106,21 @@ def _name_and_source(entry: str) -> tuple[str, str]:
 
 
 def _expand(source: str) -> list[str]:
-    """A pattern's paths, in order; anything else as it is."""
+    """The paths with weights that a pattern means, in order; anything else as it is."""
     if "*" not in source:
         return [source]
-    paths = sorted(path for path in glob.glob(str(user_path(source))) if not path.endswith(".json"))
+    paths = sorted(path for path in glob.glob(str(user_path(source))) if _has_weights(pathlib.Path(path)))
     if not paths:
-        raise UserError(f"config.sweep.models: nothing is there like {source!r}")
+        raise UserError(f"config.sweep.models: no weights are there like {source!r}")
     return paths
+
+
+def _has_weights(path: pathlib.Path) -> bool:
+    """Whether a path is a file of weights, or a folder with some: of a run, a checkpoint, an export."""
+    if path.is_file():
+        return path.suffix in SUFFIXES
+    saved = any(entry.name.isdigit() for entry in path.glob("checkpoints/*"))
+    return saved or (path / "meta").is_dir() or (path / WEIGHTS).is_file()
 
 
 def _find(source: str, name: str, checkpoints: str, dtype: str, before: Sequence[Model]) -> Iterator[Model]:

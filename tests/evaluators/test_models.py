@@ -1,8 +1,8 @@
 """How models of a sweep are written."""
 
-import framewise_made
 import functools
 
+import framewise_made
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,7 +117,7 @@ def test_a_backbone_is_loaded(tmp_path, monkeypatch):
         (("runs/nowhere/at all",), "there is no 'runs/nowhere/at all'"),
         (("=runs/a",), "write 'name=source'"),
         (("name=",), "write 'name=source'"),
-        (("nothing/like/*/this",), "nothing is there like 'nothing/like/*/this'"),
+        (("nothing/like/*/this",), "no weights are there like 'nothing/like/*/this'"),
         (("a=still", "a=patches"), "still and patches would both be called 'a'"),
     ],
 )

@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     except (UserError, NotFinite) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the latest checkpoint", file=sys.stderr)
+        print("interrupted: the same command goes on from what was saved", file=sys.stderr)
         sys.exit(INTERRUPTED)
     if jax.process_index() == 0:
         print_result(result)

@@ -218,7 +218,7 @@ def test_colmap_without_pycolmap_says_how_to_install_it(tmp_path, monkeypatch):
     (tmp_path / "garden" / "sparse").mkdir(parents=True)
     (tmp_path / "garden" / "sparse" / "cameras.txt").touch()
     monkeypatch.setitem(sys.modules, "pycolmap", None)
-    assert 'pip install "muskie-jax[colmap]"' in error_of("colmap", tmp_path)
+    assert 'pip install -e ".[colmap]"' in error_of("colmap", tmp_path)
 
 
 @pytest.mark.parametrize("data", [b"", b"4&3&1&" + bytes(47), b"4&3&3&" + bytes(144), b"0&0&1&"])

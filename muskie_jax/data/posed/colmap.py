@@ -6,7 +6,7 @@ or `depth/<stem>.png`, a 16-bit PNG of z-depth (`depth_unit` metres per step, by
 Images must be undistorted (`colmap image_undistorter`). A model is in metres only if it was given them;
 else what is called metres here is the model's unit.
 
-Models are read with pycolmap, which is installed by `pip install "muskie-jax[colmap]"`.
+Models are read with pycolmap, which is what the extra `colmap` installs.
 """
 
 import pathlib
@@ -48,7 +48,9 @@ def _pycolmap() -> Any:
     try:
         import pycolmap
     except ImportError as error:
-        raise UserError('COLMAP models need pycolmap: pip install "muskie-jax[colmap]"') from error
+        raise UserError(
+            'COLMAP models need pycolmap: python -m pip install -e ".[colmap]" -c constraints.txt gets it'
+        ) from error
     return pycolmap
 
 

@@ -18,9 +18,9 @@ import numpy as np
 from absl import app, flags
 
 from muskie_jax.correspondence import PROTOCOLS
-from muskie_jax.correspondence.scores import Scores, errors_of, truth_of
+from muskie_jax.correspondence.scores import Scores, truth_of
 from muskie_jax.data.posed import PosedViews
-from muskie_jax.evaluators.correspondence import read_traces
+from muskie_jax.evaluators.correspondence import Predictions, Question, judge, predictors, read_traces
 from muskie_jax.evaluators.subjects import MuskieSubject, Traces
 from muskie_jax.models.muskie import VARIANTS, build_model
 
@@ -96,8 +96,9 @@ def main(argv: list[str]) -> None:
         )
         read = jax.jit(read)
         cost[f"predictors, {name}"] = milliseconds(lambda read=read: read(traces, points))
-        said = {key: np.asarray(tracks, np.float64) for key, (tracks, _) in read(traces, points).items()}
-        cost[f"truth and scores, {name}"] = milliseconds(lambda said=said: judge(said, pixels, views))
+        said = read(traces, points)
+        said = dict(zip(predictors(said), jax.device_get(list(said.values()))))
+        cost[f"truth and scores, {name}"] = milliseconds(lambda said=said: scores_of(said, pixels, views))
     device = jax.devices()[0].device_kind
     size = f"{SIZE.value}x{SIZE.value}"
     print(f"{POINTS.value} points, {VIEWS.value} views of {size}, {VARIANT.value}, {device}")
@@ -106,14 +107,13 @@ def main(argv: list[str]) -> None:
     print(json.dumps({"device": device, **{name: round(each, 3) for name, each in cost.items()}}))
 
 
-def judge(said: dict[str, np.ndarray], points: np.ndarray, views: PosedViews) -> list[dict[str, float]]:
+def scores_of(said: Predictions, points: np.ndarray, views: PosedViews) -> list[dict[str, float]]:
     """The figures of every prediction."""
     truths = {protocol: truth_of(points, views, protocol) for protocol in PROTOCOLS}
     figures = []
-    for name, tracks in said.items():
-        protocol = name.rpartition("/")[2]
-        errors, scores = errors_of(tracks, truths[protocol], views, protocol), Scores()
-        scores.add(*(error[truths[protocol].counted] for error in errors))
+    for predictor, pixels, metres in judge(said, Question("made up", views, points, truths)):
+        counted, scores = truths[predictor.protocol].counted, Scores()
+        scores.add(pixels[counted], metres[counted])
         figures.append(scores.values())
     return figures
 

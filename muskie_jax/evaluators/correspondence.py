@@ -1,5 +1,6 @@
 """Correspondence: how well a network finds points of one view in the others, on views of known geometry."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
@@ -40,6 +41,10 @@ class Predictor(NamedTuple):
     predictor: str
     layer: str | int
     protocol: str
+
+
+# Where points are, float (N, V, 2), and bool (N, V), which of these are cycle consistent.
+Predictions = dict[Predictor, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,13 +113,11 @@ class CorrespondenceEvaluator:
         tallies: dict[Predictor, dict[tuple[str, str], Scores]] = {}
         drawn = []
         for question, predictions, features in self._answers(subject, *place):
-            for predictor, (tracks, trusted) in predictions.items():
+            for predictor, pixels, metres in judge(predictions, question):
                 parts = tallies.setdefault(predictor, {})
-                truth = question.truths[predictor.protocol]
-                errors = errors_of(tracks, truth, question.views, predictor.protocol)
+                truth, (_, trusted) = question.truths[predictor.protocol], predictions[predictor]
                 for part, chosen in _parts(truth, trusted, predictor.protocol):
-                    scores = parts.setdefault(part, Scores())
-                    scores.add(*(error[chosen] for error in errors))
+                    parts.setdefault(part, Scores()).add(pixels[chosen], metres[chosen])
             if len(drawn) < self.pictures:
                 drawn.append((question, predictions, [np.asarray(x) for x in features]))
         values = {
@@ -130,21 +133,19 @@ class CorrespondenceEvaluator:
 
     def _answers(
         self, subject: Subject, name: str, views: int, height: int, width: int
-    ) -> Iterator[tuple[Question, dict[Predictor, tuple[np.ndarray, np.ndarray]], list[Array]]]:
+    ) -> Iterator[tuple[Question, Predictions, list[Array]]]:
         """Every group, what the subject says of it, and its features (V, h, w, F) by layer."""
         count, batch = len(self.sets[views, name].groups), self.mesh.size
         blank = dataclasses.replace(subject, name="", params=None, step=None, source="")
         size, layers, protocols = (height, width), self.layers, self.protocols
         params = jax.device_put(subject.params, jax.NamedSharding(self.mesh, P()))
+        coming, numbers = collections.deque(), iter(range(count))
         with concurrent.futures.ThreadPoolExecutor(LOADERS) as pool:
-            ask = lambda number: pool.submit(self._question, name, views, size, number % count)
-            ahead = [ask(number) for number in range(min(count, 2 * batch))]
             for first in range(0, count, batch):
-                questions = [future.result() for future in ahead[:batch]]
-                ahead = ahead[batch:] + [
-                    ask(n) for n in range(first + 2 * batch, min(count, first + 3 * batch))
-                ]
-                real = len(questions)
+                for number in itertools.islice(numbers, batch + LOADERS - len(coming)):
+                    coming.append(pool.submit(self._question, name, views, size, number))
+                real = min(batch, count - first)
+                questions = [coming.popleft().result() for _ in range(real)]
                 padded = questions + questions[:1] * (batch - real)
                 images = np.stack([question.views.images for question in padded])
                 points = np.stack([_pad(question.points, self.points) for question in padded])
@@ -173,6 +174,16 @@ class CorrespondenceEvaluator:
             raise UserError(f"config.posed.{name}: no depth is known in the first view of {label}")
         truths = {protocol: truth_of(points, loaded, protocol) for protocol in self.protocols}
         return Question(label, loaded, points, truths)
+
+
+def judge(
+    predictions: Predictions, question: Question
+) -> Iterator[tuple[Predictor, np.ndarray, np.ndarray]]:
+    """The errors of all predictions, pixels and metres (N, V): see `errors_of`."""
+    for protocol, truth in question.truths.items():
+        named = [predictor for predictor in predictions if predictor.protocol == protocol]
+        tracks = np.stack([predictions[predictor][0] for predictor in named])
+        yield from zip(named, *errors_of(tracks, truth, question.views, protocol))
 
 
 def predictors(said: Mapping[str, Any]) -> list[Predictor]:
@@ -296,7 +307,7 @@ def _figures(
     subject: Subject,
     about: dict[str, Any],
     question: Question,
-    predictions: Mapping[Predictor, tuple[np.ndarray, np.ndarray]],
+    predictions: Predictions,
     features: Sequence[np.ndarray],
     values: Mapping[Predictor, Mapping[tuple[str, str], Mapping[str, float]]],
 ) -> Iterator[Figure]:
@@ -312,8 +323,10 @@ def _figures(
     where = f"{about['dataset']}, {question.label}"
     picture = track_picture(question.views.images, question.points, truth.tracks, tracks, truth.counted)
     layer = "" if shown.layer == ALL else f" of layer {shown.layer}"
-    found = f"where its {shown.predictor}{layer} finds them ({where})"
-    caption = f"{subject.name}: points of the first view and {found}"
+    found = f"where its {shown.predictor}{layer} finds them"
+    if shown.predictor == STILL:
+        found = "where they would be if nothing moved"
+    caption = f"{subject.name}: points of the first view and {found} ({where})"
     yield Figure("tracks", labels | shown._asdict(), caption, picture)
     if by_feature is None:
         return

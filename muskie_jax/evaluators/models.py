@@ -147,7 +147,8 @@ def _muskies(source: str, name: str, checkpoints: str, dtype: str) -> Iterator[M
         folder, step = run / "checkpoints", path.name
         path = run
     if not folder.is_dir():
-        if not (path.exists() or REPO.fullmatch(source)):
+        # As `load_pretrained` decides, which would look for it on the hub when its turn has come.
+        if not path.exists() and (path.parent.is_dir() or not REPO.fullmatch(source)):
             others = ", ".join((UNTRAINED, *RULES, *(f"{family}:..." for family in FAMILIES)))
             raise UserError(
                 f"config.sweep.models: there is no {source!r}: write a work directory, a file of weights, "
@@ -183,7 +184,7 @@ def _load_muskie(name: str, place: str, source: str, dtype: str) -> Subject:
 def _untrained(source: str, variant: str | None, name: str, dtype: str, before: Sequence[Model]) -> Model:
     if variant is not None:
         one_of(variant, VARIANTS, f"config.sweep.models {source!r}")
-        network_of = lambda: build_model(variant, dtype=dtype)
+        network_of, version = lambda: build_model(variant, dtype=dtype), variant
     else:
         trained = [m for m in before if m.kind == MUSKIE and m.step != 0]
         if not trained:
@@ -192,7 +193,7 @@ def _untrained(source: str, variant: str | None, name: str, dtype: str, before: 
                 "is none: write 'untrained:small'"
             )
         network_of = lambda: model_of(open_weights(trained[0].source).network, dtype)
-        source = f"{UNTRAINED}, as {trained[0].source}"
+        source, version = f"{UNTRAINED}, as {trained[0].source}", trained[0].version
     label = name or (f"untrained ({variant})" if variant else UNTRAINED)
 
     def load() -> Subject:
@@ -202,7 +203,7 @@ def _untrained(source: str, variant: str | None, name: str, dtype: str, before: 
         params = jax.jit(model.init)(jax.random.key(INIT_SEED), images)["params"]
         return MuskieSubject(label, model, params, 0, source)
 
-    return Model(label, MUSKIE, 0, source, "1", load)
+    return Model(label, MUSKIE, 0, source, version, load)
 
 
 def _load_framewise(name: str, kind: str, source: str, dtype: str) -> Subject:

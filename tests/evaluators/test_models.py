@@ -127,6 +127,13 @@ def test_what_cannot_be(written, said):
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_mistyped_run_is_not_looked_for_on_the_hub(runs, monkeypatch):
+    monkeypatch.chdir(runs.parent)
+    with pytest.raises(UserError, match=f"there is no '{runs.name}/frist'"):
+        found(f"{runs.name}/frist")
+    assert found("user/name")[0].version == "elsewhere"
+
+
 def test_a_run_without_checkpoints(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match="has no checkpoint yet"):

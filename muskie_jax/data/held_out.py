@@ -3,29 +3,20 @@
 Photographs have no geometry, rooms of the synthetic world have all of it.
 """
 
-import functools
 import itertools
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.mixture import EVALUATION_SEED, Mixture
 from muskie_jax.data.pipeline import HELDOUT_STREAM
-from muskie_jax.data.posed.views import Group, PosedViews
+from muskie_jax.data.posed.rooms import Rooms
+from muskie_jax.data.posed.views import Group
 from muskie_jax.data.samples import STAND_INS
 from muskie_jax.data.sources import PhotographSource, SyntheticSource
-from muskie_jax.data.synthetic.render import render_group
-from muskie_jax.data.synthetic.textures import photo_pyramid
 from muskie_jax.data.views import centre_view
 from muskie_jax.errors import UserError
-
-_render = jax.jit(
-    functools.partial(render_group, with_geometry=True),
-    static_argnames=("num_views", "height", "width", "config"),
-)
 
 
 class Photographs(NamedTuple):
@@ -47,6 +38,8 @@ class HeldOutPhotographs:
     Attributes:
       name, groups: see `muskie_jax.data.posed.views.PosedSet`.
     """
+
+    parallel = True
 
     def __init__(self, source: PhotographSource, views: int, groups: int):
         self.name, self._source, self._drawn = source.name, source, []
@@ -85,48 +78,14 @@ class HeldOutPhotographs:
         )
 
 
-class HeldOutRooms:
-    """Rooms of the synthetic world, each a scene of its own, with exact depth and cameras.
-
-    Args:
-      source: the world.
-      photos: textures, uint8 (N, S, S, 3), or None.
-      views, groups: see `HeldOutPhotographs`.
-
-    Attributes:
-      name, groups: see `muskie_jax.data.posed.views.PosedSet`.
-    """
-
-    def __init__(self, source: SyntheticSource, photos: np.ndarray | None, views: int, groups: int):
-        self.name, self._world, self._views = source.name, source.world, views
-        self._pyramid = None if photos is None else photo_pyramid(jnp.asarray(photos))
-        frames = tuple(f"view_{view}" for view in range(views))
-        self.groups = tuple(Group(f"room_{number:06d}", frames) for number in range(groups))
-
-    def load(self, number: int, size: tuple[int, int]) -> PosedViews:
-        """Renders room `number` at (height, width)."""
-        rng = np.random.default_rng([EVALUATION_SEED, HELDOUT_STREAM, number])
-        rendered = _render(
-            rng.integers(2**32, size=2, dtype=np.uint32),
-            num_views=self._views,
-            height=size[0],
-            width=size[1],
-            config=self._world,
-            photos=self._pyramid,
-        )
-        images, depth, cameras = jax.device_get((rendered.images, rendered.depth, rendered.cameras))
-        return PosedViews(
-            images=images,
-            depth=depth,
-            valid=depth > 0,
-            intrinsics=cameras.intrinsics.astype(np.float64),
-            world_to_camera=cameras.world_to_camera.astype(np.float64),
-        )
+def held_out_rooms(source: SyntheticSource, photos: np.ndarray | None, views: int, groups: int) -> Rooms:
+    """Rooms that no training sees; for arguments see `Rooms`."""
+    draw = lambda number: np.random.default_rng([EVALUATION_SEED, HELDOUT_STREAM, number])
+    seed_of = lambda number: draw(number).integers(2**32, size=2, dtype=np.uint32)
+    return Rooms(source.name, source.world, photos, views, groups, seed_of)
 
 
-def held_out_scenes(
-    mixture: Mixture, views: int, groups: int
-) -> tuple[HeldOutPhotographs | HeldOutRooms, ...]:
+def held_out_scenes(mixture: Mixture, views: int, groups: int) -> tuple[HeldOutPhotographs | Rooms, ...]:
     """One set of groups for each source that is evaluated.
 
     Args:
@@ -138,7 +97,7 @@ def held_out_scenes(
       UserError: if views of a source should overlap, and it is not known which do.
     """
     return tuple(
-        HeldOutRooms(source, mixture.photos.get(number), views, groups)
+        held_out_rooms(source, mixture.photos.get(number), views, groups)
         if isinstance(source, SyntheticSource)
         else HeldOutPhotographs(source, views, groups)
         for number, source in enumerate(mixture.held_out)

@@ -24,11 +24,12 @@ Key = tuple[str, int]  # name of a set, number of a group in it
 class ViewSet(Protocol):
     """Groups of views: a `PosedSet`, or one whose geometry is not known.
 
-    `load` gives `PosedViews`, or anything that has but `images`, uint8 (V, H, W, 3). Threads call it.
+    `load` gives `PosedViews`, or anything that has but `images`, uint8 (V, H, W, 3).
     """
 
     name: str
     groups: tuple[Group, ...]
+    parallel: bool
 
     def load(self, number: int, size: tuple[int, int]) -> Any: ...
 

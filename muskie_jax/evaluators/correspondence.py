@@ -1,7 +1,5 @@
 """Correspondence: how well a network finds points of one view in the others, on views of known geometry."""
 
-import collections
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -22,6 +20,7 @@ from muskie_jax.correspondence.scores import Scores, Truth, errors_of, truth_of
 from muskie_jax.correspondence.tracks import draw_points
 from muskie_jax.data.posed.views import PosedSet, PosedViews
 from muskie_jax.errors import UserError
+from muskie_jax.evaluators.loading import load_in_order
 from muskie_jax.evaluators.results import Figure, Row, Setting
 from muskie_jax.evaluators.subjects import STILL, Subject, Traces
 from muskie_jax.viz.features import pca_colours
@@ -31,7 +30,6 @@ from muskie_jax.viz.view_sheet import view_sheet
 ALL = "all"
 ATTENTION, FEATURE, REFINED = "attention", "feature", "+refined"
 ANGLES = (0, 10, 20, 30, 45, 60, 90, 180)  # degrees: ends of the bins of rotation between two views
-LOADERS = 4  # threads that read views
 KEPT_GROUPS = 128  # in memory, since every subject is asked about the same; at 8 x 512 x 512 some 2 GB
 
 
@@ -139,30 +137,26 @@ class CorrespondenceEvaluator:
         blank = dataclasses.replace(subject, name="", params=None, step=None, source="")
         size, layers, protocols = (height, width), self.layers, self.protocols
         params = jax.device_put(subject.params, jax.NamedSharding(self.mesh, P()))
-        coming, numbers = collections.deque(), iter(range(count))
-        with concurrent.futures.ThreadPoolExecutor(LOADERS) as pool:
-            for first in range(0, count, batch):
-                for number in itertools.islice(numbers, batch + LOADERS - len(coming)):
-                    coming.append(pool.submit(self._question, name, views, size, number))
-                real = min(batch, count - first)
-                questions = [coming.popleft().result() for _ in range(real)]
-                padded = questions + questions[:1] * (batch - real)
-                images = np.stack([question.views.images for question in padded])
-                points = np.stack([_pad(question.points, self.points) for question in padded])
-                said, features, finite = predict(
-                    params, images, points, subject=blank, size=size, layers=layers, protocols=protocols,
-                    mesh=self.mesh,
-                )  # fmt: skip
-                said, finite = jax.device_get((said, finite))
-                for number, question in enumerate(questions):
-                    if not finite[number]:
-                        raise UserError(f"{subject.name}: its features are not finite on {question.label}")
-                    known = len(question.points)
-                    mine = {
-                        predictor: (tracks[number, :known].astype(np.float64), trusted[number, :known])
-                        for predictor, (tracks, trusted) in zip(predictors(said), said.values())
-                    }
-                    yield question, mine, [x[number] for x in features]
+        ask = functools.partial(self._question, name, views, size)
+        questions_in_order = load_in_order(ask, range(count), self.sets[views, name].parallel, ahead=batch)
+        while questions := list(itertools.islice(questions_in_order, batch)):
+            padded = questions + questions[:1] * (batch - len(questions))
+            images = np.stack([question.views.images for question in padded])
+            points = np.stack([_pad(question.points, self.points) for question in padded])
+            said, features, finite = predict(
+                params, images, points, subject=blank, size=size, layers=layers, protocols=protocols,
+                mesh=self.mesh,
+            )  # fmt: skip
+            said, finite = jax.device_get((said, finite))
+            for number, question in enumerate(questions):
+                if not finite[number]:
+                    raise UserError(f"{subject.name}: its features are not finite on {question.label}")
+                known = len(question.points)
+                mine = {
+                    predictor: (tracks[number, :known].astype(np.float64), trusted[number, :known])
+                    for predictor, (tracks, trusted) in zip(predictors(said), said.values())
+                }
+                yield question, mine, [x[number] for x in features]
 
     def _ask(self, name: str, views: int, size: tuple[int, int], number: int) -> Question:
         each = self.sets[views, name]
@@ -182,6 +176,8 @@ def judge(
     """The errors of all predictions, pixels and metres (N, V): see `errors_of`."""
     for protocol, truth in question.truths.items():
         named = [predictor for predictor in predictions if predictor.protocol == protocol]
+        if not named:  # none of the layers that were asked for is there
+            continue
         tracks = np.stack([predictions[predictor][0] for predictor in named])
         yield from zip(named, *errors_of(tracks, truth, question.views, protocol))
 
@@ -314,6 +310,8 @@ def _figures(
     """Tracks of the plain predictor that tables show, and features of the layer that matches best."""
     protocol = "targets" if any(p.protocol == "targets" for p in predictions) else "published"
     own = [p for p in predictions if p.protocol == protocol and not p.predictor.endswith(REFINED)]
+    if not own:
+        return
     # Groups without a visible point leave a predictor without figures.
     off = lambda p: values[p].get((ALL, ALL), {}).get("px_ate", np.inf)
     by_feature = min((p for p in own if p.predictor == FEATURE), key=off, default=None)

@@ -5,7 +5,6 @@ stranger's scene, if there is another (see `contexts`). What the first error is 
 the network has found in the other views. The target alone, `views` 1, is where both curves start.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import itertools
@@ -30,6 +29,7 @@ from muskie_jax.evaluators.contexts import (
     seen_by_context,
     view_order,
 )
+from muskie_jax.evaluators.loading import load_in_order
 from muskie_jax.evaluators.reconstruction import visible_mean_error
 from muskie_jax.evaluators.results import Figure, Row, Setting
 from muskie_jax.evaluators.subjects import MUSKIE, Subject
@@ -227,11 +227,8 @@ class ReconstructionCurves:
             return views.images[order], seen_by_context(views, order)
 
         needed = list(dict.fromkeys([*own, *targets.strangers]))
-        # The first alone: what it compiles, or reads for all, the others find.
-        loaded = [load(needed[0])]
-        with concurrent.futures.ThreadPoolExecutor() as threads:
-            loaded += threads.map(load, needed[1:])
-        images, seen = (dict(zip(needed, parts)) for parts in zip(*loaded))
+        parallel = all(self._sets[name].parallel for name, _ in needed)
+        images, seen = (dict(zip(needed, parts)) for parts in zip(*load_in_order(load, needed, parallel)))
         return _Scenes(
             labels=[self._sets[dataset].groups[number].label for _, number in own],
             own=[images[key] for key in own],

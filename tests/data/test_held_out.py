@@ -11,7 +11,7 @@ from runs import nano_config
 
 from muskie_jax.config import folder, synthetic
 from muskie_jax.data import held_out
-from muskie_jax.data.held_out import HeldOutRooms, held_out_scenes
+from muskie_jax.data.held_out import held_out_rooms, held_out_scenes
 from muskie_jax.data.mixture import build_mixture
 from muskie_jax.data.sources import SyntheticSource
 from muskie_jax.data.synthetic.scenes import WorldConfig
@@ -76,7 +76,7 @@ def test_every_source_that_is_evaluated_has_a_set(photo_folder, tmp_path, monkey
     config = nano_config(photo_folder)
     config.sources.one = folder(root=str(tmp_path / "one"))  # nothing of it can be held out
     config.sources.rooms = synthetic(photos=str(tmp_path / "one"), num_boxes=3)
-    monkeypatch.setattr(held_out, "HeldOutRooms", lambda *arguments: arguments)
+    monkeypatch.setattr(held_out, "held_out_rooms", lambda *arguments: arguments)
     mixture, (photos, rooms) = sets_of(config, views=2, groups=3)
     assert mixture.names == ("one", "photos", "rooms")
     assert photos.name == "photos" and len(photos.groups) == 3
@@ -87,7 +87,7 @@ def test_every_source_that_is_evaluated_has_a_set(photo_folder, tmp_path, monkey
 
 def test_rooms_have_their_geometry():
     world = dataclasses.replace(WorldConfig(), baseline=(0.0, 0.0), aim_jitter=0.0, roll_jitter=0.0)
-    rooms = HeldOutRooms(SyntheticSource("rooms", world), None, 2, 3)
+    rooms = held_out_rooms(SyntheticSource("rooms", world), None, 2, 3)
     views, other = rooms.load(0, (32, 32)), rooms.load(1, (32, 32))
     assert views.images.shape == (2, 32, 32, 3) and views.images.dtype == np.uint8
     assert views.depth.shape == (2, 32, 32) and views.valid.all() and (views.depth > 0).all()

@@ -18,6 +18,8 @@ from muskie_jax.evaluators.contexts import (
 class Listed:
     """A set that is never loaded."""
 
+    parallel = True
+
     def __init__(self, name, labels, views=8):
         views = [views] * len(labels) if isinstance(views, int) else views
         self.name = name

@@ -1,6 +1,7 @@
 """The evaluator of correspondence, on a wall whose every patch is known."""
 
 import dataclasses
+import threading
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ class Walls:
 
     A pixel's colour says which patch of the wall it shows.
     """
+
+    parallel = True
 
     def __init__(self, name="walls", groups=3, step=1):
         self.name, self.step = name, step
@@ -149,6 +152,24 @@ def test_subjects_of_one_network_share_programs_and_data():
     size, loads = predict._cache_size(), len(walls.loaded)
     rows_of(both, Seer(name="two", step=8, source="elsewhere"))
     assert predict._cache_size() == size and len(walls.loaded) == loads == 3
+
+
+def test_sets_that_are_not_parallel_are_loaded_by_the_thread_that_asks():
+    threads = set()
+
+    class Rendered(Walls):
+        parallel = False
+
+        def load(self, number, size):
+            threads.add(threading.current_thread())
+            return super().load(number, size)
+
+    assert rows_of(evaluator([Rendered()]), StillSubject()) == rows_of(evaluator(), StillSubject())
+    assert threads == {threading.main_thread()}
+
+
+def test_layers_that_are_not_there_give_no_rows():
+    assert rows_of(evaluator(layers=(9,), pictures=1), Seer()) == {}
 
 
 def test_figures_show_tracks_and_features():

@@ -62,6 +62,8 @@ class Scenes:
     before a wall of which each camera sees 2 m.
     """
 
+    parallel = True
+
     def __init__(self, name="scenes", groups=5, views=4, shifts=None):
         self.name, self._views, self._shifts = name, views, shifts
         self.groups = tuple(Group(f"{SCENES[i]}/0", tuple(map(str, range(views)))) for i in range(groups))

@@ -16,7 +16,7 @@ from muskie_jax.data.posed import (
 from muskie_jax.data.posed.frames import Recordings
 from muskie_jax.data.posed.groups import choose_groups
 from muskie_jax.data.posed.pixels import load_view
-from muskie_jax.data.posed.rooms import Rooms
+from muskie_jax.data.posed.rooms import open_rooms
 from muskie_jax.data.posed.settings import PROTOCOLS
 from muskie_jax.data.posed.views import Group, PosedSet, PosedViews
 from muskie_jax.errors import UserError
@@ -46,7 +46,7 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
       UserError: if it is not there, cannot be understood, has cameras that cannot be true, or no group.
     """
     if settings.reader == "synthetic":
-        return Rooms(name, settings, views)
+        return open_rooms(name, settings, views)
     root = user_path(data_root) / user_path(settings.root)
     if not root.exists():
         raise UserError(
@@ -72,6 +72,8 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
 
 class RecordedSet:
     """A `PosedSet` of files."""
+
+    parallel = True
 
     def __init__(self, name: str, recordings: Recordings, groups: tuple[Group, ...]):
         self.name, self.groups, self._recordings = name, groups, recordings

@@ -1,6 +1,7 @@
 """Rooms of the synthetic world: exact depth and cameras, and as many as one likes."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -19,27 +20,30 @@ class Rooms:
 
     Args:
       name: of the dataset.
-      settings: `groups`, the number of rooms; `seed`: room i is a function of it and i; `world`, fields of
-        `WorldConfig`; `photos`, a folder whose images become textures, `num_photos` at most.
+      world: what rooms are like.
+      photos: textures, uint8 (N, S, S, 3), or None.
       views: of each room.
-
-    Raises:
-      UserError: if there are no images for textures where there should be.
+      groups: rooms.
+      seed_of: a room's number -> its seed, uint32 (2,); see `render_group`.
     """
 
-    def __init__(self, name: str, settings: ConfigDict, views: int):
-        self.name = name
-        self._seed, self._views = settings.seed, views
-        self._world = WorldConfig(**settings.world)
-        self._pyramid = None
-        if settings.photos:
-            from muskie_jax.data.mixture import photo_textures  # late: Grain takes its time to load
+    parallel = False  # the device is busy with one room already
 
-            photos = photo_textures(settings.photos, settings.num_photos)
-            self._pyramid = photo_pyramid(jax.numpy.asarray(photos))
+    def __init__(
+        self,
+        name: str,
+        world: WorldConfig,
+        photos: np.ndarray | None,
+        views: int,
+        groups: int,
+        seed_of: Callable[[int], np.ndarray],
+    ):
+        self.name, self.seed_of = name, seed_of
+        self._world, self._views = world, views
+        self._pyramid = None if photos is None else photo_pyramid(jax.numpy.asarray(photos))
         self._programs = {}
-        digits = len(str(max(settings.groups, views) - 1))
-        rooms = [f"room_{number:0{digits}d}" for number in range(settings.groups)]
+        digits = len(str(max(groups, views) - 1))
+        rooms = [f"room_{number:0{digits}d}" for number in range(groups)]
         self.groups = tuple(
             Group(room, tuple(f"{room}/{view:0{digits}d}" for view in range(views))) for room in rooms
         )
@@ -58,10 +62,6 @@ class Rooms:
             world_to_camera=cameras.world_to_camera.astype(np.float64),
         )
 
-    def seed_of(self, number: int) -> np.ndarray:
-        """The seed of a room, uint32 (2,); see `render_group`."""
-        return np.random.default_rng([self._seed, SEED_STREAM, number]).integers(2**32, size=2, dtype="u4")
-
     def _render(self, size: tuple[int, int]):
         if size not in self._programs:
             render = functools.partial(
@@ -75,3 +75,25 @@ class Rooms:
             pyramid = self._pyramid
             self._programs[size] = jax.jit(lambda seed: render(seed, photos=pyramid))
         return self._programs[size]
+
+
+def open_rooms(name: str, settings: ConfigDict, views: int) -> Rooms:
+    """Rooms as evaluation sees them.
+
+    Args:
+      name: of the dataset.
+      settings: `groups`, the number of rooms; `seed`: room i is a function of it and i; `world`, fields of
+        `WorldConfig`; `photos`, a folder whose images become textures, `num_photos` at most.
+      views: of each room.
+
+    Raises:
+      UserError: if there are no images for textures where there should be.
+    """
+    photos = None
+    if settings.photos:
+        from muskie_jax.data.mixture import photo_textures  # late: Grain takes its time to load
+
+        photos = photo_textures(settings.photos, settings.num_photos)
+    draw = lambda number: np.random.default_rng([settings.seed, SEED_STREAM, number])
+    seed_of = lambda number: draw(number).integers(2**32, size=2, dtype="u4")
+    return Rooms(name, WorldConfig(**settings.world), photos, views, settings.groups, seed_of)

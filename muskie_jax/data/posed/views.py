@@ -43,10 +43,12 @@ class PosedSet(Protocol):
     Attributes:
       name: of the dataset, as in the config.
       groups: all that are evaluated, always the same for the same settings.
+      parallel: whether threads may call `load` side by side.
     """
 
     name: str
     groups: tuple[Group, ...]
+    parallel: bool
 
     def load(self, number: int, size: tuple[int, int]) -> PosedViews:
         """Group `number`, each view resized and cropped to (height, width).

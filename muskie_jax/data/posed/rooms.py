@@ -94,6 +94,7 @@ def open_rooms(name: str, settings: ConfigDict, views: int) -> Rooms:
         from muskie_jax.data.mixture import photo_textures  # late: Grain takes its time to load
 
         photos = photo_textures(settings.photos, settings.num_photos)
-    draw = lambda number: np.random.default_rng([settings.seed, SEED_STREAM, number])
+    seed = settings.seed  # as it is now, whatever becomes of the settings
+    draw = lambda number: np.random.default_rng([seed, SEED_STREAM, number])
     seed_of = lambda number: draw(number).integers(2**32, size=2, dtype="u4")
     return Rooms(name, WorldConfig(**settings.world), photos, views, settings.groups, seed_of)

@@ -9,4 +9,4 @@ install pytest pytest-xdist ruff libtpu ${TEST_PACKAGES:-} # libtpu (200 MB) com
 for script in launch/*.sh .ci/run; do bash -n "$script"; done
 ruff check .
 ruff format --check .
-exec python -m pytest -n "${TEST_PROCESSES:-2}" "$@"
+exec python -m pytest -n "${TEST_PROCESSES:-2}" --dist worksteal "$@" # or one process idles while the other ends

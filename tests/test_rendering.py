@@ -1,6 +1,7 @@
 """Synthetic groups become batches just as photographs do."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -35,8 +36,14 @@ def place(batch, *worlds, photos=None, devices=1):
     return BatchPlacer(2, worlds, photos or {}, mesh)(BUCKET, batch)
 
 
+@functools.cache
+def renderer(world):
+    size = {"num_views": 4, "height": 32, "width": 48}
+    return jax.jit(lambda seeds: render_groups(seeds, config=world, **size).images)
+
+
 def rendered(batch, world):
-    groups = render_groups(batch["scene"], num_views=4, height=32, width=48, config=world).images
+    groups = renderer(world)(batch["scene"])
     ordered = np.take_along_axis(np.asarray(groups), batch["order"][:, :, None, None, None], axis=1)
     return ordered.reshape(4, 2, 32, 48, 3)
 

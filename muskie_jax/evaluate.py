@@ -22,6 +22,7 @@ from muskie_jax import config as config_lib
 from muskie_jax.data.held_out import held_out_scenes
 from muskie_jax.data.mixture import build_mixture
 from muskie_jax.data.posed import PosedSet, open_posed
+from muskie_jax.errors import UserError
 from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
 from muskie_jax.evaluators.models import Model, find_models
 from muskie_jax.evaluators.reconstruction_curves import CurveSettings, ReconstructionCurves
@@ -45,12 +46,14 @@ class Unit(NamedTuple):
 
     Attributes:
       model, evaluator, setting: what by what, and how.
+      question: see `question_of`.
       identity: the same for the same work, in every run of the same version of the evaluation.
     """
 
     model: Model
     evaluator: SweepEvaluator
     setting: Setting
+    question: str
     identity: str
 
 
@@ -65,36 +68,56 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       `units` of the sweep; `done`, those of this call; the paths of the report's files; `workdir`.
 
     Raises:
-      UserError: for models or data that are not there, or cannot be used.
+      UserError: for models or data that are not there, before anything is done; for what could not be
+        loaded or used, after all else was done and the report written.
     """
+    # --- What there is to do -------------------------------------------------------------------------
     config_lib.validate(config)
     models = find_models(config.sweep.models, config.sweep.checkpoints, config.sweep.dtype)
     evaluators = [EVALUATORS[name](config, workdir) for name in config.sweep.evaluators]
     units = [
-        Unit(model, evaluator, setting, identity_of(model, evaluator, setting, config))
+        plan_unit(model, evaluator, setting, config)
         for model in models
         for evaluator in evaluators
         if evaluator.accepts(model.kind)
         for setting in evaluator.settings()
     ]
+    if not units:
+        raise UserError(
+            "nothing to evaluate: config.sweep.evaluators has only 'reconstruction', which needs a Muskie "
+            "among config.sweep.models"
+        )
     part, parts = share_of(config)
     mine = units[len(units) * part // parts : len(units) * (part + 1) // parts]
     has_results = any(workdir.glob(results_file.FILES))
     known = {unit.unit for unit in results_file.read(workdir)} if has_results else set()
     waiting = [unit for unit in mine if unit.identity not in known]
     tell(f"{len(models)} models, {len(units)} units of work; to do here: {len(waiting)} of {len(mine)}")
-    done = run_units(
-        waiting, workdir, workdir / ("results.jsonl" if part == 0 else f"results.{part}.jsonl")
-    )
+
+    # --- Do it, and report ---------------------------------------------------------------------------
+    path = workdir / ("results.jsonl" if part == 0 else f"results.{part}.jsonl")
+    failed = run_units(waiting, config, workdir, path)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("evaluated")
+    done = len(waiting) - len(failed)
     result = {"job": "evaluate", "units": len(units), "done": done, "workdir": str(workdir)}
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and any(workdir.glob(results_file.FILES)):
         written = write_report(workdir)
         for place in written.values():
             tell(f"  {place}")
         result |= {name: str(place) for name, place in written.items()}
+    if failed:
+        more = f" (and {len(failed) - 1} more units could not be done)" if len(failed) > 1 else ""
+        raise UserError(f"{failed[0]}{more}; the other {done} units are done and in the report")
     return result
+
+
+def plan_unit(model: Model, evaluator: SweepEvaluator, setting: Setting, config: ConfigDict) -> Unit:
+    """A unit of work and its digests."""
+    question = question_of(evaluator, setting, config)
+    return Unit(
+        model, evaluator, setting, question, identity_of(question, setting, model, config.sweep.dtype)
+    )
 
 
 def share_of(config: ConfigDict) -> tuple[int, int]:
@@ -104,59 +127,90 @@ def share_of(config: ConfigDict) -> tuple[int, int]:
     return share(config.sweep.share)
 
 
-def identity_of(model: Model, evaluator: SweepEvaluator, setting: Setting, config: ConfigDict) -> str:
-    """A digest of all that results depend on, but for the version of the program."""
-    name = setting["dataset"]
-    data = config.posed.get(name) or config.sources.get(name)
+def question_of(evaluator: SweepEvaluator, setting: Setting, config: ConfigDict) -> str:
+    """A digest of all that results depend on but for the model: figures of one question can be compared."""
+    names = {setting["dataset"], *(text.rpartition(" ")[0] for text in setting.get("strangers", ()))}
+    data = {name: config.posed.get(name) or config.sources.get(name) for name in names}
     known = {
         "version": VERSION,
-        "model": [model.name, model.kind, model.step, model.source, model.version, config.sweep.dtype],
         "evaluator": evaluator.name,
-        "setting": setting,
-        "data": [config.data.root, None if data is None else data.to_dict()],
+        "setting": {name: value for name, value in setting.items() if name not in evaluator.apart},
+        "data": {name: each and each.to_dict() for name, each in data.items()} | {"": config.data.root},
     }
+    return _digest(known)
+
+
+def identity_of(question: str, setting: Setting, model: Model, dtype: str) -> str:
+    """A digest of a unit of work."""
+    about = [model.name, model.kind, model.step, model.source, model.version, dtype]
+    return _digest([question, setting, about])
+
+
+def _digest(known: Any) -> str:
     return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def run_units(units: Sequence[Unit], workdir: pathlib.Path, path: pathlib.Path) -> int:
-    """Does units in order, and appends what comes of each to a file. Returns how many gave results."""
-    subject, loaded, about = None, None, None
-    start, done = time.monotonic(), 0
+def run_units(
+    units: Sequence[Unit], config: ConfigDict, workdir: pathlib.Path, path: pathlib.Path
+) -> list[str]:
+    """Does units in order, and appends what comes of each to a file.
+
+    Returns:
+      Why units failed, a message for each that did.
+    """
+    subject, tried, start, failed = None, None, time.monotonic(), []
     for number, unit in enumerate(units, 1):
-        if unit.model is not loaded:
-            subject = None  # before the next one comes, so that there is memory for it
-            subject, loaded = unit.model.load(), unit.model
-            about = describe(subject, unit.model)
         began = time.monotonic()
-        found = list(unit.evaluator.evaluate(subject, unit.setting))
-        rows = tuple(one for one in found if isinstance(one, Row))
-        pictures = [one for one in found if isinstance(one, Figure)]
-        files = tuple(
-            save_figure(workdir, f"{unit.identity}_{place}", picture)
-            for place, picture in enumerate(pictures)
-        )
+        try:
+            if unit.model is not tried:
+                subject, tried = None, unit.model  # the last one goes before, so that there is memory
+                subject = unit.model.load()
+                about = describe(subject, unit.model)
+                tell(title(about))
+            if subject is None:  # it could not be loaded
+                failed.append(failed[-1])
+                continue
+            line, rows = measure(unit, subject, about, config, workdir)
+        except UserError as error:
+            tell(f"  FAILED: {error}")
+            failed.append(str(error))
+            continue
         seconds = time.monotonic() - began
-        line = results_file.Unit(
-            unit=unit.identity,
-            model=about,
-            evaluator=unit.evaluator.name,
-            setting=dict(unit.setting),
-            rows=rows,
-            figures=files,
-            seconds=round(seconds, 3),
-            finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            device=f"{jax.local_device_count()} {jax.devices()[0].device_kind}",
-            version=muskie_jax.__version__,
-        )
-        results_file.append(path, line)
-        done += 1
+        results_file.append(path, line._replace(seconds=round(seconds, 3)))
         left = (time.monotonic() - start) / number * (len(units) - number)
         what = " ".join(str(unit.setting[key]) for key in ("dataset", "views", "height", "width"))
         tell(
-            f"{number}/{len(units)}  {title(about)}  {unit.evaluator.name} {what}: {headline(rows)}"
-            f"  {seconds:.1f} s, {duration(left)} left"
+            f"  {number}/{len(units)}  {unit.evaluator.name}, {what}: {headline(rows)}  {seconds:.1f} s, "
+            f"{duration(left)} left"
         )
-    return done
+    return failed
+
+
+def measure(
+    unit: Unit,
+    subject: Subject,
+    about: results_file.MeasuredModel,
+    config: ConfigDict,
+    workdir: pathlib.Path,
+) -> tuple[results_file.Unit, tuple[Row, ...]]:
+    """The line of results of a unit, its pictures saved; and its rows."""
+    found = list(unit.evaluator.evaluate(subject, unit.setting))
+    rows = tuple(one for one in found if isinstance(one, Row))
+    pictures = [one for one in found if isinstance(one, Figure)]
+    names = [f"{unit.identity}_{place}" for place in range(len(pictures))]
+    posed = config.posed.get(unit.setting["dataset"])
+    line = results_file.Unit(
+        unit=unit.identity,
+        model=about,
+        evaluator=unit.evaluator.name,
+        setting={**unit.setting, "question": unit.question, "reader": posed and posed.reader},
+        rows=rows,
+        figures=tuple(save_figure(workdir, *pair) for pair in zip(names, pictures)),
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        device=f"{jax.local_device_count()} {jax.devices()[0].device_kind}",
+        version=muskie_jax.__version__,
+    )
+    return line, rows
 
 
 def describe(subject: Subject, model: Model) -> results_file.MeasuredModel:
@@ -177,11 +231,27 @@ def title(model: results_file.MeasuredModel) -> str:
 
 
 def headline(rows: Sequence[Row]) -> str:
-    """The figure of a unit that is looked at first."""
-    for name, text in (("px_10", "{:.1f}% within 10 px"), ("mse", "masked error {:.4f}")):
-        for row in rows:
-            if name in row.values:
-                return text.format(row.values[name])
+    """The figure of a unit that is looked at first: that of a plain predictor, over all that counts."""
+    whole = [
+        row
+        for row in rows
+        if {row.labels.get(key, "all") for key in ("angle", "points", "overlap")} == {"all"}
+    ]
+    points = [row for row in whole if "px_ate" in row.values and "+" not in row.labels["predictor"]]
+    if points:
+        rank = lambda row: (
+            row.labels["protocol"] != "targets",
+            row.labels["layer"] != "all",
+            row.values["px_ate"],
+        )
+        row = min(points, key=rank)
+        labels = row.labels
+        layer = "" if labels["layer"] == "all" else f" of layer {labels['layer']}"
+        share = f"{row.values['px_10']:.1f}% within 10 px"
+        return f"{labels['predictor']}{layer} {share} ({labels['protocol']})"
+    if whole:
+        means = {row.labels["context"]: row.values["mse"] for row in whole}  # those of the most whole views
+        return "masked error " + ", ".join(f"{mse:.4f} ({context})" for context, mse in means.items())
     return "nothing to measure"
 
 

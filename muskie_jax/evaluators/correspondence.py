@@ -71,6 +71,7 @@ class CorrespondenceEvaluator:
     """
 
     name = "correspondence"
+    apart = ("layers", "protocols", "pictures")
 
     def __init__(
         self,
@@ -122,6 +123,8 @@ class CorrespondenceEvaluator:
             predictor: {part: scores.values() for part, scores in parts.items() if scores.pairs}
             for predictor, parts in tallies.items()
         }
+        if not values:
+            raise UserError(f"config.sweep.layers={self.layers}: {subject.name} has none of them")
         for predictor, parts in values.items():
             for (angle, points), figures in parts.items():
                 labels = about | predictor._asdict() | {"angle": angle, "points": points}
@@ -176,7 +179,7 @@ def judge(
     """The errors of all predictions, pixels and metres (N, V): see `errors_of`."""
     for protocol, truth in question.truths.items():
         named = [predictor for predictor in predictions if predictor.protocol == protocol]
-        if not named:  # none of the layers that were asked for is there
+        if not named:
             continue
         tracks = np.stack([predictions[predictor][0] for predictor in named])
         yield from zip(named, *errors_of(tracks, truth, question.views, protocol))
@@ -269,7 +272,7 @@ def read_traces(
                 said[f"{predictor}{suffix}/{layer}/{protocol}"] = tuple(x[number] for x in answer)
 
     measured = [number for number in range(1, len(traces.features) + 1) if not layers or number in layers]
-    if traces.to_others:
+    if traces.to_others and measured:
         by_layer = [symmetric_maps(*pair) for pair in zip(traces.to_others, traces.to_first)]
         some = [by_layer[number - 1] for number in measured]
         add(ATTENTION, [ALL, *measured], [sum(by_layer) / len(by_layer), *some], read_attention)
@@ -310,8 +313,6 @@ def _figures(
     """Tracks of the plain predictor that tables show, and features of the layer that matches best."""
     protocol = "targets" if any(p.protocol == "targets" for p in predictions) else "published"
     own = [p for p in predictions if p.protocol == protocol and not p.predictor.endswith(REFINED)]
-    if not own:
-        return
     # Groups without a visible point leave a predictor without figures.
     off = lambda p: values[p].get((ALL, ALL), {}).get("px_ate", np.inf)
     by_feature = min((p for p in own if p.predictor == FEATURE), key=off, default=None)

@@ -131,7 +131,11 @@ def _find(source: str, name: str, checkpoints: str, dtype: str, before: Sequence
     elif kind == UNTRAINED:
         yield _untrained(source, place if colon else None, name, dtype, before)
     elif colon and kind in FAMILIES:
-        label = name or f"{kind} {pathlib.PurePath(place).stem}"
+        _check_there(
+            place, f"{kind}: and a file of weights, a folder with {WEIGHTS}, or user/name of the hub"
+        )
+        path = pathlib.PurePath(place)
+        label = name or f"{kind} {path.parent.name if path.name == WEIGHTS else path.stem}"
         load = functools.partial(_load_framewise, label, kind, place, dtype)
         yield Model(label, kind, None, source, _version(place), load)
     else:
@@ -147,13 +151,9 @@ def _muskies(source: str, name: str, checkpoints: str, dtype: str) -> Iterator[M
         folder, step = run / "checkpoints", path.name
         path = run
     if not folder.is_dir():
-        # As `load_pretrained` decides, which would look for it on the hub when its turn has come.
-        if not path.exists() and (path.parent.is_dir() or not REPO.fullmatch(source)):
-            others = ", ".join((UNTRAINED, *RULES, *(f"{family}:..." for family in FAMILIES)))
-            raise UserError(
-                f"config.sweep.models: there is no {source!r}: write a work directory, a file of weights, "
-                f"user/name of the hub, or one of {others}"
-            )
+        others = ", ".join((UNTRAINED, *RULES, *(f"{family}:..." for family in FAMILIES)))
+        kinds = f"a work directory, a file of weights, user/name of the hub, or one of {others}"
+        _check_there(source, kinds)
         label = name or (path.stem if path.is_file() else path.name)
         load = functools.partial(_load_muskie, label, source, source, dtype)
         yield Model(label, MUSKIE, None, source, _version(source), load)
@@ -212,9 +212,19 @@ def _load_framewise(name: str, kind: str, source: str, dtype: str) -> Subject:
 
 
 def _version(source: str | pathlib.Path) -> str:
-    """What changes when a file or folder is written anew; of what lies elsewhere, nothing is known."""
+    """What changes when weights are written anew; of what lies elsewhere, nothing is known."""
+    path = user_path(source)
+    if (path / WEIGHTS).is_file():
+        path = path / WEIGHTS
     try:
-        about = user_path(source).stat()
+        about = path.stat()
     except OSError:
         return "elsewhere"
     return f"{about.st_size} {about.st_mtime_ns}"
+
+
+def _check_there(source: str, kinds: str) -> None:
+    """Raises UserError for what is neither here nor, by its name, on the hub: as loading would later."""
+    path = user_path(source)
+    if not path.exists() and (path.parent.is_dir() or not REPO.fullmatch(source)):
+        raise UserError(f"config.sweep.models: there is no {source!r}: write {kinds}")

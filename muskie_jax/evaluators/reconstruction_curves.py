@@ -135,6 +135,7 @@ class ReconstructionCurves:
     """
 
     name = "reconstruction"
+    apart = ("mask", "ratio", "views", "references", "pictures")
 
     def __init__(self, sets: Sequence[ViewSet], settings: CurveSettings, mesh: Mesh):
         if mesh.shape["view"] != 1:
@@ -164,6 +165,7 @@ class ReconstructionCurves:
                 "references": list(self._settings.references_of(views)),
                 "groups": len(targets.groups),
                 "pictures": self._settings.pictures,
+                "strangers": [f"{other} {number}" for other, number in targets.strangers if views > 1],
             }
             for name, targets in self._targets.items()
             for height, width in self._settings.sizes
@@ -179,18 +181,20 @@ class ReconstructionCurves:
         """See `ReconstructionCurves`. For the largest number of views there is a figure, too.
 
         Nothing is said of weights without the reconstruction head, and of a network with learned view
-        embeddings and more views than it has of them.
+        embeddings and more views than it has of them. Views are of the nearest size that can be cut into
+        the network's patches.
 
         Raises:
-          UserError: if the size cannot be cut into the network's patches, or data cannot be read.
+          UserError: if a mask hides nothing, or data cannot be read.
         """
         views, mode, ratio = setting["views"], setting["mask"], setting["ratio"]
-        size = setting["height"], setting["width"]
+        patch = subject.network.patch
+        size = nearest_size((setting["height"], setting["width"]), patch)
         if "head" not in subject.params:
             return
         if subject.network.view_embed == "learned" and views > subject.network.max_views:
             return
-        grid = _grid(subject, size, mode, ratio)
+        grid = _grid(size, patch, mode, ratio)
         labels = {name: setting[name] for name in ("dataset", "height", "width", "views")}
         labels["mask"] = f"{mode} {ratio:g}"
         scenes = self._scenes(setting["dataset"], size)
@@ -214,7 +218,7 @@ class ReconstructionCurves:
                         values,
                     )
         if self._settings.pictures and 1 < views == self._targets[setting["dataset"]].views[-1]:
-            yield _figure([pictures[each] for each in contexts], subject.network.patch, references, labels)
+            yield _figure([pictures[each] for each in contexts], patch, references, labels)
 
     def _load(self, dataset: str, size: tuple[int, int]) -> _Scenes:
         targets = self._targets[dataset]
@@ -310,15 +314,8 @@ def overlap_bins(seen: np.ndarray, references: int) -> dict[str, np.ndarray]:
     return bins
 
 
-def _grid(subject: Subject, size: tuple[int, int], mode: str, ratio: float) -> tuple[int, int]:
-    """The patches of a view, (hp, wp)."""
-    patch = subject.network.patch
-    nearest = nearest_size(size, patch)
-    if nearest != tuple(size):
-        raise UserError(
-            f"config.sweep.sizes has {size[0]}x{size[1]}, not divisible by the patch size {patch} of "
-            f"{subject.name}: the nearest that is, is {nearest}"
-        )
+def _grid(size: tuple[int, int], patch: int, mode: str, ratio: float) -> tuple[int, int]:
+    """The patches of a view, (hp, wp), of which a mask must hide one at least."""
     grid = size[0] // patch, size[1] // patch
     if hidden_count(grid, ratio) == 0:
         raise UserError(

@@ -42,9 +42,15 @@ class SweepEvaluator(Protocol):
     """What measures any number of subjects under some settings.
 
     Programs are compiled once per network and shape: an evaluator lives as long as its sweep.
+
+    Attributes:
+      name: of the evaluator.
+      apart: parts of a setting that choose among answers: figures that differ in these can be compared,
+        since the question was the same.
     """
 
     name: str
+    apart: tuple[str, ...]
 
     def settings(self) -> list[Setting]:
         """One for each unit of work per subject; units are what a killed sweep does not do again."""

@@ -168,8 +168,10 @@ def test_sets_that_are_not_parallel_are_loaded_by_the_thread_that_asks():
     assert threads == {threading.main_thread()}
 
 
-def test_layers_that_are_not_there_give_no_rows():
-    assert rows_of(evaluator(layers=(9,), pictures=1), Seer()) == {}
+def test_layers_that_are_not_there():
+    with pytest.raises(UserError, match=r"config.sweep.layers=\(9,\): seer has none of them"):
+        rows_of(evaluator(layers=(9,), pictures=1), Seer(attends=True))
+    assert rows_of(evaluator(layers=(9,)), StillSubject())
 
 
 def test_figures_show_tracks_and_features():

@@ -8,9 +8,11 @@ import pytest
 from commands import complaint_of, run_module
 
 import muskie_jax.evaluators.models
+from muskie_jax import evaluate as job
 from muskie_jax.config import default_config, posed, validate
 from muskie_jax.errors import UserError
 from muskie_jax.evaluate import evaluate
+from muskie_jax.evaluators.results import Row
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +106,66 @@ def test_other_settings_and_other_data_are_other_work(whole, desk):
 
 
 def planned(config, folder):
-    from muskie_jax import evaluate as job
-
+    """The identities of a config's units."""
     models = job.find_models(config.sweep.models, "last", config.sweep.dtype)
-    evaluator = job.make_correspondence(config, folder)
-    return [
-        job.identity_of(model, evaluator, each, config) for model in models for each in evaluator.settings()
-    ]
+    evaluators = [job.EVALUATORS[name](config, folder) for name in config.sweep.evaluators]
+    return {
+        job.plan_unit(model, evaluator, setting, config).identity
+        for model in models
+        for evaluator in evaluators
+        if evaluator.accepts(model.kind)
+        for setting in evaluator.settings()
+    }
+
+
+def test_strangers_are_part_of_the_question(desk, tmp_path):
+    """The views of another set, which targets of a single scene are compared with, are other work."""
+    alone = config_for(desk, "untrained:nano", evaluators=("reconstruction",))
+    before = planned(alone, tmp_path)
+    posed_trees.cameras(tmp_path / "more")
+    alone.posed.more = posed("cameras", str(tmp_path / "more"), select="consecutive", groups=2)
+    both = planned(alone, tmp_path)
+    assert len(both) == 2 * len(before)
+    assert len(both & before) == 1, "that of the target alone, which needs no stranger"
+
+
+def test_what_fails_does_not_end_the_others(desk, tmp_path):
+    damaged = tmp_path / "weights" / "damaged.safetensors"
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"nothing of the kind")
+    config = config_for(desk, str(damaged), "still", evaluators=("correspondence",))
+    with pytest.raises(
+        UserError, match="damaged.safetensors.*the other 1 units are done and in the report"
+    ):
+        evaluate(config, tmp_path / "out")
+    assert [line["model"]["name"] for line in lines_of(tmp_path / "out")] == ["still"]
+    assert (tmp_path / "out" / "report.html").stat().st_size > 1000
+
+
+def test_nothing_to_do_is_an_error(desk, tmp_path):
+    with pytest.raises(UserError, match="nothing to evaluate"):
+        evaluate(config_for(desk, "still", evaluators=("reconstruction",)), tmp_path)
+
+
+def test_the_headline_is_of_a_plain_predictor_with_our_protocol(whole):
+    folder, _ = whole
+    for line in lines_of(folder):
+        rows = [Row(row["labels"], row["values"]) for row in line["rows"]]
+        said = job.headline(rows)
+        if line["evaluator"] == "reconstruction":
+            assert said.startswith("masked error ")
+            continue
+        predictor = {"still": "still", "patches": "feature"}.get(line["model"]["name"], "attention")
+        layer = 1 if predictor == "feature" else "all"
+        labels = {
+            "predictor": predictor,
+            "layer": layer,
+            "protocol": "targets",
+            "angle": "all",
+            "points": "all",
+        }
+        (row,) = [row for row in rows if labels.items() <= row.labels.items()]
+        assert said.startswith(predictor) and f"{row.values['px_10']:.1f}% within 10 px (targets)" in said
 
 
 def test_two_hosts_share_the_work(whole, desk, tmp_path):

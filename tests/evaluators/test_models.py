@@ -83,6 +83,7 @@ def test_untrained_is_like_the_first_muskie_before_it(runs):
 
 
 def test_rules_and_backbones(tmp_path):
+    (tmp_path / "dino.pth").write_bytes(b"no weights")
     still, patches, dino = found("still", "raw=patches", f"dinov2:{tmp_path / 'dino.pth'}")
     assert (still.kind, patches.kind, patches.name) == ("still", "patches", "raw")
     assert still.load().kind == "still" and patches.load().name == "raw"
@@ -118,6 +119,7 @@ def test_a_backbone_is_loaded(tmp_path, monkeypatch):
         (("=runs/a",), "write 'name=source'"),
         (("name=",), "write 'name=source'"),
         (("nothing/like/*/this",), "no weights are there like 'nothing/like/*/this'"),
+        (("dinov2:nowhere/at/all.pth",), "there is no 'nowhere/at/all.pth'"),
         (("a=still", "a=patches"), "still and patches would both be called 'a'"),
     ],
 )
@@ -125,6 +127,16 @@ def test_what_cannot_be(written, said):
     with pytest.raises(UserError) as caught:
         found(*written)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_that_are_written_anew_are_other_weights(tmp_path):
+    path = tmp_path / "saved" / "model.safetensors"
+    path.parent.mkdir()
+    versions = set()
+    for content in (b"one", b"others"):
+        path.write_bytes(content)
+        versions |= {found(str(place))[0].version for place in (path, path.parent)}
+    assert len(versions) == 2
 
 
 def test_a_mistyped_run_is_not_looked_for_on_the_hub(runs, monkeypatch):

@@ -67,10 +67,11 @@ class Scenes:
     def __init__(self, name="scenes", groups=5, views=4, shifts=None):
         self.name, self._views, self._shifts = name, views, shifts
         self.groups = tuple(Group(f"{SCENES[i]}/0", tuple(map(str, range(views)))) for i in range(groups))
-        self.loaded = []
+        self.loaded, self.sizes = [], []
 
     def load(self, number, size):
         self.loaded.append(number)
+        self.sizes.append(size)
         image = np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
         images = np.repeat(image[None], self._views, axis=0)
         images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(self._views), number
@@ -234,10 +235,11 @@ def test_sets_are_loaded_once_for_units_in_order():
     rows_of(evaluator, subject_of(Copier()))
     assert sorted(scenes.loaded) == list(range(5))
     settings = evaluator.settings()
+    assert len(settings[1]["strangers"]) == 5 and "scenes 0" in settings[1]["strangers"]
     assert json.loads(json.dumps(settings)) == settings and len(settings) == 6
     assert settings[1] == {
         "dataset": "scenes", "height": 16, "width": 24, "mask": "random", "ratio": 0.75, "views": 2,
-        "references": [0, 1], "groups": 5, "pictures": 0,
+        "references": [0, 1], "groups": 5, "pictures": 0, "strangers": settings[1]["strangers"],
     }  # fmt: skip
 
 
@@ -283,10 +285,14 @@ def test_a_single_scene_has_no_stranger():
     assert "another" not in found[-1].caption
 
 
+def test_a_size_that_cannot_be_cut_into_patches_is_made_the_nearest():
+    scenes = Scenes()
+    rows_of(curves([scenes], sizes=((18, 25),)), subject_of(Copier()))
+    assert set(scenes.sizes) == {(16, 24)}
+
+
 def test_errors_say_what_to_write():
     subject = subject_of(Copier())
-    with pytest.raises(UserError, match=r"18x24, not divisible by .* 4 of fake: .*\(16, 24\)"):
-        rows_of(curves(sizes=((18, 24),)), subject)
     with pytest.raises(UserError, match="random with ratio 0.01 hides nothing of 16x24: .* 0.0417"):
         rows_of(curves(modes=(("random", 0.01),)), subject)
     with pytest.raises(UserError, match="scenes scenes: give each set another name"):

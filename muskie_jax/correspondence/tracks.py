@@ -80,15 +80,13 @@ def surface_points(tracks: np.ndarray, views: PosedViews, protocol: str) -> tupl
     limit = np.array([width - 1, height - 1])
     # Far outside is as good as just outside, and fits into an integer.
     inner = np.clip(tracks, -2, limit + 2.0) if published else np.clip(tracks, 0, limit)
-    base = np.floor(inner).astype(int)
-    total = weight = 0.0
-    for offset in np.indices((2, 2)).reshape(2, -1).T:
-        corner = base + offset
-        share = np.prod(1 - np.abs(inner - corner), -1)
-        column, row = np.moveaxis(np.clip(corner, 0, limit), -1, 0)
-        depth = views.depth[np.arange(len(views.depth)), row, column]
-        known = (depth > 0) & (corner >= 0).all(-1) & (corner <= limit).all(-1)
-        total = total + np.where(known, share * depth, 0)
-        weight = weight + np.where(known, share, 0)
+    x, y = np.moveaxis(inner, -1, 0)
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    view, total, weight = np.arange(len(views.depth)), 0.0, 0.0
+    for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        depth = views.depth[view, np.where(inside, row, 0), np.where(inside, column, 0)]
+        share = (1 - np.abs(x - column)) * (1 - np.abs(y - row)) * (inside & (depth > 0))
+        total, weight = total + share * depth, weight + share
     depth = total if published else np.where(weight > 0, total / np.where(weight > 0, weight, 1), 0)
     return back_project(tracks + (0 if published else 0.5), depth, views.intrinsics), depth > 0

@@ -6,13 +6,22 @@ import pathlib
 import posed_trees
 import pytest
 from commands import complaint_of, run_module
+from conftest import ROOT
+from ml_collections import config_flags
 
 import muskie_jax.evaluators.models
 from muskie_jax import evaluate as job
 from muskie_jax.config import default_config, posed, validate
+from muskie_jax.data.posed.settings import PROTOCOLS
 from muskie_jax.errors import UserError
 from muskie_jax.evaluate import evaluate
 from muskie_jax.evaluators.results import Row
+
+READERS = list(PROTOCOLS)
+
+
+def shipped(path):
+    return config_flags.config_flags._ConfigFileParser("config").parse(str(ROOT / path))
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +226,21 @@ def test_the_command_says_what_is_wrong_before_anything_starts(desk, tmp_path):
     assert "config.posed.yours" in missing and "/nowhere" in missing
     flags += [f"--config.posed.yours.root={desk}", "--config.sweep.models=('runs/nothing/x',)"]
     assert "there is no 'runs/nothing/x'" in complaint_of(run_module("muskie_jax.main", *flags))
+
+
+@pytest.mark.parametrize("arg", [None, "photos", *READERS])
+def test_the_shipped_config_evaluates_every_kind_of_data(arg, desk):
+    config = shipped("configs/evaluate.py" + (f":{arg}" if arg else ""))
+    for dataset in config.posed.values():
+        if "root" in dataset:
+            dataset.root = str(desk)
+    if arg == "photos":
+        config.sources.photos.root = str(desk)
+    validate(config)
+    assert config.job == "evaluate"
+    assert bool(config.posed) != bool(config.sources)
+
+
+def test_the_shipped_config_names_what_there_is():
+    with pytest.raises(Exception, match="there is photos, cameras"):
+        shipped("configs/evaluate.py:camera")

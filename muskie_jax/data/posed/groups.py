@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from muskie_jax.data.images import BadImage
 from muskie_jax.data.overlap import seen_share
 from muskie_jax.data.posed.frames import Frame, Sequence
 from muskie_jax.data.posed.pixels import sample_nearest
@@ -48,13 +49,12 @@ def choose_groups(
         "rotation": those whose rotations are nearest to the first one's, the nearest first;
         "overlap": of those that see a share of the first one's pixels within `overlap`, some from the
         largest share to the smallest, evenly spread. Depth is read for that.
-      read_depth: see `Recordings`.
+      read_depth: see `Recordings`; what it raises is said of the sequence.
       most: groups, at most; 0: all.
       one_in: of all possible groups, only every so many is a candidate (not for "overlap").
 
     Raises:
-      UserError: if there is none.
-      BadImage: if depth is read, and cannot be.
+      UserError: if there is none, or depth is read, and cannot be.
     """
     long = [sequence for sequence in sequences if len(sequence.frames) >= views]
     if not long:
@@ -141,7 +141,10 @@ def _small_geometry(
     """Depth maps of a sequence made small, intrinsics for them, and poses, as `seen_share` has them."""
     depths, intrinsics = [], []
     for frame in sequence.frames:
-        depth = read_depth(frame)
+        try:
+            depth = read_depth(frame)
+        except (UserError, BadImage) as error:
+            raise UserError(f"{sequence.name}, {error}") from error
         height, width = depth.shape
         size = tuple(max(1, round(side * min(1, SMALL / max(depth.shape)))) for side in depth.shape)
         depths.append(sample_nearest(depth, depth.shape, (0, 0, width, height), size))

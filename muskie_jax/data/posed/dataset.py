@@ -66,6 +66,8 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
             views,
             settings.select or PROTOCOLS[settings.reader][0],
             read_depth=lambda frame: checked_depth(frame, recordings),
+            key=f"config.posed.{name}",
+            every=settings.every,
             most=settings.groups,
             one_in=1 if settings.select else recordings.one_in,
             overlap=tuple(settings.overlap),

@@ -101,6 +101,7 @@ def test_depth_that_cannot_be_true(desk):
     assert "0001.png: the depth is 40x30, its image 80x60" in error_of("cameras", root)
     trees.save(path, np.ones(SIZE, np.uint8))
     assert "0001.png: its depth has pixel mode L, not 16 bits of grey" in error_of("cameras", root)
+    trees.save(path, np.ones(SIZE, np.uint16))
     path.write_bytes(path.read_bytes()[:60])
     assert "0001.png: its depth: " in error_of("cameras", root)
     path.unlink()

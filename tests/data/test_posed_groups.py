@@ -30,7 +30,9 @@ def walk(name, numbers, step=0.1):
 
 def groups_of(select, *sequences, views=3, **settings):
     wall = np.full(SIZE, 2.0, np.float32)
-    chosen = choose_groups(sequences, views, select, read_depth=lambda frame: wall, **settings)
+    chosen = choose_groups(
+        sequences, views, select, read_depth=lambda frame: wall, key="config.posed.made", **settings
+    )
     assert len({group.label for group in chosen}) == len(chosen)
     assert all(len(group.frames) == views and group.frames[0] == group.label for group in chosen)
     return [[name.split("/") for name in group.frames] for group in chosen]
@@ -109,14 +111,61 @@ def test_every_so_many_frames(tmp_path):
     assert [group.label for group in opened.groups] == ["desk/0000", "desk/0002", "desk/0004"]
 
 
+def fewer(views):
+    return f"fewer views, such as config.sweep.views=({views},)"
+
+
+EVERY = "config.posed.made.every=1 (now one of every 20 frames is read), or "
+WIDER = "a wider config.posed.made.overlap, or config.posed.made.select='consecutive'"
+
+
 @pytest.mark.parametrize(
-    "select, views, expected",
+    "select, views, every, expected",
     [
-        ("rotation", 7, "no sequence has 7 frames, the longest has 6: ask for fewer views"),
-        ("consecutive", 3, "no sequence has 3 frames at most 1 apart"),
-        ("overlap", 2, "no sequence has 2 frames that see 99% to 100% of another"),
+        ("rotation", 7, 1, f"7 frames, the longest has 6: write {fewer(6)}"),
+        ("rotation", 7, 20, f"7 frames, the longest has 6: write {EVERY}{fewer(6)}"),
+        (
+            "consecutive",
+            5,
+            1,
+            f"5 frames at most 3 apart: write config.posed.made.stride=17, or {fewer(3)}",
+        ),
+        ("consecutive", 2, 20, f"2 frames at most 1 apart: write {EVERY}config.posed.made.stride=2"),
+        ("overlap", 2, 1, f"2 frames that see 99% to 100% of another: write {WIDER}"),
+        (
+            "overlap",
+            3,
+            20,
+            f"3 frames that see 99% to 100% of another: write {EVERY}{WIDER}, or {fewer(2)}",
+        ),
     ],
 )
-def test_no_group_at_all_is_one_line(select, views, expected):
-    with pytest.raises(UserError, match=expected):
-        groups_of(select, walk("a", range(0, 12, 2)), views=views, stride=1, overlap=(0.99, 1.0))
+def test_no_group_at_all_is_one_line_that_says_what_to_write(select, views, every, expected):
+    sequence = walk("a", [0, 2, 4, 13, 30, 33])
+    stride = 1 if views == 2 else 3
+    with pytest.raises(UserError) as caught:
+        groups_of(select, sequence, views=views, every=every, stride=stride, overlap=(0.99, 1.0))
+    assert str(caught.value) == f"no sequence has {expected}"
+
+
+@pytest.mark.parametrize("frames", [[], [4]])
+def test_fewer_views_than_two_are_not_asked_for(frames):
+    with pytest.raises(UserError, match=f"longest has {len(frames)}: add frames$"):
+        groups_of("rotation", walk("a", frames), views=2)
+    with pytest.raises(UserError, match="made.stride=100$"):
+        groups_of("consecutive", walk("a", [0, 100]), views=2)
+
+
+def test_what_is_written_for_a_recording_that_was_thinned_helps(tmp_path):
+    trees.seven_scenes(tmp_path, numbers=range(0, 1200, 200))
+    for path in tmp_path.rglob("frame-*.color.png"):
+        if not path.stat().st_size:
+            path.unlink()
+    settings = posed("seven_scenes", str(tmp_path), every=2)
+    with pytest.raises(UserError, match="^config.posed.s: no .*s.every=1 .*s.stride=400$"):
+        open_posed("s", settings, 3)
+    settings.every = 1
+    with pytest.raises(UserError, match="write config.posed.s.stride=200$"):
+        open_posed("s", settings, 3)
+    settings.stride = 200
+    assert len(open_posed("s", settings, 3).groups) == 4

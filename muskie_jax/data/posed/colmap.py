@@ -27,12 +27,14 @@ from muskie_jax.data.posed.frames import (
     sequence_of,
     short_names,
 )
+from muskie_jax.data.posed.headers import depth_size
 from muskie_jax.data.scan import natural_key
 from muskie_jax.errors import UserError, first_line
 
 PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")
 DENSE = ".geometric.bin"
 HEADER = re.compile(rb"(\d{1,6})&(\d{1,6})&1&")  # of a dense depth map: width, height, one channel
+LONGEST_HEADER = 16  # bytes
 
 
 def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
@@ -41,7 +43,7 @@ def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
     pycolmap = _pycolmap()
     unit = settings.depth_unit or DEPTH_UNIT
     sequences = [_sequence(pycolmap, *model, unit, settings.every) for model in models]
-    return Recordings(tuple(sequences), dense_depth, any_depth_size=True)
+    return Recordings(tuple(sequences), dense_depth, dense_size, any_depth_size=True)
 
 
 def _pycolmap() -> Any:
@@ -106,9 +108,26 @@ def dense_depth(frame: Frame) -> np.ndarray:
     if not frame.depth.name.endswith(DENSE):
         return load_depth(frame.depth, frame.depth_unit)
     data = read_file(frame.depth)
+    height, width, begin = _dense_header(frame.depth, data, len(data))
+    depth = np.frombuffer(data, "<f4", offset=begin).reshape(height, width)
+    return np.where(np.isfinite(depth) & (depth > 0), depth, 0)
+
+
+def dense_size(path: pathlib.Path) -> tuple[int, int]:
+    """(height, width) of either kind of file, from its header; raises `BadImage`."""
+    if not path.name.endswith(DENSE):
+        return depth_size(path)
+    try:
+        with path.open("rb") as file:
+            return _dense_header(path, file.read(LONGEST_HEADER), path.stat().st_size)[:2]
+    except OSError as error:
+        raise BadImage(f"{path}: {error.strerror}") from error
+
+
+def _dense_header(path: pathlib.Path, data: bytes, length: int) -> tuple[int, int, int]:
+    """Height, width, and where the pixels begin, of a file of `length` bytes that begins with `data`."""
     header = HEADER.match(data)
     width, height = map(int, header.groups()) if header else (0, 0)
-    if not 0 < width * height <= MAX_PIXELS or len(data) != header.end() + 4 * width * height:
-        raise BadImage(f"{frame.depth}: it is no depth map of COLMAP's, or not whole")
-    depth = np.frombuffer(data, "<f4", offset=header.end()).reshape(height, width)
-    return np.where(np.isfinite(depth) & (depth > 0), depth, 0)
+    if not 0 < width * height <= MAX_PIXELS or length != header.end() + 4 * width * height:
+        raise BadImage(f"{path}: it is no depth map of COLMAP's, or not whole")
+    return height, width, header.end()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from muskie_jax.data.depth import DEPTH_UNIT, load_depth
-from muskie_jax.data.images import BadImage, read_photograph
+from muskie_jax.data.posed.headers import depth_size
 from muskie_jax.data.scan import natural_key
 from muskie_jax.errors import UserError, first_line
 
@@ -66,6 +66,7 @@ class Recordings(NamedTuple):
     Attributes:
       sequences: all that may be evaluated.
       read_depth: a frame -> z-depth in metres, float32 (h, w), 0 = missing; raises `BadImage`.
+      depth_size: the file of a depth map -> its (h, w), from its header; raises `BadImage`.
       upright: whether images are turned as their EXIF orientation says. Only where cameras were given
         for the turned image; elsewhere intrinsics are those of the pixels as they are stored.
       any_depth_size: whether a depth map may have another resolution than its image.
@@ -75,6 +76,7 @@ class Recordings(NamedTuple):
 
     sequences: tuple[Sequence, ...]
     read_depth: Callable[[Frame], np.ndarray] = png_depth
+    depth_size: Callable[[pathlib.Path], tuple[int, int]] = depth_size
     upright: bool = False
     any_depth_size: bool = False
     zoomed: bool = False
@@ -101,15 +103,6 @@ def read_matrix(path: pathlib.Path) -> np.ndarray:
     """Numbers of a text file, as a matrix float64 (4, 4); raises UserError."""
     with understood(path):
         return np.array(path.read_text().split(), np.float64).reshape(4, 4)
-
-
-def image_size(path: pathlib.Path) -> tuple[int, int]:
-    """(height, width) of an image as it is stored, from its header; raises UserError."""
-    try:
-        photograph = read_photograph(path, upright=False)
-    except BadImage as error:
-        raise UserError(str(error)) from error
-    return photograph.height, photograph.width
 
 
 def pinhole(focal_x: float, focal_y: float, centre_x: float, centre_y: float) -> np.ndarray:

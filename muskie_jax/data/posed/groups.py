@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from muskie_jax.data.images import BadImage
 from muskie_jax.data.overlap import seen_share
 from muskie_jax.data.posed.frames import Frame, Sequence
 from muskie_jax.data.posed.pixels import sample_nearest
@@ -34,6 +35,8 @@ def choose_groups(
     select: str,
     *,
     read_depth: ReadDepth,
+    key: str,
+    every: int = 1,
     most: int = 0,
     one_in: int = 1,
     overlap: tuple[float, float] = (0.3, 0.9),
@@ -48,21 +51,26 @@ def choose_groups(
         "rotation": those whose rotations are nearest to the first one's, the nearest first;
         "overlap": of those that see a share of the first one's pixels within `overlap`, some from the
         largest share to the smallest, evenly spread. Depth is read for that.
-      read_depth: see `Recordings`.
+      read_depth: see `Recordings`; what it raises is said of the sequence.
+      key: of the dataset's settings, such as `config.posed.kitchen`, for messages.
+      every: so many frames of the recordings, one is there at all; for messages.
       most: groups, at most; 0: all.
       one_in: of all possible groups, only every so many is a candidate (not for "overlap").
 
     Raises:
-      UserError: if there is none.
-      BadImage: if depth is read, and cannot be.
+      UserError: if there is none, or depth is read, and cannot be.
     """
     long = [sequence for sequence in sequences if len(sequence.frames) >= views]
+    thinned = [f"{key}.every=1 (now one of every {every} frames is read)"] if every > 1 else []
     if not long:
         longest = max((len(sequence.frames) for sequence in sequences), default=0)
-        raise UserError(f"no sequence has {views} frames, the longest has {longest}: ask for fewer views")
+        mends = [*thinned, *_fewer(longest)]
+        advice = f"write {', or '.join(mends)}" if mends else "add frames"
+        raise UserError(f"no sequence has {views} frames, the longest has {longest}: {advice}")
     if select == "overlap":
         chosen = list(_overlapping(long, views, read_depth, most, *overlap))
         wanted = f"frames that see {overlap[0]:.0%} to {overlap[1]:.0%} of another"
+        mends = [f"a wider {key}.overlap", f"{key}.select='consecutive'", *_fewer(views - 1)]
     else:
         find = {
             "consecutive": lambda sequence: _consecutive(sequence, views, stride),
@@ -71,8 +79,9 @@ def choose_groups(
         possible = [Choice(sequence, frames) for sequence in long for frames in find(sequence)][::one_in]
         chosen = [possible[i] for i in spread(len(possible), most)]
         wanted = f"frames at most {stride} apart"
+        mends = [] if chosen else _consecutive_mends(sequences, views, stride, key)
     if not chosen:
-        raise UserError(f"no sequence has {views} {wanted}")
+        raise UserError(f"no sequence has {views} {wanted}: write {', or '.join([*thinned, *mends])}")
     return tuple(_group(choice) for choice in chosen)
 
 
@@ -92,6 +101,19 @@ def _consecutive(sequence: Sequence, views: int, stride: int) -> list[list[int]]
     starts = range(len(numbers) - views + 1)
     near = [i for i in starts if (np.diff(numbers[i : i + views]) <= stride).all()]
     return [list(range(i, i + views)) for i in near]
+
+
+def _consecutive_mends(sequences: tuple[Sequence, ...], views: int, stride: int, key: str) -> list[str]:
+    """What to write where no `views` frames are consecutive, though some sequence has as many."""
+    has = lambda views, stride: any(_consecutive(sequence, views, stride) for sequence in sequences)
+    gaps = {gap for s in sequences for gap in np.diff([frame.number for frame in s.frames]).tolist()}
+    enough = next(gap for gap in sorted(gaps) if has(views, gap))
+    fewer = next((fewer for fewer in range(views - 1, 1, -1) if has(fewer, stride)), 0)
+    return [f"{key}.stride={enough}", *_fewer(fewer)]
+
+
+def _fewer(views: int) -> list[str]:
+    return [f"fewer views, such as config.sweep.views=({views},)"] if views > 1 else []
 
 
 def _by_rotation(sequence: Sequence, views: int) -> list[list[int]]:
@@ -141,7 +163,10 @@ def _small_geometry(
     """Depth maps of a sequence made small, intrinsics for them, and poses, as `seen_share` has them."""
     depths, intrinsics = [], []
     for frame in sequence.frames:
-        depth = read_depth(frame)
+        try:
+            depth = read_depth(frame)
+        except (UserError, BadImage) as error:
+            raise UserError(f"{sequence.name}, {error}") from error
         height, width = depth.shape
         size = tuple(max(1, round(side * min(1, SMALL / max(depth.shape)))) for side in depth.shape)
         depths.append(sample_nearest(depth, depth.shape, (0, 0, width, height), size))

@@ -19,7 +19,6 @@ from muskie_jax.data.posed.frames import (
     Frame,
     Recordings,
     Sequence,
-    image_size,
     inverse_pose,
     pinhole,
     sequence_folders,
@@ -27,12 +26,13 @@ from muskie_jax.data.posed.frames import (
     understood,
     was_tracked,
 )
+from muskie_jax.data.posed.headers import image_size
 from muskie_jax.data.scan import natural_key
 from muskie_jax.errors import UserError
 
 
 def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
-    """All scenes of a folder; raises UserError."""
+    """All scenes of a folder; raises UserError, or `BadImage` for an image whose size is needed."""
     scenes = sequence_folders(root, lambda path: (path / "focal.txt").is_file(), "folder with focal.txt")
     return Recordings(tuple(_scene(*scene, settings.every) for scene in scenes))
 

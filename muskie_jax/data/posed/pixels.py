@@ -4,6 +4,7 @@ import numpy as np
 
 from muskie_jax.data.images import BadImage, Box, read_photograph
 from muskie_jax.data.posed.frames import Frame, Recordings, check_intrinsics
+from muskie_jax.data.posed.headers import image_size
 
 SAME_SHAPE = 0.02  # relative difference of two aspect ratios that are taken for the same
 
@@ -26,16 +27,40 @@ def load_view(
     photograph = read_photograph(frame.image, recordings.upright)
     stored = photograph.height, photograph.width
     depth = recordings.read_depth(frame)
-    _check_sizes(frame, stored, depth, recordings.any_depth_size)
+    intrinsics = _stored_intrinsics(frame, stored, depth.shape, recordings)
     box = covering_box((0.0, 0.0, stored[1], stored[0]), size)
     if recordings.zoomed:
         box = object_box(depth, stored, box, size)
-    intrinsics = np.diag([*_scale(frame.size or stored, stored), 1.0]) @ frame.intrinsics
-    check_intrinsics(intrinsics, str(frame.image), stored)
     sampled = sample_nearest(depth, stored, box, size)
     if not (sampled > 0).any():
         raise BadImage(f"{frame.depth}: its depth is empty")
     return photograph.crop(box, size), sampled, crop_intrinsics(intrinsics, box, size)
+
+
+def check_headers(frame: Frame, recordings: Recordings) -> None:
+    """Raises what `load_view` would, as far as the headers of a frame's files tell."""
+    stored = image_size(frame.image, recordings.upright)
+    _stored_intrinsics(frame, stored, recordings.depth_size(frame.depth), recordings)
+
+
+def checked_depth(frame: Frame, recordings: Recordings) -> np.ndarray:
+    """Depth of the whole image, float32 (h, w); raises as `load_view` does, and where it is empty."""
+    depth = recordings.read_depth(frame)
+    stored = image_size(frame.image, recordings.upright)
+    _stored_intrinsics(frame, stored, depth.shape, recordings)
+    if not (depth > 0).any():
+        raise BadImage(f"{frame.depth}: its depth is empty, leave this frame out")
+    return depth
+
+
+def _stored_intrinsics(
+    frame: Frame, stored: tuple[int, int], depth_size: tuple[int, int], recordings: Recordings
+) -> np.ndarray:
+    """Intrinsics in pixels of the image as it is, once sizes (height, width) are found to agree."""
+    _check_sizes(frame, stored, depth_size, recordings.any_depth_size)
+    intrinsics = np.diag([*_scale(frame.size or stored, stored), 1.0]) @ frame.intrinsics
+    check_intrinsics(intrinsics, str(frame.image), stored)
+    return intrinsics
 
 
 def covering_box(around: Box, size: tuple[int, int]) -> Box:
@@ -105,10 +130,12 @@ def _scale(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, float]:
     return new[1] / old[1], new[0] / old[0]
 
 
-def _check_sizes(frame: Frame, stored: tuple[int, int], depth: np.ndarray, any_depth_size: bool) -> None:
+def _check_sizes(
+    frame: Frame, stored: tuple[int, int], depth: tuple[int, int], any_depth_size: bool
+) -> None:
     same_shape = lambda a, b: abs(a[0] * b[1] / (a[1] * b[0]) - 1) < SAME_SHAPE
     text = lambda size: f"{size[1]}x{size[0]}"
-    if depth.shape != stored and not (any_depth_size and same_shape(depth.shape, stored)):
-        raise BadImage(f"{frame.depth}: the depth is {text(depth.shape)}, its image {text(stored)}")
+    if depth != stored and not (any_depth_size and same_shape(depth, stored)):
+        raise BadImage(f"{frame.depth}: the depth is {text(depth)}, its image {text(stored)}")
     if frame.size and not same_shape(frame.size, stored):
         raise BadImage(f"{frame.image} is {text(stored)}, and its camera is of {text(frame.size)}")

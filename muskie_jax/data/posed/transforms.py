@@ -22,7 +22,6 @@ from muskie_jax.data.posed.frames import (
     Frame,
     Recordings,
     Sequence,
-    image_size,
     inverse_pose,
     pinhole,
     read_json,
@@ -31,6 +30,7 @@ from muskie_jax.data.posed.frames import (
     short_names,
     understood,
 )
+from muskie_jax.data.posed.headers import image_size
 from muskie_jax.data.scan import EXTENSIONS
 from muskie_jax.errors import UserError
 
@@ -41,7 +41,7 @@ PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV")  # the last where nothing is 
 
 
 def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
-    """All sequences of a folder; raises UserError."""
+    """All sequences of a folder; raises UserError, or `BadImage` for an image whose size is needed."""
     if root.is_file():
         files = [(root.stem, root)]
     else:

@@ -74,7 +74,7 @@ def test_views_do_not_mix_and_borders_are_fine(points):
         alone = refined_predictor(maps[view : view + 1], everywhere, SIZE, GRID)
         np.testing.assert_allclose(together[:, view], alone[:, 0], atol=1e-4)
     still = np.asarray(together[-4:, 0])
-    assert np.abs(still - everywhere[-4:]).max() < 8
+    assert np.abs(still - everywhere[-4:]).max() < 5, "what is outside has no say"
     flat = refined_predictor(np.ones_like(maps), everywhere, SIZE, GRID)
     assert np.isfinite(flat).all()
 
@@ -94,8 +94,8 @@ def test_feature_maps_know_the_same_surface(points):
     rng = np.random.default_rng(2)
     first = random_features(rng)[0]
     second = np.roll(first, (1, 2), (0, 1)) + 0.1 * random_features(rng)[0]
-    # A different exposure adds the same to all features of a view, and matters to raw features.
-    features = np.stack([first, second + 3])
+    # An exposure adds the same to all features of a view.
+    features = np.stack([first + 20, second + 30])
     maps = feature_maps(features)
     np.testing.assert_allclose(maps.sum(-1), 1, rtol=1e-4)
     answers = refined_predictor(maps, points, SIZE, GRID)

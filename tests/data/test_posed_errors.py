@@ -27,7 +27,7 @@ def error_of(reader, root, **options):
     with pytest.raises(UserError) as caught:
         load_all(reader, root, **options)
     message = str(caught.value)
-    assert message.startswith("config.posed.made: ")
+    assert message.startswith(("config.posed.made: ", "config.posed.made.root: "))
     return message
 
 
@@ -179,7 +179,7 @@ def test_scannet_errors(tmp_path):
     assert "intrinsics.npz cannot be understood" in error_of("scannet", tmp_path)
     (tmp_path / "intrinsics.npz").unlink()
     assert "no intrinsics, neither in" in error_of("scannet", tmp_path)
-    assert "there is no folder of a scene" in error_of("scannet", scene / "color")
+    assert "there is no color/<n>.jpg in it" in error_of("scannet", scene / "color")
 
 
 def test_seven_scenes_and_neural_rgbd_errors(tmp_path):
@@ -201,7 +201,7 @@ def test_seven_scenes_and_neural_rgbd_errors(tmp_path):
         "neural_rgbd", tmp_path / "neural"
     )
     (kitchen / "focal.txt").unlink()
-    assert "no folder with focal.txt" in error_of("neural_rgbd", tmp_path / "neural")
+    assert "there is no focal.txt in it" in error_of("neural_rgbd", tmp_path / "neural")
 
 
 def test_navi_errors(tmp_path):
@@ -212,7 +212,7 @@ def test_navi_errors(tmp_path):
     edit_json(path, lambda images: images[0].pop("camera"))
     assert "annotations.json cannot be understood: 'camera' is missing" in error_of("navi", tmp_path)
     (tmp_path / "vase" / "wild_set").rmdir()
-    assert "no object in it that has both a wild_set and a multiview_*" in error_of("navi", tmp_path)
+    assert "annotations.json beside <object>/wild_set in it" in error_of("navi", tmp_path)
 
 
 def test_colmap_without_pycolmap_says_how_to_install_it(tmp_path, monkeypatch):
@@ -244,11 +244,34 @@ def test_colmap_errors(tmp_path):
     assert "pycolmap cannot read the model" in error_of("colmap", tmp_path / "b")
 
 
+IN_ROOT = {
+    "navi": "<object>/multiview_*/annotations.json beside <object>/wild_set",
+    "scannet": "color/<n>.jpg",
+    "seven_scenes": "<scene>/seq-XX/frame-XXXXXX.color.png",
+    "neural_rgbd": "focal.txt",
+    "cameras": "cameras.json",
+    "transforms": "transforms.json",
+    "colmap": "sparse/cameras.bin, sparse/0/cameras.bin or their .txt",
+}
+
+
 @pytest.mark.parametrize("reader", [reader for reader in READERS if reader != "synthetic"])
-def test_a_root_that_is_not_there(tmp_path, reader):
-    assert f"no folder '{tmp_path}/none'" in error_of(reader, tmp_path / "none")
-    (tmp_path / "empty").mkdir()
-    assert "empty: there is no" in error_of(reader, tmp_path / "empty")
+def test_a_root_with_nothing_in_it_says_what_is_expected_there(tmp_path, reader):
+    root, none = "config.posed.made.root", tmp_path / "none"
+    message = error_of(reader, none)
+    assert message.startswith(f"{root}: no folder '{none}': write --{root}=") and IN_ROOT[reader] in message
+    (tmp_path / "folder" / "other").mkdir(parents=True)
+    for path in (tmp_path / "folder", tmp_path / "folder" / "other"):
+        assert error_of(reader, path).startswith(f"{root}: {path}: there is no {IN_ROOT[reader]} in it")
+    file = tmp_path / "file.zip"
+    file.write_bytes(b"PK\x80")
+    expected = f"{root}: {file}: it is a file: write the folder with {IN_ROOT[reader]} in it"
+    assert error_of(reader, file).startswith(expected)
+
+
+def test_a_file_of_transforms_must_be_one(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    assert "a.json cannot be understood: " in error_of("transforms", tmp_path / "a.json")
 
 
 def checked(**settings):

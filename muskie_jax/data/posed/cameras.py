@@ -14,11 +14,13 @@ from muskie_jax.data.posed.frames import (
     understood,
 )
 
+IN_ROOT = CAMERAS
+
 
 def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
     """All sequences of a folder; raises UserError."""
     sequences = []
-    for name, folder in sequence_folders(root, lambda path: (path / CAMERAS).is_file(), CAMERAS):
+    for name, folder in sequence_folders(root, lambda path: (path / CAMERAS).is_file(), IN_ROOT):
         cameras = read_cameras(folder / CAMERAS)
         with understood(folder / CAMERAS):
             names = short_names([camera.image for camera in cameras])

@@ -31,6 +31,7 @@ from muskie_jax.data.posed.headers import depth_size
 from muskie_jax.data.scan import natural_key
 from muskie_jax.errors import UserError, first_line
 
+IN_ROOT = "sparse/cameras.bin, sparse/0/cameras.bin or their .txt"
 PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")
 DENSE = ".geometric.bin"
 HEADER = re.compile(rb"(\d{1,6})&(\d{1,6})&1&")  # of a dense depth map: width, height, one channel
@@ -39,7 +40,7 @@ LONGEST_HEADER = 16  # bytes
 
 def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
     """All models of a folder; raises UserError."""
-    models = sequence_folders(root, lambda path: _model(path) is not None, "COLMAP model (sparse/0)")
+    models = sequence_folders(root, lambda path: _model(path) is not None, IN_ROOT)
     pycolmap = _pycolmap()
     unit = settings.depth_unit or DEPTH_UNIT
     sequences = [_sequence(pycolmap, *model, unit, settings.every) for model in models]

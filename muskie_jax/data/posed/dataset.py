@@ -16,7 +16,7 @@ from muskie_jax.data.posed import (
     seven_scenes,
     transforms,
 )
-from muskie_jax.data.posed.frames import Recordings
+from muskie_jax.data.posed.frames import Recordings, WrongRoot
 from muskie_jax.data.posed.groups import choose_groups
 from muskie_jax.data.posed.pixels import check_headers, checked_depth, load_view
 from muskie_jax.data.posed.rooms import open_rooms
@@ -25,14 +25,15 @@ from muskie_jax.data.posed.views import Group, PosedSet, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
 
-READ = {
-    "navi": navi.read,
-    "scannet": scannet.read,
-    "seven_scenes": seven_scenes.read,
-    "neural_rgbd": neural_rgbd.read,
-    "cameras": cameras.read,
-    "transforms": transforms.read,
-    "colmap": colmap.read,
+# Each has `read` and `IN_ROOT`, what a root is known by, for messages.
+READING = {
+    "navi": navi,
+    "scannet": scannet,
+    "seven_scenes": seven_scenes,
+    "neural_rgbd": neural_rgbd,
+    "cameras": cameras,
+    "transforms": transforms,
+    "colmap": colmap,
 }
 
 
@@ -54,13 +55,15 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
     if settings.reader == "synthetic":
         return open_rooms(name, settings, views)
     root = user_path(data_root) / user_path(settings.root)
+    module = READING[settings.reader]
     if not root.exists():
         raise UserError(
-            f"config.posed.{name}: no folder {str(root)!r}: write --config.posed.{name}.root=..., or the "
-            "folder that relative roots start from, --config.data.root=..."
+            f"config.posed.{name}.root: no folder {str(root)!r}: write --config.posed.{name}.root=..., a "
+            f"folder with {module.IN_ROOT} in it, or the folder that relative roots start from, "
+            "--config.data.root=..."
         )
     with _said_of(name):
-        recordings = READ[settings.reader](root, settings)
+        recordings = module.read(root, settings)
         groups = choose_groups(
             recordings.sequences,
             views,
@@ -83,6 +86,8 @@ def _said_of(name: str, sequence: str = "") -> Iterator[None]:
     """Errors begin with the dataset that they are of, and its sequence, where they do not name that."""
     try:
         yield
+    except WrongRoot as error:
+        raise UserError(f"config.posed.{name}.root: {error}") from error
     except (UserError, BadImage) as error:
         raise UserError(f"config.posed.{name}: {sequence and f'{sequence}, '}{error}") from error
 

@@ -83,6 +83,16 @@ class Recordings(NamedTuple):
     one_in: int = 1
 
 
+class WrongRoot(UserError):
+    """A root that is no folder of what a reader expects."""
+
+    def __init__(self, root: pathlib.Path, expected: str, or_deeper: str = ""):
+        is_file = f"it is a file: write the folder with {expected} in it"
+        super().__init__(
+            f"{root}: {is_file if root.is_file() else f'there is no {expected} in it{or_deeper}'}"
+        )
+
+
 @contextlib.contextmanager
 def understood(path: pathlib.Path) -> Iterator[None]:
     """Turns what a file of another kind raises while it is read into one line that names it."""
@@ -177,27 +187,29 @@ def sequence_of(name: str, frames: list[Frame], every: int = 1) -> Sequence:
 
 
 def sequence_folders(
-    root: pathlib.Path, is_one: Callable[[pathlib.Path], bool], what: str
+    root: pathlib.Path, is_one: Callable[[pathlib.Path], bool], expected: str
 ) -> list[tuple[str, pathlib.Path]]:
     """Names and folders of sequences: the root, if it is one, or those in it, in natural order.
 
     Args:
       is_one: whether a folder is a sequence.
-      what: that makes it one, for the message.
+      expected: in a sequence, for the message.
 
     Raises:
-      UserError: if there is none.
+      WrongRoot: if there is none.
     """
     if is_one(root):
         return [(root.resolve().name, root)]
     found = [folder for folder in subfolders(root) if is_one(folder)]
     if not found:
-        raise UserError(f"{root}: there is no {what} in it, nor in a folder of it")
+        raise WrongRoot(root, expected, ", nor in a folder of it")
     return [(folder.name, folder) for folder in found]
 
 
 def subfolders(root: pathlib.Path) -> list[pathlib.Path]:
-    """In natural order; raises UserError if the root cannot be read."""
+    """In natural order, none of a file; raises UserError if the root cannot be read."""
+    if root.is_file():
+        return []
     with understood(root):
         return sorted((p for p in root.iterdir() if p.is_dir()), key=lambda p: natural_key(p.name))
 

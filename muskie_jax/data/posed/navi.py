@@ -25,6 +25,7 @@ from muskie_jax.data.posed.frames import (
     Frame,
     Recordings,
     Sequence,
+    WrongRoot,
     pinhole,
     read_json,
     sequence_of,
@@ -32,8 +33,8 @@ from muskie_jax.data.posed.frames import (
     understood,
 )
 from muskie_jax.data.scan import natural_key
-from muskie_jax.errors import UserError
 
+IN_ROOT = "<object>/multiview_*/annotations.json beside <object>/wild_set"
 INVERSE_DEPTH = 655.350  # metres times steps of the depth maps
 TRAINING_SHARE = 0.9
 ONE_IN = 20
@@ -47,7 +48,7 @@ def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
         collection for folder in subfolders(root) for collection in validation_collections(folder)
     ]
     if not collections:
-        raise UserError(f"{root}: there is no object in it that has both a wild_set and a multiview_*")
+        raise WrongRoot(root, IN_ROOT)
     sequences = tuple(_collection(folder, settings.every) for folder in collections)
     return Recordings(sequences, depth_of_object, upright=True, zoomed=True, one_in=ONE_IN)
 

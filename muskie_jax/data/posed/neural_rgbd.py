@@ -30,10 +30,12 @@ from muskie_jax.data.posed.headers import image_size
 from muskie_jax.data.scan import natural_key
 from muskie_jax.errors import UserError
 
+IN_ROOT = "focal.txt"
+
 
 def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
     """All scenes of a folder; raises UserError, or `BadImage` for an image whose size is needed."""
-    scenes = sequence_folders(root, lambda path: (path / "focal.txt").is_file(), "folder with focal.txt")
+    scenes = sequence_folders(root, lambda path: (path / IN_ROOT).is_file(), IN_ROOT)
     return Recordings(tuple(_scene(*scene, settings.every) for scene in scenes))
 
 

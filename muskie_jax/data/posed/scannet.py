@@ -29,13 +29,14 @@ from muskie_jax.data.posed.frames import (
 from muskie_jax.data.scan import natural_key
 from muskie_jax.errors import UserError
 
+IN_ROOT = "color/<n>.jpg"
 SIZE = (480, 640)  # height and width that the intrinsics speak of
 INTRINSICS = "intrinsics.npz"
 
 
 def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
     """All scenes of a folder; raises UserError."""
-    scenes = sequence_folders(root, lambda path: (path / "color").is_dir(), "folder of a scene, with color")
+    scenes = sequence_folders(root, lambda path: (path / "color").is_dir(), IN_ROOT)
     # Colour may be of its own, larger size.
     return Recordings(tuple(_scene(*scene, settings.every) for scene in scenes), any_depth_size=True)
 

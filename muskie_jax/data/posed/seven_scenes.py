@@ -28,6 +28,7 @@ from muskie_jax.data.posed.frames import (
     Frame,
     Recordings,
     Sequence,
+    WrongRoot,
     inverse_pose,
     pinhole,
     read_matrix,
@@ -37,6 +38,7 @@ from muskie_jax.data.posed.frames import (
 )
 from muskie_jax.errors import UserError
 
+IN_ROOT = "<scene>/seq-XX/frame-XXXXXX.color.png"
 COLOUR = pinhole(525.0, 525.0, 320.0, 240.0)
 DEPTH = pinhole(585.0, 585.0, 320.0, 240.0)
 SIZE = (480, 640)  # of both
@@ -60,7 +62,7 @@ def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
         places = [root] if any(map(_colours, subfolders(root))) else subfolders(root)
         found = [(f"{p.resolve().name}/{seq.name}", seq) for p in places for seq in _evaluated(p)]
     if not found:
-        raise UserError(f"{root}: there is no <scene>/seq-XX/frame-XXXXXX.color.png in it")
+        raise WrongRoot(root, IN_ROOT)
     return Recordings(tuple(_sequence(*one, settings.every) for one in found), registered_depth)
 
 

@@ -34,7 +34,7 @@ from muskie_jax.data.posed.headers import image_size
 from muskie_jax.data.scan import EXTENSIONS
 from muskie_jax.errors import UserError
 
-TRANSFORMS = "transforms.json"
+IN_ROOT = TRANSFORMS = "transforms.json"
 UNITS = ("depth_unit_scale_factor", "integer_depth_scale")
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV")  # the last where nothing is distorted
@@ -42,10 +42,10 @@ PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV")  # the last where nothing is 
 
 def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
     """All sequences of a folder; raises UserError, or `BadImage` for an image whose size is needed."""
-    if root.is_file():
+    if root.is_file() and root.suffix == ".json":
         files = [(root.stem, root)]
     else:
-        folders = sequence_folders(root, lambda path: (path / TRANSFORMS).is_file(), TRANSFORMS)
+        folders = sequence_folders(root, lambda path: (path / TRANSFORMS).is_file(), IN_ROOT)
         files = [(name, folder / TRANSFORMS) for name, folder in folders]
     return Recordings(tuple(_sequence(name, file, settings) for name, file in files))
 

@@ -1,6 +1,6 @@
 """Which curves a report draws, given rows of results."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from muskie_jax.report.charts import Chart, Look, Series
 from muskie_jax.report.reconstruction_tables import context_pairs
@@ -128,7 +128,9 @@ def reconstruction_charts(
 ) -> list[Chart]:
     """Error against the number of views, those of the scene and a stranger's; and over training.
 
-    Both curves of a model start at the target alone.
+    Both curves of a model start at the target alone. An untrained model is not drawn beside its trained
+    one: its errors are so large that those of others would look alike. The curve over training is that
+    with the most whole views.
     """
     entries = at(where(entries, overlap="all"), place)
     pairs, charts = context_pairs(entries), []
@@ -150,7 +152,7 @@ def reconstruction_charts(
             )
             for context, of in errors.items()
             for model, points in of.items()
-            if model in chosen and _alone(model, chosen)
+            if model in chosen and _alone(model, chosen, run_of)
         ]
         numbers = sorted({views for curve in series for views, _ in curve.points})
         if len(numbers) > 1:
@@ -161,7 +163,7 @@ def reconstruction_charts(
             charts.append(
                 _chart(title, "views", series, ticks=ticks, logarithmic=True, note=note, ours=True)
             )
-        if numbers:
+        if numbers and reference == references[-1]:
             own = {model: dict(points).get(numbers[-1]) for model, points in errors["own scene"].items()}
             title = f"Error on hidden patches, {_whole(reference)} of {numbers[-1]}"
             charts.append(training_chart(own, title, titles, drawn, ours=True))
@@ -183,8 +185,10 @@ def _every(ticks: Sequence) -> int:
     return -(-len(ticks) // MAX_TICKS) or 1
 
 
-def _alone(model: MeasuredModel, models: Iterable[MeasuredModel]) -> bool:
-    """Whether a model is drawn where only one of a run can be: the latest."""
-    return not is_untrained(model) or all(
-        not other.step for other in models if family(other) == family(model)
-    )
+def _alone(
+    model: MeasuredModel,
+    models: Iterable[MeasuredModel],
+    same: Callable[[MeasuredModel], Hashable] = family,
+) -> bool:
+    """Whether a model is drawn where only one of a family, or of a run, can be: the latest."""
+    return not is_untrained(model) or all(not other.step for other in models if same(other) == same(model))

@@ -68,8 +68,8 @@ def reconstruction_sentence(entries: Sequence[Entry], place: HiddenPlace, titles
     whole, views = max(gains)
     named = sorted(gains[whole, views].items(), key=lambda item: -item[1])
     said = ", ".join(f"{_compared(less)} ({name})" for name, less in named)
-    text = f"with {views} views, {whole} of them whole, the error on hidden patches is, with views of the "
-    text += f"scene compared to a stranger's, {said}."
+    text = f"with {views} views, {whole} of them whole: other views of the scene, instead of a stranger's, "
+    text += f"make the error on hidden patches {said}."
     if named[0][1] < 100 * CLEAR:
         text += " So other views are not used."
     return text
@@ -77,4 +77,4 @@ def reconstruction_sentence(entries: Sequence[Entry], place: HiddenPlace, titles
 
 def _compared(less: float) -> str:
     percent = round(abs(less))
-    return f"{percent}% {'lower' if less > 0 else 'higher'}" if percent else "the same"
+    return f"{percent}% {'lower' if less > 0 else 'higher'}" if percent else "no different"

@@ -125,8 +125,8 @@ def test_the_summary_and_the_facts(text):
         f"then {late}, 20.0 px. For comparison: untrained (small) 80.0 px, did not move 100.0 px." in said
     )
     assert (
-        f"kitchen, 96x128, hidden: random 0.9: with 4 views, 1 of them whole, the error on hidden patches "
-        f"is, with views of the scene compared to a stranger's, 75% lower ({late}), 33% lower (untrained "
+        f"kitchen, 96x128, hidden: random 0.9: with 4 views, 1 of them whole: other views of the scene, "
+        f"instead of a stranger's, make the error on hidden patches 75% lower ({late}), 33% lower (untrained "
         f"(small))." in said
     )
     facts = [said for _, _, said in page.all("dd")]

@@ -144,7 +144,8 @@ def places(entries: Sequence[Entry], kind: type = Place) -> dict[Place | HiddenP
         named[place] = str(place)
         if len(alike) > 1:
             entry = last[place]
-            counts = [f"{entry.setting[n]} {n}" for n in ("groups", "points") if n in entry.setting]
+            words = {"groups": "groups", "points": "points each"}
+            counts = [f"{entry.setting[key]} {word}" for key, word in words.items() if key in entry.setting]
             if place != alike[0]:
                 named[place] += ", measured on other groups or points"
                 counts.append(f"on {entry.finished[:16].replace('T', ' at ')}")

@@ -71,7 +71,7 @@ def reconstruction_sentence(entries: Sequence[Entry], place: HiddenPlace, titles
     text = f"with {views} views, {whole} of them whole: other views of the scene, instead of a stranger's, "
     text += f"make the error on hidden patches {said}."
     if named[0][1] < 100 * CLEAR:
-        text += " So other views are not used."
+        text += " So no model gains from other views here."
     return text
 
 

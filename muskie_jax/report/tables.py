@@ -33,8 +33,8 @@ class Column:
       name: its head.
       digits: behind the point.
       better: whether "less" or "more" is; "": neither.
-      margin, share: by how much more than this the best must differ from the next, and by how large a
-        share of it, to be marked.
+      margin: of gains; the best is only marked if it is better than the next, and than no gain, by more.
+      share: the best is only marked if it differs from the next by more than this share of it.
     """
 
     name: str
@@ -102,8 +102,9 @@ class Table:
         if len(texts) < 2 or self.text(line, number) != ranked[0]:
             return False
         best, following = map(float, ranked[:2])
-        needed = column.margin + column.share * abs(following)
-        return not needed or abs(best - following) > needed
+        if column.margin:
+            return best - max(following, 0) > column.margin
+        return not column.share or abs(best - following) > column.share * abs(following)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from made_results import (
     UNTRAINED,
     correspondence,
     make_results,
+    reconstruction,
     unit,
 )
 from PIL import Image
@@ -126,8 +127,8 @@ def test_the_summary_and_the_facts(text):
     )
     assert (
         f"kitchen, 96x128, hidden: random 0.9: with 4 views, 1 of them whole: other views of the scene, "
-        f"instead of a stranger's, make the error on hidden patches 75% lower ({late}), 33% lower (untrained "
-        f"(small))." in said
+        f"instead of a stranger's, make the error on hidden patches 75% lower ({late}), 33% lower "
+        f"(untrained (small))." in said
     )
     facts = [said for _, _, said in page.all("dd")]
     assert "12 groups, 8 views, 512x512 pixels, up to 700 pairs of points" in facts
@@ -144,6 +145,19 @@ def test_no_model_better_than_the_trivial_is_said_so(tmp_path):
     )
     assert [item for _, _, item in Page(text).all("li") if said in item]
     assert "nearest" not in text and "at 400, 30.0 px, 33% of points within 10 px." in text
+
+
+def test_no_gain_from_other_views_is_said_so(tmp_path):
+    """Of the most whole views, however the rows are ordered."""
+    rows = [
+        reconstruction(mse, views, context, whole=whole)
+        for whole, views, own in ((2, 4, 0.2), (1, 4, 0.1), (2, 3, 0.1), (0, 8, 0.1))
+        for context, mse in (("own", own), ("stranger", 0.16))
+    ]
+    append(tmp_path / "results.jsonl", unit(0, LATE, "reconstruction", rows))
+    (said,) = [said for _, _, said in Page(write_report(tmp_path)["html"].read_text()).all("li")][:1]
+    assert "with 4 views, 2 of them whole: " in said
+    assert said.endswith(f"25% higher ({SHOWN} at 400). So no model gains from other views here.")
 
 
 def test_what_was_not_measured_is_left_out(tmp_path):

@@ -137,6 +137,7 @@ def test_what_differs_too_little_is_not_bold():
     assert clear(*lines) == [False, False]
     assert clear(lines[0], lines[1], lines[0]) == [False, False]
     assert clear(lines[0], Line(("b",), (1.011, 3.9))) == [True, True]
+    assert clear(Line(("a",), (1.0, 0.9)), Line(("b",), (1.1, -9.0))) == [True, False]  # no gain
 
 
 def correspondence_of(model, second, px, **setting):
@@ -165,10 +166,10 @@ def test_answers_to_several_questions_are_not_in_one_table(tmp_path):
     late = f"{SHOWN} at 400"
     found = {key[0]: [(row[0], row[2]) for row in rows[1:]] for key, rows in tables.items()}
     assert list(found.items()) == [
-        (f"Correspondence: {place} (9 groups, 50 points)", [("DINOv2", "60.00"), (late, "**50.00**")]),
-        (f"Correspondence: {place}{other} (4 groups, 100 points, on 2026-11-22 at 20:00)",
+        (f"Correspondence: {place} (9 groups, 50 points each)", [("DINOv2", "60.00"), (late, "**50.00**")]),
+        (f"Correspondence: {place}{other} (4 groups, 100 points each, on 2026-11-22 at 20:00)",
          [(late, "30.00")]),
-        (f"Correspondence: {place}{other} (12 groups, 60 points, on 2026-11-22 at 20:00)",
+        (f"Correspondence: {place}{other} (12 groups, 60 points each, on 2026-11-22 at 20:00)",
          [(late, "20.00")]),
     ]  # fmt: skip
     for text in found:

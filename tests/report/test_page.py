@@ -232,6 +232,18 @@ def test_both_curves_of_reconstruction_start_at_the_target_alone(text):
     assert len(heights) == 2  # a start for each model
 
 
+@pytest.mark.parametrize(
+    "source, drawn", [("untrained, as runs/hostile", ["c0"]), ("untrained", ["c0", "g0"])]
+)
+def test_reconstruction_by_an_untrained_model_is_not_drawn_beside_its_trained_one(tmp_path, source, drawn):
+    rows = [reconstruction(0.2, 1, "none", whole=0), reconstruction(0.1, 2, "own")]
+    for number, model in enumerate((UNTRAINED._replace(source=source), LATE)):
+        append(tmp_path / "results.jsonl", unit(number, model, "reconstruction", rows))
+    text = write_report(tmp_path)["html"].read_text()
+    curves = chart_of(text, "Error on hidden patches, 1 whole view by views")
+    assert sorted(style for style, _ in curves) == drawn
+
+
 def test_angles_are_told_by_their_edges(text):
     chart = next(part for part in text.split("<svg") if "by degrees between" in part).split("</svg>")[0]
     said = re.findall(r">([^<]*)</text>", chart)

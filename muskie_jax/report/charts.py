@@ -72,6 +72,7 @@ class Chart:
     x_label: what x is, and its unit.
     series: the curves.
     ticks: (x, what it says) of chosen places; () chooses round numbers.
+    names: (x, what it is called) of points that lie between ticks.
     logarithmic: in x.
     percent: y goes from 0 to 100.
     note: below it.
@@ -82,6 +83,7 @@ class Chart:
     x_label: str
     series: tuple[Series, ...]
     ticks: tuple[tuple[float, str], ...] = ()
+    names: tuple[tuple[float, str], ...] = ()
     logarithmic: bool = False
     percent: bool = False
     note: str = ""
@@ -121,7 +123,9 @@ def chart_svg(chart: Chart) -> Element:
         if not level and series.look.marker is not None:
             for place, (x, y) in zip(places, points):
                 marks.append(_marker(*place, series.look.marker, hollow=series.dashed))
-                marks[-1].append(tag("title", f"{series.title}: {short(y)} at {_said(x, x_ticks)}"))
+                marks[-1].append(
+                    tag("title", f"{series.title}: {short(y)} at {_said(x, (*x_ticks, *chart.names))}")
+                )
         parts.append(tag("g", curve, *marks, class_=series.look.style, data_look=series.look.style))
     return tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", class_="chart")
 

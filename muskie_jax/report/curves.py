@@ -1,12 +1,14 @@
 """Which curves a report draws, given rows of results."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from muskie_jax.report.charts import Chart, Look, Series
+from muskie_jax.report.reconstruction_tables import context_pairs
 from muskie_jax.report.results_file import MeasuredModel
 from muskie_jax.report.selection import (
     TRIVIAL,
     Entry,
+    HiddenPlace,
     Place,
     at,
     by_model,
@@ -16,19 +18,14 @@ from muskie_jax.report.selection import (
     is_untrained,
     protocols,
     rank,
+    run_of,
     shown,
     where,
 )
-from muskie_jax.report.tables import (
-    Titles,
-    angle_curves,
-    context_pairs,
-    layer_curves,
-    reconstruction_place,
-)
+from muskie_jax.report.tables import Titles, angle_curves, layer_curves
 
 THRESHOLDS = (1, 2, 5, 10, 25, 50)  # px
-MAX_TICKS = 12  # of layers
+MAX_TICKS = 12  # of layers and angles
 Looks = dict[Hashable, Look]
 
 
@@ -77,7 +74,7 @@ def correspondence_charts(
             if by == predictor and model in models
         }
         numbers = sorted({layer for curve in curves.values() for layer in curve})
-        every = -(-len(numbers) // MAX_TICKS) or 1
+        every = _every(numbers)
         ticks = tuple((number, str(number)) for number in numbers[every - 1 :: every])
         series = [draw(model, sorted(curve.items())) for model, curve in curves.items()]
         if series:
@@ -91,44 +88,53 @@ def correspondence_charts(
         for model, curve in curves.items()
         if model in models
     ]
-    ticks = tuple((middle[label], label) for label in labels)
-    charts.append(
-        _chart("Within 10 px, %", "degrees between the two views", series, ticks=ticks, ours=True)
-    )
+    edges = sorted({edge for label in labels for edge in interval(label)})
+    ticks = tuple((edge, f"{edge:g}") for edge in edges[:: _every(edges)])
+    names = tuple((middle[label], label) for label in labels)
+    x_label = "degrees between the two views"
+    charts.append(_chart("Within 10 px, %", x_label, series, ticks=ticks, names=names, ours=True))
     return [chart for chart in charts if chart]
 
 
 def training_chart(
     values: Mapping[MeasuredModel, float | None], title: str, titles: Titles, drawn: Looks, **options
 ) -> Chart | None:
-    """A figure against the step, of models with several checkpoints; levels are the others'."""
+    """A figure against the step, of models with several checkpoints; levels are the others'.
+
+    A curve starts at the untrained model that was made like the run's, if it was measured.
+    """
     values = {model: value for model, value in values.items() if value is not None}
     runs: dict[Hashable, list[MeasuredModel]] = {}
     for model in values:
         if model.step is not None:
-            runs.setdefault(family(model), []).append(model)
+            runs.setdefault(run_of(model), []).append(model)
     curves = {key: models for key, models in runs.items() if len({model.step for model in models}) > 1}
     if not curves:
         return None
     levels = [
         Series(titles[model], ((None, values[model]),), drawn[family(model)])
         for model in shown(values)
-        if family(model) not in curves
+        if run_of(model) not in curves
     ]
-    for key, models in curves.items():
+    for models in curves.values():
         models = sorted(models, key=lambda model: model.step)
         points = tuple((model.step, values[model]) for model in models)
-        levels.append(Series(titles[models[-1]], points, drawn[key]))
+        levels.append(Series(titles[models[-1]], points, drawn[family(models[-1])]))
     return _chart(title, "step of training", levels, **options)
 
 
 def reconstruction_charts(
-    entries: Sequence[Entry], place: tuple, titles: Titles, drawn: Looks
+    entries: Sequence[Entry], place: HiddenPlace, titles: Titles, drawn: Looks
 ) -> list[Chart]:
-    """Error against the number of views, those of the scene and a stranger's; and over training."""
-    entries = [entry for entry in where(entries, overlap="all") if reconstruction_place(entry) == place]
-    references = sorted({entry.labels.get("num_reference") for entry in entries}, key=interval)
+    """Error against the number of views, those of the scene and a stranger's; and over training.
+
+    Both curves of a model start at the target alone. An untrained model is not drawn beside its trained
+    one: its errors are so large that those of others would look alike. The curve over training is that
+    with the most whole views.
+    """
+    entries = at(where(entries, overlap="all"), place)
     pairs, charts = context_pairs(entries), []
+    references = sorted({whole for _, _, whole in pairs}, key=interval)
     chosen = shown(by_model(entries))
     for reference in references:
         errors: dict[str, dict[MeasuredModel, list[tuple[int, float]]]] = {
@@ -136,26 +142,28 @@ def reconstruction_charts(
             "stranger's": {},
         }
         for (model, views, whole), found in pairs.items():
-            for context, error in zip(errors, found):
+            for context, error in zip(errors, (found.own, found.stranger)):
                 if whole == reference and isinstance(views, int) and error is not None:
-                    errors[context].setdefault(model, []).append((views, error))
+                    start = [] if found.alone is None else [(1, found.alone)]
+                    errors[context].setdefault(model, start).append((views, error))
         series = [
             Series(
                 f"{titles[model]}, {context}", tuple(points), drawn[family(model)], context != "own scene"
             )
             for context, of in errors.items()
             for model, points in of.items()
-            if model in chosen and _alone(model, chosen)
+            if model in chosen and _alone(model, chosen, run_of)
         ]
         numbers = sorted({views for curve in series for views, _ in curve.points})
         if len(numbers) > 1:
             title = f"Error on hidden patches, {_whole(reference)}"
             note = "Solid and filled: the other views are of the scene. Dashed and hollow: a stranger's."
+            note += " With 1 view the target is alone." if 1 in numbers else ""
             ticks = tuple((number, str(number)) for number in numbers)
             charts.append(
                 _chart(title, "views", series, ticks=ticks, logarithmic=True, note=note, ours=True)
             )
-        if numbers:
+        if numbers and reference == references[-1]:
             own = {model: dict(points).get(numbers[-1]) for model, points in errors["own scene"].items()}
             title = f"Error on hidden patches, {_whole(reference)} of {numbers[-1]}"
             charts.append(training_chart(own, title, titles, drawn, ours=True))
@@ -172,8 +180,15 @@ def _chart(title: str, x_label: str, series: Iterable[Series], **options) -> Cha
     return Chart(title, x_label, series, **options) if series else None
 
 
-def _alone(model: MeasuredModel, models: Iterable[MeasuredModel]) -> bool:
-    """Whether a model is drawn where only one of a run can be: the latest."""
-    return not is_untrained(model) or all(
-        not other.step for other in models if family(other) == family(model)
-    )
+def _every(ticks: Sequence) -> int:
+    """Each how many-th of so many is drawn."""
+    return -(-len(ticks) // MAX_TICKS) or 1
+
+
+def _alone(
+    model: MeasuredModel,
+    models: Iterable[MeasuredModel],
+    same: Callable[[MeasuredModel], Hashable] = family,
+) -> bool:
+    """Whether a model is drawn where only one of a family, or of a run, can be: the latest."""
+    return not is_untrained(model) or all(not other.step for other in models if same(other) == same(model))

@@ -4,7 +4,8 @@ import base64
 import hashlib
 import io
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from PIL import Image
 
@@ -34,6 +35,8 @@ FIGURES = {
     ),
 }
 LONG, LONG_HEAD = 40, 10  # letters of a name, of the head of a column; longer ones are broken into lines
+WORDS = {"num_reference": "whole views"}  # of labels of pictures
+PLURAL = ("views", "whole views")
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png"}
 HOW_TO_READ = (
     "ATE is the mean distance between where a point is and where it was predicted, in pixels of the image "
@@ -179,6 +182,9 @@ def _section(section: Section, charts: Sequence[Chart], titles: Titles, looks: L
         yield tag("details", tag("summary", heading.text), *rest)
     if section.ours:
         parts = [part for table in section.ours for part in _table(table, looks)]
+        for table in section.every:
+            heading, *rest = _table(table, looks)
+            parts.append(tag("details", tag("summary", f"{heading.text}, every line"), *rest))
         parts += _charts([chart for chart in charts if chart.ours], titles, looks)
         yield tag("div", tag("h4", OURS), *parts, class_="ours")
 
@@ -302,9 +308,20 @@ def _picture(
     if kind not in MEDIA_TYPES:
         return None
     source = f"data:{MEDIA_TYPES[kind]};base64,{base64.b64encode(content).decode()}"
-    labels = ", ".join(f"{name} {value}" for name, value in figure.labels.items())
-    caption = tag(
-        "figcaption", tag("b", titles[model]), f" ({labels}). " if labels else ". ", figure.caption
-    )
+    said = figure.caption.removeprefix(f"{model.name}: ")
+    more = _more_labels(figure.labels, said)
+    caption = tag("figcaption", tag("b", titles[model]), f": {said}", f" [{more}]" if more else None)
     image = tag("img", src=source, width=width, height=height, alt=figure.caption)
     return tag("figure", image, caption)
+
+
+def _more_labels(labels: Mapping[str, Any], said: str) -> str:
+    """Labels of a picture that its caption does not say: text as it is, numbers with their names."""
+    height, width = labels.get("height"), labels.get("width")
+    size = {} if None in (height, width) else {"size": f"{height}x{width}"}
+    rest = {name: value for name, value in labels.items() if name not in ("height", "width")}
+    rest = {WORDS.get(name, name): value for name, value in (rest | size).items()}
+    texts = (
+        str(v) if isinstance(v, str) else f"{v} {n}" if n in PLURAL else f"{n} {v}" for n, v in rest.items()
+    )
+    return ", ".join(text for text in texts if text != "all" and text not in said)

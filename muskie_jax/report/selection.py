@@ -11,15 +11,18 @@ TRIVIAL = ("still", "patches")  # kinds that know nothing; they come first
 MISSING = "\N{EN DASH}"
 KINDS = (*TRIVIAL, "mae", "crocov2", "dinov2", "dinov3", "muskie")
 REFINED = "+refined"
+UNTRAINED = "untrained"
 PROTOCOLS = ("targets", "published")
 
 
 class Entry(NamedTuple):
-    """A row of results, with whose it is."""
+    """A row of results, with whose it is, how it was measured and when."""
 
     model: MeasuredModel
     labels: dict[str, Any]
     values: dict[str, float]
+    setting: dict[str, Any]
+    finished: str
 
     def value(self, name: str) -> float:
         """A figure; infinite if it is missing, since all that are compared here are errors."""
@@ -27,15 +30,31 @@ class Entry(NamedTuple):
 
 
 class Place(NamedTuple):
-    """What figures must share to be compared: a dataset, and how its views were taken."""
+    """What figures of correspondence must share to be compared: a dataset, how its views were taken, and
+    `question`, which is of all else that the data and the points depend on ("" in older results).
+    """
 
     dataset: str
     height: int
     width: int
     views: int
+    question: str = ""
 
     def __str__(self):
         return f"{self.dataset}, {self.views} views of {self.height}x{self.width}"
+
+
+class HiddenPlace(NamedTuple):
+    """The same of reconstruction, whose figures for several numbers of views are compared."""
+
+    dataset: str
+    height: int
+    width: int
+    mask: str
+    question: str = ""
+
+    def __str__(self):
+        return f"{self.dataset}, {self.height}x{self.width}, hidden: {self.mask}"
 
 
 def entries_of(units: Iterable[Unit], evaluator: str) -> list[Entry]:
@@ -43,8 +62,9 @@ def entries_of(units: Iterable[Unit], evaluator: str) -> list[Entry]:
     found: dict[tuple, Entry] = {}
     for unit in sorted((unit for unit in units if unit.evaluator == evaluator), key=lambda u: u.finished):
         for row in unit.rows:
-            key = (unit.model, json.dumps(row.labels, sort_keys=True, default=str))
-            found[key] = Entry(unit.model, row.labels, row.values)
+            labels = json.dumps(row.labels, sort_keys=True, default=str)
+            key = (unit.model, str(unit.setting.get("question", "")), labels)
+            found[key] = Entry(unit.model, row.labels, row.values, unit.setting, unit.finished)
     return sorted(found.values(), key=lambda entry: rank(entry.model))
 
 
@@ -67,15 +87,21 @@ def is_untrained(model: MeasuredModel) -> bool:
 
 
 def tag(model: MeasuredModel) -> str:
-    """What must be said of a model wherever it stands; empty for most."""
+    """What must be said of a model wherever it stands, unless its name does; empty for most."""
     if model.kind in TRIVIAL:
         return "trivial baseline"
-    return "untrained" if is_untrained(model) else ""
+    return UNTRAINED if is_untrained(model) and UNTRAINED not in model.name else ""
 
 
 def family(model: MeasuredModel) -> Hashable:
-    """The same for all checkpoints of a run, the untrained one too if it is of that run."""
+    """The same for all checkpoints of a run: they are drawn alike."""
     return (model.kind, model.source or model.name, model.parameters)
+
+
+def run_of(model: MeasuredModel) -> Hashable:
+    """The same for what lies on one curve of training: a family, and the untrained model made like it."""
+    kind, source, parameters = family(model)
+    return (kind, source.removeprefix(f"{UNTRAINED}, as "), parameters)
 
 
 def shown(models: Iterable[MeasuredModel]) -> list[MeasuredModel]:
@@ -101,14 +127,35 @@ def titles(models: Iterable[MeasuredModel]) -> dict[MeasuredModel, str]:
     return named
 
 
-def places(entries: Iterable[Entry]) -> list[Place]:
-    """Where there are figures, in a stable order."""
-    found = {place_of(entry) for entry in entries}
-    return sorted(found, key=lambda place: tuple((value is None, str(value).zfill(6)) for value in place))
+def places(entries: Sequence[Entry], kind: type = Place) -> dict[Place | HiddenPlace, str]:
+    """Where there are figures, with a title, in a stable order.
+
+    Where the same data was asked in several ways, the one measured last is first, and the titles of the
+    others say so.
+    """
+    last: dict[Place | HiddenPlace, Entry] = {}
+    for entry in sorted(entries, key=lambda entry: entry.finished):
+        last[place_of(entry, kind)] = entry
+    latest_first = sorted(last, key=lambda place: last[place].finished, reverse=True)
+    order = lambda place: tuple((value is None, str(value).zfill(6)) for value in place[:-1])
+    named: dict[Place | HiddenPlace, str] = {}
+    for place in sorted(latest_first, key=order):
+        alike = [other for other in latest_first if other[:-1] == place[:-1]]
+        named[place] = str(place)
+        if len(alike) > 1:
+            entry = last[place]
+            words = {"groups": "groups", "points": "points each"}
+            counts = [f"{entry.setting[key]} {word}" for key, word in words.items() if key in entry.setting]
+            if place != alike[0]:
+                named[place] += ", measured on other groups or points"
+                counts.append(f"on {entry.finished[:16].replace('T', ' at ')}")
+            named[place] += f" ({', '.join(counts)})" if counts else ""
+    return named
 
 
-def place_of(entry: Entry) -> Place:
-    return Place(*(entry.labels.get(name) for name in Place._fields))
+def place_of(entry: Entry, kind: type = Place) -> Place | HiddenPlace:
+    labels = (entry.labels.get(name) for name in kind._fields[:-1])
+    return kind(*labels, str(entry.setting.get("question", "")))
 
 
 def where(entries: Iterable[Entry], **labels) -> list[Entry]:
@@ -120,9 +167,9 @@ def where(entries: Iterable[Entry], **labels) -> list[Entry]:
     ]
 
 
-def at(entries: Iterable[Entry], place: Place) -> list[Entry]:
+def at(entries: Iterable[Entry], place: Place | HiddenPlace) -> list[Entry]:
     """Entries of a place."""
-    return [entry for entry in entries if place_of(entry) == place]
+    return [entry for entry in entries if place_of(entry, type(place)) == place]
 
 
 def protocols(entries: Iterable[Entry]) -> list[str]:

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+from muskie_jax.report.reconstruction_tables import CLEAR, context_pairs, gain
 from muskie_jax.report.selection import (
     TRIVIAL,
     Entry,
+    HiddenPlace,
     Place,
     at,
     defaults,
@@ -13,9 +15,7 @@ from muskie_jax.report.selection import (
     shown,
     where,
 )
-from muskie_jax.report.tables import Titles, context_pairs, gain, reconstruction_place
-
-SMALL = 1.0  # percent: less than this is called no difference
+from muskie_jax.report.tables import Titles
 
 
 def correspondence_sentence(entries: Sequence[Entry], place: Place, titles: Titles) -> str | None:
@@ -34,35 +34,47 @@ def correspondence_sentence(entries: Sequence[Entry], place: Place, titles: Titl
         return f"only what knows nothing was measured; {titles[best]} is nearest, {error(best):.1f} px off."
     best = ranked[0]
     within = measured[best].values.get("px_10")
-    text = f"{titles[best]} is nearest: {error(best):.1f} px off on average"
+    floor = sorted(floor, key=error)
+    if floor and error(floor[0]) <= error(best):
+        text = f"no trained model is nearer than knowing nothing: {titles[floor[0]]} {error(floor[0]):.1f} "
+        text += f"px; the best trained, {titles[best]}, {error(best):.1f} px"
+        floor = floor[1:]
+    else:
+        text = f"{titles[best]} is nearest: {error(best):.1f} px off on average"
     text += "" if within is None else f", {within:.0f}% of points within 10 px"
     if len(ranked) > 1:
         text += f"; then {titles[ranked[1]]}, {error(ranked[1]):.1f} px"
     text += "."
     if floor:
-        named = ", ".join(f"{titles[model]} {error(model):.1f} px" for model in sorted(floor, key=error))
+        named = ", ".join(f"{titles[model]} {error(model):.1f} px" for model in floor)
         text += f" For comparison: {named}."
-    beaten = [model for model in floor if error(model) <= error(best)]
-    if beaten:
-        text += " So no trained model does better than knowing nothing here."
     return text
 
 
-def reconstruction_sentence(entries: Sequence[Entry], place: tuple, titles: Titles) -> str | None:
-    """Whether models use other views: the gain with the most views; None without figures."""
-    entries = [entry for entry in where(entries, overlap="all") if reconstruction_place(entry) == place]
+def reconstruction_sentence(entries: Sequence[Entry], place: HiddenPlace, titles: Titles) -> str | None:
+    """Whether models use other views: the gain with the most whole views, and of these with the most views.
+
+    None without figures.
+    """
+    entries = at(where(entries, overlap="all"), place)
     models = shown(entry.model for entry in entries)
-    gains: dict[int, dict[str, float]] = {}
-    for (model, views, _), (own, stranger, _) in context_pairs(entries).items():
-        less = gain(own, stranger)
-        if less is not None and isinstance(views, int) and model in models:
-            gains.setdefault(views, {})[titles[model]] = less
+    gains: dict[tuple[int, int], dict[str, float]] = {}
+    for (model, views, whole), found in context_pairs(entries).items():
+        less = gain(found.own, found.stranger)
+        if less is not None and isinstance(views, int) and isinstance(whole, int) and model in models:
+            gains.setdefault((whole, views), {})[titles[model]] = less
     if not gains:
         return None
-    views = max(gains)
-    named = sorted(gains[views].items(), key=lambda item: -item[1])
-    said = ", ".join(f"{less:.0f}% ({name})" for name, less in named)
-    text = f"with {views} views of the scene, the error is lower than with a stranger's views by {said}."
-    if named[0][1] < SMALL:
-        text += " So other views are not used."
+    whole, views = max(gains)
+    named = sorted(gains[whole, views].items(), key=lambda item: -item[1])
+    said = ", ".join(f"{_compared(less)} ({name})" for name, less in named)
+    text = f"with {views} views, {whole} of them whole: other views of the scene, instead of a stranger's, "
+    text += f"make the error on hidden patches {said}."
+    if named[0][1] < 100 * CLEAR:
+        text += " So no model gains from other views here."
     return text
+
+
+def _compared(less: float) -> str:
+    percent = round(abs(less))
+    return f"{percent}% {'lower' if less > 0 else 'higher'}" if percent else "no different"

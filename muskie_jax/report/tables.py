@@ -10,7 +10,6 @@ from muskie_jax.report.selection import (
     Entry,
     Place,
     at,
-    by_model,
     defaults,
     described,
     family,
@@ -28,11 +27,21 @@ Titles = dict[MeasuredModel, str]
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of figures: its name, its digits, and whether less or more is better ("": neither)."""
+    """A column of figures.
+
+    Attributes:
+      name: its head.
+      digits: behind the point.
+      better: whether "less" or "more" is; "": neither.
+      margin: of gains; the best is only marked if it is better than the next, and than no gain, by more.
+      share: the best is only marked if it differs from the next by more than this share of it.
+    """
 
     name: str
     digits: int = 2
     better: str = "less"
+    margin: float = 0.0
+    share: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +98,13 @@ class Table:
         else:
             others = [(other, number) for other in self.lines if other.group == line.group]
         texts = [self.text(*cell) for cell in others if cell[0].values[cell[1]] is not None]
-        best = (min if column.better == "less" else max)(texts, key=float)
-        return len(texts) > 1 and self.text(line, number) == best
+        ranked = sorted(texts, key=float, reverse=column.better == "more")
+        if len(texts) < 2 or self.text(line, number) != ranked[0]:
+            return False
+        best, following = map(float, ranked[:2])
+        if column.margin:
+            return best - max(following, 0) > column.margin
+        return not column.share or abs(best - following) > column.share * abs(following)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,12 +116,14 @@ class Section:
       tables: as in the paper.
       details: longer ones.
       ours: what the paper does not have.
+      every: those of ours with all their lines, for the page alone.
     """
 
     title: str
     tables: tuple[Table, ...] = ()
     details: tuple[Table, ...] = ()
     ours: tuple[Table, ...] = ()
+    every: tuple[Table, ...] = ()
 
 
 PAPER_COLUMNS = tuple(
@@ -116,15 +132,15 @@ PAPER_COLUMNS = tuple(
 )
 
 
-def correspondence_section(entries: Sequence[Entry], place: Place, titles: Titles) -> Section:
-    """All tables of correspondence at a place."""
+def correspondence_section(entries: Sequence[Entry], place: Place, title: str, titles: Titles) -> Section:
+    """All tables of correspondence at a place, which is called `title`."""
     entries = at(entries, place)
     found = protocols(entries)
     tables = [comparison(where(entries, protocol=name), place, name, titles) for name in found]
     main = where(entries, protocol=found[0])
     present = lambda *tables: tuple(table for table in tables if table)
     return Section(
-        str(place),
+        title,
         tuple(tables),
         present(layers(main, titles)),
         present(extras(main, titles), angles(main, titles)),
@@ -135,21 +151,22 @@ def comparison(entries: Sequence[Entry], place: Place, protocol: str, titles: Ti
     """A line for each model, with the columns of the paper; of one protocol."""
     chosen = defaults(entries)
     lines = [
-        _line((titles[model], described(chosen[model])), model, _values(chosen[model], published.METRICS))
+        line_of((titles[model], described(chosen[model])), model, _values(chosen[model], published.METRICS))
         for model in shown(chosen)
     ]
     theirs, note = (), "View 0, whose points are followed, is not counted."
     if protocol == published.PROTOCOL:
         note = "View 0 is also counted against itself, as in the paper."
-        if place.dataset in published.PUBLISHED:
-            table = published.PUBLISHED[place.dataset]
+        readers = {entry.setting.get("reader") for entry in chosen.values()}
+        for reader in readers & published.PUBLISHED.keys():
+            table = published.PUBLISHED[reader]
             theirs = tuple(
                 Line((name, MISSING), values, tag="paper") for name, values in table.models.items()
             )
-            setting = Place(place.dataset, table.height, table.width, table.views)
-            note += f" The paper's numbers are of {str(setting).partition(', ')[2]}"
-            note += "." if setting == place else ", which is not how ours were measured."
-    if any(entry.labels.get("predictor") == "feature" for entry in chosen.values()):
+            same = (table.height, table.width, table.views) == (place.height, place.width, place.views)
+            note += f" The paper's numbers are of {table.views} views of {table.height}x{table.width}"
+            note += "." if same else ", which is not how ours were measured."
+    if any(", layer " in predictor for _, predictor in (line.heads for line in lines)):
         note += " A layer is the one with the least mean error on these very points."
     return Table(
         f"Protocol {protocol}",
@@ -168,7 +185,7 @@ def layers(entries: Sequence[Entry], titles: Titles) -> Table | None:
     if not numbers:
         return None
     lines = [
-        _line((titles[model], predictor), model, [curve.get(layer) for layer in numbers])
+        line_of((titles[model], predictor), model, [curve.get(layer) for layer in numbers])
         for (model, predictor), curve in curves.items()
     ]
     return Table(
@@ -206,7 +223,7 @@ def extras(entries: Sequence[Entry], titles: Titles) -> Table | None:
                 entry and entry.values.get(name) for name in ("px_ate", "px_10") for entry in variants
             ]
             values.append(_share_of_pairs(variants[2], default))
-            lines.append(_line((titles[model], described(default)), model, values))
+            lines.append(line_of((titles[model], described(default)), model, values))
     if not lines:
         return None
     columns = [
@@ -215,12 +232,14 @@ def extras(entries: Sequence[Entry], titles: Titles) -> Table | None:
         for variant in ("", ", refined", ", consistent")
     ]
     return Table(
-        "Refined below the size of a patch, and points that are consistent",
+        "Refined, and points that are consistent",
         ("model", "predictor"),
         (*columns, Column("kept %", 1, "")),
         tuple(lines),
-        note="Consistent points come back to where they started when they are followed there and back; the "
-        "last column is their share of all.",
+        note="Refined: neighbours must agree where they moved, and the answer is finer than a patch; "
+        "features are then compared by the cosine of what is left of them without their view's mean. Those "
+        "not refined are compared by Euclidean distance, as in the paper. Consistent points come back to "
+        "where they started when they are followed there and back; the last column is their share of all.",
     )
 
 
@@ -237,7 +256,7 @@ def angles(entries: Sequence[Entry], titles: Titles) -> Table | None:
     if not labels:
         return None
     lines = [
-        _line((titles[model],), model, [curve.get(label) for label in labels])
+        line_of((titles[model],), model, [curve.get(label) for label in labels])
         for model, curve in curves.items()
     ]
     return Table(
@@ -259,100 +278,9 @@ def angle_curves(entries: Sequence[Entry]) -> dict[MeasuredModel, dict[str, floa
     return curves
 
 
-RECONSTRUCTION_PLACE = ("dataset", "height", "width", "mask")
-
-
-def reconstruction_section(entries: Sequence[Entry], place: tuple, titles: Titles) -> Section:
-    """All tables of reconstruction of one dataset, size and mask."""
-    entries = [entry for entry in entries if reconstruction_place(entry) == place]
-    dataset, height, width, mask = place
-    tables = (contexts(entries, titles), overlaps(entries, titles))
-    title = f"{dataset}, {height}x{width}, hidden: {mask}"
-    return Section(title, ours=tuple(table for table in tables if table))
-
-
-def reconstruction_place(entry: Entry) -> tuple:
-    """What figures of reconstruction must share to be compared."""
-    return tuple(entry.labels.get(name) for name in RECONSTRUCTION_PLACE)
-
-
-def contexts(entries: Sequence[Entry], titles: Titles) -> Table | None:
-    """The error with the scene's own views beside that with a stranger's."""
-    lines = []
-    pairs = context_pairs(where(entries, overlap="all"))
-    for model in shown(model for model, *_ in pairs):
-        for (of, views, reference), (own, stranger, entry) in pairs.items():
-            if of == model:
-                baseline, patches = entry.values.get("baseline_mse"), entry.values.get("patches")
-                heads = (titles[model], str(views), str(reference))
-                values = (own, stranger, gain(own, stranger), baseline, patches)
-                lines.append(_line(heads, model, values, group=(views, reference)))
-    if not lines:
-        return None
-    return Table(
-        "Error on hidden patches by number of views",
-        ("model", "views", "whole views"),
-        (
-            Column("MSE, own scene", 4),
-            Column("MSE, stranger's", 4, ""),
-            Column("gain %", 1, "more"),
-            Column("MSE, mean colour", 4, ""),
-            Column("patches", 0, ""),
-        ),
-        tuple(lines),
-        note="The same hidden patches, with the other views of their own scene and with those of "
-        "another scene; and filled with the mean colour of what is visible. Gain: how much less the error "
-        "is with the own scene's. Bold: the best for so many views.",
-    )
-
-
-def overlaps(entries: Sequence[Entry], titles: Titles) -> Table | None:
-    """The gain from the scene's own views, by how much of the target they show."""
-    pairs = {}
-    labels = sorted({str(entry.labels.get("overlap", "all")) for entry in entries} - {"all"}, key=interval)
-    for label in labels:
-        for key, (own, stranger, _) in context_pairs(where(entries, overlap=label)).items():
-            pairs.setdefault(key, {})[label] = gain(own, stranger)
-    lines = []
-    for model in shown(model for model, *_ in pairs):
-        for (of, views, reference), by_overlap in pairs.items():
-            if of == model:
-                values = [by_overlap.get(label) for label in labels]
-                heads = (titles[model], str(views), str(reference))
-                lines.append(_line(heads, model, values, group=(views, reference)))
-    if not lines:
-        return None
-    return Table(
-        "Gain from views of the own scene, %, by their overlap with the hidden view",
-        ("model", "views", "whole views"),
-        tuple(Column(label, 1, "more") for label in labels),
-        tuple(lines),
-    )
-
-
-def context_pairs(entries: Sequence[Entry]) -> dict[tuple, tuple[float | None, float | None, Entry]]:
-    """(model, views, reference views) -> MSE with own views, with a stranger's, and an entry of them."""
-    found: dict[tuple, dict[str, Entry]] = {}
-    for model, rows in by_model(entries).items():
-        for entry in rows:
-            key = (model, entry.labels.get("views"), entry.labels.get("num_reference"))
-            found.setdefault(key, {})[str(entry.labels.get("context"))] = entry
-    mse = lambda by_context, name: by_context[name].values.get("mse") if name in by_context else None
-    pairs = {
-        key: (mse(contexts, "own"), mse(contexts, "stranger"), next(iter(contexts.values())))
-        for key, contexts in found.items()
-    }
-    return dict(sorted(pairs.items(), key=lambda item: (interval(item[0][2]), interval(item[0][1]))))
-
-
-def gain(error: float | None, other: float | None) -> float | None:
-    """By how many percent an error is below another."""
-    return None if error is None or not other else 100 * (1 - error / other)
-
-
 def _values(entry: Entry, names: Sequence[str]) -> list[float | None]:
     return [entry.values.get(name) for name in names]
 
 
-def _line(heads, model: MeasuredModel, values, group: Hashable = None) -> Line:
+def line_of(heads, model: MeasuredModel, values, group: Hashable = None) -> Line:
     return Line(tuple(heads), tuple(values), tag(model), family(model), group)

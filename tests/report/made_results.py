@@ -53,8 +53,8 @@ def of_model(model, px, cm, place):
         yield correspondence(place, predictor, layer, px * worse * factor, cm, angle=angle)
 
 
-def reconstruction(mse, views, context, overlap="all"):
-    about = {"dataset": "kitchen", "height": 96, "width": 128, "views": views, "num_reference": 1}
+def reconstruction(mse, views, context, overlap="all", whole=1):
+    about = {"dataset": "kitchen", "height": 96, "width": 128, "views": views, "num_reference": whole}
     labels = about | {"mask": "random 0.9", "context": context, "overlap": overlap}
     return Row(labels, {"mse": mse, "baseline_mse": 0.08, "patches": 1000})
 
@@ -62,7 +62,7 @@ def reconstruction(mse, views, context, overlap="all"):
 def unit(number, model, evaluator, rows=(), figures=(), **more):
     fields = {"seconds": 2.5, "finished": f"2026-11-22T20:00:{number:02d}Z", "device": "a <b>device</b>"}
     fields |= {"version": "0.1.0"}
-    setting = {"groups": 12}
+    setting = {"groups": 12, "points": 60} | more.pop("setting", {})
     return Unit(f"{number:04x}", model, evaluator, setting, tuple(rows), tuple(figures), **fields | more)
 
 
@@ -87,15 +87,20 @@ def made_units(folder: pathlib.Path) -> list[Unit]:
     # In the order of a sweep: an evaluator, a model. Errors in pixels and centimetres.
     measured = [(UNTRAINED, 80.0, 30.0), (DINO, 16.0, None), (EARLY, 40.0, 12.0), (LATE, 20.0, 6.0)]
     pictures, units = {LATE: figures, EARLY: early}, []
-    for place in (NAVI, KITCHEN):
+    for place, about in ((NAVI, {"reader": "navi"}), (KITCHEN, {"reader": "files"})):
+        about = {"setting": about | {"question": place["dataset"]}}
         still = [correspondence(place, "still", "all", 100.0, 50.0, p) for p in ("targets", "published")]
-        units.append(unit(len(units), STILL, "correspondence", still))
+        units.append(unit(len(units), STILL, "correspondence", still, **about))
         for model, px, cm in measured:
             rows = of_model(model, px, cm, place)
-            units.append(unit(len(units), model, "correspondence", rows, pictures.get(model, ())))
+            shown = pictures.get(model, ())
+            units.append(unit(len(units), model, "correspondence", rows, shown, **about))
     for model, own in ((UNTRAINED, 0.08), (EARLY, 0.05), (LATE, 0.03)):
+        alone = [reconstruction(own * 2.5, 1, "none", whole=0)]
+        units.append(unit(len(units), model, "reconstruction", alone))
         rows = [reconstruction(own * 2 / views, views, "own") for views in (2, 4)]
         rows += [reconstruction(0.06, views, "stranger") for views in (2, 4)]
+        rows += [reconstruction(0.07, 4, context, whole=0) for context in ("own", "stranger")]
         rows += [reconstruction(0.04, 4, "own", "0.3-0.6"), reconstruction(0.05, 4, "stranger", "0.3-0.6")]
         units.append(unit(len(units), model, "reconstruction", rows))
     units.append(unit(len(units), LATE, "another", [Row({"name": "=1+1", "px_10": "x"}, {"kind": 0.1})]))

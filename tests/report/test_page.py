@@ -12,10 +12,21 @@ import numpy as np
 import pytest
 from commands import complaint_of, run_module
 from conftest import ROOT
-from made_results import EARLY, LATE, NAVI, SHOWN, STILL, correspondence, make_results, unit
+from made_results import (
+    EARLY,
+    LATE,
+    NAVI,
+    SHOWN,
+    STILL,
+    UNTRAINED,
+    correspondence,
+    make_results,
+    reconstruction,
+    unit,
+)
 from PIL import Image
 
-from muskie_jax.report.results_file import append
+from muskie_jax.report.results_file import FigureFile, append
 from muskie_jax.report.write import write_report
 
 SCREENSHOT = ROOT / ".cache" / "report.png"  # kept, to be looked at
@@ -84,7 +95,12 @@ def test_all_pictures_of_the_folder_are_in_it_and_no_others(text, folder):
     assert {(attributes["width"], attributes["height"]) for attributes in images} == {("240", "60")}
     assert images[1]["src"].startswith("data:image/png;") and "must not be there" not in text
     folded = [said for _, _, said in Page(text).all("details")]
-    assert ["of an earlier checkpoint" in said for said in folded] == [False, False, True]  # layers, twice
+    assert ["of an earlier checkpoint" in said for said in folded] == [
+        False,
+        False,
+        False,
+        True,
+    ]  # layers twice, all
 
 
 def test_names_are_text(text):
@@ -110,8 +126,9 @@ def test_the_summary_and_the_facts(text):
         f"then {late}, 20.0 px. For comparison: untrained (small) 80.0 px, did not move 100.0 px." in said
     )
     assert (
-        f"kitchen, 96x128, hidden: random 0.9: with 4 views of the scene, the error is lower than with a "
-        f"stranger's views by 75% ({late}), 33% (untrained (small))." in said
+        f"kitchen, 96x128, hidden: random 0.9: with 4 views, 1 of them whole: other views of the scene, "
+        f"instead of a stranger's, make the error on hidden patches 75% lower ({late}), 33% lower "
+        f"(untrained (small))." in said
     )
     facts = [said for _, _, said in page.all("dd")]
     assert "12 groups, 8 views, 512x512 pixels, up to 700 pairs of points" in facts
@@ -123,7 +140,24 @@ def test_no_model_better_than_the_trivial_is_said_so(tmp_path):
     rows = [correspondence(NAVI, "still", "all", 29.0)]
     append(tmp_path / "results.jsonl", unit(1, STILL, "correspondence", rows))
     text = write_report(tmp_path)["html"].read_text()
-    assert "no trained model does better than knowing nothing here" in text
+    said = (
+        f"no trained model is nearer than knowing nothing: did not move 29.0 px; the best trained, {SHOWN}"
+    )
+    assert [item for _, _, item in Page(text).all("li") if said in item]
+    assert "nearest" not in text and "at 400, 30.0 px, 33% of points within 10 px." in text
+
+
+def test_no_gain_from_other_views_is_said_so(tmp_path):
+    """Of the most whole views, however the rows are ordered."""
+    rows = [
+        reconstruction(mse, views, context, whole=whole)
+        for whole, views, own in ((2, 4, 0.2), (1, 4, 0.1), (2, 3, 0.1), (0, 8, 0.1))
+        for context, mse in (("own", own), ("stranger", 0.16))
+    ]
+    append(tmp_path / "results.jsonl", unit(0, LATE, "reconstruction", rows))
+    (said,) = [said for _, _, said in Page(write_report(tmp_path)["html"].read_text()).all("li")][:1]
+    assert "with 4 views, 2 of them whole: " in said
+    assert said.endswith(f"25% higher ({SHOWN} at 400). So no model gains from other views here.")
 
 
 def test_what_was_not_measured_is_left_out(tmp_path):
@@ -159,6 +193,72 @@ def test_curves_over_training(text):
     np.testing.assert_allclose(
         [scaled(y) for y in np.ravel(ys)], [100, 100, 80, 80, 20, 20, 40, 20], atol=0.5
     )
+
+
+def chart_of(text, title):
+    """(class, x and y of its points) of each curve of the first chart with a title."""
+    chart = next(part for part in text.split("<svg") if f"<title>{title}" in part).split("</svg>")[0]
+    groups = re.findall(r'<g class="(\w+)" .*?<polyline points="(.*?)"', chart)
+    return [
+        (style, [tuple(map(float, place.split(","))) for place in points.split()])
+        for style, points in groups
+    ]
+
+
+@pytest.mark.parametrize(
+    "source, starts", [("untrained, as runs/hostile", True), ("untrained, as runs/other", False)]
+)
+def test_a_run_starts_at_the_untrained_model_that_was_made_like_it(tmp_path, source, starts):
+    start = UNTRAINED._replace(source=source)
+    for number, (model, px) in enumerate(((start, 80.0), (EARLY, 40.0), (LATE, 20.0))):
+        rows = [correspondence(NAVI, "attention", "all", px)]
+        append(tmp_path / "results.jsonl", unit(number, model, "correspondence", rows))
+    text = write_report(tmp_path)["html"].read_text()
+    curves = chart_of(text, "Mean error, px by step of training")
+    (run,) = (points for style, points in curves if style == "c0")
+    assert len(run) == (3 if starts else 2) and len(curves) == (1 if starts else 2)
+    assert run[0][0] == (52.0 if starts else 145.5)  # the left end; step 100 of 400
+    levels = chart_of(text, "Points within so many px, %")
+    assert [style for style, _ in levels] == ["g0", "c0"]  # drawn beside it, in another colour
+
+
+def test_both_curves_of_reconstruction_start_at_the_target_alone(text):
+    curves = chart_of(text, "Error on hidden patches, 1 whole view by views")
+    assert len(curves) == 4 and {len(points) for _, points in curves} == {3}  # 1, 2 and 4 views
+    for style in ("g0", "c0"):
+        own, strangers = (points for found, points in curves if found == style)
+        assert own[0] == strangers[0] and own[2] != strangers[2]
+    heights = {points[0][1] for _, points in curves}
+    assert len(heights) == 2  # a start for each model
+
+
+@pytest.mark.parametrize(
+    "source, drawn", [("untrained, as runs/hostile", ["c0"]), ("untrained", ["c0", "g0"])]
+)
+def test_reconstruction_by_an_untrained_model_is_not_drawn_beside_its_trained_one(tmp_path, source, drawn):
+    rows = [reconstruction(0.2, 1, "none", whole=0), reconstruction(0.1, 2, "own")]
+    for number, model in enumerate((UNTRAINED._replace(source=source), LATE)):
+        append(tmp_path / "results.jsonl", unit(number, model, "reconstruction", rows))
+    text = write_report(tmp_path)["html"].read_text()
+    curves = chart_of(text, "Error on hidden patches, 1 whole view by views")
+    assert sorted(style for style, _ in curves) == drawn
+
+
+def test_angles_are_told_by_their_edges(text):
+    chart = next(part for part in text.split("<svg") if "by degrees between" in part).split("</svg>")[0]
+    said = re.findall(r">([^<]*)</text>", chart)
+    assert said[-5:-2] == ["0", "10", "20"] and "at 10-20" in chart
+
+
+def test_captions_say_a_thing_once(tmp_path, folder):
+    shutil.copytree(folder / "figures", tmp_path / "figures")
+    labels = NAVI | {"group": "a/b", "predictor": "attention", "layer": "all", "num_reference": 2}
+    caption = "did not move: where its attention finds them (navi, a/b)"
+    figures = [FigureFile("figures/tracks.jpg", "tracks", labels, caption)]
+    append(tmp_path / "results.jsonl", unit(0, STILL, "correspondence", figures=figures))
+    captions = Page(write_report(tmp_path)["html"].read_text()).all("figcaption")
+    expected = "did not move: where its attention finds them (navi, a/b) [8 views, 2 whole views, 512x512]"
+    assert [said for _, _, said in captions] == [expected]
 
 
 def browse(page, *options):

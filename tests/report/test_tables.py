@@ -5,13 +5,30 @@ import json
 import re
 
 import pytest
-from made_results import DINO, EARLY, HOSTILE, LATE, SHOWN, STILL, UNTRAINED, make_results
+from made_results import (
+    DINO,
+    EARLY,
+    HOSTILE,
+    LATE,
+    NAVI,
+    SHOWN,
+    STILL,
+    UNTRAINED,
+    correspondence,
+    make_results,
+    reconstruction,
+    unit,
+)
 
+from muskie_jax.report import write
+from muskie_jax.report.page import report_page
 from muskie_jax.report.published import PUBLISHED
-from muskie_jax.report.results_file import MeasuredModel
+from muskie_jax.report.results_file import MeasuredModel, append
 from muskie_jax.report.selection import MISSING, shown, titles
 from muskie_jax.report.tables import Column, Line, Table
 from muskie_jax.report.write import write_report
+
+GAIN = Column("y", 1, "more", margin=1)
 
 
 @pytest.fixture
@@ -50,14 +67,14 @@ def test_csv_has_every_row_exactly(written):
     found = {}
     for row in rows:
         found.setdefault(row["unit"], []).append(row)
-    for unit in units:
-        for row, said in zip(unit.rows, found[unit.unit], strict=True):
-            if unit.evaluator == "another":  # its names are those of other columns
+    for done in units:
+        for row, said in zip(done.rows, found[done.unit], strict=True):
+            if done.evaluator == "another":  # its names are those of other columns
                 assert (said["name"], said["label px_10"], said["value kind"]) == ("=1+1", "x", "0.1")
                 continue
-            assert said["model"] == unit.model.name and said["kind"] == unit.model.kind
-            assert said["step"] == ("" if unit.model.step is None else str(unit.model.step))
-            assert json.loads(said["setting"]) == unit.setting and said["finished"] == unit.finished
+            assert said["model"] == done.model.name and said["kind"] == done.model.kind
+            assert said["step"] == ("" if done.model.step is None else str(done.model.step))
+            assert json.loads(said["setting"]) == done.setting and said["finished"] == done.finished
             for name, value in row.labels.items():
                 assert said[name] == str(value)
             for name in ("px_ate", "px_10", "cm_ate", "cm_5", "mse", "pairs", "patches"):
@@ -73,7 +90,7 @@ def test_the_comparison_has_a_line_for_each_model_by_its_default_predictor(writt
     late = f"{SHOWN} at 400"
     assert rows == [
         ["did not move *(trivial baseline)*", MISSING, "100.00", "5.00", "10.00", "50.00", "0.40", "1.00"],
-        ["untrained (small) *(untrained)*", "attention, all layers",
+        ["untrained (small)", "attention, all layers",
          "80.00", "6.25", "12.50", "30.00", "0.67", "1.67"],
         ["DINOv2", "feature, layer 2", "**20.00**", "**25.00**", "**50.00**", MISSING, MISSING, MISSING],
         [late, "attention, all layers",
@@ -110,6 +127,114 @@ def test_only_ours_are_compared_and_only_what_differs_in_print():
     assert best == [("a", 0), ("b", 0)]  # nothing else has a y
 
 
+def test_what_differs_too_little_is_not_bold():
+    lines = [Line((name,), (error, gained)) for name, error, gained in (("a", 1.0, 5.0), ("b", 1.009, 4.2))]
+    clear = lambda *lines: [
+        table.is_best(lines[0], number)
+        for table in [Table("", ("model",), (Column("x", 3, share=0.01), GAIN), lines)]
+        for number in (0, 1)
+    ]
+    assert clear(*lines) == [False, False]
+    assert clear(lines[0], lines[1], lines[0]) == [False, False]
+    assert clear(lines[0], Line(("b",), (1.011, 3.9))) == [True, True]
+    assert clear(Line(("a",), (1.0, 0.9)), Line(("b",), (1.1, -9.0))) == [True, False]  # no gain
+
+
+def correspondence_of(model, second, px, **setting):
+    rows = [correspondence(NAVI, "attention", "all", px)]
+    return unit(second, model, "correspondence", rows, setting=setting)
+
+
+def report_of(folder, *units):
+    """(tables, text of the page) of these units."""
+    for done in units:
+        append(folder / "results.jsonl", done)
+    paths = write_report(folder)
+    return markdown_tables(paths["markdown"].read_text()), paths["html"].read_text()
+
+
+def test_answers_to_several_questions_are_not_in_one_table(tmp_path):
+    tables, page = report_of(
+        tmp_path,
+        correspondence_of(LATE, 1, 20.0),  # before there were questions
+        correspondence_of(LATE, 2, 30.0, question="b", groups=4, points=100),
+        correspondence_of(DINO, 3, 40.0, question="a", groups=9, points=50),
+        correspondence_of(LATE, 4, 50.0, question="a", groups=9, points=50),
+        correspondence_of(DINO, 5, 60.0, question="a", groups=9, points=50),
+    )
+    place, other = "navi, 8 views of 512x512", ", measured on other groups or points"
+    late = f"{SHOWN} at 400"
+    found = {key[0]: [(row[0], row[2]) for row in rows[1:]] for key, rows in tables.items()}
+    assert list(found.items()) == [
+        (f"Correspondence: {place} (9 groups, 50 points each)", [("DINOv2", "60.00"), (late, "**50.00**")]),
+        (f"Correspondence: {place}{other} (4 groups, 100 points each, on 2026-11-22 at 20:00)",
+         [(late, "30.00")]),
+        (f"Correspondence: {place}{other} (12 groups, 60 points each, on 2026-11-22 at 20:00)",
+         [(late, "20.00")]),
+    ]  # fmt: skip
+    for text in found:
+        assert page.count(text.partition(": ")[2]) == 2  # its title, and in the summary
+
+
+def test_reconstruction_asked_in_several_ways(tmp_path):
+    rows = lambda *errors: [
+        reconstruction(error, 2, context) for error, context in zip(errors, ("own", "stranger"))
+    ]
+    of = lambda second, question, rows: unit(
+        second, LATE, "reconstruction", rows, setting={"question": question}
+    )
+    tables, _ = report_of(
+        tmp_path,
+        of(1, "a", rows(0.1, 0.2)),
+        of(2, "b", rows(0.2, 0.3)),
+        of(3, "b", [reconstruction(0.4, 1, "none", whole=0)]),
+    )
+    assert [rows[1][3:6] for rows in tables.values()] == [
+        ["0.4000", "0.2000", "0.3000"],
+        [MISSING, "0.1000", "0.2000"],
+    ]
+
+
+def test_a_target_that_was_only_measured_alone_has_a_line(tmp_path):
+    alone = [reconstruction(0.4, 1, "none", whole=0)]
+    tables, _ = report_of(tmp_path, unit(1, LATE, "reconstruction", alone))
+    ((_, row),) = tables.values()
+    assert row[1:] == ["1", "0", "0.4000", MISSING, MISSING, MISSING, "0.0800", "1000"]
+
+
+@pytest.mark.parametrize("reader, named", [("scannet", "CroCo v2"), ("files", None), (None, None)])
+def test_the_papers_numbers_are_those_of_the_reader(tmp_path, reader, named):
+    """Whatever the dataset is called."""
+    rows = [correspondence(NAVI, "attention", "all", 20.0, protocol="published")]
+    done = unit(1, LATE, "correspondence", rows, setting={"reader": reader} if reader else {})
+    _, page = report_of(tmp_path, done)
+    assert ("Muskie-L" in page) == (named is not None)
+    assert named is None or (named in page and "8 views of 480x640, which is not how ours" in page)
+
+
+def test_a_layer_is_explained_where_one_is_named(tmp_path):
+    patches = MeasuredModel("patches", "patches")
+    rows = [correspondence(NAVI, "feature", 1, 20.0)]
+    note = "A layer is the one with the least mean error"
+    assert note not in report_of(tmp_path, unit(1, patches, "correspondence", rows))[1]
+    assert note in report_of(tmp_path, unit(2, DINO, "correspondence", rows))[1]
+
+
+def test_a_report_is_written_again_if_results_came_meanwhile(tmp_path, monkeypatch):
+    append(tmp_path / "results.jsonl", correspondence_of(LATE, 1, 20.0))
+    late = iter([correspondence_of(DINO, 2, 77.0)])
+
+    def page(*args):
+        for done in late:
+            append(tmp_path / "results.1.jsonl", done)
+        calls.append(args)
+        return report_page(*args)
+
+    calls = []
+    monkeypatch.setattr(write, "report_page", page)
+    assert "77.0" in write_report(tmp_path)["html"].read_text() and len(calls) == 2
+
+
 def test_markdown_has_no_tags_of_others(written):
     assert "<" not in written[0]["markdown"].read_text()
 
@@ -125,7 +250,7 @@ def test_layers_and_our_extras(written):
         [late, "attention", "40.00", "**25.00**", "30.00"],
         [late, "feature", "40.00", "**25.00**", "30.00"],
     ]
-    head, *rows = tables[place, f"{ours}Refined below the size of a patch, and points that are consistent"]
+    head, *rows = tables[place, f"{ours}Refined, and points that are consistent"]
     assert rows[-2:] == [
         ["DINOv2", "feature, layer 2", "**20.00**", "**10.00**", "**5.00**",
          "**50.00**", "**100.00**", "**100.00**", "50.0"],
@@ -135,7 +260,7 @@ def test_layers_and_our_extras(written):
     assert rows[0][2:] == ["80.00", "40.00", "20.00", "12.50", "25.00", "50.00", "50.0"]
     head, *rows = tables[place, f"{ours}Points within 10 px, %, by rotation between the two views"]
     assert head == ["model", "0-10°", "10-20°"]
-    assert rows[0] == ["untrained (small) *(untrained)*", "25.00", "6.25"]
+    assert rows[0] == ["untrained (small)", "25.00", "6.25"]
 
 
 def test_reconstruction_with_the_own_scene_and_a_strangers(written):
@@ -145,15 +270,15 @@ def test_reconstruction_with_the_own_scene_and_a_strangers(written):
     _, *rows = tables[place, f"{ours}Error on hidden patches by number of views"]
     late = f"{SHOWN} at 400"
     assert rows == [
-        ["untrained (small) *(untrained)*", "2", "1", "0.0800", "0.0600", "-33.3", "0.0800", "1000"],
-        ["untrained (small) *(untrained)*", "4", "1", "0.0400", "0.0600", "33.3", "0.0800", "1000"],
-        [late, "2", "1", "**0.0300**", "0.0600", "**50.0**", "0.0800", "1000"],
-        [late, "4", "1", "**0.0150**", "0.0600", "**75.0**", "0.0800", "1000"],
-    ]
+        ["untrained (small)", "2", "1", "0.2000", "0.0800", "0.0600", "-33.3", "0.0800", "1000"],
+        ["untrained (small)", "4", "1", "0.2000", "0.0400", "0.0600", "33.3", "0.0800", "1000"],
+        [late, "2", "1", "**0.0750**", "**0.0300**", "0.0600", "**50.0**", "0.0800", "1000"],
+        [late, "4", "1", "**0.0750**", "**0.0150**", "0.0600", "**75.0**", "0.0800", "1000"],
+    ]  # and not those without a whole view
     head, *rows = tables[
         place, f"{ours}Gain from views of the own scene, %, by their overlap with the hidden view"
     ]
-    assert head[3:] == ["0.3-0.6"] and rows[-1] == [late, "4", "1", "**20.0**"]
+    assert head[3:] == ["0.3-0.6"] and rows[-1] == [late, "4", "1", "20.0"]  # both
 
 
 def latex_rows(text):
@@ -171,7 +296,7 @@ def test_latex_has_the_same_numbers_and_survives_names(written):
     (first, *_) = [row[0] for row in rows if "nope" in row[0]]
     assert r"\textless{}script\textgreater{}nope()" in first and r"\& " in first
     assert r" {*}b{*} \$x\_1\$ \textbackslash{}y\{\%\} ü \textbackslash{}u202e" in first
-    untrained = [row for row in rows if row[0] == "untrained (small) (untrained)"]
+    untrained = [row for row in rows if row[0] == "untrained (small)"]
     assert any("$-$33.3" in row for row in untrained)
     # Nothing that LaTeX would take for a command of its own, and as many cells as columns.
     bare = re.sub(r"\\[\\&%$#_{}]", "", text)

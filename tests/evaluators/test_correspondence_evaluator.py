@@ -73,7 +73,9 @@ class Seer:
         alike = lambda a, b: jax.nn.softmax(-1e3 * jnp.square(a - b).sum(-1), axis=-1)
         to_others = alike(flat[:, 0, :, None, None], flat[:, None])
         to_first = alike(flat[:, :, :, None], flat[:, :1, None])
-        return Traces(features, (to_others,) * 2, (to_first,) * 2)
+        # One block looks everywhere, the other at what is alike.
+        everywhere = (jnp.full_like(x, 1e-3) for x in (to_others, to_first))
+        return Traces(features, *zip(everywhere, (to_others, to_first)))
 
 
 def evaluator(sets=None, **options):
@@ -106,8 +108,9 @@ def test_attention_is_read_by_layer_and_over_all():
     rows = rows_of(evaluator(), Seer(attends=True))
     layers = {key[1] for key in rows if key[0] == "attention"}
     assert layers == {"all", 1, 2}
-    for layer in layers:
+    for layer in ("all", 2):
         assert rows["attention", layer, "targets", "all", "all"]["px_ate"] < 0.5
+    assert rows["attention", 1, "targets", "all", "all"]["px_ate"] > 10
     only = rows_of(evaluator(layers=(2,), protocols=("published",)), Seer(attends=True))
     assert set(only) == {(p, layer, "published", "all", "all") for p, layer in
                          (("attention", "all"), ("attention", 2), ("feature", 2))}  # fmt: skip
@@ -128,7 +131,9 @@ def test_parts_make_the_whole():
     rows = rows_of(evaluator(), PatchSubject())
     of = lambda angle, points="all": rows.get(("feature", 1, "targets", angle, points))
     assert of("0-10") == of("all") and of("10-20") is None  # these cameras do not turn
-    assert 0 < of("all", "cycle")["pairs"] <= of("all")["pairs"]
+    poor = rows_of(evaluator(), Seer())
+    whole, back = (poor["feature", 1, "targets", "all", part] for part in ("all", "cycle"))
+    assert 0 < back["pairs"] < whole["pairs"] and back["px_ate"] < whole["px_ate"]
 
 
 def test_devices_batches_and_other_sets_change_nothing():

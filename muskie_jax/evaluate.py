@@ -176,7 +176,10 @@ def run_units(
             failed.append(str(error))
             continue
         seconds = time.monotonic() - began
-        results_file.append(path, line._replace(seconds=round(seconds, 3)))
+        try:
+            results_file.append(path, line._replace(seconds=round(seconds, 3)))
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
         left = (time.monotonic() - start) / number * (len(units) - number)
         what = " ".join(str(unit.setting[key]) for key in ("dataset", "views", "height", "width"))
         tell(

@@ -165,7 +165,7 @@ class ReconstructionCurves:
                 "references": list(self._settings.references_of(views)),
                 "groups": len(targets.groups),
                 "pictures": self._settings.pictures,
-                "strangers": [f"{other} {number}" for other, number in targets.strangers if views > 1],
+                "strangers": [f"{other} {number}" for other, number in targets.strangers],
             }
             for name, targets in self._targets.items()
             for height, width in self._settings.sizes

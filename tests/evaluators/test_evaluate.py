@@ -134,8 +134,18 @@ def test_strangers_are_part_of_the_question(desk, tmp_path):
     posed_trees.cameras(tmp_path / "more")
     alone.posed.more = posed("cameras", str(tmp_path / "more"), select="consecutive", groups=2)
     both = planned(alone, tmp_path)
-    assert len(both) == 2 * len(before)
-    assert len(both & before) == 1, "that of the target alone, which needs no stranger"
+    assert len(both) == 2 * len(before) and not both & before
+
+
+def test_figures_of_one_question_are_compared_whatever_the_number_of_views(whole):
+    folder, _ = whole
+    asked = {}
+    for line in lines_of(folder):
+        asked.setdefault(line["evaluator"], set()).add(line["setting"]["question"])
+        assert line["setting"]["reader"] == "cameras"
+    assert {name: len(questions) for name, questions in asked.items()} == {
+        "correspondence": 1, "reconstruction": 1
+    }  # fmt: skip
 
 
 def test_what_fails_does_not_end_the_others(desk, tmp_path):

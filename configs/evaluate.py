@@ -3,7 +3,7 @@ r"""How well networks find the points of one view in others, and reconstruct wha
     python -m muskie_jax.main --config configs/evaluate.py --workdir runs/evaluation \
         --config.sweep.models="('runs/rooms', 'untrained', 'still', 'patches')"
 
-As it is, on rooms of the synthetic world, whose geometry is exact; it needs no data. On your own views with
+As it is, on a dozen rooms of the synthetic world, whose geometry is exact; it needs no data. On your own views with
 depth and cameras (docs/evaluation.md says how they may lie on your disk):
 
     --config configs/evaluate.py:cameras --config.posed.yours.root=/folder/of/sequences
@@ -34,8 +34,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.job = "evaluate"
     config.sweep.models = ("untrained:small", "still", "patches")  # beside these, yours
     if not arg:
-        config.posed.rooms = posed("synthetic")
-        config.sweep.sizes = ((224, 224),)
+        config.posed.rooms = posed("synthetic", groups=12)
+        config.sweep.sizes = ((128, 128),)
+        config.sweep.reconstruction.groups = 12
         return config
     if arg == PHOTOS:
         config.sources.photos = folder(holdout=0.0)

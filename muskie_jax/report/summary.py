@@ -35,7 +35,7 @@ def correspondence_sentence(entries: Sequence[Entry], place: Place, titles: Titl
     best = ranked[0]
     within = measured[best].values.get("px_10")
     floor = sorted(floor, key=error)
-    if floor and (1 - SMALL / 100) * error(floor[0]) <= error(best):
+    if floor and (1 - CLEAR) * error(floor[0]) <= error(best):
         text = f"no trained model is nearer than knowing nothing: {titles[floor[0]]} {error(floor[0]):.1f} "
         text += f"px; the best trained, {titles[best]}, {error(best):.1f} px"
         floor = floor[1:]

@@ -38,6 +38,11 @@ def check_setting(config: ConfigDict, path: str, said: str) -> None:
         section = section[key]
 
 
+def is_pair(size) -> bool:
+    """Whether a setting is two whole numbers, as (height, width) is."""
+    return isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(x, int) for x in size)
+
+
 def nearest_size(size: tuple[int, int], patch: int) -> tuple[int, int]:
     """The (height, width) nearest to an image's, itself if possible, that can be cut into patches."""
     height, width = (max(patch, round(side / patch) * patch) for side in size)

@@ -11,7 +11,7 @@ import re
 from ml_collections import ConfigDict, config_dict
 
 from muskie_jax import losses, masking
-from muskie_jax.checks import check_keys, nearest_size, one_of, require
+from muskie_jax.checks import check_keys, is_pair, nearest_size, one_of, require
 from muskie_jax.data.posed.settings import check_posed, posed
 from muskie_jax.errors import UserError
 from muskie_jax.models import attention, muskie
@@ -259,7 +259,7 @@ def _check_batch(config: ConfigDict) -> None:
             )
     require(len(buckets.resolutions) > 0, "config.buckets.resolutions is empty: write (((224, 224),),)")
     for sizes in buckets.resolutions:
-        if not isinstance(sizes, (tuple, list)) or not sizes or not all(map(_is_pair, sizes)):
+        if not isinstance(sizes, (tuple, list)) or not sizes or not all(map(is_pair, sizes)):
             raise UserError(
                 f"config.buckets.resolutions={buckets.resolutions!r}: write a tuple of (height, width) "
                 "pairs for each resolution, such as (((224, 224),), ((512, 384), (384, 512)))"
@@ -267,7 +267,7 @@ def _check_batch(config: ConfigDict) -> None:
         for size in sizes:
             _check_size(size, config.model.patch, "config.buckets.resolutions")
     size = config.evaluation.size
-    require(_is_pair(size), f"config.evaluation.size={size!r}: write (height, width)")
+    require(is_pair(size), f"config.evaluation.size={size!r}: write (height, width)")
     _check_size(size, config.model.patch, "config.evaluation.size")
     views = config.evaluation.views
     require(views >= 1, f"config.evaluation.views={views}: write 1 or more")
@@ -300,7 +300,7 @@ def _check_benchmark_data(config: ConfigDict) -> None:
     for size in settings.sizes:
         _check_size((size, size), config.model.patch, "config.benchmark_data.sizes")
     for size in settings.photo_sizes:
-        good = _is_pair(size) and min(size) >= 1
+        good = is_pair(size) and min(size) >= 1
         require(good, f"config.benchmark_data.photo_sizes has {size!r}: write (height, width)")
     for step in settings.steps:
         if not (isinstance(step, (tuple, list)) and len(step) == 3 and step[2] > 0):
@@ -319,10 +319,6 @@ def _check_size(size: tuple[int, int], patch: int, path: str) -> None:
             f"{path} has {height}x{width}, not divisible by the patch size {patch}: "
             f"the nearest that is, is {nearest}"
         )
-
-
-def _is_pair(size) -> bool:
-    return isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(x, int) for x in size)
 
 
 def _at_least(config: ConfigDict, key: str, least: int) -> None:

@@ -5,6 +5,7 @@ that was killed goes on where it stopped. Hosts share the work, each into a file
 """
 
 import datetime
+import functools
 import hashlib
 import json
 import pathlib
@@ -74,7 +75,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     # --- What there is to do -------------------------------------------------------------------------
     config_lib.validate(config)
     models = find_models(config.sweep.models, config.sweep.checkpoints, config.sweep.dtype)
-    evaluators = [EVALUATORS[name](config, workdir) for name in config.sweep.evaluators]
+    evaluators = make_evaluators(config, workdir)
     units = [
         plan_unit(model, evaluator, setting, config)
         for model in models
@@ -266,17 +267,27 @@ def save_figure(workdir: pathlib.Path, name: str, figure: Figure) -> results_fil
     return results_file.FigureFile(place, figure.kind, figure.labels, figure.caption)
 
 
-def posed_sets(config: ConfigDict, views: int) -> list[PosedSet]:
-    """All of config.posed, in groups of so many views."""
-    return [open_posed(name, each, views, config.data.root) for name, each in config.posed.items()]
+OpenSets = Callable[[int], list[PosedSet]]  # all of config.posed, in groups of so many views
 
 
-def make_correspondence(config: ConfigDict, workdir: pathlib.Path) -> CorrespondenceEvaluator:
+def make_evaluators(config: ConfigDict, workdir: pathlib.Path) -> list[SweepEvaluator]:
+    """Those of config.sweep; what is opened for one, which may read much depth, serves the other."""
+
+    @functools.cache
+    def open_sets(views: int) -> list[PosedSet]:
+        return [open_posed(name, each, views, config.data.root) for name, each in config.posed.items()]
+
+    return [EVALUATORS[name](config, workdir, open_sets) for name in config.sweep.evaluators]
+
+
+def make_correspondence(
+    config: ConfigDict, workdir: pathlib.Path, open_sets: OpenSets
+) -> CorrespondenceEvaluator:
     """On config.posed."""
     del workdir
     sweep = config.sweep
     return CorrespondenceEvaluator(
-        {views: posed_sets(config, views) for views in sweep.views},
+        {views: open_sets(views) for views in sweep.views},
         sweep.sizes,
         points=sweep.points,
         layers=sweep.layers,
@@ -285,26 +296,21 @@ def make_correspondence(config: ConfigDict, workdir: pathlib.Path) -> Correspond
     )
 
 
-def make_reconstruction(config: ConfigDict, workdir: pathlib.Path) -> ReconstructionCurves:
+def make_reconstruction(
+    config: ConfigDict, workdir: pathlib.Path, open_sets: OpenSets
+) -> ReconstructionCurves:
     """On config.posed and the held-out scenes of config.sources."""
     sweep = config.sweep
-    settings = CurveSettings(
-        sizes=sweep.sizes,
-        views=sweep.reconstruction.views,
-        references=sweep.reconstruction.references,
-        modes=sweep.reconstruction.modes,
-        groups=sweep.reconstruction.groups,
-        pictures=sweep.pictures,
-    )
+    settings = CurveSettings(sizes=sweep.sizes, pictures=sweep.pictures, **sweep.reconstruction)
     most = max(settings.views)
     mesh = make_mesh(ConfigDict({"data": -1, "fsdp": 1, "view": 1}), jax.local_devices())
-    sets = posed_sets(config, most)
+    sets = [*open_sets(most)]
     if config.sources:
         sets += held_out_scenes(build_mixture(config, workdir), most, settings.groups)
     return ReconstructionCurves(sets, settings, mesh)
 
 
-EVALUATORS: dict[str, Callable[[ConfigDict, pathlib.Path], SweepEvaluator]] = {
+EVALUATORS: dict[str, Callable[[ConfigDict, pathlib.Path, OpenSets], SweepEvaluator]] = {
     "correspondence": make_correspondence,
     "reconstruction": make_reconstruction,
 }

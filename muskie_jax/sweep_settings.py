@@ -4,11 +4,13 @@ import re
 
 from ml_collections import ConfigDict
 
-from muskie_jax.checks import one_of, require
+from muskie_jax.checks import is_pair, one_of, require
 from muskie_jax.correspondence import PROTOCOLS
 from muskie_jax.errors import UserError
+from muskie_jax.models.muskie import DTYPES
 
 EVALUATORS = ("correspondence", "reconstruction")
+CHECKPOINTS = re.compile(r"last|all|every ([1-9]\d*)")
 
 
 def default_sweep() -> ConfigDict:
@@ -55,18 +57,13 @@ def check_sweep(config: ConfigDict) -> None:
         one_of(evaluator, EVALUATORS, "config.sweep.evaluators")
     for protocol in sweep.protocols:
         one_of(protocol, PROTOCOLS, "config.sweep.protocols")
-    one_of(sweep.dtype, ("float32", "bfloat16"), "config.sweep.dtype")
-    good = sweep.checkpoints in ("last", "all") or re.fullmatch(r"every [1-9]\d*", sweep.checkpoints)
+    one_of(sweep.dtype, DTYPES, "config.sweep.dtype")
     require(
-        good, f"config.sweep.checkpoints={sweep.checkpoints!r}: write 'last', 'all', or such as 'every 3'"
+        CHECKPOINTS.fullmatch(sweep.checkpoints),
+        f"config.sweep.checkpoints={sweep.checkpoints!r}: write 'last', 'all', or such as 'every 3'",
     )
     for size in sweep.sizes:
-        pair = (
-            isinstance(size, (tuple, list))
-            and len(size) == 2
-            and all(isinstance(x, int) and x > 0 for x in size)
-        )
-        require(pair, f"config.sweep.sizes has {size!r}: write (height, width)")
+        require(is_pair(size) and min(size) > 0, f"config.sweep.sizes has {size!r}: write (height, width)")
     for key, least in (("views", 2), ("layers", 1)):
         for value in sweep[key]:
             whole = isinstance(value, int) and value >= least

@@ -9,7 +9,6 @@ scores of all of these, which are computed on the host.
 
 import functools
 import json
-import time
 from collections.abc import Callable
 
 import jax
@@ -23,6 +22,7 @@ from muskie_jax.data.posed import PosedViews
 from muskie_jax.evaluators.correspondence import Predictions, Question, judge, predictors, read_traces
 from muskie_jax.evaluators.subjects import MuskieSubject, Traces
 from muskie_jax.models.muskie import VARIANTS, build_model
+from muskie_jax.roofline import best_time
 
 VARIANT = flags.DEFINE_enum("variant", "base", list(VARIANTS), "Of the network.")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the network's products.")
@@ -35,13 +35,7 @@ FORWARD = flags.DEFINE_bool("forward", True, "Run the network; otherwise what it
 
 def milliseconds(run: Callable[[], object]) -> float:
     """The fastest of several calls, until their results are on the host."""
-    jax.device_get(run())
-    spent = []
-    for _ in range(REPEATS.value):
-        start = time.perf_counter()
-        jax.device_get(run())
-        spent.append(time.perf_counter() - start)
-    return 1e3 * min(spent)
+    return 1e3 * best_time(lambda: jax.device_get(run()), calls=1, repeats=REPEATS.value)
 
 
 def made_up_traces(rng: np.random.Generator) -> Traces:
@@ -83,8 +77,8 @@ def main(argv: list[str]) -> None:
         network = jax.jit(
             lambda params, images: jax.tree.map(lambda x: x[0], subject.traces(params, images))
         )
-        waited = lambda: jax.block_until_ready(network(params, images)) and None
-        cost["network"] = milliseconds(waited)
+        run = lambda: network(params, images)
+        cost["network"] = 1e3 * best_time(run, calls=1, repeats=REPEATS.value)
         traces = network(params, images)
     else:
         traces = made_up_traces(rng)

@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import glob
 import pathlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -34,15 +33,15 @@ from muskie_jax.evaluators.subjects import (
     Subject,
 )
 from muskie_jax.files import user_path
-from muskie_jax.interop.framewise import FAMILIES, load_framewise
-from muskie_jax.interop.hub import WEIGHTS
-from muskie_jax.interop.load import REPO, model_of, open_weights
+from muskie_jax.interop.framewise import FAMILIES, READABLE, load_framewise
+from muskie_jax.interop.hub import WEIGHTS, names_repository
+from muskie_jax.interop.load import model_of, open_weights
 from muskie_jax.interop.weights import SUFFIXES
 from muskie_jax.models.muskie import CHANNELS, VARIANTS, build_model
+from muskie_jax.sweep_settings import CHECKPOINTS
 
 UNTRAINED = "untrained"
 RULES = {STILL: StillSubject, PATCHES: PatchSubject}
-CHECKPOINTS = re.compile(r"last|all|every ([1-9]\d*)")
 INIT_SEED = 0  # of untrained networks
 
 
@@ -225,6 +224,5 @@ def _version(source: str | pathlib.Path) -> str:
 
 def _check_there(source: str, kinds: str) -> None:
     """Raises UserError for what is neither here nor, by its name, on the hub: as loading would later."""
-    path = user_path(source)
-    if not path.exists() and (path.parent.is_dir() or not REPO.fullmatch(source)):
+    if not user_path(source).exists() and not names_repository(source, READABLE):
         raise UserError(f"config.sweep.models: there is no {source!r}: write {kinds}")

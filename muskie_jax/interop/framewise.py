@@ -23,8 +23,8 @@ from muskie_jax.interop.framewise_names import (
     numbers_of_blocks,
     parameters,
 )
-from muskie_jax.interop.hub import WEIGHTS, download
-from muskie_jax.interop.load import REPO, checked_choices
+from muskie_jax.interop.hub import WEIGHTS, download, names_repository
+from muskie_jax.interop.load import checked_choices
 from muskie_jax.interop.names import WIDENED, check_heads, check_tensors, widened
 from muskie_jax.interop.weights import SUFFIXES, read_tensors
 from muskie_jax.models.framewise import FAMILIES, Framewise, Settings
@@ -87,7 +87,7 @@ def _file(source: str | os.PathLike, revision: str | None, filename: str | None)
         if not path.is_file() or path.suffix not in READABLE:
             raise UserError(f"{path} is no file of weights: write one that ends with {', '.join(READABLE)}")
         return path
-    if path.suffix in READABLE or path.parent.is_dir() or not REPO.fullmatch(str(source)):
+    if not names_repository(source, READABLE):
         raise UserError(f"there is no {str(path)!r}: write a file of weights, or user/name of the hub")
     say(f"Looking for {source} on the Hugging Face hub")
     return download(str(source), revision, filename, READABLE)

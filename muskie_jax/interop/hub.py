@@ -1,11 +1,27 @@
 """The Hugging Face hub: weights from there, and folders of `save_pretrained` to there."""
 
+import os
 import pathlib
+import re
+from collections.abc import Collection
 
 from muskie_jax.errors import UserError, first_line
+from muskie_jax.files import user_path
 from muskie_jax.interop.weights import SUFFIXES
 
+REPO = re.compile(r"[\w.-]+/[\w.-]+")
 WEIGHTS = "model.safetensors"  # of a folder made by `save_pretrained`, and of most repositories
+
+
+def names_repository(source: str | os.PathLike, suffixes: Collection[str]) -> bool:
+    """Whether what is not here may be a repository of the hub: it is no file's name, and in no folder.
+
+    Args:
+      source: as a user writes it.
+      suffixes: of files of weights.
+    """
+    path = user_path(source)
+    return path.suffix not in suffixes and not path.parent.is_dir() and bool(REPO.fullmatch(str(source)))
 
 
 def download(

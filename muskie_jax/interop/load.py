@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,14 +15,13 @@ from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
 from muskie_jax.interop.description import metrics_of, plain, shareable
-from muskie_jax.interop.hub import WEIGHTS, download
+from muskie_jax.interop.hub import WEIGHTS, download, names_repository
 from muskie_jax.interop.names import Network, check_heads, check_params
 from muskie_jax.interop.weights import SUFFIXES, Weights, read_weights
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
 from muskie_jax.writers import say
 
-REPO = re.compile(r"[\w.-]+/[\w.-]+")
 ORIGIN = "imported.json"  # of a work directory made of weights: what they said of themselves
 OPTIONS = ("remat", "scan_blocks")  # attributes of a network that change no parameter
 TRIES = 10  # of listing checkpoints, when a training deletes them meanwhile
@@ -116,7 +114,7 @@ def open_weights(
         return read_weights(path / WEIGHTS, num_heads)
     if local:
         raise UserError(f"{path} is neither a work directory nor a checkpoint, and has no {WEIGHTS}")
-    if path.suffix in SUFFIXES or path.parent.is_dir() or not REPO.fullmatch(str(source)):
+    if not names_repository(source, SUFFIXES):
         raise UserError(
             f"there is no {str(path)!r}: write a work directory, a checkpoint, a file of weights, or "
             "user/name of the hub"

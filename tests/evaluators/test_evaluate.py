@@ -117,7 +117,7 @@ def test_other_settings_and_other_data_are_other_work(whole, desk):
 def planned(config, folder):
     """The identities of a config's units."""
     models = job.find_models(config.sweep.models, "last", config.sweep.dtype)
-    evaluators = [job.EVALUATORS[name](config, folder) for name in config.sweep.evaluators]
+    evaluators = job.make_evaluators(config, folder)
     return {
         job.plan_unit(model, evaluator, setting, config).identity
         for model in models

@@ -1,7 +1,8 @@
 """Which patches are hidden (paper section 3.2).
 
-Every sampler is a pure function of a numpy Generator, the patch grid and a ratio, and returns a bool
-array (hp, wp), True = hidden.
+Every sampler is a pure function of a numpy Generator, the patch grid, a ratio and the number of masks, and
+returns a bool array (count, hp, wp), True = hidden. Masks are drawn many at a time, since a step on small
+images is over sooner than Python has gone through its views one by one.
 """
 
 import itertools
@@ -16,71 +17,90 @@ ASPECT_RANGE = (0.3, 3.0)  # width / height of rectangles and ellipses, drawn lo
 BLOB_RADIUS = 1  # of the box that blurs a blob's noise, in patches
 
 
-def _exactly(count: int, scores: np.ndarray, grid: Grid) -> np.ndarray:
-    """Hides the `count` patches with the largest scores (hp*wp,)."""
-    mask = np.zeros(grid[0] * grid[1], bool)
-    mask[np.argsort(-scores, kind="stable")[:count]] = True
-    return mask.reshape(grid)
-
-
 def hidden_count(grid: Grid, ratio: float) -> int:
     """The patches that a ratio of a grid means, rounded half to even."""
     return round(ratio * grid[0] * grid[1])
 
 
-def random_mask(rng: np.random.Generator, grid: Grid, ratio: float) -> np.ndarray:
+def _hide_largest(scores: np.ndarray, ratio: float) -> np.ndarray:
+    """Hides exactly round(ratio * L) patches of each mask, those with the largest scores (count, hp, wp)."""
+    count, *grid = scores.shape
+    size = grid[0] * grid[1]
+    kept = size - hidden_count(grid, ratio)
+    smallest_first = np.argpartition(scores.reshape(count, size), min(kept, size - 1), axis=1)
+    mask = np.ones((count, size), bool)
+    np.put_along_axis(mask, smallest_first[:, :kept], False, axis=1)
+    return mask.reshape(scores.shape)
+
+
+def random_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> np.ndarray:
     """Exactly round(ratio * L) patches, uniformly."""
-    return _exactly(hidden_count(grid, ratio), rng.random(grid[0] * grid[1]), grid)
+    return _hide_largest(rng.random((count, *grid)), ratio)
 
 
-def _draw_aspect(rng: np.random.Generator) -> float:
-    return math.exp(rng.uniform(*np.log(ASPECT_RANGE)))
+def _draw_aspects(rng: np.random.Generator, count: int) -> np.ndarray:
+    return np.exp(rng.uniform(*np.log(ASPECT_RANGE), size=count))
 
 
-def rectangle_mask(rng: np.random.Generator, grid: Grid, ratio: float) -> np.ndarray:
+def _rounded(lengths: np.ndarray) -> np.ndarray:
+    return np.rint(lengths).astype(int)
+
+
+def rectangle_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> np.ndarray:
     """One rectangle of area about round(ratio * L), smaller where its sides would leave the grid."""
-    area, aspect = hidden_count(grid, ratio), _draw_aspect(rng)
-    height = round(math.sqrt(area / aspect))
-    width = min(round(aspect * height), grid[1])
-    height = min(height, grid[0])
-    top = rng.integers(grid[0] - height + 1)
-    left = rng.integers(grid[1] - width + 1)
-    mask = np.zeros(grid, bool)
-    mask[top : top + height, left : left + width] = True
-    return mask
+    area, aspects = hidden_count(grid, ratio), _draw_aspects(rng, count)
+    heights = _rounded(np.sqrt(area / aspects))
+    sides = np.minimum(heights, grid[0]), np.minimum(_rounded(aspects * heights), grid[1])
+
+    def inside(length: int, sides: np.ndarray) -> np.ndarray:
+        """The rows, or the columns, of each rectangle: (count, length)."""
+        first = rng.integers(length - sides + 1)[:, None]
+        return (np.arange(length) >= first) & (np.arange(length) < first + sides[:, None])
+
+    rows, columns = map(inside, grid, sides)
+    return rows[:, :, None] & columns[:, None, :]
 
 
-def ellipse_mask(rng: np.random.Generator, grid: Grid, ratio: float) -> np.ndarray:
+def ellipse_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> np.ndarray:
     """One ellipse with radii in whole patches, its boundary included, wholly inside the grid."""
-    area, aspect = hidden_count(grid, ratio), _draw_aspect(rng)
+    area, aspects = hidden_count(grid, ratio), _draw_aspects(rng, count)
     radius = math.sqrt(area / math.pi)
-    radii = (
-        min(round(radius / math.sqrt(aspect)), grid[0] // 2),
-        min(round(radius * math.sqrt(aspect)), grid[1] // 2),
-    )
-    # A radius of half an even side would not fit around any whole patch: the centre is kept inside.
-    centre = [rng.integers(r, max(r, side - 1 - r) + 1) for r, side in zip(radii, grid)]
-    rows, columns = np.indices(grid)
-    y = (rows - centre[0]) / max(radii[0], 0.5)
-    x = (columns - centre[1]) / max(radii[1], 0.5)
-    return x**2 + y**2 <= 1.0
+    radii = radius / np.sqrt(aspects), radius * np.sqrt(aspects)
+
+    def squared_distance(length: int, radii: np.ndarray) -> np.ndarray:
+        """Of each row, or column, from each centre, in radii: (count, length)."""
+        radii = np.minimum(_rounded(radii), length // 2)
+        # Half an even side would not fit around any whole patch: the centre is kept inside.
+        centres = rng.integers(radii, np.maximum(radii, length - 1 - radii) + 1)
+        return np.square((np.arange(length) - centres[:, None]) / np.maximum(radii, 0.5)[:, None])
+
+    rows, columns = map(squared_distance, grid, radii)
+    return columns[:, None, :] + rows[:, :, None] <= 1.0
 
 
-def blob_mask(rng: np.random.Generator, grid: Grid, ratio: float) -> np.ndarray:
+def blob_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> np.ndarray:
     """Exactly round(ratio * L) patches, the largest values of box-blurred Gaussian noise."""
-    noise = np.pad(rng.standard_normal(grid), BLOB_RADIUS, mode="edge")
+    around = (BLOB_RADIUS, BLOB_RADIUS)
+    noise = np.pad(rng.standard_normal((count, *grid)), ((0, 0), around, around), mode="edge")
     side = 2 * BLOB_RADIUS + 1
-    blurred = np.lib.stride_tricks.sliding_window_view(noise, (side, side)).mean(axis=(-1, -2))
-    return _exactly(hidden_count(grid, ratio), blurred.ravel(), grid)
+    blurred = sum(noise[:, y : y + grid[0], x : x + grid[1]] for y, x in np.ndindex(side, side))
+    return _hide_largest(blurred, ratio)
 
 
-def random_walk_mask(rng: np.random.Generator, grid: Grid, ratio: float) -> np.ndarray:
+def random_walk_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> np.ndarray:
     """A connected region of exactly round(ratio * L) patches, grown from a random patch.
 
     A walk goes on from the patch it hid last, trying the four directions in random order; where all
     neighbours are hidden or outside, it goes back to the latest patch that still has a free one.
     """
-    count = hidden_count(grid, ratio)
+    masks = np.zeros((count, *grid), bool)
+    for mask in masks:
+        mask[:] = _random_walk(rng, grid, hidden_count(grid, ratio))
+    return masks
+
+
+def _random_walk(rng: np.random.Generator, grid: Grid, count: int) -> np.ndarray:
+    """One walk over `count` patches, bool (hp, wp)."""
     mask = np.zeros(grid, bool)
     if count == 0:
         return mask
@@ -105,11 +125,11 @@ def random_walk_mask(rng: np.random.Generator, grid: Grid, ratio: float) -> np.n
 
 
 MODES = {
-    "random": random_mask,
-    "rectangle": rectangle_mask,
-    "ellipse": ellipse_mask,
-    "blob": blob_mask,
-    "random_walk": random_walk_mask,
+    "random": random_masks,
+    "rectangle": rectangle_masks,
+    "ellipse": ellipse_masks,
+    "blob": blob_masks,
+    "random_walk": random_walk_masks,
 }
 
 
@@ -121,27 +141,31 @@ def reference_range(views: int, num_reference: int | None) -> tuple[int, int]:
     return fixed, fixed
 
 
-def group_mask(
+def group_masks(
     rng: np.random.Generator,
+    groups: int,
     views: int,
     grid: Grid,
     modes: Sequence[tuple[str, float]],
     num_reference: int | None = None,
 ) -> np.ndarray:
-    """Masks of one group, whose first views are reference views and stay whole.
+    """Masks of groups, whose first views are reference views and stay whole.
 
     Args:
-      views, grid: V and (hp, wp).
-      modes: pairs (mode, ratio), one of which is drawn for the group.
-      num_reference: reference views; None draws uniformly from {V//4, ..., V//2}.
+      groups, views, grid: B, V and (hp, wp).
+      modes: pairs (mode, ratio), one of which is drawn for each group.
+      num_reference: reference views; None draws uniformly from {V//4, ..., V//2} for each group.
 
     Returns:
-      bool (V, hp*wp), True = hidden.
+      bool (B, V, hp*wp), True = hidden.
     """
     low, high = reference_range(views, num_reference)
-    first_masked = int(rng.integers(low, high + 1))
-    mode, ratio = modes[int(rng.integers(len(modes)))]
-    mask = np.zeros((views, grid[0] * grid[1]), bool)
-    for view in range(first_masked, views):
-        mask[view] = MODES[mode](rng, grid, ratio).ravel()
-    return mask
+    references = rng.integers(low, high + 1, size=groups)
+    drawn = rng.integers(len(modes), size=groups)
+    masked = np.arange(views) >= references[:, None]
+    masks = np.zeros((groups, views, *grid), bool)
+    for number, (mode, ratio) in enumerate(modes):
+        chosen = masked & (drawn == number)[:, None]
+        if count := np.count_nonzero(chosen):
+            masks[chosen] = MODES[mode](rng, grid, ratio, count)
+    return masks.reshape(groups, views, grid[0] * grid[1])

@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 
-from muskie_jax.masking import MODES, group_mask, hidden_count, reference_range
+from muskie_jax.masking import MODES, group_masks, hidden_count, reference_range
 
 GRID = (14, 18)
 DRAWS = 1000
 
 
 def draws(mode, ratio, grid=GRID):
-    rng = np.random.default_rng(0)
-    return np.stack([MODES[mode](rng, grid, ratio) for _ in range(DRAWS)])
+    return MODES[mode](np.random.default_rng(0), grid, ratio, DRAWS)
 
 
 def connected(mask):
@@ -68,14 +67,17 @@ def test_rectangles(ratio):
 
 def test_rectangle_positions_are_uniform():
     masks = draws("rectangle", 0.1, (12, 12))
-    top = masks.any(2).argmax(1)
-    height = masks.any(2).sum(1)
-    for size in np.unique(height):
-        chosen = top[height == size]
-        if len(chosen) > 200:
-            counts = np.bincount(chosen, minlength=12 - size + 1)
+    firsts = []
+    for lines in (masks.any(2), masks.any(1)):
+        first, length = lines.argmax(1), lines.sum(1)
+        often = [size for size in np.unique(length) if (length == size).sum() > 200]
+        assert often
+        for size in often:
+            counts = np.bincount(first[length == size], minlength=12 - size + 1)
             assert counts.min() > 0.5 * counts.mean() and counts.max() < 1.6 * counts.mean()
             assert len(counts) == 12 - size + 1
+        firsts.append(first / (12 - length))
+    assert abs(np.corrcoef(firsts)[0, 1]) < 0.1, "rows and columns are drawn on their own"
 
 
 @pytest.mark.parametrize("grid", [(14, 18), (15, 15)])
@@ -114,20 +116,35 @@ def test_random_walks_are_connected_and_start_anywhere():
     assert not all(connected(mask) for mask in draws("random", 0.3)[:100])
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_masks_drawn_together_are_as_those_drawn_one_by_one(mode):
+    together = draws(mode, 0.35)
+    rng = np.random.default_rng(1)
+    alone = np.concatenate([MODES[mode](rng, GRID, 0.35, 1) for _ in range(DRAWS)])
+    error = np.sqrt(together.mean(0) * (1 - together.mean(0)) * 2 / DRAWS)
+    assert (np.abs(together.mean(0) - alone.mean(0)) <= 5 * error + 0.005).all()
+    sizes = [np.sort(masks.sum((1, 2))) for masks in (together, alone)]
+    assert np.abs(sizes[0] - sizes[1]).mean() < 2.5, "areas are spread alike"
+    # One mask says nothing of the next: two that follow overlap as much as two far apart.
+    overlap = lambda distance: (together & np.roll(together, distance, 0)).sum((1, 2)).mean()
+    assert overlap(1) == pytest.approx(overlap(DRAWS // 2), rel=0.1)
+
+
 def test_full_and_tiny_grids():
     rng = np.random.default_rng(0)
     for mode in MODES:
         for grid in [(1, 1), (1, 5), (2, 2), (4, 3)]:
             for ratio in (0.1, 0.75, 1.0):
-                assert MODES[mode](rng, grid, ratio).shape == grid
-    assert MODES["random_walk"](rng, (4, 3), 1.0).all()
+                for count in (0, 1, 3):
+                    assert MODES[mode](rng, grid, ratio, count).shape == (count, *grid)
+    assert MODES["random_walk"](rng, (4, 3), 1.0, 2).all()
 
 
 @pytest.mark.parametrize("views", [1, 2, 4, 8])
 def test_reference_views_stay_whole(views):
     rng = np.random.default_rng(0)
     modes = (("random", 0.9), ("rectangle", 0.75))
-    masks = np.stack([group_mask(rng, views, (4, 6), modes) for _ in range(DRAWS)])
+    masks = group_masks(rng, DRAWS, views, (4, 6), modes)
     masked = masks.any(2)
     references = views - masked.sum(1)
     low, high = views // 4, views // 2
@@ -137,12 +154,15 @@ def test_reference_views_stay_whole(views):
     if views > 1:
         different = (masks[:, -1] != masks[:, -2]).any(1)[masked[:, -2]]
         assert different.mean() > 0.8, "each masked view has its own mask"
-    random_share = (masks[:, -1].sum(1) == round(0.9 * 24)).mean()
-    assert random_share == pytest.approx(0.5, abs=0.06), "modes are drawn evenly"
+    is_random = masks.sum(2) == round(0.9 * 24)  # more than any rectangle hides
+    assert is_random[:, -1].mean() == pytest.approx(0.5, abs=0.06), "modes are drawn evenly"
+    assert (is_random[:, -1:] == is_random)[masked].all(), "and one for all views of a group"
+    if low < high:
+        assert abs(np.corrcoef(references, is_random[:, -1])[0, 1]) < 0.1
 
 
 def test_a_fixed_number_of_references_leaves_a_masked_view():
     rng = np.random.default_rng(0)
-    assert group_mask(rng, 4, (3, 3), (("random", 1.0),), 3).sum(1).tolist() == [0, 0, 0, 9]
-    assert group_mask(rng, 2, (3, 3), (("random", 1.0),), 3).sum(1).tolist() == [0, 9]
+    assert group_masks(rng, 2, 4, (3, 3), (("random", 1.0),), 3).sum(2).tolist() == [[0, 0, 0, 9]] * 2
+    assert group_masks(rng, 1, 2, (3, 3), (("random", 1.0),), 3).sum(2).tolist() == [[0, 9]]
     assert reference_range(1, 2) == (0, 0)

@@ -162,26 +162,25 @@ def timed_groups(sampler: GroupSampler) -> tuple[float, list[dict[str, Any]]]:
     return len(groups) * sampler.views / (time.perf_counter() - start), groups
 
 
-def row_of(sampler: GroupSampler, group: dict[str, Any], images: np.ndarray | None = None) -> Row:
-    """A group of the first resolution, as the first update sees it."""
-    bucket = sampler.schedule.at(0)[0]
+def row_of(sampler: GroupSampler, group: dict[str, Any]) -> Row:
+    """A group of photographs of the first resolution, as the first update sees it."""
+    batch = collate([group]).batch(0, sampler.schedule.at(0)[0])
     name = f"{sampler.sources[int(group['source'])].name}: {group['name']}"
-    batch = collate([group]).batch(0, bucket)
-    if images is not None:
-        batch["images"] = images[batch["order"]].reshape(-1, bucket.views, *images.shape[1:])
     return Row(name, batch["images"], batch["mask"])
 
 
 def rendered_rows(sampler: GroupSampler, source: SyntheticSource) -> Iterator[Row]:
     """Groups of the synthetic world."""
-    height, width, _ = sampler.schedule.at(0)[0]
-    groups = [sampler((0, 0, slot)) for slot in range(ROWS_PER_SOURCE)]
-    views = render_groups(
-        np.stack([group["scene"] for group in groups]),
-        num_views=sampler.views, height=height, width=width, config=source.world,
-    )  # fmt: skip
-    for group, images in zip(groups, np.asarray(views.images)):
-        yield row_of(sampler, group, images)
+    bucket = sampler.schedule.at(0)[0]
+    height, width, _ = bucket
+    for slot in range(ROWS_PER_SOURCE):
+        batch = sampler.synthetic_load(0, 0, range(slot, slot + 1)).batch(0, bucket)
+        views = render_groups(
+            batch["scene"], num_views=sampler.views, height=height, width=width, config=source.world
+        )
+        (images,), (scene,), (order,) = np.asarray(views.images), batch["scene"], batch["order"]
+        images = images[order].reshape(-1, bucket.views, *images.shape[1:])
+        yield Row(f"{source.name}: {scene[0]}-{scene[1]}", images, batch["mask"])
 
 
 def complaints(report: dict[str, Any], most: float) -> Iterator[str]:

@@ -1,13 +1,15 @@
-"""From sources to batches, with Grain.
+"""From sources to batches: photographs with Grain, seeds of synthetic rooms without.
 
 Everything random in a sample is a function of (seed, load, resolution, slot): the sample is the same
 whichever worker or host makes it, and a run can start at any step. So the state of the pipeline is the
 step, and nothing else need be saved.
 
 A *load* is one batch of groups for each resolution; it serves `reuse` updates, each with its own order
-of views and its own masks.
+of views and its own masks. It is all photographs, which workers load group by group, or all synthetic: then
+a group is so little here, a seed and its masks, that many are drawn at once.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -25,11 +27,12 @@ from muskie_jax.data.processes import exit_with_parent
 from muskie_jax.data.samples import draw_sample
 from muskie_jax.data.sources import Source, SyntheticSource
 from muskie_jax.errors import UserError
-from muskie_jax.masking import group_mask
+from muskie_jax.masking import group_masks
 
 # Keeps random streams that serve different purposes apart (first word after the seed).
 KIND_STREAM, GROUP_STREAM, HELDOUT_STREAM = 2, 3, 4
 
+BLOCK = 16  # slots of a synthetic load that are drawn together, whichever of them a host needs
 MAX_GROUPS = 2**40  # of the endless dataset
 SECONDS_TO_SAVE = 300  # that a worker process lives on after SIGTERM
 ENOUGH_IMAGES = 200  # before the share of unreadable ones means something
@@ -37,14 +40,14 @@ ENOUGH_IMAGES = 200  # before the share of unreadable ones means something
 
 @dataclasses.dataclass(frozen=True)
 class GroupSampler:
-    """Makes one group of a load: draws the scene, loads its views, draws orders and masks.
+    """Makes the groups of a load: draws scenes, loads photographs, draws orders of views and masks.
 
     Attributes:
       sources: to draw from, by weight. Their positions are the batch's `source` numbers.
       schedule: of buckets.
       views, reuse: see `config.batch`.
       patch: p.
-      modes, num_reference: see `group_mask`.
+      modes, num_reference: see `group_masks`.
       seed: of the run.
       stream: which random stream; training and evaluation draw from different ones.
       augmented: crop and flip at random; otherwise the largest centred crop.
@@ -61,54 +64,92 @@ class GroupSampler:
     stream: int = GROUP_STREAM
     augmented: bool = True
 
-    def candidates(self, load: int, resolution: int) -> tuple[int, ...]:
-        """The sources a batch draws from: a batch is all photographs or all synthetic.
+    def weights(self, synthetic: bool) -> np.ndarray:
+        """Of sources of one kind; 0 for the others."""
+        kind = [isinstance(source, SyntheticSource) == synthetic for source in self.sources]
+        return np.array([source.weight for source in self.sources], float) * kind
+
+    def synthetic_share(self) -> float:
+        """Of all loads, by weight."""
+        synthetic, photographs = self.weights(True).sum(), self.weights(False).sum()
+        return synthetic / (synthetic + photographs)
+
+    def is_synthetic(self, load: int, resolution: int) -> bool:
+        """Whether a batch is all synthetic; else it is all photographs.
 
         Rendered and loaded groups enter the compiled step differently, so that they are not mixed in
         a batch; the share of synthetic batches is the share of synthetic weight.
         """
-        weights = np.array([source.weight for source in self.sources], float)
-        synthetic = np.array([isinstance(source, SyntheticSource) for source in self.sources])
-        share = weights[synthetic].sum() / weights.sum()
         rng = np.random.default_rng([self.seed, KIND_STREAM, self.stream, load, resolution])
-        return tuple(np.flatnonzero(synthetic == (rng.random() < share)))
+        return rng.random() < self.synthetic_share()
 
     def __call__(self, index: tuple[int, int, int]) -> dict[str, Any]:
-        """The group in `slot` of (load, resolution, slot).
+        """The group of photographs in `slot` of (load, resolution, slot); empty if the load is synthetic.
 
-        Returns a dictionary with `source`, the scene's `name`, and either `images` uint8 (views, H, W,
-        3) or `scene` uint32 (2,); for each of the `reuse` updates an order of the views in `orders` and
-        the masks of the groups it is split into in `masks`; `tried` images and the `skipped` unreadable
-        ones; and `error`, a message, when the group could not be made.
+        Returns a dictionary with `source`; `name`, of the scene; `images` uint8 (views, H, W, 3); for each
+        of the `reuse` updates an order of the views in `orders` (1, views) and the masks of the groups it
+        is split into in `masks` (1, views/V, V, L); `tried` images and the `skipped` unreadable ones; and
+        `error`, a message, when the group could not be made.
         """
         load, resolution, slot = index
+        if self.is_synthetic(load, resolution):
+            return {}
         rng = np.random.default_rng([self.seed, self.stream, load, resolution, slot])
-        allowed = self.candidates(load, resolution)
-        weights = np.array([self.sources[i].weight for i in allowed], float)
-        number = int(rng.choice(allowed, p=weights / weights.sum()))
-        source = self.sources[number]
-        group = {"source": np.int32(number), "tried": 0, "skipped": (), "error": ""}
-        if isinstance(source, SyntheticSource):
-            group["scene"] = rng.integers(2**32, size=2, dtype=np.uint32)
-            group["name"] = "-".join(map(str, group["scene"]))
-        else:
-            size = self.schedule.canvas(resolution)
-            sample = draw_sample(rng, source, self.views, size, self.augmented)
-            group["images"], group["tried"] = sample.images, sample.tried
-            group["skipped"], group["error"] = sample.skipped, sample.error
-            group["name"] = source.scenes[sample.scene].name + ", zoomed" * sample.zoomed
-        group["orders"], group["masks"] = [], []
+        (number,) = self._draw_sources(rng, False, 1)
+        source, size = self.sources[number], self.schedule.canvas(resolution)
+        sample = draw_sample(rng, source, self.views, size, self.augmented)
+        orders, masks = self._orders_and_masks(rng, load, resolution, 1)
+        return {
+            "source": number,
+            "name": source.scenes[sample.scene].name + ", zoomed" * sample.zoomed,
+            "images": sample.images,
+            "orders": orders,
+            "masks": masks,
+            "tried": sample.tried,
+            "skipped": sample.skipped,
+            "error": sample.error,
+        }
+
+    def synthetic_load(self, load: int, resolution: int, rows: range) -> "Load":
+        """Some groups of a load that is synthetic: those in the slots `rows`."""
+        blocks = range(rows.start // BLOCK, math.ceil(rows.stop / BLOCK))
+        drawn = [self._synthetic_block(load, resolution, block) for block in blocks]
+        start = rows.start - blocks.start * BLOCK
+        join = lambda parts: np.concatenate(parts)[start : start + len(rows)]
+        join_updates = lambda key: [join(parts) for parts in zip(*(block[key] for block in drawn))]
+        return Load(
+            source=join([block["source"] for block in drawn]),
+            images=None,
+            scene=join([block["scene"] for block in drawn]),
+            orders=join_updates("orders"),
+            masks=join_updates("masks"),
+        )
+
+    def _synthetic_block(self, load: int, resolution: int, block: int) -> dict[str, Any]:
+        """BLOCK consecutive groups; for keys see `Load`."""
+        rng = np.random.default_rng([self.seed, self.stream, load, resolution, block])
+        source = self._draw_sources(rng, True, BLOCK)
+        scene = rng.integers(2**32, size=(BLOCK, 2), dtype=np.uint32)
+        orders, masks = self._orders_and_masks(rng, load, resolution, BLOCK)
+        return {"source": source, "scene": scene, "orders": orders, "masks": masks}
+
+    def _draw_sources(self, rng: np.random.Generator, synthetic: bool, count: int) -> np.ndarray:
+        """Numbers of sources of one kind, int32 (count,)."""
+        weights = self.weights(synthetic)
+        return rng.choice(len(weights), count, p=weights / weights.sum()).astype(np.int32)
+
+    def _orders_and_masks(
+        self, rng: np.random.Generator, load: int, resolution: int, groups: int
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Of some groups and each update that a load serves; for shapes see `Load`."""
+        orders, masks = [], []
         for update in range(load * self.reuse, (load + 1) * self.reuse):
             bucket = self.schedule.at(update)[resolution]
-            group["orders"].append(rng.permutation(self.views))
-            group["masks"].append(self._masks(rng, bucket))
-        return group
-
-    def _masks(self, rng: np.random.Generator, bucket: Bucket) -> np.ndarray:
-        """Masks of the groups of `bucket.views` that the loaded views split into."""
-        grid = bucket.grid(self.patch)
-        draw = lambda: group_mask(rng, bucket.views, grid, self.modes, self.num_reference)
-        return np.stack([draw() for _ in range(self.views // bucket.views)])
+            orders.append(rng.permuted(np.tile(np.arange(self.views), (groups, 1)), axis=1))
+            splits, grid = self.views // bucket.views, bucket.grid(self.patch)
+            drawn = group_masks(rng, groups * splits, bucket.views, grid, self.modes, self.num_reference)
+            masks.append(drawn.reshape(groups, splits, *drawn.shape[1:]))
+        return orders, masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +161,9 @@ class Load:
     scene: np.ndarray | None  # uint32 (g, 2)
     orders: list[np.ndarray]  # per update (g, views)
     masks: list[np.ndarray]  # per update bool (g, views/V, V, L)
-    tried: int
-    skipped: tuple[str, ...]
-    error: str
+    tried: int = 0
+    skipped: tuple[str, ...] = ()
+    error: str = ""
 
     def batch(self, use: int, bucket: Bucket) -> dict[str, np.ndarray]:
         """The batch of one update: views in their new order, cropped and split into groups.
@@ -150,13 +191,12 @@ class Load:
 
 
 def collate(groups: Sequence[dict[str, Any]]) -> Load:
-    """One batch from the groups of a load, in the order of their slots."""
-    stack = lambda key: np.stack([g[key] for g in groups]) if key in groups[0] else None
-    per_update = lambda key: [np.stack(parts) for parts in zip(*(g[key] for g in groups))]
+    """One batch from the groups of photographs of a load, in the order of their slots."""
+    per_update = lambda key: [np.concatenate(parts) for parts in zip(*(g[key] for g in groups))]
     return Load(
-        source=stack("source"),
-        images=[g["images"] for g in groups] if "images" in groups[0] else None,
-        scene=stack("scene"),
+        source=np.stack([g["source"] for g in groups]),
+        images=[g["images"] for g in groups],
+        scene=None,
         orders=per_update("orders"),
         masks=per_update("masks"),
         tried=sum(g["tried"] for g in groups),
@@ -228,6 +268,19 @@ class Pipeline:
             yield tuple((bucket, load.batch(step % reuse, bucket)) for bucket, load in pairs)
 
     def _loads(self, first: int) -> Iterator[Load]:
+        with contextlib.closing(self._photographs(first)) as photographs:
+            for load in itertools.count(first):
+                for resolution in range(len(self.sampler.schedule.resolutions)):
+                    groups = list(itertools.islice(photographs, len(self.rows)))
+                    if self.sampler.is_synthetic(load, resolution):
+                        yield self.sampler.synthetic_load(load, resolution, self.rows)
+                    else:
+                        yield collate(groups)
+
+    def _photographs(self, first: int) -> Iterator[dict[str, Any]]:
+        """The groups of all loads from `first` on, those of synthetic loads empty."""
+        if self.sampler.synthetic_share() == 1.0:  # no processes for nothing
+            yield from itertools.repeat({})
         per_load = len(self.sampler.schedule.resolutions) * len(self.rows)
         groups = (
             grain.MapDataset.range(first * per_load, MAX_GROUPS)
@@ -240,12 +293,8 @@ class Pipeline:
         if self.workers:
             options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=ahead)
             stream = stream.mp_prefetch(options, _start_worker)
-        stream = iter(stream)
-        try:
-            while True:
-                yield collate(list(itertools.islice(stream, len(self.rows))))
-        finally:
-            stream.close()
+        with contextlib.closing(iter(stream)) as groups:
+            yield from groups
 
     def _checked(self, load: Load) -> Load:
         self.tried += load.tried

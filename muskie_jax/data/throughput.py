@@ -30,7 +30,7 @@ from muskie_jax.data.processes import available_cores
 from muskie_jax.data.views import random_crop_box
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
-from muskie_jax.masking import group_mask
+from muskie_jax.masking import group_masks
 from muskie_jax.writers import table_head, table_row, tell
 
 MADE = 16  # photographs of each size
@@ -181,9 +181,8 @@ def stage_costs(
         if count % sampler.views == 0:  # that was the first view of a group
             for update in range(sampler.reuse):
                 (bucket,) = sampler.schedule.at(sampler.reuse * count + update)
-                for _ in range(sampler.views // bucket.views):
-                    grid = bucket.grid(sampler.patch)
-                    group_mask(rng, bucket.views, grid, sampler.modes, sampler.num_reference)
+                splits, grid = sampler.views // bucket.views, bucket.grid(sampler.patch)
+                group_masks(rng, splits, bucket.views, grid, sampler.modes, sampler.num_reference)
         marks.append(time.perf_counter())
         for stage, before, after in zip(spent, marks, marks[1:]):
             spent[stage] += after - before

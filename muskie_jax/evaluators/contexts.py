@@ -142,7 +142,7 @@ def draw_masks(label: str, views: int, grid: Grid, mode: str, ratio: float) -> n
     Fewer views have the masks of the first of more, and a random mask is part of one of a larger ratio.
     """
     rng = _generator("masks", label)
-    return np.stack([MODES[mode](rng, grid, ratio).ravel() for _ in range(views)])
+    return np.stack([MODES[mode](rng, grid, ratio, 1).ravel() for _ in range(views)])
 
 
 def seen_by_context(views: Any, order: np.ndarray) -> np.ndarray:

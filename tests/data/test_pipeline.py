@@ -1,5 +1,6 @@
 """Batches are a function of the seed and the step: not of workers, hosts, or where a run started."""
 
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ import pytest
 from muskie_jax.config import default_config, folder, synthetic
 from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.data.mixture import build_mixture, evaluation_sampler, training_sampler
-from muskie_jax.data.pipeline import Pipeline
+from muskie_jax.data.pipeline import BLOCK, Pipeline
 from muskie_jax.data.samples import STAND_INS
 from muskie_jax.errors import UserError
 
@@ -33,6 +34,18 @@ def sampler_for(root, seed=0, **sources):
 @pytest.fixture(scope="module")
 def sampler(photo_folder):
     return sampler_for(photo_folder)[0]
+
+
+@pytest.fixture(scope="module")
+def mixed(photo_folder):
+    """Of photographs and rooms."""
+    return sampler_for(None, photos=folder(root=str(photo_folder)), rooms=synthetic())[0]
+
+
+@pytest.fixture(scope="module")
+def rooms():
+    """Of two kinds of rooms."""
+    return sampler_for(None, rooms=synthetic(weight=3.0), gentle=synthetic(roll_jitter=3.0))[0]
 
 
 def take(sampler, count, first=0, rows=range(GROUPS), workers=0):
@@ -68,9 +81,11 @@ def test_shapes_and_types(sampler):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("first", [0, 3, 4])
-def test_same_batches_whatever_the_workers_and_the_start(sampler, workers, first):
-    whole = take(sampler, 7)
-    assert_same(take(sampler, 7 - first, first, workers=workers), whole[first:])
+def test_same_batches_whatever_the_workers_and_the_start(mixed, workers, first):
+    whole = take(mixed, 7)
+    kinds = {key for _, key, _ in flat(whole[4:])}
+    assert {"images", "scene"} <= kinds
+    assert_same(take(mixed, 7 - first, first, workers=workers), whole[first:])
 
 
 def test_workers_that_get_sigterm_go_on_until_the_trainer_has_saved(sampler):
@@ -83,14 +98,55 @@ def test_workers_that_get_sigterm_go_on_until_the_trainer_has_saved(sampler):
     assert_same(batches, take(sampler, 21))
 
 
-def test_hosts_together_make_the_same_batches(sampler):
-    whole = take(sampler, 4)
-    parts = [take(sampler, 4, rows=rows) for rows in (range(0, 1), range(1, 2), range(2, 4))]
+def assert_hosts_make(sampler, whole, ends):
+    """Hosts whose rows end at `ends` together make the same updates."""
+    parts = [take(sampler, len(whole), rows=range(*span)) for span in itertools.pairwise((0, *ends))]
     for step, update in enumerate(whole):
         for number, (bucket, batch) in enumerate(update):
             for key, value in batch.items():
                 joined = np.concatenate([part[step][number][1][key] for part in parts])
                 np.testing.assert_array_equal(joined, value, err_msg=f"{bucket} {key}")
+
+
+def test_hosts_together_make_the_same_batches(mixed):
+    assert_hosts_make(mixed, take(mixed, 4), (1, 2, 4))
+
+
+def test_hosts_that_share_a_block_of_rooms_make_the_same_batches(rooms):
+    groups = 2 * BLOCK + 5
+    whole = take(rooms, 3, rows=range(groups))
+    assert_hosts_make(rooms, whole, (3, BLOCK + 1, 2 * BLOCK, groups))
+    assert_same(take(rooms, 2, 1, rows=range(groups)), whole[1:])
+
+
+def test_rooms_of_a_load_are_drawn_on_their_own(rooms):
+    groups = 20 * BLOCK
+    schedule = BucketSchedule((((128, 128),),), (2,), 0)
+    sampler = dataclasses.replace(rooms, schedule=schedule, modes=(("random", 0.5),), num_reference=1)
+    ((_, first),), ((_, second),), ((_, third),) = take(sampler, 3, rows=range(groups))
+    assert len(np.unique(first["scene"], axis=0)) == groups
+    assert (first["scene"] == second["scene"]).all() and (first["scene"] != third["scene"]).any(1).all()
+    for batch in (first, second):
+        assert batch["scene"].dtype == np.uint32 and batch["order"].dtype == np.int32
+        assert (np.sort(batch["order"], axis=1) == np.arange(VIEWS)).all()
+        # Each view is at each place of a quarter of the groups, with a standard error of 0.024.
+        at = (batch["order"][..., None] == np.arange(VIEWS)).mean(0)
+        assert np.abs(at - 1 / VIEWS).max() < 5 * 0.024
+        assert batch["mask"].shape == (2 * groups, 2, 64) and not batch["mask"][:, 0].any()
+        assert len(np.unique(batch["mask"][:, 1], axis=0)) == 2 * groups
+    assert (first["order"] != second["order"]).any(1).mean() > 0.9
+    assert (first["mask"] != second["mask"])[:, 1].any(1).all()
+    source = first["source"].reshape(groups, -1)
+    assert (source == source[:, :1]).all() and first["source"].dtype == np.int32
+    assert np.mean(source[:, 0]) == pytest.approx(0.25, abs=0.12)
+
+
+def test_rooms_alone_need_no_processes(rooms):
+    before = multiprocessing.active_children()
+    assert_same(take(rooms, 2, workers=2), take(rooms, 2))
+    updates = Pipeline(rooms, range(GROUPS), workers=2).updates()
+    next(updates)
+    assert multiprocessing.active_children() == before
 
 
 def test_seeds_differ(photo_folder, sampler):

@@ -23,7 +23,7 @@ def hidden_count(grid: Grid, ratio: float) -> int:
 
 
 def _hide_largest(scores: np.ndarray, ratio: float) -> np.ndarray:
-    """Exactly round(ratio * L) patches of each mask: those with the largest of its scores (count, hp, wp)."""
+    """Exactly round(ratio * L) patches of each mask, those with the largest scores (count, hp, wp)."""
     count, *grid = scores.shape
     size = grid[0] * grid[1]
     kept = size - hidden_count(grid, ratio)

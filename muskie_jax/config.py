@@ -100,7 +100,7 @@ def default_config() -> ConfigDict:
     config.data.allow_missing = False  # train on the sources whose folders are there
     config.data.index = ""  # folder for lists of scenes; empty: scene_index/ beside the work directory
     config.data.cache = ""  # folder for copies of packs in buckets; empty: ~/.cache/muskie_jax/packed
-    config.data.workers = 8  # processes per host; 0 loads in threads of the main process
+    config.data.workers = 8  # processes per host that load photographs; 0: threads of the main process
     config.data.threads = 4  # per worker
     config.data.prefetch = 2  # updates kept ready on the device
     config.data.max_bad_share = 0.05  # of unreadable images, before the run stops

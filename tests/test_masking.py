@@ -138,6 +138,7 @@ def test_full_and_tiny_grids():
                 for count in (0, 1, 3):
                     assert MODES[mode](rng, grid, ratio, count).shape == (count, *grid)
     assert MODES["random_walk"](rng, (4, 3), 1.0, 2).all()
+    assert (MODES["ellipse"](rng, (4, 3), 0.01, 9).sum((1, 2)) == 1).all(), "a radius of 0 is one patch"
 
 
 @pytest.mark.parametrize("views", [1, 2, 4, 8])

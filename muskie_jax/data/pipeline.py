@@ -280,7 +280,7 @@ class Pipeline:
     def _photographs(self, first: int) -> Iterator[dict[str, Any]]:
         """The groups of all loads from `first` on, those of synthetic loads empty."""
         if self.sampler.synthetic_share() == 1.0:  # no processes for nothing
-            yield from itertools.repeat({})
+            yield from itertools.repeat({})  # without end
         per_load = len(self.sampler.schedule.resolutions) * len(self.rows)
         groups = (
             grain.MapDataset.range(first * per_load, MAX_GROUPS)

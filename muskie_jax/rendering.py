@@ -47,7 +47,9 @@ class BatchPlacer:
         self._textures = jax.device_put(pyramids, NamedSharding(mesh, P()))
         self._render, self._split = _renderer(tuple(worlds), mesh), _splitter(mesh)
 
-    def to_compile(self, buckets: Iterable[Bucket], views: int) -> dict[str, Callable[[], jax.stages.Lowered]]:
+    def to_compile(
+        self, buckets: Iterable[Bucket], views: int
+    ) -> dict[str, Callable[[], jax.stages.Lowered]]:
         """What traces the programs that make images of groups of `views`, by name; see `Programs`.
 
         Rendering takes long to compile and does not depend on how groups are split into those of a

@@ -4,9 +4,10 @@ import concurrent.futures
 import functools
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,13 @@ OPTIMIZER = "optimizer"
 # What to change if memory does not suffice.
 SMALLER = "write a smaller config.batch.groups, config.model.remat='block', or a larger config.mesh.fsdp"
 Lower = Callable[[], jax.stages.Lowered]  # traces a program when it is called
+T = TypeVar("T")
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What some work returns, and its seconds."""
+    began = time.perf_counter()
+    return work(), time.perf_counter() - began
 
 
 def batch_shapes(
@@ -129,7 +137,7 @@ class Programs:
     the optimizer.
 
     Args:
-      training: see `training_programs`.
+      training: see `training_programs`; small batches come first.
       others: more to compile at the same time, by name; their results are found by calling them.
       quiet: whether to say nothing of progress.
     """
@@ -138,8 +146,11 @@ class Programs:
         self, training: Mapping[Place | str, Lower], others: Mapping[str, Lower], quiet: bool = False
     ):
         self._lower = {**training, **others}
+        # The longest first, so that threads end together: renderers, and large batches before small ones.
+        self._queue = [*others, *reversed(training)]
         self._tell = (lambda text: None) if quiet else tell
         self._compiled: dict[Place | str, jax.stages.Compiled] = {}
+        self._telling = threading.Lock()
         self.first_runs = FirstRuns(training)
 
     def compile(self) -> float:
@@ -149,30 +160,38 @@ class Programs:
           UserError: if the compiler says that a program does not fit the devices' memory.
         """
         start = time.perf_counter()
-        total = len(self._lower)
-        self._tell(f"Compiling {total} programs ...")
-
-        def make(key):
-            began = time.perf_counter()
-            try:
-                self._compiled[key] = self._lower[key]().compile()
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
-                    raise
-                reason = str(error).splitlines()[0]
-                raise UserError(f"{key} does not fit the devices' memory: {SMALLER} ({reason})") from error
-            seconds = time.perf_counter() - began
-            self._tell(f"  {len(self._compiled)}/{total}  {key}: {seconds:.1f}s")
-
+        self._tell(f"Compiling {len(self._lower)} programs ...")
         # Side by side on a GPU, three of four cold starts ended in errors of cuDNN or CUDA when programs
         # were first run, or a crash (jax 0.11.2, H100). That was before first runs were left undisturbed,
         # which may have been all that was wrong (see muskie_jax/first_runs.py).
         threads = 1 if jax.default_backend() == "gpu" else min(8, os.cpu_count() or 1)
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            list(pool.map(make, self._lower))
+            try:
+                # Tracing is Python, of which only one thread runs at a time: others compile meanwhile.
+                compiling = [
+                    pool.submit(self._compile, key, *timed(self._lower[key])) for key in self._queue
+                ]
+                for program in compiling:
+                    program.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         elapsed = time.perf_counter() - start
         self._tell(f"Compiled in {duration(elapsed)}")
         return elapsed
+
+    def _compile(self, key: Place | str, lowered: jax.stages.Lowered, seconds: float) -> None:
+        """Compiles a program, and tells how long that and its tracing, `seconds`, took."""
+        try:
+            compiled, more = timed(lowered.compile)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{key} does not fit the devices' memory: {SMALLER} ({reason})") from error
+        with self._telling:
+            self._compiled[key] = compiled
+            self._tell(f"  {len(self._compiled)}/{len(self._lower)}  {key}: {seconds + more:.1f}s")
 
     def check_memory(self, state: TrainState, device: jax.Device, config: ConfigDict) -> None:
         """Raises UserError if a program and what lies beside it do not fit a device.

@@ -1,7 +1,6 @@
 """Training: set-up in labelled sections, then one short loop."""
 
 import contextlib
-import functools
 import math
 import pathlib
 from collections.abc import Sequence
@@ -91,10 +90,8 @@ def train(
         for bucket in sampler.schedule.all()
     }
     evaluator = ReconstructionEvaluator(config, task, mixture, mesh)
-    others = evaluator.to_compile(state_shapes.params) | {
-        f"rendering {bucket}": functools.partial(place.lower_rendering, bucket, config.batch.views)
-        for bucket in (sampler.schedule.all() if place.synthetic else ())
-    }
+    others = place.to_compile(sampler.schedule.all(), config.batch.views)
+    others |= evaluator.to_compile(state_shapes.params)
     training = training_programs(task, optimizer, state_shapes, shapes, sampler.schedule, mesh)
     programs = Programs(training, others)
     if first_step < total_steps:

@@ -1,5 +1,9 @@
 """What is compiled, and that it fits."""
 
+import functools
+import threading
+import time
+
 import jax
 import pytest
 from runs import nano_config
@@ -80,9 +84,58 @@ def test_what_does_not_fit_is_refused_with_the_numbers(setting, count):
         programs[count].check_memory(state, Device(need - 1), config)
 
 
-def test_the_compilers_own_refusal_is_one_line():
-    def lower():
+class Traced:
+    """Compiles by calling a function."""
+
+    def __init__(self, compile):
+        self.compile = compile
+
+
+def test_the_compilers_own_refusal_is_one_line_and_ends_it(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    all_traced, compiled = threading.Event(), []
+
+    def refuse():
+        assert all_traced.wait(10)
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in hbm\nmore lines")
 
+    def trace(number):
+        if number == 0:
+            all_traced.set()
+        return Traced(lambda: (time.sleep(0.01), compiled.append(number)))
+
+    training = {number: functools.partial(trace, number) for number in range(100)}
     with pytest.raises(UserError, match="big does not fit .* write a smaller .*Ran out of memory in hbm"):
-        Programs({"big": lower}, {}, quiet=True).compile()
+        Programs(training, {"big": lambda: Traced(refuse)}, quiet=True).compile()
+    assert len(compiled) < 50
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_programs_are_traced_one_by_one_while_others_compile(threads, monkeypatch, capsys):
+    """Whatever the order in which they are ready, all are there and each is counted once."""
+    monkeypatch.setattr("os.cpu_count", lambda: threads)
+    traced, tracing, free = [], threading.Lock(), threading.Event()
+
+    def lower(key, is_last):
+        def compile():
+            assert is_last or free.wait(10)  # the first ones are compiled last
+            return key
+
+        def trace():
+            assert tracing.acquire(blocking=False)
+            traced.append(key)
+            if is_last:
+                free.set()
+            tracing.release()
+            return Traced(compile)
+
+        return trace
+
+    training = {name: lower(name, name == "small") for name in ("small", "middle", "large")}
+    programs = Programs(training, {"rendering": lower("rendering", False)})
+    programs.compile()
+    assert traced == ["rendering", "large", "middle", "small"]
+    assert programs._compiled == {key: key for key in traced}
+    told = capsys.readouterr()
+    lines = [line.split()[0] for line in (told.out + told.err).splitlines() if "/4" in line]
+    assert lines == ["1/4", "2/4", "3/4", "4/4"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from muskie_jax.data.buckets import Bucket
 from muskie_jax.data.mixture import build_mixture, photo_textures
 from muskie_jax.data.synthetic import WorldConfig, render_groups
 from muskie_jax.errors import UserError
-from muskie_jax.rendering import BatchPlacer
+from muskie_jax.rendering import BatchPlacer, order_for_splitting, split_groups
 from muskie_jax.sharding import make_mesh
 
 BUCKET = Bucket(32, 48, 2)
@@ -31,8 +32,8 @@ def batch():
     }
 
 
-def place(batch, *worlds, photos=None, devices=1):
-    mesh = make_mesh({"data": -1, "fsdp": 1, "view": 1}, jax.devices()[:devices])
+def place(batch, *worlds, photos=None, devices=1, view=1):
+    mesh = make_mesh({"data": -1, "fsdp": 1, "view": view}, jax.devices()[:devices])
     return BatchPlacer(2, worlds, photos or {}, mesh)(BUCKET, batch)
 
 
@@ -48,14 +49,51 @@ def rendered(batch, world):
     return ordered.reshape(4, 2, 32, 48, 3)
 
 
+def test_one_program_renders_all_buckets_of_a_size(batch):
+    mesh = make_mesh({"data": 1, "fsdp": 1, "view": 1}, jax.devices()[:1])
+    placer, evaluator = (BatchPlacer(2, (WORLD, WORLD), {}, mesh) for _ in range(2))
+    buckets = [Bucket(32, 48, views) for views in (1, 2, 4)]
+    programs = placer.to_compile(buckets, 4)
+    assert sum("as" not in name for name in programs) == 1 and len(programs) == 3
+    assert set(evaluator.to_compile(buckets[2:], 4)) < set(programs)
+    for lower in programs.values():  # the calls below find them; the tests below, too
+        lower().compile()
+    compiled = []
+    count = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        for bucket in buckets:
+            masks = {"mask": np.zeros((8 // bucket.views, bucket.views, 6), bool)}
+            split = {**batch, **masks, "source": np.zeros(8 // bucket.views, np.int32)}
+            images = placer(bucket, split)["images"]
+            assert images.shape == (8 // bucket.views, bucket.views, 32, 48, 3)
+        evaluator(bucket, split)
+        assert not compiled
+        jax.jit(lambda x: x + 1)(1)
+        assert compiled  # so that it would have been noticed
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+
+
 def test_views_are_ordered_and_split_like_those_of_photographs(batch):
     alone = place(batch, WORLD, WORLD)
     assert sorted(alone) == ["images", "mask", "source"]
     # Differently compiled programs may round a pixel the other way.
     assert np.abs(np.asarray(alone["images"], int) - rendered(batch, WORLD)).max() <= 1
-    spread = place(batch, WORLD, WORLD, devices=2)
-    assert len(spread["images"].addressable_shards) == 2
+    spread = place(batch, WORLD, WORLD, devices=4, view=2)
+    assert {shard.data.shape for shard in spread["images"].addressable_shards} == {(2, 1, 32, 48, 3)}
     assert np.abs(np.asarray(alone["images"], int) - np.asarray(spread["images"], int)).max() <= 1
+
+
+def test_views_are_split_where_they_are():
+    mesh = make_mesh({"data": 1, "fsdp": 2, "view": 2}, jax.devices()[:4])
+    placer = BatchPlacer(2, (WORLD,), {}, mesh)
+    (name,) = (name for name in placer.to_compile([BUCKET], 8) if name.endswith(f"as {BUCKET}"))
+    program = placer.to_compile([BUCKET], 8)[name]().compile().as_text()
+    assert not re.search("all-to-all|all-gather|all-reduce|collective-permute", program)
+    numbers = order_for_splitting(np.arange(16, dtype=np.int32).reshape(2, 8), views=2, shards=2)
+    split = split_groups(numbers[..., None, None, None], views=2, shards=2)
+    np.testing.assert_array_equal(split.ravel(), range(16))
 
 
 def test_every_group_is_rendered_in_its_own_world(batch):

@@ -89,10 +89,7 @@ class ReconstructionEvaluator:
         """What an evaluation runs, by name, given the parameters' shapes; see `Programs`."""
         name = f"evaluation {self.bucket}"
         lower = {name: functools.partial(self._measure.lower, params, dict(self._shapes))}
-        if self.place.synthetic:
-            rendering = functools.partial(self.place.lower_rendering, self.bucket, self.bucket.views)
-            lower[f"rendering {name}"] = rendering
-        return lower
+        return self.place.to_compile([self.bucket], self.bucket.views) | lower
 
     def _measure_batch(self, params, batch) -> tuple[dict[str, Mean], tuple[Array, ...]]:
         """Metrics of a batch; and of its first groups images, mask, prediction and confidence."""

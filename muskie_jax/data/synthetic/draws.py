@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from muskie_jax.data.synthetic.compilation import materialise
+
 
 def hash_bits(*words: Array) -> Array:
     """Pseudo-random bits (uint32) from integers; any number of words, broadcast together."""
@@ -31,23 +33,28 @@ class Draws:
         name = jnp.uint32(zlib.crc32(stream.encode()))
         index = jnp.arange(capacity * math.prod(shape), dtype=jnp.uint32)
         bits = hash_bits(hash_bits(words[0], words[1], name), index)
-        self._bits = bits.reshape(capacity, *shape)
+        # Each number feeds another computation, which would hash anew.
+        self._bits = materialise(bits.reshape(capacity, *shape))
+        self._units = (self._bits >> 8).astype(jnp.float32) * 2.0**-24
         self._used = 0
+
+    def _next(self, count: int) -> slice:
+        used, self._used = self._used, self._used + count
+        if self._used > len(self._bits):
+            raise ValueError(f"all {len(self._bits)} draws are used: raise the capacity")
+        return slice(used, self._used)
 
     def bits(self) -> Array:
         """The next array of random bits, uint32."""
-        if self._used == len(self._bits):
-            raise ValueError(f"all {self._used} draws are used: raise the capacity")
-        self._used += 1
-        return self._bits[self._used - 1]
+        return self._bits[self._next(1)][0]
 
     def uniform(self, low: float | Array, high: float | Array) -> Array:
         """Between `low` and `high`, scalars or arrays of the shape."""
-        return low + (high - low) * ((self.bits() >> 8).astype(jnp.float32) * 2.0**-24)
+        return low + (high - low) * self._units[self._next(1)][0]
 
     def vectors(self, size: int, low: float, high: float) -> Array:
         """Vectors of independent components: (*shape, size)."""
-        return jnp.stack([self.uniform(low, high) for _ in range(size)], -1)
+        return low + (high - low) * jnp.moveaxis(self._units[self._next(size)], 0, -1)
 
     def chance(self, probability: float) -> Array:
         """True with a probability."""

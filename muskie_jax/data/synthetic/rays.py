@@ -4,8 +4,7 @@ In a primitive's own unit space (see `scenes`) each shape is the common part of 
 a ray meets each of those in an interval of its parameter: the shape is entered at the last of the
 starts if that comes before the first of the ends. An affine map keeps the parameter.
 
-Vectors are tuples (x, y, z) of arrays and the primitives an unrolled loop with a running minimum,
-so that the search compiles to one loop over rays that writes one number for each.
+Vectors are tuples (x, y, z) of arrays, so that the search is elementwise and writes one number a ray.
 """
 
 import functools
@@ -54,13 +53,11 @@ def nearest_primitive(scene: Scene, origins: Array, directions: Array) -> tuple[
     """
     number_bits = jnp.uint32(2 ** (len(scene.centre) - 1).bit_length() - 1)
 
-    def search(unroll):
-        return functools.partial(_search, number_bits=number_bits, unroll=unroll)
+    def search(at_once):
+        return functools.partial(_search, number_bits=number_bits, at_once=at_once)
 
-    # An unrolled search is one kernel. A loop, quicker to compile, would write and read the nearest
-    # again for each primitive, which costs time on accelerators but little in a processor's cache.
     nearest = jax.lax.platform_dependent(
-        scene, origins, directions, cpu=search(unroll=False), default=search(unroll=True)
+        scene, origins, directions, cpu=search(at_once=False), default=search(at_once=True)
     )
     # It feeds dozens of gathers, which would all search anew.
     nearest = materialise(nearest)
@@ -68,32 +65,41 @@ def nearest_primitive(scene: Scene, origins: Array, directions: Array) -> tuple[
     return distance, (nearest & number_bits).astype(jnp.int32)
 
 
-def _search(scene: Scene, origins: Array, directions: Array, *, number_bits: Array, unroll: bool) -> Array:
-    """The least bits of a distance with the primitive's number as its lowest bits, uint32."""
+def _search(scene: Scene, origins: Array, directions: Array, *, number_bits: Array, at_once: bool) -> Array:
+    """The least bits of a distance with the primitive's number as its lowest bits, uint32.
+
+    Args:
+      at_once: make it a minimum over an axis of primitives, for accelerators: one kernel, each of whose
+        threads loops over them. A loop around them would write and read the nearest for each. To a
+        processor's cache that is little, and its vectors run along the rays.
+    """
     origin, direction = _components(origins), _components(directions)
 
     def key(distance, number):  # positive floats are ordered as their bits are
         return jax.lax.bitcast_convert_type(distance, jnp.uint32) & ~number_bits | number
 
     maps = scene.world_to_unit
-    _, leave_room = _cube(*_to_unit_space(maps[0], origin, direction))
+    _, leave_room = _cube(*_to_unit_space(_rows(maps[0]), origin, direction))
     nearest, first = key(leave_room, jnp.uint32(0)), 1
+    miss = jnp.uint32(2**32 - 1)
     for shape, count in (
         (_cube, scene.num_boxes),
         (_ball, scene.num_ellipsoids),
         (_cylinder, scene.num_cylinders),
     ):
 
-        def try_primitive(nearest, numbered_map, shape=shape):
-            number, unit_map = numbered_map
-            start, end = shape(*_to_unit_space(unit_map, origin, direction))
-            hit = (start < end) & (start > 0)
-            candidate = jnp.where(hit, key(start, number), jnp.uint32(2**32 - 1))
-            return jnp.minimum(nearest, candidate), None
+        def candidate(number, unit_map, shape=shape):
+            start, end = shape(*_to_unit_space(_rows(unit_map), origin, direction))
+            return jnp.where((start < end) & (start > 0), key(start, number), miss)
 
         numbers = jnp.arange(first, first + count, dtype=jnp.uint32)
         numbered_maps = numbers, maps[first : first + count]
-        nearest, _ = jax.lax.scan(try_primitive, nearest, numbered_maps, unroll=unroll)
+        if at_once:
+            candidates = jax.vmap(candidate)(*numbered_maps)
+            nearest = jnp.minimum(nearest, candidates.min(0, initial=miss))
+        else:
+            nearer = lambda so_far, numbered: (jnp.minimum(so_far, candidate(*numbered)), None)
+            nearest, _ = jax.lax.scan(nearer, nearest, numbered_maps)
         first += count
     return nearest
 
@@ -146,6 +152,11 @@ def _surface_hit(
 
 def _components(vectors: Array) -> Vector:
     return vectors[..., 0], vectors[..., 1], vectors[..., 2]
+
+
+def _rows(unit_map: Array) -> list[list[Array]]:
+    """A map (3, 4) as rows of scalars."""
+    return [[unit_map[i, j] for j in range(4)] for i in range(3)]
 
 
 def _to_unit_space(unit_map, origin: Vector, direction: Vector) -> tuple[Vector, Vector]:

@@ -87,11 +87,13 @@ class TransformerLayer(nn.Module):
     def __call__(
         self, x: Array, rotation: RotationTable, return_map: bool = False
     ) -> tuple[Array, Array | None]:
-        norm = lambda name: LayerNorm(self.dtype, name=name)
+        views = (x.shape[0], -1, len(rotation[0]), x.shape[-1])
+        # Norms see views as an axis of their own, since a mesh may split them.
+        norm = lambda x, name: LayerNorm(self.dtype, name=name)(x.reshape(views)).reshape(x.shape)
         attention = SelfAttention(self.heads, self.across_views, self.dtype, self.attend, name="attention")
-        mixed, weights = attention(norm("norm1")(x), rotation, return_map)
+        mixed, weights = attention(norm(x, "norm1"), rotation, return_map)
         x = checkpoint_name(x + mixed, "mixed")
-        x = x + MLP(self.dtype, name="mlp")(norm("norm2")(x))
+        x = x + MLP(self.dtype, name="mlp")(norm(x, "norm2"))
         return x, weights
 
 

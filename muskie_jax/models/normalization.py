@@ -18,7 +18,10 @@ EPSILON = 1e-5
 
 
 class LayerNorm(nn.Module):
-    """Normalises the last axis: statistics in float32, input and result in `dtype`."""
+    """Normalises the last axis: statistics in float32, input and result in `dtype`.
+
+    The axis before it must not be split over devices: tokens of one view, see `_sums`.
+    """
 
     dtype: jnp.dtype
 
@@ -32,7 +35,7 @@ class LayerNorm(nn.Module):
 
 @jax.custom_vjp
 def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
-    """x (..., d) of any float type, float32 scale and bias (d,) -> (..., d) of the type of `x`."""
+    """x (..., T, d) of any float type, float32 scale and bias (d,) -> (..., T, d) of the type of `x`."""
     return _layer_norm_forward(x, scale, bias)[0]
 
 
@@ -62,10 +65,15 @@ def _layer_norm_backward(residuals, dy):
 
 
 def _sums(arrays):
-    """Sums over all axes but the last, of all arrays in one pass."""
+    """Sums over all axes but the last: of all arrays in one pass over the tokens of a view, then of each.
+
+    Several arrays are summed together only along an axis that no mesh splits. Along another one XLA
+    would gather partial sums, norm by norm; ordinary sums become part of one all-reduce for all gradients.
+    """
     add = lambda a, b: tuple(x + y for x, y in zip(a, b))
     zeros = (jnp.float32(0),) * len(arrays)
-    return jax.lax.reduce(arrays, zeros, add, tuple(range(arrays[0].ndim - 1)))
+    of_views = jax.lax.reduce(arrays, zeros, add, (arrays[0].ndim - 2,))
+    return [x.sum(range(x.ndim - 1)) for x in of_views]
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)

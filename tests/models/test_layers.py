@@ -1,13 +1,19 @@
 """Layers with gradients of their own, against what they replace; attention on any mesh."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 from jax._src.cudnn import fused_attention_stablehlo as fused
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from muskie_jax.hlo import traffic
 from muskie_jax.models.attention import CUDNN_PRIMITIVE, Attention
+from muskie_jax.models.layers import TransformerLayer
 from muskie_jax.models.normalization import gelu, layer_norm
 from muskie_jax.models.rope import patch_positions, rotate, rotation_table
 from muskie_jax.sharding import batch_sharding, make_mesh
@@ -47,6 +53,24 @@ def test_half_precision_goes_in_and_out_and_float32_between(function):
     assert out.dtype == pull(out)[0].dtype == jnp.bfloat16
     exact = function(half.astype(jnp.float32))
     np.testing.assert_array_equal(out, exact.astype(jnp.bfloat16))  # rounded once, at the end
+
+
+def test_gradients_are_summed_over_devices_and_nothing_is_gathered():
+    mesh = make_mesh({"data": 4, "fsdp": 1, "view": 2})
+    table = rotation_table(patch_positions((2, 3), 1), 8)
+    layer = TransformerLayer(2, False, jnp.float32, Attention("xla", mesh))  # needs its own views alone
+    tokens = (4, 2 * 7, 16)
+    params = jax.eval_shape(
+        lambda: layer.clone(attend=Attention("xla")).init(jax.random.key(0), jnp.zeros(tokens), table)
+    )
+
+    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+    def gradients(params, x):
+        return jax.grad(lambda params: jnp.square(layer.apply(params, x, table)[0]).sum())(params)
+
+    x = jax.ShapeDtypeStruct(tokens, jnp.float32, sharding=NamedSharding(mesh, P("data", "view")))
+    sent = traffic(gradients.lower(params, x).compile().as_text(), 8).sent
+    assert set(sent) == {"all-reduce"}
 
 
 def test_rotation_turns_gradients_back():

@@ -161,10 +161,7 @@ class Programs:
         """
         start = time.perf_counter()
         self._tell(f"Compiling {len(self._lower)} programs ...")
-        # Side by side on a GPU, three of four cold starts ended in errors of cuDNN or CUDA when programs
-        # were first run, or a crash (jax 0.11.2, H100). That was before first runs were left undisturbed,
-        # which may have been all that was wrong (see muskie_jax/first_runs.py).
-        threads = 1 if jax.default_backend() == "gpu" else min(8, os.cpu_count() or 1)
+        threads = min(8, os.cpu_count() or 1)
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             try:
                 # Tracing is Python, of which only one thread runs at a time: others compile meanwhile.

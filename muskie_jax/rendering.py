@@ -62,7 +62,9 @@ class BatchPlacer:
             name = f"rendering {bucket.height}x{bucket.width}, {self.groups} x {views} views"
             lower[name] = functools.partial(self._lower_rendering, bucket[:2], views)
             if bucket.views != views:
-                lower[f"{name}, as {bucket}"] = functools.partial(self._lower_splitting, bucket, views)
+                lower[f"{name}, as groups of {bucket.views}"] = functools.partial(
+                    self._lower_splitting, bucket, views
+                )
         return lower
 
     def _lower_rendering(self, size: ImageSize, views: int) -> jax.stages.Lowered:

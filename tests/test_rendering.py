@@ -54,7 +54,7 @@ def test_one_program_renders_all_buckets_of_a_size(batch):
     placer, evaluator = (BatchPlacer(2, (WORLD, WORLD), {}, mesh) for _ in range(2))
     buckets = [Bucket(32, 48, views) for views in (1, 2, 4)]
     programs = placer.to_compile(buckets, 4)
-    assert sum("as" not in name for name in programs) == 1 and len(programs) == 3
+    assert sum("as groups" not in name for name in programs) == 1 and len(programs) == 3
     assert set(evaluator.to_compile(buckets[2:], 4)) < set(programs)
     for lower in programs.values():  # the calls below find them; the tests below, too
         lower().compile()
@@ -88,7 +88,7 @@ def test_views_are_ordered_and_split_like_those_of_photographs(batch):
 def test_views_are_split_where_they_are():
     mesh = make_mesh({"data": 1, "fsdp": 2, "view": 2}, jax.devices()[:4])
     placer = BatchPlacer(2, (WORLD,), {}, mesh)
-    (name,) = (name for name in placer.to_compile([BUCKET], 8) if name.endswith(f"as {BUCKET}"))
+    (name,) = (name for name in placer.to_compile([BUCKET], 8) if name.endswith("groups of 2"))
     program = placer.to_compile([BUCKET], 8)[name]().compile().as_text()
     assert not re.search("all-to-all|all-gather|all-reduce|collective-permute", program)
     numbers = order_for_splitting(np.arange(16, dtype=np.int32).reshape(2, 8), views=2, shards=2)

@@ -1,12 +1,13 @@
 """The compiled programs of a run: all of them are made before the first update."""
 
 import concurrent.futures
+import contextlib
 import functools
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -37,6 +38,18 @@ OPTIMIZER = "optimizer"
 SMALLER = "write a smaller config.batch.groups, config.model.remat='block', or a larger config.mesh.fsdp"
 Lower = Callable[[], jax.stages.Lowered]  # traces a program when it is called
 T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def refused_if_too_large(what: str) -> Iterator[None]:
+    """Raises UserError where the compiler, or a program that runs, finds too little memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{what} does not fit the devices' memory: {SMALLER} ({reason})") from error
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -179,13 +192,8 @@ class Programs:
 
     def _compile(self, key: Place | str, lowered: jax.stages.Lowered, seconds: float) -> None:
         """Compiles a program, and tells how long that and its tracing, `seconds`, took."""
-        try:
+        with refused_if_too_large(str(key)):
             compiled, more = timed(lowered.compile)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{key} does not fit the devices' memory: {SMALLER} ({reason})") from error
         with self._telling:
             self._compiled[key] = compiled
             self._tell(f"  {len(self._compiled)}/{len(self._lower)}  {key}: {seconds + more:.1f}s")

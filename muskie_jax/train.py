@@ -22,7 +22,7 @@ from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.profiling import StepProfile
-from muskie_jax.programs import Programs, batch_shapes, training_programs
+from muskie_jax.programs import Programs, batch_shapes, refused_if_too_large, training_programs
 from muskie_jax.progress import Progress, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
@@ -112,6 +112,7 @@ def train(
     step, train_loss, stopping = first_step, math.nan, False
     profile = StepProfile(config.profile.steps, workdir / "profile")
     with (
+        refused_if_too_large("this batch, beside all else that is there,"),
         StopSignal() as stop,
         contextlib.closing(profile),
         contextlib.closing(checkpoints),  # a save under way is finished, whatever ends the loop

@@ -157,6 +157,18 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(photo_folder
     assert all(step < 4 for step in saved)
 
 
+def test_memory_that_runs_out_in_the_middle_is_one_line(photo_folder, tmp_path, monkeypatch):
+    """Programs run on their own time: the error appears where a result is looked at."""
+
+    def read(self):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore lines")
+
+    monkeypatch.setattr("muskie_jax.metrics.MetricsQueue._read", read)
+    message = "this batch, .* does not fit .* write a smaller .*: Out of memory\\)$"
+    with pytest.raises(UserError, match=message):
+        train(nano_config(photo_folder), tmp_path)
+
+
 def test_what_a_run_leaves_behind(photo_folder, tmp_path, capsys):
     config = nano_config(photo_folder)
     config.duration = "4 steps"

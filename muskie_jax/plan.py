@@ -86,7 +86,7 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             size = key if key != OPTIMIZER else max(chosen, key=lambda b: b.height * b.width)
             parts = training_memory(
                 model, size, config.batch.groups * config.batch.views // size.views, dict(mesh.shape),
-                config.data.prefetch * per_update,
+                config.data.prefetch * per_update, per_update,
             )  # fmt: skip
             if key == OPTIMIZER:
                 parts = {name: parts[name] for name in ("parameters", "optimizer", "gradients", "batches")}

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import config_flags
 from test_cli import complaint, run
 
+from muskie_jax.config_file import load_config
 from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.errors import UserError
 from muskie_jax.flops import executed_flops, training_flops
@@ -191,7 +192,7 @@ SLOW = pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="SLOW_TESTS=1 c
 @pytest.mark.parametrize("name, machine", [*BOTH, *(pytest.param(*case, marks=SLOW) for case in OTHERS)])
 def test_the_large_models_compile_for_tpu_slices(name, machine):
     """The published model, one view of 224 pixels a chip; blocks in a loop, which compiles faster."""
-    config = config_flags.config_flags._ConfigFileParser("config").parse(f"configs/plan.py:{name}")
+    config = load_config(ROOT / f"configs/plan.py:{name}")
     machine = parse_machine(machine)
     mesh = make_mesh(config.mesh, machine_devices(machine))
     config.model.scan_blocks = True

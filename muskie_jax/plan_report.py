@@ -234,7 +234,7 @@ def report(plan: Plan, hints: tuple[str, ...]) -> str:
     if plan.fits and plan.peak + plan.code > plan.limit:
         lines.append(
             f"  Close: should all {plan.total_programs} programs stay loaded, their code adds "
-            f"{plan.code / GIB:.1f} GiB; --config.model.scan_blocks=True or fewer buckets make it less"
+            f"{plan.code / GIB:.1f} GiB; fewer buckets make it less"
         )
     return "\n".join([*lines, *(f"  {hint}" for hint in hints)])
 

@@ -8,10 +8,11 @@ Compiling all 28 programs of the published recipe takes an hour or two on two CP
 say nearly as much: --config.plan.buckets='224x224x8, 512x512x8'. docs/plan.md explains the table.
 """
 
-import importlib.util
 import pathlib
 
 from ml_collections import ConfigDict
+
+from muskie_jax.config_file import load_config
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -19,9 +20,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "plan")
     if arg not in names:
         raise ValueError(f"write configs/plan.py:<config>, one of {', '.join(names)}")
-    spec = importlib.util.spec_from_file_location(arg, folder / f"{arg}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = load_config(folder / f"{arg}.py")
     config.job = "plan"
     return config

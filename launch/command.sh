@@ -40,17 +40,17 @@ need_program() {
   [ -n "${DRY_RUN:-}" ] || command -v "$1" >/dev/null || fail "there is no $1 here: $2"
 }
 
-# Before a machine is asked for. The trainer would take an address for a folder of the machine it runs on.
+# Before a machine is asked for. Packs may be read from addresses; checkpoints need a folder.
 check_arguments() {
-  local word config='' workdir=''
+  local word last='' config='' workdir=''
   for word; do
+    [ "$last" != --workdir ] || word=--workdir=$word
     case $word in
       --config | --config=*) config=given ;;
+      --workdir=*://*) fail "$word is an address: write a folder, such as one where a bucket is mounted" ;;
       --workdir | --workdir=*) workdir=given ;;
     esac
-    case $word in
-      *://*) fail "$word is an address: write a folder, such as one where a bucket is mounted" ;;
-    esac
+    last=$word
   done
   [ -n "$config" ] || fail "--config is missing: write --config configs/muskie_base.py"
   [ -n "$workdir" ] || fail "--workdir is missing: write --workdir runs/base"

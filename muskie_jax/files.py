@@ -8,13 +8,21 @@ from collections.abc import Collection, Iterator
 
 from muskie_jax.errors import UserError
 
+ADDRESS = "://"  # tells an address, such as gs://bucket/run, from a path
+
 
 def user_path(path: str | os.PathLike) -> pathlib.Path:
     """A path as a user writes it, ~ included.
 
     Raises:
-      UserError: if there is no such user.
+      UserError: for an address, which would be taken for a folder called "gs:", or if there is no such
+        user.
     """
+    if ADDRESS in str(path):
+        raise UserError(
+            f"{str(path)!r} is an address: write a path, such as one where the bucket is mounted "
+            "(docs/launch.md)"
+        )
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:

@@ -64,9 +64,9 @@ def main(argv: list[str]) -> None:
     try:
         config = CONFIG.value
         validate(config)
+        workdir = user_path(WORKDIR.value)
         if _DISTRIBUTED.value:
             jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        workdir = user_path(WORKDIR.value)
         try:
             workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -16,8 +16,8 @@ import jax
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from muskie_jax import config as config_lib
 from muskie_jax.checks import suggest
+from muskie_jax.config import total_steps
 from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.errors import UserError
 from muskie_jax.flops import executed_flops, training_flops
@@ -35,6 +35,10 @@ from muskie_jax.writers import duration, tell
 def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Compiles, prints a table, and writes `plan.json`; needs no data and none of the devices.
 
+    Args:
+      config: one that `muskie_jax.config.validate` accepts.
+      workdir: for `plan.json`.
+
     Returns:
       `fits`, `peak_gib`, `views_per_second` and `days` (both bounds by the roofline), and more; see
       `docs/plan.md`.
@@ -43,7 +47,6 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       UserError: for an unknown machine or bucket, or a batch that the mesh cannot split.
     """
     # --- Machine, model, batches ---------------------------------------------------------------------
-    config_lib.validate(config)
     machine = parse_machine(config.plan.machine)
     schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
     chosen = choose_buckets(config.plan.buckets, schedule.all())
@@ -86,7 +89,7 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             size = key if key != OPTIMIZER else max(chosen, key=lambda b: b.height * b.width)
             parts = training_memory(
                 model, size, config.batch.groups * config.batch.views // size.views, dict(mesh.shape),
-                config.data.prefetch * per_update,
+                config.data.prefetch * per_update, per_update,
             )  # fmt: skip
             if key == OPTIMIZER:
                 parts = {name: parts[name] for name in ("parameters", "optimizer", "gradients", "batches")}
@@ -109,7 +112,7 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         schedule=schedule,
         groups=config.batch.groups,
         views=config.batch.views,
-        steps=config_lib.total_steps(config),
+        steps=total_steps(config),
         utilisation=config.plan.utilisation,
         model=model,
     )

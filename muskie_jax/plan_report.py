@@ -11,8 +11,8 @@ from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.flops import executed_flops, training_flops
 from muskie_jax.hlo import Traffic
 from muskie_jax.machines import GIB, Machine
-from muskie_jax.memory import KEPT_BY_LAYER, training_memory
-from muskie_jax.models.muskie import Muskie
+from muskie_jax.memory import training_memory
+from muskie_jax.models.muskie import REMAT, Muskie
 from muskie_jax.programs import OPTIMIZER
 
 USABLE = 0.98  # of a chip's memory; the rest is the runtime's: 15.75 of 16 GiB on v5e
@@ -234,7 +234,7 @@ def report(plan: Plan, hints: tuple[str, ...]) -> str:
     if plan.fits and plan.peak + plan.code > plan.limit:
         lines.append(
             f"  Close: should all {plan.total_programs} programs stay loaded, their code adds "
-            f"{plan.code / GIB:.1f} GiB; --config.model.scan_blocks=True or fewer buckets make it less"
+            f"{plan.code / GIB:.1f} GiB; fewer buckets make it less"
         )
     return "\n".join([*lines, *(f"  {hint}" for hint in hints)])
 
@@ -243,19 +243,21 @@ def advice(plan: Plan, config: ConfigDict) -> tuple[str, ...]:
     """Changes that by estimate make a plan fit, the mildest first; each alone unless it says more."""
     chips, view = plan.machine.chips, plan.mesh["view"]
     buckets = [p.name for p in plan.programs if p.name != OPTIMIZER]
-    prefetched = config.data.prefetch * len(plan.schedule.resolutions)
+    batches = len(plan.schedule.resolutions)
+    prefetched = config.data.prefetch * batches
 
     def peak(model: Muskie, groups: int, fsdp: int) -> float:
         mesh = {"data": chips // view // fsdp, "fsdp": fsdp, "view": view}
         split = lambda b: groups * plan.views // b.views
-        return max(sum(training_memory(model, b, split(b), mesh, prefetched).values()) for b in buckets)
+        needed = lambda b: sum(training_memory(model, b, split(b), mesh, prefetched, batches).values())
+        return max(map(needed, buckets))
 
     # The estimate is scaled to what the compiler found for this very config.
     scale = plan.peak / peak(plan.model, plan.groups, plan.mesh["fsdp"])
     fits = lambda *change: scale * peak(*change) <= plan.limit
     shards = [n for n in range(2, chips // view + 1) if (chips // view) % n == 0 and _splits(plan, n)]
     groups = [g for g in range(plan.groups, 0, -1) if g % (chips // view) == 0]
-    policies = list(KEPT_BY_LAYER)  # from fast to small
+    policies = list(REMAT)  # from fast to small
     policies = policies[policies.index(plan.model.remat) :]
     now = plan.mesh["fsdp"]
     for fewer in groups:

@@ -1,6 +1,5 @@
 """The benchmark's arithmetic, and a run of it at toy size."""
 
-import importlib.util
 import json
 import pathlib
 
@@ -9,6 +8,7 @@ import pytest
 
 from muskie_jax.benchmark import benchmark
 from muskie_jax.config import validate
+from muskie_jax.config_file import load_config
 from muskie_jax.data.buckets import Bucket
 from muskie_jax.errors import UserError
 from muskie_jax.flops import forward_flops
@@ -19,10 +19,7 @@ PATH = pathlib.Path(__file__).parent.parent / "configs" / "benchmark.py"
 
 
 def load(arg):
-    spec = importlib.util.spec_from_file_location("benchmark_config", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(arg)
+    return load_config(f"{PATH}:{arg}" if arg else PATH)
 
 
 @pytest.mark.parametrize("variant, bucket", [("base", Bucket(224, 224, 8)), ("huge", Bucket(512, 288, 2))])

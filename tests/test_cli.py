@@ -74,6 +74,8 @@ def complaint(*arguments):
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root=gs://b/x"],
          "config.sources.photos.root='gs://b/x' is an address, and these are for packs"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}/file"], "{tmp}/file"),
+        (["--config", "configs/quickstart.py", "--workdir", "gs://b/run", "--config.job=plan"],
+         "'gs://b/run' is an address: write a path"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "config.seed=1"],
          "write --config.seed=1"),
     ],

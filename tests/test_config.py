@@ -1,7 +1,6 @@
 """Configs: what is shipped is right at full size, and what is wrong is said in one line."""
 
 import functools
-import importlib.util
 import pathlib
 
 import jax
@@ -19,6 +18,7 @@ from muskie_jax.config import (
     validate,
     warmup_steps,
 )
+from muskie_jax.config_file import load_config
 from muskie_jax.data.buckets import BucketSchedule
 from muskie_jax.errors import UserError
 from muskie_jax.models.muskie import VARIANTS, build_model
@@ -36,10 +36,7 @@ CONFIGS = [
 
 
 def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = load_config(path)
     for source in config.sources.values():
         if source.kind == "folder":
             source.root = "/photographs"

@@ -62,6 +62,12 @@ def test_whatever_goes_wrong_the_old_one_stays(tmp_path, monkeypatch, error, whe
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://b", "file:///tmp/run", "memory://run"])
+def test_addresses_are_no_paths(address):
+    with pytest.raises(UserError, match=f"'{address}' is an address: write a path"):
+        user_path(address)
+
+
 def test_homes():
     assert user_path("~") == pathlib.Path.home()
     with pytest.raises(UserError, match="no such user's home"):

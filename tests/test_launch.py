@@ -18,7 +18,7 @@ from launched import ROOT, TRAINER, Project, commands
 SCRIPTS = sorted(path.name for path in (ROOT / "launch").iterdir() if path.suffix in (".sh", ".sbatch"))
 ARGUMENTS = [
     "--config", "configs/photos.py", "--workdir", "runs/it's mine", "",
-    "--config.buckets.views=(2, 4, 8)", "--config.duration=50_000 steps",
+    "--config.buckets.views=(2, 4, 8)", "--config.duration=50_000 steps", "--config.data.root=gs://packs",
     '--config.sources.photos.glob=*/"images"/$HOME/`id`\\*;&|<>#~!{a,b}?',
     "two\nlines\tand a tab\\", "@IMAGE@ @ARGUMENTS@ & \\1 $$ $(PROCESS_ID) %s é",
 ]  # fmt: skip
@@ -56,6 +56,7 @@ def test_bash_can_parse_it(script):
         ("tpu_pod.sh", {"ZONE": "zone"}, ARGUMENTS, "TPU is missing: write TPU="),
         ("tpu_pod.sh", {"TPU": "pod"}, ARGUMENTS, "ZONE is missing: write ZONE="),
         ("tpu_pod.sh", POD, ["--config=a", "--workdir=gs://b"], "--workdir=gs://b is an address: write a"),
+        ("gpu.sh", {}, ["--config=a", "--workdir", "s3://b"], "--workdir=s3://b is an address: write a"),
         ("tpu_pod.sh", POD, ["halt"], "--config is missing"),
         ("tpu_worker.sh", {}, ["halt"], "tpu_worker.sh halt: write install, start, follow or stop"),
         ("tpu_worker.sh", {}, ["follow"], "there is no log: start a run first"),

@@ -6,9 +6,9 @@ import textwrap
 import pytest
 from commands import complaint_of, run_module
 from conftest import ROOT
-from ml_collections import config_flags
 
 from muskie_jax.config import default_config, validate
+from muskie_jax.config_file import load_config
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.models import find_models
 from muskie_jax.sharding import check_batch, make_mesh
@@ -28,8 +28,7 @@ def flat(settings, above=""):
 
 
 def load(argument):
-    """A config as a command loads it."""
-    return config_flags.config_flags._ConfigFileParser("config").parse(f"{ABLATIONS}{argument}")
+    return load_config(f"{ABLATIONS}{argument}")
 
 
 # --- The ablations -----------------------------------------------------------------------------------

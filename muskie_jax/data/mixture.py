@@ -13,11 +13,11 @@ from muskie_jax.data.layouts import LAYOUTS, photographs
 from muskie_jax.data.pipeline import GROUP_STREAM, HELDOUT_STREAM, GroupSampler
 from muskie_jax.data.scan import scan
 from muskie_jax.data.scenes import split_scenes
-from muskie_jax.data.sources import ADDRESS, FolderSource, PhotographSource, Source, SyntheticSource
+from muskie_jax.data.sources import FolderSource, PhotographSource, Source, SyntheticSource
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.views import centre_view
 from muskie_jax.errors import UserError
-from muskie_jax.files import user_path
+from muskie_jax.files import ADDRESS, user_path
 
 PHOTO_SIZE = 256  # of a photo texture, pixels; a power of two
 INDEX_FOLDER = "scene_index"  # beside the work directory: runs of the same data share it

@@ -18,8 +18,6 @@ from muskie_jax.data.scenes import SceneTable, place
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.views import sample_frames
 
-ADDRESS = "://"  # tells an address from a path
-
 
 class PhotographSource(abc.ABC):
     """What sources of photographs have in common.

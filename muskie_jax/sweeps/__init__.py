@@ -14,17 +14,16 @@ Such a file says what the runs are beside how to train one of them:
 `configs/x.py:random` is the config of that run then, and launch/sweep.sh trains them all.
 """
 
-import importlib.util
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from muskie_jax.checks import check_setting, require, suggest
 from muskie_jax.config import total_steps, validate
+from muskie_jax.config_file import load_module
 from muskie_jax.errors import UserError, first_line
 from muskie_jax.interop.description import metrics_of
 
@@ -86,7 +85,7 @@ def sweep_configs(file: str, overrides: Overrides) -> dict[str, ConfigDict]:
         and two that are the same.
     """
     path, _, variant = file.partition(":")
-    module = _load(path)
+    module = load_module(path)
     require(
         hasattr(module, "sweep"), f"{path} has no sweep(): write one, as there is in configs/ablations.py"
     )
@@ -117,13 +116,6 @@ def sweep_configs(file: str, overrides: Overrides) -> dict[str, ConfigDict]:
             )
         configs[name] = config
     return configs
-
-
-def _load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def is_complete(config: ConfigDict, workdir: pathlib.Path) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from muskie_jax.config import validate
+from muskie_jax.config_file import load_config
 from muskie_jax.data import pace, throughput
 from muskie_jax.data.made_photographs import make_photographs
 from muskie_jax.data.throughput import STAGES, benchmark_data, cores_needed, one_core
@@ -22,10 +23,7 @@ PATH = pathlib.Path(__file__).parents[2] / "configs" / "benchmark_data.py"
 
 
 def load(arg):
-    spec = importlib.util.spec_from_file_location("benchmark_data_config", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(arg)
+    return load_config(f"{PATH}:{arg}" if arg else PATH)
 
 
 @pytest.mark.parametrize("arg", [None, "quick"])

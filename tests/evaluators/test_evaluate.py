@@ -7,11 +7,11 @@ import posed_trees
 import pytest
 from commands import complaint_of, run_module
 from conftest import ROOT
-from ml_collections import config_flags
 
 import muskie_jax.evaluators.models
 from muskie_jax import evaluate as job
 from muskie_jax.config import default_config, posed, validate
+from muskie_jax.config_file import load_config
 from muskie_jax.data.posed.settings import PROTOCOLS
 from muskie_jax.errors import UserError
 from muskie_jax.evaluate import evaluate
@@ -21,7 +21,7 @@ READERS = list(PROTOCOLS)
 
 
 def shipped(path):
-    return config_flags.config_flags._ConfigFileParser("config").parse(str(ROOT / path))
+    return load_config(ROOT / path)
 
 
 @pytest.fixture(scope="module")

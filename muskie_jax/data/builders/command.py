@@ -16,9 +16,9 @@ from muskie_jax.data.builders.packed import Pack
 from muskie_jax.data.builders.remote import RemotePack, gigabytes
 from muskie_jax.data.mixture import build_mixture
 from muskie_jax.data.processes import available_cores
-from muskie_jax.data.sources import ADDRESS, SyntheticSource
+from muskie_jax.data.sources import SyntheticSource
 from muskie_jax.errors import UserError
-from muskie_jax.files import user_path
+from muskie_jax.files import ADDRESS, user_path
 from muskie_jax.writers import say
 
 _SOURCE = flags.DEFINE_string("source", None, "Which of config.sources; may be left out if there is one.")

@@ -18,9 +18,8 @@ from typing import Any
 import fsspec
 
 from muskie_jax.data.builders.packed import METADATA, TFDS_FILES, UNFINISHED, Pack, parse_metadata
-from muskie_jax.data.sources import ADDRESS
 from muskie_jax.errors import UserError
-from muskie_jax.files import user_path
+from muskie_jax.files import ADDRESS, user_path
 from muskie_jax.writers import tell
 
 THREADS = 8  # files copied at a time

@@ -7,7 +7,6 @@ and with photo textures, in milliseconds, and the shares of the step.
 """
 
 import functools
-import time
 from collections.abc import Callable
 
 import jax
@@ -20,6 +19,7 @@ from muskie_jax.data.synthetic.render import render_groups
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.synthetic.textures import photo_pyramid
 from muskie_jax.models.muskie import build_model
+from muskie_jax.roofline import best_time
 from muskie_jax.train_step import LossOptions, Task, TrainState, update_at_once
 
 VARIANT = flags.DEFINE_string("variant", "small", "Of the network.")
@@ -27,19 +27,13 @@ GROUPS = flags.DEFINE_integer("groups", 64, "Groups of a batch.")
 VIEWS = flags.DEFINE_integer("views", 8, "Views of a group.")
 SIZE = flags.DEFINE_integer("size", 128, "Side of the square views, pixels.")
 DTYPE = flags.DEFINE_string("dtype", "bfloat16", "Of matrix products.")
-REPEATS = flags.DEFINE_integer("repeats", 20, "Runs that are averaged, after two to warm up.")
+REPEATS = flags.DEFINE_integer("repeats", 20, "Runs that are timed together; the best of three times counts.")
 NUM_PHOTOS, PHOTO_SIDE = 256, 256
 
 
 def milliseconds(run: Callable[[], object]) -> float:
-    """Mean time of a call whose result is waited for at the end of all."""
-    for _ in range(2):
-        jax.block_until_ready(run())
-    start = time.perf_counter()
-    for _ in range(REPEATS.value):
-        result = run()
-    jax.block_until_ready(result)
-    return 1e3 * (time.perf_counter() - start) / REPEATS.value
+    """Time of a call."""
+    return 1e3 * best_time(run, REPEATS.value, 3)
 
 
 def rendering(photos: bool) -> Callable[[], jax.Array]:

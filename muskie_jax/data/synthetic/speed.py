@@ -27,7 +27,7 @@ GROUPS = flags.DEFINE_integer("groups", 64, "Groups of a batch.")
 VIEWS = flags.DEFINE_integer("views", 8, "Views of a group.")
 SIZE = flags.DEFINE_integer("size", 128, "Side of the square views, pixels.")
 DTYPE = flags.DEFINE_string("dtype", "bfloat16", "Of matrix products.")
-REPEATS = flags.DEFINE_integer("repeats", 20, "Runs that are timed together; the best of three times counts.")
+REPEATS = flags.DEFINE_integer("repeats", 20, "Runs that are timed together, three times; the best counts.")
 NUM_PHOTOS, PHOTO_SIDE = 256, 256
 
 

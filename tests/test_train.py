@@ -1,5 +1,6 @@
 """Training as a whole: the same curve on any mesh, and not a bit lost when a run dies."""
 
+import functools
 import json
 import os
 import pathlib
@@ -11,9 +12,16 @@ import numpy as np
 import pytest
 from runs import nano_config
 
+from muskie_jax.benchmark import random_batch
 from muskie_jax.config import synthetic
+from muskie_jax.data.buckets import Bucket
 from muskie_jax.errors import NotFinite, UserError
+from muskie_jax.models.muskie import build_model
+from muskie_jax.optim import make_optimizer
+from muskie_jax.programs import batch_shapes
+from muskie_jax.sharding import make_mesh
 from muskie_jax.train import train
+from muskie_jax.train_step import init_state, make_task, update_at_once
 
 HERE = pathlib.Path(__file__).parent
 
@@ -61,6 +69,24 @@ def test_a_killed_run_continues_bit_for_bit(photo_folder, uninterrupted, tmp_pat
     assert len(drawn) == 13 + 10
     assert dict(drawn) == dict(line.split() for line in (whole / "drawn.txt").read_text().splitlines())
     assert (continued["mse"], continued["loss"]) == (final["mse"], final["loss"])
+
+
+def test_bfloat16_learns_as_float32_does(photo_folder):
+    config = nano_config(photo_folder)
+    mesh, bucket = make_mesh(config.mesh, jax.devices()[:1]), Bucket(32, 32, 4)
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        config.model.dtype = dtype
+        task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
+        batch = random_batch(batch_shapes(bucket, 8, 4, task.model.patch, mesh))
+        step = jax.jit(functools.partial(update_at_once, task=task, optimizer=optimizer))
+        state, losses[dtype] = init_state(task.model, optimizer, 0, mesh), []
+        for _ in range(20):
+            state, measured = step(state, batch)
+            losses[dtype].append(float(measured["loss"].compute()))
+    assert losses["float32"][-1] < 0.8 * losses["float32"][0]
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.01)
+    assert losses["bfloat16"] != losses["float32"]
 
 
 def test_a_finished_run_only_reports_and_a_longer_one_goes_on(
@@ -130,11 +156,6 @@ def test_synthetic_scenes_train_alike_on_one_and_four_devices(tmp_path):
 
 
 def test_parameters_and_moments_are_split_over_fsdp(photo_folder, tmp_path):
-    from muskie_jax.models.muskie import build_model
-    from muskie_jax.optim import make_optimizer
-    from muskie_jax.sharding import make_mesh
-    from muskie_jax.train_step import init_state
-
     mesh = make_mesh({"data": 2, "fsdp": 4, "view": 1})
     state = init_state(build_model("nano"), make_optimizer(nano_config(photo_folder)), 0, mesh)
     local = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state))

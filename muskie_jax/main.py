@@ -54,11 +54,27 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
+def connect() -> None:
+    """Makes this process one of several.
+
+    Raises:
+      UserError: if the flags do not say how, and JAX cannot find out either.
+    """
+    try:
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    except (ValueError, IndexError) as error:
+        raise UserError(
+            "--distributed: write --coordinator=HOST:PORT --num_processes=N --process_id=I, I from 0 to N-1 "
+            f"({error})"
+        ) from error
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         fail(f"{argv[1]!r} is no flag: write --{argv[1]}")
-    if _COORDINATOR.value and not _DISTRIBUTED.value:
-        fail("--coordinator is for one of several processes: write --distributed too")
+    for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID):
+        if flag.value is not None and not _DISTRIBUTED.value:
+            fail(f"--{flag.name} is for one of several processes: write --distributed too")
     logging.set_verbosity(logging.WARNING)
     keep_compiled_programs()
     try:
@@ -66,7 +82,7 @@ def main(argv: list[str]) -> None:
         validate(config)
         workdir = user_path(WORKDIR.value)
         if _DISTRIBUTED.value:
-            jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+            connect()
         try:
             workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -44,7 +44,7 @@ def merge_all(metrics: Iterable[Mapping[str, Mean]]) -> dict[str, Mean]:
 
 
 class MetricsQueue:
-    """Reads the metrics of updates some updates late, so that the devices never wait for the host.
+    """Reads the metrics of updates some updates late, so that devices wait for the host at reports only.
 
     Args:
       lag: updates in flight before the metrics of the oldest are read.

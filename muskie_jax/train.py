@@ -52,12 +52,12 @@ def train(
     # --- Config, data, devices ---------------------------------------------------------------------
     config_lib.validate(config)
     total_steps = config_lib.total_steps(config)
+    mesh = make_mesh(config.mesh, devices)
+    check_batch(config, mesh)
     mixture = build_mixture(config, workdir)
     for note in mixture.notes:
         tell(note)
     sampler = training_sampler(config, mixture)
-    mesh = make_mesh(config.mesh, devices)
-    check_batch(config, mesh)
     place = BatchPlacer(config.batch.groups, mixture.worlds, mixture.photos, mesh)
     tell(f"Devices: {mesh.size} {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}")
 
@@ -100,11 +100,11 @@ def train(
 
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
     _ = evaluator.batches  # held-out images that cannot be read are found now, not hours later
-    # Reports read metrics some updates late; a checkpoint is the state between two updates.
+    # Metrics are read some updates late, all at reports; a checkpoint is the state between two updates.
     pipeline = Pipeline(sampler, place.rows, config.data.workers, config.data.threads)
     writers = Writers(workdir, first_step, config.log.tensorboard)
     progress = Progress(model, mesh.devices.flat[0], mesh.size, first_step, total_steps)
-    learning_rate = learning_rate_schedule(config)
+    learning_rate = jax.jit(learning_rate_schedule(config))  # else a program for each of its parts
     metrics = MetricsQueue()
     place_update = lambda update: [(bucket, place(bucket, batch)) for bucket, batch in update]
     to_devices = lambda update: programs.first_runs.copied(lambda: place_update(update))

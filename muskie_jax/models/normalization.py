@@ -42,7 +42,7 @@ def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
 def _layer_norm_forward(x, scale, bias):
     wide = x.astype(jnp.float32)
     # Two sums of the same read, which XLA takes while it writes x; in float32 nothing is lost by
-    # subtracting squares as long as the mean is not thousands of standard deviations away from 0.
+    # subtracting squares as long as the mean is not hundreds of standard deviations away from 0.
     mean = wide.mean(-1, keepdims=True)
     variance = jnp.square(wide).mean(-1, keepdims=True) - jnp.square(mean)
     inverse = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + EPSILON)

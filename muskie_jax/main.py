@@ -64,7 +64,7 @@ def connect() -> None:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     except (ValueError, IndexError) as error:
         raise UserError(
-            "--distributed: write --coordinator=HOST:PORT --num_processes=N --process_id=I, I from 0 to N-1 "
+            "--distributed: write --coordinator=HOST:PORT --num_processes=N --process_id=I, I < N "
             f"({error})"
         ) from error
 

@@ -12,7 +12,7 @@ from muskie_jax.flops import executed_flops, training_flops
 from muskie_jax.hlo import Traffic
 from muskie_jax.machines import GIB, Machine
 from muskie_jax.memory import training_memory
-from muskie_jax.models.muskie import REMAT, Muskie
+from muskie_jax.models.muskie import CHANNELS, REMAT, Muskie
 from muskie_jax.programs import OPTIMIZER
 
 USABLE = 0.98  # of a chip's memory; the rest is the runtime's: 15.75 of 16 GiB on v5e
@@ -282,4 +282,5 @@ def advice(plan: Plan, config: ConfigDict) -> tuple[str, ...]:
 
 
 def _splits(plan: Plan, fsdp: int) -> bool:
-    return plan.model.width % fsdp == 0
+    """Whether it divides all that is split: multiples of the width, and what comes out of the head."""
+    return math.gcd(plan.model.width, 2 * CHANNELS * plan.model.patch**2) % fsdp == 0

@@ -8,7 +8,6 @@ derives the rest, gathering kernels where they are used and keys and values wher
 views.
 """
 
-import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -38,20 +38,49 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     """A mesh of the given sizes, one of which may be -1 for all remaining devices.
 
     Raises:
-      UserError: if the sizes do not use every device exactly once.
+      UserError: if the sizes do not use every device exactly once, or the devices cannot be laid out so.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = [shape[axis] for axis in AXES]
     known = math.prod(size for size in sizes if size != -1)
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
+    asked = ", ".join(f"{axis}={shape[axis]}" for axis in AXES)
     if math.prod(sizes) != len(devices):
-        asked = ", ".join(f"{axis}={shape[axis]}" for axis in AXES)
         raise UserError(
             f"config.mesh ({asked}) does not fit {len(devices)} devices: "
             "write sizes whose product is that, or -1 for one of them"
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    try:
+        arranged = _arrange(sizes, devices)
+    except (ValueError, NotImplementedError, AssertionError) as error:  # JAX's, of topologies
+        reason = " ".join(str(error).split()) or "JAX does not know their topology"
+        raise UserError(
+            f"config.mesh ({asked}) cannot be laid out on {len(devices)} {devices[0].device_kind} chips: "
+            f"{reason}: write other sizes, or use all chips of the machine"
+        ) from error
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arrange(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices in the shape of the mesh, so that what communicates is near in the network.
+
+    The chips of a host, a block of a TPU's torus, need not follow one another in it. Slices of TPUs are
+    joined by a slower network: only `data` goes across.
+    """
+    slices: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        tpu = device.platform == "tpu"
+        slices.setdefault(getattr(device, "slice_index", 0) if tpu else 0, []).append(device)
+    data, *others = sizes
+    if data % len(slices):
+        raise UserError(
+            f"config.mesh.data={data} cannot be split over {len(slices)} TPU slices: "
+            f"write a multiple of {len(slices)}, and fsdp and view that one slice can hold"
+        )
+    part = (data // len(slices), *others)
+    arrange = lambda chips: mesh_utils.create_device_mesh(part, chips, allow_split_physical_axes=True)
+    return np.concatenate([arrange(slices[index]) for index in sorted(slices)])
 
 
 def check_batch(config: ConfigDict, mesh: Mesh) -> None:
@@ -109,20 +138,18 @@ def batch_sharding(key: str, mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(GROUP_AXES, "view") if with_views else P(GROUP_AXES))
 
 
-def local_rows(groups: int, mesh: Mesh) -> range:
-    """The groups of a batch that this host's devices hold.
+def local_rows(groups: int, mesh: Mesh) -> tuple[int, ...]:
+    """The groups of a batch that this host's devices hold, in order; there may be others between them.
 
     Where a group's views are split over hosts, each of these hosts makes the whole group.
     """
-    sharding = NamedSharding(mesh, P(GROUP_AXES))
-    indices = sharding.addressable_devices_indices_map((groups,)).values()
-    spans = sorted({index[0].indices(groups)[:2] for index in indices})
-    if any(stop != start for (_, stop), (start, _) in itertools.pairwise(spans)):
-        raise ValueError("the devices of a host must hold consecutive groups")
-    return range(spans[0][0], spans[-1][1])
+    held = NamedSharding(mesh, P(GROUP_AXES)).devices_indices_map((groups,))
+    host = jax.process_index()
+    spans = {index[0].indices(groups) for device, index in held.items() if device.process_index == host}
+    return tuple(row for span in sorted(spans) for row in range(*span))
 
 
-def put_batch(batch: Mapping[str, np.ndarray], rows: range, groups: int, mesh: Mesh) -> dict:
+def put_batch(batch: Mapping[str, np.ndarray], rows: Sequence[int], groups: int, mesh: Mesh) -> dict:
     """Puts a host's part of a batch on its devices, as global arrays.
 
     Args:
@@ -133,11 +160,11 @@ def put_batch(batch: Mapping[str, np.ndarray], rows: range, groups: int, mesh: M
 
     def put(key: str, local: np.ndarray) -> jax.Array:
         splits = len(local) // len(rows)
-        offset = rows.start * splits
 
         def shard(index):
             first, stop, _ = index[0].indices(groups * splits)
-            return local[(slice(first - offset, stop - offset), *index[1:])]
+            start = rows.index(first // splits) * splits  # a device's groups follow one another
+            return local[(slice(start, start + stop - first), *index[1:])]
 
         shape = (groups * splits, *local.shape[1:])
         return jax.make_array_from_callback(shape, batch_sharding(key, mesh), shard)

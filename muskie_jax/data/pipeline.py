@@ -110,12 +110,13 @@ class GroupSampler:
             "error": sample.error,
         }
 
-    def synthetic_load(self, load: int, resolution: int, rows: range) -> "Load":
+    def synthetic_load(self, load: int, resolution: int, rows: Sequence[int]) -> "Load":
         """Some groups of a load that is synthetic: those in the slots `rows`."""
-        blocks = range(rows.start // BLOCK, math.ceil(rows.stop / BLOCK))
-        drawn = [self._synthetic_block(load, resolution, block) for block in blocks]
-        start = rows.start - blocks.start * BLOCK
-        join = lambda parts: np.concatenate(parts)[start : start + len(rows)]
+        slots = np.asarray(rows)
+        blocks, block_of = np.unique(slots // BLOCK, return_inverse=True)
+        drawn = [self._synthetic_block(load, resolution, block) for block in blocks.tolist()]
+        wanted = block_of * BLOCK + slots % BLOCK
+        join = lambda parts: np.concatenate(parts)[wanted]
         join_updates = lambda key: [join(parts) for parts in zip(*(block[key] for block in drawn))]
         return Load(
             source=join([block["source"] for block in drawn]),
@@ -210,7 +211,7 @@ class _Index:
     """Turns the position in this host's stream of groups into (load, resolution, slot)."""
 
     resolutions: int
-    rows: range
+    rows: Sequence[int]
 
     def __call__(self, position: int) -> tuple[int, int, int]:
         batch, row = divmod(position, len(self.rows))
@@ -242,14 +243,14 @@ class Pipeline:
 
     Args:
       sampler: what a group is.
-      rows: the groups of each load that this host makes.
+      rows: the groups of each load that this host makes, by their slots.
       workers, threads: see `config.data`.
 
     Attributes:
       tried, skipped: images drawn so far, and how often each unreadable one was met.
     """
 
-    def __init__(self, sampler: GroupSampler, rows: range, workers: int = 0, threads: int = 4):
+    def __init__(self, sampler: GroupSampler, rows: Sequence[int], workers: int = 0, threads: int = 4):
         self.sampler, self.rows = sampler, rows
         self.workers, self.threads = workers, threads
         self.tried = 0

@@ -119,6 +119,15 @@ def test_hosts_that_share_a_block_of_rooms_make_the_same_batches(rooms):
     assert_same(take(rooms, 2, 1, rows=range(groups)), whole[1:])
 
 
+def test_a_host_s_groups_need_not_follow_one_another(mixed, rooms):
+    for sampler, groups, rows in [(mixed, 4, (0, 3)), (rooms, 3 * BLOCK, (1, 2, 2 * BLOCK, 2 * BLOCK + 7))]:
+        whole, some = take(sampler, 4, rows=range(groups)), take(sampler, 4, rows=rows)
+        for (bucket, key, ours), (_, _, all_hosts) in zip(flat(some), flat(whole), strict=True):
+            groups_first = all_hosts.reshape(groups, -1, *all_hosts.shape[1:])
+            expected = groups_first[list(rows)].reshape(ours.shape)
+            np.testing.assert_array_equal(ours, expected, err_msg=f"{bucket} {key}")
+
+
 def test_rooms_of_a_load_are_drawn_on_their_own(rooms):
     groups = 20 * BLOCK
     schedule = BucketSchedule((((128, 128),),), (2,), 0)

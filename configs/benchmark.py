@@ -3,12 +3,14 @@ r"""How fast a training step is on this machine: the table of docs/speed.md.
     python -m muskie_jax.main --config configs/benchmark.py --workdir runs/benchmark
 
 A step is forward, backward and optimizer on 4 groups of 8 views per device. No data is needed. Weak
-scaling over the GPUs of a host:
+scaling over 1, 2, 4, ... and all GPUs of a host:
 
     python -m muskie_jax.main --config configs/benchmark.py:scaling --workdir runs/scaling
 
-A group of 64 views at 512x512, on one GPU and on four that share it: configs/benchmark.py:long. What
-each kind of rematerialisation costs and saves: configs/benchmark.py:remat.
+Other numbers of them: --config.benchmark.devices=1,3.
+
+A group of 64 views at 512x512, on one GPU and on all, which share it: configs/benchmark.py:long. What each
+kind of rematerialisation costs and saves: configs/benchmark.py:remat.
 
 On a CPU, to see what it prints: configs/benchmark.py:tiny. Any other config can be timed at its own buckets
 with --config.job=benchmark.
@@ -44,13 +46,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.benchmark.cases = CASES[arg]
     config.benchmark.groups_per_device = 4
     if arg == "scaling":
-        config.benchmark.devices = (1, 2, 4)
+        config.benchmark.devices = ("doubling",)
         config.benchmark.roofline = False
     if arg == "long":
         # One group of 64 views: on one device, and shared by all that there are.
         config.batch.update(groups=1, views=64)
         config.benchmark.groups_per_device = 0
-        config.benchmark.devices = (1, 4)
+        config.benchmark.devices = (1, "all")
         config.benchmark.roofline = False
         config.mesh.update(data=1, view=-1)
     if arg == "tiny":

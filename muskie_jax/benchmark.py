@@ -1,6 +1,7 @@
 """Job `benchmark`: how long a training step takes here, and how long it would have to take."""
 
 import dataclasses
+import datetime
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -8,22 +9,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.errors import UserError
 from muskie_jax.flops import peak_flops, training_flops
 from muskie_jax.machines import GIB
+from muskie_jax.models.muskie import Muskie
 from muskie_jax.optim import make_optimizer
-from muskie_jax.programs import Programs, batch_shapes, training_programs
+from muskie_jax.programs import Programs, batch_shapes, refused_if_too_large, training_programs
 from muskie_jax.roofline import Roofline, best_time, composed_roofline
-from muskie_jax.sharding import check_batch, make_mesh
+from muskie_jax.sharding import check_batch, group_shards, make_mesh
 from muskie_jax.train_step import Batch, TrainState, abstract_state, init_state, make_task
 from muskie_jax.writers import table_head, table_row, tell
 
 COLUMNS = (
     ("model", 7), ("size", 9), ("views", 7), ("remat", 11), ("devices", 7), ("ms/step", 8), ("views/s", 8),
-    ("MFU", 5), ("roofline", 9), ("reached", 7), ("GiB", 6), ("compile", 7),
+    ("MFU", 5), ("roofline", 9), ("reached", 7), ("GiB", 6), ("compile", 7), ("efficiency", 10),
 )  # fmt: skip
 
 
@@ -37,14 +40,24 @@ class Case:
     devices: int
 
 
-def cases(config: ConfigDict, total_devices: int) -> Iterator[Case]:
+def device_counts(listed: Sequence[int | str], total: int) -> list[int]:
+    """The numbers of devices that `config.benchmark.devices` means where there are `total`, ascending.
+
+    Raises:
+      UserError: for more than there are.
+    """
+    meant = {"all": [total], "doubling": [*(2**power for power in range(total.bit_length())), total]}
+    counts = sorted({count for entry in listed for count in meant.get(entry, [entry])})
+    if counts[-1] > total:
+        raise UserError(
+            f"--config.benchmark.devices has {counts[-1]}, and there are {total}: "
+            "write no more than that, or 'all'"
+        )
+    return counts
+
+
+def cases(config: ConfigDict, counts: Sequence[int]) -> Iterator[Case]:
     """The cases that `config.benchmark` lists, or the config's own model at each of its buckets."""
-    counts = tuple(config.benchmark.devices) or (total_devices,)
-    for count in counts:
-        if not 1 <= count <= total_devices:
-            raise UserError(
-                f"config.benchmark.devices has {count}, and there are {total_devices}: leave it out"
-            )
     listed = [
         (variant, Bucket(height, width, config.batch.views), remat)
         for variant, (height, width), remat in config.benchmark.cases
@@ -64,32 +77,49 @@ def benchmark(
 
     Args:
       config: see `muskie_jax.config.default_config`, its section `benchmark`.
-      workdir: gets `benchmark.jsonl`, a line per case.
+      workdir: `benchmark.jsonl` in it gets a line more per case, with the device, jax and the date.
       devices: all by default.
 
     Returns:
       `device`, and `cases`: a dictionary each, with `step_ms`, `views_per_second`, `mfu`,
-      `roofline_ms` and its parts, `reached` (the share of the roofline), `gib` per device.
+      `roofline_ms` and its parts, `reached` (the share of the roofline), `gib` per device. With several
+      numbers of devices also `efficiency`: views per second and device, beside those on the fewest. A
+      case that does not fit has `too_big` instead, the reason.
 
     Raises:
-      UserError: for cases that cannot be run here.
+      UserError: for cases that cannot be run here, before any is.
     """
     devices = jax.devices() if devices is None else list(devices)
-    rows, rooflines = [], {}
-    tell(table_head(COLUMNS))
-    for case in cases(config, len(devices)):
-        row = run_case(config, case, devices, rooflines)
+    counts = device_counts(config.benchmark.devices, len(devices))
+    settled = [(case, *settle(config, case, devices)) for case in cases(config, counts)]
+    columns = COLUMNS if len(counts) > 1 else COLUMNS[:-1]
+    rows, rooflines, fewest = [], {}, {}
+    tell(table_head(columns))
+    for case, its_config, mesh in settled:
+        row = {
+            "device": devices[0].device_kind,
+            "jax": jax.__version__,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        row |= run_case(its_config, case, mesh, rooflines)
+        if "step_ms" in row:
+            first = fewest.setdefault(dataclasses.replace(case, devices=0), row)
+            if first is not row:
+                rate, base = (each["views_per_second"] / each["devices"] for each in (row, first))
+                row["efficiency"] = rate / base
         rows.append(row)
-        tell(table_row(describe(row), COLUMNS))
+        tell(table_row(describe(row), columns))
         with (workdir / "benchmark.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
     return {"job": "benchmark", "device": devices[0].device_kind, "cases": rows, "workdir": str(workdir)}
 
 
-def run_case(
-    config: ConfigDict, case: Case, devices: Sequence[jax.Device], rooflines: dict[Any, Roofline]
-) -> dict[str, Any]:
-    """Measures one case; `rooflines` keeps those that were measured already."""
+def settle(config: ConfigDict, case: Case, devices: Sequence[jax.Device]) -> tuple[ConfigDict, Mesh]:
+    """The config of a case alone, and its mesh.
+
+    Raises:
+      UserError: if its batch cannot be split over the mesh.
+    """
     config = config.copy_and_resolve_references()
     config.model.update(variant=case.variant, remat=case.remat)
     per_device = config.benchmark.groups_per_device
@@ -99,13 +129,19 @@ def run_case(
     config.buckets = ConfigDict({"resolutions": ((case.bucket[:2],),), "views": (case.bucket.views,)})
     mesh = make_mesh(config.mesh, devices[: case.devices])
     check_batch(config, mesh)
+    return config, mesh
+
+
+def run_case(
+    config: ConfigDict, case: Case, mesh: Mesh, rooflines: dict[Any, Roofline | None]
+) -> dict[str, Any]:
+    """Measures one case; `rooflines` keeps those that were measured already."""
     task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
     shapes = batch_shapes(case.bucket, config.batch.groups, config.batch.views, task.model.patch, mesh)
     schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
     state_shapes = abstract_state(task.model, optimizer, mesh)
     lowered = training_programs(task, optimizer, state_shapes, {case.bucket: shapes}, schedule, mesh)
     programs = Programs(lowered, {}, quiet=True)
-    compile_seconds = programs.compile()
     groups = config.batch.groups * config.batch.views // case.bucket.views
     row = {
         "variant": case.variant,
@@ -115,17 +151,18 @@ def run_case(
         "remat": case.remat,
         "mesh": dict(mesh.shape),
         "devices": case.devices,
-        "gib": programs.needed_bytes(state_shapes)[0] / GIB,
-        "compile_seconds": compile_seconds,
     }
     try:
+        row["compile_seconds"] = programs.compile()
+        row["gib"] = programs.needed_bytes(state_shapes)[0] / GIB
         programs.check_memory(state_shapes, mesh.local_devices[0], config)
-    except UserError:
-        return row  # a line of its own in the table, not the end of it
-    state, batch = init_state(task.model, optimizer, config.seed, mesh), random_batch(shapes)
-    seconds = time_updates(programs, state, (case.bucket, batch), config.benchmark)
+        with refused_if_too_large(str(case.bucket)):
+            state, batch = init_state(task.model, optimizer, config.seed, mesh), random_batch(shapes)
+            seconds = time_updates(programs, state, (case.bucket, batch), config.benchmark)
+    except UserError as error:  # a line of its own in the table, not the end of it
+        return row | {"too_big": str(error)}
     flops = groups * training_flops(task.model, case.bucket)
-    peak = peak_flops(devices[0])
+    peak = peak_flops(mesh.devices.flat[0])
     row |= {
         "step_ms": 1e3 * seconds,
         "views_per_second": groups * case.bucket.views / seconds,
@@ -133,11 +170,30 @@ def run_case(
     }
     del state, batch, programs  # their memory is wanted for what comes next
     if config.benchmark.roofline:
-        key = (case.variant, case.bucket, groups // case.devices)
-        if key not in rooflines:
-            rooflines[key] = composed_roofline(task.model, case.bucket, groups // case.devices)
-        row |= compare(rooflines[key], seconds)
+        roofline = device_roofline(task.model, case.bucket, groups, mesh, rooflines)
+        row |= compare(roofline, seconds) if roofline else {}
     return row
+
+
+def device_roofline(
+    model: Muskie, bucket: Bucket, groups: int, mesh: Mesh, known: dict[Any, Roofline | None]
+) -> Roofline | None:
+    """The composed roofline of one device's part of `groups` groups; `known` keeps those measured.
+
+    None where there is none: for groups whose views are split, since a device then attends from its own
+    views to all of a group's, and where the memory does not suffice to measure it.
+    """
+    if mesh.shape["view"] > 1:
+        return None
+    own = groups // group_shards(mesh)
+    key = (model.width, model.depth, bucket, own)
+    if key not in known:
+        try:
+            with refused_if_too_large("the roofline"):
+                known[key] = composed_roofline(model, bucket, own)
+        except UserError:
+            known[key] = None
+    return known[key]
 
 
 def time_updates(
@@ -192,6 +248,7 @@ def describe(row: dict[str, Any]) -> list[str]:
         f"{row['mfu']:.0%}" if row.get("mfu") else "-",
         f"{row['roofline_ms']:.1f} ms" if has_roofline else "-",
         f"{row['reached']:.0%}" if has_roofline else "-",
-        f"{row['gib']:.1f}",
-        f"{row['compile_seconds']:.0f} s",
+        f"{row['gib']:.1f}" if "gib" in row else "-",
+        f"{row['compile_seconds']:.0f} s" if "compile_seconds" in row else "-",
+        f"{row['efficiency']:.1%}" if "efficiency" in row else "-",
     ]

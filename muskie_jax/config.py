@@ -123,7 +123,8 @@ def default_config() -> ConfigDict:
     # (variant, (height, width), remat) each; empty: the config's own model, at each of its buckets.
     config.benchmark.cases = ()
     config.benchmark.groups_per_device = 0  # 0: batch.groups over all devices
-    config.benchmark.devices = ()  # numbers of devices to compare; empty: all
+    # Numbers of devices to compare; "all": as many as there are; "doubling": 1, 2, 4, ... and all.
+    config.benchmark.devices = ("all",)
     config.benchmark.steps = 10  # timed together
     config.benchmark.repeats = 3  # of which the best counts
     config.benchmark.roofline = True  # measure products and attention alone, too
@@ -189,6 +190,7 @@ def validate(config: ConfigDict) -> None:
         _at_least(config, key, 0)
     for key in ("data.threads", "evaluation.groups"):
         _at_least(config, key, 1)
+    _check_benchmark(config)
     _check_benchmark_data(config)
     check_posed(config.posed)
     if config.job == "evaluate":
@@ -288,6 +290,27 @@ def _check_optim(config: ConfigDict) -> None:
         _at_least(config, f"optim.{key}", 0)
     for key in ("b1", "b2"):
         require(0 <= optim[key] < 1, f"config.optim.{key}={optim[key]}: write from 0 to below 1")
+
+
+def _check_benchmark(config: ConfigDict) -> None:
+    settings = config.benchmark
+    for key in ("steps", "repeats"):
+        _at_least(config, f"benchmark.{key}", 1)
+    _at_least(config, "benchmark.groups_per_device", 0)
+    for case in settings.cases:
+        if not (isinstance(case, (tuple, list)) and len(case) == 3 and is_pair(case[1])):
+            raise UserError(
+                f"config.benchmark.cases has {case!r}: write (variant, (height, width), remat) for each, "
+                "such as (('base', (224, 224), 'none'),)"
+            )
+        variant, size, remat = case
+        one_of(variant, muskie.VARIANTS, "config.benchmark.cases")
+        _check_size(size, config.model.patch, "config.benchmark.cases")
+        one_of(remat, muskie.REMAT, "config.benchmark.cases")
+    require(settings.devices, "config.benchmark.devices is empty: write 'all', or numbers such as (1, 2)")
+    for count in settings.devices:
+        good = count in ("all", "doubling") or (isinstance(count, int) and count >= 1)
+        require(good, f"config.benchmark.devices has {count!r}: write 1 or more, 'all' or 'doubling'")
 
 
 def _check_benchmark_data(config: ConfigDict) -> None:

@@ -307,6 +307,12 @@ def _check_benchmark(config: ConfigDict) -> None:
         one_of(variant, muskie.VARIANTS, "config.benchmark.cases")
         _check_size(size, config.model.patch, "config.benchmark.cases")
         one_of(remat, muskie.REMAT, "config.benchmark.cases")
+    views, most = config.batch.views, config.model.max_views
+    if settings.cases and config.model.view_embed == "learned" and views > most:
+        raise UserError(
+            f"config.model.max_views={most}, but config.benchmark.cases have config.batch.views={views}: "
+            f"write config.model.max_views={views}"
+        )
     require(settings.devices, "config.benchmark.devices is empty: write 'all', or numbers such as (1, 2)")
     for count in settings.devices:
         good = count in ("all", "doubling") or (isinstance(count, int) and count >= 1)

@@ -191,3 +191,12 @@ def test_wrong_settings_are_said_in_a_line(key, value, message):
 @pytest.mark.parametrize("arg", [None, "remat", "scaling", "long", "tiny"])
 def test_shipped_benchmarks_are_valid(arg):
     validate(load(arg))
+
+
+def test_too_many_views_for_a_learned_embedding():
+    config = load("long")
+    config.model.view_embed = "learned"
+    with pytest.raises(UserError, match="write config.model.max_views=64"):
+        validate(config)
+    config.model.max_views = 64
+    validate(config)

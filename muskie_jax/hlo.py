@@ -119,12 +119,21 @@ def _visits(computations, entry: str) -> Iterator[tuple[str, float, bool]]:
         yield name, times, inside
         for each in computations[name]:
             for called in _CALLED.findall(each.attributes):
-                if called not in computations:
+                if called not in computations or _repeats(each, called):
                     continue
                 if each.op == "while":
                     todo.append((called, times * _trips(each, computations), inside))
                 else:
                     todo.append((called, times, inside or each.op not in ("call", "conditional")))
+
+
+def _repeats(each: Instruction, called: str) -> bool:
+    """Whether it repeats a collective that was counted where it starts.
+
+    On TPUs a fusion `async-collective-start` begins one, fusions beside it do some of it, and
+    `async-collective-done` ends it; the computation of each has the whole collective in it.
+    """
+    return each.name.startswith("async-collective-done") or called.startswith("async_collective_fusion")
 
 
 def _trips(loop: Instruction, computations) -> int:

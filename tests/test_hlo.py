@@ -79,6 +79,16 @@ def test_of_what_starts_a_collective_only_the_result_counts(result, op, expected
     assert sent(line) == {op.removesuffix("-start"): pytest.approx(expected)}
 
 
+def test_a_collective_spread_over_fusions_counts_once():
+    gather = "all-gather(%p), replica_groups=[1,8]<=[8], dimensions={0}"
+    names = ["fused_computation.1", "async_collective_fusion.2", "fused_computation.3"]
+    insides = [f"%{n} (p: f32[4]) -> f32[32] {{\n  ROOT %g = f32[32]{{0}} {gather}\n}}\n" for n in names]
+    calls = zip(["async-collective-start.1", "fusion.2", "async-collective-done.3"], names)
+    body = "".join(f"  %{n} = f32[32]{{0}} fusion(%a), kind=kLoop, calls=%{c}\n" for n, c in calls)
+    text = "\n".join([*insides, f"ENTRY %main (a: f32[4]) -> f32[32] {{\n{body}}}\n"])
+    assert traffic(text, 8).sent == {"all-gather": 7 / 8 * WHOLE}
+
+
 @pytest.mark.parametrize(
     "axes, size",
     [("data", 2), ("fsdp", 2), ("view", 2), (("data", "view"), 4), (("data", "fsdp", "view"), 8)],

@@ -11,6 +11,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
+from muskie_jax.errors import UserError
+
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # Instructions that name data and move none, or whose moving is counted at the part that starts them.
 SILENT = {
@@ -22,6 +24,15 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](?:\{([^}]*)\})?")
+# Devices that take part in a collective: listed, {{0,2},{1,3}}; counted, [groups, size]<=[...]; or axes of
+# a mesh, of which 'data':(2)4 is the part of size 4 after one of size 2.
+_LISTED = re.compile(r"replica_groups=\{(?:\{([\d,]+(?:\},\{[\d,]+)*)\})?\}")
+_COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
+_AXIS = r"'[^']+'(?::\(\d+\)\d+)?"
+_MESH = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((?:[^()]|\([^()]*\))*\))?"
+    rf" \{{({_AXIS}(?:,\s*{_AXIS})*)\}}"
+)
 _CALLED = re.compile(r"(?:calls|body|to_apply|branch_computations)=\{?%?([\w.\-]+)")
 
 
@@ -54,7 +65,11 @@ class Traffic:
 
 
 def traffic(text: str, devices: int) -> Traffic:
-    """Counts the traffic of a compiled program, given as text, that runs on so many devices."""
+    """Counts the traffic of a compiled program, given as text, that runs on so many devices.
+
+    Raises:
+      UserError: if it cannot tell which devices take part in a collective.
+    """
     computations, entry = _parse(text)
     memory, sent = 0.0, defaultdict(float)
     for name, times, inside_fusion in _visits(computations, entry):
@@ -104,12 +119,21 @@ def _visits(computations, entry: str) -> Iterator[tuple[str, float, bool]]:
         yield name, times, inside
         for each in computations[name]:
             for called in _CALLED.findall(each.attributes):
-                if called not in computations:
+                if called not in computations or _repeats(each, called):
                     continue
                 if each.op == "while":
                     todo.append((called, times * _trips(each, computations), inside))
                 else:
                     todo.append((called, times, inside or each.op not in ("call", "conditional")))
+
+
+def _repeats(each: Instruction, called: str) -> bool:
+    """Whether it repeats a collective that was counted where it starts.
+
+    On TPUs a fusion `async-collective-start` begins one, fusions beside it do some of it, and
+    `async-collective-done` ends it; the computation of each has the whole collective in it.
+    """
+    return each.name.startswith("async-collective-done") or called.startswith("async_collective_fusion")
 
 
 def _trips(loop: Instruction, computations) -> int:
@@ -137,7 +161,7 @@ def _memory(each: Instruction, results: dict[str, str], times: float) -> float:
         return 0.0
     if each.op == "slice-start":  # ((what is sliced), slice, context): only the slice is read
         return _size(*_arrays(each.result.rpartition("), ")[2])[0][:2])
-    if each.op.endswith("-start"):  # the result repeats the operands
+    if each.op.endswith("-start") and each.op != "all-reduce-start":  # the result repeats the operands
         types = [each.result]
     else:
         types = [each.result, *(results.get(name, "") for name in each.inputs())]
@@ -153,25 +177,48 @@ def _memory(each: Instruction, results: dict[str, str], times: float) -> float:
 
 def _sent(kind: str, each: Instruction, results: dict[str, str], devices: int) -> float:
     """Bytes that one device sends in a collective, by the usual ring algorithms."""
-    size = sum(_size(d, s) for d, s, _ in _arrays(each.result))
-    if each.op.endswith("-start") and each.result.startswith("(("):
-        size /= 2  # operands and results
-    group = _group_size(each.attributes, devices)
+    result = each.result
+    if each.op.endswith("-start") and kind != "all-reduce":  # (operands, results, ...)
+        result = _elements(result)[1]
+    size = sum(_size(d, s) for d, s, _ in _arrays(result))
+    if kind == "collective-permute":
+        return size
+    group = _group_size(each, devices)
     share = (group - 1) / group
     if kind == "all-reduce":
         return 2 * share * size
     if kind == "reduce-scatter" and each.op.startswith("reduce-scatter"):
         return share * size * group  # the result is one part
-    return size if kind == "collective-permute" else share * size
+    return share * size
 
 
-def _group_size(attributes: str, devices: int) -> int:
-    """How many devices take part, of `replica_groups` in any of the forms XLA writes."""
-    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-        return len(found[1].split(","))
-    if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
+def _elements(result: str) -> list[str]:
+    """The types in a tuple, which may be tuples themselves."""
+    elements, depth = [""], 0
+    for letter in result[1:-1]:
+        depth += (letter in "({[") - (letter in ")}]")
+        if letter == "," and depth == 0:
+            elements.append("")
+        else:
+            elements[-1] += letter
+    return elements
+
+
+def _group_size(each: Instruction, devices: int) -> int:
+    """How many devices take part, of `replica_groups` in any of the forms XLA writes.
+
+    Raises:
+      UserError: for any other form, of which nothing may be assumed.
+    """
+    if found := _LISTED.search(each.attributes):  # {} are all devices
+        return max(len(group.split(",")) for group in found[1].split("},{")) if found[1] else devices
+    if found := _COUNTED.search(each.attributes):
         return int(found[1])
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", found[2]))
-    return devices
+    if found := _MESH.search(each.attributes):
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
+        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])
+        return math.prod(int(part) if part else sizes[name] for name, part in axes)
+    raise UserError(
+        f"the plan cannot read which devices take part in {each.op} {each.name}, as this jax writes it; "
+        f"install the jax of constraints.txt, or report: {each.attributes[:200].strip(', ')}"
+    )

@@ -18,7 +18,7 @@ class Chip:
     """One accelerator.
 
     Attributes:
-      name: what JAX calls it, or a part of that which no other chip's name has.
+      name: what JAX calls it, or whole words of that which no other chip's name has.
       memory: GiB of HBM.
       flops: dense bfloat16 FLOP/s.
       bandwidth: bytes per second from and to HBM.
@@ -56,6 +56,7 @@ CHIPS = {
     # A JAX device is half of this chip.
     "tpu7x": Chip("TPU7x", 96, 1153.5e12, 3.69e12, 300e9, topology=3),
 }
+OTHER_NAMES = {"TPU v5e": "TPU v5 lite", "TPU v5p": "TPU v5", "TPU v6e": "TPU v6 lite"}
 # TPU v4 is left out: a device of its compile-only topology is half a chip, one of a real slice a chip.
 PLANNABLE = ("a100", "h100", "h200", "b200", "l40s", "v5e", "v5p", "v6e")
 
@@ -71,9 +72,12 @@ class Machine:
 
 def find_chip(device_kind: str) -> Chip | None:
     """The chip that JAX gives a `device_kind`, or None if it is not in the table (a CPU, for one)."""
-    kind = device_kind.replace("TPU v5p", "TPU v5").replace("TPU v6e", "TPU v6 lite")
-    found = [chip for chip in CHIPS.values() if chip.name in kind]  # "L4" is in "L40S" too
-    return max(found, key=lambda chip: len(chip.name), default=None)
+    kind = OTHER_NAMES.get(device_kind, device_kind)
+    for chip in CHIPS.values():
+        # Of a GPU JAX says the maker before its name, and the memory or the socket after it.
+        if kind == chip.name or (not chip.is_tpu and re.search(rf"(?<![\w-]){chip.name}(?!\w)", kind)):
+            return chip
+    return None
 
 
 def parse_machine(text: str) -> Machine:

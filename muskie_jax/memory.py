@@ -4,6 +4,7 @@ An estimate: it counts what must be kept, not what a compiler adds. With fused a
 are ever stored, so nothing here grows with the square of the tokens.
 """
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -58,7 +59,8 @@ def training_memory(
       gradients of kernels take their place), `working set` (what the loss or, if that is more, a
       block on its way back needs besides) and `batches`. Their sum is the total.
     """
-    count = _parameters(model)
+    # Shapes are the same whatever is computed again or computes attention; on one device nothing is split.
+    count = _parameters(model.clone(attention=Attention("xla"), remat="none"))
     kernels = count["kernels"]
     split = kernels / mesh["fsdp"] + count["others"]
     itemsize = jnp.dtype(model.dtype).itemsize
@@ -88,12 +90,11 @@ def training_memory(
     }
 
 
+@functools.cache
 def _parameters(model: Muskie) -> dict[str, int]:
     """Numbers of parameters: of the kernels of linear layers, which meshes split, and of the others."""
     image = jnp.zeros((1, 1, model.patch, model.patch, CHANNELS))
-    # Shapes are the same whatever computes attention; on one device nothing has to be split.
-    plain = model.clone(attention=Attention("xla"))
-    params = jax.eval_shape(plain.init, jax.random.key(0), image)["params"]
+    params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
     count = {"kernels": 0, "others": 0}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         count["kernels" if path[-1].key == "kernel" else "others"] += leaf.size

@@ -25,7 +25,7 @@ from muskie_jax.hlo import traffic
 from muskie_jax.machines import Machine, parse_machine
 from muskie_jax.memory import training_memory
 from muskie_jax.optim import make_optimizer
-from muskie_jax.plan_report import Plan, ProgramPlan, advice, report
+from muskie_jax.plan_report import Plan, ProgramPlan, advice, gpu_share, report
 from muskie_jax.programs import OPTIMIZER, batch_shapes, device_bytes, training_programs
 from muskie_jax.sharding import check_batch, group_shards, make_mesh
 from muskie_jax.train_step import Task, abstract_state, make_task
@@ -48,6 +48,8 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     # --- Machine, model, batches ---------------------------------------------------------------------
     machine = parse_machine(config.plan.machine)
+    if not machine.chip.is_tpu:
+        gpu_share()  # a mistake is told before minutes of compiling
     schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
     chosen = choose_buckets(config.plan.buckets, schedule.all())
     mesh = make_mesh(config.mesh, machine_devices(machine))

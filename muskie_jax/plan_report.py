@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import math
+import os
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from muskie_jax.data.buckets import Bucket, BucketSchedule
+from muskie_jax.errors import UserError
 from muskie_jax.flops import executed_flops, training_flops
 from muskie_jax.hlo import Traffic
 from muskie_jax.machines import GIB, Machine
@@ -15,7 +17,8 @@ from muskie_jax.memory import training_memory
 from muskie_jax.models.muskie import CHANNELS, REMAT, Muskie
 from muskie_jax.programs import OPTIMIZER
 
-USABLE = 0.98  # of a chip's memory; the rest is the runtime's: 15.75 of 16 GiB on v5e
+USABLE_TPU = 0.98  # of a TPU's memory; the rest is the runtime's: 15.75 of 16 GiB on v5e
+USABLE_GPU = 0.75  # of a GPU's: what JAX takes, unless XLA_PYTHON_CLIENT_MEM_FRACTION says more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +86,9 @@ class Plan:
 
     @property
     def limit(self) -> float:
-        return self.machine.chip.memory * GIB * USABLE
+        """Bytes of a chip's memory that programs can have."""
+        chip = self.machine.chip
+        return chip.memory * GIB * (USABLE_TPU if chip.is_tpu else gpu_share())
 
     @property
     def fits(self) -> bool:
@@ -182,6 +187,22 @@ class Plan:
         }
 
 
+def gpu_share() -> float:
+    """The share of a GPU's memory that JAX takes, as its environment variable says where it is set.
+
+    Raises:
+      UserError: if that is not a share.
+    """
+    text = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") or str(USABLE_GPU)
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UserError(f"XLA_PYTHON_CLIENT_MEM_FRACTION={text}: write a share from 0 to 1, such as 0.95")
+    return share
+
+
 def report(plan: Plan, hints: tuple[str, ...]) -> str:
     """The plan for a person: a table, the whole run, the verdict."""
     chip, machine = plan.machine.chip, plan.machine
@@ -231,6 +252,11 @@ def report(plan: Plan, hints: tuple[str, ...]) -> str:
         lines.append("Memory is estimated (muskie_jax/memory.py); HBM traffic is not counted for GPUs")
     verdict = "FITS" if plan.fits else "DOES NOT FIT"
     lines.append(f"{verdict}: {plan.peak / GIB:.2f} GiB of {plan.limit / GIB:.2f} usable")
+    if not chip.is_tpu:
+        lines.append(
+            f"  JAX takes {gpu_share():.0%} of a GPU's memory; XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 lets it "
+            "have more"
+        )
     if plan.fits and plan.peak + plan.code > plan.limit:
         lines.append(
             f"  Close: should all {plan.total_programs} programs stay loaded, their code adds "

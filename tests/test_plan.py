@@ -22,6 +22,7 @@ from muskie_jax.machines import CHIPS, find_chip, parse_machine
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
 from muskie_jax.plan import by_bucket, compile_one, machine_devices, memory_wanted, task_for
+from muskie_jax.plan_report import gpu_share
 from muskie_jax.programs import batch_shapes, training_programs
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import abstract_state
@@ -47,6 +48,8 @@ def test_machines_are_read_and_unknown_ones_named():
         ("NVIDIA L40S", "l40s"),
         ("NVIDIA L4", "l4"),
         ("NVIDIA GB200", "gb200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("TPU v5e", "v5e"),
         ("TPU v5 lite", "v5e"),
         ("TPU v5", "v5p"),
         ("TPU v5p", "v5p"),
@@ -55,7 +58,25 @@ def test_machines_are_read_and_unknown_ones_named():
 )
 def test_devices_are_found_in_the_table(kind, chip):
     assert find_chip(kind) is CHIPS[chip]
-    assert find_chip("cpu") is None
+
+
+@pytest.mark.parametrize(
+    "kind", ["cpu", "NVIDIA L40", "NVIDIA RTX A1000", "NVIDIA GH200 480GB", "TPU v5 mega", "TPU v4 lite"]
+)
+def test_devices_of_similar_names_are_not_in_the_table(kind):
+    assert find_chip(kind) is None
+
+
+def test_gpus_are_reckoned_with_the_memory_that_jax_takes(monkeypatch):
+    name = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    monkeypatch.delenv(name, raising=False)
+    assert gpu_share() == 0.75
+    monkeypatch.setenv(name, ".9")
+    assert gpu_share() == 0.9
+    for wrong in ("90%", "90", "0"):
+        monkeypatch.setenv(name, wrong)
+        with pytest.raises(UserError, match="write a share"):
+            gpu_share()
 
 
 def test_collectives_are_counted_as_often_as_they_run():
@@ -142,6 +163,8 @@ def test_a_plan_from_the_command_line(tmp_path, machine):
     ]
     done = run(*PLAN, f"--config.plan.machine={machine}", *tiny, "--workdir", tmp_path)
     assert done.returncode == 0, done.stderr
+    usable = {"v5e:2x2": "15.68 usable", "h100:4": "60.00 usable"}
+    assert usable[machine] in done.stdout
     assert "FITS" in done.stdout and "views/s" in done.stdout and "64x64, 4 views" in done.stdout
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["fits"] and result["chips"] == 4 and result["roofline_days"] > 0

@@ -15,7 +15,7 @@ from muskie_jax.data.buckets import Bucket, ImageSize
 from muskie_jax.data.synthetic.render import render_groups
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.synthetic.textures import PhotoPyramid, photo_pyramid
-from muskie_jax.sharding import batch_sharding, local_rows, put_batch
+from muskie_jax.sharding import batch_sharding, local_rows, platform, put_batch
 
 Textures = dict[int, PhotoPyramid]  # by source number, for worlds with photo textures
 
@@ -102,12 +102,11 @@ class BatchPlacer:
 def _renderer(worlds: tuple[WorldConfig | None, ...], mesh: Mesh):
     """One jitted function for all who render the same worlds, so that they share its programs."""
     # There is nothing in it to choose kernels for, but looking for them doubles the time to compile.
-    on_gpu = mesh.devices.flat[0].platform == "gpu"
     return jax.jit(
         functools.partial(render_views, worlds=worlds),
         static_argnames=("size",),
         out_shardings=batch_sharding("images", mesh),
-        compiler_options={"xla_gpu_autotune_level": 0} if on_gpu else None,
+        compiler_options={"xla_gpu_autotune_level": 0} if platform(mesh) == "gpu" else None,
     )
 
 

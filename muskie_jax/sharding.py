@@ -83,6 +83,12 @@ def _arrange(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
     return np.concatenate([arrange(slices[index]) for index in sorted(slices)])
 
 
+def platform(mesh: Mesh) -> str:
+    """ "cpu", "gpu" or "tpu": what the devices of a mesh are."""
+    name = mesh.devices.flat[0].platform
+    return "gpu" if name in ("cuda", "rocm") else name
+
+
 def check_batch(config: ConfigDict, mesh: Mesh) -> None:
     """Raises UserError unless every batch of the config can be split over the mesh."""
     across, views = group_shards(mesh), mesh.shape["view"]

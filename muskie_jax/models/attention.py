@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from muskie_jax.models.splash import ATTENTION, splash_attention
-from muskie_jax.sharding import GROUP_AXES
+from muskie_jax.sharding import GROUP_AXES, platform
 
 
 def xla_attention(query: Array, key: Array, value: Array) -> Array:
@@ -68,8 +68,7 @@ class Attention:
         """ "cpu", "gpu" or "tpu"."""
         if self.mesh is None:
             return jax.default_backend()
-        platform = self.mesh.devices.flat[0].platform
-        return "gpu" if platform in ("cuda", "rocm") else platform
+        return platform(self.mesh)
 
     def kernel(self, dtype: jnp.dtype) -> str:
         """The name of the kernel for arrays of a type."""

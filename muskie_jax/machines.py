@@ -58,6 +58,7 @@ CHIPS = {
 }
 OTHER_NAMES = {"TPU v5e": "TPU v5 lite", "TPU v5p": "TPU v5", "TPU v6e": "TPU v6 lite"}
 # TPU v4 is left out: a device of its compile-only topology is half a chip, one of a real slice a chip.
+NODE = 8  # GPUs that are connected as `interconnect` says
 PLANNABLE = ("a100", "h100", "h200", "b200", "l40s", "v5e", "v5p", "v6e")
 
 
@@ -97,4 +98,9 @@ def parse_machine(text: str) -> Machine:
     if not re.fullmatch("x".join([r"[1-9]\d*"] * (chip.topology or 1)), shape):
         kind = f"{chip.topology} lengths, joined by x" if chip.is_tpu else "the number of GPUs"
         raise UserError(f"config.plan.machine={text!r}: after {name}: comes {kind}; {known}")
-    return Machine(text, chip, math.prod(map(int, shape.split("x"))))
+    chips = math.prod(map(int, shape.split("x")))
+    if not chip.is_tpu and chips > NODE:
+        raise UserError(
+            f"config.plan.machine={text!r}: plans are for GPUs of one node, {name}:{NODE} at most"
+        )
+    return Machine(text, chip, chips)

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from muskie_jax.models.splash import ATTENTION, splash_attention
-from muskie_jax.sharding import GROUP_AXES, platform
+from muskie_jax.sharding import GROUP_AXES, group_shards, platform
 
 
 def xla_attention(query: Array, key: Array, value: Array) -> Array:
@@ -70,6 +70,11 @@ class Attention:
             return jax.default_backend()
         return platform(self.mesh)
 
+    @property
+    def shards(self) -> tuple[int, int]:
+        """In how many parts groups are split, and the views of a group."""
+        return (1, 1) if self.mesh is None else (group_shards(self.mesh), self.mesh.shape["view"])
+
     def kernel(self, dtype: jnp.dtype) -> str:
         """The name of the kernel for arrays of a type."""
         if self.implementation != "auto":
@@ -81,10 +86,9 @@ class Attention:
     def __call__(self, query: Array, key: Array, value: Array, across_views: bool) -> Array:
         """(B, V, T, heads, D) thrice -> (B, V, T, heads, D), in the type of `query`."""
         kernel = KERNELS[self.kernel(query.dtype)]
-        split_views = self.mesh is not None and self.mesh.shape["view"] > 1
 
         def on_one_device(query, key, value):
-            if across_views and split_views:
+            if across_views and self.shards[1] > 1:
                 key, value = (jax.lax.all_gather(x, "view", axis=1, tiled=True) for x in (key, value))
             sequences = (lambda x: _merge(x, 1)) if across_views else (lambda x: _merge(x, 0))
             return kernel(*map(sequences, (query, key, value))).reshape(query.shape)

@@ -7,6 +7,7 @@ alone (LayerNorm also two numbers per token). The functions are those of `flax.l
 `flax.linen.gelu`.
 """
 
+import functools
 import math
 
 import jax
@@ -20,26 +21,32 @@ EPSILON = 1e-5
 class LayerNorm(nn.Module):
     """Normalises the last axis: statistics in float32, input and result in `dtype`.
 
-    The axis before it must not be split over devices: tokens of one view, see `_sums`.
+    Attributes:
+      dtype: see above.
+      shards: in how many parts, on devices of their own, the first two axes are split.
     """
 
     dtype: jnp.dtype
+    shards: tuple[int, int] = (1, 1)
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, width)
         bias = self.param("bias", nn.initializers.zeros, width)
-        return layer_norm(x.astype(self.dtype), scale, bias)
+        return layer_norm(x.astype(self.dtype), scale, bias, self.shards)
 
 
-@jax.custom_vjp
-def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
-    """x (..., T, d) of any float type, float32 scale and bias (d,) -> (..., T, d) of the type of `x`."""
-    return _layer_norm_forward(x, scale, bias)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(x: Array, scale: Array, bias: Array, shards: tuple[int, int] = (1, 1)) -> Array:
+    """x (B, N, ..., d) of any float type, float32 scale and bias (d,) -> the same shape and type.
+
+    `shards`: see `LayerNorm`.
+    """
+    return _layer_norm_forward(x, scale, bias, shards)[0]
 
 
-def _layer_norm_forward(x, scale, bias):
+def _layer_norm_forward(x, scale, bias, shards):
     wide = x.astype(jnp.float32)
     # Two sums of the same read, which XLA takes while it writes x; in float32 nothing is lost by
     # subtracting squares as long as the mean is not hundreds of standard deviations away from 0.
@@ -50,7 +57,7 @@ def _layer_norm_forward(x, scale, bias):
     return y.astype(x.dtype), (x, mean, inverse, scale)
 
 
-def _layer_norm_backward(residuals, dy):
+def _layer_norm_backward(shards, residuals, dy):
     x, mean, inverse, scale = residuals
     dy = dy.astype(jnp.float32)
     normalized = (x.astype(jnp.float32) - mean) * inverse
@@ -60,20 +67,24 @@ def _layer_norm_backward(residuals, dy):
     centered -= centered.mean(-1, keepdims=True)
     slope = (centered * normalized).mean(-1, keepdims=True)
     dx = inverse * (centered - normalized * slope)
-    dscale, dbias = _sums((dy * normalized, dy))
+    dscale, dbias = _sums((dy * normalized, dy), shards)
     return dx.astype(x.dtype), dscale, dbias
 
 
-def _sums(arrays):
-    """Sums over all axes but the last: of all arrays in one pass over the tokens of a view, then of each.
+def _sums(arrays, shards):
+    """Sums over all axes but the last: of all arrays in one pass over a device's tokens, then of each.
 
-    Several arrays are summed together only along an axis that no mesh splits. Along another one XLA
-    would gather partial sums, norm by norm; ordinary sums become part of one all-reduce for all gradients.
+    Several arrays are summed together only along axes that no mesh splits. Along others XLA would gather
+    partial sums, norm by norm; ordinary sums become part of one all-reduce for all gradients. (Where that
+    pass is not over all of a device's tokens, XLA stores the products that are summed, on GPUs.)
     """
+    first, second, *others = arrays[0].shape
+    parts = (shards[0], first // shards[0], shards[1], second // shards[1])
+    arrays = tuple(x.reshape(*parts, *others) for x in arrays)
     add = lambda a, b: tuple(x + y for x, y in zip(a, b))
     zeros = (jnp.float32(0),) * len(arrays)
-    of_views = jax.lax.reduce(arrays, zeros, add, (arrays[0].ndim - 2,))
-    return [x.sum(range(x.ndim - 1)) for x in of_views]
+    of_devices = jax.lax.reduce(arrays, zeros, add, (1, 3, *range(4, arrays[0].ndim - 1)))
+    return [x.sum((0, 1)) for x in of_devices]
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)

@@ -37,6 +37,8 @@ def test_layer_norm_is_layer_norm():
         return nn.LayerNorm(epsilon=1e-5).apply({"params": {"scale": scale, "bias": bias}}, x)
 
     assert_same(layer_norm, theirs, x, scale, bias)
+    tokens = x.reshape(2, -1, 24)
+    assert_same(lambda *arguments: layer_norm(*arguments, (2, 5)), theirs, tokens, scale, bias)
 
 
 def test_gelu_is_the_exact_gelu():
@@ -45,7 +47,7 @@ def test_gelu_is_the_exact_gelu():
     assert np.abs(gelu(x) - nn.gelu(x, approximate=True)).max() > 1e-4
 
 
-@pytest.mark.parametrize("function", [gelu, lambda x: layer_norm(x, jnp.ones(8), jnp.zeros(8))])
+@pytest.mark.parametrize("function", [gelu, lambda x: layer_norm(x[None], jnp.ones(8), jnp.zeros(8))[0]])
 def test_half_precision_goes_in_and_out_and_float32_between(function):
     x = jax.random.normal(jax.random.key(0), (64, 8))
     half = x.astype(jnp.bfloat16)

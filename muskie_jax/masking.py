@@ -5,9 +5,11 @@ returns a bool array (count, hp, wp), True = hidden. Masks are drawn many at a t
 images is over sooner than Python has gone through its views one by one.
 """
 
+import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -124,6 +126,33 @@ def _random_walk(rng: np.random.Generator, grid: Grid, count: int) -> np.ndarray
     return np.array(hidden).reshape(grid[0] + 2, stride)[1:-1, 1:-1]
 
 
+def _rounded_heights(side: float) -> Iterator[tuple[int, float]]:
+    """The values that round(side / sqrt(a)) takes over all aspects a, and the largest a of each."""
+    lowest, highest = ASPECT_RANGE
+    for height in range(round(side / math.sqrt(highest)), round(side / math.sqrt(lowest)) + 1):
+        yield height, min(highest, (side / (height - 0.5)) ** 2) if height else highest
+
+
+def largest_rectangle(grid: Grid, ratio: float) -> int:
+    """Patches of the largest mask that `rectangle_masks` can draw: rounding may exceed the ratio."""
+    sides = _rounded_heights(math.sqrt(hidden_count(grid, ratio)))
+    return max(min(height, grid[0]) * min(round(aspect * height), grid[1]) for height, aspect in sides)
+
+
+def largest_ellipse(grid: Grid, ratio: float) -> int:
+    """Patches of the largest mask that `ellipse_masks` can draw, if it were in the middle of a grid."""
+    radius = math.sqrt(hidden_count(grid, ratio) / math.pi)
+
+    def area(rows: int, columns: int) -> int:
+        squares = [np.square(np.arange(-r, r + 1) / max(r, 0.5)) for r in (rows, columns)]
+        return np.count_nonzero(squares[1] + squares[0][:, None] <= 1.0)
+
+    return max(
+        area(min(rows, grid[0] // 2), min(round(radius * math.sqrt(aspect)), grid[1] // 2))
+        for rows, aspect in _rounded_heights(radius)
+    )
+
+
 MODES = {
     "random": random_masks,
     "rectangle": rectangle_masks,
@@ -131,6 +160,30 @@ MODES = {
     "blob": blob_masks,
     "random_walk": random_walk_masks,
 }
+# Patches of the largest mask of a mode, by grid and ratio.
+LARGEST = {
+    "random": hidden_count,
+    "rectangle": largest_rectangle,
+    "ellipse": largest_ellipse,
+    "blob": hidden_count,
+    "random_walk": hidden_count,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskOptions:
+    """How the masks of a group are drawn: the fields of `config.mask`.
+
+    Attributes:
+      modes: pairs (mode, ratio), one of which is drawn for each group.
+      num_reference: reference views; None draws uniformly from {V//4, ..., V//2} for each group.
+    """
+
+    modes: tuple[tuple[str, float], ...]
+    num_reference: int | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "modes", tuple(map(tuple, self.modes)))  # configs may have lists
 
 
 def reference_range(views: int, num_reference: int | None) -> tuple[int, int]:
@@ -141,30 +194,36 @@ def reference_range(views: int, num_reference: int | None) -> tuple[int, int]:
     return fixed, fixed
 
 
+@functools.cache
+def most_hidden(views: int, grid: Grid, options: MaskOptions) -> int:
+    """The most patches of a group that `group_masks`, with the same arguments, can hide."""
+    largest = max(LARGEST[mode](grid, ratio) for mode, ratio in options.modes)
+    masked = views - reference_range(views, options.num_reference)[0]
+    return masked * min(largest, grid[0] * grid[1])
+
+
 def group_masks(
     rng: np.random.Generator,
     groups: int,
     views: int,
     grid: Grid,
-    modes: Sequence[tuple[str, float]],
-    num_reference: int | None = None,
+    options: MaskOptions,
 ) -> np.ndarray:
     """Masks of groups, whose first views are reference views and stay whole.
 
     Args:
       groups, views, grid: B, V and (hp, wp).
-      modes: pairs (mode, ratio), one of which is drawn for each group.
-      num_reference: reference views; None draws uniformly from {V//4, ..., V//2} for each group.
+      options: which masks.
 
     Returns:
       bool (B, V, hp*wp), True = hidden.
     """
-    low, high = reference_range(views, num_reference)
+    low, high = reference_range(views, options.num_reference)
     references = rng.integers(low, high + 1, size=groups)
-    drawn = rng.integers(len(modes), size=groups)
+    drawn = rng.integers(len(options.modes), size=groups)
     masked = np.arange(views) >= references[:, None]
     masks = np.zeros((groups, views, *grid), bool)
-    for number, (mode, ratio) in enumerate(modes):
+    for number, (mode, ratio) in enumerate(options.modes):
         chosen = masked & (drawn == number)[:, None]
         if count := np.count_nonzero(chosen):
             masks[chosen] = MODES[mode](rng, grid, ratio, count)

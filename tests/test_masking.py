@@ -1,9 +1,19 @@
 """Masks have the published statistics, over a thousand draws of each mode."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from muskie_jax.masking import MODES, group_masks, hidden_count, reference_range
+from muskie_jax.masking import (
+    LARGEST,
+    MODES,
+    MaskOptions,
+    group_masks,
+    hidden_count,
+    most_hidden,
+    reference_range,
+)
 
 GRID = (14, 18)
 DRAWS = 1000
@@ -145,7 +155,7 @@ def test_full_and_tiny_grids():
 def test_reference_views_stay_whole(views):
     rng = np.random.default_rng(0)
     modes = (("random", 0.9), ("rectangle", 0.75))
-    masks = group_masks(rng, DRAWS, views, (4, 6), modes)
+    masks = group_masks(rng, DRAWS, views, (4, 6), MaskOptions(modes))
     masked = masks.any(2)
     references = views - masked.sum(1)
     low, high = views // 4, views // 2
@@ -164,6 +174,37 @@ def test_reference_views_stay_whole(views):
 
 def test_a_fixed_number_of_references_leaves_a_masked_view():
     rng = np.random.default_rng(0)
-    assert group_masks(rng, 2, 4, (3, 3), (("random", 1.0),), 3).sum(2).tolist() == [[0, 0, 0, 9]] * 2
-    assert group_masks(rng, 1, 2, (3, 3), (("random", 1.0),), 3).sum(2).tolist() == [[0, 9]]
+    whole = MaskOptions((("random", 1.0),), 3)
+    assert group_masks(rng, 2, 4, (3, 3), whole).sum(2).tolist() == [[0, 0, 0, 9]] * 2
+    assert group_masks(rng, 1, 2, (3, 3), whole).sum(2).tolist() == [[0, 9]]
     assert reference_range(1, 2) == (0, 0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_largest_mask_is_as_large_as_said(mode):
+    rng = np.random.default_rng(0)
+    for grid in [(1, 5), (4, 3), (8, 8), (14, 14), (15, 15), (14, 18), (32, 18)]:
+        for ratio in (0.1, 0.35, 0.75, 0.9, 1.0):
+            largest = LARGEST[mode](grid, ratio)
+            count = 4 * DRAWS if mode in ("rectangle", "ellipse") else 3
+            seen = MODES[mode](rng, grid, ratio, count).sum((1, 2)).max()
+            assert seen <= largest, (grid, ratio)
+            # Ellipses that fill the grid never have their boundary wholly inside it.
+            assert seen >= largest - 4, (grid, ratio)
+
+
+def test_groups_hide_no_more_than_the_most_and_as_much():
+    rng = np.random.default_rng(0)
+    for views, num_reference in [(1, None), (2, None), (8, None), (4, 1), (4, 0), (2, 5)]:
+        options = MaskOptions(
+            [["random", 0.6], ["rectangle", 0.75]], num_reference
+        )  # as a file may write it
+        most = most_hidden(views, (6, 8), options)
+        drawn = group_masks(rng, DRAWS, views, (6, 8), options).sum((1, 2))
+        assert drawn.max() <= most
+        if views == 1:
+            assert drawn.max() == most > round(0.75 * 48)  # rectangles are rounded
+    half = MaskOptions((("random", 0.5),))
+    assert most_hidden(8, (6, 8), half) == 6 * 24
+    assert most_hidden(4, (6, 8), dataclasses.replace(half, num_reference=3)) == 24
+    assert LARGEST.keys() == MODES.keys()

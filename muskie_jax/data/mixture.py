@@ -18,6 +18,7 @@ from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.views import centre_view
 from muskie_jax.errors import UserError
 from muskie_jax.files import ADDRESS, user_path
+from muskie_jax.masking import MaskOptions
 
 PHOTO_SIZE = 256  # of a photo texture, pixels; a power of two
 INDEX_FOLDER = "scene_index"  # beside the work directory: runs of the same data share it
@@ -211,8 +212,7 @@ def training_sampler(config: ConfigDict, mixture: Mixture) -> GroupSampler:
         views=config.batch.views,
         reuse=config.batch.reuse,
         patch=config.model.patch,
-        modes=tuple(config.mask.modes),
-        num_reference=config.mask.num_reference,
+        masks=MaskOptions(**config.mask),
         seed=config.seed,
         stream=GROUP_STREAM,
     )

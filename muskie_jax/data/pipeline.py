@@ -27,7 +27,7 @@ from muskie_jax.data.processes import exit_with_parent
 from muskie_jax.data.samples import draw_sample
 from muskie_jax.data.sources import Source, SyntheticSource
 from muskie_jax.errors import UserError
-from muskie_jax.masking import group_masks
+from muskie_jax.masking import MaskOptions, group_masks
 
 # Keeps random streams that serve different purposes apart (first word after the seed).
 KIND_STREAM, GROUP_STREAM, HELDOUT_STREAM = 2, 3, 4
@@ -47,7 +47,7 @@ class GroupSampler:
       schedule: of buckets.
       views, reuse: see `config.batch`.
       patch: p.
-      modes, num_reference: see `group_masks`.
+      masks: how they are drawn.
       seed: of the run.
       stream: which random stream; training and evaluation draw from different ones.
       augmented: crop and flip at random; otherwise the largest centred crop.
@@ -58,8 +58,7 @@ class GroupSampler:
     views: int
     reuse: int
     patch: int
-    modes: tuple[tuple[str, float], ...]
-    num_reference: int | None
+    masks: MaskOptions
     seed: int
     stream: int = GROUP_STREAM
     augmented: bool = True
@@ -148,7 +147,7 @@ class GroupSampler:
             bucket = self.schedule.at(update)[resolution]
             orders.append(rng.permuted(np.tile(np.arange(self.views), (groups, 1)), axis=1))
             splits, grid = self.views // bucket.views, bucket.grid(self.patch)
-            drawn = group_masks(rng, groups * splits, bucket.views, grid, self.modes, self.num_reference)
+            drawn = group_masks(rng, groups * splits, bucket.views, grid, self.masks)
             masks.append(drawn.reshape(groups, splits, *drawn.shape[1:]))
         return orders, masks
 

@@ -182,7 +182,7 @@ def stage_costs(
             for update in range(sampler.reuse):
                 (bucket,) = sampler.schedule.at(sampler.reuse * count + update)
                 splits, grid = sampler.views // bucket.views, bucket.grid(sampler.patch)
-                group_masks(rng, splits, bucket.views, grid, sampler.modes, sampler.num_reference)
+                group_masks(rng, splits, bucket.views, grid, sampler.masks)
         marks.append(time.perf_counter())
         for stage, before, after in zip(spent, marks, marks[1:]):
             spent[stage] += after - before

@@ -15,6 +15,7 @@ from muskie_jax.data.mixture import build_mixture, evaluation_sampler, training_
 from muskie_jax.data.pipeline import BLOCK, Pipeline
 from muskie_jax.data.samples import STAND_INS
 from muskie_jax.errors import UserError
+from muskie_jax.masking import MaskOptions
 
 GROUPS, VIEWS = 4, 4
 
@@ -131,7 +132,7 @@ def test_a_host_s_groups_need_not_follow_one_another(mixed, rooms):
 def test_rooms_of_a_load_are_drawn_on_their_own(rooms):
     groups = 20 * BLOCK
     schedule = BucketSchedule((((128, 128),),), (2,), 0)
-    sampler = dataclasses.replace(rooms, schedule=schedule, modes=(("random", 0.5),), num_reference=1)
+    sampler = dataclasses.replace(rooms, schedule=schedule, masks=MaskOptions((("random", 0.5),), 1))
     ((_, first),), ((_, second),), ((_, third),) = take(sampler, 3, rows=range(groups))
     assert len(np.unique(first["scene"], axis=0)) == groups
     assert (first["scene"] == second["scene"]).all() and (first["scene"] != third["scene"]).any(1).all()

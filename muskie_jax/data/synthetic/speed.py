@@ -18,6 +18,7 @@ from absl import app, flags
 from muskie_jax.data.synthetic.render import render_groups
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.synthetic.textures import photo_pyramid
+from muskie_jax.masking import MaskOptions, group_masks
 from muskie_jax.models.muskie import build_model
 from muskie_jax.roofline import best_time
 from muskie_jax.train_step import LossOptions, Task, TrainState, update_at_once
@@ -56,11 +57,12 @@ def rendering(photos: bool) -> Callable[[], jax.Array]:
 def training(images: jax.Array) -> Callable[[], TrainState]:
     """Trains on a batch, again and again."""
     model = build_model(VARIANT.value, dtype=DTYPE.value)
-    patches = (SIZE.value // model.patch) ** 2
-    mask = jax.random.bernoulli(jax.random.key(1), 0.75, (*images.shape[:2], patches))
+    side = SIZE.value // model.patch
+    masks = MaskOptions((("random", 0.9),))
+    mask = group_masks(np.random.default_rng(1), *images.shape[:2], (side, side), masks)
     batch = {"images": images, "mask": mask, "source": jnp.zeros(len(images), jnp.int32)}
     params = jax.jit(model.init)(jax.random.key(0), images[:1].astype(jnp.float32))["params"]
-    optimizer, task = optax.adamw(1e-4), Task(model, LossOptions(), 1)
+    optimizer, task = optax.adamw(1e-4), Task(model, LossOptions(), 1, masks)
     step = functools.partial(update_at_once, task=task, optimizer=optimizer)
     compiled = jax.jit(step, donate_argnums=0)
     state = TrainState(jnp.int32(0), params, optimizer.init(params))

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -16,12 +17,12 @@ from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.errors import UserError
 from muskie_jax.flops import peak_flops, training_flops
 from muskie_jax.machines import GIB
-from muskie_jax.models.muskie import Muskie
+from muskie_jax.masking import MaskOptions, group_masks
 from muskie_jax.optim import make_optimizer
 from muskie_jax.programs import Programs, batch_shapes, refused_if_too_large, training_programs
 from muskie_jax.roofline import Roofline, best_time, composed_roofline
 from muskie_jax.sharding import check_batch, group_shards, make_mesh
-from muskie_jax.train_step import Batch, TrainState, abstract_state, init_state, make_task
+from muskie_jax.train_step import Batch, Task, TrainState, abstract_state, init_state, make_task
 from muskie_jax.writers import table_head, table_row, tell
 
 COLUMNS = (
@@ -157,11 +158,12 @@ def run_case(
         row["gib"] = programs.needed_bytes(state_shapes)[0] / GIB
         programs.check_memory(state_shapes, mesh.local_devices[0], config)
         with refused_if_too_large(str(case.bucket)):
-            state, batch = init_state(task.model, optimizer, config.seed, mesh), random_batch(shapes)
+            state = init_state(task.model, optimizer, config.seed, mesh)
+            batch = random_batch(shapes, case.bucket.grid(task.model.patch), task.masks)
             seconds = time_updates(programs, state, (case.bucket, batch), config.benchmark)
     except UserError as error:  # a line of its own in the table, not the end of it
         return row | {"too_big": str(error)}
-    flops = groups * training_flops(task.model, case.bucket)
+    flops = groups * training_flops(task.model, case.bucket, task.places(case.bucket))
     peak = peak_flops(mesh.devices.flat[0])
     row |= {
         "step_ms": 1e3 * seconds,
@@ -170,13 +172,13 @@ def run_case(
     }
     del state, batch, programs  # their memory is wanted for what comes next
     if config.benchmark.roofline:
-        roofline = device_roofline(task.model, case.bucket, groups, mesh, rooflines)
+        roofline = device_roofline(task, case.bucket, groups, mesh, rooflines)
         row |= compare(roofline, seconds) if roofline else {}
     return row
 
 
 def device_roofline(
-    model: Muskie, bucket: Bucket, groups: int, mesh: Mesh, known: dict[Any, Roofline | None]
+    task: Task, bucket: Bucket, groups: int, mesh: Mesh, known: dict[Any, Roofline | None]
 ) -> Roofline | None:
     """The composed roofline of one device's part of `groups` groups; `known` keeps those measured.
 
@@ -186,11 +188,12 @@ def device_roofline(
     if mesh.shape["view"] > 1:
         return None
     own = groups // group_shards(mesh)
+    model = task.model
     key = (model.width, model.depth, bucket, own)
     if key not in known:
         try:
             with refused_if_too_large("the roofline"):
-                known[key] = composed_roofline(model, bucket, own)
+                known[key] = composed_roofline(model, bucket, own, task.places(bucket))
         except UserError:
             known[key] = None
     return known[key]
@@ -221,16 +224,20 @@ def compare(roofline: Roofline, seconds: float) -> dict[str, float]:
     }
 
 
-def random_batch(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """Random images with three quarters of the patches hidden, made where they are used."""
+def random_batch(
+    shapes: dict[str, jax.ShapeDtypeStruct], grid: tuple[int, int], masks: MaskOptions
+) -> dict[str, jax.Array]:
+    """Random images, made where they are used, with masks as they are drawn in training."""
+    groups, views, _ = shapes["mask"].shape
+    rng = np.random.default_rng(0)
+    drawn = group_masks(rng, groups, views, grid, masks)
 
-    def make(key):
+    def make(key, mask):
         images = jax.random.randint(key, shapes["images"].shape, 0, 256).astype(jnp.uint8)
-        mask = jax.random.bernoulli(key, 0.75, shapes["mask"].shape)
         return {"images": images, "mask": mask, "source": jnp.zeros(shapes["source"].shape, jnp.int32)}
 
     shardings = {key: shape.sharding for key, shape in shapes.items()}
-    return jax.jit(make, out_shardings=shardings)(jax.random.key(0))
+    return jax.jit(make, out_shardings=shardings)(jax.random.key(0), drawn)
 
 
 def describe(row: dict[str, Any]) -> list[str]:

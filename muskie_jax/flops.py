@@ -9,35 +9,44 @@ from muskie_jax.models import splash
 from muskie_jax.models.muskie import CHANNELS, Muskie
 
 
-def forward_flops(model: Muskie, bucket: Bucket) -> float:
+def forward_flops(model: Muskie, bucket: Bucket, places: int | None = None) -> float:
     """Multiplications and additions of one group's forward pass: matrix products and attention.
 
     Counts 2 per multiply-add; leaves out norms, RoPE, activations and softmax.
+
+    Args:
+      model: the network.
+      bucket: the shape of a group.
+      places: of how many patches the last layer and the head compute something; None means all tokens.
     """
-    ends, linear, attention = _forward_parts(model, bucket)
+    ends, linear, attention = _forward_parts(model, bucket, places)
     return ends + linear + attention
 
 
-def _forward_parts(model: Muskie, bucket: Bucket) -> tuple[float, float, float]:
+def _forward_parts(model: Muskie, bucket: Bucket, places: int | None) -> tuple[float, float, float]:
     """Patch embedding and head; the blocks' linear layers; attention."""
     rows, columns = bucket.grid(model.patch)
     patches = bucket.views * rows * columns
     tokens = patches + bucket.views * model.registers
+    last, predicted = (tokens, patches) if places is None else (places, places)
     values = CHANNELS * model.patch**2
-    width = model.width
-    ends = 2 * patches * values * width * 3  # patch embedding, and the head's two outputs
-    linear = 2 * tokens * 12 * width**2  # qkv 3, proj 1, mlp 8
-    frame_attention = 4 * tokens * (tokens / bucket.views) * width
-    global_attention = 4 * tokens * tokens * width
-    return ends, model.depth * 2 * linear, model.depth * (frame_attention + global_attention)
+    width, layers = model.width, 2 * model.depth
+    ends = 2 * values * width * (patches + 2 * predicted)  # patch embedding, and the head's two outputs
+    after_attention = 9 * ((layers - 1) * tokens + last)  # proj 1, mlp 8
+    linear = 2 * width**2 * (3 * layers * tokens + after_attention)  # qkv 3
+    frame_attention = model.depth * tokens * (tokens / bucket.views)
+    global_attention = ((model.depth - 1) * tokens + last) * tokens
+    return ends, linear, 4 * width * (frame_attention + global_attention)
 
 
-def training_flops(model: Muskie, bucket: Bucket) -> float:
+def training_flops(model: Muskie, bucket: Bucket, places: int | None = None) -> float:
     """Of one group's forward and backward pass; recomputation is not counted, as usual for MFU."""
-    return 3.0 * forward_flops(model, bucket)
+    return 3.0 * forward_flops(model, bucket, places)
 
 
-def executed_flops(model: Muskie, bucket: Bucket, on_tpu: bool, view_shards: int = 1) -> float:
+def executed_flops(
+    model: Muskie, bucket: Bucket, on_tpu: bool, view_shards: int = 1, places: int | None = None
+) -> float:
     """What devices have to compute for one group's training step, with all that is computed twice.
 
     Beside `training_flops`: a rematerialised block's forward pass again; the weights again in the backward
@@ -45,11 +54,11 @@ def executed_flops(model: Muskie, bucket: Bucket, on_tpu: bool, view_shards: int
     the 128 columns of a matrix unit, of which a head fills 64 or 80.
 
     Args:
-      view_shards: devices that share the views of a group.
+      view_shards: devices that share the views of a group; where there are several, all is computed.
     """
     linear_again = 1 if model.remat in ("block", "full") else 0
     attention_again = 1 if model.remat == "full" else 0
-    ends, linear, _ = _forward_parts(model, bucket)
+    ends, linear, _ = _forward_parts(model, bucket, places)
     rows, columns = bucket.grid(model.patch)
     view = rows * columns + model.registers
     size, itemsize = model.width // model.heads, jnp.dtype(model.dtype).itemsize
@@ -65,7 +74,9 @@ def executed_flops(model: Muskie, bucket: Bucket, on_tpu: bool, view_shards: int
     inside = attention(bucket.views, view, view)
     queries = bucket.views * view // view_shards
     across = attention(view_shards, queries, bucket.views * view)
-    return 3 * ends + (3 + linear_again) * linear + model.depth * (inside + across)
+    last = across if places is None else attention(1, places, bucket.views * view)
+    attentions = model.depth * inside + (model.depth - 1) * across + last
+    return 3 * ends + (3 + linear_again) * linear + attentions
 
 
 def peak_flops(device: jax.Device) -> float | None:

@@ -1,6 +1,7 @@
 """Per-token reconstruction losses. Nothing here reduces over the batch.
 
-Letters: B groups, V views, L patches per view, P = p*p*3 values per patch.
+P = p*p*3 values per patch; the axes before it are those of the tokens: groups, views and patches, or
+groups and their hidden patches.
 """
 
 from typing import Literal
@@ -18,7 +19,7 @@ LOG_OFFSET = 1e-6  # keeps log(confidence) finite
 
 @flax.struct.dataclass
 class TokenLosses:
-    """What each token contributes, float32 (B, V, L), zero where the token was visible.
+    """What each token contributes, float32 (...), zero where the token was visible.
 
     Attributes:
       weighted: the error weighted by confidence (plain, without confidence weighting).
@@ -65,8 +66,8 @@ def token_losses(
     """Losses of every token.
 
     Args:
-      pred, conf, target: float32 (B, V, L, P), see `MuskieOutput`; target is the patch's own pixels.
-      mask: bool (B, V, L), True = hidden.
+      pred, conf, target: float32 (..., P), see `MuskieOutput`; target is the patch's own pixels.
+      mask: bool (...), True = hidden.
       error: how a value's error is measured.
       confidence: weight errors by (c + eps), and report -log c; as published.
       normalize_targets: compare with the target patch normalised to mean 0, variance 1.
@@ -88,10 +89,14 @@ def token_losses(
     )
 
 
-def total_loss(losses: TokenLosses) -> Array:
+def total_loss(losses: TokenLosses, tokens: int | None = None) -> Array:
     """The objective: mean over masked tokens of the error + lambda * mean over all of -log c.
 
     Finite, and zero in both terms, if no token of the batch was masked.
+
+    Args:
+      losses: of all tokens, or of hidden ones alone.
+      tokens: how many there are in all, if not all have losses.
     """
     error = losses.weighted.sum() / jnp.maximum(losses.hidden.sum(), 1.0)
-    return error + REGULARISER * losses.log_confidence.mean()
+    return error + REGULARISER * losses.log_confidence.sum() / (tokens or losses.hidden.size)

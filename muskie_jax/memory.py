@@ -20,11 +20,14 @@ KEPT_BY_BLOCK = {
     # Of each layer: its input; first norm; queries, keys and values; attention's output; sum; second norm;
     # hidden layer before and after GELU. Gradients of norms, GELU and RoPE want nothing else.
     "none": 2 * (1 + 1 + 3 + 1 + 1 + 1 + 4 + 4),
-    # The block's input; of each layer queries, keys and values, attention's output, sum, hidden layer.
-    "elementwise": 1 + 2 * (3 + 1 + 1 + 4),
+    # Of each layer its input, queries, keys and values, attention's output, sum, hidden layer.
+    "elementwise": 2 * (1 + 3 + 1 + 1 + 4),
     "block": 1 + 2 * 1,  # its input, and attention's outputs
     "full": 1,  # its input
 }
+# Those of them that the last layer keeps only of patches that have places (see `Task.places`): queries,
+# attention's output, and all that comes after.
+KEPT_OF_PLACES = {"none": 1 + 1 + 1 + 1 + 4 + 4, "elementwise": 1 + 1 + 1 + 4, "block": 1, "full": 0}
 # Such arrays that hold gradients while a block is on its way back.
 GRADIENTS_OF_BLOCK = 2
 # Float32 arrays as large as the pixels when the backward pass starts: images, prediction, confidence, and
@@ -39,6 +42,7 @@ def training_memory(
     mesh: Mapping[str, int],
     prefetched: int = 2,
     batches: int = 1,
+    places: int | None = None,
 ) -> dict[str, float]:
     """Bytes on each device while the gradients of a bucket are computed, by part.
 
@@ -51,6 +55,7 @@ def training_memory(
       mesh: sizes of the axes data, fsdp and view.
       prefetched: batches that lie ready on the device besides the one in use.
       batches: of an update.
+      places: of how many patches of a group the last layer and the head compute something; None: of all.
 
     Returns:
       `parameters`, `optimizer` (two moments), `gradients` (of an update's other batches, float32),
@@ -69,9 +74,12 @@ def training_memory(
     rows, columns = bucket.grid(model.patch)
     tokens = local * (rows * columns + model.registers)
     pixels = local * bucket.height * bucket.width * CHANNELS
+    predicted = 1.0 if places is None else places / (bucket.views * rows * columns)
     array = tokens * model.width * itemsize
     kept = KEPT_BY_BLOCK[model.remat]
     again = KEPT_BY_BLOCK["none"] - kept
+    if model.remat == "elementwise":
+        again /= 2  # a layer at a time, since each has its input
     # The layer across views keeps the keys and values that it gathered, instead of the device's own.
     gathered = 2 * (mesh["view"] - 1)
     if model.remat == "none":
@@ -79,13 +87,14 @@ def training_memory(
     else:
         again += gathered
     block = array * (again + GRADIENTS_OF_BLOCK)
+    spared = (1 - predicted) * KEPT_OF_PLACES[model.remat]
     return {
         "parameters": 4 * split,
         "optimizer": 8 * split,
         "gradients": 4 * split if batches > 1 else 0.0,
         "compute copies": itemsize * kernels if copied else 0.0,
-        "activations": max(array * kept * model.depth, itemsize * split),
-        "working set": max(4 * pixels * KEPT_BY_LOSS, block),
+        "activations": max(array * (kept * model.depth - spared), itemsize * split),
+        "working set": max(4 * pixels * predicted * KEPT_BY_LOSS, block),
         "batches": pixels * (1 + prefetched),
     }
 

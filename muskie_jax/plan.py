@@ -24,6 +24,7 @@ from muskie_jax.flops import executed_flops, training_flops
 from muskie_jax.hlo import traffic
 from muskie_jax.machines import Machine, parse_machine
 from muskie_jax.memory import training_memory
+from muskie_jax.models.attention import PLATFORMS
 from muskie_jax.optim import make_optimizer
 from muskie_jax.plan_report import Plan, ProgramPlan, advice, gpu_share, report
 from muskie_jax.programs import OPTIMIZER, batch_shapes, device_bytes, training_programs
@@ -78,9 +79,9 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         if key != OPTIMIZER:
             groups = config.batch.groups * config.batch.views // key.views / group_shards(mesh)
             share = groups / mesh.shape["view"]
-            flops["model"] = share * training_flops(model, key)
-            views = mesh.shape["view"]
-            flops["executed"] = share * executed_flops(model, key, machine.chip.is_tpu, views)
+            views, places = mesh.shape["view"], task.places(key)
+            flops["model"] = share * training_flops(model, key, places)
+            flops["executed"] = share * executed_flops(model, key, machine.chip.is_tpu, views, places)
         if machine.chip.is_tpu:
             # Neither the moments nor batches that wait are arguments of a gradient program.
             has_moments = key == OPTIMIZER or OPTIMIZER not in compiled
@@ -91,7 +92,7 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             size = key if key != OPTIMIZER else max(chosen, key=lambda b: b.height * b.width)
             parts = training_memory(
                 model, size, config.batch.groups * config.batch.views // size.views, dict(mesh.shape),
-                config.data.prefetch * per_update, per_update,
+                config.data.prefetch * per_update, per_update, task.places(size),
             )  # fmt: skip
             if key == OPTIMIZER:
                 parts = {name: parts[name] for name in ("parameters", "optimizer", "gradients", "batches")}
@@ -116,7 +117,7 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         views=config.batch.views,
         steps=total_steps(config),
         utilisation=config.plan.utilisation,
-        model=model,
+        task=task,
     )
     hints = () if result.fits else advice(result, config)
     print(report(result, hints), flush=True)
@@ -149,9 +150,18 @@ def machine_devices(machine: Machine) -> Sequence[jax.Device]:
 
 def task_for(config: ConfigDict, machine: Machine, mesh: jax.sharding.Mesh) -> Task:
     """The task as it is trained on the machine. For GPUs, whose attention cannot be compiled here, the
-    plain one stands in: it is split over devices alike."""
+    plain one stands in: it is split over devices alike.
+
+    Raises:
+      UserError: for a kind of attention that the machine does not have.
+    """
     config = config.copy_and_resolve_references()
     if not machine.chip.is_tpu:
+        attention = config.model.attention
+        if PLATFORMS.get(attention, "gpu") != "gpu":
+            raise UserError(
+                f"config.model.attention={attention!r} does not run on {machine.name}: write 'auto'"
+            )
         config.model.attention = "xla"
     return make_task(config, mesh, len(config.sources))
 

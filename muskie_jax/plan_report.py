@@ -16,6 +16,7 @@ from muskie_jax.machines import GIB, Machine
 from muskie_jax.memory import training_memory
 from muskie_jax.models.muskie import CHANNELS, REMAT, Muskie
 from muskie_jax.programs import OPTIMIZER
+from muskie_jax.train_step import Task
 
 USABLE_TPU = 0.98  # of a TPU's memory; the rest is the runtime's: 15.75 of 16 GiB on v5e
 USABLE_GPU = 0.75  # of a GPU's: what JAX takes, unless XLA_PYTHON_CLIENT_MEM_FRACTION says more
@@ -78,7 +79,7 @@ class Plan:
     views: int
     steps: int
     utilisation: float
-    model: Muskie
+    task: Task
 
     @property
     def peak(self) -> float:
@@ -119,7 +120,7 @@ class Plan:
         busy = sum(p.times(self.machine)["compute"] for p in known)
         slower = sum(seconds[p.name] for p in known) / busy
         on_tpu, views = self.machine.chip.is_tpu, self.mesh["view"]
-        count = lambda bucket: executed_flops(self.model, bucket, on_tpu, views)
+        count = lambda b: executed_flops(self.task.model, b, on_tpu, views, self.task.places(b))
 
         def time(bucket: Bucket) -> float:
             if bucket in seconds:
@@ -139,7 +140,8 @@ class Plan:
 
     def days_at(self, utilisation: float) -> float:
         """Days if the model's FLOPs are done at a share of the chips' peak (MFU)."""
-        flops = self._mean(lambda b: self._flops(b, lambda c: training_flops(self.model, c)))
+        count = lambda b: training_flops(self.task.model, b, self.task.places(b))
+        flops = self._mean(lambda b: self._flops(b, count))
         return self.steps * flops / (utilisation * self.machine.chip.flops) / 86_400
 
     def as_dict(self) -> dict[str, Any]:
@@ -267,7 +269,7 @@ def report(plan: Plan, hints: tuple[str, ...]) -> str:
 
 def advice(plan: Plan, config: ConfigDict) -> tuple[str, ...]:
     """Changes that by estimate make a plan fit, the mildest first; each alone unless it says more."""
-    chips, view = plan.machine.chips, plan.mesh["view"]
+    model, chips, view = plan.task.model, plan.machine.chips, plan.mesh["view"]
     buckets = [p.name for p in plan.programs if p.name != OPTIMIZER]
     batches = len(plan.schedule.resolutions)
     prefetched = config.data.prefetch * batches
@@ -275,24 +277,28 @@ def advice(plan: Plan, config: ConfigDict) -> tuple[str, ...]:
     def peak(model: Muskie, groups: int, fsdp: int) -> float:
         mesh = {"data": chips // view // fsdp, "fsdp": fsdp, "view": view}
         split = lambda b: groups * plan.views // b.views
-        needed = lambda b: sum(training_memory(model, b, split(b), mesh, prefetched, batches).values())
+
+        def needed(b: Bucket) -> float:
+            places = plan.task.places(b)
+            return sum(training_memory(model, b, split(b), mesh, prefetched, batches, places).values())
+
         return max(map(needed, buckets))
 
     # The estimate is scaled to what the compiler found for this very config.
-    scale = plan.peak / peak(plan.model, plan.groups, plan.mesh["fsdp"])
+    scale = plan.peak / peak(model, plan.groups, plan.mesh["fsdp"])
     fits = lambda *change: scale * peak(*change) <= plan.limit
-    shards = [n for n in range(2, chips // view + 1) if (chips // view) % n == 0 and _splits(plan, n)]
+    shards = [n for n in range(2, chips // view + 1) if (chips // view) % n == 0 and _splits(model, n)]
     groups = [g for g in range(plan.groups, 0, -1) if g % (chips // view) == 0]
     policies = list(REMAT)  # from fast to small
-    policies = policies[policies.index(plan.model.remat) :]
+    policies = policies[policies.index(model.remat) :]
     now = plan.mesh["fsdp"]
     for fewer in groups:
         for fsdp in (now, *shards):
             for remat in policies:
-                if not fits(plan.model.clone(remat=remat), fewer, fsdp):
+                if not fits(model.clone(remat=remat), fewer, fsdp):
                     continue
                 changes = {
-                    "model.remat": remat if remat != plan.model.remat else None,
+                    "model.remat": remat if remat != model.remat else None,
                     "mesh.fsdp": fsdp if fsdp != now else None,
                     "batch.groups": fewer if fewer != plan.groups else None,
                 }
@@ -307,6 +313,6 @@ def advice(plan: Plan, config: ConfigDict) -> tuple[str, ...]:
     return ("No mesh of this machine holds even one group per chip: choose a larger one",)
 
 
-def _splits(plan: Plan, fsdp: int) -> bool:
+def _splits(model: Muskie, fsdp: int) -> bool:
     """Whether it divides all that is split: multiples of the width, and what comes out of the head."""
-    return math.gcd(plan.model.width, 2 * CHANNELS * plan.model.patch**2) % fsdp == 0
+    return math.gcd(model.width, 2 * CHANNELS * model.patch**2) % fsdp == 0

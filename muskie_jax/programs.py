@@ -35,7 +35,10 @@ from muskie_jax.writers import duration, tell
 
 OPTIMIZER = "optimizer"
 # What to change if memory does not suffice.
-SMALLER = "write a smaller config.batch.groups, config.model.remat='block', or a larger config.mesh.fsdp"
+SMALLER = (
+    "write a smaller config.batch.groups, config.model.remat='elementwise', 'block' or 'full', "
+    "or a larger config.mesh.fsdp"
+)
 Lower = Callable[[], jax.stages.Lowered]  # traces a program when it is called
 T = TypeVar("T")
 

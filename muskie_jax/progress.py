@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.data.buckets import Bucket
 from muskie_jax.flops import peak_flops, training_flops
-from muskie_jax.models.muskie import Muskie
+from muskie_jax.train_step import Task
 from muskie_jax.writers import duration, tell
 
 SMOOTHING = 0.2  # weight of the latest interval in the speed that the time left is reckoned from
@@ -22,19 +22,19 @@ class Progress:
     """Speeds between two progress lines, and over the whole run.
 
     Args:
-      model, device, num_devices: whose arithmetic, and on what.
+      task, device, num_devices: whose arithmetic, and on what.
       first_step, total_steps: where this run starts, and where training ends.
     """
 
     def __init__(
         self,
-        model: Muskie,
+        task: Task,
         device: jax.Device,
         num_devices: int,
         first_step: int,
         total_steps: int,
     ):
-        self.model, self.step, self.total_steps = model, first_step, total_steps
+        self.task, self.step, self.total_steps = task, first_step, total_steps
         peak = peak_flops(device)
         self.peak = peak * num_devices if peak else None
         self.mark = time.perf_counter()  # start of the interval, moved on by every pause
@@ -61,7 +61,7 @@ class Progress:
         for bucket, batch in update:
             groups = batch["mask"].shape[0]
             self.views += groups * bucket.views
-            self.flops += groups * training_flops(self.model, bucket)
+            self.flops += groups * training_flops(self.task.model, bucket, self.task.places(bucket))
 
     def interval(self, step: int) -> dict[str, float]:
         """Speeds since the last call.

@@ -33,20 +33,25 @@ class Product(NamedTuple):
     needs_input_gradient: bool = True
 
 
-def forward_products(model: Muskie, bucket: Bucket, groups: int) -> list[Product]:
-    """The matrix products of a forward pass of `groups` groups, attention's own left out."""
+def forward_products(
+    model: Muskie, bucket: Bucket, groups: int, places: int | None = None
+) -> list[Product]:
+    """The matrix products of a forward pass of `groups` groups, attention's own left out.
+
+    `places`: of how many patches the last layer and the head compute something; None means all tokens.
+    """
     grid_rows, grid_columns = bucket.grid(model.patch)
     patches = groups * bucket.views * grid_rows * grid_columns
     tokens = patches + groups * bucket.views * model.registers
     width, pixels = model.width, CHANNELS * model.patch**2
     layers = 2 * model.depth
+    rows = {tokens: layers} if places is None else {tokens: layers - 1, groups * places: 1}
+    after_attention = ((width, width), (width, 4 * width), (4 * width, width))
     return [
         Product(patches, pixels, width, 1, needs_input_gradient=False),
         Product(tokens, width, 3 * width, layers),
-        Product(tokens, width, width, layers),
-        Product(tokens, width, 4 * width, layers),
-        Product(tokens, 4 * width, width, layers),
-        Product(patches, width, 2 * pixels, 1),
+        *(Product(count, *shape, times) for count, times in rows.items() for shape in after_attention),
+        Product(patches if places is None else groups * places, width, 2 * pixels, 1),
     ]
 
 
@@ -71,23 +76,10 @@ class _Operation(NamedTuple):
     count: int
 
 
-def composed_roofline(model: Muskie, bucket: Bucket, groups: int) -> Roofline:
-    """Measures it, for a step of `groups` groups on the first device."""
-    dtype = model.dtype
-    products = []
-    for rows, inner, columns, count, needs_input_gradient in forward_products(model, bucket, groups):
-        x, kernel, y = (rows, inner), (inner, columns), (rows, columns)
-        flops = 2.0 * rows * inner * columns
-        products.append(_Operation(jnp.matmul, (x, kernel), flops, count))
-        products.append(_Operation(lambda x, dy: x.T @ dy, (x, y), flops, count))
-        if needs_input_gradient:
-            products.append(_Operation(lambda dy, kernel: dy @ kernel.T, (y, kernel), flops, count))
-    tokens = model.registers + bucket.grid(model.patch)[0] * bucket.grid(model.patch)[1]
-    attentions = [
-        _attention(model, groups * bucket.views, tokens),
-        _attention(model, groups, bucket.views * tokens),
-    ]
-    seconds = _measure([*products, *attentions], dtype)
+def composed_roofline(model: Muskie, bucket: Bucket, groups: int, places: int | None = None) -> Roofline:
+    """Measures it, for a step of `groups` groups on the first device; `places`: see `forward_products`."""
+    products, attentions = operations(model, bucket, groups, places)
+    seconds = _measure([*products, *attentions], model.dtype)
     total = lambda operations, times: sum(op.count * t for op, t in zip(operations, times))
     split = len(products)
     return Roofline(
@@ -98,17 +90,39 @@ def composed_roofline(model: Muskie, bucket: Bucket, groups: int) -> Roofline:
     )
 
 
-def _attention(model: Muskie, sequences: int, length: int) -> _Operation:
+def operations(
+    model: Muskie, bucket: Bucket, groups: int, places: int | None
+) -> tuple[list[_Operation], list[_Operation]]:
+    """The matrix products and the attentions of a training step, forward and backward."""
+    products = []
+    for product in forward_products(model, bucket, groups, places):
+        rows, inner, columns, count, needs_input_gradient = product
+        x, kernel, y = (rows, inner), (inner, columns), (rows, columns)
+        flops = 2.0 * rows * inner * columns
+        products.append(_Operation(jnp.matmul, (x, kernel), flops, count))
+        products.append(_Operation(lambda x, dy: x.T @ dy, (x, y), flops, count))
+        if needs_input_gradient:
+            products.append(_Operation(lambda dy, kernel: dy @ kernel.T, (y, kernel), flops, count))
+    tokens = model.registers + bucket.grid(model.patch)[0] * bucket.grid(model.patch)[1]
+    group = bucket.views * tokens
+    queries = {group: model.depth} if places is None else {group: model.depth - 1, places: 1}
+    inside = _attention(model, groups * bucket.views, tokens, tokens, model.depth)
+    across = [_attention(model, groups, count, group, times) for count, times in queries.items()]
+    return products, [inside, *across]
+
+
+def _attention(model: Muskie, sequences: int, queries: int, keys: int, count: int) -> _Operation:
     """Attention of one layer, forward and backward: 2 products forward, 5 back (weights again)."""
     attend = Attention(model.attention.implementation)
-    shape = (sequences, 1, length, model.heads, model.width // model.heads)
+    head_size = model.width // model.heads
+    of_queries, of_keys = ((sequences, 1, n, model.heads, head_size) for n in (queries, keys))
 
     def both(query, key, value, gradient):
         out, pull = jax.vjp(lambda *qkv: attend(*qkv, across_views=False), query, key, value)
         return out, pull(gradient)
 
-    flops = 7 * 2.0 * sequences * length**2 * model.width
-    return _Operation(both, [shape] * 4, flops, model.depth)
+    flops = 7 * 2.0 * sequences * queries * keys * model.width
+    return _Operation(both, [of_queries, of_keys, of_keys, of_queries], flops, count)
 
 
 def _measure(operations: Sequence[_Operation], dtype: jnp.dtype) -> list[float]:

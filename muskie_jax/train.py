@@ -103,7 +103,7 @@ def train(
     # Metrics are read some updates late, all at reports; a checkpoint is the state between two updates.
     pipeline = Pipeline(sampler, place.rows, config.data.workers, config.data.threads)
     writers = Writers(workdir, first_step, config.log.tensorboard)
-    progress = Progress(model, mesh.devices.flat[0], mesh.size, first_step, total_steps)
+    progress = Progress(task, mesh.devices.flat[0], mesh.size, first_step, total_steps)
     learning_rate = jax.jit(learning_rate_schedule(config))  # else a program for each of its parts
     metrics = MetricsQueue()
     place_update = lambda update: [(bucket, place(bucket, batch)) for bucket, batch in update]

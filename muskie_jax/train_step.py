@@ -6,6 +6,7 @@ one batch, `update_at_once`.
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import flax
@@ -16,15 +17,20 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from muskie_jax.data.buckets import Bucket
 from muskie_jax.errors import UserError
 from muskie_jax.losses import TokenLosses, token_losses, total_loss
+from muskie_jax.masking import MaskOptions, most_hidden
 from muskie_jax.metrics import Mean
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import Muskie, MuskieOutput, build_model, patchify
+from muskie_jax.models.picking import take
 from muskie_jax.sharding import state_sharding
 
 Batch = dict[str, Array]
 Params = dict[str, Any]
+
+PLACES_MULTIPLE = 64  # places for hidden patches: cuDNN does not take any number of queries
 
 
 @flax.struct.dataclass
@@ -47,11 +53,32 @@ class LossOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What an update computes: the model, its loss, and from how many sources groups come."""
+    """What an update computes.
+
+    Attributes:
+      model, loss: the network, and what it is to make small.
+      num_sources: that groups come from.
+      masks: how masks are drawn; None if nothing is known of them.
+    """
 
     model: Muskie
     loss: LossOptions
     num_sources: int
+    masks: MaskOptions | None = None
+
+    def places(self, bucket: Bucket) -> int | None:
+        """The number of patches of a group, K, that the last layer and the head compute.
+
+        Hidden patches are all that the loss looks at, so K is the most that masks can hide, rounded up.
+        None where all patches are computed: if K is no less; with scanned blocks, which are all alike; and
+        where devices share the views of a group, some of which are whole.
+        """
+        if self.masks is None or self.model.scan_blocks or self.model.attention.shards[1] > 1:
+            return None
+        rows, columns = grid = bucket.grid(self.model.patch)
+        hidden = most_hidden(bucket.views, grid, self.masks)
+        places = math.ceil(hidden / PLACES_MULTIPLE) * PLACES_MULTIPLE
+        return places if places < bucket.views * rows * columns else None
 
 
 def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
@@ -64,7 +91,7 @@ def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
         model = build_model(**config.model, mesh=mesh)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from error
-    return Task(model, LossOptions(**config.loss), num_sources)
+    return Task(model, LossOptions(**config.loss), num_sources, MaskOptions(**config.mask))
 
 
 def _make_state(model: Muskie, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
@@ -93,13 +120,39 @@ def init_state(model: Muskie, optimizer: optax.GradientTransformation, seed: int
     return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
 
 
+def to_float(images: Array) -> Array:
+    """uint8 -> float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
 def reconstruct(task: Task, params: Params, batch: Batch) -> tuple[Array, MuskieOutput, TokenLosses]:
     """Views of a batch, float32 in [-1, 1]; the network's output; every token's losses."""
-    images = batch["images"].astype(jnp.float32) / 127.5 - 1.0
+    images = to_float(batch["images"])
     output = task.model.apply({"params": params}, images, batch["mask"])
     target = patchify(images, task.model.patch)
     losses = token_losses(output.pred, output.conf, target, batch["mask"], **dataclasses.asdict(task.loss))
     return images, output, losses
+
+
+def hidden_losses(task: Task, params: Params, batch: Batch) -> TokenLosses:
+    """Losses of a batch's hidden patches: (B, K), see `Task.places`, or where that is None (B, V, L).
+
+    NaN, and with them the batch's loss, for a group that has more hidden patches than places: its masks
+    were not drawn as the task says.
+    """
+    groups, views, height, width, _ = batch["images"].shape
+    places = task.places(Bucket(height, width, views))
+    if places is None:
+        return reconstruct(task, params, batch)[2]
+    images, mask = to_float(batch["images"]), batch["mask"]
+    pred, conf, picked = task.model.apply(
+        {"params": params}, images, mask, places, method=Muskie.predict_hidden
+    )
+    patches = patchify(images, task.model.patch)
+    target = take(patches.reshape(groups, -1, patches.shape[-1]), picked)
+    losses = token_losses(pred, conf, target, picked.is_filled, **dataclasses.asdict(task.loss))
+    too_many = jnp.count_nonzero(mask, axis=(1, 2))[:, None] > places
+    return jax.tree.map(lambda x: jnp.where(too_many, jnp.nan, x), losses)
 
 
 def accumulate_gradients(
@@ -118,21 +171,21 @@ def accumulate_gradients(
     """
 
     def objective(params):
-        _, _, losses = reconstruct(task, params, batch)
-        return total_loss(losses), losses
+        losses = hidden_losses(task, params, batch)
+        return total_loss(losses, batch["mask"].size), losses
 
     (loss, losses), new = jax.value_and_grad(objective, has_aux=True)(params)
     new = jax.tree.map(lambda g: share * g, new)
     gradients = new if gradients is None else jax.tree.map(jnp.add, gradients, new)
-    hidden = losses.hidden.sum((1, 2))
-    per_group = losses.weighted.sum((1, 2)) / jnp.maximum(hidden, 1.0)
+    hidden, weighted = (x.reshape(len(x), -1).sum(1) for x in (losses.hidden, losses.weighted))
+    per_group = weighted / jnp.maximum(hidden, 1.0)
     by_source = functools.partial(
         jax.ops.segment_sum, segment_ids=batch["source"], num_segments=task.num_sources
     )
     metrics = {
         "loss": Mean.of(loss),
         "mse": Mean(losses.squared.sum(), losses.hidden.sum()),
-        "conf_reg": Mean.of(losses.log_confidence.mean()),
+        "conf_reg": Mean.of(losses.log_confidence.sum() / batch["mask"].size),
         "source_loss": Mean(by_source(per_group), by_source((hidden > 0).astype(jnp.float32))),
     }
     return gradients, metrics

@@ -15,8 +15,9 @@ from muskie_jax.data.buckets import Bucket
 from muskie_jax.errors import UserError
 from muskie_jax.flops import forward_flops
 from muskie_jax.models.muskie import build_model
-from muskie_jax.roofline import Roofline, best_time, forward_products
+from muskie_jax.roofline import Roofline, best_time, forward_products, operations
 from muskie_jax.sharding import make_mesh
+from muskie_jax.train_step import LossOptions, Task
 
 PATH = pathlib.Path(__file__).parent.parent / "configs" / "benchmark.py"
 
@@ -26,14 +27,19 @@ def load(arg):
 
 
 @pytest.mark.parametrize("variant, bucket", [("base", Bucket(224, 224, 8)), ("huge", Bucket(512, 288, 2))])
-def test_products_and_attention_are_all_the_arithmetic(variant, bucket):
+@pytest.mark.parametrize("places", [None, 320])
+def test_products_and_attention_are_all_the_arithmetic(variant, bucket, places):
     model, groups = build_model(variant), 3
-    products = forward_products(model, bucket, groups)
+    products = forward_products(model, bucket, groups, places)
     counted = sum(2 * p.rows * p.inner * p.columns * p.count for p in products)
-    tokens = 4 + bucket.height * bucket.width // 256
-    pairs = bucket.views * tokens**2 + (bucket.views * tokens) ** 2  # inside views, and across them
-    counted += groups * model.depth * 4 * pairs * model.width
-    assert counted == pytest.approx(groups * forward_flops(model, bucket), rel=1e-9)
+    timed, attentions = operations(model, bucket, groups, places)
+    embedding = products[0]  # images have no gradient
+    backward = 2 * counted - 2 * embedding.rows * embedding.inner * embedding.columns
+    assert sum(op.flops * op.count for op in timed) == pytest.approx(counted + backward, rel=1e-9)
+    counted += (
+        sum(op.flops * op.count for op in attentions) * 2 / 7
+    )  # two of the seven products are forward
+    assert counted == pytest.approx(groups * forward_flops(model, bucket, places), rel=1e-9)
 
 
 def test_time_is_the_best_of_several_repeats_per_call():
@@ -64,18 +70,18 @@ def test_cases_at_toy_size(tmp_path):
 def test_roofline_is_of_one_devices_groups(monkeypatch):
     measured = []
 
-    def measure(model, bucket, groups):
+    def measure(model, bucket, groups, places):
         measured.append(groups)
         if groups > 3:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return Roofline(groups, 1.0, 1.0, 1.0)
 
     monkeypatch.setattr(job, "composed_roofline", measure)
-    model, bucket, known = build_model("nano"), Bucket(32, 32, 8), {}
+    task, bucket, known = Task(build_model("nano"), LossOptions(), 1), Bucket(32, 32, 8), {}
 
     def of(groups, **axes):
         mesh = make_mesh({"data": 1, "fsdp": 1, "view": 1} | axes, jax.devices()[:4])
-        return device_roofline(model, bucket, groups, mesh, known)
+        return device_roofline(task, bucket, groups, mesh, known)
 
     assert of(4, data=4).product_seconds == 1
     assert of(12, data=2, fsdp=2).product_seconds == 3 and of(12, fsdp=4) is of(12, data=4)
@@ -113,7 +119,7 @@ def toy_steps(monkeypatch):
 
     monkeypatch.setattr(job, "Programs", NothingCompiled)
     monkeypatch.setattr(job, "init_state", lambda *arguments: None)
-    monkeypatch.setattr(job, "random_batch", lambda shapes: shapes["images"].shape[0])  # groups
+    monkeypatch.setattr(job, "random_batch", lambda shapes, *_: shapes["images"].shape[0])  # groups
     monkeypatch.setattr(job, "time_updates", time_updates)
     monkeypatch.setattr(job, "composed_roofline", lambda *arguments: Roofline(0.5, 1.0, 0.25, 1.0))
 

@@ -151,6 +151,18 @@ def test_executed_flops_are_more_than_the_model_s():
     assert executed_flops(LARGE, BUCKET, True) > 1.2 * executed_flops(LARGE, BUCKET, False)
 
 
+def test_patches_that_are_not_computed_are_not_executed():
+    model, places = build_model("large", dtype="bfloat16"), 1024
+    tokens = 8 * (4 + 196)
+    spared = training_flops(model, BUCKET) - training_flops(model, BUCKET, places)
+    # Fused attention computes the weights again in its backward pass: a seventh product.
+    attention = 4 * model.width * (tokens - places) * tokens
+    executed = executed_flops(model, BUCKET, False) - executed_flops(model, BUCKET, False, places=places)
+    assert executed == pytest.approx(spared + attention / 2, rel=1e-9)
+    on_tpu = executed_flops(model, BUCKET, True) - executed_flops(model, BUCKET, True, places=places)
+    assert on_tpu > executed
+
+
 PLAN = ["--config", "configs/plan.py:quickstart"]
 
 
@@ -184,6 +196,11 @@ def test_a_plan_from_the_command_line(tmp_path, machine):
         ([*PLAN, "--config.plan.machine=v5e:3x5"], "v5e:3x5"),
         ([*PLAN, "--config.plan.buckets=64x64x8"], "did you mean '64x64x4'"),
         (["--config", "configs/plan.py:muskie_large", "--config.plan.machine=v5e:16x16"], "write 256"),
+        ([*PLAN, "--config.plan.machine=h100:16"], "h100:8 at most"),
+        (
+            [*PLAN, "--config.plan.machine=h100:8", "--config.model.attention=splash"],
+            "does not run on h100:8",
+        ),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, arguments, expected):

@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from muskie_jax.models.attention import Attention, attention_map
 from muskie_jax.models.normalization import LayerNorm, gelu
+from muskie_jax.models.picking import Picked, take
 from muskie_jax.models.rope import RotationTable, rotate
 
 kernel_init = nn.initializers.xavier_uniform()
@@ -35,20 +36,24 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, rotation: RotationTable, return_map: bool = False
+        self, x: Array, rotation: RotationTable, return_map: bool = False, picked: Picked | None = None
     ) -> tuple[Array, Array | None]:
         """x (B, V*T, d) -> (B, V*T, d) and, if asked for, the head-averaged attention weights.
 
         `rotation` is the table of one view's T tokens. The weights are float32 (B, V, T, V, T)
-        across views and (B, V, T, T) inside a view.
+        across views and (B, V, T, T) inside a view. Across views, `picked` are the only tokens that
+        attend to others: then the result is (B, K, d), and there are no weights.
         """
         batch, _, width = x.shape
         tokens = len(rotation[0])
         qkv = dense(3 * width, self.dtype, "qkv")(x)
         qkv = qkv.reshape(batch, -1, tokens, 3, self.heads, width // self.heads)
-        query, key, value = (checkpoint_name(x, "qkv") for x in rotate(qkv, rotation))
+        query, key, value = rotate(qkv, rotation)
+        if picked is not None:
+            query = take(query.reshape(batch, -1, *query.shape[3:]), picked)[:, None]
+        query, key, value = (checkpoint_name(x, "qkv") for x in (query, key, value))
         out = self.attend(query, key, value, self.across_views)
-        out = dense(width, self.dtype, "proj")(out.reshape(x.shape))
+        out = dense(width, self.dtype, "proj")(out.reshape(batch, -1, width))
         return out, self._map(query, key) if return_map else None
 
     def _map(self, query: Array, key: Array) -> Array:
@@ -85,15 +90,15 @@ class TransformerLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, rotation: RotationTable, return_map: bool = False
+        self, x: Array, rotation: RotationTable, return_map: bool = False, picked: Picked | None = None
     ) -> tuple[Array, Array | None]:
-        views = (x.shape[0], -1, len(rotation[0]), x.shape[-1])
-        # Norms see views as an axis of their own, since a mesh may split them.
-        norm = lambda x, name: LayerNorm(self.dtype, name=name)(x.reshape(views)).reshape(x.shape)
+        norm = lambda x, name: LayerNorm(self.dtype, self.attend.shards, name=name)(x)
         attention = SelfAttention(self.heads, self.across_views, self.dtype, self.attend, name="attention")
-        mixed, weights = attention(norm(x, "norm1"), rotation, return_map)
+        mixed, weights = attention(norm(x, "norm1"), rotation, return_map, picked)
+        if picked is not None:
+            x = take(x, picked)
         x = checkpoint_name(x + mixed, "mixed")
-        x = x + MLP(self.dtype, name="mlp")(norm(x, "norm2"))
+        x = checkpoint_name(x + MLP(self.dtype, name="mlp")(norm(x, "norm2")), "mixed")
         return x, weights
 
 
@@ -106,11 +111,14 @@ class AlternatingBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, rotation: RotationTable, return_map: bool = False
+        self, x: Array, rotation: RotationTable, return_map: bool = False, picked: Picked | None = None
     ) -> tuple[Array, Array | None]:
-        """x (B, V*T, d) -> (B, V*T, d) and the global half's attention weights, if asked for."""
+        """x (B, V*T, d) -> (B, V*T, d) and the global half's attention weights, if asked for.
+
+        With `picked`, only those tokens: (B, K, d).
+        """
         layer = lambda across, name: TransformerLayer(
             self.heads, across, self.dtype, self.attend, name=name
         )
         x, _ = layer(False, "frame")(x, rotation)
-        return layer(True, "global")(x, rotation, return_map)
+        return layer(True, "global")(x, rotation, return_map, picked)

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from muskie_jax.models.attention import ATTENTION, Attention, keep_only
 from muskie_jax.models.layers import PRODUCTS, AlternatingBlock, kernel_init
 from muskie_jax.models.normalization import LayerNorm
+from muskie_jax.models.picking import Picked, pick
 from muskie_jax.models.rope import patch_positions, rotation_table
 
 CHANNELS = 3
@@ -128,7 +129,7 @@ class Muskie(nn.Module):
             shape = (self.max_views, self.width)
             self.view_embedding = self.param("view_embedding", normal(0.02), shape)
         self.blocks = [self._block(name=f"block_{i}") for i in range(self.depth)]
-        self.norm = LayerNorm(self.dtype)
+        self.norm = LayerNorm(self.dtype, self.attention.shards)
         self.head = nn.Dense(2 * CHANNELS * self.patch**2, dtype=self.dtype, kernel_init=kernel_init)
 
     def _block(self, **kwargs) -> AlternatingBlock:
@@ -159,9 +160,28 @@ class Muskie(nn.Module):
             raise ValueError("these parameters have no reconstruction head: write method='features'")
         x = self.embed(images, mask)
         x, tokens, maps = self.run_blocks(x, images.shape[2:4], return_tokens, return_attention)
-        x = _over_views(self.head, self.norm(x[:, :, self.registers :])).astype(jnp.float32)
-        pred, logit = jnp.split(x, 2, axis=-1)
-        return MuskieOutput(pred, nn.sigmoid(logit), tokens, maps)
+        pred, conf = _halves(_over_views(self.head, self.norm(x[:, :, self.registers :])))
+        return MuskieOutput(pred, conf, tokens, maps)
+
+    def predict_hidden(self, images: Array, mask: Array, places: int) -> tuple[Array, Array, Picked]:
+        """`pred` and `conf` of hidden patches alone, (B, K, p*p*3), and which patches they are.
+
+        The last layer computes nothing else.
+
+        Args:
+          images, mask: as of `__call__`.
+          places: K, room for the hidden patches of a group; those too many are left out.
+
+        Returns:
+          `pred` and `conf` as in `MuskieOutput`, where places are left over as well; and the patches,
+          of a group's V*L.
+        """
+        x = self.embed(images, mask)
+        hidden = jnp.pad(mask, ((0, 0), (0, 0), (self.registers, 0))).reshape(len(x), -1)
+        x, _, _ = self.run_blocks(x, images.shape[2:4], False, False, pick(hidden, places))
+        pred, conf = _halves(self.head(self.norm(x)))
+        # Registers are tokens, too, but no patches.
+        return pred, conf, pick(mask.reshape(len(x), -1), places)
 
     def features(self, images: Array, mask: Array | None = None) -> tuple[Array, ...]:
         """Patch tokens after every block, (B, V, L, d) each, without a final norm."""
@@ -193,9 +213,17 @@ class Muskie(nn.Module):
         return x
 
     def run_blocks(
-        self, x: Array, image_size: tuple[int, int], return_tokens: bool, return_attention: bool
+        self,
+        x: Array,
+        image_size: tuple[int, int],
+        return_tokens: bool,
+        return_attention: bool,
+        picked: Picked | None = None,
     ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
-        """Tokens (B, V, T, d) through all blocks; also what `return_*` asks for, registers removed."""
+        """Tokens (B, V, T, d) through all blocks; also what `return_*` asks for, registers removed.
+
+        With `picked`, which goes without the others, only those tokens come out: (B, K, d).
+        """
         grid = (image_size[0] // self.patch, image_size[1] // self.patch)
         positions = patch_positions(grid, self.registers)
         rotation = rotation_table(positions, self.width // self.heads)
@@ -209,16 +237,17 @@ class Muskie(nn.Module):
             )
 
         # Parameters are made by the unrolled blocks, whichever way they are used later.
-        if self.scan_blocks and not self.is_initializing():
+        if self.scan_blocks and picked is None and not self.is_initializing():
             x, (tokens, maps) = self._scan(x, rotation, return_attention, collect)
             unstack = lambda y: tuple(y[i] for i in range(self.depth)) if y is not None else ()
             return x.reshape(shape), unstack(tokens), unstack(maps)
         collected = []
-        for block in self.blocks:
-            x, weights = block(x, rotation, return_attention)
+        for number, block in enumerate(self.blocks, 1):
+            x, weights = block(x, rotation, return_attention, picked if number == self.depth else None)
             collected.append(collect(x, weights))
         tokens, maps = zip(*collected)
-        return x.reshape(shape), tokens if return_tokens else (), maps if return_attention else ()
+        x = x.reshape(shape) if picked is None else x
+        return x, tokens if return_tokens else (), maps if return_attention else ()
 
     def _scan(self, x, rotation, return_attention, collect):
         """The blocks as one loop: their parameters are stacked here, along a new leading axis."""
@@ -231,6 +260,12 @@ class Muskie(nn.Module):
             return x, collect(x, weights)
 
         return jax.lax.scan(body, x, stacked)
+
+
+def _halves(x: Array) -> tuple[Array, Array]:
+    """What comes out of the head -> prediction and confidence, float32."""
+    pred, logit = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return pred, nn.sigmoid(logit)
 
 
 def _over_views(dense: nn.Dense, x: Array) -> Array:

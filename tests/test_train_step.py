@@ -1,0 +1,102 @@
+"""What an update computes: only what the loss needs, and the same as if it computed all."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muskie_jax import train_step
+from muskie_jax.config import default_config
+from muskie_jax.data.buckets import Bucket
+from muskie_jax.masking import MaskOptions, group_masks
+from muskie_jax.models.attention import Attention
+from muskie_jax.models.muskie import build_model
+from muskie_jax.sharding import make_mesh
+from muskie_jax.train_step import LossOptions, Task, accumulate_gradients, make_task
+
+BUCKET = Bucket(48, 64, 4)
+MASKS = MaskOptions((("random", 0.8), ("rectangle", 0.5)), None)
+GROUPS = 5
+
+
+@pytest.fixture
+def few_places(monkeypatch):
+    """Places in so small numbers that they matter to small images."""
+    monkeypatch.setattr(train_step, "PLACES_MULTIPLE", 4)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    masks = group_masks(rng, GROUPS, BUCKET.views, BUCKET.grid(16), MASKS)
+    masks[1] = False  # nothing is hidden of a group
+    return {
+        "images": rng.integers(0, 256, (GROUPS, BUCKET.views, 48, 64, 3), np.uint8),
+        "mask": masks,
+        "source": np.array([0, 1, 1, 2, 0], np.int32),
+    }
+
+
+@pytest.fixture(scope="module")
+def params():
+    init = jax.jit(build_model("nano").init)
+    params = init(jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))["params"]
+    draw = lambda x: x + 0.05 * jax.random.normal(jax.random.key(x.size), x.shape)
+    return jax.tree.map(draw, params)
+
+
+def gradients(task, params, batch):
+    step = lambda params, batch: accumulate_gradients(params, None, batch, task=task, share=1.0)
+    return jax.jit(step)(params, batch)
+
+
+@pytest.mark.parametrize(
+    "loss", [LossOptions(), LossOptions("smooth_l1", confidence=False, normalize_targets=True)]
+)
+def test_an_update_is_the_same_if_only_hidden_patches_are_computed(few_places, params, batch, loss):
+    task = Task(build_model("nano"), loss, 3, MASKS)
+    assert task.places(BUCKET) == 32  # 3 views, 10 of 12 patches each, in fours; of 48
+    ours, measured = gradients(task, params, batch)
+    expected, all_measured = gradients(dataclasses.replace(task, masks=None), params, batch)
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-5 * max(1e-3, np.abs(other).max()))
+    assert measured.keys() == all_measured.keys()
+    for name in measured:
+        np.testing.assert_allclose(
+            measured[name].compute(), all_measured[name].compute(), rtol=1e-5, err_msg=name
+        )
+
+
+def test_masks_drawn_otherwise_do_not_go_unnoticed(few_places, params, batch):
+    task = Task(build_model("nano"), LossOptions(), 3, MASKS)
+    mask = batch["mask"].copy()
+    mask[3] = np.arange(48).reshape(4, 12) < 32  # as many as there are places
+    ours, full = gradients(task, params, batch | {"mask": mask})[1]["loss"], batch | {"mask": mask}
+    expected = gradients(dataclasses.replace(task, masks=None), params, full)[1]["loss"]
+    assert float(ours.compute()) == pytest.approx(float(expected.compute()), rel=1e-6)
+    mask[3].flat[32] = True  # one more
+    assert np.isnan(gradients(task, params, batch | {"mask": mask})[1]["loss"].compute())
+
+
+@pytest.mark.parametrize("num_reference, places", [(None, 384), (0, None), (1, 448), (6, 128)])
+def test_places_are_for_the_masks_of_the_config(num_reference, places):
+    config = default_config()
+    config.mask.update(modes=[["random", 0.9]], num_reference=num_reference)
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    assert make_task(config, mesh, 1).places(Bucket(128, 128, 8)) == places  # of 512
+
+
+def test_all_patches_are_computed_where_nothing_would_be_spared_or_parts_are_alike(few_places, monkeypatch):
+    task = Task(build_model("nano"), LossOptions(), 1, MASKS)
+    change = lambda **options: dataclasses.replace(task, model=task.model.clone(**options))
+    split = make_mesh({"data": 2, "fsdp": 1, "view": 2}, jax.devices()[:4])
+    groups = make_mesh({"data": 2, "fsdp": 2, "view": 1}, jax.devices()[:4])
+    assert change(scan_blocks=True).places(BUCKET) is None
+    assert change(attention=Attention("xla", split)).places(BUCKET) is None
+    assert change(attention=Attention("xla", groups)).places(BUCKET) == 32
+    assert task.places(BUCKET._replace(views=1)) is None  # 10 of 12, in fours: all
+    assert task.places(BUCKET._replace(views=2)) == 20
+    monkeypatch.undo()
+    assert task.places(BUCKET) is None and task.places(Bucket(224, 224, 8)) == 960

@@ -10,7 +10,7 @@ It takes about ten minutes, during which the machine should have nothing else to
 that feed one GPU; step times are of an H100 (docs/speed.md), for another GPU write those that
 configs/benchmark.py prints there:
 
-    --config.benchmark_data.steps='(("base", 224, 12.6), ("base", 512, 91.1))'
+    --config.benchmark_data.steps='(("base", 224, 12.6), ("base", 512, 89.4))'
 
 To see what it prints: configs/benchmark_data.py:quick.
 """

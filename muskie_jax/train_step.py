@@ -23,7 +23,7 @@ from muskie_jax.losses import TokenLosses, token_losses, total_loss
 from muskie_jax.masking import MaskOptions, most_hidden
 from muskie_jax.metrics import Mean
 from muskie_jax.models.attention import Attention
-from muskie_jax.models.muskie import Muskie, MuskieOutput, build_model, patchify
+from muskie_jax.models.muskie import Muskie, MuskieOutput, build_model, patchify, to_float
 from muskie_jax.models.picking import take
 from muskie_jax.sharding import state_sharding
 
@@ -118,11 +118,6 @@ def init_state(model: Muskie, optimizer: optax.GradientTransformation, seed: int
     make = functools.partial(_make_state, model, optimizer)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
-
-
-def to_float(images: Array) -> Array:
-    """uint8 -> float32 in [-1, 1]."""
-    return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def reconstruct(task: Task, params: Params, batch: Batch) -> tuple[Array, MuskieOutput, TokenLosses]:

@@ -36,9 +36,7 @@ def test_products_and_attention_are_all_the_arithmetic(variant, bucket, places):
     embedding = products[0]  # images have no gradient
     backward = 2 * counted - 2 * embedding.rows * embedding.inner * embedding.columns
     assert sum(op.flops * op.count for op in timed) == pytest.approx(counted + backward, rel=1e-9)
-    counted += (
-        sum(op.flops * op.count for op in attentions) * 2 / 7
-    )  # two of the seven products are forward
+    counted += 2 / 7 * sum(op.flops * op.count for op in attentions)  # two of seven products are forward
     assert counted == pytest.approx(groups * forward_flops(model, bucket, places), rel=1e-9)
 
 

@@ -133,9 +133,8 @@ def ten_steps(root, workdir, devices, **source):
 
 
 def test_every_mesh_gives_the_same_curve(photo_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        train_step, "PLACES_MULTIPLE", 2
-    )  # 18 of 24 patches, but all where views are shared
+    # Of 24 patches 18 are computed, but all where devices share views.
+    monkeypatch.setattr(train_step, "PLACES_MULTIPLE", 2)
     expected, alone = ten_steps(photo_folder, tmp_path / "1", 1)
     assert expected.shape == (10, 3) and expected[-1, 0] < expected[0, 0]
     for devices in (2, 4, 8):

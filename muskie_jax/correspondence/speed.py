@@ -21,7 +21,7 @@ from muskie_jax.correspondence.scores import Scores, truth_of
 from muskie_jax.data.posed import PosedViews
 from muskie_jax.evaluators.correspondence import Predictions, Question, judge, predictors, read_traces
 from muskie_jax.evaluators.subjects import MuskieSubject, Traces
-from muskie_jax.models.muskie import VARIANTS, build_model
+from muskie_jax.models.muskie import VARIANTS, build_model, to_float
 from muskie_jax.roofline import best_time
 
 VARIANT = flags.DEFINE_enum("variant", "base", list(VARIANTS), "Of the network.")
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
         model = build_model(VARIANT.value, dtype=DTYPE.value)
         params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))["params"]
         subject = MuskieSubject(VARIANT.value, model, None)
-        images = jnp.asarray(views.images[None], jnp.float32) / 127.5 - 1
+        images = to_float(jnp.asarray(views.images[None]))
         network = jax.jit(
             lambda params, images: jax.tree.map(lambda x: x[0], subject.traces(params, images))
         )

@@ -23,6 +23,7 @@ from muskie_jax.errors import UserError
 from muskie_jax.evaluators.loading import load_in_order
 from muskie_jax.evaluators.results import Figure, Row, Setting
 from muskie_jax.evaluators.subjects import STILL, Subject, Traces
+from muskie_jax.models.muskie import to_float
 from muskie_jax.viz.features import pca_colours
 from muskie_jax.viz.tracks import track_picture
 from muskie_jax.viz.view_sheet import view_sheet
@@ -220,7 +221,7 @@ def predict(
     """
 
     def one_group(params, images, points):
-        traces = subject.traces(params, images.astype(jnp.float32) / 127.5 - 1)
+        traces = subject.traces(params, to_float(images))
         traces = Traces(*(tuple(x[0] for x in part) for part in traces))
         said = read_traces(traces, points[0].astype(jnp.float32), size, len(images[0]), layers, protocols)
         kept = [x for number, x in enumerate(traces.features, 1) if not layers or number in layers]

@@ -36,7 +36,7 @@ from muskie_jax.evaluators.subjects import MUSKIE, Subject
 from muskie_jax.masking import MODES, hidden_count
 from muskie_jax.metrics import Mean
 from muskie_jax.models.attention import Attention
-from muskie_jax.models.muskie import Muskie, patchify, unpatchify
+from muskie_jax.models.muskie import Muskie, patchify, to_float, unpatchify
 from muskie_jax.sharding import group_shards, local_rows, put_batch
 from muskie_jax.viz.reconstruction import reconstruction_sheet
 
@@ -284,7 +284,7 @@ def _measure(
       float32 (2, B), sums over the target's hidden patches of the squared error and of the baseline's;
       and of the first groups images, mask, prediction and confidence, see `reconstruction_sheet`.
     """
-    images, mask = batch["images"].astype(jnp.float32) / 127.5 - 1.0, batch["mask"]
+    images, mask = to_float(batch["images"]), batch["mask"]
     output = model.apply({"params": params}, images, mask)
     alone = lambda x: jax.lax.dynamic_slice_in_dim(x, target, 1, axis=1)  # (B, V, ...) -> (B, 1, ...)
     errors = jnp.square(alone(output.pred) - patchify(alone(images), model.patch)).mean(-1)

@@ -72,6 +72,11 @@ class MuskieOutput:
     attention: tuple[Array, ...] = ()
 
 
+def to_float(images: Array) -> Array:
+    """Pixels, uint8, as the network takes them: float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
 def patchify(images: Array, patch: int) -> Array:
     """(..., H, W, C) -> (..., L, C*p*p): patches in row-major order, channel slowest inside each."""
     *lead, height, width, channels = images.shape

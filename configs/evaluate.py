@@ -1,7 +1,7 @@
 r"""How well networks find the points of one view in others, and reconstruct what is hidden, side by side.
 
     python -m muskie_jax.main --config configs/evaluate.py --workdir runs/evaluation \
-        --config.sweep.models="('runs/rooms', 'untrained', 'still', 'patches')"
+        --config.evaluate.models="('runs/rooms', 'untrained', 'still', 'patches')"
 
 As it is, on a dozen rooms of the synthetic world, whose geometry is exact; it needs no data, and takes a
 small network a minute on two CPU cores. On your own views with depth and cameras (docs/evaluation.md says
@@ -33,18 +33,18 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise ValueError(f"configs/evaluate.py:{arg}: there is {', '.join((PHOTOS, *READERS))}")
     config = default_config()
     config.job = "evaluate"
-    config.sweep.models = ("untrained:small", "still", "patches")  # beside these, yours
+    config.evaluate.models = ("untrained:small", "still", "patches")  # beside these, yours
     if not arg:
         config.posed.rooms = posed("synthetic", groups=12)
-        config.sweep.sizes = ((128, 128),)
-        config.sweep.reconstruction.groups = 12
+        config.evaluate.sizes = ((128, 128),)
+        config.evaluate.reconstruction.groups = 12
         return config
     if arg == PHOTOS:
         config.sources.photos = folder(holdout=0.0)
-        config.sweep.evaluators = ("reconstruction",)
-        config.sweep.sizes = ((224, 224),)
+        config.evaluate.evaluators = ("reconstruction",)
+        config.evaluate.sizes = ((224, 224),)
         return config
     name = arg if arg in SIZES else "yours"
     config.posed[name] = posed(arg)
-    config.sweep.sizes = (SIZES.get(arg, (480, 640)),)
+    config.evaluate.sizes = (SIZES.get(arg, (480, 640)),)
     return config

@@ -126,7 +126,7 @@ done
 runs=${workdir//\\/\\\\} # as Python reads it
 models="(\"${runs//\"/\\\"}/*\", \"untrained\", \"still\", \"patches\")"
 say "To evaluate them: $(quote "${TRAINER[@]}" --config configs/evaluate.py --workdir "$workdir/evaluation" \
-  "--config.sweep.models=$models")"
+  "--config.evaluate.models=$models")"
 if [ "${#failed[@]}" -gt 0 ]; then
   echo "error: not complete: ${failed[*]} (what went wrong is said above)" >&2
   exit 1

@@ -13,10 +13,17 @@ from ml_collections import ConfigDict, config_dict
 from muskie_jax import losses, masking
 from muskie_jax.checks import check_keys, is_pair, nearest_size, one_of, require
 from muskie_jax.data.posed.settings import check_posed, posed
+from muskie_jax.data.source_settings import (
+    check_sources,
+    dataset,
+    folder,
+    packed,
+    published_sources,
+    synthetic,
+)
 from muskie_jax.errors import UserError
+from muskie_jax.evaluators.settings import check_evaluate, default_evaluate
 from muskie_jax.models import attention, muskie
-from muskie_jax.source_settings import check_sources, dataset, folder, packed, published_sources, synthetic
-from muskie_jax.sweep_settings import check_sweep, default_sweep
 
 # What a config file needs.
 __all__ = [
@@ -103,7 +110,7 @@ def default_config() -> ConfigDict:
     config.data.workers = 8  # processes per host that load photographs; 0: threads of the main process
     config.data.threads = 4  # per worker
     config.data.prefetch = 2  # updates kept ready on the device
-    config.data.max_bad_share = 0.05  # of unreadable images, before the run stops
+    config.data.max_bad_fraction = 0.05  # of unreadable images, before the run stops
 
     config.evaluation = ConfigDict()
     config.evaluation.every = 5_000  # steps; 0: only at the end
@@ -152,10 +159,10 @@ def default_config() -> ConfigDict:
     config.log.tensorboard = True
 
     config.posed = ConfigDict()  # name -> posed(...): views with depth and cameras, of job "evaluate"
-    config.sweep = default_sweep()  # of job "evaluate", see muskie_jax/sweep_settings.py
+    config.evaluate = default_evaluate()  # of job "evaluate", see muskie_jax/evaluators/settings.py
 
     config.plan = ConfigDict()  # of the job "plan": what this config needs on a machine
-    config.plan.machine = "v5e:4x4"  # <chip>:<shape>, see muskie_jax/machines.py
+    config.plan.machine = "v5e:4x4"  # <chip>:<shape>, see muskie_jax/perf/machines.py
     config.plan.buckets = "all"  # or those to compile, such as "224x224x8, 512x512x8"
     config.plan.utilisation = 0.0  # share of the peak to reckon with as well; 0: none
     config.lock()
@@ -194,11 +201,11 @@ def validate(config: ConfigDict) -> None:
     _check_benchmark_data(config)
     check_posed(config.posed)
     if config.job == "evaluate":
-        check_sweep(config)
+        check_evaluate(config)
     share = config.plan.utilisation
     require(0 <= share <= 1, f"config.plan.utilisation={share}: write a share from 0 to 1")
-    share = config.data.max_bad_share
-    require(0 <= share <= 1, f"config.data.max_bad_share={share}: write a share from 0 to 1")
+    share = config.data.max_bad_fraction
+    require(0 <= share <= 1, f"config.data.max_bad_fraction={share}: write a share from 0 to 1")
     traced = config.profile.steps
     ordered = len(traced) == 2 and all(isinstance(s, int) for s in traced) and 1 <= traced[0] <= traced[1]
     require(

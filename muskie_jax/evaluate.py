@@ -27,15 +27,15 @@ from muskie_jax.errors import UserError
 from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
 from muskie_jax.evaluators.models import Model, find_models
 from muskie_jax.evaluators.reconstruction_curves import CurveSettings, ReconstructionCurves
-from muskie_jax.evaluators.results import Figure, Row, Setting, SweepEvaluator
+from muskie_jax.evaluators.results import Figure, ResultRow, Setting, SweepEvaluator
+from muskie_jax.evaluators.settings import parse_shard
 from muskie_jax.evaluators.subjects import Subject
-from muskie_jax.files import made_whole
+from muskie_jax.files import atomic_write
 from muskie_jax.fingerprint import digest
 from muskie_jax.report import results_file
 from muskie_jax.report.write import write_report
 from muskie_jax.sharding import make_mesh
-from muskie_jax.sweep_settings import share
-from muskie_jax.writers import duration, tell
+from muskie_jax.writers import duration, log_main
 
 JPEG_QUALITY = 90  # of figures
 FIGURES = "figures"
@@ -74,7 +74,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     # --- What there is to do -------------------------------------------------------------------------
     config_lib.validate(config)
-    models = find_models(config.sweep.models, config.sweep.checkpoints, config.sweep.dtype)
+    models = find_models(config.evaluate.models, config.evaluate.checkpoints, config.evaluate.dtype)
     evaluators = make_evaluators(config, workdir)
     units = [
         plan_unit(model, evaluator, setting, config)
@@ -85,15 +85,15 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     ]
     if not units:
         raise UserError(
-            "nothing to evaluate: config.sweep.evaluators has only 'reconstruction', which needs a Muskie "
-            "among config.sweep.models"
+            "nothing to evaluate: config.evaluate.evaluators has only 'reconstruction', which needs a "
+            "Muskie among config.evaluate.models"
         )
-    part, parts = share_of(config)
+    part, parts = shard_of(config)
     mine = units[len(units) * part // parts : len(units) * (part + 1) // parts]
     has_results = any(workdir.glob(results_file.FILES))
     known = {unit.unit for unit in results_file.read(workdir)} if has_results else set()
     waiting = [unit for unit in mine if unit.identity not in known]
-    tell(f"{len(models)} models, {len(units)} units of work; to do here: {len(waiting)} of {len(mine)}")
+    log_main(f"{len(models)} models, {len(units)} units of work; to do here: {len(waiting)} of {len(mine)}")
 
     # --- Do it, and report ---------------------------------------------------------------------------
     path = workdir / ("results.jsonl" if part == 0 else f"results.{part}.jsonl")
@@ -105,7 +105,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     if jax.process_index() == 0 and any(workdir.glob(results_file.FILES)):
         written = write_report(workdir)
         for place in written.values():
-            tell(f"  {place}")
+            log_main(f"  {place}")
         result |= {name: str(place) for name, place in written.items()}
     if failed:
         more = f" (and {len(failed) - 1} more units could not be done)" if len(failed) > 1 else ""
@@ -117,20 +117,20 @@ def plan_unit(model: Model, evaluator: SweepEvaluator, setting: Setting, config:
     """A unit of work and its digests."""
     question = question_of(evaluator, setting, config)
     return Unit(
-        model, evaluator, setting, question, identity_of(question, setting, model, config.sweep.dtype)
+        model, evaluator, setting, question, identity_of(question, setting, model, config.evaluate.dtype)
     )
 
 
-def share_of(config: ConfigDict) -> tuple[int, int]:
+def shard_of(config: ConfigDict) -> tuple[int, int]:
     """Which part of the units this process does, from 0, and how many parts there are."""
     if jax.process_count() > 1:
         return jax.process_index(), jax.process_count()
-    return share(config.sweep.share)
+    return parse_shard(config.evaluate.shard)
 
 
 def question_of(evaluator: SweepEvaluator, setting: Setting, config: ConfigDict) -> str:
     """A digest of all that results depend on but for the model: figures of one question can be compared."""
-    names = {setting["dataset"], *(text.rpartition(" ")[0] for text in setting.get("strangers", ()))}
+    names = {setting["dataset"], *(text.rpartition(" ")[0] for text in setting.get("distractors", ()))}
     data = {name: config.posed.get(name) or config.sources.get(name) for name in names}
     known = {
         "version": VERSION,
@@ -167,13 +167,13 @@ def run_units(
                 subject, tried = None, unit.model  # the last one goes before, so that there is memory
                 subject = unit.model.load()
                 about = describe(subject, unit.model)
-                tell(title(about))
+                log_main(title(about))
             if subject is None:  # it could not be loaded
                 failed.append(failed[-1])
                 continue
             line, rows = measure(unit, subject, about, config, workdir)
         except UserError as error:
-            tell(f"  FAILED: {error}")
+            log_main(f"  FAILED: {error}")
             failed.append(str(error))
             continue
         seconds = time.monotonic() - began
@@ -183,7 +183,7 @@ def run_units(
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
         left = (time.monotonic() - start) / number * (len(units) - number)
         what = " ".join(str(unit.setting[key]) for key in ("dataset", "views", "height", "width"))
-        tell(
+        log_main(
             f"  {number}/{len(units)}  {unit.evaluator.name}, {what}: {headline(rows)}  {seconds:.1f} s, "
             f"{duration(left)} left"
         )
@@ -196,10 +196,10 @@ def measure(
     about: results_file.MeasuredModel,
     config: ConfigDict,
     workdir: pathlib.Path,
-) -> tuple[results_file.Unit, tuple[Row, ...]]:
+) -> tuple[results_file.Unit, tuple[ResultRow, ...]]:
     """The line of results of a unit, its pictures saved; and its rows."""
     found = list(unit.evaluator.evaluate(subject, unit.setting))
-    rows = tuple(one for one in found if isinstance(one, Row))
+    rows = tuple(one for one in found if isinstance(one, ResultRow))
     pictures = [one for one in found if isinstance(one, Figure)]
     names = [f"{unit.identity}_{place}" for place in range(len(pictures))]
     posed = config.posed.get(unit.setting["dataset"])
@@ -234,7 +234,7 @@ def title(model: results_file.MeasuredModel) -> str:
     return model.name if model.step is None else f"{model.name} (step {model.step})"
 
 
-def headline(rows: Sequence[Row]) -> str:
+def headline(rows: Sequence[ResultRow]) -> str:
     """The figure of a unit that is looked at first: that of a plain predictor, over all that counts."""
     whole = [
         row
@@ -262,7 +262,7 @@ def headline(rows: Sequence[Row]) -> str:
 def save_figure(workdir: pathlib.Path, name: str, figure: Figure) -> results_file.FigureFile:
     """Writes a picture, whole or not at all."""
     place = f"{FIGURES}/{name}.jpg"
-    with made_whole(workdir / place, force=True) as part:
+    with atomic_write(workdir / place, force=True) as part:
         Image.fromarray(figure.pixels).save(part, quality=JPEG_QUALITY)
     return results_file.FigureFile(place, figure.kind, figure.labels, figure.caption)
 
@@ -271,13 +271,13 @@ OpenSets = Callable[[int], list[PosedSet]]  # all of config.posed, in groups of 
 
 
 def make_evaluators(config: ConfigDict, workdir: pathlib.Path) -> list[SweepEvaluator]:
-    """Those of config.sweep; what is opened for one, which may read much depth, serves the other."""
+    """Those of config.evaluate; what is opened for one, which may read much depth, serves the other."""
 
     @functools.cache
     def open_sets(views: int) -> list[PosedSet]:
         return [open_posed(name, each, views, config.data.root) for name, each in config.posed.items()]
 
-    return [EVALUATORS[name](config, workdir, open_sets) for name in config.sweep.evaluators]
+    return [EVALUATORS[name](config, workdir, open_sets) for name in config.evaluate.evaluators]
 
 
 def make_correspondence(
@@ -285,7 +285,7 @@ def make_correspondence(
 ) -> CorrespondenceEvaluator:
     """On config.posed."""
     del workdir
-    sweep = config.sweep
+    sweep = config.evaluate
     return CorrespondenceEvaluator(
         {views: open_sets(views) for views in sweep.views},
         sweep.sizes,
@@ -300,7 +300,7 @@ def make_reconstruction(
     config: ConfigDict, workdir: pathlib.Path, open_sets: OpenSets
 ) -> ReconstructionCurves:
     """On config.posed and the held-out scenes of config.sources."""
-    sweep = config.sweep
+    sweep = config.evaluate
     settings = CurveSettings(sizes=sweep.sizes, pictures=sweep.pictures, **sweep.reconstruction)
     most = max(settings.views)
     mesh = make_mesh(ConfigDict({"data": -1, "fsdp": 1, "view": 1}), jax.local_devices())

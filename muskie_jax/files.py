@@ -55,7 +55,7 @@ def check_free(path: pathlib.Path, force: bool, entries: Collection[str] | None 
 
 
 @contextlib.contextmanager
-def made_whole(
+def atomic_write(
     path: pathlib.Path, force: bool = False, entries: Collection[str] | None = None
 ) -> Iterator[pathlib.Path]:
     """A place of the same name, elsewhere; what is made there comes to `path` if nothing is raised.

@@ -8,14 +8,14 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from muskie_jax.benchmark import benchmark
 from muskie_jax.command_line import CONFIG, INTERRUPTED, WORKDIR, fail, parse_flags
 from muskie_jax.config import validate
-from muskie_jax.data.throughput import benchmark_data
 from muskie_jax.errors import NotFinite, UserError
 from muskie_jax.evaluate import evaluate
 from muskie_jax.files import user_path
-from muskie_jax.plan import plan
+from muskie_jax.perf.benchmark import benchmark
+from muskie_jax.perf.loading import benchmark_data
+from muskie_jax.perf.plan import plan
 from muskie_jax.train import train
 from muskie_jax.writers import print_result
 

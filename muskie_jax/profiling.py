@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from muskie_jax.writers import tell
+from muskie_jax.writers import log_main
 
 
 class StepProfile:
@@ -42,9 +42,9 @@ class StepProfile:
         if self.running:
             self._stop()
         elif self.steps and not self.traced:
-            tell(f"Traced nothing: no update from {self.steps[0]} to {self.steps[-1]} was run")
+            log_main(f"Traced nothing: no update from {self.steps[0]} to {self.steps[-1]} was run")
 
     def _stop(self) -> None:
         jax.profiler.stop_trace()
         self.running = False
-        tell(f"Traced updates {self.traced[0]} to {self.traced[-1]}: xprof --logdir {self.folder}")
+        log_main(f"Traced updates {self.traced[0]} to {self.traced[-1]}: xprof --logdir {self.folder}")

@@ -17,11 +17,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from muskie_jax.data.buckets import Bucket, BucketSchedule
+from muskie_jax.buckets import Bucket, BucketSchedule
+from muskie_jax.cudnn_capture_guard import CudnnCaptureGuard
 from muskie_jax.errors import UserError
-from muskie_jax.first_runs import FirstRuns
-from muskie_jax.machines import GIB
 from muskie_jax.metrics import Mean
+from muskie_jax.perf.machines import GIB
 from muskie_jax.sharding import batch_sharding
 from muskie_jax.train_step import (
     Batch,
@@ -31,7 +31,7 @@ from muskie_jax.train_step import (
     apply_gradients,
     update_at_once,
 )
-from muskie_jax.writers import duration, tell
+from muskie_jax.writers import duration, log_main
 
 OPTIMIZER = "optimizer"
 # What to change if memory does not suffice.
@@ -91,7 +91,7 @@ def device_bytes(tree: Any) -> int:
     return sum(map(size, jax.tree.leaves(tree)))
 
 
-class Place(NamedTuple):
+class ProgramKey(NamedTuple):
     """A bucket, and whether its batch is the first of an update: the key of a gradient program."""
 
     bucket: Bucket
@@ -108,7 +108,7 @@ def training_programs(
     batches: Mapping[Bucket, Mapping[str, jax.ShapeDtypeStruct]],
     schedule: BucketSchedule,
     mesh: Mesh,
-) -> dict[Place | str, Lower]:
+) -> dict[ProgramKey | str, Lower]:
     """What traces each program of training, for the buckets of `batches`; see `Programs`.
 
     The devices of the mesh need not be there: their programs can be compiled without them.
@@ -124,9 +124,9 @@ def training_programs(
             out_shardings=(shardings, whole),
         )
         lower = lambda bucket: functools.partial(step.lower, state, dict(batches[bucket]))
-        return {Place(bucket, True): lower(bucket) for bucket in batches}
+        return {ProgramKey(bucket, True): lower(bucket) for bucket in batches}
     gradient_step = jax.jit(
-        functools.partial(accumulate_gradients, task=task, share=1.0 / per_update),
+        functools.partial(accumulate_gradients, task=task, weight=1.0 / per_update),
         donate_argnames=("gradients",),
         out_shardings=(shardings.params, whole),
     )
@@ -141,7 +141,7 @@ def training_programs(
         if bucket in batches:
             so_far = None if is_first else params
             lower = functools.partial(gradient_step.lower, params, so_far, dict(batches[bucket]))
-            programs[Place(bucket, is_first)] = lower
+            programs[ProgramKey(bucket, is_first)] = lower
     return programs
 
 
@@ -159,15 +159,15 @@ class Programs:
     """
 
     def __init__(
-        self, training: Mapping[Place | str, Lower], others: Mapping[str, Lower], quiet: bool = False
+        self, training: Mapping[ProgramKey | str, Lower], others: Mapping[str, Lower], quiet: bool = False
     ):
         self._lower = {**training, **others}
         # The longest first, so that threads end together: renderers, and large batches before small ones.
         self._queue = [*others, *reversed(training)]
-        self._tell = (lambda text: None) if quiet else tell
-        self._compiled: dict[Place | str, jax.stages.Compiled] = {}
+        self._tell = (lambda text: None) if quiet else log_main
+        self._compiled: dict[ProgramKey | str, jax.stages.Compiled] = {}
         self._telling = threading.Lock()
-        self.first_runs = FirstRuns(training)
+        self.capture_guard = CudnnCaptureGuard(training)
 
     def compile(self) -> float:
         """Traces and compiles all programs, tells how long each took, and returns the seconds of all.
@@ -193,7 +193,7 @@ class Programs:
         self._tell(f"Compiled in {duration(elapsed)}")
         return elapsed
 
-    def _compile(self, key: Place | str, lowered: jax.stages.Lowered, seconds: float) -> None:
+    def _compile(self, key: ProgramKey | str, lowered: jax.stages.Lowered, seconds: float) -> None:
         """Compiles a program, and tells how long that and its tracing, `seconds`, took."""
         with refused_if_too_large(str(key)):
             compiled, more = timed(lowered.compile)
@@ -222,11 +222,13 @@ class Programs:
                 "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 lets JAX have more of a GPU"
             )
 
-    def needed_bytes(self, state: TrainState) -> tuple[int, Place | str]:
+    def needed_bytes(self, state: TrainState) -> tuple[int, ProgramKey | str]:
         """The most memory of a device that a program and the state beside it need, and which one does."""
 
         def need(key):
-            is_update = key == OPTIMIZER or (OPTIMIZER not in self._compiled and isinstance(key, Place))
+            is_update = key == OPTIMIZER or (
+                OPTIMIZER not in self._compiled and isinstance(key, ProgramKey)
+            )
             return peak_bytes(self._compiled[key]) + (0 if is_update else device_bytes(state.opt_state))
 
         most = max(self._compiled, key=need)
@@ -238,15 +240,15 @@ class Programs:
         """One update; `state` is used up. Returns at once, before it is computed."""
         if OPTIMIZER not in self._compiled:
             ((bucket, batch),) = batches
-            state, measured = self._run(Place(bucket, True), state, batch)
+            state, measured = self._run(ProgramKey(bucket, True), state, batch)
             return state, [measured]
         gradients, metrics = None, []
         for bucket, batch in batches:
-            place = Place(bucket, gradients is None)
+            place = ProgramKey(bucket, gradients is None)
             gradients, measured = self._run(place, state.params, gradients, batch)
             metrics.append(measured)
         state, measured = self._run(OPTIMIZER, state, gradients)
         return state, [*metrics, measured]
 
-    def _run(self, key: Place | str, *arguments):
-        return self.first_runs.run(key, self._compiled[key], *arguments)
+    def _run(self, key: ProgramKey | str, *arguments):
+        return self.capture_guard.run(key, self._compiled[key], *arguments)

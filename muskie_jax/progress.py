@@ -10,10 +10,10 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from muskie_jax.data.buckets import Bucket
-from muskie_jax.flops import peak_flops, training_flops
+from muskie_jax.buckets import Bucket
+from muskie_jax.perf.flops import peak_flops, training_flops
 from muskie_jax.train_step import Task
-from muskie_jax.writers import duration, tell
+from muskie_jax.writers import duration, log_main
 
 SMOOTHING = 0.2  # weight of the latest interval in the speed that the time left is reckoned from
 
@@ -61,7 +61,7 @@ class Progress:
         for bucket, batch in update:
             groups = batch["mask"].shape[0]
             self.views += groups * bucket.views
-            self.flops += groups * training_flops(self.task.model, bucket, self.task.places(bucket))
+            self.flops += groups * training_flops(self.task.model, bucket, self.task.slots(bucket))
 
     def interval(self, step: int) -> dict[str, float]:
         """Speeds since the last call.
@@ -114,7 +114,7 @@ def describe_parameters(params) -> None:
         key = "blocks" if name.startswith("block_") else name
         parts[key] = parts.get(key, 0) + sum(leaf.size for leaf in jax.tree.leaves(part))
     listed = ", ".join(f"{name} {count:,}" for name, count in parts.items())
-    tell(f"Parameters: {total:,} ({listed})")
+    log_main(f"Parameters: {total:,} ({listed})")
 
 
 def describe_changes(old: Mapping[str, Any], config: ConfigDict) -> None:
@@ -122,7 +122,7 @@ def describe_changes(old: Mapping[str, Any], config: ConfigDict) -> None:
     before, now = _flatten(old), _flatten(json.loads(config.to_json_best_effort()))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
-            tell(f"  config.{name} was {before.get(name)!r} and is {now.get(name)!r} now")
+            log_main(f"  config.{name} was {before.get(name)!r} and is {now.get(name)!r} now")
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

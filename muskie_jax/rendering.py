@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
-from muskie_jax.data.buckets import Bucket, ImageSize
+from muskie_jax.buckets import Bucket, ImageSize
 from muskie_jax.data.synthetic.render import render_groups
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.synthetic.textures import PhotoPyramid, photo_pyramid

@@ -27,7 +27,7 @@ from muskie_jax.progress import Progress, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.train_step import abstract_state, init_state, make_task
-from muskie_jax.writers import Writers, save_picture, tell
+from muskie_jax.writers import Writers, log_main, save_picture
 
 
 def train(
@@ -56,10 +56,10 @@ def train(
     check_batch(config, mesh)
     mixture = build_mixture(config, workdir)
     for note in mixture.notes:
-        tell(note)
+        log_main(note)
     sampler = training_sampler(config, mixture)
     place = BatchPlacer(config.batch.groups, mixture.worlds, mixture.photos, mesh)
-    tell(f"Devices: {mesh.size} {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}")
+    log_main(f"Devices: {mesh.size} {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}")
 
     # --- Model and optimizer -----------------------------------------------------------------------
     task = make_task(config, mesh, len(mixture.names))
@@ -72,7 +72,7 @@ def train(
     restored = checkpoints.restore(state_shapes)
     if restored:
         state, old_config = restored
-        tell(f"Continuing from step {int(state.step)} in {checkpoints.folder}")
+        log_main(f"Continuing from step {int(state.step)} in {checkpoints.folder}")
         if state.step > 0:  # else the weights were imported, and no config was used yet
             describe_changes(old_config, config)
     else:
@@ -107,7 +107,7 @@ def train(
     learning_rate = jax.jit(learning_rate_schedule(config))  # else a program for each of its parts
     metrics = MetricsQueue()
     place_update = lambda update: [(bucket, place(bucket, batch)) for bucket, batch in update]
-    to_devices = lambda update: programs.first_runs.copied(lambda: place_update(update))
+    to_devices = lambda update: programs.capture_guard.copied(lambda: place_update(update))
     updates = pipeline.updates(first_step, total_steps)
     step, train_loss, stopping = first_step, math.nan, False
     profile = StepProfile(config.profile.steps, workdir / "profile")
@@ -132,13 +132,13 @@ def train(
             if step % config.log.every == 0 or last:
                 values = scalars(metrics.drain(), mixture.names) | progress.interval(step)
                 train_loss = values["loss"]
-                tell(progress.line(values))
+                log_main(progress.line(values))
                 values["learning_rate"] = float(learning_rate(step - 1))
                 writers.scalars(step, "train", values)
-                pipeline.check_share(config.data.max_bad_share)
+                pipeline.check_bad_fraction(config.data.max_bad_fraction)
             if is_due(step, config.evaluation.every) and not last:
                 metrics.settle()
-                with progress.paused(), programs.first_runs.undisturbed():
+                with progress.paused(), programs.capture_guard.undisturbed():
                     evaluate(evaluator, state.params, step, writers, workdir)
             if is_due(step, config.checkpoint.every) or last:
                 metrics.settle()
@@ -147,7 +147,7 @@ def train(
 
     # --- Summary -----------------------------------------------------------------------------------
     for line in pipeline.skipped_lines():
-        tell(line)
+        log_main(line)
     result = {"job": "train", "step": step, "loss": None, "mse": None, "baseline_mse": None}
     if stopping:
         result["stopped"] = stop.name
@@ -191,7 +191,7 @@ def evaluate(
     for name, picture in evaluator.figures():
         writers.picture(step, name, picture)
         save_picture(workdir / "pictures" / f"{name}_{step:07d}.png", picture)
-    tell(f"step {step}  evaluation: {masked_error(values, evaluator.baseline)}")
+    log_main(f"step {step}  evaluation: {masked_error(values, evaluator.baseline)}")
     return values
 
 

@@ -17,7 +17,7 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from muskie_jax.data.buckets import Bucket
+from muskie_jax.buckets import Bucket
 from muskie_jax.errors import UserError
 from muskie_jax.losses import TokenLosses, token_losses, total_loss
 from muskie_jax.masking import MaskOptions, most_hidden
@@ -30,7 +30,7 @@ from muskie_jax.sharding import state_sharding
 Batch = dict[str, Array]
 Params = dict[str, Any]
 
-PLACES_MULTIPLE = 64  # places for hidden patches: cuDNN does not take any number of queries
+SLOTS_MULTIPLE = 64  # slots for hidden patches: cuDNN does not take any number of queries
 
 
 @flax.struct.dataclass
@@ -66,19 +66,19 @@ class Task:
     num_sources: int
     masks: MaskOptions | None = None
 
-    def places(self, bucket: Bucket) -> int | None:
+    def slots(self, bucket: Bucket) -> int | None:
         """The number of patches of a group, K, that the last layer and the head compute.
 
         Hidden patches are all that the loss looks at, so K is the most that masks can hide, rounded up.
         None where all patches are computed: if K is no less; with scanned blocks, which are all alike; and
-        where devices share the views of a group, some of which are whole.
+        where devices weight the views of a group, some of which are whole.
         """
         if self.masks is None or self.model.scan_blocks or self.model.attention.shards[1] > 1:
             return None
         rows, columns = grid = bucket.grid(self.model.patch)
         hidden = most_hidden(bucket.views, grid, self.masks)
-        places = math.ceil(hidden / PLACES_MULTIPLE) * PLACES_MULTIPLE
-        return places if places < bucket.views * rows * columns else None
+        slots = math.ceil(hidden / SLOTS_MULTIPLE) * SLOTS_MULTIPLE
+        return slots if slots < bucket.views * rows * columns else None
 
 
 def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
@@ -130,23 +130,23 @@ def reconstruct(task: Task, params: Params, batch: Batch) -> tuple[Array, Muskie
 
 
 def hidden_losses(task: Task, params: Params, batch: Batch) -> TokenLosses:
-    """Losses of a batch's hidden patches: (B, K), see `Task.places`, or where that is None (B, V, L).
+    """Losses of a batch's hidden patches: (B, K), see `Task.slots`, or where that is None (B, V, L).
 
-    NaN, and with them the batch's loss, for a group that has more hidden patches than places: its masks
+    NaN, and with them the batch's loss, for a group that has more hidden patches than slots: its masks
     were not drawn as the task says.
     """
     groups, views, height, width, _ = batch["images"].shape
-    places = task.places(Bucket(height, width, views))
-    if places is None:
+    slots = task.slots(Bucket(height, width, views))
+    if slots is None:
         return reconstruct(task, params, batch)[2]
     images, mask = to_float(batch["images"]), batch["mask"]
     pred, conf, picked = task.model.apply(
-        {"params": params}, images, mask, places, method=Muskie.predict_hidden
+        {"params": params}, images, mask, slots, method=Muskie.predict_hidden
     )
     patches = patchify(images, task.model.patch)
     target = take(patches.reshape(groups, -1, patches.shape[-1]), picked)
     losses = token_losses(pred, conf, target, picked.is_filled, **dataclasses.asdict(task.loss))
-    too_many = jnp.count_nonzero(mask, axis=(1, 2))[:, None] > places
+    too_many = jnp.count_nonzero(mask, axis=(1, 2))[:, None] > slots
     return jax.tree.map(lambda x: jnp.where(too_many, jnp.nan, x), losses)
 
 
@@ -156,9 +156,9 @@ def accumulate_gradients(
     batch: Batch,
     *,
     task: Task,
-    share: float,
+    weight: float,
 ) -> tuple[Params, dict[str, Mean]]:
-    """Adds `share` of a batch's gradients to those of the update; None for its first batch.
+    """Adds `weight` times a batch's gradients to those of the update; None for its first batch.
 
     Returns:
       The gradients so far, and `loss`, `mse` (masked tokens), `conf_reg`, and `source_loss`, the loss
@@ -170,7 +170,7 @@ def accumulate_gradients(
         return total_loss(losses, batch["mask"].size), losses
 
     (loss, losses), new = jax.value_and_grad(objective, has_aux=True)(params)
-    new = jax.tree.map(lambda g: share * g, new)
+    new = jax.tree.map(lambda g: weight * g, new)
     gradients = new if gradients is None else jax.tree.map(jnp.add, gradients, new)
     hidden, weighted = (x.reshape(len(x), -1).sum(1) for x in (losses.hidden, losses.weighted))
     per_group = weighted / jnp.maximum(hidden, 1.0)
@@ -200,6 +200,6 @@ def update_at_once(
     state: TrainState, batch: Batch, *, task: Task, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, dict[str, Mean]]:
     """A whole update whose only batch this is: its gradients are never stored in float32."""
-    gradients, measured = accumulate_gradients(state.params, None, batch, task=task, share=1.0)
+    gradients, measured = accumulate_gradients(state.params, None, batch, task=task, weight=1.0)
     state, norm = apply_gradients(state, gradients, optimizer=optimizer)
     return state, measured | norm

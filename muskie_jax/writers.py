@@ -93,15 +93,15 @@ def save_picture(path: pathlib.Path, image: np.ndarray) -> None:
         Image.fromarray(image).save(path)
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     """A line for the person at the terminal: on standard error, since standard output is for results."""
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def tell(message: str) -> None:
-    """`say`, from the first process only."""
+def log_main(message: str) -> None:
+    """`log`, from the first process only."""
     if jax.process_index() == 0:
-        say(message)
+        log(message)
 
 
 def table_row(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from muskie_jax.buckets import BucketSchedule
 from muskie_jax.config import (
     dataset,
     default_config,
@@ -19,7 +20,6 @@ from muskie_jax.config import (
     warmup_steps,
 )
 from muskie_jax.config_file import load_config
-from muskie_jax.data.buckets import BucketSchedule
 from muskie_jax.errors import UserError
 from muskie_jax.models.muskie import VARIANTS, build_model
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
@@ -129,7 +129,7 @@ WRONG = {
     "optim.learning_rate": (0.0, "config.optim.learning_rate=0.0: write above 0"),
     "optim.decay": ("some", "(there is: all, matrices)"),
     "batch.groups": (0, "config.batch.groups=0: write 1 or more"),
-    "data.max_bad_share": (2.0, "write a share from 0 to 1"),
+    "data.max_bad_fraction": (2.0, "write a share from 0 to 1"),
     "mesh.data": (0, "config.mesh.data=0: write 1 or more, or -1"),
     "mesh.fsdp": (-1, "only one axis may be -1"),
     "log.every": (0, "config.log.every=0: write 1 or more"),

@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import write_scene
-from runs import nano_config
+from muskie_tests.runs import nano_config
 
 from muskie_jax.config import folder
 from muskie_jax.train import train

@@ -5,11 +5,11 @@ import pathlib
 import pytest
 
 from muskie_jax.errors import UserError, printable
-from muskie_jax.files import check_free, made_whole, user_path
+from muskie_jax.files import atomic_write, check_free, user_path
 
 
 def make(path, force=False, text="new", entries=("a",)):
-    with made_whole(path, force, entries) as part:
+    with atomic_write(path, force, entries) as part:
         part.mkdir()
         (part / "a").write_text(text)
 
@@ -53,7 +53,7 @@ def test_whatever_goes_wrong_the_old_one_stays(tmp_path, monkeypatch, error, whe
 
     if when == "at the end":
         monkeypatch.setattr(pathlib.Path, "rename", fails_at_the_end)
-    with pytest.raises(UserError if error is OSError else error), made_whole(path, True, ("a",)) as part:
+    with pytest.raises(UserError if error is OSError else error), atomic_write(path, True, ("a",)) as part:
         part.mkdir()
         (part / "a").write_text("new")
         if when == "in the middle":

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from golden_params import golden_params
+from muskie_tests.golden_params import golden_params
 
 from muskie_jax.config import default_config
 from muskie_jax.losses import token_losses, total_loss

@@ -6,14 +6,14 @@ import time
 
 import jax
 import pytest
-from runs import nano_config
+from muskie_tests.runs import nano_config
 
-from muskie_jax.data.buckets import Bucket, BucketSchedule
+from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.errors import UserError
 from muskie_jax.optim import make_optimizer
 from muskie_jax.programs import (
     OPTIMIZER,
-    Place,
+    ProgramKey,
     Programs,
     batch_shapes,
     device_bytes,
@@ -55,8 +55,8 @@ def setting(photo_folder):
 def test_an_update_of_one_batch_is_one_program(setting):
     _, _, programs = setting
     bucket = Bucket(32, 32, 2)
-    assert set(programs[1]._compiled) == {Place(bucket, True)}
-    assert set(programs[2]._compiled) == {Place(bucket, True), Place(bucket, False), OPTIMIZER}
+    assert set(programs[1]._compiled) == {ProgramKey(bucket, True)}
+    assert set(programs[2]._compiled) == {ProgramKey(bucket, True), ProgramKey(bucket, False), OPTIMIZER}
 
 
 class Device:

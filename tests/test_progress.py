@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 
-from muskie_jax.data.buckets import Bucket
-from muskie_jax.flops import training_flops
+from muskie_jax.buckets import Bucket
 from muskie_jax.masking import MaskOptions
 from muskie_jax.models.muskie import build_model
+from muskie_jax.perf.flops import training_flops
 from muskie_jax.progress import Progress
 from muskie_jax.train_step import LossOptions, Task
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from conftest import write_scene
 
+from muskie_jax.buckets import Bucket
 from muskie_jax.config import default_config, synthetic
-from muskie_jax.data.buckets import Bucket
 from muskie_jax.data.mixture import build_mixture, photo_textures
 from muskie_jax.data.synthetic import WorldConfig, render_groups
 from muskie_jax.errors import UserError
@@ -110,7 +110,7 @@ def test_photographs_become_textures(batch, tmp_path):
     assert photo_textures(str(tmp_path), most=4).shape[1:] == (256, 256, 3)
     assert len(photo_textures(str(tmp_path), most=100)) == 6
     config = default_config()
-    config.sources.rooms = synthetic(photos=str(tmp_path), photo_texture_share=1.0)
+    config.sources.rooms = synthetic(photos=str(tmp_path), photo_texture_fraction=1.0)
     mixture = build_mixture(config)
     with_photos = place(batch, WORLD, WORLD, photos={0: mixture.photos[0]})["images"]
     plain = rendered(batch, WORLD)

@@ -12,7 +12,7 @@ from muskie_jax.config import default_config
 from muskie_jax.errors import UserError
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
-from muskie_jax.plan_report import _splits
+from muskie_jax.perf.plan_report import _splits
 from muskie_jax.sharding import AXES, local_rows, make_mesh, put_batch
 from muskie_jax.train_step import abstract_state
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from launched import ROOT, TRAINER, Project, commands
+from muskie_tests.launched import ROOT, TRAINER, Project, commands
 
 SWEEP = ["configs/photos.py", "--workdir", 'runs/it\'s "mine"\\new']
 FOLDER = SWEEP[-1]
@@ -86,7 +86,7 @@ def test_a_dry_run_shows_the_trainings_that_wait_and_how_to_evaluate_them(projec
     *start, models = evaluation
     assert start == [*TRAINER, "--config", "configs/evaluate.py", "--workdir", f"{FOLDER}/evaluation"]
     flag, _, value = models.partition("=")
-    assert flag == "--config.sweep.models"
+    assert flag == "--config.evaluate.models"
     assert ast.literal_eval(value) == (f"{FOLDER}/*", "untrained", "still", "patches")
 
 

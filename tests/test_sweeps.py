@@ -4,8 +4,8 @@ import json
 import textwrap
 
 import pytest
-from commands import complaint_of, run_module
 from conftest import ROOT
+from muskie_tests.commands import complaint_of, run_module
 
 from muskie_jax.config import default_config, validate
 from muskie_jax.config_file import load_config

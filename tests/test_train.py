@@ -10,15 +10,15 @@ import sys
 import jax
 import numpy as np
 import pytest
-from runs import nano_config
+from muskie_tests.runs import nano_config
 
 from muskie_jax import train_step
-from muskie_jax.benchmark import random_batch
+from muskie_jax.buckets import Bucket
 from muskie_jax.config import synthetic
-from muskie_jax.data.buckets import Bucket
 from muskie_jax.errors import NotFinite, UserError
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
+from muskie_jax.perf.benchmark import random_batch
 from muskie_jax.programs import batch_shapes
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train import train
@@ -36,7 +36,7 @@ def curve(workdir):
 
 
 def record(root, workdir, workers, die_after=None):
-    """Runs tests/run_and_record.py; returns its final figures, or None if it was killed."""
+    """Runs tests/muskie_tests/run_and_record.py; returns its final figures, or None if it was killed."""
     command = [sys.executable, str(HERE / "run_and_record.py"), root, workdir, workers]
     command += [die_after] if die_after else []
     environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
@@ -134,7 +134,7 @@ def ten_steps(root, workdir, devices, **source):
 
 def test_every_mesh_gives_the_same_curve(photo_folder, tmp_path, monkeypatch):
     # Of 24 patches 18 are computed, but all where devices share views.
-    monkeypatch.setattr(train_step, "PLACES_MULTIPLE", 2)
+    monkeypatch.setattr(train_step, "SLOTS_MULTIPLE", 2)
     expected, alone = ten_steps(photo_folder, tmp_path / "1", 1)
     assert expected.shape == (10, 3) and expected[-1, 0] < expected[0, 0]
     for devices in (2, 4, 8):

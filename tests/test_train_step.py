@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from muskie_jax import train_step
+from muskie_jax.buckets import Bucket
 from muskie_jax.config import default_config
-from muskie_jax.data.buckets import Bucket
 from muskie_jax.masking import MaskOptions, group_masks
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import build_model
@@ -24,7 +24,7 @@ GROUPS = 5
 @pytest.fixture
 def few_places(monkeypatch):
     """Places in so small numbers that they matter to small images."""
-    monkeypatch.setattr(train_step, "PLACES_MULTIPLE", 4)
+    monkeypatch.setattr(train_step, "SLOTS_MULTIPLE", 4)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def params():
 
 
 def gradients(task, params, batch):
-    step = lambda params, batch: accumulate_gradients(params, None, batch, task=task, share=1.0)
+    step = lambda params, batch: accumulate_gradients(params, None, batch, task=task, weight=1.0)
     return jax.jit(step)(params, batch)
 
 
@@ -57,7 +57,7 @@ def gradients(task, params, batch):
 )
 def test_an_update_is_the_same_if_only_hidden_patches_are_computed(few_places, params, batch, loss):
     task = Task(build_model("nano"), loss, 3, MASKS)
-    assert task.places(BUCKET) == 32  # 3 views, 10 of 12 patches each, in fours; of 48
+    assert task.slots(BUCKET) == 32  # 3 views, 10 of 12 patches each, in fours; of 48
     ours, measured = gradients(task, params, batch)
     expected, all_measured = gradients(dataclasses.replace(task, masks=None), params, batch)
     for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
@@ -72,19 +72,19 @@ def test_an_update_is_the_same_if_only_hidden_patches_are_computed(few_places, p
 def test_masks_drawn_otherwise_do_not_go_unnoticed(few_places, params, batch):
     task = Task(build_model("nano"), LossOptions(), 3, MASKS)
     mask = batch["mask"].copy()
-    mask[3] = np.arange(48).reshape(4, 12) < 32  # as many as there are places
+    mask[3] = np.arange(48).reshape(4, 12) < 32  # as many as there are slots
     loss = lambda task: float(gradients(task, params, batch | {"mask": mask})[1]["loss"].compute())
     assert loss(task) == pytest.approx(loss(dataclasses.replace(task, masks=None)), rel=1e-6)
     mask[3].flat[32] = True  # one more
     assert np.isnan(loss(task))
 
 
-@pytest.mark.parametrize("num_reference, places", [(None, 384), (0, None), (1, 448), (6, 128)])
-def test_places_are_for_the_masks_of_the_config(num_reference, places):
+@pytest.mark.parametrize("num_reference, slots", [(None, 384), (0, None), (1, 448), (6, 128)])
+def test_places_are_for_the_masks_of_the_config(num_reference, slots):
     config = default_config()
     config.mask.update(modes=[["random", 0.9]], num_reference=num_reference)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    assert make_task(config, mesh, 1).places(Bucket(128, 128, 8)) == places  # of 512
+    assert make_task(config, mesh, 1).slots(Bucket(128, 128, 8)) == slots  # of 512
 
 
 def test_all_patches_are_computed_where_nothing_would_be_spared_or_parts_are_alike(few_places, monkeypatch):
@@ -92,10 +92,10 @@ def test_all_patches_are_computed_where_nothing_would_be_spared_or_parts_are_ali
     change = lambda **options: dataclasses.replace(task, model=task.model.clone(**options))
     split = make_mesh({"data": 2, "fsdp": 1, "view": 2}, jax.devices()[:4])
     groups = make_mesh({"data": 2, "fsdp": 2, "view": 1}, jax.devices()[:4])
-    assert change(scan_blocks=True).places(BUCKET) is None
-    assert change(attention=Attention("xla", split)).places(BUCKET) is None
-    assert change(attention=Attention("xla", groups)).places(BUCKET) == 32
-    assert task.places(BUCKET._replace(views=1)) is None  # 10 of 12, in fours: all
-    assert task.places(BUCKET._replace(views=2)) == 20
+    assert change(scan_blocks=True).slots(BUCKET) is None
+    assert change(attention=Attention("xla", split)).slots(BUCKET) is None
+    assert change(attention=Attention("xla", groups)).slots(BUCKET) == 32
+    assert task.slots(BUCKET._replace(views=1)) is None  # 10 of 12, in fours: all
+    assert task.slots(BUCKET._replace(views=2)) == 20
     monkeypatch.undo()
-    assert task.places(BUCKET) is None and task.places(Bucket(224, 224, 8)) == 960
+    assert task.slots(BUCKET) is None and task.slots(Bucket(224, 224, 8)) == 960

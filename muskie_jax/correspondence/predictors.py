@@ -37,7 +37,7 @@ def attention_predictor(
         place = points * extent / (extent - 1) - 0.5
         moved = read_enlarged(flow.reshape(-1, *grid, 2), place, size)
     else:
-        moved = read_map(flow.reshape(-1, *grid, 2), (points + 0.5) / scale - 0.5)
+        moved = bilinear_sample(flow.reshape(-1, *grid, 2), (points + 0.5) / scale - 0.5)
     return points[:, None] + scale * moved.swapaxes(0, 1)
 
 
@@ -62,9 +62,9 @@ def feature_predictor(features: Array, points: Array, size: tuple[int, int], pro
         # At (u w / W, v h / H), normalised by w - 1 and h - 1 and read as images are.
         extent = jnp.array(grid[::-1])
         place = points / scale * extent / (extent - 1) - 0.5
-        query = read_map(features[:1], place, outside_is_zero=True)[0]
+        query = bilinear_sample(features[:1], place, outside_is_zero=True)[0]
     else:
-        query = read_map(features[:1], (points + 0.5) / scale - 0.5)[0]
+        query = bilinear_sample(features[:1], (points + 0.5) / scale - 0.5)[0]
     best = similarity(query, features.reshape(views, -1, channels)).argmax(-1)  # (N, V)
     cell = jnp.stack([best % grid[1], best // grid[1]], -1)
     return cell * scale if protocol == "published" else (cell + 0.5) * scale - 0.5
@@ -96,7 +96,7 @@ def soft_argmax(maps: Array, grid: tuple[int, int]) -> Array:
     return jnp.einsum("...l,lc->...c", weights, cell_indices(grid), precision="highest")
 
 
-def read_map(maps: Array, place: Array, outside_is_zero: bool = False) -> Array:
+def bilinear_sample(maps: Array, place: Array, outside_is_zero: bool = False) -> Array:
     """Maps between their cells: (V, h, w, C) at positions (N, 2), or (V, N, 2) -> (V, N, C).
 
     Cell (0, 0) is at position (0, 0). Outside, a map is zero or goes on as at its border.
@@ -118,7 +118,7 @@ def read_map(maps: Array, place: Array, outside_is_zero: bool = False) -> Array:
 
 
 def read_enlarged(maps: Array, place: Array, size: tuple[int, int]) -> Array:
-    """What `read_map` would find in maps that were made as large as the image, H x W, by interpolation.
+    """What `bilinear_sample` would find in maps enlarged to the image, H x W, by interpolation.
 
     Only the pixels that are read are made. Outside the image is zero.
     """
@@ -129,5 +129,5 @@ def read_enlarged(maps: Array, place: Array, size: tuple[int, int]) -> Array:
         pixel = base + jnp.array(offset)
         share = jnp.prod(1 - jnp.abs(place - pixel), -1, keepdims=True)
         inside = ((pixel >= 0) & (pixel < extent)).all(-1, keepdims=True)
-        total += jnp.where(inside, share, 0) * read_map(maps, (pixel + 0.5) / scale - 0.5)
+        total += jnp.where(inside, share, 0) * bilinear_sample(maps, (pixel + 0.5) / scale - 0.5)
     return total

@@ -99,7 +99,7 @@ def _centre_of_best(scores: Array) -> Array:
     return (weight[..., None] * cells).sum(-2)
 
 
-def comes_back(
+def is_cycle_consistent(
     maps: Array, points: Array, predicted: Array, size: tuple[int, int], grid: tuple[int, int]
 ) -> Array:
     """Which answers are cycle consistent: the cell that an answer is in is best matched by where it began.

@@ -7,9 +7,9 @@ verify    reads all of a pack, and compares it with what was packed
 """
 
 from muskie_jax.command_line import run_program
-from muskie_jax.data.builders.command import PACK, VERIFY
 from muskie_jax.data.doctor import INSPECT
-from muskie_jax.data.make_groups import GROUPS
+from muskie_jax.data.megadepth_groups import GROUPS
+from muskie_jax.data.packing.command import PACK, VERIFY
 
 COMMANDS = {"inspect": INSPECT, "groups": GROUPS, "pack": PACK, "verify": VERIFY}
 

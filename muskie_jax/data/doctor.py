@@ -23,7 +23,7 @@ from muskie_jax.data.synthetic import render_groups
 from muskie_jax.errors import UserError, printable
 from muskie_jax.files import user_path
 from muskie_jax.viz.contact_sheet import Row, contact_sheet
-from muskie_jax.writers import save_picture, table_head, table_row, tell
+from muskie_jax.writers import log_main, save_picture, table_head, table_row
 
 _CHECK = flags.DEFINE_integer(
     "check", 200, "Images of each source that are read whole, spread over all; 0: every one.", lower_bound=0
@@ -51,14 +51,14 @@ def inspect(config: ConfigDict, workdir: pathlib.Path, check: int) -> dict[str, 
 
     Raises:
       UserError: for a source that cannot be trained on: no scene, or more unreadable images than
-        `config.data.max_bad_share`. The report is written all the same.
+        `config.data.max_bad_fraction`. The report is written all the same.
     """
     validate(config)
     mixture = build_mixture(config, workdir)
     for note in mixture.notes:
-        tell(note)
-    tell("")
-    tell(table_head(COLUMNS))
+        log_main(note)
+    log_main("")
+    log_main(table_head(COLUMNS))
     sampler = training_sampler(config, mixture)
     reports, rows, errors = [], [], []
     for number, source in enumerate(mixture.training):
@@ -72,9 +72,9 @@ def inspect(config: ConfigDict, workdir: pathlib.Path, check: int) -> dict[str, 
             report["views_per_second"], groups = timed_groups(alone)
             rows += [row_of(alone, group) for group in groups[:ROWS_PER_SOURCE] if not group["error"]]
             report["errors"] = list(dict.fromkeys(group["error"] for group in groups if group["error"]))
-            errors += complaints(report, config.data.max_bad_share)
+            errors += complaints(report, config.data.max_bad_fraction)
             reports.append(report)
-        tell(table_row(describe(reports[-1]), COLUMNS))
+        log_main(table_row(describe(reports[-1]), COLUMNS))
     workdir.mkdir(parents=True, exist_ok=True)
     result = {
         "job": "inspect",
@@ -190,7 +190,7 @@ def complaints(report: dict[str, Any], most: float) -> Iterator[str]:
     if bad > most * report["checked"]:
         yield (
             f"{report['name']}: {bad} of {report['checked']} images are unreadable, more than "
-            f"config.data.max_bad_share={most} lets pass"
+            f"config.data.max_bad_fraction={most} lets pass"
         )
 
 

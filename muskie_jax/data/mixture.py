@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from muskie_jax.data.buckets import BucketSchedule
+from muskie_jax.buckets import BucketSchedule
 from muskie_jax.data.images import BadImage, read_photograph
 from muskie_jax.data.layouts import LAYOUTS, photographs
 from muskie_jax.data.pipeline import GROUP_STREAM, HELDOUT_STREAM, GroupSampler
@@ -128,7 +128,7 @@ def _roots(config: ConfigDict) -> dict[str, pathlib.Path]:
                 )
             return user_path(config.data.root) / user_path(source.root)
         # Late, since TFDS takes its time to load, and runs without packs do not need it.
-        from muskie_jax.data.builders.remote import folder_of
+        from muskie_jax.data.packing.remote import folder_of
 
         return folder_of(config.data.root, source.root, config.data.cache)
 
@@ -154,7 +154,7 @@ def _photographs(
     """The training and held-out part of a source of photographs, and notes on it."""
     settings = {"overlap": tuple(source.overlap), "weight": source.weight}
     if source.kind == "packed":
-        from muskie_jax.data.builders.packed import open_pack  # late: see _roots
+        from muskie_jax.data.packing.packed import open_pack  # late: see _roots
 
         whole = open_pack(name, root, source.window, source.zoom, **settings)
     else:

@@ -4,7 +4,7 @@ It is known where a scene's folder, or the one that it is in, has
 
 - `scene_metadata.npz` with `images`, file names, and `pairs`, (number of one image, number of another,
   their overlap) each, as common processings of ARKitScenes and ScanNet++ write it;
-- or `cameras.json` (see `muskie_jax.data.cameras`).
+- or `cameras.json` (see `muskie_jax.data.cameras_json`).
 """
 
 import functools
@@ -14,7 +14,7 @@ import zipfile
 
 import numpy as np
 
-from muskie_jax.data.cameras import CAMERAS, read_cameras
+from muskie_jax.data.cameras_json import CAMERAS, read_cameras
 from muskie_jax.data.depth import load_depth
 from muskie_jax.data.images import BadImage
 from muskie_jax.errors import UserError
@@ -65,7 +65,9 @@ def _from_cameras(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
     depths = [load_depth(path.parent / frame.depth) for frame in frames]
     intrinsics = np.stack([frame.intrinsics for frame in frames])
     poses = np.stack([frame.world_to_camera for frame in frames])
-    overlap = np.stack([seen_share(number, depths, intrinsics, poses) for number in range(len(frames))])
+    overlap = np.stack(
+        [visible_fraction(number, depths, intrinsics, poses) for number in range(len(frames))]
+    )
     return [frame.image for frame in frames], overlap
 
 
@@ -102,7 +104,7 @@ def scene_overlap(folder: pathlib.Path, frames: tuple[str, ...]) -> np.ndarray:
     return table[np.ix_(own, own)]
 
 
-def seen_share(
+def visible_fraction(
     number: int, depths: list[np.ndarray], intrinsics: np.ndarray, world_to_camera: np.ndarray
 ) -> np.ndarray:
     """The share of a view's pixels with depth that each view sees: float32 (views,).

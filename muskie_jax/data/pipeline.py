@@ -21,8 +21,8 @@ import grain
 import numpy as np
 from absl import logging
 
+from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.data.allocation import keep_freed_memory
-from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.data.processes import exit_with_parent
 from muskie_jax.data.samples import draw_sample
 from muskie_jax.data.sources import Source, SyntheticSource
@@ -306,7 +306,7 @@ class Pipeline:
             raise UserError(load.error)
         return load
 
-    def check_share(self, most: float) -> None:
+    def check_bad_fraction(self, most: float) -> None:
         """Raises UserError if more than a share of the images drawn so far were unreadable.
 
         The share is judged once there are enough images to tell.
@@ -315,7 +315,7 @@ class Pipeline:
         if self.tried >= ENOUGH_IMAGES and bad > most * self.tried:
             raise UserError(
                 f"{bad} of {self.tried} images drawn were unreadable, such as {next(iter(self.skipped))}: "
-                f"mend the data, or write a config.data.max_bad_share above {most}"
+                f"mend the data, or write a config.data.max_bad_fraction above {most}"
             )
 
     def skipped_lines(self) -> list[str]:

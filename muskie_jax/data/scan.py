@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from muskie_jax.data.groups import read_groups
 from muskie_jax.data.layouts import Layout, photographs
+from muskie_jax.data.megadepth import read_groups
 from muskie_jax.data.scenes import Scene, SceneTable, Texts
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path

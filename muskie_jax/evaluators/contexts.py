@@ -1,8 +1,8 @@
-"""Whose views help to reconstruct whose: targets, their contexts, strangers and masks.
+"""Whose views help to reconstruct whose: targets, their contexts, distractors and masks.
 
 The first view of a group is its *target*. The others are its *context*, in an order drawn from the
 group's label; a context of fewer views has the first of these. A target is also given the context of a
-*stranger*, a group of another scene, view for view in the places of its own. What is hidden is drawn from
+*distractor*, a group of another scene, view for view in the places of its own. What is hidden is drawn from
 the target's label: of the target and of each place in its context. Nothing here depends on a network or
 on what else is evaluated with it.
 """
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from muskie_jax.data.overlap import seen_share
+from muskie_jax.data.overlap import visible_fraction
 from muskie_jax.data.posed.views import Group, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.masking import MODES, Grid
@@ -40,16 +40,16 @@ class Targets(NamedTuple):
     Attributes:
       views: the numbers of views, smallest first, that all these groups have.
       groups: numbers of the groups.
-      strangers: of each group; empty where there is but one number of views, 1, or one scene in all.
+      distractors: of each group; empty where there is but one number of views, 1, or one scene in all.
     """
 
     views: tuple[int, ...]
     groups: tuple[int, ...]
-    strangers: tuple[Key, ...]
+    distractors: tuple[Key, ...]
 
 
 def choose_targets(sets: Sequence[ViewSet], views: Sequence[int], groups: int) -> dict[str, Targets]:
-    """Targets and strangers by name of the set.
+    """Targets and distractors by name of the set.
 
     The points of a curve are about the same targets, so they are taken from the groups that have as many
     views as the largest number asked for that half of the set's groups have.
@@ -71,7 +71,7 @@ def choose_targets(sets: Sequence[ViewSet], views: Sequence[int], groups: int) -
         usable[one.name] = tuple(count for count in sorted(set(views)) if count <= common)
         if not usable[one.name]:
             raise UserError(
-                f"config.sweep.reconstruction.views={tuple(views)}, but groups of {one.name} have "
+                f"config.evaluate.reconstruction.views={tuple(views)}, but groups of {one.name} have "
                 f"{common} views: write a number up to {common}"
             )
         enough = [i for i, group in enumerate(one.groups) if len(group.frames) >= usable[one.name][-1]]
@@ -86,13 +86,15 @@ def choose_targets(sets: Sequence[ViewSet], views: Sequence[int], groups: int) -
             other: [number for number in those if lengths[other][number] >= most]
             for other, those in chosen.items()
         }
-        found = [stranger_of(name, number, fitting, labels) for number in numbers] if most > 1 else []
-        strangers = tuple(key for key in found if key)
-        targets[name] = Targets(usable[name], numbers, strangers if len(strangers) == len(numbers) else ())
+        found = [distractor_of(name, number, fitting, labels) for number in numbers] if most > 1 else []
+        distractors = tuple(key for key in found if key)
+        targets[name] = Targets(
+            usable[name], numbers, distractors if len(distractors) == len(numbers) else ()
+        )
     return targets
 
 
-def stranger_of(
+def distractor_of(
     name: str, number: int, groups: Mapping[str, Sequence[int]], labels: Mapping[str, Sequence[str]]
 ) -> Key | None:
     """A group that shows another scene; None if there is none.
@@ -153,7 +155,7 @@ def seen_by_context(views: Any, order: np.ndarray) -> np.ndarray:
     if not isinstance(views, PosedViews):
         return np.full(len(order) - 1, np.nan, np.float32)
     depth, intrinsics, poses = (x[order] for x in (views.depth, views.intrinsics, views.world_to_camera))
-    shares = seen_share(0, list(depth), intrinsics, poses)
+    shares = visible_fraction(0, list(depth), intrinsics, poses)
     # A view that does not even see itself has no depth.
     return np.where(shares[0] > 0, shares[1:], np.nan)
 

@@ -15,13 +15,13 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from muskie_jax.correspondence.predictors import attention_predictor, feature_predictor, symmetric_maps
-from muskie_jax.correspondence.refinement import comes_back, feature_maps, refined_predictor
+from muskie_jax.correspondence.refinement import feature_maps, is_cycle_consistent, refined_predictor
 from muskie_jax.correspondence.scores import Scores, Truth, errors_of, truth_of
 from muskie_jax.correspondence.tracks import draw_points
 from muskie_jax.data.posed.views import PosedSet, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.loading import load_in_order
-from muskie_jax.evaluators.results import Figure, Row, Setting
+from muskie_jax.evaluators.results import Figure, ResultRow, Setting
 from muskie_jax.evaluators.subjects import STILL, Subject, Traces
 from muskie_jax.models.muskie import to_float
 from muskie_jax.viz.features import pca_colours
@@ -105,7 +105,7 @@ class CorrespondenceEvaluator:
         del kind
         return True
 
-    def evaluate(self, subject: Subject, setting: Setting) -> Iterator[Row | Figure]:
+    def evaluate(self, subject: Subject, setting: Setting) -> Iterator[ResultRow | Figure]:
         """Yields a row for each predictor, layer and protocol, and for parts of the pairs of points and
         views: by the rotation between the views, and those that are cycle consistent."""
         place = (setting["dataset"], setting["views"], setting["height"], setting["width"])
@@ -125,11 +125,11 @@ class CorrespondenceEvaluator:
             for predictor, parts in tallies.items()
         }
         if not values:
-            raise UserError(f"config.sweep.layers={self.layers}: {subject.name} has none of them")
+            raise UserError(f"config.evaluate.layers={self.layers}: {subject.name} has none of them")
         for predictor, parts in values.items():
             for (angle, points), figures in parts.items():
                 labels = about | predictor._asdict() | {"angle": angle, "points": points}
-                yield Row(labels, figures)
+                yield ResultRow(labels, figures)
         for question, predictions, features in drawn:
             yield from _figures(subject, about, question, predictions, features, values)
 
@@ -255,7 +255,10 @@ def read_traces(
             tracks[REFINED, "targets"] = refined_predictor(maps, points, size, grid)
         # In the first view a point is where it is.
         tracks = {name: each.at[:, 0].set(points) for name, each in tracks.items()}
-        return {name: (each, comes_back(maps, points, each, size, grid)) for name, each in tracks.items()}
+        return {
+            name: (each, is_cycle_consistent(maps, points, each, size, grid))
+            for name, each in tracks.items()
+        }
 
     def read_attention(maps: Array):
         return read(functools.partial(attention_predictor, maps, points, size, grid), maps)

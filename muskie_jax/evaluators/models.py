@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
+from muskie_jax.evaluators.settings import CHECKPOINTS
 from muskie_jax.evaluators.subjects import (
     MUSKIE,
     PATCHES,
@@ -38,7 +39,6 @@ from muskie_jax.interop.hub import WEIGHTS, names_repository
 from muskie_jax.interop.load import model_of, open_weights
 from muskie_jax.interop.weights import SUFFIXES
 from muskie_jax.models.muskie import CHANNELS, VARIANTS, build_model
-from muskie_jax.sweep_settings import CHECKPOINTS
 
 UNTRAINED = "untrained"
 RULES = {STILL: StillSubject, PATCHES: PatchSubject}
@@ -89,7 +89,7 @@ def find_models(written: Sequence[str], checkpoints: str, dtype: str) -> list[Mo
         other = by_place.setdefault((model.name, model.step), model)
         if other.source != model.source:
             raise UserError(
-                f"config.sweep.models: {other.source} and {model.source} would both be called "
+                f"config.evaluate.models: {other.source} and {model.source} would both be called "
                 f"{model.name!r}: write 'another_name={model.source}'"
             )
     return list(by_place.values())
@@ -100,7 +100,7 @@ def _name_and_source(entry: str) -> tuple[str, str]:
     if not equals:
         return "", entry
     if not name or not source:
-        raise UserError(f"config.sweep.models has {entry!r}: write 'name=source'")
+        raise UserError(f"config.evaluate.models has {entry!r}: write 'name=source'")
     return name, source
 
 
@@ -110,7 +110,7 @@ def _expand(source: str) -> list[str]:
         return [source]
     paths = sorted(path for path in glob.glob(str(user_path(source))) if _has_weights(pathlib.Path(path)))
     if not paths:
-        raise UserError(f"config.sweep.models: no weights are there like {source!r}")
+        raise UserError(f"config.evaluate.models: no weights are there like {source!r}")
     return paths
 
 
@@ -159,7 +159,7 @@ def _muskies(source: str, name: str, checkpoints: str, dtype: str) -> Iterator[M
         return
     steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
     if not steps or (step and int(step) not in steps):
-        raise UserError(f"config.sweep.models: {folder} has no checkpoint {step or 'yet'}")
+        raise UserError(f"config.evaluate.models: {folder} has no checkpoint {step or 'yet'}")
     # The newest is asked for as "the newest intact one".
     last, every = steps[-1], CHECKPOINTS.fullmatch(checkpoints)[1]
     if step:
@@ -182,14 +182,14 @@ def _load_muskie(name: str, place: str, source: str, dtype: str) -> Subject:
 
 def _untrained(source: str, variant: str | None, name: str, dtype: str, before: Sequence[Model]) -> Model:
     if variant is not None:
-        one_of(variant, VARIANTS, f"config.sweep.models {source!r}")
+        one_of(variant, VARIANTS, f"config.evaluate.models {source!r}")
         network_of, version = lambda: build_model(variant, dtype=dtype), variant
     else:
         trained = [m for m in before if m.kind == MUSKIE and m.step != 0]
         if not trained:
             raise UserError(
-                "config.sweep.models: 'untrained' is a network like the Muskie named before it, and there "
-                "is none: write 'untrained:small'"
+                "config.evaluate.models: 'untrained' copies the size of the Muskie named before it, "
+                "and there is none: write 'untrained:small'"
             )
         network_of = lambda: model_of(open_weights(trained[0].source).network, dtype)
         source, version = f"{UNTRAINED}, as {trained[0].source}", trained[0].version
@@ -225,4 +225,4 @@ def _version(source: str | pathlib.Path) -> str:
 def _check_there(source: str, kinds: str) -> None:
     """Raises UserError for what is neither here nor, by its name, on the hub: as loading would later."""
     if not user_path(source).exists() and not names_repository(source, READABLE):
-        raise UserError(f"config.sweep.models: there is no {source!r}: write {kinds}")
+        raise UserError(f"config.evaluate.models: there is no {source!r}: write {kinds}")

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from muskie_jax.data.buckets import Bucket
+from muskie_jax.buckets import Bucket
 from muskie_jax.data.mixture import Mixture, evaluation_sampler
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.losses import normalize_patches, total_loss

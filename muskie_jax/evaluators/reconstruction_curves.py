@@ -1,7 +1,7 @@
 """Does a network use other views? Error of one masked view, by how many others it is given, and whose.
 
 A target is reconstructed with views of its own scene, and again, with the same mask, with as many of a
-stranger's scene, if there is another (see `contexts`). What the first error is below the second is what
+distractor's scene, if there is another (see `contexts`). What the first error is below the second is what
 the network has found in the other views. The target alone, `views` 1, is where both curves start.
 """
 
@@ -31,7 +31,7 @@ from muskie_jax.evaluators.contexts import (
 )
 from muskie_jax.evaluators.loading import load_in_order
 from muskie_jax.evaluators.reconstruction import visible_mean_error
-from muskie_jax.evaluators.results import Figure, Row, Setting
+from muskie_jax.evaluators.results import Figure, ResultRow, Setting
 from muskie_jax.evaluators.subjects import MUSKIE, Subject
 from muskie_jax.masking import MODES, hidden_count
 from muskie_jax.metrics import Mean
@@ -42,7 +42,7 @@ from muskie_jax.viz.reconstruction import reconstruction_sheet
 
 OVERLAP_EDGES = (0.0, 0.3, 0.6, 1.0)  # of the bins of overlap
 ALL = "all"  # targets of any overlap, or of one that is not known
-OWN, STRANGER, ALONE = "own", "stranger", "none"  # whose views a target is given
+OWN, DISTRACTOR, ALONE = "own", "distractor", "none"  # whose views a target is given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ class CurveSettings:
     views_per_device: int = 32
 
     def __post_init__(self):
-        path = "config.sweep.reconstruction"
+        path = "config.evaluate.reconstruction"
         for name in ("views", "references", "modes"):
             require(len(getattr(self, name)) > 0, f"{path}.{name} is empty: write one at least")
         for name, least in (("groups", 1), ("views_per_device", 1)):
@@ -99,21 +99,21 @@ class _Scenes(NamedTuple):
     Attributes:
       labels: of the targets' groups.
       own: of each target, uint8 (V, H, W, 3), the target first.
-      strangers: likewise of its stranger.
+      distractors: likewise of its distractor.
       seen: float (targets, V - 1), see `seen_by_context`.
     """
 
     labels: list[str]
     own: list[np.ndarray]
-    strangers: list[np.ndarray]
+    distractors: list[np.ndarray]
     seen: np.ndarray
 
 
 class ReconstructionCurves:
-    """A `SweepEvaluator`: masked error of targets with their own scenes' views, and with strangers'.
+    """A `SweepEvaluator`: masked error of targets with their own scenes' views, and with distractors'.
 
     A row is about one `dataset`, `height`, `width`, number of `views`, `num_reference` (whole views besides
-    the target), `mask` (mode and ratio), `context` ("own", "stranger", or "none" for the target alone) and
+    the target), `mask` (mode and ratio), `context` ("own", "distractor", or "none" for none) and
     `overlap`: "all" targets, or those of whom a share of their pixels in a range, such as "0.3-0.6",
     is seen by the whole view of their own scene that sees most of them, where depth and cameras tell. Its
     values are
@@ -122,7 +122,7 @@ class ReconstructionCurves:
     - `baseline_mse`: the same of filling them with the mean of the target's visible pixels;
     - `patches`: how many they are.
 
-    Groups, masks and strangers are the same for every network, whatever the devices. Predictions are
+    Groups, masks and distractors are the same for every network, whatever the devices. Predictions are
     taken as pixels, which they are not of networks that were trained with `normalize_targets`.
 
     Args:
@@ -165,7 +165,7 @@ class ReconstructionCurves:
                 "references": list(self._settings.references_of(views)),
                 "groups": len(targets.groups),
                 "pictures": self._settings.pictures,
-                "strangers": [f"{other} {number}" for other, number in targets.strangers],
+                "distractors": [f"{other} {number}" for other, number in targets.distractors],
             }
             for name, targets in self._targets.items()
             for height, width in self._settings.sizes
@@ -177,7 +177,7 @@ class ReconstructionCurves:
         """Muskie."""
         return kind == MUSKIE
 
-    def evaluate(self, subject: Subject, setting: Setting) -> Iterator[Row | Figure]:
+    def evaluate(self, subject: Subject, setting: Setting) -> Iterator[ResultRow | Figure]:
         """See `ReconstructionCurves`. For the largest number of views there is a figure, too.
 
         Nothing is said of weights without the reconstruction head, and of a network with learned view
@@ -201,7 +201,7 @@ class ReconstructionCurves:
         masks = np.stack([draw_masks(label, views, grid, mode, ratio) for label in scenes.labels])
         patches = masks[:, 0].sum(-1)
         run = functools.partial(self._run, subject, scenes, masks)
-        contexts = (ALONE,) if views == 1 else (OWN, STRANGER) if scenes.strangers else (OWN,)
+        contexts = (ALONE,) if views == 1 else (OWN, DISTRACTOR) if scenes.distractors else (OWN,)
         pictures = {}
         for references in self._settings.references_of(views):
             for context in contexts:
@@ -213,7 +213,7 @@ class ReconstructionCurves:
                         "baseline_mse": float(mean(baseline).compute()),
                         "patches": float(patches[chosen].sum()),
                     }
-                    yield Row(
+                    yield ResultRow(
                         labels | {"num_reference": references, "context": context, "overlap": overlap},
                         values,
                     )
@@ -230,13 +230,13 @@ class ReconstructionCurves:
             views = self._sets[name].load(number, size)
             return views.images[order], seen_by_context(views, order)
 
-        needed = list(dict.fromkeys([*own, *targets.strangers]))
+        needed = list(dict.fromkeys([*own, *targets.distractors]))
         parallel = all(self._sets[name].parallel for name, _ in needed)
         images, seen = (dict(zip(needed, parts)) for parts in zip(*load_in_order(load, needed, parallel)))
         return _Scenes(
             labels=[self._sets[dataset].groups[number].label for _, number in own],
             own=[images[key] for key in own],
-            strangers=[images[key] for key in targets.strangers],
+            distractors=[images[key] for key in targets.distractors],
             seen=np.stack([seen[key] for key in own]),
         )
 
@@ -252,7 +252,7 @@ class ReconstructionCurves:
         shards = group_shards(self._mesh)
         batch = min(self._settings.views_per_device // views or 1, math.ceil(count / shards)) * shards
         rows = local_rows(batch, self._mesh)
-        given = scenes.strangers if context == STRANGER else scenes.own
+        given = scenes.distractors if context == DISTRACTOR else scenes.own
 
         def group(number: int) -> tuple[np.ndarray, np.ndarray]:
             images = arrange(scenes.own[number][0], given[number][1:views], references)
@@ -319,7 +319,7 @@ def _grid(size: tuple[int, int], patch: int, mode: str, ratio: float) -> tuple[i
     grid = size[0] // patch, size[1] // patch
     if hidden_count(grid, ratio) == 0:
         raise UserError(
-            f"config.sweep.reconstruction.modes: {mode} with ratio {ratio} hides nothing of "
+            f"config.evaluate.reconstruction.modes: {mode} with ratio {ratio} hides nothing of "
             f"{size[0]}x{size[1]}: write at least {1 / (grid[0] * grid[1]):.3g}"
         )
     return grid
@@ -328,7 +328,7 @@ def _grid(size: tuple[int, int], patch: int, mode: str, ratio: float) -> tuple[i
 def _figure(
     pictures: Sequence[tuple[np.ndarray, ...]], patch: int, references: int, labels: dict[str, Any]
 ) -> Figure:
-    """Each target with its own scene's views and, below, with its stranger's if there is one."""
+    """Each target with its own scene's views and, below, with its distractor's if there is one."""
     rows = [np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:]) for parts in zip(*pictures)]
     below = " and, below, with those of another" if len(pictures) > 1 else ""
     caption = (

@@ -10,7 +10,7 @@ from muskie_jax.evaluators.subjects import Subject
 Setting = Mapping[str, Any]  # what an evaluator is told for one unit of work; can be written as JSON
 
 
-class Row(NamedTuple):
+class ResultRow(NamedTuple):
     """Some figures.
 
     Attributes:
@@ -60,7 +60,7 @@ class SweepEvaluator(Protocol):
         """Whether this can be measured of subjects of a kind at all."""
         ...
 
-    def evaluate(self, subject: Subject, setting: Setting) -> Iterator[Row | Figure]:
+    def evaluate(self, subject: Subject, setting: Setting) -> Iterator[ResultRow | Figure]:
         """Measures; gives nothing if there is nothing to measure.
 
         Raises:

@@ -18,7 +18,7 @@ from muskie_jax.interop.stablehlo import PROGRAM_ENTRIES, write_stablehlo
 from muskie_jax.interop.weights import SUFFIXES, write_weights
 from muskie_jax.interop.workdir import WORKDIR_ENTRIES, make_workdir
 from muskie_jax.models.muskie import DTYPES
-from muskie_jax.writers import say
+from muskie_jax.writers import log
 
 _SOURCE = "a work directory, a checkpoint in it, a file or folder of weights, or user/name on the hub"
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, f"What to export: {_SOURCE}.")
@@ -75,7 +75,7 @@ def run_import(arguments: list[str]) -> dict[str, Any]:
     variant = weights.network.variant
     own = ROOT / "configs" / f"muskie_{variant}.py"
     config = f"configs/{own.name}" if own.is_file() else f"<a config> --config.model.variant={variant}"
-    say(f"Trains on with: python -m muskie_jax.main --config {config} --workdir {workdir}")
+    log(f"Trains on with: python -m muskie_jax.main --config {config} --workdir {workdir}")
     described = weights.described()
     described.pop("step", None)  # of the training before: this is step 0 of one to come
     return _summary("import", described, workdir)

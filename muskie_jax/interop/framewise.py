@@ -18,8 +18,8 @@ from muskie_jax.interop.framewise_names import (
     IGNORED,
     NAMINGS,
     PERIODS,
+    FramewiseParameter,
     Naming,
-    Parameter,
     numbers_of_blocks,
     parameters,
 )
@@ -28,7 +28,7 @@ from muskie_jax.interop.load import checked_choices
 from muskie_jax.interop.names import WIDENED, check_heads, check_tensors, widened
 from muskie_jax.interop.weights import SUFFIXES, read_tensors
 from muskie_jax.models.framewise import FAMILIES, Framewise, Settings
-from muskie_jax.writers import say
+from muskie_jax.writers import log
 
 READABLE = (*SUFFIXES, ".bin")  # the last is what `transformers` called PyTorch's files: MAE's are such
 # Heads, which no shape tells, by kind and width, where they have not 64 channels: MAE's ViT-H, DINOv3's 7B.
@@ -89,7 +89,7 @@ def _file(source: str | os.PathLike, revision: str | None, filename: str | None)
         return path
     if not names_repository(source, READABLE):
         raise UserError(f"there is no {str(path)!r}: write a file of weights, or user/name of the hub")
-    say(f"Looking for {source} on the Hugging Face hub")
+    log(f"Looking for {source} on the Hugging Face hub")
     return download(str(source), revision, filename, READABLE)
 
 
@@ -122,7 +122,7 @@ class _Reading(NamedTuple):
 
     settings: Settings
     tensors: dict[str, np.ndarray]
-    table: list[Parameter]
+    table: list[FramewiseParameter]
     periods: np.ndarray | None
 
     @property

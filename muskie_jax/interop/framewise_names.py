@@ -129,7 +129,7 @@ _WEIGHTS = {
 }
 
 
-class Parameter(NamedTuple):
+class FramewiseParameter(NamedTuple):
     """A parameter of ours, or a part of it: its name and shape there, its path in our tree.
 
     `name` is None for a bias that a file does not have, which is 0.
@@ -152,7 +152,7 @@ def numbers_of_blocks(naming: Naming, names: Collection[str]) -> list[int]:
     return sorted({int(match[1]) for name in names if (match := number.match(name))})
 
 
-def parameters(naming: Naming, settings: Settings, names: Collection[str]) -> list[Parameter]:
+def parameters(naming: Naming, settings: Settings, names: Collection[str]) -> list[FramewiseParameter]:
     """Every parameter of a network, those in several parts part by part.
 
     Args:
@@ -188,18 +188,20 @@ def _any_bias(part: str, names: Collection[str]) -> bool:
 
 def _of_one(
     ours: str, theirs: str, sizes: Mapping[str, int], place: str = "", gated: bool = False
-) -> list[Parameter]:
+) -> list[FramewiseParameter]:
     path = tuple(ours.split("/"))
     last = path[-1]
     shape_of = lambda words: tuple(int(sizes.get(word, word)) for word in words.split())
     if last in _ALONE:
-        return [Parameter(place + theirs, shape_of(_ALONE[last]), path)]
+        return [FramewiseParameter(place + theirs, shape_of(_ALONE[last]), path)]
     leaf = "scale" if last.startswith("norm") else "kernel"
     outputs, *inputs = shape_of(_WEIGHTS[last])
     parts = theirs.split(" + ")
     # Ours has three times the width, or two hidden halves, in one or several parts there.
     outputs *= {"qkv": 3, "fc1": 1 + gated}.get(last, 1)
     outputs //= len(parts)
-    weights = [Parameter(f"{place}{part}.weight", (outputs, *inputs), (*path, leaf)) for part in parts]
-    biases = [Parameter(f"{place}{part}.bias", (outputs,), (*path, "bias")) for part in parts]
+    weights = [
+        FramewiseParameter(f"{place}{part}.weight", (outputs, *inputs), (*path, leaf)) for part in parts
+    ]
+    biases = [FramewiseParameter(f"{place}{part}.bias", (outputs,), (*path, "bias")) for part in parts]
     return weights + biases

@@ -20,7 +20,7 @@ from muskie_jax.interop.names import Network, check_heads, check_params
 from muskie_jax.interop.weights import SUFFIXES, Weights, read_weights
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
-from muskie_jax.writers import say
+from muskie_jax.writers import log
 
 ORIGIN = "imported.json"  # of a work directory made of weights: what they said of themselves
 OPTIONS = ("remat", "scan_blocks")  # attributes of a network that change no parameter
@@ -119,7 +119,7 @@ def open_weights(
             f"there is no {str(path)!r}: write a work directory, a checkpoint, a file of weights, or "
             "user/name of the hub"
         )
-    say(f"Looking for {source} on the Hugging Face hub")
+    log(f"Looking for {source} on the Hugging Face hub")
     return read_weights(download(str(source), revision, filename), num_heads)
 
 
@@ -137,7 +137,7 @@ def _newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Weights:
             if not newest.is_dir():
                 vanished += 1  # a training that goes on has deleted it, and has a newer one
                 continue
-            say(f"{error}; taking the one before")
+            log(f"{error}; taking the one before")
             damaged[newest] = error
     if not damaged and not vanished:
         raise UserError(f"{checkpoints} has no checkpoint yet")

@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from muskie_jax.errors import UserError
-from muskie_jax.files import made_whole
+from muskie_jax.files import atomic_write
 from muskie_jax.interop.weights import Weights, import_torch, state_dict
 
 MAX_BYTES = 2 * 10**9  # an ONNX file is one protocol buffer
@@ -72,7 +72,7 @@ def write_onnx(
     content = program.model_proto
     for node in content.graph.node:  # they tell which lines of which files they come from
         del node.metadata_props[:]
-    with made_whole(path, force) as part:
+    with atomic_write(path, force) as part:
         part.write_bytes(content.SerializeToString())
 
 

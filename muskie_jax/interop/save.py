@@ -11,7 +11,7 @@ import numpy as np
 
 from muskie_jax.checks import require
 from muskie_jax.errors import UserError
-from muskie_jax.files import made_whole, user_path
+from muskie_jax.files import atomic_write, user_path
 from muskie_jax.interop.description import finite, shareable
 from muskie_jax.interop.hub import WEIGHTS, upload
 from muskie_jax.interop.model_card import model_card
@@ -64,7 +64,7 @@ def write_folder(
     folder: pathlib.Path, weights: Weights, licence: str | None, force: bool
 ) -> dict[str, Any]:
     """`save_pretrained` of weights that bring along what is known of them."""
-    with made_whole(folder, force, ENTRIES) as part:
+    with atomic_write(folder, force, ENTRIES) as part:
         part.mkdir()
         described = write_weights(part / WEIGHTS, weights)
         text = json.dumps({"model_type": "muskie"} | described, indent=2)

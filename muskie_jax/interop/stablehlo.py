@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 
-from muskie_jax.files import made_whole
+from muskie_jax.files import atomic_write
 from muskie_jax.interop import program_loader
 from muskie_jax.interop.load import model_of
 from muskie_jax.interop.weights import Weights, save_safetensors
@@ -95,7 +95,7 @@ def write_stablehlo(
       UserError: if the folder is taken, and not `force`.
     """
     program = export_program(weights, views, size, output, dtype).serialize()
-    with made_whole(folder, force, PROGRAM_ENTRIES) as part:
+    with atomic_write(folder, force, PROGRAM_ENTRIES) as part:
         part.mkdir()
         (part / program_loader.PROGRAM).write_bytes(program)
         save_safetensors(part / program_loader.WEIGHTS, _flat(weights))

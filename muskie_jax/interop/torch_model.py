@@ -45,7 +45,7 @@ class PatchEmbed(nn.Module):
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
-class Attention(nn.Module):
+class TorchAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -62,7 +62,7 @@ class Attention(nn.Module):
         return self.proj(out.transpose(1, 2).reshape(n, tokens, width))
 
 
-class MLP(nn.Module):
+class TorchMLP(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.fc1 = nn.Linear(width, 4 * width)
@@ -78,13 +78,13 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, EPSILON)
-        self.frame_attn = Attention(width, heads)
+        self.frame_attn = TorchAttention(width, heads)
         self.norm2 = nn.LayerNorm(width, EPSILON)
-        self.frame_mlp = MLP(width)
+        self.frame_mlp = TorchMLP(width)
         self.norm3 = nn.LayerNorm(width, EPSILON)
-        self.global_atten = Attention(width, heads)  # spelt as published
+        self.global_atten = TorchAttention(width, heads)  # spelt as published
         self.norm4 = nn.LayerNorm(width, EPSILON)
-        self.global_mlp = MLP(width)
+        self.global_mlp = TorchMLP(width)
 
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         """x (B, V, T, d) -> the same; `cosines` and `sines` (T, D) are those of one view's tokens."""
@@ -98,7 +98,7 @@ class Block(nn.Module):
         return x.reshape(groups, views, tokens, width)
 
 
-class Muskie(nn.Module):
+class TorchMuskie(nn.Module):
     """The backbone with its reconstruction head.
 
     Args:
@@ -190,7 +190,7 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return (wide * cosines + turned * sines).to(x.dtype)
 
 
-def load(path: str | os.PathLike, num_heads: int | None = None) -> Muskie:
+def load(path: str | os.PathLike, num_heads: int | None = None) -> TorchMuskie:
     """The network of a .safetensors or .pth file, with its weights, in float32.
 
     Args:
@@ -204,14 +204,14 @@ def load(path: str | os.PathLike, num_heads: int | None = None) -> Muskie:
     return from_state_dict(weights, described.get("num_heads") if num_heads is None else num_heads)
 
 
-def from_state_dict(weights: dict[str, Tensor], num_heads: int | None = None) -> Muskie:
+def from_state_dict(weights: dict[str, Tensor], num_heads: int | None = None) -> TorchMuskie:
     """The network that tensors belong to, by their published names; see `load`."""
     width, _, patch, _ = weights["patch_embed.proj.weight"].shape
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     heads = HEADS.get((width, depth)) if num_heads is None else num_heads
     if heads is None:
         raise ValueError(f"say how many heads a network of width {width} has, with num_heads=")
-    model = Muskie(
+    model = TorchMuskie(
         width,
         depth,
         heads,

@@ -1,6 +1,6 @@
 """Weights in files: `.safetensors`, and PyTorch's `.pth`, ours or the published ones.
 
-Files come from strangers. Nothing in a file is run: safetensors are plain numbers, and a `.pth` is read
+Files come from distractors. Nothing in a file is run: safetensors are plain numbers, and a `.pth` is read
 by PyTorch's restricted unpickler alone. What a file says of itself is checked: names and shapes by the
 table in `names`, and numbers by the digest that was written with them.
 """
@@ -22,7 +22,7 @@ import safetensors.numpy
 
 import muskie_jax
 from muskie_jax.errors import UserError, first_line
-from muskie_jax.files import made_whole
+from muskie_jax.files import atomic_write
 from muskie_jax.fingerprint import digest_of, examine
 from muskie_jax.interop.description import FORMAT, checked_description
 from muskie_jax.interop.names import Network, network_of, to_jax, to_torch
@@ -103,7 +103,7 @@ def write_weights(path: pathlib.Path, weights: Weights, force: bool = False) -> 
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: write a name that ends with .safetensors, .pth or .pt")
     described = weights.described()
-    with made_whole(path, force) as part:
+    with atomic_write(path, force) as part:
         if path.suffix == ".safetensors":
             metadata = {"format": "pt", KEY: json.dumps(described)}
             save_safetensors(part, to_torch(weights.params, weights.network), metadata)

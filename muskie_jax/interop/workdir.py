@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config, validate
 from muskie_jax.errors import UserError, first_line
-from muskie_jax.files import made_whole
+from muskie_jax.files import atomic_write
 from muskie_jax.interop.load import ORIGIN, network_of_config
 from muskie_jax.interop.weights import Weights
 from muskie_jax.optim import make_optimizer
@@ -50,7 +50,7 @@ def make_workdir(path: pathlib.Path, weights: Weights, config: ConfigDict | None
         _check_same_network(config, weights)
     params = jax.tree.map(jnp.asarray, weights.params)
     state = TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params))
-    with made_whole(path, force, WORKDIR_ENTRIES) as part:
+    with atomic_write(path, force, WORKDIR_ENTRIES) as part:
         part.mkdir()
         described = {name: value for name, value in weights.described().items() if name != "origin"}
         (part / ORIGIN).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")

@@ -93,7 +93,7 @@ class Settings:
 
 
 class Layer(nn.Module):
-    """Pre-norm layer: x += scale1 Attention(LayerNorm(x)); x += scale2 MLP(LayerNorm(x))."""
+    """Pre-norm layer: x += scale1 Attention(LayerNorm(x)); x += scale2 ViTMLP(LayerNorm(x))."""
 
     settings: Settings
     dtype: jnp.dtype
@@ -106,7 +106,7 @@ class Layer(nn.Module):
         attention = SelfAttention(s.heads, False, self.dtype, self.attend, name="attention")
         mixed, _ = attention(layer_norm(s, self.dtype, "norm1")(x), rotation)
         x = x + self._scaled(mixed, "scale1")
-        hidden = MLP(s.hidden, s.gated, self.dtype, name="mlp")(layer_norm(s, self.dtype, "norm2")(x))
+        hidden = ViTMLP(s.hidden, s.gated, self.dtype, name="mlp")(layer_norm(s, self.dtype, "norm2")(x))
         return x + self._scaled(hidden, "scale2")
 
     def _scaled(self, x: Array, name: str) -> Array:
@@ -115,7 +115,7 @@ class Layer(nn.Module):
         return x * self.param(name, nn.initializers.ones, x.shape[-1:]).astype(x.dtype)
 
 
-class MLP(nn.Module):
+class ViTMLP(nn.Module):
     """Two linear layers around an exact GELU; or, gated, around SiLU(first half) * second half."""
 
     hidden: int

@@ -168,25 +168,25 @@ class Muskie(nn.Module):
         pred, conf = _halves(_over_views(self.head, self.norm(x[:, :, self.registers :])))
         return MuskieOutput(pred, conf, tokens, maps)
 
-    def predict_hidden(self, images: Array, mask: Array, places: int) -> tuple[Array, Array, Picked]:
+    def predict_hidden(self, images: Array, mask: Array, slots: int) -> tuple[Array, Array, Picked]:
         """`pred` and `conf` of hidden patches alone, (B, K, p*p*3), and which patches they are.
 
         The last layer computes nothing else.
 
         Args:
           images, mask: as of `__call__`.
-          places: K, room for the hidden patches of a group; those too many are left out.
+          slots: K, room for the hidden patches of a group; those too many are left out.
 
         Returns:
-          `pred` and `conf` as in `MuskieOutput`, where places are left over as well; and the patches,
+          `pred` and `conf` as in `MuskieOutput`, where slots are left over as well; and the patches,
           of a group's V*L.
         """
         x = self.embed(images, mask)
         hidden = jnp.pad(mask, ((0, 0), (0, 0), (self.registers, 0))).reshape(len(x), -1)
-        x, _, _ = self.run_blocks(x, images.shape[2:4], False, False, pick(hidden, places))
+        x, _, _ = self.run_blocks(x, images.shape[2:4], False, False, pick(hidden, slots))
         pred, conf = _halves(self.head(self.norm(x)))
         # Registers are tokens, too, but no patches.
-        return pred, conf, pick(mask.reshape(len(x), -1), places)
+        return pred, conf, pick(mask.reshape(len(x), -1), slots)
 
     def features(self, images: Array, mask: Array | None = None) -> tuple[Array, ...]:
         """Patch tokens after every block, (B, V, L, d) each, without a final norm."""

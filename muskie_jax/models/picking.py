@@ -12,11 +12,11 @@ from jax import Array
 
 @flax.struct.dataclass
 class Picked:
-    """Which of a group's N tokens have one of K places.
+    """Which of a group's N tokens have one of K slots.
 
     Attributes:
-      token: int32 (B, K), the token at each place; the first, where places are left over.
-      is_filled: bool (B, K), False where places are left over.
+      token: int32 (B, K), the token at each place; the first, where slots are left over.
+      is_filled: bool (B, K), False where slots are left over.
       place: int32 (B, N), where each token is; K if it is nowhere.
     """
 
@@ -25,19 +25,19 @@ class Picked:
     place: Array
 
 
-def pick(chosen: Array, places: int) -> Picked:
-    """Puts chosen tokens, bool (B, N), into `places` places in their order; those too many into none."""
+def pick(chosen: Array, slots: int) -> Picked:
+    """Puts chosen tokens, bool (B, N), into `slots` slots in their order; those too many into none."""
     place = jnp.cumsum(chosen, axis=1, dtype=jnp.int32) - 1
-    place = jnp.where(chosen, jnp.minimum(place, places), places)
+    place = jnp.where(chosen, jnp.minimum(place, slots), slots)
     numbers = jnp.arange(chosen.shape[1], dtype=jnp.int32)
-    put = lambda place: jnp.zeros(places, jnp.int32).at[place].set(numbers, mode="drop")
-    is_filled = jnp.arange(places) < chosen.sum(axis=1, keepdims=True)
+    put = lambda place: jnp.zeros(slots, jnp.int32).at[place].set(numbers, mode="drop")
+    is_filled = jnp.arange(slots) < chosen.sum(axis=1, keepdims=True)
     return Picked(jax.vmap(put)(place), is_filled, place)
 
 
 @jax.custom_vjp
 def take(x: Array, picked: Picked) -> Array:
-    """(B, N, ...) -> (B, K, ...), the picked tokens. Gradients of places left over are left out."""
+    """(B, N, ...) -> (B, K, ...), the picked tokens. Gradients of slots left over are left out."""
     return _rows(x, picked.token)
 
 

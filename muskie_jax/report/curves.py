@@ -126,7 +126,7 @@ def training_chart(
 def reconstruction_charts(
     entries: Sequence[Entry], place: HiddenPlace, titles: Titles, drawn: Looks
 ) -> list[Chart]:
-    """Error against the number of views, those of the scene and a stranger's; and over training.
+    """Error against the number of views, those of the scene and a distractor's; and over training.
 
     Both curves of a model start at the target alone. An untrained model is not drawn beside its trained
     one: its errors are so large that those of others would look alike. The curve over training is that
@@ -139,10 +139,10 @@ def reconstruction_charts(
     for reference in references:
         errors: dict[str, dict[MeasuredModel, list[tuple[int, float]]]] = {
             "own scene": {},
-            "stranger's": {},
+            "distractor's": {},
         }
         for (model, views, whole), found in pairs.items():
-            for context, error in zip(errors, (found.own, found.stranger)):
+            for context, error in zip(errors, (found.own, found.distractor)):
                 if whole == reference and isinstance(views, int) and error is not None:
                     start = [] if found.alone is None else [(1, found.alone)]
                     errors[context].setdefault(model, start).append((views, error))
@@ -157,7 +157,7 @@ def reconstruction_charts(
         numbers = sorted({views for curve in series for views, _ in curve.points})
         if len(numbers) > 1:
             title = f"Error on hidden patches, {_whole(reference)}"
-            note = "Solid and filled: the other views are of the scene. Dashed and hollow: a stranger's."
+            note = "Solid and filled: the other views are of the scene. Dashed and hollow: a distractor's."
             note += " With 1 view the target is alone." if 1 in numbers else ""
             ticks = tuple((number, str(number)) for number in numbers)
             charts.append(

@@ -25,28 +25,28 @@ def reconstruction_section(
 
 class Contexts(NamedTuple):
     """MSE of one model on the same hidden patches: the target alone, with views of its own scene, with a
-    stranger's; and an entry of them.
+    distractor's; and an entry of them.
     """
 
     alone: float | None
     own: float | None
-    stranger: float | None
+    distractor: float | None
     entry: Entry
 
 
 def contexts(entries: Sequence[Entry], titles: Titles, every: bool = False) -> Table | None:
-    """The error with the scene's own views beside that with a stranger's, and that without any.
+    """The error with the scene's own views beside that with a distractor's, and that without any.
 
     A line for each number of views, with the most whole views; or, `every`, for each number of these too.
     """
     lines = []
     pairs = context_pairs(where(entries, overlap="all"), every)
     for model in shown(model for model, *_ in pairs):
-        for (of, views, reference), (alone, own, stranger, entry) in pairs.items():
+        for (of, views, reference), (alone, own, distractor, entry) in pairs.items():
             if of == model:
                 baseline, patches = entry.values.get("baseline_mse"), entry.values.get("patches")
                 heads = (titles[model], str(views), str(reference))
-                values = (alone, own, stranger, gain(own, stranger), baseline, patches)
+                values = (alone, own, distractor, gain(own, distractor), baseline, patches)
                 lines.append(line_of(heads, model, values, group=(views, reference)))
     if not lines:
         return None
@@ -56,7 +56,7 @@ def contexts(entries: Sequence[Entry], titles: Titles, every: bool = False) -> T
         (
             Column("MSE, alone", 4, share=CLEAR),
             Column("MSE, own scene", 4, share=CLEAR),
-            Column("MSE, stranger's", 4, ""),
+            Column("MSE, distractor's", 4, ""),
             Column("gain %", 1, "more", margin=100 * CLEAR),
             Column("MSE, mean colour", 4, ""),
             Column("patches", 0, ""),
@@ -64,7 +64,7 @@ def contexts(entries: Sequence[Entry], titles: Titles, every: bool = False) -> T
         tuple(lines),
         note="The same hidden patches: with no other view, with the other views of their own scene, with "
         "those of another scene; and filled with the mean colour of what is visible. Gain: how much less "
-        "the error is with the own scene's than with a stranger's. Bold: better than all others by more "
+        "the error is with the own scene's than with a distractor's. Bold: better than all others by more "
         "than 1%, with as many views.",
     )
 
@@ -75,7 +75,7 @@ def overlaps(entries: Sequence[Entry], titles: Titles, every: bool = False) -> T
     labels = sorted({str(entry.labels.get("overlap", "all")) for entry in entries} - {"all"}, key=interval)
     for label in labels:
         for key, found in context_pairs(where(entries, overlap=label), every).items():
-            pairs.setdefault(key, {})[label] = gain(found.own, found.stranger)
+            pairs.setdefault(key, {})[label] = gain(found.own, found.distractor)
     lines = []
     for model in shown(model for model, *_ in pairs):
         for (of, views, reference), by_overlap in pairs.items():
@@ -121,7 +121,7 @@ def context_pairs(entries: Sequence[Entry], every: bool = True) -> dict[tuple, C
         key: Contexts(
             mse(alone[key[0]][1]) if key[0] in alone else None,
             mse(of.get("own")),
-            mse(of.get("stranger")),
+            mse(of.get("distractor")),
             next(iter(of.values())),
         )
         for key, of in found.items()

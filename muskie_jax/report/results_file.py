@@ -10,7 +10,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from muskie_jax.errors import UserError, first_line
-from muskie_jax.evaluators.results import Row
+from muskie_jax.evaluators.results import ResultRow
 
 FILES = "results*.jsonl"
 
@@ -63,7 +63,7 @@ class Unit(NamedTuple):
     model: MeasuredModel
     evaluator: str
     setting: dict[str, Any]
-    rows: tuple[Row, ...] = ()
+    rows: tuple[ResultRow, ...] = ()
     figures: tuple[FigureFile, ...] = ()
     seconds: float = 0.0
     finished: str = ""
@@ -148,7 +148,7 @@ def _unit(record: dict[str, Any]) -> Unit:
     """Fields that this version does not know are left out, and so are figures that have no value."""
     model = record["model"]
     rows = [
-        Row(
+        ResultRow(
             dict(row["labels"]),
             {
                 name: value

@@ -60,7 +60,7 @@ def reconstruction_sentence(entries: Sequence[Entry], place: HiddenPlace, titles
     models = shown(entry.model for entry in entries)
     gains: dict[tuple[int, int], dict[str, float]] = {}
     for (model, views, whole), found in context_pairs(entries).items():
-        less = gain(found.own, found.stranger)
+        less = gain(found.own, found.distractor)
         if less is not None and isinstance(views, int) and isinstance(whole, int) and model in models:
             gains.setdefault((whole, views), {})[titles[model]] = less
     if not gains:
@@ -68,7 +68,9 @@ def reconstruction_sentence(entries: Sequence[Entry], place: HiddenPlace, titles
     whole, views = max(gains)
     named = sorted(gains[whole, views].items(), key=lambda item: -item[1])
     said = ", ".join(f"{_compared(less)} ({name})" for name, less in named)
-    text = f"with {views} views, {whole} of them whole: other views of the scene, instead of a stranger's, "
+    text = (
+        f"with {views} views, {whole} of them whole: other views of the scene, instead of a distractor's, "
+    )
     text += f"make the error on hidden patches {said}."
     if named[0][1] < 100 * CLEAR:
         text += " So no model gains from other views here."

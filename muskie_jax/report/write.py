@@ -2,7 +2,7 @@
 
 import pathlib
 
-from muskie_jax.files import made_whole
+from muskie_jax.files import atomic_write
 from muskie_jax.report.curves import correspondence_charts, looks, reconstruction_charts
 from muskie_jax.report.page import report_page
 from muskie_jax.report.reconstruction_tables import reconstruction_section
@@ -68,6 +68,6 @@ def _write(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     paths = {}
     for kind, (name, text) in texts.items():
         paths[kind] = folder / name
-        with made_whole(paths[kind], force=True) as part:
+        with atomic_write(paths[kind], force=True) as part:
             part.write_text(text, encoding="utf-8", errors="backslashreplace")
     return paths

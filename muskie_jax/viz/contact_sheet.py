@@ -14,7 +14,7 @@ LABEL_HEIGHT = 20
 HIDDEN_BRIGHTNESS, HIDDEN_GREY = 0.3, 90  # of hidden patches: what is under them stays to be seen
 
 
-class Row(NamedTuple):
+class SheetRow(NamedTuple):
     """One loaded group.
 
     Attributes:
@@ -28,7 +28,7 @@ class Row(NamedTuple):
     mask: np.ndarray
 
 
-def contact_sheet(rows: Sequence[Row], patch: int) -> np.ndarray:
+def contact_sheet(rows: Sequence[SheetRow], patch: int) -> np.ndarray:
     """One sheet of all rows: uint8 (height, width, 3)."""
     strips = [_strip(row, patch) for row in rows]
     width = max(strip.width for strip in strips)
@@ -44,7 +44,7 @@ def contact_sheet(rows: Sequence[Row], patch: int) -> np.ndarray:
     return np.asarray(sheet)
 
 
-def _strip(row: Row, patch: int) -> Image.Image:
+def _strip(row: SheetRow, patch: int) -> Image.Image:
     """The views of a row, with gaps between its groups."""
     groups, views, height, width, _ = row.images.shape
     grid = row.mask.reshape(groups, views, height // patch, width // patch)

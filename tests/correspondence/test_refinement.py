@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from muskie_jax.correspondence import predictors, refinement
-from muskie_jax.correspondence.predictors import read_enlarged, read_map
+from muskie_jax.correspondence.predictors import bilinear_sample, read_enlarged
 
 GRID, SIZE = (9, 12), (144, 192)
 CELL = 16
@@ -23,7 +23,7 @@ def _hashable(x):
 
 
 refined_predictor = compiled(refinement.refined_predictor, 2, 3)
-comes_back = compiled(refinement.comes_back, 3, 4)
+is_cycle_consistent = compiled(refinement.is_cycle_consistent, 3, 4)
 feature_maps = compiled(refinement.feature_maps)
 attention_predictor = compiled(predictors.attention_predictor, 2, 3, 4)
 feature_predictor = compiled(predictors.feature_predictor, 2, 3)
@@ -101,7 +101,7 @@ def test_feature_maps_know_the_same_surface(points):
     answers = refined_predictor(maps, points, SIZE, GRID)
     np.testing.assert_allclose(answers[:, 1], points + np.array([32, 16]), atol=3)
     np.testing.assert_allclose(answers[:, 0], points, atol=3)
-    assert comes_back(maps, points, answers, SIZE, GRID).all()
+    assert is_cycle_consistent(maps, points, answers, SIZE, GRID).all()
     # The plain predictor takes the centre of a cell: at most half a cell beside the truth.
     plain = feature_predictor(np.stack([first, second]), points, SIZE, "targets")
     off = np.abs(plain[:, 1] - points - [32, 16])
@@ -111,7 +111,7 @@ def test_feature_maps_know_the_same_surface(points):
 def test_only_what_comes_back_is_trusted(points):
     maps = maps_of_shift((16, 0))
     right = np.repeat(points[:, None] + [16, 0], 1, 1).astype(np.float32)
-    trusted = lambda answers: np.asarray(comes_back(maps, points, answers, SIZE, GRID))
+    trusted = lambda answers: np.asarray(is_cycle_consistent(maps, points, answers, SIZE, GRID))
     assert trusted(right).all()
     assert trusted(right + np.array([10, 0])).mean() > 0.5 and not trusted(right + np.array([40, 0])).any()
 
@@ -119,14 +119,14 @@ def test_only_what_comes_back_is_trusted(points):
 def test_reading_maps():
     maps = np.random.default_rng(3).random((2, *GRID, 3)).astype(np.float32)
     cells = jnp.array([[0.0, 0.0], [11.0, 8.0], [3.0, 5.0]])
-    found = np.asarray(read_map(jnp.asarray(maps), cells))
+    found = np.asarray(bilinear_sample(jnp.asarray(maps), cells))
     np.testing.assert_allclose(found, maps[:, [0, 8, 5], [0, 11, 3]], rtol=1e-6)
-    half = np.asarray(read_map(jnp.asarray(maps), jnp.array([[3.5, 5.25]])))[:, 0]
+    half = np.asarray(bilinear_sample(jnp.asarray(maps), jnp.array([[3.5, 5.25]])))[:, 0]
     by_hand = 0.75 * maps[:, 5, 3:5].mean(1) + 0.25 * maps[:, 6, 3:5].mean(1)
     np.testing.assert_allclose(half, by_hand, rtol=1e-5)
     outside = jnp.array([[-0.5, 2.0], [-3.0, 2.0]])
-    np.testing.assert_allclose(read_map(jnp.asarray(maps), outside)[:, 1], maps[:, 2, 0], rtol=1e-6)
-    zeros = np.asarray(read_map(jnp.asarray(maps), outside, outside_is_zero=True))
+    np.testing.assert_allclose(bilinear_sample(jnp.asarray(maps), outside)[:, 1], maps[:, 2, 0], rtol=1e-6)
+    zeros = np.asarray(bilinear_sample(jnp.asarray(maps), outside, outside_is_zero=True))
     np.testing.assert_allclose(zeros, np.stack([maps[:, 2, 0] / 2, np.zeros((2, 3))], 1), rtol=1e-6)
 
 

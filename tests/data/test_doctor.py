@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 from conftest import write_scene
+from muskie_tests.runs import nano_config
+from muskie_tests.trees import TREES
 from PIL import Image
-from runs import nano_config
-from trees import TREES
 
 from muskie_jax.config import dataset, synthetic
 from muskie_jax.data.doctor import inspect
@@ -55,7 +55,7 @@ def test_unreadable_files_are_named_and_too_many_are_an_error(root, tmp_path, ca
     result = inspect(config, tmp_path / "out", check=0)
     assert len(result["sources"][0]["unreadable"]) == 1
     assert str(bad) in capsys.readouterr().out
-    config.data.max_bad_share = 0.01
+    config.data.max_bad_fraction = 0.01
     with pytest.raises(UserError, match=r"photos: 1 of 30 images are unreadable, more than"):
         inspect(config, tmp_path / "out", check=0)
     assert (tmp_path / "out" / "inspect.json").exists()
@@ -65,7 +65,7 @@ def test_a_scene_without_a_readable_image_is_an_error(root, tmp_path):
     for path in (root / "scene2").iterdir():
         path.write_bytes(b"no image")
     config = nano_config(root, holdout=0)
-    config.data.max_bad_share = 1.0
+    config.data.max_bad_fraction = 1.0
     with pytest.raises(UserError, match="scene 'scene2' of photos"):
         inspect(config, tmp_path / "out", check=3)
 

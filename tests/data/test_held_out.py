@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 from conftest import write_scene
+from muskie_tests.runs import nano_config
 from PIL import Image
-from runs import nano_config
 
 from muskie_jax.config import folder, synthetic
 from muskie_jax.data import held_out
@@ -53,7 +53,7 @@ def test_groups_are_of_held_out_scenes_and_have_no_view_twice(photo_folder):
     np.testing.assert_array_equal(again.load(3, SIZE).images, photos.load(3, SIZE).images)
     (targets,) = choose_targets([photos], (1, 2, 3), 6).values()
     assert all(photos.groups[i].label[:4] != photos.groups[n].label[:4]
-               for i, (_, n) in zip(targets.groups, targets.strangers))  # fmt: skip
+               for i, (_, n) in zip(targets.groups, targets.distractors))  # fmt: skip
 
 
 def test_another_photograph_stands_in_for_one_that_cannot_be_read(tmp_path):

@@ -6,14 +6,14 @@ import shutil
 
 import numpy as np
 import pytest
+from muskie_tests.trees import TREES, draw_mask, which
 from PIL import Image
-from trees import TREES, draw_mask, which
 
 from muskie_jax.config import dataset, default_config, folder
-from muskie_jax.data.groups import read_groups
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.layouts import LAYOUTS
-from muskie_jax.data.make_groups import write_groups
+from muskie_jax.data.megadepth import read_groups
+from muskie_jax.data.megadepth_groups import write_groups
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.objects import object_box, zoom_region
 from muskie_jax.data.pipeline import Pipeline

@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from muskie_tests.runs import nano_config
+from muskie_tests.trees import draw, which
 from PIL import Image
-from runs import nano_config
-from trees import draw, which
 
 from muskie_jax.data.mixture import build_mixture, training_sampler
-from muskie_jax.data.overlap import sample_overlapping, scene_overlap, seen_share
+from muskie_jax.data.overlap import sample_overlapping, scene_overlap, visible_fraction
 from muskie_jax.errors import UserError
 
 SIZE = (48, 64)
@@ -60,16 +60,18 @@ def test_what_is_hidden_is_not_seen_and_holes_hide_nothing():
     box[:, :32] = 1.0  # something near, before the left half of the second view
     hole = box.copy()
     hole[:, :32] = 0
-    share = lambda other: seen_share(
+    share = lambda other: visible_fraction(
         0, [wall, other], np.stack([INTRINSICS] * 2), np.stack([np.eye(4)] * 2)
     )
     assert share(box)[1] == pytest.approx(0.5, abs=0.02)
     assert share(hole)[1] == 1 == share(wall * 0.97)[1]
     assert (
-        seen_share(0, [wall * 0, wall], np.stack([INTRINSICS] * 2), np.stack([np.eye(4)] * 2)) == 0
+        visible_fraction(0, [wall * 0, wall], np.stack([INTRINSICS] * 2), np.stack([np.eye(4)] * 2)) == 0
     ).all()
     behind = np.diag([-1.0, 1, -1, 1])  # turned round
-    assert seen_share(0, [wall] * 2, np.stack([INTRINSICS] * 2), np.stack([np.eye(4), behind]))[1] == 0
+    assert (
+        visible_fraction(0, [wall] * 2, np.stack([INTRINSICS] * 2), np.stack([np.eye(4), behind]))[1] == 0
+    )
 
 
 def test_samples_overlap_as_asked():

@@ -11,20 +11,20 @@ import time
 
 import numpy as np
 import pytest
-from commands import complaint_of, run_module
 from conftest import ROOT, write_scene
-from packing import config_of, pack_of, sampler_of, whole
+from muskie_tests.commands import complaint_of, run_module
+from muskie_tests.packs import config_of, pack_of, sampler_of, whole
+from muskie_tests.runs import nano_config
+from muskie_tests.trees import TREES
 from PIL import Image
-from runs import nano_config
-from trees import TREES
 
 from muskie_jax.config import dataset, folder, packed, validate
-from muskie_jax.data.builders.encoding import Encoding
-from muskie_jax.data.builders.frames import frames_of
-from muskie_jax.data.builders.pack import pack
-from muskie_jax.data.builders.packed import load_pack
-from muskie_jax.data.builders.remote import RemotePack
 from muskie_jax.data.images import BadImage
+from muskie_jax.data.packing.encoding import Encoding
+from muskie_jax.data.packing.frames import frames_of
+from muskie_jax.data.packing.pack import pack
+from muskie_jax.data.packing.packed import load_pack
+from muskie_jax.data.packing.remote import RemotePack
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.errors import UserError
 from muskie_jax.train import train
@@ -143,7 +143,7 @@ import sys
 import tensorflow_datasets as tfds
 examples = tfds.builder_from_directory(sys.argv[1]).as_data_source("train")
 print(len(examples), examples[3]["image"].shape, examples[3]["frame"])
-from muskie_jax.data.builders import command
+from muskie_jax.data.packing import command
 assert "tensorflow" not in sys.modules
 """
     done = subprocess.run(
@@ -168,7 +168,7 @@ def test_unreadable_images_and_empty_scenes_are_left_out_and_named(tmp_path):
     bad.write_bytes(bad.read_bytes()[:-300])  # only decoding shows it
     for path in (tmp_path / "photos" / "scene1").iterdir():
         path.write_text("no photograph")
-    done, read = pack_of(source, tmp_path / "pack", max_bad_share=0.5)
+    done, read = pack_of(source, tmp_path / "pack", max_bad_fraction=0.5)
     assert len(done.skipped) == 5 and "scene0/frame_1.jpg" in done.skipped[0]
     assert done.dropped == ["scene1"]
     assert [len(scene.frames) for scene in read.scenes] == [3, 4]
@@ -177,7 +177,7 @@ def test_unreadable_images_and_empty_scenes_are_left_out_and_named(tmp_path):
         expected = original.open(from_scene, from_frame).pixels()
         assert (read.open(scene, frame).pixels() == expected).all()
     with pytest.raises(UserError, match="3 of 12 images cannot be read, such as scene0/frame_1.jpg"):
-        pack_of(source, tmp_path / "other", max_bad_share=0.1)
+        pack_of(source, tmp_path / "other", max_bad_fraction=0.1)
 
 
 def test_names_that_are_not_utf_8_are_kept(tmp_path):
@@ -191,7 +191,7 @@ def test_nothing_readable_is_one_line(tmp_path):
     (tmp_path / "photos" / "a").mkdir(parents=True)
     (tmp_path / "photos" / "a" / "1.jpg").write_text("no photograph")
     with pytest.raises(UserError, match="none of 1 images can be read, such as a/1.jpg"):
-        pack_of(folder(root=str(tmp_path / "photos")), tmp_path / "pack", shards=1, max_bad_share=1.0)
+        pack_of(folder(root=str(tmp_path / "photos")), tmp_path / "pack", shards=1, max_bad_fraction=1.0)
 
 
 def test_another_plan_is_refused_unless_it_may_overwrite(tmp_path):
@@ -225,8 +225,8 @@ KILLED = """
 import os, pathlib, signal, sys
 from absl import flags
 sys.path.insert(0, "tests/data"); sys.path.insert(0, "tests")
-import muskie_jax.data.builders.frames as frames
-from packing import pack_of
+import muskie_jax.data.packing.frames as frames
+from muskie_tests.packs import pack_of
 from muskie_jax.config import folder
 record, left = frames.FolderFrames.record, [int(sys.argv[3])]
 def counted(*args):
@@ -281,7 +281,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_rest(sources, tmp_path, workers):
 
 
 def test_what_is_not_read_back_as_it_was_written_does_not_count(sources, tmp_path, monkeypatch):
-    import muskie_jax.data.builders.shards as shards
+    import muskie_jax.data.packing.shards as shards
 
     monkeypatch.setattr(shards, "_sync", flip_bit)
     with pytest.raises(UserError, match="cannot be written: "):

@@ -5,13 +5,13 @@ import json
 
 import numpy as np
 import pytest
-from packing import pack_of, sampler_of, whole
+from muskie_tests.packs import pack_of, sampler_of, whole
 from PIL import Image
 
 from muskie_jax.config import folder, packed
-from muskie_jax.data.builders.encoding import Encoding, encode_depth, read_depth
-from muskie_jax.data.builders.frames import RenderedFrames
-from muskie_jax.data.builders.pack import pack
+from muskie_jax.data.packing.encoding import Encoding, encode_depth, read_depth
+from muskie_jax.data.packing.frames import RenderedFrames
+from muskie_jax.data.packing.pack import pack
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError
 
@@ -205,7 +205,7 @@ def test_images_with_intrinsics_are_not_turned(posed, tmp_path):
 
 
 def test_without_all_cameras_there_are_none(posed, tmp_path):
-    from muskie_jax.data.builders.frames import frames_of
+    from muskie_jax.data.packing.frames import frames_of
 
     source = copy_of(posed, tmp_path / "posed")
     path = tmp_path / "posed" / "room1" / "cameras.json"
@@ -225,7 +225,7 @@ def test_depth_that_does_not_fit_its_image_is_named(posed, tmp_path):
     Image.new("I;16", (64, 48)).save(depth / "0.png")
     Image.new("L", (WIDTH, HEIGHT)).save(depth / "1.png")
     (depth / "2.png").unlink()
-    done, read = pack_of(source, tmp_path / "pack", max_bad_share=0.5)
+    done, read = pack_of(source, tmp_path / "pack", max_bad_fraction=0.5)
     assert done.dropped == ["room0/images"] and len(read.scenes) == 1
     said = "\n".join(done.skipped)
     assert "the image is 128x96, its depth 64x48" in said

@@ -9,8 +9,8 @@ import signal
 import numpy as np
 import pytest
 
+from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.config import default_config, folder, synthetic
-from muskie_jax.data.buckets import Bucket, BucketSchedule
 from muskie_jax.data.mixture import build_mixture, evaluation_sampler, training_sampler
 from muskie_jax.data.pipeline import BLOCK, Pipeline
 from muskie_jax.data.samples import STAND_INS
@@ -262,10 +262,10 @@ def test_unreadable_images_are_replaced_counted_and_named(damaged_folder, worker
     bad = pipeline.skipped[message]
     assert 0 < bad < 0.2 * pipeline.tried
     assert len(pipeline.skipped_lines()) == 2 and "frame_2.jpg" in pipeline.skipped_lines()[1]
-    pipeline.check_share(0.2)
+    pipeline.check_bad_fraction(0.2)
     assert pipeline.tried > 200
     with pytest.raises(UserError, match=f"{bad} of {pipeline.tried} images .*frame_2.jpg"):
-        pipeline.check_share(0.01)
+        pipeline.check_bad_fraction(0.01)
     assert_same(updates[5:], take(sampler, 11, 5))  # a continued run replaces them alike
 
 

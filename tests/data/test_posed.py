@@ -3,9 +3,9 @@
 import importlib.util
 
 import numpy as np
-import posed_trees as trees
 import pytest
-from posed_trees import SIZE, SQUARE, WALL, colour_of
+from muskie_tests import posed_trees as trees
+from muskie_tests.posed_trees import SIZE, SQUARE, WALL, colour_of
 
 from muskie_jax.data.posed import open_posed
 from muskie_jax.data.posed.settings import READERS, posed

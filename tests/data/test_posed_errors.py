@@ -4,10 +4,10 @@ import json
 import sys
 
 import numpy as np
-import posed_trees as trees
 import pytest
 from ml_collections import ConfigDict
-from posed_trees import SIZE
+from muskie_tests import posed_trees as trees
+from muskie_tests.posed_trees import SIZE
 
 from muskie_jax.data.posed import colmap, open_posed
 from muskie_jax.data.posed.frames import Frame

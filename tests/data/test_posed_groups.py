@@ -3,11 +3,11 @@
 import dataclasses
 
 import numpy as np
-import posed_trees as trees
 import pytest
-from posed_trees import SIZE
+from muskie_tests import posed_trees as trees
+from muskie_tests.posed_trees import SIZE
 
-from muskie_jax.data.overlap import seen_share
+from muskie_jax.data.overlap import visible_fraction
 from muskie_jax.data.posed import groups, open_posed
 from muskie_jax.data.posed.frames import Frame, Sequence
 from muskie_jax.data.posed.groups import choose_groups, spread
@@ -95,7 +95,7 @@ def test_frames_that_nothing_overlaps_are_passed_over():
 def test_small_depth_maps_tell_the_same_overlap(tmp_path, monkeypatch, side):
     monkeypatch.setattr(groups, "SMALL", side)
     views = trees.cameras(tmp_path, 6)
-    shares = seen_share(
+    shares = visible_fraction(
         2, [v.depth for v in views], np.stack([v.intrinsics for v in views]),
         np.stack([v.world_to_camera for v in views]),
     )  # fmt: skip
@@ -112,7 +112,7 @@ def test_every_so_many_frames(tmp_path):
 
 
 def fewer(views):
-    return f"fewer views, such as config.sweep.views=({views},)"
+    return f"fewer views, such as config.evaluate.views=({views},)"
 
 
 EVERY = "config.posed.made.every=1 (now one of every 20 frames is read), or "

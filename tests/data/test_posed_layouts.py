@@ -4,10 +4,10 @@ import json
 import math
 
 import numpy as np
-import posed_trees as trees
 import pytest
+from muskie_tests import posed_trees as trees
+from muskie_tests.posed_trees import SIZE
 from PIL import Image
-from posed_trees import SIZE
 
 from muskie_jax.data.posed import navi, open_posed, seven_scenes
 from muskie_jax.data.posed.frames import Frame

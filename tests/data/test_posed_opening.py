@@ -3,10 +3,10 @@
 import json
 
 import numpy as np
-import posed_trees as trees
 import pytest
+from muskie_tests import posed_trees as trees
+from muskie_tests.posed_trees import SIZE
 from PIL import Image
-from posed_trees import SIZE
 
 from muskie_jax.data.posed import headers, open_posed
 from muskie_jax.data.posed.settings import posed

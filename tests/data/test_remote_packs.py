@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import fsspec
 import numpy as np
 import pytest
-from packing import config_of, pack_of, sampler_of
+from muskie_tests.packs import config_of, pack_of, sampler_of
 from test_pack import batches, flip_bit
 
 from muskie_jax.config import folder, packed
-from muskie_jax.data.builders.remote import RemotePack
 from muskie_jax.data.mixture import build_mixture
+from muskie_jax.data.packing.remote import RemotePack
 from muskie_jax.errors import UserError
 
 

@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 from conftest import write_scene
-from runs import nano_config
-from trees import TREES
+from muskie_tests.runs import nano_config
+from muskie_tests.trees import TREES
 
 from muskie_jax.data import scan as scan_module
 from muskie_jax.data.layouts import LAYOUTS, photographs

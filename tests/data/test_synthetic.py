@@ -15,12 +15,12 @@ from muskie_jax.data.synthetic import (
     render_group,
     render_groups,
 )
-from muskie_jax.data.synthetic.cameras import camera_centres, look_at, sample_cameras
 from muskie_jax.data.synthetic.draws import Draws
 from muskie_jax.data.synthetic.rays import cast_rays, nearest_primitive
 from muskie_jax.data.synthetic.render import pixel_rays, sample_appearance
 from muskie_jax.data.synthetic.scenes import clearance, sample_scene
 from muskie_jax.data.synthetic.textures import lattice, photo_colour, photo_pyramid
+from muskie_jax.data.synthetic.viewpoints import camera_centres, look_at, sample_cameras
 
 SEEDS = np.array([[7, 1], [7, 2], [8, 1], [9, 5], [0, 0], [0, 1], [3, 9], [2**32 - 1, 4]], "u4")
 VIEWS, HEIGHT, WIDTH = 3, 48, 64

@@ -8,9 +8,9 @@ from muskie_jax.errors import UserError
 from muskie_jax.evaluators.contexts import (
     arrange,
     choose_targets,
+    distractor_of,
     draw_masks,
     seen_by_context,
-    stranger_of,
     view_order,
 )
 
@@ -26,30 +26,30 @@ class Listed:
         self.groups = tuple(Group(label, tuple(map(str, range(v)))) for label, v in zip(labels, views))
 
 
-def stranger_label(own, *others, elsewhere=()):
+def distractor_label(own, *others, elsewhere=()):
     labels = {"here": [own, *others], "there": list(elsewhere)}
-    found = stranger_of("here", 0, {key: range(len(value)) for key, value in labels.items()}, labels)
+    found = distractor_of("here", 0, {key: range(len(value)) for key, value in labels.items()}, labels)
     return found and labels[found[0]][found[1]]
 
 
-def test_a_stranger_is_of_another_scene():
-    assert stranger_label("attic/1", "attic/2", "attic/3", "barn/1") == "barn/1"
+def test_a_distractor_is_of_another_scene():
+    assert distractor_label("attic/1", "attic/2", "attic/3", "barn/1") == "barn/1"
     assert (
-        stranger_label("cup/scan_1/1", "cup/scan_2/1", "cup/scan_1/2", "shoe/scan_1/1") == "shoe/scan_1/1"
+        distractor_label("cup/scan_1/1", "cup/scan_2/1", "cup/scan_1/2", "shoe/scan_1/1") == "shoe/scan_1/1"
     )
-    assert stranger_label("all/cup/1", "all/cup/2", "all/shoe/1") == "all/shoe/1"
-    assert stranger_label("room_1", "room_2", elsewhere=["x/1"]) == "room_2", "no folder: a scene each"
-    assert stranger_label("attic/1", "attic/2", elsewhere=["x/1"]) == "x/1", "another set, if need be"
-    assert stranger_label("attic/1", elsewhere=["x/1"]) == "x/1"
-    assert stranger_label("attic/1", "attic/2", "attic/3") is None, "all of them show the same"
-    assert stranger_label("attic/1") is None
+    assert distractor_label("all/cup/1", "all/cup/2", "all/shoe/1") == "all/shoe/1"
+    assert distractor_label("room_1", "room_2", elsewhere=["x/1"]) == "room_2", "no folder: a scene each"
+    assert distractor_label("attic/1", "attic/2", elsewhere=["x/1"]) == "x/1", "another set, if need be"
+    assert distractor_label("attic/1", elsewhere=["x/1"]) == "x/1"
+    assert distractor_label("attic/1", "attic/2", "attic/3") is None, "all of them show the same"
+    assert distractor_label("attic/1") is None
 
 
-def test_strangers_are_shared_out():
+def test_distractors_are_shared_out():
     targets = choose_targets([Listed("rooms", [f"room_{i}" for i in range(9)])], (1, 2), 9)["rooms"]
     assert targets.groups == tuple(range(9))
-    assert all(stranger != ("rooms", own) for own, stranger in zip(targets.groups, targets.strangers))
-    assert len(set(targets.strangers)) >= 8
+    assert all(distractor != ("rooms", own) for own, distractor in zip(targets.groups, targets.distractors))
+    assert len(set(targets.distractors)) >= 8
 
 
 def test_all_points_of_a_curve_are_about_the_same_targets():
@@ -59,11 +59,11 @@ def test_all_points_of_a_curve_are_about_the_same_targets():
     assert targets.groups == (0, 1, 2, 3, 5)
     assert choose_targets([several], (4, 2), 3)["several"].groups == (0, 1, 3)
     alone = choose_targets([Listed("one", "a")], (1,), 3)["one"]
-    assert alone.strangers == ()
-    assert choose_targets([Listed("one", ["a/1", "a/2"])], (1, 2), 3)["one"].strangers == ()
+    assert alone.distractors == ()
+    assert choose_targets([Listed("one", ["a/1", "a/2"])], (1, 2), 3)["one"].distractors == ()
     # Who comes from another set must have enough views, too.
     few = Listed("few", ["b/1", "c/1", "d/1"], views=[4, 4, 8])
-    assert choose_targets([Listed("one", ["a/1"]), few], (4, 8), 3)["one"].strangers == (("few", 2),)
+    assert choose_targets([Listed("one", ["a/1"]), few], (4, 8), 3)["one"].distractors == (("few", 2),)
     with pytest.raises(
         UserError, match=r"reconstruction.views=\(8, 16\).* 5 views: write a number up to 5"
     ):

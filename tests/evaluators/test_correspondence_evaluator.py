@@ -12,7 +12,7 @@ import pytest
 from muskie_jax.data.posed import Group, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
-from muskie_jax.evaluators.results import Figure, Row
+from muskie_jax.evaluators.results import Figure, ResultRow
 from muskie_jax.evaluators.subjects import PatchSubject, StillSubject, Traces
 
 SIZE, PATCH, VIEWS = (64, 96), 16, 3
@@ -88,7 +88,7 @@ def rows_of(evaluator, subject, setting=0):
     return {
         tuple(row.labels[key] for key in ("predictor", "layer", "protocol", "angle", "points")): row.values
         for row in found
-        if isinstance(row, Row)
+        if isinstance(row, ResultRow)
     }
 
 
@@ -174,7 +174,7 @@ def test_sets_that_are_not_parallel_are_loaded_by_the_thread_that_asks():
 
 
 def test_layers_that_are_not_there():
-    with pytest.raises(UserError, match=r"config.sweep.layers=\(9,\): seer has none of them"):
+    with pytest.raises(UserError, match=r"config.evaluate.layers=\(9,\): seer has none of them"):
         rows_of(evaluator(layers=(9,), pictures=1), Seer(attends=True))
     assert rows_of(evaluator(layers=(9,)), StillSubject())
 

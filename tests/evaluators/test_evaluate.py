@@ -3,10 +3,10 @@
 import json
 import pathlib
 
-import posed_trees
 import pytest
-from commands import complaint_of, run_module
 from conftest import ROOT
+from muskie_tests import posed_trees
+from muskie_tests.commands import complaint_of, run_module
 
 import muskie_jax.evaluators.models
 from muskie_jax import evaluate as job
@@ -15,7 +15,7 @@ from muskie_jax.config_file import load_config
 from muskie_jax.data.posed.settings import PROTOCOLS
 from muskie_jax.errors import UserError
 from muskie_jax.evaluate import evaluate
-from muskie_jax.evaluators.results import Row
+from muskie_jax.evaluators.results import ResultRow
 
 READERS = list(PROTOCOLS)
 
@@ -36,8 +36,8 @@ def config_for(root, *models, **sweep):
     config = default_config()
     config.job = "evaluate"
     config.posed.desk = posed("cameras", str(root), select="consecutive", groups=2)
-    config.sweep.update({"models": models, "sizes": ((32, 48),), "views": (3,), "points": 20} | sweep)
-    config.sweep.reconstruction.update({"views": (1, 2), "modes": (("random", 0.5),), "groups": 2})
+    config.evaluate.update({"models": models, "sizes": ((32, 48),), "views": (3,), "points": 20} | sweep)
+    config.evaluate.reconstruction.update({"views": (1, 2), "modes": (("random", 0.5),), "groups": 2})
     return config
 
 
@@ -116,7 +116,7 @@ def test_other_settings_and_other_data_are_other_work(whole, desk):
 
 def planned(config, folder):
     """The identities of a config's units."""
-    models = job.find_models(config.sweep.models, "last", config.sweep.dtype)
+    models = job.find_models(config.evaluate.models, "last", config.evaluate.dtype)
     evaluators = job.make_evaluators(config, folder)
     return {
         job.plan_unit(model, evaluator, setting, config).identity
@@ -127,7 +127,7 @@ def planned(config, folder):
     }
 
 
-def test_strangers_are_part_of_the_question(desk, tmp_path):
+def test_distractors_are_part_of_the_question(desk, tmp_path):
     """The views of another set, which targets of a single scene are compared with, are other work."""
     alone = config_for(desk, "untrained:nano", evaluators=("reconstruction",))
     before = planned(alone, tmp_path)
@@ -169,7 +169,7 @@ def test_nothing_to_do_is_an_error(desk, tmp_path):
 def test_the_headline_is_of_a_plain_predictor_with_our_protocol(whole):
     folder, _ = whole
     for line in lines_of(folder):
-        rows = [Row(row["labels"], row["values"]) for row in line["rows"]]
+        rows = [ResultRow(row["labels"], row["values"]) for row in line["rows"]]
         said = job.headline(rows)
         if line["evaluator"] == "reconstruction":
             assert said.startswith("masked error ")
@@ -227,14 +227,14 @@ def test_settings_that_cannot_be(desk, key, value, said):
     config = config_for(desk, "still", **{key: value})
     with pytest.raises(UserError) as caught:
         validate(config)
-    assert f"config.sweep.{key}" in str(caught.value) and said in str(caught.value)
+    assert f"config.evaluate.{key}" in str(caught.value) and said in str(caught.value)
 
 
 def test_the_command_says_what_is_wrong_before_anything_starts(desk, tmp_path):
     flags = ["--config", "configs/evaluate.py:cameras", "--workdir", tmp_path / "out"]
     missing = complaint_of(run_module("muskie_jax.main", *flags, "--config.posed.yours.root=/nowhere"))
     assert "config.posed.yours" in missing and "/nowhere" in missing
-    flags += [f"--config.posed.yours.root={desk}", "--config.sweep.models=('runs/nothing/x',)"]
+    flags += [f"--config.posed.yours.root={desk}", "--config.evaluate.models=('runs/nothing/x',)"]
     assert "there is no 'runs/nothing/x'" in complaint_of(run_module("muskie_jax.main", *flags))
 
 

@@ -2,12 +2,12 @@
 
 import functools
 
-import framewise_made
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from muskie_tests import framewise_made
 
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config

@@ -13,7 +13,7 @@ from flax import linen as nn
 from muskie_jax.data.posed.views import Group, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.reconstruction_curves import CurveSettings, ReconstructionCurves, overlap_bins
-from muskie_jax.evaluators.results import Figure, Row
+from muskie_jax.evaluators.results import Figure, ResultRow
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import MuskieOutput, build_model, patchify
 from muskie_jax.sharding import make_mesh
@@ -108,7 +108,7 @@ def rows_of(evaluator, subject):
     found = [out for setting in evaluator.settings() for out in evaluator.evaluate(subject, setting)]
     rows = {}
     for row in found:
-        assert isinstance(row, Row)
+        assert isinstance(row, ResultRow)
         keys = ("dataset", "mask", "views", "num_reference", "context", "overlap")
         assert rows.setdefault(tuple(row.labels[key] for key in keys), row.values) is row.values
     return rows
@@ -127,7 +127,7 @@ def recorded():
     return rows, dict(zip(keys, calls))
 
 
-def test_copies_of_own_views_are_right_and_of_a_stranger_s_are_not(recorded):
+def test_copies_of_own_views_are_right_and_of_a_distractor_s_are_not(recorded):
     rows, calls = recorded
     for key, values in rows.items():
         _, _, views, references, context, _ = key
@@ -147,13 +147,13 @@ def test_copies_of_own_views_are_right_and_of_a_stranger_s_are_not(recorded):
         assert values["baseline_mse"] == pytest.approx(baseline / count / 3, rel=1e-5)
         if references and context == "own":
             assert values["mse"] < 1e-4  # but for the first pixel
-        if references and context == "stranger":
+        if references and context == "distractor":
             assert values["mse"] > 0.3
 
 
-def test_target_mask_and_kind_of_context_are_the_same_for_own_views_and_a_stranger_s(recorded):
+def test_target_mask_and_kind_of_context_are_the_same_for_own_views_and_a_distractor_s(recorded):
     _, calls = recorded
-    longest = {name: calls["scenes", "random 0.75", 4, 0, name, "all"] for name in ("own", "stranger")}
+    longest = {name: calls["scenes", "random 0.75", 4, 0, name, "all"] for name in ("own", "distractor")}
     names = lambda images: np.rint((np.moveaxis(images[:, :, 0, 0, :2], -1, 0) + 1) * 127.5)
     (own_view, own_scene), (view, scene) = (names(images) for images, _ in longest.values())
     assert not own_view[:, 0].any() and not view[:, 0].any(), "the target is the first view"
@@ -178,7 +178,7 @@ def test_a_network_without_use_for_other_views_has_one_curve():
     assert alone["mse"] == pytest.approx(alone["baseline_mse"], rel=1e-5)
     for (*kind, context, overlap), values in rows.items():
         if context == "own":
-            assert values == rows[*kind, "stranger", overlap], "exactly"
+            assert values == rows[*kind, "distractor", overlap], "exactly"
         assert values == pytest.approx(alone, rel=1e-6)
 
 
@@ -205,12 +205,12 @@ def test_errors_by_overlap():
     rows = rows_of(curves([shifted]), subject_of(Copier()))
     plain = rows_of(curves([Scenes("shifted")]), subject_of(Copier()))
     assert {key: values for key, values in rows.items() if key[-1] == "all"} == plain
-    for context in ("own", "stranger"):
+    for context in ("own", "distractor"):
         kind = ("shifted", "random 0.75", 4, 2, context)
         by_bin = {key[-1]: values for key, values in rows.items() if key[:-1] == kind}
         patches = {name: values["patches"] for name, values in by_bin.items()}
         assert patches == {"all": 90, "0.0-0.3": 18, "0.3-0.6": 18, "0.6-1.0": 36}
-        # Of the targets of a bin, whatever the stranger's view sees: leaving a target out of the
+        # Of the targets of a bin, whatever the distractor's view sees: leaving a target out of the
         # whole changes the whole by its share.
         known = sum(v["patches"] * v["mse"] for name, v in by_bin.items() if name != "all")
         rest = 90 * by_bin["all"]["mse"] - known
@@ -235,11 +235,11 @@ def test_sets_are_loaded_once_for_units_in_order():
     rows_of(evaluator, subject_of(Copier()))
     assert sorted(scenes.loaded) == list(range(5))
     settings = evaluator.settings()
-    assert len(settings[1]["strangers"]) == 5 and "scenes 0" in settings[1]["strangers"]
+    assert len(settings[1]["distractors"]) == 5 and "scenes 0" in settings[1]["distractors"]
     assert json.loads(json.dumps(settings)) == settings and len(settings) == 6
     assert settings[1] == {
         "dataset": "scenes", "height": 16, "width": 24, "mask": "random", "ratio": 0.75, "views": 2,
-        "references": [0, 1], "groups": 5, "pictures": 0, "strangers": settings[1]["strangers"],
+        "references": [0, 1], "groups": 5, "pictures": 0, "distractors": settings[1]["distractors"],
     }  # fmt: skip
 
 
@@ -250,12 +250,12 @@ def test_muskie_and_its_picture():
     subject = subject_of(model, params)
     evaluator = curves(views=(2, 4), references=(1,), pictures=2)
     two, four = evaluator.settings()
-    own, stranger = evaluator.evaluate(subject, two)
-    assert math.isfinite(own.values["mse"]) and own.values["mse"] != stranger.values["mse"]
-    assert own.values["baseline_mse"] == stranger.values["baseline_mse"]
+    own, distractor = evaluator.evaluate(subject, two)
+    assert math.isfinite(own.values["mse"]) and own.values["mse"] != distractor.values["mse"]
+    assert own.values["baseline_mse"] == distractor.values["baseline_mse"]
     assert list(evaluator.evaluate(subject, four)) == [], "more views than it has embeddings"
 
-    # A figure of the largest number of views: two targets, with own views and a stranger's.
+    # A figure of the largest number of views: two targets, with own views and a distractor's.
     figure = list(curves(views=(2,), references=(0, 1), pictures=2).evaluate(subject, two))[-1]
     assert isinstance(figure, Figure) and figure.kind == "reconstruction"
     kind = {"dataset": "scenes", "height": 16, "width": 24, "views": 2, "mask": "random 0.75"}
@@ -277,11 +277,11 @@ def test_muskie_and_its_picture():
     assert list(evaluator.evaluate(subject_of(model, body), two)) == [], "nothing reconstructs"
 
 
-def test_a_single_scene_has_no_stranger():
+def test_a_single_scene_has_no_distractor():
     scene = Scenes()
     scene.groups = tuple(Group(f"attic/{i}", group.frames) for i, group in enumerate(scene.groups))
     found = list(curves([scene], pictures=1).evaluate(subject_of(Copier()), curves([scene]).settings()[-1]))
-    assert {row.labels["context"] for row in found if isinstance(row, Row)} == {"own"}
+    assert {row.labels["context"] for row in found if isinstance(row, ResultRow)} == {"own"}
     assert "another" not in found[-1].caption
 
 

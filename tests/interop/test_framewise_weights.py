@@ -8,8 +8,8 @@ import pytest
 import safetensors.numpy
 from conftest import GOLDEN
 from flax.traverse_util import flatten_dict
-from framewise_made import CASES, HEADS, kind_of, of_the_repository, published
 from huggingface_hub.errors import EntryNotFoundError
+from muskie_tests.framewise_made import CASES, HEADS, kind_of, of_the_repository, published
 
 from muskie_jax.errors import UserError
 from muskie_jax.interop.framewise import HEADS as KNOWN_HEADS

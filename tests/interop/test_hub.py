@@ -10,9 +10,9 @@ import sys
 import threading
 
 import pytest
-from commands import run_module
 from conftest import ROOT
-from made import named_network, same
+from muskie_tests.commands import run_module
+from muskie_tests.networks import named_network, same
 
 from muskie_jax import save_pretrained
 from muskie_jax.interop.load import open_weights

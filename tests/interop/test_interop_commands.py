@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from commands import complaint_of, run_module
-from made import made_network, named_network
+from muskie_tests.commands import complaint_of, run_module
+from muskie_tests.networks import made_network, named_network
 
 from muskie_jax.interop.load import open_weights
 from muskie_jax.interop.names import Network

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from made import made_inputs, made_network, named_network, same
-from runs import nano_config
+from muskie_tests.networks import made_inputs, made_network, named_network, same
+from muskie_tests.runs import nano_config
 
 import muskie_jax
 from muskie_jax import load_pretrained, push_to_hub, save_pretrained
@@ -232,7 +232,7 @@ HOSTILE = "`x` |\n\n## Licence\n\nMIT <img src=x> ![p](http://evil.example/x) ww
     ],
 )
 def test_what_a_card_says_cannot_break_out_of_it(tmp_path, training):
-    """Descriptions come from files, and files from strangers."""
+    """Descriptions come from files, and files from distractors."""
     model, params = made_network(0)
     weights = Weights(Network.of(model), params, {"training": training, "metrics": {"mse": 1.0}})
     write_weights(tmp_path / "m.safetensors", weights)

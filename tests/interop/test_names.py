@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from golden_params import golden_params
-from made import made_network, same
+from muskie_tests.golden_params import golden_params
+from muskie_tests.networks import made_network, same
 
 from muskie_jax.errors import UserError
 from muskie_jax.interop.names import Network, network_of, parameters, to_jax, to_torch

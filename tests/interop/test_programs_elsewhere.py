@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from made import made_inputs, made_network
+from muskie_tests.networks import made_inputs, made_network
 
 from muskie_jax.errors import UserError
 from muskie_jax.interop import onnx_program

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from made import made_network, same
+from muskie_tests.networks import made_network, same
 
 from muskie_jax.errors import UserError
 from muskie_jax.interop import weights as weights_module

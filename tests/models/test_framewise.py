@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 from conftest import GOLDEN
 from flax.traverse_util import flatten_dict, unflatten_dict
-from framewise_made import CASES, HEADS, kind_of, made, of_the_repository, published
+from muskie_tests.framewise_made import CASES, HEADS, kind_of, made, of_the_repository, published
 
 from muskie_jax.interop.framewise import load_framewise
 from muskie_jax.models.framewise import DEVIATION, MEAN, Framewise, Settings, interpolated

@@ -11,11 +11,11 @@ from jax._src.cudnn import fused_attention_stablehlo as fused
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from muskie_jax.hlo import traffic
 from muskie_jax.models.attention import CUDNN_PRIMITIVE, Attention
 from muskie_jax.models.layers import TransformerLayer
 from muskie_jax.models.normalization import gelu, layer_norm
 from muskie_jax.models.rope import patch_positions, rotate, rotation_table
+from muskie_jax.perf.hlo import traffic
 from muskie_jax.sharding import batch_sharding, make_mesh
 
 

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muskie_jax.data.buckets import Bucket
-from muskie_jax.flops import forward_flops
+from muskie_jax.buckets import Bucket
 from muskie_jax.models.attention import Attention, attention_map
 from muskie_jax.models.layers import AlternatingBlock
 from muskie_jax.models.muskie import REMAT, VARIANTS, build_model, patchify, unpatchify
 from muskie_jax.models.rope import patch_positions, rotate, rotation_table
+from muskie_jax.perf.flops import forward_flops
 
 VIEWS, HEIGHT, WIDTH, PATCHES = 3, 32, 48, 6
 
@@ -53,9 +53,9 @@ def test_hidden_pixels_cannot_influence_the_prediction(params, images, mask):
 def test_hidden_patches_alone_are_predicted_as_among_all(params, images, mask, options):
     if "view_embed" in options:
         params = params | {"view_embedding": jax.random.normal(jax.random.key(4), (VIEWS, 48))}
-    model, places = build_model("nano", **options), 14
-    assert mask.sum((1, 2)).max() < places < VIEWS * PATCHES
-    predict = lambda *arguments: model.apply(*arguments, places, method="predict_hidden")
+    model, slots = build_model("nano", **options), 14
+    assert mask.sum((1, 2)).max() < slots < VIEWS * PATCHES
+    predict = lambda *arguments: model.apply(*arguments, slots, method="predict_hidden")
     pred, conf, patches = jax.jit(predict)({"params": params}, images, mask)
     everything = run(params, images, mask, **options)
     for ours, expected in ((pred, everything.pred), (conf, everything.conf)):

@@ -10,9 +10,9 @@ import subprocess
 
 import numpy as np
 import pytest
-from commands import complaint_of, run_module
 from conftest import ROOT
-from made_results import (
+from muskie_tests.commands import complaint_of, run_module
+from muskie_tests.results import (
     EARLY,
     LATE,
     NAVI,
@@ -127,7 +127,7 @@ def test_the_summary_and_the_facts(text):
     )
     assert (
         f"kitchen, 96x128, hidden: random 0.9: with 4 views, 1 of them whole: other views of the scene, "
-        f"instead of a stranger's, make the error on hidden patches 75% lower ({late}), 33% lower "
+        f"instead of a distractor's, make the error on hidden patches 75% lower ({late}), 33% lower "
         f"(untrained (small))." in said
     )
     facts = [said for _, _, said in page.all("dd")]
@@ -152,7 +152,7 @@ def test_no_gain_from_other_views_is_said_so(tmp_path):
     rows = [
         reconstruction(mse, views, context, whole=whole)
         for whole, views, own in ((2, 4, 0.2), (1, 4, 0.1), (2, 3, 0.1), (0, 8, 0.1))
-        for context, mse in (("own", own), ("stranger", 0.16))
+        for context, mse in (("own", own), ("distractor", 0.16))
     ]
     append(tmp_path / "results.jsonl", unit(0, LATE, "reconstruction", rows))
     (said,) = [said for _, _, said in Page(write_report(tmp_path)["html"].read_text()).all("li")][:1]
@@ -226,8 +226,8 @@ def test_both_curves_of_reconstruction_start_at_the_target_alone(text):
     curves = chart_of(text, "Error on hidden patches, 1 whole view by views")
     assert len(curves) == 4 and {len(points) for _, points in curves} == {3}  # 1, 2 and 4 views
     for style in ("g0", "c0"):
-        own, strangers = (points for found, points in curves if found == style)
-        assert own[0] == strangers[0] and own[2] != strangers[2]
+        own, distractors = (points for found, points in curves if found == style)
+        assert own[0] == distractors[0] and own[2] != distractors[2]
     heights = {points[0][1] for _, points in curves}
     assert len(heights) == 2  # a start for each model
 

@@ -4,13 +4,13 @@ import json
 import math
 
 import pytest
-from made_results import DINO, STILL, unit
+from muskie_tests.results import DINO, STILL, unit
 
 from muskie_jax.errors import UserError
-from muskie_jax.evaluators.results import Row
+from muskie_jax.evaluators.results import ResultRow
 from muskie_jax.report.results_file import FigureFile, append, read
 
-ROW = Row({"dataset": "navi", "layer": 3, "mask": None}, {"px_ate": 0.1 + 0.2, "pairs": 700})
+ROW = ResultRow({"dataset": "navi", "layer": 3, "mask": None}, {"px_ate": 0.1 + 0.2, "pairs": 700})
 FIGURE = FigureFile("figures/a.jpg", "tracks", {"views": 4}, "A caption.\nüber two lines")
 
 
@@ -24,7 +24,7 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_figures_that_are_not_finite_are_missing(tmp_path):
     values = {"a": math.nan, "b": math.inf, "c": 1.5}
-    append(tmp_path / "results.jsonl", unit(1, DINO, "x", [Row({}, values)]))
+    append(tmp_path / "results.jsonl", unit(1, DINO, "x", [ResultRow({}, values)]))
     line = json.loads((tmp_path / "results.jsonl").read_text(), parse_constant=pytest.fail)
     assert line["rows"][0]["values"] == {"a": None, "b": None, "c": 1.5}
     assert read(tmp_path)[0].rows[0].values == {"c": 1.5}

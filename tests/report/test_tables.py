@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from made_results import (
+from muskie_tests.results import (
     DINO,
     EARLY,
     HOSTILE,
@@ -178,7 +178,7 @@ def test_answers_to_several_questions_are_not_in_one_table(tmp_path):
 
 def test_reconstruction_asked_in_several_ways(tmp_path):
     rows = lambda *errors: [
-        reconstruction(error, 2, context) for error, context in zip(errors, ("own", "stranger"))
+        reconstruction(error, 2, context) for error, context in zip(errors, ("own", "distractor"))
     ]
     of = lambda second, question, rows: unit(
         second, LATE, "reconstruction", rows, setting={"question": question}
@@ -263,7 +263,7 @@ def test_layers_and_our_extras(written):
     assert rows[0] == ["untrained (small)", "25.00", "6.25"]
 
 
-def test_reconstruction_with_the_own_scene_and_a_strangers(written):
+def test_reconstruction_with_the_own_scene_and_a_distractors(written):
     paths, _ = written
     tables = markdown_tables(paths["markdown"].read_text())
     place, ours = "Reconstruction: kitchen, 96x128, hidden: random 0.9", "Ours, beyond the paper: "

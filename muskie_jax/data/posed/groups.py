@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from muskie_jax.data.images import BadImage
-from muskie_jax.data.overlap import seen_share
+from muskie_jax.data.overlap import visible_fraction
 from muskie_jax.data.posed.frames import Frame, Sequence
 from muskie_jax.data.posed.pixels import sample_nearest
 from muskie_jax.data.posed.views import Group
@@ -113,7 +113,7 @@ def _consecutive_mends(sequences: tuple[Sequence, ...], views: int, stride: int,
 
 
 def _fewer(views: int) -> list[str]:
-    return [f"fewer views, such as config.sweep.views=({views},)"] if views > 1 else []
+    return [f"fewer views, such as config.evaluate.views=({views},)"] if views > 1 else []
 
 
 def _by_rotation(sequence: Sequence, views: int) -> list[list[int]]:
@@ -135,7 +135,7 @@ def _overlapping(
         sequence, first = anchors[number]
         if sequence.name not in small:
             small[sequence.name] = _small_geometry(sequence, read_depth)
-        shares = seen_share(first, *small[sequence.name])
+        shares = visible_fraction(first, *small[sequence.name])
         fits = [i for i in np.argsort(-shares, kind="stable") if low <= shares[i] <= high and i != first]
         if len(fits) >= views - 1:
             found[number] = Choice(sequence, [first, *(fits[i] for i in _some(len(fits), views - 1))])
@@ -160,7 +160,7 @@ def _ever_denser(count: int, most: int) -> dict[int, None]:
 def _small_geometry(
     sequence: Sequence, read_depth: ReadDepth
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Depth maps of a sequence made small, intrinsics for them, and poses, as `seen_share` has them."""
+    """Depth maps of a sequence made small, their intrinsics, and poses, as `visible_fraction` has them."""
     depths, intrinsics = [], []
     for frame in sequence.frames:
         try:

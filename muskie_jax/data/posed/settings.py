@@ -4,8 +4,8 @@ from ml_collections import ConfigDict
 
 from muskie_jax.checks import check_keys, one_of, require, suggest
 from muskie_jax.data.posed.groups import SELECTIONS
+from muskie_jax.data.source_settings import check_world, world_settings
 from muskie_jax.errors import UserError
-from muskie_jax.source_settings import check_world, world_settings
 
 # For each reader its own way to choose groups (see `choose_groups`), and how much it thins out videos.
 PROTOCOLS = {

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from muskie_jax.data.synthetic.compilation import materialise
-from muskie_jax.data.synthetic.scenes import Scene
+from muskie_jax.data.synthetic.scenes import RoomScene
 
 Vector = tuple[Array, Array, Array]
 Interval = tuple[Array, Array]  # where a ray enters and leaves; empty if the first is larger
@@ -32,7 +32,7 @@ class Hits:
     normal: Array  # (..., 3), unit vector towards the ray's side
 
 
-def cast_rays(scene: Scene, origins: Array, directions: Array) -> Hits:
+def cast_rays(scene: RoomScene, origins: Array, directions: Array) -> Hits:
     """The first surface that each ray meets; there is one, since the room encloses everything.
 
     Args:
@@ -45,7 +45,7 @@ def cast_rays(scene: Scene, origins: Array, directions: Array) -> Hits:
     return _surface_hit(scene, distance, primitive, origins, directions)
 
 
-def nearest_primitive(scene: Scene, origins: Array, directions: Array) -> tuple[Array, Array]:
+def nearest_primitive(scene: RoomScene, origins: Array, directions: Array) -> tuple[Array, Array]:
     """Distance to and number of the primitive that each ray meets first; see `cast_rays`.
 
     Distances are exact to 2^-18 of themselves (for up to 32 primitives): their last bits make room
@@ -65,7 +65,9 @@ def nearest_primitive(scene: Scene, origins: Array, directions: Array) -> tuple[
     return distance, (nearest & number_bits).astype(jnp.int32)
 
 
-def _search(scene: Scene, origins: Array, directions: Array, *, number_bits: Array, at_once: bool) -> Array:
+def _search(
+    scene: RoomScene, origins: Array, directions: Array, *, number_bits: Array, at_once: bool
+) -> Array:
     """The least bits of a distance with the primitive's number as its lowest bits, uint32.
 
     Args:
@@ -105,7 +107,7 @@ def _search(scene: Scene, origins: Array, directions: Array, *, number_bits: Arr
 
 
 def _surface_hit(
-    scene: Scene, distance: Array, primitive: Array, origins: Array, directions: Array
+    scene: RoomScene, distance: Array, primitive: Array, origins: Array, directions: Array
 ) -> Hits:
     """What rays meet, given the primitive and where."""
     unit_map = [[scene.world_to_unit[:, i, j][primitive] for j in range(4)] for i in range(3)]

@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from muskie_jax.data.synthetic.cameras import camera_centres, sample_cameras
 from muskie_jax.data.synthetic.draws import Draws
 from muskie_jax.data.synthetic.rays import cast_rays, nearest_primitive
-from muskie_jax.data.synthetic.scenes import Cameras, Scene, WorldConfig, sample_scene
+from muskie_jax.data.synthetic.scenes import Cameras, RoomScene, WorldConfig, sample_scene
 from muskie_jax.data.synthetic.textures import (
     PhotoPyramid,
     photo_colour,
     procedural_colour,
 )
+from muskie_jax.data.synthetic.viewpoints import camera_centres, sample_cameras
 
 # Where a pixel's rays go, from its upper left corner: rotated grids.
 SAMPLE_OFFSETS = {
@@ -124,7 +124,7 @@ def pixel_rays(
     return camera_centres(cameras.world_to_camera)[:, None, None], jnp.stack(directions, -1)
 
 
-def sample_appearance(key: Array, scene: Scene, config: WorldConfig, num_views: int) -> Appearance:
+def sample_appearance(key: Array, scene: RoomScene, config: WorldConfig, num_views: int) -> Appearance:
     """Draws lamp, exposure and colour of V views."""
     draws = Draws(key, "appearance", (num_views,), capacity=8)
     exposure = config.exposure * draws.vectors(1, -1.0, 1.0)
@@ -137,7 +137,7 @@ def sample_appearance(key: Array, scene: Scene, config: WorldConfig, num_views: 
 
 
 def _render_images(
-    scene: Scene,
+    scene: RoomScene,
     cameras: Cameras,
     appearance: Appearance,
     config: WorldConfig,
@@ -160,7 +160,7 @@ def _render_images(
 
 
 def _ray_colours(
-    scene: Scene,
+    scene: RoomScene,
     cameras: Cameras,
     appearance: Appearance,
     origins: Array,

@@ -34,7 +34,7 @@ class WorldConfig:
     # Textures.
     wall_cell: float = 0.45  # metres; typical coarse detail of the room's sides ...
     object_cell: float = 0.2  # ... and of the objects
-    photo_texture_share: float = 0.5  # of the surfaces, where a bank of photographs is given
+    photo_texture_fraction: float = 0.5  # of the surfaces, where a bank of photographs is given
 
     # Cameras. The views of a group surround a common hub that looks at a common focus.
     # Radius of the ball that a group's cameras lie in, in units of the distance between hub and
@@ -70,7 +70,7 @@ class WorldConfig:
 
 
 @flax.struct.dataclass
-class Scene:
+class RoomScene:
     """P = 1 + objects primitives and 6 P surfaces."""
 
     centre: Array  # (P, 3), metres
@@ -98,7 +98,7 @@ class Cameras:
     world_to_camera: Array  # (V, 4, 4) float32, metres
 
 
-def sample_scene(key: Array, config: WorldConfig) -> Scene:
+def sample_scene(key: Array, config: WorldConfig) -> RoomScene:
     """Draws a room with its objects, textures and lamp."""
     draws = Draws(key, "room", (), capacity=8)
     room_size = jnp.stack(
@@ -122,9 +122,9 @@ def sample_scene(key: Array, config: WorldConfig) -> Scene:
         key,
         extent=extent.repeat(2, axis=1).reshape(-1, 2),
         coarse_cell=cell.repeat(6),
-        photo_share=config.photo_texture_share,
+        photo_fraction=config.photo_texture_fraction,
     )
-    return Scene(
+    return RoomScene(
         centre=centre,
         half_size=half_size,
         rotation=rotation,
@@ -181,7 +181,7 @@ def transform(matrices: Array, vectors: Array) -> Array:
     return (matrices * vectors[..., None, :]).sum(-1)
 
 
-def clearance(scene: Scene, points: Array) -> Array:
+def clearance(scene: RoomScene, points: Array) -> Array:
     """Distance (metres) from points (..., 3) to the nearest surface; negative inside objects.
 
     A lower bound: curved objects count as their boxes.

@@ -38,14 +38,14 @@ class Textures:
     photo_span: Array  # (S,), width of the photograph, metres
 
 
-def sample_textures(key: Array, extent: Array, coarse_cell: Array, *, photo_share: float) -> Textures:
+def sample_textures(key: Array, extent: Array, coarse_cell: Array, *, photo_fraction: float) -> Textures:
     """Draws one texture per surface.
 
     Args:
       key: a PRNG key.
       extent: (S, 2) half sizes of the surfaces, metres.
       coarse_cell: (S,) typical cell of the coarse lattice, metres.
-      photo_share: share of the surfaces that show a photograph when a bank is given.
+      photo_fraction: share of the surfaces that show a photograph when a bank is given.
     """
     count = len(extent)
     draws = Draws(key, "textures", (count,), capacity=40)
@@ -71,7 +71,7 @@ def sample_textures(key: Array, extent: Array, coarse_cell: Array, *, photo_shar
         dots=jnp.where(motif < 0.25, uniform(0.25, 0.5), 0.0),
         lines=jnp.where(motif > 0.75, uniform(0.04, 0.12), 0.0),
         colours=_sample_palettes(draws),
-        use_photo=chance(photo_share),
+        use_photo=chance(photo_fraction),
         photo=draws.bits(),
         photo_span=2 * extent.max(-1) * uniform(0.8, 1.6),
     )

@@ -1,0 +1,144 @@
+"""Cameras that look at a common part of a synthetic scene, from a controllable baseline.
+
+A group of views surrounds a *hub*: a pose in free space that looks at some object. What the hub
+sees is probed with a few rays; a view is drawn from a ball around the hub, aims at the hub's focus,
+and is accepted if it keeps clear of all surfaces and sees enough of the probed points itself. Since
+everything must have a fixed shape, a fixed number of candidates is drawn at once and the first
+acceptable one, or else the best one, is taken.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from muskie_jax.data.synthetic.draws import Draws
+from muskie_jax.data.synthetic.rays import nearest_primitive
+from muskie_jax.data.synthetic.scenes import Cameras, RoomScene, WorldConfig, clearance, transform
+
+HUB_CANDIDATES = 32
+VIEW_CANDIDATES = 16
+PROBES = 4  # rays along each side of the hub's image
+HUB_OBJECT_FRACTION = 0.4  # of the hub's rays should meet objects rather than the room
+HUB_DISTANCE = 1.2  # metres between hub and focus, at least
+HUB_RISE = (-1.2, 0.8)  # metres from the hub up to what it looks at
+
+
+def look_at(position: Array, target: Array, roll: Array) -> Array:
+    """(..., 4, 4) world-to-camera matrices of upright cameras turned by `roll` (radians)."""
+    forward = _unit(target - position)
+    level = _unit(jnp.cross(forward, jnp.array([0.0, 0.0, 1.0])))
+    down = jnp.cross(forward, level)
+    cos, sin = jnp.cos(roll)[..., None], jnp.sin(roll)[..., None]
+    rotation = jnp.stack([cos * level + sin * down, cos * down - sin * level, forward], -2)
+    translation = -transform(rotation, position)[..., None]
+    last_row = jnp.broadcast_to(jnp.array([0.0, 0, 0, 1]), (*position.shape[:-1], 1, 4))
+    return jnp.concatenate([jnp.concatenate([rotation, translation], -1), last_row], -2)
+
+
+def camera_centres(world_to_camera: Array) -> Array:
+    """(..., 3) positions in the world of cameras (..., 4, 4)."""
+    rotation, translation = world_to_camera[..., :3, :3], world_to_camera[..., :3, 3]
+    return -transform(jnp.swapaxes(rotation, -1, -2), translation)
+
+
+def sample_cameras(
+    key: Array, scene: RoomScene, config: WorldConfig, num_views: int, height: int, width: int
+) -> Cameras:
+    """Draws the cameras of one group of views; only the intrinsics depend on the resolution."""
+    group_draws = Draws(key, "group", (), capacity=2)
+    angle = jnp.deg2rad(group_draws.uniform(*config.field_of_view))
+    # Half of the image's (width, height) at unit distance.
+    aspect = jnp.array([width / height, height / width]) ** 0.5
+    half_image = jnp.tan(angle / 2) * aspect
+
+    hub = _sample_hub(key, scene, config, half_image)
+    radius = hub.focus_distance * group_draws.uniform(*config.baseline)
+    world_to_camera = _sample_views(
+        key, scene, config, num_views, half_image=half_image, hub=hub, radius=radius
+    )
+
+    draws = Draws(key, "lens", (num_views,), capacity=4)
+    focal = width / (2 * half_image[0]) * (1 + config.zoom_jitter * draws.uniform(-1.0, 1.0))
+    principal = jnp.array([width, height]) * (0.5 + config.centre_jitter * draws.vectors(2, -1, 1))
+    intrinsics = jnp.zeros((num_views, 3, 3)).at[:, 2, 2].set(1.0)
+    intrinsics = intrinsics.at[:, 0, 0].set(focal).at[:, 1, 1].set(focal)
+    intrinsics = intrinsics.at[:, :2, 2].set(principal)
+    return Cameras(intrinsics=intrinsics, world_to_camera=world_to_camera)
+
+
+class _Hub(NamedTuple):
+    world_to_camera: Array  # (4, 4)
+    probes: Array  # (PROBES², 3), points that the hub sees
+    focus_distance: Array  # (), metres straight ahead of the hub
+
+
+def _sample_hub(key: Array, scene: RoomScene, config: WorldConfig, half_image: Array) -> _Hub:
+    """The first pose in free space that sees enough of some object, from not too near."""
+    draws = Draws(key, "hub", (HUB_CANDIDATES,), capacity=8)
+    reach = scene.half_size[0] - config.clearance
+    position = scene.centre[0] + reach * draws.vectors(3, -1.0, 1.0)
+    objects = scene.centre[1:]
+    target = objects[(draws.uniform(0.0, 1.0) * len(objects)).astype(jnp.int32)]
+    target += draws.vectors(3, -0.5, 0.5)
+    # Neither straight up nor down, where a camera has no upright.
+    rise = jnp.clip(target[:, 2] - position[:, 2], *HUB_RISE)
+    target = target.at[:, 2].set(position[:, 2] + rise)
+    world_to_camera = look_at(position, target, jnp.zeros(HUB_CANDIDATES))
+
+    grid = (jnp.arange(PROBES) + 0.5) / PROBES * 2 - 1
+    x, y = (a.ravel() for a in jnp.meshgrid(grid * half_image[0], grid * half_image[1]))
+    camera_to_world = jnp.swapaxes(world_to_camera[:, :3, :3], -1, -2)
+    directions = transform(camera_to_world[:, None], jnp.stack([x, y, jnp.ones_like(x)], -1))
+    depth, primitive = nearest_primitive(scene, position[:, None], directions)
+    # The mean of inverse depths counts most what moves most between views.
+    distance = 1 / (1 / depth).mean(-1)
+
+    clear = clearance(scene, position)
+    object_share = (primitive > 0).mean(-1) / HUB_OBJECT_FRACTION
+    score = jnp.minimum(object_share, 1.0) + jnp.minimum(distance / HUB_DISTANCE, 1.0)
+    best = jnp.argmax(jnp.where(clear > config.clearance, score, clear - 100.0))
+    points = position[best] + depth[best][:, None] * directions[best]
+    return _Hub(world_to_camera[best], points, distance[best])
+
+
+def _sample_views(
+    key: Array,
+    scene: RoomScene,
+    config: WorldConfig,
+    num_views: int,
+    *,
+    half_image: Array,
+    hub: _Hub,
+    radius: Array,
+) -> Array:
+    """(V, 4, 4) world-to-camera matrices of views from within `radius` metres of the hub."""
+    draws = Draws(key, "views", (num_views, VIEW_CANDIDATES), capacity=8)
+    # Candidates close in on the hub; the last is there, hence as clear of surfaces as the hub is.
+    reach = radius * jnp.linspace(1.0, 0.0, VIEW_CANDIDATES) * draws.uniform(0.0, 1.0) ** (1 / 3)
+    away = reach[..., None] * _unit(draws.vectors(3, -1.0, 1.0))
+    position = camera_centres(hub.world_to_camera) + away
+    # Half of the image is half_image * focus_distance metres wide at the focus.
+    aim = config.aim_jitter * half_image.min() * draws.vectors(3, -1.0, 1.0)
+    forward = hub.world_to_camera[2, :3]
+    target = camera_centres(hub.world_to_camera) + hub.focus_distance * (forward + aim)
+    roll = jnp.deg2rad(config.roll_jitter) * draws.uniform(-1.0, 1.0)
+    world_to_camera = look_at(position, target, roll)
+
+    pose = world_to_camera[..., None, :, :]
+    probes = transform(pose[..., :3, :3], hub.probes) + pose[..., :3, 3]
+    bounds = half_image * probes[..., 2:]
+    inside = (probes[..., 2] > 0) & (jnp.abs(probes[..., :2]) < bounds).all(-1)
+    # A ray of length 1 up to the probe is cut shorter where something hides it.
+    origin = position[..., None, :]
+    reached, _ = nearest_primitive(scene, origin, hub.probes - origin)
+    shared = (inside & (reached > 0.99)).mean(-1)
+
+    clear = clearance(scene, position)
+    score = jnp.where(clear > config.clearance, jnp.minimum(shared, config.min_shared), clear - 100.0)
+    best = jnp.argmax(score, -1)
+    return jnp.take_along_axis(world_to_camera, best[:, None, None, None], 1)[:, 0]
+
+
+def _unit(vector: Array) -> Array:
+    return vector / jnp.linalg.norm(vector, axis=-1, keepdims=True)

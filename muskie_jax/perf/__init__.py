@@ -1,0 +1,1 @@
+"""Measures and predicts speed, memory and network traffic."""

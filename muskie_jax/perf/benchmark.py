@@ -1,0 +1,261 @@
+"""Job `benchmark`: how long a training step takes here, and how long it would have to take."""
+
+import dataclasses
+import datetime
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from muskie_jax.buckets import Bucket, BucketSchedule
+from muskie_jax.errors import UserError
+from muskie_jax.masking import MaskOptions, group_masks
+from muskie_jax.optim import make_optimizer
+from muskie_jax.perf.flops import peak_flops, training_flops
+from muskie_jax.perf.machines import GIB
+from muskie_jax.perf.roofline import Roofline, best_time, composed_roofline
+from muskie_jax.programs import Programs, batch_shapes, refused_if_too_large, training_programs
+from muskie_jax.sharding import check_batch, group_shards, make_mesh
+from muskie_jax.train_step import Batch, Task, TrainState, abstract_state, init_state, make_task
+from muskie_jax.writers import log_main, table_head, table_row
+
+COLUMNS = (
+    ("model", 7), ("size", 9), ("views", 7), ("remat", 11), ("devices", 7), ("ms/step", 8), ("views/s", 8),
+    ("MFU", 5), ("roofline", 9), ("reached", 7), ("GiB", 6), ("compile", 7), ("efficiency", 10),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One line of the table: what is trained, and on how many devices."""
+
+    variant: str
+    bucket: Bucket
+    remat: str
+    devices: int
+
+
+def device_counts(listed: Sequence[int | str], total: int) -> list[int]:
+    """The numbers of devices that `config.benchmark.devices` means where there are `total`, ascending.
+
+    Raises:
+      UserError: for more than there are.
+    """
+    meant = {"all": [total], "doubling": [*(2**power for power in range(total.bit_length())), total]}
+    counts = sorted({count for entry in listed for count in meant.get(entry, [entry])})
+    if counts[-1] > total:
+        raise UserError(
+            f"--config.benchmark.devices has {counts[-1]}, and there are {total}: "
+            "write no more than that, or 'all'"
+        )
+    return counts
+
+
+def cases(config: ConfigDict, counts: Sequence[int]) -> Iterator[Case]:
+    """The cases that `config.benchmark` lists, or the config's own model at each of its buckets."""
+    listed = [
+        (variant, Bucket(height, width, config.batch.views), remat)
+        for variant, (height, width), remat in config.benchmark.cases
+    ]
+    if not listed:
+        schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
+        listed = [(config.model.variant, bucket, config.model.remat) for bucket in schedule.all()]
+    for variant, bucket, remat in listed:
+        for count in counts:
+            yield Case(variant, bucket, remat, count)
+
+
+def benchmark(
+    config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device] | None = None
+) -> dict[str, Any]:
+    """Times training steps, optimizer included, on random images, and prints a table.
+
+    Args:
+      config: see `muskie_jax.config.default_config`, its section `benchmark`.
+      workdir: `benchmark.jsonl` in it gets a line more per case, with the device, jax and the date.
+      devices: all by default.
+
+    Returns:
+      `device`, and `cases`: a dictionary each, with `step_ms`, `views_per_second`, `mfu`,
+      `roofline_ms` and its parts, `reached` (the share of the roofline), `gib` per device. With several
+      numbers of devices also `efficiency`: views per second and device, beside those on the fewest. A
+      case that does not fit has `too_big` instead, the reason.
+
+    Raises:
+      UserError: for cases that cannot be run here, before any is.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    counts = device_counts(config.benchmark.devices, len(devices))
+    settled = [(case, *settle(config, case, devices)) for case in cases(config, counts)]
+    columns = COLUMNS if len(counts) > 1 else COLUMNS[:-1]
+    rows, rooflines, fewest = [], {}, {}
+    log_main(table_head(columns))
+    for case, its_config, mesh in settled:
+        row = {
+            "device": devices[0].device_kind,
+            "jax": jax.__version__,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        row |= run_case(its_config, case, mesh, rooflines)
+        if "step_ms" in row:
+            first = fewest.setdefault(dataclasses.replace(case, devices=0), row)
+            if first is not row:
+                rate, base = (each["views_per_second"] / each["devices"] for each in (row, first))
+                row["efficiency"] = rate / base
+        rows.append(row)
+        log_main(table_row(describe(row), columns))
+        with (workdir / "benchmark.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    return {"job": "benchmark", "device": devices[0].device_kind, "cases": rows, "workdir": str(workdir)}
+
+
+def settle(config: ConfigDict, case: Case, devices: Sequence[jax.Device]) -> tuple[ConfigDict, Mesh]:
+    """The config of a case alone, and its mesh.
+
+    Raises:
+      UserError: if its batch cannot be split over the mesh.
+    """
+    config = config.copy_and_resolve_references()
+    config.model.update(variant=case.variant, remat=case.remat)
+    per_device = config.benchmark.groups_per_device
+    share = config.batch.groups * case.devices // len(devices)
+    config.batch.groups = per_device * case.devices if per_device else max(1, share)
+    config.evaluation.groups, config.evaluation.views = config.batch.groups, case.bucket.views
+    config.buckets = ConfigDict({"resolutions": ((case.bucket[:2],),), "views": (case.bucket.views,)})
+    mesh = make_mesh(config.mesh, devices[: case.devices])
+    check_batch(config, mesh)
+    return config, mesh
+
+
+def run_case(
+    config: ConfigDict, case: Case, mesh: Mesh, rooflines: dict[Any, Roofline | None]
+) -> dict[str, Any]:
+    """Measures one case; `rooflines` keeps those that were measured already."""
+    task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
+    shapes = batch_shapes(case.bucket, config.batch.groups, config.batch.views, task.model.patch, mesh)
+    schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
+    state_shapes = abstract_state(task.model, optimizer, mesh)
+    lowered = training_programs(task, optimizer, state_shapes, {case.bucket: shapes}, schedule, mesh)
+    programs = Programs(lowered, {}, quiet=True)
+    groups = config.batch.groups * config.batch.views // case.bucket.views
+    row = {
+        "variant": case.variant,
+        "size": list(case.bucket[:2]),
+        "views": case.bucket.views,
+        "groups": groups,
+        "remat": case.remat,
+        "mesh": dict(mesh.shape),
+        "devices": case.devices,
+    }
+    try:
+        row["compile_seconds"] = programs.compile()
+        row["gib"] = programs.needed_bytes(state_shapes)[0] / GIB
+        programs.check_memory(state_shapes, mesh.local_devices[0], config)
+        with refused_if_too_large(str(case.bucket)):
+            state = init_state(task.model, optimizer, config.seed, mesh)
+            batch = random_batch(shapes, case.bucket.grid(task.model.patch), task.masks)
+            seconds = time_updates(programs, state, (case.bucket, batch), config.benchmark)
+    except UserError as error:  # a line of its own in the table, not the end of it
+        return row | {"too_big": str(error)}
+    flops = groups * training_flops(task.model, case.bucket, task.slots(case.bucket))
+    peak = peak_flops(mesh.devices.flat[0])
+    row |= {
+        "step_ms": 1e3 * seconds,
+        "views_per_second": groups * case.bucket.views / seconds,
+        "mfu": flops / seconds / (peak * case.devices) if peak else None,
+    }
+    del state, batch, programs  # their memory is wanted for what comes next
+    if config.benchmark.roofline:
+        roofline = device_roofline(task, case.bucket, groups, mesh, rooflines)
+        row |= compare(roofline, seconds) if roofline else {}
+    return row
+
+
+def device_roofline(
+    task: Task, bucket: Bucket, groups: int, mesh: Mesh, known: dict[Any, Roofline | None]
+) -> Roofline | None:
+    """The composed roofline of one device's part of `groups` groups; `known` keeps those measured.
+
+    None where there is none: for groups whose views are split, since a device then attends from its own
+    views to all of a group's, and where the memory does not suffice to measure it.
+    """
+    if mesh.shape["view"] > 1:
+        return None
+    own = groups // group_shards(mesh)
+    model = task.model
+    key = (model.width, model.depth, bucket, own)
+    if key not in known:
+        try:
+            with refused_if_too_large("the roofline"):
+                known[key] = composed_roofline(model, bucket, own, task.slots(bucket))
+        except UserError:
+            known[key] = None
+    return known[key]
+
+
+def time_updates(
+    programs: Programs, state: TrainState, batch: tuple[Bucket, Batch], options: ConfigDict
+) -> float:
+    """Seconds of an update, again and again on the same batch; `state` is used up."""
+
+    def update():
+        nonlocal state
+        state, measured = programs.update(state, [batch])
+        return state, measured
+
+    return best_time(update, options.steps, options.repeats)
+
+
+def compare(roofline: Roofline, seconds: float) -> dict[str, float]:
+    """A composed roofline, and how near to it a step of `seconds` is."""
+    return {
+        "roofline_ms": 1e3 * roofline.seconds,
+        "products_ms": 1e3 * roofline.product_seconds,
+        "products_tflops": roofline.product_flops / roofline.product_seconds / 1e12,
+        "attention_ms": 1e3 * roofline.attention_seconds,
+        "attention_tflops": roofline.attention_flops / roofline.attention_seconds / 1e12,
+        "reached": roofline.seconds / seconds,
+    }
+
+
+def random_batch(
+    shapes: dict[str, jax.ShapeDtypeStruct], grid: tuple[int, int], masks: MaskOptions
+) -> dict[str, jax.Array]:
+    """Random images, made where they are used, with masks as they are drawn in training."""
+    groups, views, _ = shapes["mask"].shape
+    rng = np.random.default_rng(0)
+    drawn = group_masks(rng, groups, views, grid, masks)
+
+    def make(key, mask):
+        images = jax.random.randint(key, shapes["images"].shape, 0, 256).astype(jnp.uint8)
+        return {"images": images, "mask": mask, "source": jnp.zeros(shapes["source"].shape, jnp.int32)}
+
+    shardings = {key: shape.sharding for key, shape in shapes.items()}
+    return jax.jit(make, out_shardings=shardings)(jax.random.key(0), drawn)
+
+
+def describe(row: dict[str, Any]) -> list[str]:
+    """A row's cells, in the order of COLUMNS."""
+    height, width = row["size"]
+    has_roofline = "roofline_ms" in row
+    return [
+        row["variant"],
+        f"{height}x{width}",
+        f"{row['groups']}x{row['views']}",
+        row["remat"],
+        str(row["devices"]),
+        f"{row['step_ms']:.1f}" if "step_ms" in row else "too big",
+        f"{row['views_per_second']:.0f}" if "step_ms" in row else "-",
+        f"{row['mfu']:.0%}" if row.get("mfu") else "-",
+        f"{row['roofline_ms']:.1f} ms" if has_roofline else "-",
+        f"{row['reached']:.0%}" if has_roofline else "-",
+        f"{row['gib']:.1f}" if "gib" in row else "-",
+        f"{row['compile_seconds']:.0f} s" if "compile_seconds" in row else "-",
+        f"{row['efficiency']:.1%}" if "efficiency" in row else "-",
+    ]

@@ -1,0 +1,80 @@
+"""The data loader one would write first, to compare with: PyTorch's, with Pillow.
+
+Crops, interpolation and flips are the pipeline's; it makes normalised float tensors, and no
+masks. It is measured as a program of its own, without JAX in its processes:
+
+    python -m muskie_jax.perf.torch_loader <size> <views of a batch> <workers> <seconds>
+
+reads paths of photographs, one a line, and prints batches per second. This module needs the extra [torch].
+"""
+
+import math
+import pathlib
+import random
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from muskie_jax.data.views import CROP_AREA, CROP_ASPECT, CROP_TRIES, FLIP_CHANCE, centre_box
+from muskie_jax.perf.pace import items_per_second
+
+BICUBIC = Image.Resampling.BICUBIC
+MEAN = STD = 0.5  # of every channel
+ENDLESS = 10**9  # samples of an epoch
+
+
+class TorchPhotographs(Dataset):
+    """TorchPhotographs as float tensors (3, size, size) in [-1, 1], each read, cropped and flipped anew."""
+
+    def __init__(self, paths: Sequence[pathlib.Path], size: int):
+        self.paths, self.size = tuple(paths), size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        with Image.open(self.paths[index]) as file:
+            image = file.convert("RGB")
+        image = image.crop(crop_box(*image.size)).resize((self.size, self.size), BICUBIC)
+        if random.random() < FLIP_CHANCE:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if random.random() < FLIP_CHANCE:
+            image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
+        return tensor.sub_(MEAN).div_(STD)
+
+
+def crop_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """The box (left, top, right, bottom) of a RandomResizedCrop to a square."""
+    for _ in range(CROP_TRIES):
+        area = width * height * random.uniform(*CROP_AREA)
+        aspect = math.exp(random.uniform(*map(math.log, CROP_ASPECT)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = random.randint(0, width - w), random.randint(0, height - h)
+            return left, top, left + w, top + h
+    low, high = CROP_ASPECT
+    return tuple(map(round, centre_box((height, width), min(max(width / height, low), high))))
+
+
+def photograph_loader(paths: Sequence[pathlib.Path], size: int, batch: int, workers: int) -> DataLoader:
+    """Endless random batches, float32 (batch, 3, size, size)."""
+    photographs = TorchPhotographs(paths, size)
+    return DataLoader(
+        photographs,
+        batch,
+        sampler=RandomSampler(photographs, replacement=True, num_samples=ENDLESS),
+        num_workers=workers,
+    )
+
+
+if __name__ == "__main__":
+    size, batch, workers, seconds = map(float, sys.argv[1:])
+    torch.set_num_threads(1)  # as in DataLoader's own workers
+    paths = [pathlib.Path(line) for line in sys.stdin.read().splitlines()]
+    loader = photograph_loader(paths, int(size), int(batch), int(workers))
+    print(items_per_second((batch for batch in loader), seconds))

@@ -1,0 +1,183 @@
+"""The data benchmark's arithmetic, what it measures with, and a run of it at toy size."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from muskie_jax.config import validate
+from muskie_jax.config_file import load_config
+from muskie_jax.errors import UserError
+from muskie_jax.perf import loading, pace
+from muskie_jax.perf.loading import STAGES, benchmark_data, cores_needed, one_core
+from muskie_jax.perf.made_photographs import make_photographs
+
+PATH = pathlib.Path(__file__).parents[2] / "configs" / "benchmark_data.py"
+
+
+def load(arg):
+    return load_config(f"{PATH}:{arg}" if arg else PATH)
+
+
+@pytest.mark.parametrize("arg", [None, "quick"])
+def test_shipped_benchmarks_are_valid(arg):
+    validate(load(arg))
+
+
+@pytest.mark.parametrize(
+    "setting, value, message",
+    [
+        ("seconds", 0.0, "seconds=0.0: write above 0"),
+        ("sizes", (230,), "sizes has 230x230, not divisible by the patch size 16"),
+        ("photo_sizes", (640,), r"photo_sizes has 640: write \(height, width\)"),
+        ("steps", (("base", 224),), r"steps has \('base', 224\): write \(variant, size, milliseconds\)"),
+        ("steps", (("bass", 224, 12.6),), "steps: no 'bass'; did you mean 'base'"),
+    ],
+)
+def test_wrong_settings_are_named(setting, value, message):
+    config = load(None)
+    config.benchmark_data[setting] = value
+    with pytest.raises(UserError, match=f"^config.benchmark_data.{message}"):
+        validate(config)
+
+
+def test_made_photographs_are_as_large_as_real_ones(tmp_path):
+    make_photographs(tmp_path, 3, (480, 640))
+    first, *others = sorted(tmp_path.iterdir())
+    assert len(others) == 2 and first.read_bytes() != others[0].read_bytes()
+    assert Image.open(first).size == (640, 480)
+    assert all(55e3 < path.stat().st_size < 85e3 for path in (first, *others))
+    times = first.stat().st_mtime_ns
+    others[0].unlink()
+    make_photographs(tmp_path, 3, (480, 640))
+    assert first.stat().st_mtime_ns == times and others[0].exists(), "only what is missing is made"
+
+
+def test_speed_is_taken_once_loads_come_steadily(monkeypatch):
+    now, closed = [0.0], []
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
+
+    def loads():
+        try:
+            for seconds in [50.0, 3.0, *[0.25] * 100]:  # starting, filling up, steady
+                now[0] += seconds
+                yield
+        finally:
+            closed.append(True)
+
+    assert pace.items_per_second(loads(), 4.0) == 4.0
+    assert closed
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen on this system")
+def test_one_core_is_for_the_threads_started_meanwhile():
+    before, seen = os.sched_getaffinity(0), []
+    with one_core():
+        thread = threading.Thread(target=lambda: seen.append(os.sched_getaffinity(0)))
+        thread.start()
+        thread.join()
+    assert len(seen[0]) == 1 and seen[0] <= before
+    assert os.sched_getaffinity(0) == before
+
+
+def test_cores_that_feed_a_gpu(monkeypatch):
+    monkeypatch.setattr(loading, "available_cores", lambda: [0, 1])
+    case = lambda size, one, both: {
+        "photographs": "p",
+        "size": size,
+        "views_per_second": one,
+        "views_per_second_all": both,
+    }
+    cases = [case(224, 400.0, 1000.0), case(512, 500.0, 400.0)]
+    steps = (("base", 224, 10.0), ("base", 512, 30.0), ("large", 224, 40.0), ("large", 384, 70.0))
+    needs = {(n["variant"], n["size"]): n for n in cores_needed(cases, steps, step_views=32, reuse=2)}
+    # 16 views are loaded for a step, at 400 and (with both cores at work) 200 per second and core.
+    assert needs["base", 224]["cores"] == pytest.approx(16 / 400 / 0.010)
+    assert needs["base", 512]["cores"] == pytest.approx(16 / 200 / 0.030)
+    assert needs["base", "all"]["cores"] == pytest.approx((16 / 400 + 16 / 200) / 0.040)
+    assert not needs["base", "all"]["at_most"]
+    assert needs["large", 224]["cores"] == pytest.approx(16 / 400 / 0.040)
+    assert set(needs) == {("base", 224), ("base", 512), ("base", "all"), ("large", 224), ("large", "all")}
+    # The step at 512 takes some time, too, but how long is not known.
+    assert needs["large", "all"]["cores"] == pytest.approx((16 / 400 + 16 / 200) / 0.040)
+    assert needs["large", "all"]["at_most"]
+
+
+@pytest.mark.parametrize("torch", [False, True])
+def test_a_run_at_toy_size(tmp_path, monkeypatch, capsys, torch):
+    if torch:
+        pytest.importorskip("torch")
+    else:
+        found = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name: None if name == "torch" else found(name)
+        )
+    monkeypatch.setattr(loading, "available_cores", lambda: sorted(os.sched_getaffinity(0))[:1])
+    config = load("quick")
+    config.benchmark_data.update(photo_sizes=((60, 80),), sizes=(32,), seconds=0.1)
+    config.benchmark_data.steps = (("base", 32, 5.0),)
+    validate(config)
+    result = benchmark_data(config, tmp_path)
+    (case,) = result["cases"]
+    assert json.loads((tmp_path / "benchmark_data.jsonl").read_text()) == case
+    assert case["views_per_second"] > 0 and case["views_per_second_all"] > 0
+    assert set(case["stages"]) == set(STAGES)
+    assert all(case["stages"][stage] > 0 for stage in STAGES[:-1])
+    (need,) = result["needs"]
+    speed = min(case["views_per_second"], case["views_per_second_all"])
+    assert need["cores"] == pytest.approx(16 / speed / 5e-3)
+    printed = capsys.readouterr().err
+    assert ("[torch]" in printed) != torch and ("ratio" in case) == torch
+    if torch:
+        assert case["ratio"] == pytest.approx(case["views_per_second"] / case["torch_views_per_second"])
+
+
+def test_a_folder_of_ones_own(tmp_path):
+    config = load("quick")
+    config.benchmark_data.photos = str(tmp_path / "mine")
+    make_photographs(tmp_path / "mine" / "2024" / "june", 2, (60, 80))
+    ((name, root),) = loading.photograph_folders(config.benchmark_data, tmp_path)
+    sampler = loading.sampler_of(config, root, 32)
+    assert name == "yours" and sampler.sources[0].scenes.counts.sum() == 2
+    assert sampler((0, 0, 0))["images"].shape == (8, 32, 32, 3)
+
+
+def test_the_pytorch_loader_makes_normalised_views(tmp_path):
+    pytest.importorskip("torch")
+    from muskie_jax.perf.torch_loader import crop_box, photograph_loader
+
+    Image.new("RGB", (80, 60), (255, 0, 51)).save(tmp_path / "a.png")
+    batch = next(iter(photograph_loader([tmp_path / "a.png"], 32, 4, 0)))
+    assert batch.shape == (4, 3, 32, 32)
+    assert batch[:, :, 5, 5].numpy() == pytest.approx(np.tile([1.0, -1.0, -0.6], (4, 1)), abs=1e-5)
+    boxes = np.array([crop_box(640, 480) for _ in range(500)])
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (640 * 480)
+    assert 0.79 < area.min() < 0.82 and boxes.min() >= 0 and boxes.max(0)[2:].tolist() == [640, 480]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is for glibc")
+def test_freed_memory_is_kept():
+    code = """
+import resource, numpy as np
+from muskie_jax.data.allocation import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        images = [np.ones(1_000_000, np.uint8) for _ in range(4)]
+        del images
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+returned = faults()
+keep_freed_memory()
+faults()
+print(returned, faults())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    returned, kept = map(int, run.stdout.split())
+    assert returned > 10_000 and kept < 1_000

@@ -1,0 +1,251 @@
+"""Plans: machines, what is read out of compiled programs, and real compilation for TPU slices."""
+
+import json
+import os
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from test_cli import complaint, run
+
+from muskie_jax.buckets import Bucket, BucketSchedule
+from muskie_jax.config_file import load_config
+from muskie_jax.errors import UserError
+from muskie_jax.models.muskie import build_model
+from muskie_jax.optim import make_optimizer
+from muskie_jax.perf.flops import hardware_flops, training_flops
+from muskie_jax.perf.hlo import traffic
+from muskie_jax.perf.machines import CHIPS, find_chip, parse_machine
+from muskie_jax.perf.plan import by_bucket, compile_one, machine_devices, memory_wanted, task_for
+from muskie_jax.perf.plan_report import gpu_share
+from muskie_jax.programs import batch_shapes, training_programs
+from muskie_jax.sharding import make_mesh
+from muskie_jax.train_step import abstract_state
+
+LARGE = build_model("large", dtype="bfloat16", remat="block")
+BUCKET = Bucket(224, 224, 8)
+
+
+def test_machines_are_read_and_unknown_ones_named():
+    machine = parse_machine("v5p:2x2x4")
+    assert (machine.chips, machine.chip.memory) == (16, 95)
+    assert parse_machine("h100:8").chips == 8
+    for wrong in ("h100", "h100:2x2", "v5e:16", "v5e:0x4", "v9:4x4", ""):
+        with pytest.raises(UserError, match="such as v5e:4x4") as error:
+            parse_machine(wrong)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "kind, chip",
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA GB200", "gb200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("TPU v5e", "v5e"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+        ("TPU v5p", "v5p"),
+        ("TPU v6 lite", "v6e"),
+    ],
+)
+def test_devices_are_found_in_the_table(kind, chip):
+    assert find_chip(kind) is CHIPS[chip]
+
+
+@pytest.mark.parametrize(
+    "kind", ["cpu", "NVIDIA L40", "NVIDIA RTX A1000", "NVIDIA GH200 480GB", "TPU v5 mega", "TPU v4 lite"]
+)
+def test_devices_of_similar_names_are_not_in_the_table(kind):
+    assert find_chip(kind) is None
+
+
+def test_gpus_are_reckoned_with_the_memory_that_jax_takes(monkeypatch):
+    name = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    monkeypatch.delenv(name, raising=False)
+    assert gpu_share() == 0.75
+    monkeypatch.setenv(name, ".9")
+    assert gpu_share() == 0.9
+    for wrong in ("90%", "90", "0"):
+        monkeypatch.setenv(name, wrong)
+        with pytest.raises(UserError, match="write a share"):
+            gpu_share()
+
+
+def test_collectives_are_counted_as_often_as_they_run():
+    mesh = make_mesh({"data": 4, "fsdp": 2, "view": 1})
+    whole = NamedSharding(mesh, P())
+    total = 2 * 7 / 8 * 100 * 100 * 4  # what a ring of eight sends to sum 100 x 100 float32
+
+    x = jax.ShapeDtypeStruct((64, 100), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp"))))
+    product = jax.jit(lambda x: x.T @ x, out_shardings=whole)
+    sent = traffic(product.lower(x).compile().as_text(), 8).sent
+    assert sent == {"all-reduce": pytest.approx(total)}
+
+    @jax.jit
+    @jax.shard_map(mesh=mesh, in_specs=P("data", "fsdp"), out_specs=P("data"), check_vma=False)
+    def gathered(y):
+        return jax.lax.all_gather(y, "fsdp", axis=1, tiled=True)
+
+    y = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=NamedSharding(mesh, P("data", "fsdp")))
+    sent = traffic(gathered.lower(y).compile().as_text(), 8).sent
+    assert sent == {"all-gather": 4 * 16 * 4}  # a quarter of the rows, half of the columns
+
+    @jax.jit
+    @jax.shard_map(mesh=mesh, in_specs=(P("data"), P()), out_specs=P(), check_vma=False)
+    def repeated(x, kernels):
+        body = lambda total, kernel: (jax.lax.psum(jnp.sin(total @ kernel), ("data", "fsdp")), None)
+        return jax.lax.scan(body, x, kernels)[0]
+
+    x = jax.ShapeDtypeStruct((400, 100), jnp.float32, sharding=NamedSharding(mesh, P("data")))
+    kernels = jax.ShapeDtypeStruct((7, 100, 100), jnp.float32, sharding=whole)
+    sent = traffic(repeated.lower(x, kernels).compile().as_text(), 8).sent
+    assert sent == {"all-reduce": pytest.approx(7 * total)}
+
+
+def test_memory_traffic_leaves_out_the_chip_s_own():
+    text = """
+%body (p: (s32[], f32[5,100])) -> (s32[], f32[5,100]) {
+  %p = (s32[], f32[5,100]{1,0}) parameter(0)
+  %stacked = f32[5,100]{1,0} get-tuple-element(%p), index=1
+  %near = f32[100]{0:T(128)S(1)} fusion(%stacked), kind=kLoop, calls=%inside
+  %counter = s32[] get-tuple-element(%p), index=0
+  ROOT %t = (s32[], f32[5,100]{1,0}) tuple(%counter, %stacked)
+}
+
+%condition (q: (s32[], f32[5,100])) -> pred[] {
+  %q = (s32[], f32[5,100]{1,0}) parameter(0)
+  %end = s32[] constant(5)
+  %at = s32[] get-tuple-element(%q), index=0
+  ROOT %go = pred[] compare(%at, %end), direction=LT
+}
+
+%inside (r: f32[5,100]) -> f32[100] {
+  %r = f32[5,100]{1,0} parameter(0)
+  ROOT %huge = f32[100]{0} reduce(%r, %r), dimensions={0}
+}
+
+ENTRY %main (a: (s32[], f32[5,100])) -> (s32[], f32[5,100]) {
+  %a = (s32[], f32[5,100]{1,0}) parameter(0)
+  ROOT %while = (s32[], f32[5,100]{1,0}) while(%a), condition=%condition, body=%body
+}
+"""
+    # Five turns that each read one of five rows from main memory; the result stays on the chip, and so
+    # does what happens inside a fusion.
+    counted = traffic(text, 1).memory
+    assert counted == 5 * 100 * 4
+
+
+def test_executed_flops_are_more_than_the_model_s():
+    without = build_model("large", dtype="bfloat16")
+    assert hardware_flops(without, BUCKET, False) > training_flops(without, BUCKET)
+    again = hardware_flops(LARGE, BUCKET, False) / hardware_flops(without, BUCKET, False)
+    assert 1.25 < again < 1.35
+    assert hardware_flops(LARGE, BUCKET, True) > 1.2 * hardware_flops(LARGE, BUCKET, False)
+
+
+def test_patches_that_are_not_computed_are_not_executed():
+    model, slots = build_model("large", dtype="bfloat16"), 1024
+    tokens = 8 * (4 + 196)
+    spared = training_flops(model, BUCKET) - training_flops(model, BUCKET, slots)
+    # Fused attention computes the weights again in its backward pass: a seventh product.
+    attention = 4 * model.width * (tokens - slots) * tokens
+    executed = hardware_flops(model, BUCKET, False) - hardware_flops(model, BUCKET, False, slots=slots)
+    assert executed == pytest.approx(spared + attention / 2, rel=1e-9)
+    on_tpu = hardware_flops(model, BUCKET, True) - hardware_flops(model, BUCKET, True, slots=slots)
+    assert on_tpu > executed
+
+
+PLAN = ["--config", "configs/plan.py:quickstart"]
+
+
+@pytest.mark.parametrize("machine", ["v5e:2x2", "h100:4"])
+def test_a_plan_from_the_command_line(tmp_path, machine):
+    tiny = [
+        "--config.model.variant=nano",
+        "--config.sources.rooms.weight=2",
+        "--config.plan.utilisation=0.4",
+    ]
+    done = run(*PLAN, f"--config.plan.machine={machine}", *tiny, "--workdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    usable = {"v5e:2x2": "15.68 usable", "h100:4": "60.00 usable"}
+    assert usable[machine] in done.stdout
+    assert "FITS" in done.stdout and "views/s" in done.stdout and "64x64, 4 views" in done.stdout
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["fits"] and result["chips"] == 4 and result["roofline_days"] > 0
+    written = json.loads((tmp_path / "plan.json").read_text())
+    assert {p["name"] for p in written["programs"]} == {"64x64, 4 views"}  # the optimizer is in it
+    (step,) = written["programs"]
+    # Gradients are summed over four chips: a ring sends 2 * 3/4 of them, as bfloat16 or float32.
+    sent = step["sent_bytes"]["all-reduce"]
+    assert 1.4 * 2 * result["parameters"] < sent < 1.6 * 4 * result["parameters"]
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["--config", "configs/plan.py:muskie_larg"], "muskie_large"),
+        ([*PLAN, "--config.plan.machine=v5e"], "such as v5e:4x4"),
+        ([*PLAN, "--config.plan.machine=v5e:3x5"], "v5e:3x5"),
+        ([*PLAN, "--config.plan.buckets=64x64x8"], "did you mean '64x64x4'"),
+        (["--config", "configs/plan.py:muskie_large", "--config.plan.machine=v5e:16x16"], "write 256"),
+        ([*PLAN, "--config.plan.machine=h100:16"], "h100:8 at most"),
+        (
+            [*PLAN, "--config.plan.machine=h100:8", "--config.model.attention=splash"],
+            "does not run on h100:8",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, arguments, expected):
+    assert expected in complaint(*arguments, "--workdir", tmp_path)
+
+
+def test_a_plan_that_does_not_fit_says_what_would(tmp_path):
+    machine = ["--config.plan.machine=l40s:1", "--config.batch.groups=8192"]
+    done = run(*PLAN, *machine, "--workdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert not result["fits"] and "DOES NOT FIT" in done.stdout
+    assert result["advice"][0].startswith("Should fit: --config.model.remat=")
+
+
+def test_the_compiler_s_want_of_memory_is_understood():
+    used = "E1000: Ran out of memory in memory space hbm. Used 40.50G of 15.75G hbm. Exceeded hbm capacity"
+    temporary = "the total memory required for HLO temporaries (512.00M) exceeds available HBM (15.75G)"
+    assert memory_wanted(used) == 40.5 * 2**30
+    assert memory_wanted(temporary) == 512 * 2**20
+    assert memory_wanted("Ran out of memory in memory space vmem while allocating on stack") is None
+
+
+BOTH = [("muskie_large", "v5e:4x4"), ("muskie_huge", "v5e:16x16")]
+OTHERS = [("muskie_large", "v5e:16x16"), ("muskie_huge", "v5e:4x4")]  # as long again, and hardly new
+SLOW = pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="SLOW_TESTS=1 compiles these, too")
+
+
+@pytest.mark.parametrize("name, machine", [*BOTH, *(pytest.param(*case, marks=SLOW) for case in OTHERS)])
+def test_the_large_models_compile_for_tpu_slices(name, machine):
+    """The published model, one view of 224 pixels a chip; blocks in a loop, which compiles faster."""
+    config = load_config(ROOT / f"configs/plan.py:{name}")
+    machine = parse_machine(machine)
+    mesh = make_mesh(config.mesh, machine_devices(machine))
+    config.model.scan_blocks = True
+    task, optimizer = task_for(config, machine, mesh), make_optimizer(config)
+    state = abstract_state(task.model, optimizer, mesh)
+    bucket = Bucket(224, 224, 1)
+    shapes = {bucket: batch_shapes(bucket, machine.chips, 1, task.model.patch, mesh)}
+    schedule = BucketSchedule((((224, 224),),) * 3, (1,), 0)  # the optimizer is a program of its own
+    lowered = by_bucket(training_programs(task, optimizer, state, shapes, schedule, mesh))[bucket]()
+    assert {"splash_mha_fwd", "splash_mha_dkv"} <= set(re.findall(r"splash_mha_[a-z]+", lowered.as_text()))
+    found = compile_one(lowered, machine)
+    assert 0 < found.memory["temporary"] < 16 * 2**30
+    chips = machine.chips
+    gradients = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    sent = 2 * (chips - 1) / chips * 2 * gradients  # most of it bfloat16, as the network multiplies in it
+    assert 0.95 * sent < found.traffic.sent["all-reduce"] < 1.5 * sent

@@ -10,8 +10,8 @@ import time
 
 import jax
 import pytest
-from conftest import write_scene, xla_flags
 
+from conftest import write_scene, xla_flags
 from muskie_jax.main import keep_compiled_programs
 
 ROOT = pathlib.Path(__file__).parent.parent

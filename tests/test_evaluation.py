@@ -1,11 +1,11 @@
 """Evaluation measures every source on its own held-out scenes."""
 
 import pytest
-from conftest import write_scene
-from muskie_tests.runs import nano_config
 
+from conftest import write_scene
 from muskie_jax.config import folder
 from muskie_jax.train import train
+from muskie_tests.runs import nano_config
 
 
 def test_every_source_is_evaluated_alike_whatever_its_weight(photo_folder, tmp_path):

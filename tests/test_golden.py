@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from muskie_tests.golden_params import golden_params
 
 from muskie_jax.config import default_config
 from muskie_jax.losses import token_losses, total_loss
 from muskie_jax.models.muskie import build_model, patchify, unpatchify
 from muskie_jax.optim import make_optimizer
+from muskie_tests.golden_params import golden_params
 
 GRID, PATCH = (3, 4), 16
 

@@ -13,6 +13,7 @@ import time
 
 import pytest
 import yaml
+
 from muskie_tests.launched import ROOT, TRAINER, Project, commands
 
 SCRIPTS = sorted(path.name for path in (ROOT / "launch").iterdir() if path.suffix in (".sh", ".sbatch"))

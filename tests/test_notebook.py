@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, write_scene
 from PIL import Image
 
+from conftest import ROOT, write_scene
 from muskie_jax.interop.save import save_pretrained
 from muskie_jax.models.muskie import build_model
 from muskie_jax.viz.view_sheet import LABEL_WIDTH, MARGIN

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+
 from conftest import xla_flags
 
 ROOT = pathlib.Path(__file__).parent.parent

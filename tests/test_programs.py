@@ -6,7 +6,6 @@ import time
 
 import jax
 import pytest
-from muskie_tests.runs import nano_config
 
 from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.errors import UserError
@@ -22,6 +21,7 @@ from muskie_jax.programs import (
 )
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import abstract_state, make_task
+from muskie_tests.runs import nano_config
 
 RESOLUTIONS = (((32, 32),), ((48, 48), (32, 48)), ((32, 32), (48, 48)))
 

@@ -8,8 +8,8 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import ROOT, xla_flags
 
+from conftest import ROOT, xla_flags
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config
 from muskie_jax.models.muskie import build_model

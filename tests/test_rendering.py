@@ -7,8 +7,8 @@ import re
 import jax
 import numpy as np
 import pytest
-from conftest import write_scene
 
+from conftest import write_scene
 from muskie_jax.buckets import Bucket
 from muskie_jax.config import default_config, synthetic
 from muskie_jax.data.mixture import build_mixture, photo_textures

@@ -7,6 +7,7 @@ import signal
 import subprocess
 
 import pytest
+
 from muskie_tests.launched import ROOT, TRAINER, Project, commands
 
 SWEEP = ["configs/photos.py", "--workdir", 'runs/it\'s "mine"\\new']

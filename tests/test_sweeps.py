@@ -4,15 +4,15 @@ import json
 import textwrap
 
 import pytest
-from conftest import ROOT
-from muskie_tests.commands import complaint_of, run_module
 
+from conftest import ROOT
 from muskie_jax.config import default_config, validate
 from muskie_jax.config_file import load_config
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.models import find_models
 from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.sweeps import choose, is_complete, override, sweep_configs
+from muskie_tests.commands import complaint_of, run_module
 
 ABLATIONS = ROOT / "configs/ablations.py"
 RUNS = {"base": {}, "lone": {"buckets.views": (1,)}}

@@ -10,7 +10,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-from muskie_tests.runs import nano_config
 
 from muskie_jax import train_step
 from muskie_jax.buckets import Bucket
@@ -23,6 +22,7 @@ from muskie_jax.programs import batch_shapes
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train import train
 from muskie_jax.train_step import init_state, make_task, update_at_once
+from muskie_tests.runs import nano_config
 
 HERE = pathlib.Path(__file__).parent
 
@@ -37,9 +37,9 @@ def curve(workdir):
 
 def record(root, workdir, workers, die_after=None):
     """Runs tests/muskie_tests/run_and_record.py; returns its final figures, or None if it was killed."""
-    command = [sys.executable, str(HERE / "run_and_record.py"), root, workdir, workers]
+    command = [sys.executable, str(HERE / "muskie_tests/run_and_record.py"), root, workdir, workers]
     command += [die_after] if die_after else []
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
+    environment = os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE}"}
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300
     )

@@ -22,7 +22,7 @@ from muskie_jax.data.sources import PhotographSource, SyntheticSource
 from muskie_jax.data.synthetic import render_groups
 from muskie_jax.errors import UserError, printable
 from muskie_jax.files import user_path
-from muskie_jax.viz.contact_sheet import Row, contact_sheet
+from muskie_jax.viz.contact_sheet import SheetRow, contact_sheet
 from muskie_jax.writers import log_main, save_picture, table_head, table_row
 
 _CHECK = flags.DEFINE_integer(
@@ -162,14 +162,14 @@ def timed_groups(sampler: GroupSampler) -> tuple[float, list[dict[str, Any]]]:
     return len(groups) * sampler.views / (time.perf_counter() - start), groups
 
 
-def row_of(sampler: GroupSampler, group: dict[str, Any]) -> Row:
+def row_of(sampler: GroupSampler, group: dict[str, Any]) -> SheetRow:
     """A group of photographs of the first resolution, as the first update sees it."""
     batch = collate([group]).batch(0, sampler.schedule.at(0)[0])
     name = f"{sampler.sources[int(group['source'])].name}: {group['name']}"
-    return Row(name, batch["images"], batch["mask"])
+    return SheetRow(name, batch["images"], batch["mask"])
 
 
-def rendered_rows(sampler: GroupSampler, source: SyntheticSource) -> Iterator[Row]:
+def rendered_rows(sampler: GroupSampler, source: SyntheticSource) -> Iterator[SheetRow]:
     """Groups of the synthetic world."""
     bucket = sampler.schedule.at(0)[0]
     height, width, _ = bucket
@@ -180,7 +180,7 @@ def rendered_rows(sampler: GroupSampler, source: SyntheticSource) -> Iterator[Ro
         )
         (images,), (scene,), (order,) = np.asarray(views.images), batch["scene"], batch["order"]
         images = images[order].reshape(-1, bucket.views, *images.shape[1:])
-        yield Row(f"{source.name}: {scene[0]}-{scene[1]}", images, batch["mask"])
+        yield SheetRow(f"{source.name}: {scene[0]}-{scene[1]}", images, batch["mask"])
 
 
 def complaints(report: dict[str, Any], most: float) -> Iterator[str]:

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import GOLDEN
 
+from conftest import GOLDEN
 from muskie_jax.correspondence.predictors import attention_predictor, feature_predictor, symmetric_maps
 from muskie_jax.correspondence.scores import Scores, errors_of, truth_of
 from muskie_jax.data.posed import PosedViews

@@ -5,16 +5,16 @@ import os
 
 import numpy as np
 import pytest
-from conftest import write_scene
-from muskie_tests.runs import nano_config
-from muskie_tests.trees import TREES
 from PIL import Image
 
+from conftest import write_scene
 from muskie_jax.config import dataset, synthetic
 from muskie_jax.data.doctor import inspect
 from muskie_jax.data.mixture import build_mixture
 from muskie_jax.errors import UserError
-from muskie_jax.viz.contact_sheet import Row, contact_sheet
+from muskie_jax.viz.contact_sheet import SheetRow, contact_sheet
+from muskie_tests.runs import nano_config
+from muskie_tests.trees import TREES
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_few_images_are_checked_where_there_are_many(root, tmp_path):
 def test_hidden_patches_are_dimmed_and_visible_ones_are_not():
     images = np.full((1, 2, 32, 32, 3), 200, np.uint8)
     mask = np.array([[[False] * 4, [True, False, False, False]]])
-    sheet = contact_sheet([Row("scene", images, mask)], patch=16)
+    sheet = contact_sheet([SheetRow("scene", images, mask)], patch=16)
     first, second = sheet[24 + 10, 10], sheet[24 + 10, 4 + 112 + 4 + 10]
     assert (first == 200).all() and (second < 140).all()
     assert (sheet[24 + 100, 4 + 112 + 4 + 100] == 200).all()

@@ -5,10 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import write_scene
-from muskie_tests.runs import nano_config
 from PIL import Image
 
+from conftest import write_scene
 from muskie_jax.config import folder, synthetic
 from muskie_jax.data import held_out
 from muskie_jax.data.held_out import held_out_rooms, held_out_scenes
@@ -17,6 +16,7 @@ from muskie_jax.data.sources import SyntheticSource
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.contexts import choose_targets, seen_by_context
+from muskie_tests.runs import nano_config
 
 SIZE = (32, 48)
 

@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-from muskie_tests.trees import TREES, draw_mask, which
 from PIL import Image
 
 from muskie_jax.config import dataset, default_config, folder
@@ -21,6 +20,7 @@ from muskie_jax.data.samples import draw_sample
 from muskie_jax.data.scan import scan
 from muskie_jax.data.scenes import split_scenes
 from muskie_jax.errors import UserError
+from muskie_tests.trees import TREES, draw_mask, which
 
 GROUPS, VIEWS = 4, 8
 WINDOWS = {

@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from muskie_tests.runs import nano_config
-from muskie_tests.trees import draw, which
 from PIL import Image
 
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.overlap import sample_overlapping, scene_overlap, visible_fraction
 from muskie_jax.errors import UserError
+from muskie_tests.runs import nano_config
+from muskie_tests.trees import draw, which
 
 SIZE = (48, 64)
 INTRINSICS = np.array([[64.0, 0, 32], [0, 64.0, 24], [0, 0, 1]])

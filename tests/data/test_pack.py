@@ -11,13 +11,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, write_scene
-from muskie_tests.commands import complaint_of, run_module
-from muskie_tests.packs import config_of, pack_of, sampler_of, whole
-from muskie_tests.runs import nano_config
-from muskie_tests.trees import TREES
 from PIL import Image
 
+from conftest import ROOT, write_scene
 from muskie_jax.config import dataset, folder, packed, validate
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.packing.encoding import Encoding
@@ -28,6 +24,10 @@ from muskie_jax.data.packing.remote import RemotePack
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.errors import UserError
 from muskie_jax.train import train
+from muskie_tests.commands import complaint_of, run_module
+from muskie_tests.packs import config_of, pack_of, sampler_of, whole
+from muskie_tests.runs import nano_config
+from muskie_tests.trees import TREES
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from muskie_tests.packs import pack_of, sampler_of, whole
 from PIL import Image
 
 from muskie_jax.config import folder, packed
@@ -14,6 +13,7 @@ from muskie_jax.data.packing.frames import RenderedFrames
 from muskie_jax.data.packing.pack import pack
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError
+from muskie_tests.packs import pack_of, sampler_of, whole
 
 HEIGHT, WIDTH = 96, 128
 WORLD = WorldConfig(baseline=(0.1, 0.3))

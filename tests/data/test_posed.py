@@ -4,11 +4,11 @@ import importlib.util
 
 import numpy as np
 import pytest
-from muskie_tests import posed_trees as trees
-from muskie_tests.posed_trees import SIZE, SQUARE, WALL, colour_of
 
 from muskie_jax.data.posed import open_posed
 from muskie_jax.data.posed.settings import READERS, posed
+from muskie_tests import posed_trees as trees
+from muskie_tests.posed_trees import SIZE, SQUARE, WALL, colour_of
 
 # Largest error of depth in metres: half a step of the files, or what their format leaves.
 DEPTH_ERROR = {"transforms": 6e-5, "colmap": 1e-6}

@@ -6,13 +6,13 @@ import sys
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from muskie_tests import posed_trees as trees
-from muskie_tests.posed_trees import SIZE
 
 from muskie_jax.data.posed import colmap, open_posed
 from muskie_jax.data.posed.frames import Frame
 from muskie_jax.data.posed.settings import READERS, check_posed, posed
 from muskie_jax.errors import UserError
+from muskie_tests import posed_trees as trees
+from muskie_tests.posed_trees import SIZE
 
 
 def load_all(reader, root, size=SIZE, views=3):

@@ -4,8 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from muskie_tests import posed_trees as trees
-from muskie_tests.posed_trees import SIZE
 
 from muskie_jax.data.overlap import visible_fraction
 from muskie_jax.data.posed import groups, open_posed
@@ -13,6 +11,8 @@ from muskie_jax.data.posed.frames import Frame, Sequence
 from muskie_jax.data.posed.groups import choose_groups, spread
 from muskie_jax.data.posed.settings import posed
 from muskie_jax.errors import UserError
+from muskie_tests import posed_trees as trees
+from muskie_tests.posed_trees import SIZE
 
 INTRINSICS = np.array([[80.0, 0, 40], [0, 80.0, 30], [0, 0, 1]])
 

@@ -5,14 +5,14 @@ import math
 
 import numpy as np
 import pytest
-from muskie_tests import posed_trees as trees
-from muskie_tests.posed_trees import SIZE
 from PIL import Image
 
 from muskie_jax.data.posed import navi, open_posed, seven_scenes
 from muskie_jax.data.posed.frames import Frame
 from muskie_jax.data.posed.pixels import object_box
 from muskie_jax.data.posed.settings import posed
+from muskie_tests import posed_trees as trees
+from muskie_tests.posed_trees import SIZE
 
 
 def test_navi_evaluates_the_last_tenth_of_objects_with_a_wild_set(tmp_path):

@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from muskie_tests import posed_trees as trees
-from muskie_tests.posed_trees import SIZE
 from PIL import Image
 
 from muskie_jax.data.posed import headers, open_posed
 from muskie_jax.data.posed.settings import posed
 from muskie_jax.errors import UserError
+from muskie_tests import posed_trees as trees
+from muskie_tests.posed_trees import SIZE
 
 WIDE = (0.01, 1.0)  # of trees' frames, any two overlap so
 

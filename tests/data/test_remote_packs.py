@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import fsspec
 import numpy as np
 import pytest
-from muskie_tests.packs import config_of, pack_of, sampler_of
 from test_pack import batches, flip_bit
 
 from muskie_jax.config import folder, packed
 from muskie_jax.data.mixture import build_mixture
 from muskie_jax.data.packing.remote import RemotePack
 from muskie_jax.errors import UserError
+from muskie_tests.packs import config_of, pack_of, sampler_of
 
 
 @pytest.fixture(scope="module")

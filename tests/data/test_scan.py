@@ -6,16 +6,16 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import write_scene
-from muskie_tests.runs import nano_config
-from muskie_tests.trees import TREES
 
+from conftest import write_scene
 from muskie_jax.data import scan as scan_module
 from muskie_jax.data.layouts import LAYOUTS, photographs
 from muskie_jax.data.mixture import INDEX_FOLDER, build_mixture
 from muskie_jax.data.scan import scan
 from muskie_jax.data.scenes import Scene, SceneTable, Texts
 from muskie_jax.errors import UserError
+from muskie_tests.runs import nano_config
+from muskie_tests.trees import TREES
 
 STRANGE = ("", "a", "ü/ß.jpg", os.fsdecode(b"not \xff utf-8"), "x" * 500, "")
 

@@ -1,8 +1,8 @@
 """Finding scenes in folders."""
 
 import pytest
-from conftest import write_scene
 
+from conftest import write_scene
 from muskie_jax.config import default_config, folder
 from muskie_jax.data.layouts import photographs
 from muskie_jax.data.mixture import build_mixture

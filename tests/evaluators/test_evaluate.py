@@ -4,11 +4,9 @@ import json
 import pathlib
 
 import pytest
-from conftest import ROOT
-from muskie_tests import posed_trees
-from muskie_tests.commands import complaint_of, run_module
 
 import muskie_jax.evaluators.models
+from conftest import ROOT
 from muskie_jax import evaluate as job
 from muskie_jax.config import default_config, posed, validate
 from muskie_jax.config_file import load_config
@@ -16,6 +14,8 @@ from muskie_jax.data.posed.settings import PROTOCOLS
 from muskie_jax.errors import UserError
 from muskie_jax.evaluate import evaluate
 from muskie_jax.evaluators.results import ResultRow
+from muskie_tests import posed_trees
+from muskie_tests.commands import complaint_of, run_module
 
 READERS = list(PROTOCOLS)
 

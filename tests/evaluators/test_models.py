@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from muskie_tests import framewise_made
 
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config
@@ -18,6 +17,7 @@ from muskie_jax.evaluators.subjects import FramewiseSubject, MuskieSubject
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
 from muskie_jax.train_step import TrainState
+from muskie_tests import framewise_made
 
 STEPS = (10, 20, 30, 40)
 

@@ -6,14 +6,14 @@ import huggingface_hub
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import GOLDEN
 from flax.traverse_util import flatten_dict
 from huggingface_hub.errors import EntryNotFoundError
-from muskie_tests.framewise_made import CASES, HEADS, kind_of, of_the_repository, published
 
+from conftest import GOLDEN
 from muskie_jax.errors import UserError
 from muskie_jax.interop.framewise import HEADS as KNOWN_HEADS
 from muskie_jax.interop.framewise import load_framewise, read_framewise
+from muskie_tests.framewise_made import CASES, HEADS, kind_of, of_the_repository, published
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import sys
 import threading
 
 import pytest
-from conftest import ROOT
-from muskie_tests.commands import run_module
-from muskie_tests.networks import named_network, same
 
+from conftest import ROOT
 from muskie_jax import save_pretrained
 from muskie_jax.interop.load import open_weights
 from muskie_jax.models.muskie import build_model
+from muskie_tests.commands import run_module
+from muskie_tests.networks import named_network, same
 
 COMMIT = "c0ffee" + "0" * 34
 

@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from muskie_tests.commands import complaint_of, run_module
-from muskie_tests.networks import made_network, named_network
 
 from muskie_jax.interop.load import open_weights
 from muskie_jax.interop.names import Network
 from muskie_jax.interop.weights import Weights, write_weights
 from muskie_jax.models.muskie import build_model
+from muskie_tests.commands import complaint_of, run_module
+from muskie_tests.networks import made_network, named_network
 
 
 def run(*arguments):

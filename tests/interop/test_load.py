@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from muskie_tests.networks import made_inputs, made_network, named_network, same
-from muskie_tests.runs import nano_config
 
 import muskie_jax
 from muskie_jax import load_pretrained, push_to_hub, save_pretrained
@@ -28,6 +26,8 @@ from muskie_jax.interop.workdir import make_workdir
 from muskie_jax.optim import make_optimizer
 from muskie_jax.train import train
 from muskie_jax.train_step import TrainState
+from muskie_tests.networks import made_inputs, made_network, named_network, same
+from muskie_tests.runs import nano_config
 
 STEPS = (20, 100)
 

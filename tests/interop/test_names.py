@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from muskie_tests.golden_params import golden_params
-from muskie_tests.networks import made_network, same
 
 from muskie_jax.errors import UserError
 from muskie_jax.interop.names import Network, network_of, parameters, to_jax, to_torch
 from muskie_jax.models.muskie import VARIANTS, build_model
+from muskie_tests.golden_params import golden_params
+from muskie_tests.networks import made_network, same
 
 
 @pytest.fixture(scope="module")

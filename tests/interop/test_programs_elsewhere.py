@@ -7,7 +7,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-from muskie_tests.networks import made_inputs, made_network
 
 from muskie_jax.errors import UserError
 from muskie_jax.interop import onnx_program
@@ -15,6 +14,7 @@ from muskie_jax.interop.names import Network
 from muskie_jax.interop.onnx_program import write_onnx
 from muskie_jax.interop.stablehlo import PLATFORMS, export_program, write_stablehlo
 from muskie_jax.interop.weights import Weights
+from muskie_tests.networks import made_inputs, made_network
 
 VIEWS, SIZE = 3, (32, 48)
 

@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+
 from muskie_tests.networks import made_inputs, made_network, same
 
 torch = pytest.importorskip("torch")

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import GOLDEN
 from flax.traverse_util import flatten_dict, unflatten_dict
-from muskie_tests.framewise_made import CASES, HEADS, kind_of, made, of_the_repository, published
 
+from conftest import GOLDEN
 from muskie_jax.interop.framewise import load_framewise
 from muskie_jax.models.framewise import DEVIATION, MEAN, Framewise, Settings, interpolated
+from muskie_tests.framewise_made import CASES, HEADS, kind_of, made, of_the_repository, published
 
 # Wider than high; of other sizes than the images that the tables of positions are for, in one direction
 # smaller and in the other larger.

@@ -12,10 +12,10 @@ import pathlib
 import signal
 import sys
 
-import conftest  # noqa: F401 (sets JAX up as the tests do)
 import numpy as np
 from absl import app, flags
 
+import conftest  # noqa: F401 (sets JAX up as the tests do)
 from muskie_tests.runs import nano_config
 
 

@@ -19,7 +19,7 @@ from muskie_jax.perf.roofline import Roofline, best_time, forward_products, oper
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import LossOptions, Task
 
-PATH = pathlib.Path(__file__).parent.parent / "configs" / "benchmark.py"
+PATH = pathlib.Path(__file__).parents[2] / "configs" / "benchmark.py"
 
 
 def load(arg):

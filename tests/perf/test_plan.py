@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_cli import complaint, run
 
+from conftest import ROOT
 from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.config_file import load_config
 from muskie_jax.errors import UserError
@@ -26,6 +25,7 @@ from muskie_jax.perf.plan_report import gpu_share
 from muskie_jax.programs import batch_shapes, training_programs
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import abstract_state
+from test_cli import complaint, run
 
 LARGE = build_model("large", dtype="bfloat16", remat="block")
 BUCKET = Bucket(224, 224, 8)

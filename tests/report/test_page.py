@@ -10,7 +10,11 @@ import subprocess
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from conftest import ROOT
+from muskie_jax.report.results_file import FigureFile, append
+from muskie_jax.report.write import write_report
 from muskie_tests.commands import complaint_of, run_module
 from muskie_tests.results import (
     EARLY,
@@ -24,10 +28,6 @@ from muskie_tests.results import (
     reconstruction,
     unit,
 )
-from PIL import Image
-
-from muskie_jax.report.results_file import FigureFile, append
-from muskie_jax.report.write import write_report
 
 SCREENSHOT = ROOT / ".cache" / "report.png"  # kept, to be looked at
 VOID = {"meta", "img"}

@@ -4,11 +4,11 @@ import json
 import math
 
 import pytest
-from muskie_tests.results import DINO, STILL, unit
 
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.results import ResultRow
 from muskie_jax.report.results_file import FigureFile, append, read
+from muskie_tests.results import DINO, STILL, unit
 
 ROW = ResultRow({"dataset": "navi", "layer": 3, "mask": None}, {"px_ate": 0.1 + 0.2, "pairs": 700})
 FIGURE = FigureFile("figures/a.jpg", "tracks", {"views": 4}, "A caption.\nüber two lines")

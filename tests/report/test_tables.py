@@ -5,6 +5,14 @@ import json
 import re
 
 import pytest
+
+from muskie_jax.report import write
+from muskie_jax.report.page import report_page
+from muskie_jax.report.published import PUBLISHED
+from muskie_jax.report.results_file import MeasuredModel, append
+from muskie_jax.report.selection import MISSING, shown, titles
+from muskie_jax.report.tables import Column, Line, Table
+from muskie_jax.report.write import write_report
 from muskie_tests.results import (
     DINO,
     EARLY,
@@ -19,14 +27,6 @@ from muskie_tests.results import (
     reconstruction,
     unit,
 )
-
-from muskie_jax.report import write
-from muskie_jax.report.page import report_page
-from muskie_jax.report.published import PUBLISHED
-from muskie_jax.report.results_file import MeasuredModel, append
-from muskie_jax.report.selection import MISSING, shown, titles
-from muskie_jax.report.tables import Column, Line, Table
-from muskie_jax.report.write import write_report
 
 GAIN = Column("y", 1, "more", margin=1)
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.posed import (
-    cameras,
+    cameras_json,
     colmap,
     navi,
     neural_rgbd,
@@ -31,7 +31,7 @@ READING = {
     "scannet": scannet,
     "seven_scenes": seven_scenes,
     "neural_rgbd": neural_rgbd,
-    "cameras": cameras,
+    "cameras": cameras_json,
     "transforms": transforms,
     "colmap": colmap,
 }

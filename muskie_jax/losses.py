@@ -1,31 +1,31 @@
-"""Per-token reconstruction losses. Nothing here reduces over the batch.
+"""Reconstruction losses per token, and the objective that averages them (paper section 3.3).
 
-P = p*p*3 values per patch; the axes before it are those of the tokens: groups, views and patches, or
-groups and their hidden patches.
+The last axis has the P = p*p*3 values of a patch. The axes before it are the token axes: groups, views and
+patches, or groups and their hidden patches.
 """
 
 from typing import Literal
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
 
 ERRORS = ("l2", "l1", "smooth_l1")
 EPSILON = 0.1  # the paper's eps: error weight at confidence 0
-REGULARISER = 0.1  # the paper's lambda: price of low confidence
+REGULARISER = 0.1  # the paper's lambda: weight of -log(confidence)
 LOG_OFFSET = 1e-6  # keeps log(confidence) finite
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class TokenLosses:
-    """What each token contributes, float32 (...), zero where the token was visible.
+    """Loss terms of each token, float32 (...), zero for visible tokens.
 
     Attributes:
-      weighted: the error weighted by confidence (plain, without confidence weighting).
-      squared: the squared error, whatever `error` is; of normalised patches if targets are normalised.
+      weighted: the error, weighted by confidence if that is on.
+      squared: the squared error for every kind of `error`; of normalised patches if targets are normalised.
       log_confidence: mean of -log(c + 1e-6); zero without confidence weighting.
-      hidden: 1 where the token was masked.
+      hidden: 1 for masked tokens.
     """
 
     weighted: Array
@@ -35,7 +35,7 @@ class TokenLosses:
 
 
 def elementwise_error(difference: Array, kind: Literal["l2", "l1", "smooth_l1"]) -> Array:
-    """Error of every value; smooth_l1 is quadratic below 1 and linear above, as in PyTorch."""
+    """Returns the error of every value; smooth_l1 is quadratic below 1, linear above, as in PyTorch."""
     if kind == "l2":
         return jnp.square(difference)
     magnitude = jnp.abs(difference)
@@ -47,7 +47,7 @@ def elementwise_error(difference: Array, kind: Literal["l2", "l1", "smooth_l1"])
 
 
 def normalize_patches(patches: Array) -> Array:
-    """Each patch minus its mean, divided by its standard deviation (..., P), as in MAE."""
+    """Normalises each patch (..., P) to mean 0 and variance 1, as in MAE."""
     mean = patches.mean(axis=-1, keepdims=True)
     variance = patches.var(axis=-1, keepdims=True)
     return (patches - mean) * jax.lax.rsqrt(variance + 1e-6)
@@ -90,13 +90,13 @@ def token_losses(
 
 
 def total_loss(losses: TokenLosses, tokens: int | None = None) -> Array:
-    """The objective: mean over masked tokens of the error + lambda * mean over all of -log c.
+    """Returns the objective: mean error of masked tokens + lambda * mean of mask * -log c over all tokens.
 
-    Finite, and zero in both terms, if no token of the batch was masked.
+    It is 0 if no token of the batch is masked.
 
     Args:
-      losses: of all tokens, or of hidden ones alone.
-      tokens: how many there are in all, if not all have losses.
+      losses: of all tokens, or of hidden tokens only.
+      tokens: number of all tokens, if `losses` covers hidden tokens only.
     """
     error = losses.weighted.sum() / jnp.maximum(losses.hidden.sum(), 1.0)
     return error + REGULARISER * losses.log_confidence.sum() / (tokens or losses.hidden.size)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from muskie_jax.masking import (
-    LARGEST,
+    MAX_HIDDEN,
     MODES,
     MaskOptions,
     group_masks,
     hidden_count,
-    most_hidden,
+    max_hidden,
     reference_range,
 )
 
@@ -185,7 +185,7 @@ def test_the_largest_mask_is_as_large_as_said(mode):
     rng = np.random.default_rng(0)
     for grid in [(1, 5), (4, 3), (8, 8), (14, 14), (15, 15), (14, 18), (32, 18)]:
         for ratio in (0.1, 0.35, 0.75, 0.9, 1.0):
-            largest = LARGEST[mode](grid, ratio)
+            largest = MAX_HIDDEN[mode](grid, ratio)
             count = 4 * DRAWS if mode in ("rectangle", "ellipse") else 3
             seen = MODES[mode](rng, grid, ratio, count).sum((1, 2)).max()
             assert seen <= largest, (grid, ratio)
@@ -199,12 +199,12 @@ def test_groups_hide_no_more_than_the_most_and_as_much():
         options = MaskOptions(
             [["random", 0.6], ["rectangle", 0.75]], num_reference
         )  # as a file may write it
-        most = most_hidden(views, (6, 8), options)
+        most = max_hidden(views, (6, 8), options)
         drawn = group_masks(rng, DRAWS, views, (6, 8), options).sum((1, 2))
         assert drawn.max() <= most
         if views == 1:
             assert drawn.max() == most > round(0.75 * 48)  # rectangles are rounded
     half = MaskOptions((("random", 0.5),))
-    assert most_hidden(8, (6, 8), half) == 6 * 24
-    assert most_hidden(4, (6, 8), dataclasses.replace(half, num_reference=3)) == 24
-    assert LARGEST.keys() == MODES.keys()
+    assert max_hidden(8, (6, 8), half) == 6 * 24
+    assert max_hidden(4, (6, 8), dataclasses.replace(half, num_reference=3)) == 24
+    assert MAX_HIDDEN.keys() == MODES.keys()

@@ -21,7 +21,7 @@ from muskie_jax.perf.benchmark import random_batch
 from muskie_jax.programs import batch_shapes
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train import train
-from muskie_jax.train_step import init_state, make_task, update_at_once
+from muskie_jax.train_step import init_state, make_task, single_batch_update
 from muskie_tests.runs import nano_config
 
 HERE = pathlib.Path(__file__).parent
@@ -80,7 +80,7 @@ def test_bfloat16_learns_as_float32_does(photo_folder):
         config.model.dtype = dtype
         task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
         batch = random_batch(batch_shapes(bucket, 8, 4, task.model.patch, mesh), (2, 2), task.masks)
-        step = jax.jit(functools.partial(update_at_once, task=task, optimizer=optimizer))
+        step = jax.jit(functools.partial(single_batch_update, task=task, optimizer=optimizer))
         state, losses[dtype] = init_state(task.model, optimizer, 0, mesh), []
         for _ in range(20):
             state, measured = step(state, batch)

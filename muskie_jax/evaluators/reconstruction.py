@@ -76,14 +76,16 @@ class ReconstructionEvaluator:
         views, patch = config.evaluation.views, config.model.patch
         self.bucket = Bucket(*config.evaluation.size, views)
         self._shapes = batch_shapes(self.bucket, groups, views, patch, mesh)
+        self._batches: list[dict[str, np.ndarray]] | None = None
         self._measure = jax.jit(self._measure_batch, out_shardings=NamedSharding(mesh, P()))
         self.figure_parts = None
 
-    @functools.cached_property
-    def batches(self) -> list[dict[str, np.ndarray]]:
-        """The batches on this host, source by source. They are few, and the same each time."""
-        updates = [itertools.islice(p.updates(), self.num_batches) for p in self.pipelines]
-        return [update[0][1] for update in itertools.chain.from_iterable(updates)]
+    def load(self) -> list[dict[str, np.ndarray]]:
+        """Returns this host's batches, source by source; loads them on the first call and keeps them."""
+        if self._batches is None:
+            updates = [itertools.islice(p.updates(), self.num_batches) for p in self.pipelines]
+            self._batches = [update[0][1] for update in itertools.chain.from_iterable(updates)]
+        return self._batches
 
     def to_compile(self, params) -> dict[str, Callable[[], jax.stages.Lowered]]:
         """What an evaluation runs, by name, given the parameters' shapes; see `Programs`."""
@@ -122,7 +124,7 @@ class ReconstructionEvaluator:
         patch's own mean: its error is that of predicting zeros.
         """
         measured, self.figure_parts = [], None
-        for batch in self.batches:
+        for batch in self.load():
             metrics, parts = self._measure(params, self.place(self.bucket, batch))
             source = self.names[int(batch["source"][0])]
             by_source = {f"{name}/{source}": metrics[name] for name in ("mse", "baseline_mse")}

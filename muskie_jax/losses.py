@@ -1,4 +1,4 @@
-"""Reconstruction losses per token, and the objective that averages them (paper section 3.3).
+"""Reconstruction losses per token, and the objective that averages them.
 
 The last axis has the P = p*p*3 values of a patch. The axes before it are the token axes: groups, views and
 patches, or groups and their hidden patches.

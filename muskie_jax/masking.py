@@ -110,7 +110,7 @@ def _random_walk(rng: np.random.Generator, grid: Grid, count: int) -> np.ndarray
     mask = np.zeros(grid, bool)
     if count == 0:
         return mask
-    # Plain Python lists, since numpy is slow for single elements; a border of hidden patches bounds the walk.
+    # Python lists, since numpy is slow for single elements. A border of hidden patches bounds the walk.
     stride = grid[1] + 2
     hidden = np.pad(mask, 1, constant_values=True).ravel().tolist()
     orders = list(itertools.permutations((-stride, stride, -1, 1)))

@@ -8,8 +8,8 @@ gathers kernels where they are used. Only two layers know of the mesh:
 
 - `models.attention.Attention` has the mesh itself. XLA cannot partition a custom kernel, so attention runs
   per device under `shard_map`, and gathers keys and values over `view` by hand.
-- `models.normalization.LayerNorm` has the number of group and view shards. Its gradient sums over the tokens
-  of a device first, so that XLA does not communicate for each norm.
+- `models.normalization.LayerNorm` has the numbers of group and view shards. Its gradient sums over the
+  tokens of a device first, so that XLA does not communicate for each norm.
 """
 
 import math

@@ -16,7 +16,7 @@ def make(path, force=False, text="new", entries=("a",)):
 
 def test_a_folder_is_made_and_replaced(tmp_path):
     make(tmp_path / "deep" / "folder", text="old")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         make(tmp_path / "deep" / "folder")
     make(tmp_path / "deep" / "folder", force=True)
     assert (tmp_path / "deep" / "folder" / "a").read_text() == "new"
@@ -28,7 +28,7 @@ def test_a_folder_is_made_and_replaced(tmp_path):
 def test_what_is_of_another_kind_is_never_replaced(tmp_path):
     make(tmp_path / "folder")
     (tmp_path / "folder" / "thesis").touch()
-    with pytest.raises(UserError, match="holds 'thesis' too"):
+    with pytest.raises(UserError, match="also holds 'thesis'"):
         make(tmp_path / "folder", force=True)
     with pytest.raises(UserError, match="is a folder, which is not replaced"):
         check_free(tmp_path / "folder", force=True)

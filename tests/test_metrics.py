@@ -31,7 +31,7 @@ def test_a_queue_reads_late_and_names_the_step_that_broke():
         queue.add(step, [{"loss": Mean(np.float32(step), np.float32(1))}])
     queue.add(3, [{"loss": Mean(np.float32(np.nan), np.float32(1))}])
     with pytest.raises(NotFinite, match="at step 3"):
-        queue.settle()
+        queue.wait()
     queue = MetricsQueue(lag=1)
     for step in range(1, 5):
         queue.add(step, [{"loss": Mean(np.float32(step), np.float32(1))}])

@@ -104,7 +104,7 @@ def test_a_finished_run_only_reports_and_a_longer_one_goes_on(
     config.duration = "5 steps"
     longer = train(config, tmp_path)
     assert longer["step"] == 5 and longer["params_digest"] != first["params_digest"]
-    assert "config.duration was '3 steps' and is '5 steps' now" in capsys.readouterr().err
+    assert "config.duration was '3 steps' and is now '5 steps'" in capsys.readouterr().err
     config.duration = "4 steps"
     with pytest.raises(UserError, match="is at step 5, beyond config.duration='4 steps'"):
         train(config, tmp_path)

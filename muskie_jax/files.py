@@ -85,7 +85,7 @@ def atomic_write(
 
 
 def _replace_folder(part: pathlib.Path, path: pathlib.Path, old: pathlib.Path) -> None:
-    """Moves folder `part` to `path`; an existing one moves to `old`, as renaming cannot replace a folder."""
+    """Moves folder `part` to `path`. Renaming cannot replace a folder, so `old` takes an existing one."""
     exists = os.path.lexists(path)
     if exists:
         path.rename(old)

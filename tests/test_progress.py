@@ -1,4 +1,4 @@
-"""Speeds that the progress line tells."""
+"""The FLOPs and views that progress lines count."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from muskie_jax.progress import Progress
 from muskie_jax.train_step import LossOptions, Task
 
 
-def test_arithmetic_is_that_of_what_is_computed():
+def test_flops_count_only_the_patches_that_are_computed():
     bucket, model = Bucket(128, 128, 8), build_model("nano")
     counted = []
     for masks in (None, MaskOptions((("random", 0.9),))):

@@ -4,12 +4,11 @@ The last axis has the P = p*p*3 values of a patch. The axes before it are the to
 patches, or groups and their hidden patches.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
+from jaxtyping import Float
 
 ERRORS = ("l2", "l1", "smooth_l1")
 EPSILON = 0.1  # the paper's eps: error weight at confidence 0
@@ -19,7 +18,7 @@ LOG_OFFSET = 1e-6  # keeps log(confidence) finite
 
 @struct.dataclass
 class TokenLosses:
-    """Loss terms of each token, float32 (...), zero for visible tokens.
+    """Loss terms of each token, zero for visible tokens.
 
     Attributes:
       weighted: the error, weighted by confidence if that is on.
@@ -28,13 +27,13 @@ class TokenLosses:
       hidden: 1 for masked tokens.
     """
 
-    weighted: Array
-    squared: Array
-    log_confidence: Array
-    hidden: Array
+    weighted: Float[Array, "*tokens"]
+    squared: Float[Array, "*tokens"]
+    log_confidence: Float[Array, "*tokens"]
+    hidden: Float[Array, "*tokens"]
 
 
-def elementwise_error(difference: Array, kind: Literal["l2", "l1", "smooth_l1"]) -> Array:
+def elementwise_error(difference: Array, kind: str) -> Array:
     """Returns the error of every value; smooth_l1 is quadratic below 1, linear above, as in PyTorch."""
     if kind == "l2":
         return jnp.square(difference)
@@ -46,8 +45,8 @@ def elementwise_error(difference: Array, kind: Literal["l2", "l1", "smooth_l1"])
     raise ValueError(f"loss.error={kind!r}: choose one of {', '.join(ERRORS)}")
 
 
-def normalize_patches(patches: Array) -> Array:
-    """Normalises each patch (..., P) to mean 0 and variance 1, as in MAE."""
+def normalize_patches(patches: Float[Array, "*tokens P"]) -> Float[Array, "*tokens P"]:
+    """Normalises each patch to mean 0 and variance 1, as in MAE."""
     mean = patches.mean(axis=-1, keepdims=True)
     variance = patches.var(axis=-1, keepdims=True)
     return (patches - mean) * jax.lax.rsqrt(variance + 1e-6)

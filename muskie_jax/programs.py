@@ -80,6 +80,7 @@ def batch_shapes(
 def peak_bytes(program: jax.stages.Compiled) -> int:
     """Returns the bytes a program needs on one device: arguments, results and temporaries."""
     sizes = program.memory_analysis()
+    assert sizes is not None
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes  # donated arguments hold results
     return sizes.argument_size_in_bytes + results + sizes.temp_size_in_bytes
 
@@ -135,7 +136,9 @@ def training_programs(
         out_shardings=(shardings, replicated),
     )
     params = state.params
-    programs = {OPTIMIZER: functools.partial(optimizer_step.lower, state, params)}
+    programs: dict[ProgramKey | str, Lower] = {
+        OPTIMIZER: functools.partial(optimizer_step.lower, state, params)
+    }
     for bucket, is_first in schedule.positions():
         if bucket in batches:
             so_far = None if is_first else params

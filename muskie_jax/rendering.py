@@ -10,6 +10,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
+from jaxtyping import Int, Int32, UInt8, UInt32
 
 from muskie_jax.buckets import Bucket, ImageSize
 from muskie_jax.data.synthetic.render import render_groups
@@ -124,11 +125,13 @@ def _jitted_splitter(mesh: Mesh):
     )
 
 
-def order_for_splitting(order: np.ndarray, views: int, shards: int) -> np.ndarray:
+def order_for_splitting(
+    order: Int[np.ndarray, "G loaded_views"], views: int, shards: int
+) -> Int[np.ndarray, "G loaded_views"]:
     """Returns the order of rendering that lets `split_groups` leave each view on its device.
 
     Args:
-      order: int (G, loaded views), the order of the views; each run of `views` becomes one group.
+      order: the order of each loaded group's views; each run of `views` becomes one group.
       views: views of a group after splitting.
       shards: devices over which the views of a group are sharded evenly.
     """
@@ -137,35 +140,33 @@ def order_for_splitting(order: np.ndarray, views: int, shards: int) -> np.ndarra
     return parts.swapaxes(1, 2).reshape(order.shape)
 
 
-def split_groups(images: Array, *, views: int, shards: int) -> Array:
-    """Splits groups: (G, loaded views, H, W, 3), in the order of `order_for_splitting`, to
-    (B, views, H, W, 3)."""
+def split_groups(
+    images: UInt8[Array, "G loaded_views H W 3"], *, views: int, shards: int
+) -> UInt8[Array, "B V H W 3"]:
+    """Splits loaded groups, in the order of `order_for_splitting`, into groups of `views` views."""
     groups, loaded, *image = images.shape
     parts = images.reshape(groups, shards, loaded // views, views // shards, *image)
     return parts.swapaxes(1, 2).reshape(-1, views, *image)
 
 
 def render_views(
-    scene: Array,
-    order: Array,
-    group_source: Array,
+    scene: UInt32[Array, "G 2"],
+    order: Int32[Array, "G V"],
+    group_source: Int32[Array, " G"],
     textures: Textures,
     *,
     size: ImageSize,
     worlds: tuple[WorldConfig | None, ...],
-) -> Array:
+) -> UInt8[Array, "G V H W 3"]:
     """Renders loaded groups and reorders their views, as the host does with photographs.
 
     Args:
-      scene: uint32 (G, 2), the seed of each loaded group.
-      order: int32 (G, views), the new order of its views.
-      group_source: int32 (G,), the source number of each group, which selects its world.
+      scene: the seed of each loaded group.
+      order: the new order of its views.
+      group_source: the source number of each group, which selects its world.
       textures: photo textures by source number.
       size: H and W.
       worlds: the world of each source, by source number; at least one is not None.
-
-    Returns:
-      uint8 (G, views, H, W, 3).
     """
     images = None
     for number, world in enumerate(worlds):

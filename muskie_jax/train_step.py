@@ -101,7 +101,7 @@ def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
 def _initial_state(model: Muskie, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
     image = jnp.zeros((1, 1, model.patch, model.patch, 3))
     model = model.clone(attention=Attention("xla"))  # a single image cannot be sharded over a mesh
-    params = model.init(key, image, jnp.ones((1, 1, 1), bool))["params"]
+    params = cast(Params, model.init(key, image, jnp.ones((1, 1, 1), bool))["params"])
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
@@ -198,7 +198,7 @@ def apply_gradients(
 ) -> tuple[TrainState, dict[str, Mean]]:
     """Runs one optimizer step; returns the new state and the metric `grad_norm`."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = cast(Params, optax.apply_updates(state.params, updates))
     metrics = {"grad_norm": Mean.of(optax.global_norm(gradients))}
     return TrainState(state.step + 1, params, opt_state), metrics
 

@@ -21,11 +21,12 @@ from muskie_jax.config import (
 )
 from muskie_jax.config_file import load_config
 from muskie_jax.errors import UserError
+from muskie_jax.losses import LossOptions
 from muskie_jax.models.muskie import VARIANTS, build_model
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.programs import batch_shapes
 from muskie_jax.sharding import check_batch, make_mesh
-from muskie_jax.train_step import LossOptions, Task, abstract_state, accumulate_gradients
+from muskie_jax.train_step import Task, abstract_state, accumulate_gradients
 
 # Those to train with: the others take their networks from their arguments, and have tests of their own.
 CONFIGS = [

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 
 from muskie_jax.buckets import Bucket
+from muskie_jax.losses import LossOptions
 from muskie_jax.masking import MaskOptions
 from muskie_jax.models.muskie import build_model
 from muskie_jax.perf.flops import training_flops
 from muskie_jax.progress import Progress
-from muskie_jax.train_step import LossOptions, Task
+from muskie_jax.train_step import Task
 
 
 def test_arithmetic_is_that_of_what_is_computed():

@@ -31,7 +31,7 @@ class LossOptions:
       normalize_targets: compares with each target patch normalised to mean 0 and variance 1, as in MAE.
     """
 
-    error: str = "l2"
+    error: Literal["l2", "l1", "smooth_l1"] = "l2"
     confidence: bool = True
     normalize_targets: bool = False
 

@@ -110,7 +110,9 @@ def run_command(
             sys.exit(0)
         _, *arguments = parse_flags(argv, needed, invocation)
         if arguments:
-            fail(f"{arguments[0]!r} is not a flag: write --{arguments[0]}")
+            first = arguments[0]
+            instead = f"--{first}" if "=" in first else f"--{next(iter(needed))} {first}"
+            fail(f"{first!r} is not a flag: write {instead}")
         check_taken((FLAGS[name] for name in SHARED_FLAGS), (*needed, *optional), invocation)
         return argv[:1]
 
@@ -165,7 +167,7 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
         check_overrides(argv)
         rest = FLAGS(argv)
         for flag, example in needed.items():
-            if FLAGS[flag].value is None and not FLAGS["help"].value:
+            if FLAGS[flag].value is None:
                 raise UserError(f"--{flag} is missing: write --{flag} {example}")
         if CONFIG.value is not None:
             _ = CONFIG.value.job  # absl reports a file that could not be loaded only when it is used

@@ -111,8 +111,8 @@ def run_command(
         _, *arguments = parse_flags(argv, needed, invocation)
         if arguments:
             first = arguments[0]
-            instead = f"--{first}" if "=" in first else f"--{next(iter(needed))} {first}"
-            fail(f"{first!r} is not a flag: write {instead}")
+            instead = f"write --{first}" if "=" in first else "leave it out"
+            fail(f"{first!r} is not a flag: {instead}")
         check_taken((FLAGS[name] for name in SHARED_FLAGS), (*needed, *optional), invocation)
         return argv[:1]
 

@@ -14,6 +14,8 @@ from absl import flags
 from absl.testing import flagsaver
 
 from conftest import ROOT
+from muskie_jax.__main__ import COMMANDS
+from muskie_jax.command_line import FLAGS
 
 
 def run_module(module: str, *arguments, **environment: str) -> subprocess.CompletedProcess:
@@ -32,21 +34,29 @@ def call_module(module: str, *arguments) -> subprocess.CompletedProcess:
       *arguments: of the command.
     """
     out, err, status = io.StringIO(), io.StringIO(), 0
-    is_package = hasattr(importlib.import_module(module), "__path__")
+    main_module = _main_module(module)
+    defines_flags = main_module
+    if main_module == "muskie_jax.__main__" and arguments and arguments[0] in COMMANDS:
+        defines_flags = COMMANDS[arguments[0]].module
     with (
         contextlib.chdir(ROOT),
         mock.patch.object(sys, "argv", [module, *map(str, arguments)]),
         mock.patch.object(logging.root, "handlers", list(logging.root.handlers)),  # absl adds its own
+        _flags_of(defines_flags),
         flagsaver.flagsaver(),
-        _flags_of(f"{module}.__main__" if is_package else module),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
         try:
-            importlib.import_module(f"{module}.__main__" if is_package else module).main()
+            importlib.import_module(main_module).main()
         except SystemExit as end:
             status = end.code or 0
     return subprocess.CompletedProcess((module, *arguments), status, out.getvalue(), err.getvalue())
+
+
+def _main_module(module: str) -> str:
+    is_package = hasattr(importlib.import_module(module), "__path__")
+    return f"{module}.__main__" if is_package else module
 
 
 _DEFINED: dict[str, list[tuple[str, flags.Flag]]] = {}  # module -> flags that importing it defined
@@ -55,23 +65,26 @@ _DEFINED: dict[str, list[tuple[str, flags.Flag]]] = {}  # module -> flags that i
 @contextlib.contextmanager
 def _flags_of(module: str) -> Iterator[None]:
     """Defines the flags of a command; removes them again, since other commands use some of their names."""
-    known = set(flags.FLAGS)
+    known = set(FLAGS)  # among them the flags of every command, which command_line defines
     importlib.import_module(module)
     if module not in _DEFINED:
-        by_module = flags.FLAGS.flags_by_module_dict().items()
+        by_module = FLAGS.flags_by_module_dict().items()
         defined = [
-            (owner, flag) for owner, listed in by_module for flag in listed if flag.name not in known
+            (owner, flag)
+            for owner, listed in by_module
+            for flag in listed
+            if flag.name not in known and owner.startswith("muskie_jax")
         ]
         _DEFINED[module] = defined
     for owner, flag in _DEFINED[module]:
-        if flag.name not in flags.FLAGS:
-            flags.FLAGS[flag.name] = flag
-            flags.FLAGS.register_flag_by_module(owner, flag)
+        if flag.name not in FLAGS:
+            FLAGS[flag.name] = flag
+            FLAGS.register_flag_by_module(owner, flag)
     try:
         yield
     finally:
         for _, flag in _DEFINED[module]:
-            delattr(flags.FLAGS, flag.name)
+            delattr(FLAGS, flag.name)
 
 
 def complaint_of(done: subprocess.CompletedProcess) -> str:

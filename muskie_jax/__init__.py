@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from muskie_jax.interop.load import load_pretrained
     from muskie_jax.interop.save import push_to_hub, save_pretrained
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Imported on first use, so that `muskie_jax.interop.torch_model` works where JAX is not installed.
 _LAZY = {

@@ -24,7 +24,7 @@ from muskie_jax.data.packing.remote import RemotePack
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.errors import UserError
 from muskie_jax.train import train
-from muskie_tests.commands import complaint_of, run_module
+from muskie_tests.commands import call_module, complaint_of, run_module
 from muskie_tests.packs import config_of, pack_of, sampler_of, whole
 from muskie_tests.runs import nano_config
 from muskie_tests.trees import TREES
@@ -109,7 +109,7 @@ def test_window_and_zoom_can_be_set_on_reading(packs):
     [
         ({"root": ""}, "config.sources.photos.root is empty"),
         ({"window": -1}, "window=-1: write 0 or more, or None"),
-        ({"zoom": 1.5}, "zoom=1.5: write a share from 0 to 1"),
+        ({"zoom": 1.5}, "zoom=1.5: write a fraction from 0 to 1"),
     ],
 )
 def test_settings_of_packed_sources_are_checked(settings, expected):
@@ -392,7 +392,7 @@ def test_pack_and_verify_by_command(sources, tmp_path):
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(arguments, expected):
-    assert expected in complaint(*arguments)
+    assert expected in complaint_of(call_module("muskie_jax.data", *arguments))
 
 
 def test_ctrl_c_ends_workers_and_the_same_command_goes_on(tmp_path):

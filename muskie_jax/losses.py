@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
 from muskie_jax.checks import one_of
@@ -79,18 +79,19 @@ def normalize_patches(patches: Float[Array, "*tokens P"]) -> Float[Array, "*toke
 
 
 def token_losses(
-    pred: Array,
-    conf: Array,
-    target: Array,
-    mask: Array,
+    pred: Float[Array, "*tokens P"],
+    conf: Float[Array, "*tokens P"],
+    target: Float[Array, "*tokens P"],
+    mask: Bool[Array, "*tokens"],
     options: LossOptions = LossOptions(),
 ) -> TokenLosses:
-    """Losses of every token.
+    """Returns the loss terms of every token.
 
     Args:
-      pred, conf, target: float32 (..., P), see `MuskieOutput`; target is the patch's own pixels.
-      mask: bool (...), True = hidden.
-      options: which loss.
+      pred, conf: predicted pixels and confidences, see `MuskieOutput`.
+      target: pixels of the patches, not yet normalised.
+      mask: True = hidden.
+      options: kind of error, confidence weighting, target normalisation.
     """
     if options.normalize_targets:
         target = normalize_patches(target)

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from muskie_jax.masking import (
     MAX_HIDDEN,
@@ -191,6 +192,13 @@ def test_max_hidden_bounds_the_largest_mask_closely(mode):
             assert seen <= largest, (grid, ratio)
             # An ellipse that fills the grid never has its entire boundary inside.
             assert seen >= largest - 4, (grid, ratio)
+
+
+def test_options_of_a_config_file_with_lists_are_hashable():
+    config = ConfigDict({"modes": [["random", 0.6], ["blob", 0.75]], "num_reference": 1})
+    options = MaskOptions.of(config)
+    assert options == MaskOptions((("random", 0.6), ("blob", 0.75)), 1)
+    assert isinstance(hash(options), int)
 
 
 def test_max_hidden_of_a_group_is_reached_and_not_exceeded():

@@ -88,7 +88,7 @@ def test_learned_view_embedding_distinguishes_views(params, images, mask):
 def influence(function, x):
     """Whether each view of the output depends on each view of the input (B, V, T, d): bool (V, V)."""
     flat = lambda y: function(y.reshape(1, -1, y.shape[-1]))[0].reshape(y.shape).sum((0, 2, 3))
-    jacobian = jax.jacobian(flat)(x)  # (V, B, V, T, d)
+    jacobian = jax.jit(jax.jacobian(flat))(x)  # (V, B, V, T, d)
     return np.abs(jacobian).max((1, 3, 4)) > 1e-7
 
 
@@ -107,6 +107,23 @@ def test_frame_halves_do_not_mix_views_and_global_halves_do(params):
     )
 
 
+def loss_and_gradients(params, images, mask, **options):
+    model = build_model("nano", **options)
+
+    @jax.jit
+    @jax.value_and_grad
+    def evaluate(params):
+        output = model.apply({"params": params}, images, mask, return_tokens=True)
+        return (output.pred**2).mean() + output.conf.mean() + (output.tokens[0] ** 2).mean()
+
+    return evaluate(params)
+
+
+@pytest.fixture(scope="module")
+def plain_loss_and_gradients(params, images, mask):
+    return loss_and_gradients(params, images, mask)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -117,13 +134,9 @@ def test_frame_halves_do_not_mix_views_and_global_halves_do(params):
         {"remat": "block", "scan_blocks": True},
     ],
 )
-def test_remat_and_scan_do_not_change_results(params, images, mask, options):
-    def loss(params, **options):
-        output = build_model("nano", **options).apply({"params": params}, images, mask, return_tokens=True)
-        return (output.pred**2).mean() + output.conf.mean() + (output.tokens[0] ** 2).mean()
-
-    plain, plain_gradients = jax.jit(jax.value_and_grad(loss))(params)
-    other, gradients = jax.jit(jax.value_and_grad(lambda p: loss(p, **options)))(params)
+def test_remat_and_scan_do_not_change_results(params, images, mask, plain_loss_and_gradients, options):
+    plain, plain_gradients = plain_loss_and_gradients
+    other, gradients = loss_and_gradients(params, images, mask, **options)
     np.testing.assert_allclose(plain, other, rtol=1e-6)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max()),

@@ -114,8 +114,8 @@ def _normal_cdf(x: Array) -> Array:
 def _gelu_backward(x, dy):
     x_float32 = x.astype(jnp.float32)
     density = jnp.exp(-0.5 * jnp.square(x_float32)) / math.sqrt(2 * math.pi)
-    derivative = _normal_cdf(x_float32) + x_float32 * density
-    return ((dy.astype(jnp.float32) * derivative).astype(x.dtype),)
+    dx = dy.astype(jnp.float32) * (_normal_cdf(x_float32) + x_float32 * density)
+    return (dx.astype(x.dtype),)
 
 
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)

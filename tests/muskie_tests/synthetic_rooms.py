@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from muskie_jax.data.synthetic import (
+    Hits,
     RenderedViews,
     RoomScene,
     WorldConfig,
@@ -81,8 +82,13 @@ def simple_scene() -> RoomScene:
     )
 
 
-# Casts rays (groups, N, 3) into the scene of each group.
-cast_all = jax.jit(jax.vmap(cast_rays))
+_cast = jax.jit(jax.vmap(cast_rays))
+
+
+def cast(origins, directions) -> Hits:
+    """Casts H*W rays per group into its scene: one shape, hence one program."""
+    assert directions.shape == (len(SEEDS), HEIGHT * WIDTH, 3)
+    return _cast(scenes(), np.broadcast_to(origins, directions.shape), directions)
 
 
 def pixel_centres() -> np.ndarray:

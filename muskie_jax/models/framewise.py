@@ -248,7 +248,7 @@ def cubic_weights(old: int, new: int) -> np.ndarray:
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     taps = np.arange(-2, old + 2)  # of the line with its edges repeated
     x = np.abs(centres[:, None] - taps)
-    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
-    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
-    weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+    inner = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    outer = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    weights = np.where(x <= 1, inner, np.where(x < 2, outer, 0.0))
     return weights @ (np.clip(taps, 0, old - 1)[:, None] == np.arange(old))

@@ -35,11 +35,11 @@ def refined_predictor(
 ) -> Float32[Array, "N V 2"]:
     """Predicts positions with sub-patch accuracy, by aggregating the maps of neighbouring cells.
 
-    Neighbouring points mostly move alike. So the score of a cell c of view v for a point sums the maps of
-    the cells around the point, each shifted by that cell's offset from the point. One map alone may have
-    spurious peaks; neighbours agree on one displacement. Scores are interpolated between the cells around
-    the point. The prediction is the mean of the 3 x 3 cells around the best score, weighted by their
-    scores above the lowest of the nine.
+    Neighbouring points mostly move alike. One map alone may have spurious peaks, but the maps of
+    neighbours agree on one displacement. So the maps of the cells around a point are shifted by the cell's
+    offset from the point, and summed to scores. Scores are interpolated between the cells around the
+    point. The prediction is the mean of the 3 x 3 cells around the best score, weighted by their scores
+    above the lowest of the nine.
 
     Args:
       maps: non-negative; how well each cell of the first view (axis 1) matches each of view v (axis 2).

@@ -29,8 +29,8 @@ def true_tracks(
 ) -> tuple[Float[np.ndarray, "N V 2"], Bool[np.ndarray, "N V"]]:
     """Reprojects points of the first view into every view.
 
-    A point is visible in a view if it is in front of the camera, inside the image, and at most 5 cm behind
-    the view's depth map. A hole in the depth map does not occlude. A point that no other view sees is not
+    A visible point is in front of the view's camera, inside its image, and at most 5 cm behind its depth
+    map. A hole in the depth map does not occlude. A point that no other view sees is not
     visible in the first either.
 
     Args:

@@ -224,8 +224,8 @@ def interpolate_positions(
 ) -> Float[Array, "rows*columns d"]:
     """Interpolates a table of positions bicubically to another grid, as PyTorch and `transformers` do.
 
-    DINOv2's own code, for networks without registers, enlarges the grid by a further tenth of a patch, to
-    avoid a rounding error that does not occur here.
+    For networks without registers, DINOv2's own code enlarges the grid by a further tenth of a patch. That
+    avoids a rounding error which does not occur here.
 
     Args:
       table: one vector per patch of a square grid, in row-major order.

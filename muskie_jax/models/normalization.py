@@ -6,9 +6,9 @@ derivatives, GELU saves three arrays, and LayerNorm's gradient makes four float3
 only its input (LayerNorm also two numbers per token). The functions computed are those of
 `flax.linen.LayerNorm` and `flax.linen.gelu`.
 
-LayerNorm is one of two places where the model knows of the mesh (the other is `Attention`). Its weight
-gradients are sums over all tokens. XLA reduces them across devices one norm at a time unless a sum of
-several arrays stays within a device, so `LayerNorm.shards` states how the mesh splits tokens.
+LayerNorm is one of two places where the model knows of the mesh; the other is `Attention`. The gradients
+of scale and bias are sums over all tokens, computed in one pass. If that pass spans devices, XLA gathers
+partial sums for each norm. So `LayerNorm.shards` states how the mesh splits tokens.
 """
 
 import functools

@@ -46,8 +46,8 @@ def padded_length(length: int, itemsize: int = 2) -> int:
 def is_fused(keys: int, itemsize: int = 2) -> bool:
     """Returns whether one kernel computes all gradients.
 
-    One kernel needs five matrix products, two kernels seven. But it writes a partial gradient of the
-    queries to main memory for each block of keys, so it is used for a single block only.
+    One kernel needs five matrix products, two kernels need seven. But one kernel writes a partial gradient
+    of the queries to main memory per block of keys. So it is used for a single block only.
     """
     return keys <= block_length(keys, itemsize)
 

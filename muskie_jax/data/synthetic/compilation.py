@@ -7,8 +7,8 @@ from jax import Array
 def materialise(array: Array) -> Array:
     """Returns the array unchanged, but forces XLA to write it to memory first.
 
-    If several gathers use one index, XLA otherwise fuses the computation of the index into each of them,
-    which repeats it at compile time and at run time.
+    Otherwise XLA fuses the computation of an index into every gather that uses it. That repeats the work,
+    both at compile time and at run time.
     """
     return jax.lax.platform_dependent(array, cpu=_copy_in_halves, default=jax.lax.optimization_barrier)
 

@@ -1,7 +1,7 @@
 """Renders groups of views of synthetic scenes on the device, as a pure function of seeds.
 
-A pixel is the mean of a few rays. Each ray is cast (`rays`), its surface is textured (`textures`) and lit
-by a lamp, and the camera's exposure and tone curve map the result to a display colour.
+A pixel is the mean of a few rays. Each ray is cast (`rays`); its surface is textured (`textures`) and lit
+by a lamp. The camera's exposure and tone curve map the result to a display colour.
 """
 
 import jax

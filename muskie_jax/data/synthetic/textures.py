@@ -6,8 +6,8 @@ planks or stripes. The sum passes through a step of random steepness between two
 to hard-edged camouflage. A motif (dots or grid lines) adds a third colour. Values are hashed, so textures
 never repeat: every point of a surface is distinct.
 
-All computation is per ray and elementwise. Colours are tuples (red, green, blue) of arrays rather than
-arrays with a last axis of 3, so that XLA fuses all of it into one loop over the rays.
+All computation is per ray and elementwise. Colours are tuples (red, green, blue) of arrays, not arrays
+with a last axis of 3, so that XLA fuses everything into one loop over the rays.
 """
 
 import jax.numpy as jnp

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from muskie_jax.correspondence.predictors import attention_predictor, feature_predictor, symmetric_maps
 from muskie_jax.correspondence.refinement import feature_maps, is_cycle_consistent, refined_predictor
-from muskie_jax.correspondence.scores import Scores, Truth, errors_of, truth_of
+from muskie_jax.correspondence.scores import Scores, Truth, compute_errors, compute_truth
 from muskie_jax.correspondence.tracks import draw_points
 from muskie_jax.data.posed.views import PosedSet, PosedViews
 from muskie_jax.errors import UserError
@@ -170,20 +170,20 @@ class CorrespondenceEvaluator:
         points = draw_points(rng, loaded.valid[0], self.points)
         if not len(points):
             raise UserError(f"config.posed.{name}: no depth is known in the first view of {label}")
-        truths = {protocol: truth_of(points, loaded, protocol) for protocol in self.protocols}
+        truths = {protocol: compute_truth(points, loaded, protocol) for protocol in self.protocols}
         return Question(label, loaded, points, truths)
 
 
 def judge(
     predictions: Predictions, question: Question
 ) -> Iterator[tuple[Predictor, np.ndarray, np.ndarray]]:
-    """The errors of all predictions, pixels and metres (N, V): see `errors_of`."""
+    """The errors of all predictions, pixels and metres (N, V): see `compute_errors`."""
     for protocol, truth in question.truths.items():
         named = [predictor for predictor in predictions if predictor.protocol == protocol]
         if not named:
             continue
         tracks = np.stack([predictions[predictor][0] for predictor in named])
-        yield from zip(named, *errors_of(tracks, truth, question.views, protocol))
+        yield from zip(named, *compute_errors(tracks, truth, question.views, protocol))
 
 
 def predictors(said: Mapping[str, Any]) -> list[Predictor]:

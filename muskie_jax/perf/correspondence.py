@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from muskie_jax.correspondence import PROTOCOLS
-from muskie_jax.correspondence.scores import Scores, truth_of
+from muskie_jax.correspondence.scores import Scores, compute_truth
 from muskie_jax.data.posed import PosedViews
 from muskie_jax.evaluators.correspondence import Predictions, Question, judge, predictors, read_traces
 from muskie_jax.evaluators.subjects import MuskieSubject, Traces
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
 
 def scores_of(said: Predictions, points: np.ndarray, views: PosedViews) -> list[dict[str, float]]:
     """The figures of every prediction."""
-    truths = {protocol: truth_of(points, views, protocol) for protocol in PROTOCOLS}
+    truths = {protocol: compute_truth(points, views, protocol) for protocol in PROTOCOLS}
     figures = []
     for predictor, pixels, metres in judge(said, Question("made up", views, points, truths)):
         counted, scores = truths[predictor.protocol].counted, Scores()

@@ -51,7 +51,7 @@ def test_pack_and_verify_by_command(photo_folder, tmp_path):
         (["pack", *PHOTOS, "--out=gs://b/x", "--config.sources.photos.root=tests"],
          "--out=gs://b/x is an address: pack to a folder"),
         (["groups", "/nowhere"], "/nowhere/all_metadata.npz"),
-        (["pack", "--config", "configs/muskie_base.py", "--out=x"], "--source is missing: write --source with"),
+        (["pack", "--config", "configs/muskie_base.py", "--out=x"], "--source is missing: write --source"),
         (["pack", "--config", "configs/muskie_base.py", "--out=x", "--source=co3b"], "mean 'co3d'?"),
     ],
 )  # fmt: skip

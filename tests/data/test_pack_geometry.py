@@ -88,7 +88,7 @@ def test_depth_and_cameras_of_packed_rooms_agree(rooms):
         assert inside.mean() > 0.3
         same = np.abs(stored - far) < 0.03 * far + 0.01
         assert same.mean() > 0.7 and np.median(np.abs(stored - far)[same]) < 0.01
-        assert (far < 0.9 * stored).mean() < 0.05, "no point lies in front of the surface that the other view sees"
+        assert (far < 0.9 * stored).mean() < 0.05, "no point occludes what the other view sees"
 
 
 def test_packed_rooms_are_the_rendered_ones(rooms):

@@ -48,5 +48,5 @@ def run_in_process(package: str, *arguments) -> subprocess.CompletedProcess:
         try:
             run_program(package, program.__doc__ or "", program.COMMANDS)
         except SystemExit as stopped:
-            code = stopped.code or 0
+            code = int(stopped.code or 0)
     return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())

@@ -20,8 +20,8 @@ To add a reader called `mine`:
 2. Add it to `READER_MODULES` in `dataset.py`.
 3. Add it to `PROTOCOLS` in `settings.py`: its default way to choose groups, and its default frame stride.
 4. Write a miniature of the layout, `mine(root)`, in `tests/muskie_tests/posed_trees.py`, and add the reader
-   to the lists of readers in `tests/data/test_posed.py`, `test_posed_opening.py` and `test_posed_errors.py`.
-   These compare every pixel, depth and camera with what was written, and check the error messages.
+   to the lists of readers in `tests/data/test_posed.py`, `test_posed_opening.py` and
+   `test_posed_errors.py`. They compare pixels, depth and cameras with what was written, and check errors.
 5. Add a row to the table of readers in `docs/evaluation.md`.
 
 Then `config.posed.kitchen = posed("mine", root="/data/kitchen")` evaluates on it.

@@ -18,6 +18,7 @@ from muskie_jax.errors import UserError
 
 ORTHONORMAL_TOLERANCE = 2e-3  # largest deviation of R @ R.T from the identity
 FOCAL_RANGE = (0.1, 50.0)  # plausible focal lengths, relative to the image's longer side
+REMEDY = "correct it, or remove this frame"
 # Converts camera axes between OpenCV and OpenGL (x right, y up, z backward).
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -122,13 +123,15 @@ def check_pose(pose: Float64[np.ndarray, "4 4"], where: str) -> None:
     """Raises UserError, prefixed with `where`, unless the pose is a rotation and a translation."""
     rotation = pose[:3, :3]
     if not np.isfinite(pose).all():
-        raise UserError(f"{where}: the pose is not finite")
+        raise UserError(f"{where}: the pose is not finite: {REMEDY}")
     if np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6:
-        raise UserError(f"{where}: the last row of the pose is {pose[3].tolist()}, not 0 0 0 1")
+        raise UserError(f"{where}: the last row of the pose is {pose[3].tolist()}, not 0 0 0 1: {REMEDY}")
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > ORTHONORMAL_TOLERANCE:
-        raise UserError(f"{where}: the pose has an invalid rotation, its axes are not orthonormal")
+        raise UserError(
+            f"{where}: the pose has an invalid rotation, its axes are not orthonormal: {REMEDY}"
+        )
     if np.linalg.det(rotation) < 0:
-        raise UserError(f"{where}: the pose has an invalid rotation, it is a reflection")
+        raise UserError(f"{where}: the pose has an invalid rotation, it is a reflection: {REMEDY}")
 
 
 def check_intrinsics(
@@ -146,15 +149,15 @@ def check_intrinsics(
     if not np.isfinite(intrinsics).all():
         problem = "not finite"
     elif np.abs(intrinsics[2] - [0, 0, 1]).max() > 1e-6 or abs(intrinsics[1, 0]) > 1e-6:
-        problem = "not those of a pinhole camera: write fx 0 cx, 0 fy cy, 0 0 1"
+        problem = "not of the form fx 0 cx, 0 fy cy, 0 0 1"
     elif focal.min() <= 0:
-        problem = f"invalid: the focal lengths {focal.tolist()} are not positive"
+        problem = f"invalid, the focal lengths {focal.tolist()} are not positive"
     elif size is not None:
         height, width = size
         relative_focal = focal / max(size)
         if relative_focal.min() < FOCAL_RANGE[0] or relative_focal.max() > FOCAL_RANGE[1]:
-            problem = f"implausible: focal lengths {focal.tolist()} for an image of {width}x{height}"
+            problem = f"implausible, focal lengths {focal.tolist()} for an image of {width}x{height}"
         elif (centre < 0).any() or (centre > [width, height]).any():
-            problem = f"implausible: the centre {centre.tolist()} is outside the image of {width}x{height}"
+            problem = f"implausible, the centre {centre.tolist()} is outside the image of {width}x{height}"
     if problem:
-        raise UserError(f"{where}: the intrinsics are {problem}")
+        raise UserError(f"{where}: the intrinsics are {problem}: {REMEDY}")

@@ -1,8 +1,8 @@
 """Reads `scannet_test_1500`, the 100 scenes of ScanNet's widely used test set of 1500 image pairs.
 
 Files of a scene: `color/<n>.jpg`, `depth/<n>.png` (16 bits, millimetres) and `pose/<n>.txt`
-(camera_to_world, 4x4). n is the frame number in the video; the frames are about 15 apart. A pose that is not
-finite means that tracking failed, and its frame is skipped.
+(camera_to_world, 4x4). n is the frame number in the video; the frames are about 15 apart. A pose that is
+not finite means that tracking failed, and its frame is skipped.
 
 Intrinsics are for images of 640x480. They are in `intrinsics.npz` beside the scenes, which is distributed
 with the list of pairs; otherwise in `<scene>/intrinsic/intrinsic_depth.txt`. They are used unchanged, as in

@@ -77,9 +77,7 @@ def _frame(file: pathlib.Path, name: str, number: int, values: dict[str, Any], u
     """Returns a frame from its values, merged with those for all frames."""
     where = f"{file}, {values['file_path']}"
     if "depth_file_path" not in values:
-        raise UserError(
-            f"{where}: depth_file_path is missing: correspondence is measured where depth is known"
-        )
+        raise UserError(f"{where}: depth_file_path is missing: write it, since evaluation needs depth")
     _check_pinhole(values, where)
     image = _find_image(file.parent / values["file_path"])
     size = (int(values["h"]), int(values["w"])) if "h" in values and "w" in values else image_size(image)

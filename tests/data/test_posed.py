@@ -30,7 +30,7 @@ def written(tmp_path_factory):
             views = {view.name: view for view in getattr(trees, reader)(root)}
             settings = posed(reader, str(root), groups=0, select="rotation")
             settings.every = 20 if reader == "seven_scenes" else 1
-            trees_by_reader[reader] = views, open_posed("made", settings, 3)
+            trees_by_reader[reader] = views, open_posed("mine", settings, 3)
         return trees_by_reader[reader]
 
     return of
@@ -48,7 +48,7 @@ def back_project(views):
 @pytest.mark.parametrize("reader", EXACT)
 def test_a_reader_returns_what_was_written(written, reader):
     expected, opened = written(reader)
-    assert opened.name == "made" and len(opened.groups) == len(expected)
+    assert opened.name == "mine" and len(opened.groups) == len(expected)
     assert [group.label for group in opened.groups] == list(expected)
     for number, group in enumerate(opened.groups):
         views = opened.load(number, SIZE)
@@ -104,7 +104,7 @@ def test_images_with_intrinsics_keep_their_stored_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(path).save(path, exif=exif)
-    views = open_posed("made", posed("cameras", str(tmp_path), select="rotation"), 2).load(0, SIZE)
+    views = open_posed("mine", posed("cameras", str(tmp_path), select="rotation"), 2).load(0, SIZE)
     np.testing.assert_array_equal(views.images[0], before)
 
 

@@ -19,7 +19,7 @@ from muskie_tests.posed_trees import SIZE
 def load_all(reader, root, size=SIZE, views=3):
     """Opens a folder, and loads every group."""
     every = 20 if reader == "seven_scenes" else 1
-    opened = open_posed("made", posed(reader, str(root), groups=0, select="rotation", every=every), views)
+    opened = open_posed("mine", posed(reader, str(root), groups=0, select="rotation", every=every), views)
     for number in range(len(opened.groups)):
         opened.load(number, size)
 
@@ -28,7 +28,7 @@ def error_of(reader, root, **options):
     with pytest.raises(UserError) as caught:
         load_all(reader, root, **options)
     message = str(caught.value)
-    assert message.startswith(("config.posed.made: ", "config.posed.made.root: "))
+    assert message.startswith(("config.posed.mine: ", "config.posed.mine.root: "))
     return message
 
 
@@ -92,7 +92,7 @@ def test_a_pose_is_checked_before_any_pixel_is_read(desk):
     root, rewrite = desk
     rewrite("world_to_camera", with_value(0, 0, 2.0))
     with pytest.raises(UserError, match="desk, .*0001.png: the pose has an invalid rotation"):
-        open_posed("made", posed("cameras", str(root), select="rotation"), 2)
+        open_posed("mine", posed("cameras", str(root), select="rotation"), 2)
 
 
 def test_rounding_errors_are_tolerated(desk):
@@ -270,7 +270,7 @@ EXPECTED_FILES = {
 
 @pytest.mark.parametrize("reader", [reader for reader in READERS if reader != "synthetic"])
 def test_a_wrong_root_is_reported_with_the_expected_files(tmp_path, reader):
-    root, none = "config.posed.made.root", tmp_path / "none"
+    root, none = "config.posed.mine.root", tmp_path / "none"
     message = error_of(reader, none)
     assert message.startswith(f"{root}: no folder '{none}': write --{root}=")
     assert EXPECTED_FILES[reader] in message

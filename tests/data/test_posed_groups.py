@@ -33,7 +33,7 @@ def walk(name, numbers, step=0.1):
 def groups_of(select, *sequences, views=3, **settings):
     wall = np.full(SIZE, 2.0, np.float32)
     chosen = choose_groups(
-        sequences, views, select, read_depth=lambda frame: wall, key="config.posed.made", **settings
+        sequences, views, select, read_depth=lambda frame: wall, key="config.posed.mine", **settings
     )
     assert len({group.label for group in chosen}) == len(chosen)
     assert all(len(group.frames) == views and group.frames[0] == group.label for group in chosen)
@@ -117,8 +117,8 @@ def fewer(views):
     return f"fewer views, such as config.evaluate.views=({views},)"
 
 
-EVERY = "config.posed.made.every=1 (now one of every 20 frames is read), or "
-WIDER = "a wider config.posed.made.overlap, or config.posed.made.select='consecutive'"
+EVERY = "config.posed.mine.every=1 (now one of every 20 frames is read), or "
+WIDER = "a wider config.posed.mine.overlap, or config.posed.mine.select='consecutive'"
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ WIDER = "a wider config.posed.made.overlap, or config.posed.made.select='consecu
             "consecutive",
             5,
             1,
-            f"5 frames at most 3 apart: write config.posed.made.stride=17, or {fewer(3)}",
+            f"5 frames at most 3 apart: write config.posed.mine.stride=17, or {fewer(3)}",
         ),
-        ("consecutive", 2, 20, f"2 frames at most 1 apart: write {EVERY}config.posed.made.stride=2"),
+        ("consecutive", 2, 20, f"2 frames at most 1 apart: write {EVERY}config.posed.mine.stride=2"),
         ("overlap", 2, 1, f"2 frames that see 99% to 100% of another: write {WIDER}"),
         (
             "overlap",
@@ -154,7 +154,7 @@ def test_without_any_group_the_message_lists_settings_that_help(select, views, e
 def test_fewer_than_two_views_are_not_suggested(frames):
     with pytest.raises(UserError, match=f"longest has {len(frames)}: add frames$"):
         groups_of("rotation", walk("a", frames), views=2)
-    with pytest.raises(UserError, match="made.stride=100$"):
+    with pytest.raises(UserError, match="mine.stride=100$"):
         groups_of("consecutive", walk("a", [0, 100]), views=2)
 
 

@@ -17,7 +17,7 @@ WIDE = (0.01, 1.0)  # the overlap of any two frames of a tree is within this ran
 
 def opened(reader, root, views=3, select="rotation", **settings):
     settings = {"groups": 0, "every": 20 if reader == "seven_scenes" else 1} | settings
-    return open_posed("made", posed(reader, str(root), select=select, **settings), views)
+    return open_posed("mine", posed(reader, str(root), select=select, **settings), views)
 
 
 def error_of(reader, root, **settings):
@@ -61,11 +61,11 @@ def test_depth_read_for_overlap_is_checked(tmp_path, reader, name):
     whole = depths[1].read_bytes()
     write_depth(depths[1], SIZE, 0)
     assert error_of(reader, tmp_path, **overlap) == (
-        f"config.posed.made: {name}, {depths[1]}: its depth is empty, leave this frame out"
+        f"config.posed.mine: {name}, {depths[1]}: its depth is empty, leave this frame out"
     )
     write_depth(depths[1], (10, 20), 1)
     assert error_of(reader, tmp_path, **overlap) == (
-        f"config.posed.made: {name}, {depths[1]}: the depth is 20x10, its image 80x60"
+        f"config.posed.mine: {name}, {depths[1]}: the depth is 20x10, its image 80x60"
     )
     depths[1].write_bytes(whole)
     for depth in depths:
@@ -80,7 +80,7 @@ READERS = ("cameras", "transforms", "colmap", "scannet", "seven_scenes", "neural
 def test_files_of_chosen_groups_are_checked(tmp_path, reader):
     images, depths = written(reader, tmp_path)
     sequence = opened(reader, tmp_path).groups[0].label.rpartition("/")[0]
-    known = f"config.posed.made: {sequence}, "
+    known = f"config.posed.mine: {sequence}, "
     whole = images[1].read_bytes()
     with Image.open(images[1]) as image:
         size = image.size
@@ -154,7 +154,7 @@ def test_only_headers_of_only_chosen_groups_are_read(tmp_path):
     for path in (images[2], depths[2]):
         path.write_bytes(path.read_bytes()[:60])  # the header only
     broken = opened("cameras", tmp_path, views=2, groups=1, select="consecutive")
-    with pytest.raises(UserError, match=r"config.posed.made: desk, .*depth/0002.png: its depth: "):
+    with pytest.raises(UserError, match=r"config.posed.mine: desk, .*depth/0002.png: its depth: "):
         broken.load(0, SIZE)
 
 

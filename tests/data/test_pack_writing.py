@@ -112,9 +112,9 @@ def test_a_killed_pack_continues_and_ends_the_same(tmp_path, capsys):
     assert "2 of 4 shards are finished" in capsys.readouterr().err
     assert [path.stat().st_mtime_ns for path in shards] == times, "finished shards are not written again"
     assert not (out / "packing").exists()
-    uninterrupted, _ = pack_of(source, tmp_path / "whole", shards=4)
+    uninterrupted, _ = pack_of(source, tmp_path / "at_once", shards=4)
     assert continued == uninterrupted
-    assert (out / "metadata.json").read_bytes() == (tmp_path / "whole" / "metadata.json").read_bytes()
+    assert (out / "metadata.json").read_bytes() == (tmp_path / "at_once" / "metadata.json").read_bytes()
 
 
 @pytest.fixture(scope="module")

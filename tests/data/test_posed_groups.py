@@ -97,11 +97,11 @@ def test_anchors_without_overlapping_frames_are_skipped():
 def test_overlap_does_not_depend_on_the_size_of_depth_maps(tmp_path, monkeypatch, side):
     monkeypatch.setattr(groups, "OVERLAP_SIDE", side)
     views = trees.cameras(tmp_path, 6)
-    shares = visible_fraction(
+    fractions = visible_fraction(
         2, [v.depth for v in views], np.stack([v.intrinsics for v in views]),
         np.stack([v.world_to_camera for v in views]),
     )  # fmt: skip
-    within = [i for i in range(6) if i != 2 and 0.5 <= shares[i] <= 0.98]
+    within = [i for i in range(6) if i != 2 and 0.5 <= fractions[i] <= 0.98]
     settings = posed("cameras", str(tmp_path), groups=0, overlap=(0.5, 0.98))
     (group,) = [g for g in open_posed("c", settings, len(within) + 1).groups if g.label == "desk/0002"]
     assert {int(name[-1]) for name in group.frames[1:]} == set(within) and len(within) >= 2

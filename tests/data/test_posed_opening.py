@@ -58,7 +58,7 @@ def test_depth_read_for_overlap_is_checked(tmp_path, reader, name):
     _, depths = written(reader, tmp_path)
     overlap = {"select": "", "overlap": WIDE}  # the default of these readers
     opened(reader, tmp_path, **overlap)
-    whole = depths[1].read_bytes()
+    original = depths[1].read_bytes()
     write_depth(depths[1], SIZE, 0)
     assert error_of(reader, tmp_path, **overlap) == (
         f"config.posed.mine: {name}, {depths[1]}: its depth is empty, leave this frame out"
@@ -67,7 +67,7 @@ def test_depth_read_for_overlap_is_checked(tmp_path, reader, name):
     assert error_of(reader, tmp_path, **overlap) == (
         f"config.posed.mine: {name}, {depths[1]}: the depth is 20x10, its image 80x60"
     )
-    depths[1].write_bytes(whole)
+    depths[1].write_bytes(original)
     for depth in depths:
         write_depth(depth, SIZE, 0)
     assert f"{name}, {depths[0]}: its depth is empty" in error_of(reader, tmp_path, **overlap)
@@ -81,14 +81,14 @@ def test_files_of_chosen_groups_are_checked(tmp_path, reader):
     images, depths = written(reader, tmp_path)
     sequence = opened(reader, tmp_path).groups[0].label.rpartition("/")[0]
     known = f"config.posed.mine: {sequence}, "
-    whole = images[1].read_bytes()
+    original = images[1].read_bytes()
     with Image.open(images[1]) as image:
         size = image.size
     trees.save(images[1], np.zeros((*size, 3), np.uint8))  # height and width swapped
     assert error_of(reader, tmp_path).startswith((f"{known}{images[1]}", f"{known}{depths[1]}"))
     images[1].write_bytes(b"no image")
     assert error_of(reader, tmp_path).startswith(f"{known}{images[1]}: not one of JPEG")
-    images[1].write_bytes(whole)
+    images[1].write_bytes(original)
     write_depth(depths[1], (70, 30), 1)
     assert error_of(reader, tmp_path).startswith(f"{known}{depths[1]}: the depth is 30x70, its image ")
     depths[1].write_bytes(b"no depth")
@@ -102,10 +102,10 @@ def missing(path):
 @pytest.mark.parametrize("select", ["rotation", "overlap"])
 def test_missing_files_are_named(tmp_path, select):
     images, depths = written("cameras", tmp_path)
-    whole = images[2].read_bytes()
+    original = images[2].read_bytes()
     images[2].unlink()
     assert f"desk, {missing(images[2])}" in error_of("cameras", tmp_path, select=select)
-    images[2].write_bytes(whole)
+    images[2].write_bytes(original)
     depths[2].unlink()
     assert f"desk, {missing(depths[2])}" in error_of("cameras", tmp_path, select=select)
 
@@ -123,8 +123,8 @@ def test_missing_depth_is_named(tmp_path, reader):
 def test_an_image_of_another_aspect_ratio_than_its_camera(tmp_path):
     written("transforms", tmp_path)
     path = tmp_path / "lego" / "transforms.json"
-    whole = json.loads(path.read_text())
-    path.write_text(json.dumps(whole | {"w": 60, "h": 80, "cx": 30, "cy": 40}))
+    contents = json.loads(path.read_text())
+    path.write_text(json.dumps(contents | {"w": 60, "h": 80, "cx": 30, "cy": 40}))
     expected = "lego/train/r_0.png is 80x60, but its camera is for 60x80"
     assert expected in error_of("transforms", tmp_path)
     assert expected in error_of("transforms", tmp_path, select="overlap")
@@ -133,9 +133,9 @@ def test_an_image_of_another_aspect_ratio_than_its_camera(tmp_path):
 def test_intrinsics_that_do_not_fit_the_image(tmp_path):
     written("cameras", tmp_path)
     path = tmp_path / "desk" / "cameras.json"
-    whole = json.loads(path.read_text())
-    whole["frames"][1]["intrinsics"][0][2] = 500.0
-    path.write_text(json.dumps(whole))
+    contents = json.loads(path.read_text())
+    contents["frames"][1]["intrinsics"][0][2] = 500.0
+    path.write_text(json.dumps(contents))
     assert "0001.png: the intrinsics are implausible, the centre" in error_of("cameras", tmp_path)
 
 

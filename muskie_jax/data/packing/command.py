@@ -97,7 +97,7 @@ def frames_from_config(config: ConfigDict, name: str, encoding: Encoding) -> Fra
     """Returns the frames of all scenes of one source of a config, held-out scenes included.
 
     Args:
-      config: the whole config.
+      config: of the command line.
       name: of the source in `config.sources`.
       encoding: applied to rendered frames.
 

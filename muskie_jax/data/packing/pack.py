@@ -327,7 +327,7 @@ def _init_worker(frames: Frames, encoding: Encoding, images_done: Any, stop: Any
     Args:
       frames, encoding: see `pack`.
       images_done: shared counter of the images that all workers have processed.
-      stop: event that tells the workers to abandon their shards.
+      stop: event; once it is set, workers abandon their shards.
     """
     # Ctrl-C reaches every process of the group; the main process handles it and sets `stop`.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -8,7 +8,8 @@ A *reader* is a module of this package that parses one file layout. It defines
 - `EXPECTED_FILES`, a description of what identifies a root folder, for error messages;
 - `read(root, settings) -> RGBDDataset`, which returns all `Sequence`s of `Frame`s below a folder. A frame
   holds the paths of its image and depth map, and its camera: intrinsics in pixels and world_to_camera in
-  metres, both with OpenCV axes. `read` parses text files only; it reads no pixels. Errors are `UserError`s.
+  metres, both with OpenCV axes. `read` parses text files, and image headers if a size is needed, but reads
+  no pixels. It raises `UserError`, or `BadImage` for an unreadable header.
 
 Everything else is shared: resizing and cropping (`pixels.py`), groups (`groups.py`), checks of headers,
 poses and intrinsics (`frames.py`), and helpers for parsing (`parsing.py`).

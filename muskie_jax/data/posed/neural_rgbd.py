@@ -42,7 +42,7 @@ def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
 
     Raises:
       UserError: if a file is missing or cannot be parsed.
-      BadImage: if the first image of a scene, which tells the size, cannot be read.
+      BadImage: if the header of a scene's first image, which defines the size, cannot be read.
     """
     scenes = find_sequences(root, lambda path: (path / FOCAL).is_file(), EXPECTED_FILES)
     return RGBDDataset(tuple(_sequence(name, folder, settings.every) for name, folder in scenes))

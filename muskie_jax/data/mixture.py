@@ -128,9 +128,9 @@ def _roots(config: ConfigDict) -> dict[str, pathlib.Path]:
                 )
             return user_path(config.data.root) / user_path(source.root)
         # Late, since TFDS takes its time to load, and runs without packs do not need it.
-        from muskie_jax.data.packing.remote import folder_of
+        from muskie_jax.data.packing.remote import local_folder
 
-        return folder_of(config.data.root, source.root, config.data.cache)
+        return local_folder(config.data.root, source.root, config.data.cache)
 
     sources = {name: source for name, source in config.sources.items() if source.kind != "synthetic"}
     roots = {name: root_of(name, source) for name, source in sources.items()}
@@ -154,7 +154,7 @@ def _photographs(
     """The training and held-out part of a source of photographs, and notes on it."""
     settings = {"overlap": tuple(source.overlap), "weight": source.weight}
     if source.kind == "packed":
-        from muskie_jax.data.packing.packed import open_pack  # late: see _roots
+        from muskie_jax.data.packing.packed_source import open_pack  # late: see _roots
 
         whole = open_pack(name, root, source.window, source.zoom, **settings)
     else:

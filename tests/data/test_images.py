@@ -119,7 +119,7 @@ def test_sixteen_bit_colour_is_scaled_not_clipped():
 
 @pytest.mark.parametrize("mode", ["F", "I", "LAB"])
 def test_modes_that_are_no_photographs_are_refused_by_name(mode):
-    with pytest.raises(BadImage, match=f"^scan.tif: pixel mode {mode} is no photograph's"):
+    with pytest.raises(BadImage, match=f"^scan.tif: pixel mode {mode} is not supported"):
         open_photograph(encoded(Image.new(mode, (8, 8)), "TIFF"), "scan.tif")
 
 

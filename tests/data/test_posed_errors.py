@@ -132,9 +132,9 @@ def test_files_of_cameras_that_cannot_be_understood(desk):
     message = error_of("cameras", root)
     assert "desk, " in message and "0000.png: this image is there twice" in message
     rewrite("intrinsics", [[1, 2], [3, 4]])
-    assert "cameras.json cannot be understood: ValueError" in error_of("cameras", root)
+    assert "cameras.json cannot be parsed: ValueError" in error_of("cameras", root)
     (root / "desk" / "cameras.json").write_text("[]")
-    assert "cameras.json cannot be understood" in error_of("cameras", root)
+    assert "cameras.json cannot be parsed" in error_of("cameras", root)
     message = error_of("cameras", root / "desk" / "depth")
     assert "there is no cameras.json in it, nor in a folder of it" in message
 

@@ -18,7 +18,7 @@ import pathlib
 import jax
 import numpy as np
 
-from muskie_jax.data.cameras_json import CAMERAS, CameraOfImage, read_cameras
+from muskie_jax.data.cameras_json import CAMERAS, PosedImage, read_cameras
 from muskie_jax.data.images import read_file
 from muskie_jax.data.packing.encoding import Encoding, encode_depth
 from muskie_jax.data.packing.packed import PackedSource
@@ -63,7 +63,7 @@ class FolderFrames:
                 return scene.name
         return ""
 
-    def _camera(self, path: str) -> CameraOfImage | None:
+    def _camera(self, path: str) -> PosedImage | None:
         return _cameras(self.source.root, pathlib.PurePosixPath(path).parent).get(path)
 
     def record(self, scene: int, frame: int) -> Record:
@@ -81,7 +81,7 @@ class FolderFrames:
 
 
 @functools.lru_cache(maxsize=64)
-def _cameras(root: pathlib.Path, folder: pathlib.PurePosixPath) -> dict[str, CameraOfImage]:
+def _cameras(root: pathlib.Path, folder: pathlib.PurePosixPath) -> dict[str, PosedImage]:
     """The cameras of a folder's images, by path below the root; empty if they are not known."""
     for parent in (folder, *folder.parents):
         if (root / parent / CAMERAS).is_file():

@@ -23,7 +23,7 @@ from muskie_jax.data.images import read_file
 from muskie_jax.data.packing.encoding import Encoding, encode_depth
 from muskie_jax.data.packing.packed import PackedSource
 from muskie_jax.data.packing.records import Geometry, Record
-from muskie_jax.data.scenes import GROUP_MARK, Scene, SceneTable, place
+from muskie_jax.data.scenes import GROUP_MARK, Scene, SceneTable, location
 from muskie_jax.data.sources import FolderSource, Source
 from muskie_jax.data.synthetic.render import render_group
 from muskie_jax.data.synthetic.scenes import WorldConfig
@@ -74,7 +74,7 @@ class FolderFrames:
             geometry = Geometry(
                 read_file(self.source.root / camera.depth), camera.intrinsics, camera.world_to_camera
             )
-        return Record(read_file(self.source.root / path), place(name), path, geometry)
+        return Record(read_file(self.source.root / path), location(name), path, geometry)
 
     def object_box(self, scene: int, frame: int):
         return self.source.object_box(scene, frame)

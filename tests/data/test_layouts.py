@@ -2,17 +2,19 @@
 
 import collections
 import itertools
+import json
 import shutil
 
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 
 from muskie_jax.config import dataset, default_config, folder
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.layouts import LAYOUTS
 from muskie_jax.data.megadepth import read_groups
-from muskie_jax.data.megadepth_groups import write_groups
+from muskie_jax.data.megadepth_groups import run_groups, write_groups
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.objects import object_box, zoom_region
 from muskie_jax.data.pipeline import Pipeline
@@ -21,6 +23,7 @@ from muskie_jax.data.scan import scan
 from muskie_jax.data.scenes import split_scenes
 from muskie_jax.data.sources import PhotographSource
 from muskie_jax.errors import UserError
+from muskie_tests.commands import run_module
 from muskie_tests.trees import TREES, draw_mask, which
 
 GROUPS, VIEWS = 4, 8
@@ -178,6 +181,18 @@ def test_groups_are_made_from_pairs(datasets, tmp_path, structured):
     for number, scene in enumerate(groups):
         assert len(set(scene.frames)) == 8 and scene.frames[0] == f"0000/dense0/{number}_o.jpg"
         assert (root / scene.frames[7]).is_file() and "11_o" not in "".join(scene.frames)
+
+
+def test_the_groups_command(tmp_path, monkeypatch):
+    pairs = [(0, a, b, 0.5) for a in range(8) for b in range(a)]
+    np.savez(tmp_path / "all_metadata.npz", pairs=pairs, scenes=["0 a"], images=list("abcdefgh"))
+    done = run_module("muskie_jax.data", "groups", tmp_path)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "all_metadata_8view.npz"
+    assert json.loads(done.stdout) == {"list": str(path), "groups": 8} and len(list(read_groups(path))) == 8
+    monkeypatch.setattr(flags.FLAGS["overlap"], "value", ["half", "1"])
+    with pytest.raises(UserError, match="--overlap=half,1: write two fractions, such as 0.2,1"):
+        run_groups([str(tmp_path)])
 
 
 def test_datasets_and_their_scenes_are_drawn_uniformly(datasets):

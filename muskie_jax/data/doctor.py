@@ -122,7 +122,11 @@ def examine(source: PhotographSource, held_out: PhotographSource | None, check: 
     numbers = np.searchsorted(ends, chosen, side="right")
     frames = chosen - (ends - counts)[numbers]
     scenes = [(part, scene) for part in parts for scene in range(len(part.scenes))]
-    read_error = lambda number, frame: image_error(*scenes[number], frame)
+
+    def read_error(number: int, frame: int) -> str:
+        part, scene = scenes[number]
+        return image_error(part, scene, frame)
+
     with ThreadPoolExecutor(THREADS) as threads:
         messages = list(filter(None, threads.map(read_error, numbers.tolist(), frames.tolist())))
     return {

@@ -330,7 +330,8 @@ class Pipeline:
                     if self.sampler.is_synthetic(load, resolution):
                         yield self.sampler.synthetic_load(load, resolution, self.rows)
                     else:
-                        yield self._checked(collate(groups))
+                        photos = [group for group in groups if isinstance(group, PhotoGroup)]
+                        yield self._checked(collate(photos))
 
     def _photo_groups(self, first: int) -> Generator[PhotoGroup | SyntheticSlot, None, None]:
         """Yields one element per slot of each load from `first` on."""

@@ -114,7 +114,7 @@ class SceneTable(Sequence[Scene]):
         return self._parts["sizes"][self._selected]
 
     def names(self) -> list[str]:
-        """Returns the names of all scenes. Faster than `scene.name` in a loop, since no frame is decoded."""
+        """Returns the names of all scenes. Faster than a loop over scenes, which decodes frames too."""
         return [self._names[number] for number in self._selected]
 
     def __len__(self) -> int:

@@ -20,7 +20,8 @@ def two_cameras(position, rotation):
     intrinsics = np.array([[FOCAL, 0, 30], [0, FOCAL, 20], [0, 0, 1]])
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = rotation, -rotation @ np.asarray(position)
-    return Cameras(np.stack([intrinsics, intrinsics]), np.stack([np.eye(4), pose]))
+    intrinsics, poses = np.stack([intrinsics, intrinsics]), np.stack([np.eye(4), pose])
+    return Cameras(intrinsics, poses)  # pyright: ignore[reportArgumentType] NumPy arrays keep float64
 
 
 def test_a_translated_camera():

@@ -4,6 +4,7 @@ import collections
 import itertools
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -332,7 +333,10 @@ def mixture_of(root, allow_missing=False, **sources):
 
 def test_a_missing_dataset_is_one_clear_error_or_left_out(datasets):
     root, _ = datasets
-    sources = {"co3d": dataset("co3d", root="co3d"), "waymo": dataset("waymo", root="elsewhere")}
+    sources: dict[str, Any] = {
+        "co3d": dataset("co3d", root="co3d"),
+        "waymo": dataset("waymo", root="elsewhere"),
+    }
     with pytest.raises(UserError) as caught:
         mixture_of(root, **sources)
     message = str(caught.value)

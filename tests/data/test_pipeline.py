@@ -5,6 +5,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,7 +189,7 @@ def test_a_load_is_reused_with_views_permuted_and_new_masks(sampler):
 
 
 def test_a_split_group_is_consecutive_views_with_the_group_s_source_and_masks(photo_folder):
-    sources = {name: folder(root=str(photo_folder)) for name in ("photos", "copy")}
+    sources: dict[str, Any] = {name: folder(root=str(photo_folder)) for name in ("photos", "copy")}
     sampler = with_bucket(sampler_for(None, **sources)[0], 32, 32, 2)
     load = next(Pipeline(sampler, range(GROUPS))._loads(0))
     assert isinstance(load, PhotoLoad) and len(set(load.source)) == 2
@@ -226,7 +227,10 @@ def test_bucket_schedule_draws_every_bucket_with_its_probability():
 
 
 def test_mixed_sources_follow_their_weights(photo_folder):
-    sources = {"photos": folder(root=str(photo_folder), weight=3.0), "rooms": synthetic(weight=1.0)}
+    sources: dict[str, Any] = {
+        "photos": folder(root=str(photo_folder), weight=3.0),
+        "rooms": synthetic(weight=1.0),
+    }
     sampler, evaluation = sampler_for(None, **sources)
     seen = [batch for update in take(sampler, 200) for _, batch in update]
     rendered = np.mean(["scene" in batch for batch in seen])

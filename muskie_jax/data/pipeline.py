@@ -37,7 +37,7 @@ MAX_GROUPS = 2**40  # length of the practically endless dataset
 SECONDS_TO_SAVE = 300  # that a worker process runs on after SIGTERM
 MIN_IMAGES_FOR_FRACTION = 200  # drawn images below which the fraction of unreadable ones is not checked
 
-# The arrays of a batch by key: see "How data flows" in the README.
+# The arrays of a batch by key: see "How data flows" in docs/training.md.
 Batch = dict[str, np.ndarray]
 
 

@@ -147,8 +147,8 @@ def test_boxes_are_in_upright_coordinates(orientation, size):
     data = encoded(textured(403, 301), "JPEG", quality=98, exif=exif_of(orientation))
     photograph = open_photograph(data, "turned")
     box = (20.5, 41.0, photograph.width - 10.0, photograph.height - 99.5)
-    whole = Image.fromarray(photograph.pixels())
-    expected = np.asarray(whole.resize(size[::-1], BICUBIC, box=box)).astype(int)
+    full = Image.fromarray(photograph.pixels())
+    expected = np.asarray(full.resize(size[::-1], BICUBIC, box=box)).astype(int)
     crop = photograph.crop(box, size)
     assert crop.shape == (*size, 3) and crop.flags.c_contiguous
     assert np.abs(crop - expected).mean() < 1
@@ -175,9 +175,9 @@ def test_an_invalid_orientation_is_ignored():
 def test_crops_are_bicubic_and_antialiased(kind, size):
     # The JPEG is decoded at a quarter of its size for 64x48, at a half for 200x300, and fully for 500x640.
     photograph = open_photograph(encoded(textured(481, 643), kind), "texture")
-    whole = Image.fromarray(photograph.pixels())
+    full = Image.fromarray(photograph.pixels())
     box = (7.0, 11.0, 640.0, 467.0)
-    expected = np.asarray(whole.resize(size[::-1], BICUBIC, box=box)).astype(int)
+    expected = np.asarray(full.resize(size[::-1], BICUBIC, box=box)).astype(int)
     assert np.abs(photograph.crop(box, size) - expected).mean() < 0.6
     assert np.abs(photograph.crop(box, size) - expected).max() <= 8
 
@@ -196,8 +196,8 @@ def test_boxes_are_exact_when_a_reduced_size_is_rounded_up(width, size):
     data = encoded(textured(width, width + 3, seed=width), "JPEG", quality=95)
     photograph = open_photograph(data, "texture")
     box = (33.25, 40.0, width - 1.5, width - 2.75)
-    whole = Image.fromarray(photograph.pixels())
-    expected = np.asarray(whole.resize((size, size), BICUBIC, box=box)).astype(float)
+    full = Image.fromarray(photograph.pixels())
+    expected = np.asarray(full.resize((size, size), BICUBIC, box=box)).astype(float)
     difference = photograph.crop(box, (size, size)) - expected
     for axis in (0, 1):
         gradient = np.gradient(expected, axis=axis) * size / (width - 40)  # per pixel of the photograph

@@ -138,16 +138,21 @@ def test_slices_are_parts_of_all_pairs():
     assert 0 < consistent["pairs"] < pairs["pairs"] and consistent["px_ate"] < pairs["px_ate"]
 
 
+def test_at_most_one_device_per_group_is_used():
+    assert evaluator().mesh.size == 3  # of eight
+    assert evaluator([Walls(groups=3), Walls("others", groups=8)]).mesh.size == 8
+
+
 def test_results_do_not_depend_on_devices_batches_and_other_sets():
-    alone = evaluator()
-    assert alone.mesh.size == 3  # of eight, one per group
-    several = evaluator([Walls(groups=3), Walls("others", groups=8)])
-    assert several.mesh.size == 8
-    assert rows_of(alone, colours(attends=True)) == rows_of(several, colours(attends=True))
-    one = evaluator()
-    one.mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-    for key, values in rows_of(one, colours(attends=True)).items():
-        assert values == pytest.approx(rows_of(alone, colours(attends=True))[key], abs=1e-3)
+    def measured(devices, *sets):
+        each = evaluator(sets, protocols=("targets",))
+        each.mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+        return rows_of(each, colours(attends=True))
+
+    two = measured(2, Walls())  # three groups: the second batch is padded
+    assert measured(2, Walls(), Walls("others", groups=8)) == two
+    for key, values in measured(1, Walls()).items():
+        assert values == pytest.approx(two[key], abs=1e-3)
 
 
 def test_models_of_one_network_share_programs_and_data():

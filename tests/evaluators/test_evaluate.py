@@ -38,7 +38,8 @@ def config_for(root, *models, **settings):
     config = default_config()
     config.job = "evaluate"
     config.posed.desk = posed("cameras", str(root), select="consecutive", groups=2)
-    config.evaluate.update({"models": models, "sizes": ((32, 48),), "views": (3,), "points": 20} | settings)
+    small = {"sizes": ((32, 48),), "views": (3,), "points": 20, "protocols": ("targets",)}
+    config.evaluate.update({"models": models} | small | settings)
     config.evaluate.reconstruction.update({"views": (1, 2), "modes": (("random", 0.5),), "groups": 2})
     return config
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from muskie_jax.report.charts import Chart, Look, Series
 from muskie_jax.report.reconstruction_tables import context_pairs
-from muskie_jax.report.results_file import MeasuredModel
+from muskie_jax.report.results_file import ModelInfo
 from muskie_jax.report.selection import (
     TRIVIAL,
     Entry,
@@ -29,7 +29,7 @@ MAX_TICKS = 12  # of layers and angles
 Looks = dict[Hashable, Look]
 
 
-def looks(models: Iterable[MeasuredModel]) -> Looks:
+def looks(models: Iterable[ModelInfo]) -> Looks:
     """One look for each model, the same in every chart: checkpoints of a run share theirs."""
     found: Looks = {}
     steps: dict[Hashable, int] = {}
@@ -97,14 +97,14 @@ def correspondence_charts(
 
 
 def training_chart(
-    values: Mapping[MeasuredModel, float | None], title: str, titles: Titles, drawn: Looks, **options
+    values: Mapping[ModelInfo, float | None], title: str, titles: Titles, drawn: Looks, **options
 ) -> Chart | None:
     """A figure against the step, of models with several checkpoints; levels are the others'.
 
     A curve starts at the untrained model that was made like the run's, if it was measured.
     """
     values = {model: value for model, value in values.items() if value is not None}
-    runs: dict[Hashable, list[MeasuredModel]] = {}
+    runs: dict[Hashable, list[ModelInfo]] = {}
     for model in values:
         if model.step is not None:
             runs.setdefault(run_of(model), []).append(model)
@@ -137,7 +137,7 @@ def reconstruction_charts(
     references = sorted({whole for _, _, whole in pairs}, key=interval)
     chosen = shown(by_model(entries))
     for reference in references:
-        errors: dict[str, dict[MeasuredModel, list[tuple[int, float]]]] = {
+        errors: dict[str, dict[ModelInfo, list[tuple[int, float]]]] = {
             "own scene": {},
             "distractor's": {},
         }
@@ -186,9 +186,9 @@ def _every(ticks: Sequence) -> int:
 
 
 def _alone(
-    model: MeasuredModel,
-    models: Iterable[MeasuredModel],
-    same: Callable[[MeasuredModel], Hashable] = family,
+    model: ModelInfo,
+    models: Iterable[ModelInfo],
+    same: Callable[[ModelInfo], Hashable] = family,
 ) -> bool:
     """Whether a model is drawn where only one of a family, or of a run, can be: the latest."""
     return not is_untrained(model) or all(not other.step for other in models if same(other) == same(model))

@@ -12,7 +12,7 @@ from PIL import Image
 from muskie_jax.report.charts import Chart, chart_svg, swatch
 from muskie_jax.report.curves import Looks
 from muskie_jax.report.markup import Element, page_text, raw, tag
-from muskie_jax.report.results_file import FigureFile, MeasuredModel, Unit
+from muskie_jax.report.results_file import FigureFile, ModelInfo, ResultUnit
 from muskie_jax.report.selection import family, interval, rank, shown
 from muskie_jax.report.selection import tag as mark
 from muskie_jax.report.style import SCRIPT, STYLE
@@ -47,7 +47,7 @@ HOW_TO_READ = (
 
 
 def report_page(
-    units: Sequence[Unit],
+    units: Sequence[ResultUnit],
     titles: Titles,
     looks: Looks,
     sentences: Sequence[tuple[str, str]],
@@ -97,7 +97,7 @@ def report_page(
     return page_text(tag("html", head, tag("body", *body, raw("script", SCRIPT)), lang="en"))
 
 
-def _when(units: Sequence[Unit]) -> str:
+def _when(units: Sequence[ResultUnit]) -> str:
     days = sorted({unit.finished[:10] for unit in units if unit.finished})
     versions = sorted({unit.version for unit in units if unit.version})
     said = [" to ".join(dict.fromkeys((days[0], days[-1])))] if days else []
@@ -111,7 +111,7 @@ def _summary(sentences: Sequence[tuple[str, str]]) -> Element | None:
     return tag("div", tag("ul", *items), class_="summary")
 
 
-def _facts(units: Sequence[Unit]) -> Element:
+def _facts(units: Sequence[ResultUnit]) -> Element:
     """On what, how much, how long."""
     facts = []
     datasets: dict[str, dict[str, set]] = {}
@@ -153,7 +153,7 @@ def _upto(numbers: set) -> str:
     return f"{'up to ' if len(numbers) > 1 else ''}{max(numbers):,.0f}"
 
 
-def _models(units: Sequence[Unit], titles: Titles, looks: Looks) -> Element:
+def _models(units: Sequence[ResultUnit], titles: Titles, looks: Looks) -> Element:
     """Every model, checkpoints too: what it is, and its fingerprint."""
     heads = ("model", "kind", "step", "parameters", "digest", "source")
     rows = []
@@ -263,9 +263,9 @@ def _legend(charts: Sequence[Chart], titles: Titles, looks: Looks) -> Element:
     return tag("ul", *items, class_="legend")
 
 
-def _pictures(units: Sequence[Unit], titles: Titles, folder: pathlib.Path) -> list[Element]:
+def _pictures(units: Sequence[ResultUnit], titles: Titles, folder: pathlib.Path) -> list[Element]:
     """All pictures by kind; those of earlier checkpoints are folded away."""
-    found: dict[str, dict[str, tuple[MeasuredModel, FigureFile]]] = {}
+    found: dict[str, dict[str, tuple[ModelInfo, FigureFile]]] = {}
     for unit in units:
         for figure in unit.figures:
             found.setdefault(figure.kind, {})[figure.file] = (unit.model, figure)
@@ -292,9 +292,7 @@ def _pictures(units: Sequence[Unit], titles: Titles, folder: pathlib.Path) -> li
     return [part for part in parts if part is not None]
 
 
-def _picture(
-    model: MeasuredModel, figure: FigureFile, titles: Titles, folder: pathlib.Path
-) -> Element | None:
+def _picture(model: ModelInfo, figure: FigureFile, titles: Titles, folder: pathlib.Path) -> Element | None:
     """A picture as part of the page; None if its file is no JPEG or PNG in the folder."""
     path = (folder / figure.file).resolve()
     if not path.is_relative_to(folder.resolve()) or not path.is_file():

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from muskie_jax.report.results_file import MeasuredModel
+from muskie_jax.report.results_file import ModelInfo
 from muskie_jax.report.selection import Entry, HiddenPlace, at, by_model, interval, shown, where
 from muskie_jax.report.tables import Column, Section, Table, Titles, line_of
 
@@ -99,7 +99,7 @@ def context_pairs(entries: Sequence[Entry], every: bool = True) -> dict[tuple, C
     Of a model whose target was only measured alone, these errors alone.
     """
     found: dict[tuple, dict[str, Entry]] = {}
-    alone: dict[MeasuredModel, tuple[tuple, Entry]] = {}
+    alone: dict[ModelInfo, tuple[tuple, Entry]] = {}
     for model, rows in by_model(entries).items():
         for entry in rows:
             key = (model, entry.labels.get("views"), entry.labels.get("num_reference"))

@@ -5,7 +5,7 @@ import re
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from muskie_jax.report.results_file import MeasuredModel, Unit
+from muskie_jax.report.results_file import ModelInfo, ResultUnit
 
 TRIVIAL = ("still", "patches")  # kinds that know nothing; they come first
 MISSING = "\N{EN DASH}"
@@ -18,7 +18,7 @@ PROTOCOLS = ("targets", "published")
 class Entry(NamedTuple):
     """A row of results, with whose it is, how it was measured and when."""
 
-    model: MeasuredModel
+    model: ModelInfo
     labels: dict[str, Any]
     values: dict[str, float]
     setting: dict[str, Any]
@@ -57,7 +57,7 @@ class HiddenPlace(NamedTuple):
         return f"{self.dataset}, {self.height}x{self.width}, hidden: {self.mask}"
 
 
-def entries_of(units: Iterable[Unit], evaluator: str) -> list[Entry]:
+def entries_of(units: Iterable[ResultUnit], evaluator: str) -> list[Entry]:
     """All rows of an evaluator; where the same was measured twice, the later ones."""
     found: dict[tuple, Entry] = {}
     for unit in sorted((unit for unit in units if unit.evaluator == evaluator), key=lambda u: u.finished):
@@ -68,7 +68,7 @@ def entries_of(units: Iterable[Unit], evaluator: str) -> list[Entry]:
     return sorted(found.values(), key=lambda entry: rank(entry.model))
 
 
-def rank(model: MeasuredModel) -> tuple:
+def rank(model: ModelInfo) -> tuple:
     """Orders models: what knows nothing, what is untrained, other networks, then ours by step."""
     number = KINDS.index(model.kind) if model.kind in KINDS else len(KINDS)
     group = 0 if model.kind in TRIVIAL else 1 if is_untrained(model) else 2
@@ -82,29 +82,29 @@ def rank(model: MeasuredModel) -> tuple:
     )
 
 
-def is_untrained(model: MeasuredModel) -> bool:
+def is_untrained(model: ModelInfo) -> bool:
     return model.kind == "muskie" and model.step == 0
 
 
-def tag(model: MeasuredModel) -> str:
+def tag(model: ModelInfo) -> str:
     """What must be said of a model wherever it stands, unless its name does; empty for most."""
     if model.kind in TRIVIAL:
         return "trivial baseline"
     return UNTRAINED if is_untrained(model) and UNTRAINED not in model.name else ""
 
 
-def family(model: MeasuredModel) -> Hashable:
+def family(model: ModelInfo) -> Hashable:
     """The same for all checkpoints of a run: they are drawn alike."""
     return (model.kind, model.source or model.name, model.parameters)
 
 
-def run_of(model: MeasuredModel) -> Hashable:
+def run_of(model: ModelInfo) -> Hashable:
     """The same for what lies on one curve of training: a family, and the untrained model made like it."""
     kind, source, parameters = family(model)
     return (kind, source.removeprefix(f"{UNTRAINED}, as "), parameters)
 
 
-def shown(models: Iterable[MeasuredModel]) -> list[MeasuredModel]:
+def shown(models: Iterable[ModelInfo]) -> list[ModelInfo]:
     """Those that get a line of a table: of a run's checkpoints the latest, and the untrained one."""
     models = sorted(set(models), key=rank)
     latest = {family(model): model.step for model in models}  # the last of each
@@ -115,7 +115,7 @@ def shown(models: Iterable[MeasuredModel]) -> list[MeasuredModel]:
     ]
 
 
-def titles(models: Iterable[MeasuredModel]) -> dict[MeasuredModel, str]:
+def titles(models: Iterable[ModelInfo]) -> dict[ModelInfo, str]:
     """Names of models, with the step, and the digest, of those that share one."""
     models = sorted(set(models), key=rank)
     named = {model: model.name for model in models}
@@ -178,15 +178,15 @@ def protocols(entries: Iterable[Entry]) -> list[str]:
     return [name for name in PROTOCOLS if name in found] + sorted(found - set(PROTOCOLS))
 
 
-def by_model(entries: Iterable[Entry]) -> dict[MeasuredModel, list[Entry]]:
+def by_model(entries: Iterable[Entry]) -> dict[ModelInfo, list[Entry]]:
     """Entries of each model, in the order of models."""
-    found: dict[MeasuredModel, list[Entry]] = {}
+    found: dict[ModelInfo, list[Entry]] = {}
     for entry in entries:
         found.setdefault(entry.model, []).append(entry)
     return dict(sorted(found.items(), key=lambda item: rank(item[0])))
 
 
-def defaults(entries: Sequence[Entry]) -> dict[MeasuredModel, Entry]:
+def defaults(entries: Sequence[Entry]) -> dict[ModelInfo, Entry]:
     """The figures that stand for each model, given those of one place and protocol.
 
     They are those of attention over all layers for a model that attends, else those of features at the

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from muskie_jax.errors import printable
-from muskie_jax.report.results_file import MeasuredModel, Unit
+from muskie_jax.report.results_file import ModelInfo, ResultUnit
 from muskie_jax.report.tables import Line, Section, Table
 
 LATEX_COLUMNS = 8  # of figures that fit into one table
@@ -22,14 +22,14 @@ LATEX_ESCAPES = {
 }  # fmt: skip
 
 
-def csv_text(units: Sequence[Unit]) -> str:
+def csv_text(units: Sequence[ResultUnit]) -> str:
     """A line for each row of results: model, evaluator, all labels, all values, and where they are from.
 
     A label or value that is called like another column has "label " or "value " before its name.
     """
     rows = [(unit, row) for unit in units for row in unit.rows]
     names = lambda kind: list(dict.fromkeys(name for _, row in rows for name in getattr(row, kind)))
-    model = ["model", *MeasuredModel._fields[1:]]
+    model = ["model", *ModelInfo._fields[1:]]
     about = ["evaluator", "unit", "setting", "seconds", "finished", "device", "version"]
     labels, values, fixed = names("labels"), names("values"), {*model, *about}
     label_heads = [f"label {name}" if name in fixed or name in values else name for name in labels]
@@ -43,7 +43,7 @@ def csv_text(units: Sequence[Unit]) -> str:
             unit.evaluator,
             *(row.labels.get(name) for name in labels),
             *(row.values.get(name) for name in values),
-            unit.unit,
+            unit.identity,
             json.dumps(unit.setting, sort_keys=True),
             *(unit.seconds, unit.finished, unit.device, unit.version),
         ])  # fmt: skip

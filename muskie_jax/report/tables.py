@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Hashable, Sequence
 
 from muskie_jax.report import published
-from muskie_jax.report.results_file import MeasuredModel
+from muskie_jax.report.results_file import ModelInfo
 from muskie_jax.report.selection import (
     MISSING,
     Entry,
@@ -22,7 +22,7 @@ from muskie_jax.report.selection import (
     where,
 )
 
-Titles = dict[MeasuredModel, str]
+Titles = dict[ModelInfo, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +198,7 @@ def layers(entries: Sequence[Entry], titles: Titles) -> Table | None:
     )
 
 
-def layer_curves(entries: Sequence[Entry]) -> dict[tuple[MeasuredModel, str], dict[int, float]]:
+def layer_curves(entries: Sequence[Entry]) -> dict[tuple[ModelInfo, str], dict[int, float]]:
     """(model, predictor) -> layer -> px ATE."""
     curves = {}
     rows = where(entries, angle="all", points="all")
@@ -267,7 +267,7 @@ def angles(entries: Sequence[Entry], titles: Titles) -> Table | None:
     )
 
 
-def angle_curves(entries: Sequence[Entry]) -> dict[MeasuredModel, dict[str, float]]:
+def angle_curves(entries: Sequence[Entry]) -> dict[ModelInfo, dict[str, float]]:
     """model -> degrees such as "0-10" -> percent of points within 10 px, by the default predictor."""
     chosen, curves = defaults(entries), {}
     for model in shown(chosen):
@@ -282,5 +282,5 @@ def _values(entry: Entry, names: Sequence[str]) -> list[float | None]:
     return [entry.values.get(name) for name in names]
 
 
-def line_of(heads, model: MeasuredModel, values, group: Hashable = None) -> Line:
+def line_of(heads, model: ModelInfo, values, group: Hashable = None) -> Line:
     return Line(tuple(heads), tuple(values), tag(model), family(model), group)

@@ -9,7 +9,7 @@ import pytest
 from muskie_jax.report import write
 from muskie_jax.report.page import report_page
 from muskie_jax.report.published import PUBLISHED
-from muskie_jax.report.results_file import MeasuredModel, append
+from muskie_jax.report.results_file import ModelInfo, append
 from muskie_jax.report.selection import MISSING, shown, titles
 from muskie_jax.report.tables import Column, Line, Table
 from muskie_jax.report.write import write_report
@@ -68,7 +68,7 @@ def test_csv_has_every_row_exactly(written):
     for row in rows:
         found.setdefault(row["unit"], []).append(row)
     for done in units:
-        for row, said in zip(done.rows, found[done.unit], strict=True):
+        for row, said in zip(done.rows, found[done.identity], strict=True):
             if done.evaluator == "another":  # its names are those of other columns
                 assert (said["name"], said["label px_10"], said["value kind"]) == ("=1+1", "x", "0.1")
                 continue
@@ -213,7 +213,7 @@ def test_the_papers_numbers_are_those_of_the_reader(tmp_path, reader, named):
 
 
 def test_a_layer_is_explained_where_one_is_named(tmp_path):
-    patches = MeasuredModel("patches", "patches")
+    patches = ModelInfo("patches", "patches")
     rows = [correspondence(NAVI, "feature", 1, 20.0)]
     note = "A layer is the one with the least mean error"
     assert note not in report_of(tmp_path, unit(1, patches, "correspondence", rows))[1]
@@ -313,7 +313,7 @@ def test_of_a_runs_checkpoints_the_latest_is_shown_and_the_untrained_one():
 
 
 def test_models_of_one_name_are_told_apart():
-    same = [MeasuredModel("a", "muskie", step, "runs/a", digest=f"{step}" * 64) for step in (0, 3)]
-    same += [same[1]._replace(digest="b" * 64), MeasuredModel("b", "mae")]
+    same = [ModelInfo("a", "muskie", step, "runs/a", digest=f"{step}" * 64) for step in (0, 3)]
+    same += [same[1]._replace(digest="b" * 64), ModelInfo("b", "mae")]
     assert sorted(titles(same).values()) == ["a, step 0", "a, step 3, 33333333", "a, step 3, bbbbbbbb", "b"]
     assert HOSTILE in titles([LATE])[LATE]

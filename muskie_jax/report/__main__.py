@@ -24,6 +24,7 @@ def main(argv: list[str]) -> None:
         if flag.present:
             fail(f"muskie_jax.report takes no --{flag.name}: write only --workdir")
     logging.set_verbosity(logging.WARNING)
+    assert WORKDIR.value is not None  # parse_flags requires it
     try:
         paths = write_report(user_path(WORKDIR.value))
     except UserError as error:

@@ -58,19 +58,17 @@ class Series:
 
     Attributes:
       title: its tooltip.
-      points: (x, y) in order of x. A single point with x None is a horizontal line across the chart.
       style: of its model.
+      points: (x, y) in order of x.
+      level: y of a horizontal line across the chart, instead of points.
       dashed: marks the second of two curves of one model.
     """
 
     title: str
-    points: tuple[tuple[float | None, float], ...]
     style: LineStyle
+    points: tuple[tuple[float, float], ...] = ()
+    level: float | None = None
     dashed: bool = False
-
-    @property
-    def is_level(self) -> bool:
-        return self.points[0][0] is None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +100,11 @@ class Chart:
 
 def chart_svg(chart: Chart) -> Element:
     """Returns a chart as an SVG element, without ids and inline colours."""
-    xs = [x for series in chart.series for x, _ in series.points if x is not None]
+    xs = [x for series in chart.series for x, _ in series.points]
     xs += [x for x, _ in chart.ticks] or [0]
-    highest = max(y for series in chart.series for _, y in series.points)
-    y_ticks = _round_ticks(100 if chart.percent else highest)
+    ys = [y for series in chart.series for _, y in series.points]
+    ys += [series.level for series in chart.series if series.level is not None]
+    y_ticks = _round_ticks(100 if chart.percent else max(ys))
     x_ticks = chart.ticks or tuple((x, short(x)) for x in _round_ticks(max(xs)) if x <= max(xs))
     scale_x = math.log if chart.logarithmic else float
     x_range = (min(xs), max(xs))
@@ -127,18 +126,19 @@ def chart_svg(chart: Chart) -> Element:
     parts.append(_text(LEFT + plot_width / 2, HEIGHT - 6, chart.x_label, "middle"))
     x_names = dict((*x_ticks, *chart.point_names))
     for series in chart.series:
-        if series.is_level:
-            points = [(x, series.points[0][1]) for x in x_range]
-            tooltip = f"{series.title}: {short(points[0][1])}"
-        else:
-            points, tooltip = series.points, series.title
+        points, tooltip = series.points, series.title
+        if series.level is not None:
+            points = tuple((x, series.level) for x in x_range)
+            tooltip += f": {short(series.level)}"
         coords = [(to_svg_x(x), to_svg_y(y)) for x, y in points]
         curve = _line(coords, "curve", dash="5 4" if series.dashed else series.style.dash)
         curve.append(tag("title", tooltip))
+        # Grey lines are dashed anyway: hollow markers set apart those that are the second of a model.
+        shape = 0 if series.style.marker is None and series.dashed else series.style.marker
         markers = []
-        if series.style.marker is not None and not series.is_level:
+        if shape is not None and series.level is None:
             for coord, (x, y) in zip(coords, points):
-                marker = _marker(*coord, series.style.marker, hollow=series.dashed)
+                marker = _marker(*coord, shape, hollow=series.dashed)
                 marker.append(tag("title", f"{series.title}: {short(y)} at {x_names.get(x, short(x))}"))
                 markers.append(marker)
         parts.append(tag("g", curve, *markers, class_=series.style.css_class))

@@ -75,7 +75,7 @@ def _threshold_chart(
     for model, row in main.items():
         values = ((px, row.values.get(f"px_{px}")) for px in THRESHOLDS)
         points = tuple((px, value) for px, value in values if value is not None)
-        series.append(Series(titles[model], points, styles[family(model)]))
+        series.append(Series(titles[model], styles[family(model)], points))
     ticks = tuple((px, str(px)) for px in THRESHOLDS)
     title = "Points within a distance (%)"
     return _chart(title, "distance (px)", series, ticks=ticks, logarithmic=True, percent=True)
@@ -97,12 +97,12 @@ def _layer_chart(
     if not curves:
         return None
     levels = [
-        Series(titles[model], ((None, row.values["px_ate"]),), styles[family(model)])
+        Series(titles[model], styles[family(model)], level=row.values["px_ate"])
         for model, row in main.items()
         if model.kind in TRIVIAL and "px_ate" in row.values
     ]
     series = [
-        Series(titles[model], tuple(sorted(curve.items())), styles[family(model)])
+        Series(titles[model], styles[family(model)], tuple(sorted(curve.items())))
         for model, curve in curves.items()
     ]
     layers = sorted({layer for curve in curves.values() for layer in curve})
@@ -125,7 +125,7 @@ def _angle_chart(
     for model, curve in curves.items():
         if model in models:
             points = tuple((middle[label], curve[label]) for label in ranges if label in curve)
-            series.append(Series(titles[model], points, styles[family(model)]))
+            series.append(Series(titles[model], styles[family(model)], points))
     edges = sorted({edge for label in ranges for edge in parse_range(label)})
     return _chart(
         "Points within 10 px (%)",
@@ -154,14 +154,14 @@ def training_chart(
     if not runs:
         return None
     series = [
-        Series(titles[model], ((None, known[model]),), styles[family(model)])
+        Series(titles[model], styles[family(model)], level=known[model])
         for model in shown_models(known)
         if curve_key(model) not in runs
     ]
     for steps in runs.values():
         checkpoints = sorted(steps, key=lambda model: steps[model])
         points = tuple((steps[model], known[model]) for model in checkpoints)
-        series.append(Series(titles[checkpoints[-1]], points, styles[family(checkpoints[-1])]))
+        series.append(Series(titles[checkpoints[-1]], styles[family(checkpoints[-1])], points))
     return _chart(title, "training step", series, **options)
 
 
@@ -192,7 +192,7 @@ def reconstruction_charts(
             if errors.distractor is not None:
                 distractor.setdefault(model, [*start]).append((views, errors.distractor))
         series = [
-            Series(f"{titles[model]}, {name}", tuple(points), styles[family(model)], dashed)
+            Series(f"{titles[model]}, {name}", styles[family(model)], tuple(points), dashed=dashed)
             for name, curves, dashed in (
                 ("same scene", same_scene, False),
                 ("distractors", distractor, True),
@@ -200,10 +200,10 @@ def reconstruction_charts(
             for model, points in curves.items()
             if model in models
         ]
-        view_counts = sorted({views for curve in series for views, _ in curve.points if views is not None})
+        view_counts = sorted({views for curve in series for views, _ in curve.points})
         title = f"MSE on masked patches, {_reference_views(references)}"
         if len(view_counts) > 1:
-            note = "Solid: the other views show the same scene. Dashed, hollow markers: distractors."
+            note = "Hollow markers: the other views are distractors. Otherwise they show the same scene."
             note += " With 1 view, the target is alone." if 1 in view_counts else ""
             ticks = tuple((count, str(count)) for count in view_counts)
             options = {"ticks": ticks, "logarithmic": True, "note": note, "beyond_paper": True}
@@ -221,8 +221,8 @@ def _reference_views(count: int | None) -> str:
 
 
 def _chart(title: str, x_label: str, series: Iterable[Series], **options) -> Chart | None:
-    """Returns a chart of the series that have points; None if none has."""
-    series = tuple(curve for curve in series if curve.points)
+    """Returns a chart without empty series; None if all are empty."""
+    series = tuple(curve for curve in series if curve.points or curve.level is not None)
     return Chart(title, x_label, series, **options) if series else None
 
 

@@ -156,14 +156,19 @@ def _dataset_sizes(units: Sequence[Unit]) -> dict[str, str]:
         if groups:
             parts.append(f"{'up to ' if len(groups) > 1 else ''}{max(groups):,.0f} groups")
         if views:
-            parts.append(f"{' or '.join(f'{count:g}' for count in sorted(views))} views")
+            parts.append(f"{_alternatives(f'{count:g}' for count in sorted(views))} views")
         if sizes[dataset]:
             shapes = sorted(sizes[dataset], key=str)
-            parts.append(" or ".join(f"{height}x{width}" for height, width in shapes) + " pixels")
+            parts.append(f"{_alternatives(f'{height}x{width}' for height, width in shapes)} pixels")
         if pairs:
             parts.append(f"up to {max(pairs):,.0f} pairs of a point and a view")
         descriptions[dataset] = ", ".join(parts)
     return descriptions
+
+
+def _alternatives(texts: Iterable[str]) -> str:
+    *rest, last = texts
+    return f"{', '.join(rest)} or {last}" if rest else last
 
 
 def _model_table(units: Sequence[Unit], titles: Titles, styles: LineStyles) -> Element:

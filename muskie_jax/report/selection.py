@@ -168,13 +168,11 @@ def _variant_suffix(newest: Measurement, is_latest: bool) -> str:
 
 
 def eval_set_of(measurement: Measurement, kind: type[AnyEvalSet]) -> AnyEvalSet:
-    labels: list[Any] = [measurement.labels.get(name) for name in kind._fields[:-1]]
-    return kind(*labels, str(measurement.setting.get("question", "")))
+    labels = [measurement.labels.get(name) for name in kind._fields[:-1]]
+    return kind._make([*labels, str(measurement.setting.get("question", ""))])
 
 
-def in_eval_set(
-    measurements: Iterable[Measurement], eval_set: EvalSet | MaskedEvalSet
-) -> list[Measurement]:
+def in_eval_set(measurements: Iterable[Measurement], eval_set: AnyEvalSet) -> list[Measurement]:
     return [m for m in measurements if eval_set_of(m, type(eval_set)) == eval_set]
 
 

@@ -44,6 +44,7 @@ th, td { padding: .32rem .65rem; text-align: left; border-bottom: 1px solid var(
 th { font-weight: 600; border-bottom: 2px solid var(--ink); vertical-align: bottom }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper) }
 .long { white-space: normal }
+th.long { min-width: 6.8rem }
 td.long { min-width: 16rem; overflow-wrap: anywhere }
 .number { text-align: right }
 th button { all: unset; cursor: pointer; font: inherit }

@@ -29,26 +29,27 @@ def correspondence_sentence(
     if not measured:
         return None
     error = lambda model: measured[model].values["px_ate"]
-    titled_error = lambda model: f"{titles[model]} {error(model):.1f} px"
+    error_text = lambda model: f"{titles[model]} at {error(model):.1f} px"
+    winner_text = lambda model: f"{titles[model]} has the lowest mean error, {error(model):.1f} px"
     is_baseline = lambda model: model.kind in TRIVIAL or is_untrained(model)
     baselines = sorted(filter(is_baseline, measured), key=error)
     trained = sorted((model for model in measured if not is_baseline(model)), key=error)
     if not trained:
-        return f"only baselines were measured; the lowest mean error is {titled_error(baselines[0])}."
+        return f"only baselines were measured: {winner_text(baselines[0])}."
     best = trained[0]
     if baselines and (1 - CLEAR_FRACTION) * error(baselines[0]) <= error(best):
-        text = f"no trained model beats the baselines: {titled_error(baselines[0])} mean error; "
-        text += f"the best trained model, {titled_error(best)}"
+        text = f"no trained model beats the baselines: {winner_text(baselines[0])}; "
+        text += f"the best trained model is {error_text(best)}"
         baselines = baselines[1:]
     else:
-        text = f"{titles[best]} has the lowest mean error, {error(best):.1f} px"
+        text = winner_text(best)
     within = measured[best].values.get("px_10")
     text += "" if within is None else f", with {within:.0f}% of points within 10 px"
     if len(trained) > 1:
-        text += f"; next is {titled_error(trained[1])}"
+        text += f"; next is {error_text(trained[1])}"
     text += "."
     if baselines:
-        text += f" Baselines: {', '.join(map(titled_error, baselines))}."
+        text += f" Baselines: {', '.join(map(error_text, baselines))}."
     return text
 
 

@@ -167,7 +167,7 @@ def comparison(
     if protocol == published.PROTOCOL:
         note = "View 0 is also scored against itself, as in the paper."
         readers = {measurement.setting.get("reader") for measurement in main.values()}
-        for reader in readers & published.PUBLISHED.keys():
+        for reader in sorted(published.PUBLISHED.keys() & readers):
             paper = published.PUBLISHED[reader]
             paper_rows = tuple(
                 Row((name, MISSING), values, badge="paper") for name, values in paper.models.items()

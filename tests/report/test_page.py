@@ -119,7 +119,7 @@ def test_summary_and_facts(text):
     late = f"{SHOWN} at 400"
     assert (
         f"navi, 8 views of 512x512: DINOv2 has the lowest mean error, 20.0 px, with 50% of points within "
-        f"10 px; next is {late} 20.0 px. Baselines: untrained (small) 80.0 px, did not move 100.0 px."
+        f"10 px; next is {late} at 20.0 px. Baselines: untrained (small) at 80.0 px, did not move at 100.0 px."
         in sentences
     )
     assert (
@@ -138,10 +138,11 @@ def test_summary_reports_that_no_model_beats_the_baselines(tmp_path, trivial):
     rows = [correspondence(NAVI, "still", "all", trivial)]
     append(tmp_path / "results.jsonl", unit(1, STILL, "correspondence", rows))
     text = write_report(tmp_path)["html"].read_text()
-    expected = f"no trained model beats the baselines: did not move {trivial} px mean error; "
-    expected += f"the best trained model, {SHOWN} at 400 30.0 px, with 33% of points within 10 px."
+    expected = "no trained model beats the baselines: did not move has the lowest mean error, "
+    expected += f"{trivial} px; the best trained model is {SHOWN} at 400 at 30.0 px, "
+    expected += "with 33% of points within 10 px."
     assert [item for _, _, item in Page(text).all("li") if expected in item]
-    assert "has the lowest" not in text
+    assert f"{SHOWN} at 400 has the lowest" not in html.unescape(text)
 
 
 def test_summary_reports_that_no_model_gains_from_other_views(tmp_path):

@@ -119,8 +119,8 @@ def test_summary_and_facts(text):
     late = f"{SHOWN} at 400"
     assert (
         f"navi, 8 views of 512x512: DINOv2 has the lowest mean error, 20.0 px, with 50% of points within "
-        f"10 px; next is {late} at 20.0 px. Baselines: untrained (small) at 80.0 px, did not move at 100.0 px."
-        in sentences
+        f"10 px; next is {late} at 20.0 px. Baselines: untrained (small) at 80.0 px, did not move at "
+        f"100.0 px." in sentences
     )
     assert (
         f"kitchen, 96x128, mask random 0.9: with 4 views, 1 of them unmasked, the error on masked patches "

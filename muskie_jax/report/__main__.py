@@ -1,7 +1,7 @@
-"""Writes a report from stored results: `python -m muskie_jax.report --workdir runs/evaluation`.
+"""Writes a report again from results alone: `python -m muskie_jax.report --workdir runs/evaluation`.
 
-The folder is that of the job `evaluate`, finished or not. The command writes results.csv, tables.md,
-tables.tex and report.html into it, and prints their paths as JSON.
+The folder is that of a job `evaluate`, finished or not. results.csv, tables.md, tables.tex and report.html
+come into it.
 """
 
 import functools
@@ -14,17 +14,16 @@ from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
 from muskie_jax.report.write import write_report
 
-flags.declare_key_flag(WORKDIR.name)  # lists it in --help
+flags.declare_key_flag(WORKDIR.name)  # so that --help shows it
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        fail(f"unexpected argument {argv[1]!r}: write --workdir {argv[1]}")
+        fail(f"{argv[1]!r} is no flag: write --workdir {argv[1]}")
     for flag in (CONFIG, OUT):
         if flag.present:
-            fail(f"muskie_jax.report takes no --{flag.name}: write only --workdir")
+            fail(f"--{flag.name} is not for muskie_jax.report: write --workdir alone")
     logging.set_verbosity(logging.WARNING)
-    assert WORKDIR.value is not None  # parse_flags requires it
     try:
         paths = write_report(user_path(WORKDIR.value))
     except UserError as error:

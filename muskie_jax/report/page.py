@@ -89,7 +89,7 @@ def report_page(
 
 
 def _head() -> Element:
-    """Returns the page's head. Its policy allows our script alone, in case a name escapes as markup."""
+    """Returns the page's head. Its policy allows only our script, should markup in a name slip through."""
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return tag(

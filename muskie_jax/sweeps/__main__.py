@@ -1,7 +1,7 @@
-"""Lists the runs of a sweep: `python -m muskie_jax.sweeps --config configs/ablations.py`.
+"""Names the runs of a sweep: `python -m muskie_jax.sweeps --config configs/ablations.py`.
 
-Prints one name per line, after validating the configs of all runs. With --workdir, the folder that holds
-the folders of the runs, each name is followed by "complete" or "waiting".
+A line each, once the configs of all of them have been checked. With --workdir, the folder above those of
+the runs, a name is followed by "complete" or "waiting": whether its training there is over.
 """
 
 import functools
@@ -15,14 +15,14 @@ from muskie_jax.files import user_path
 from muskie_jax.sweeps import is_complete, sweep_configs
 
 for flag in (CONFIG, WORKDIR):
-    flags.declare_key_flag(flag.name)  # lists it in --help
+    flags.declare_key_flag(flag.name)  # so that --help shows them
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        fail(f"unexpected argument {argv[1]!r}: write --{argv[1]}")
+        fail(f"{argv[1]!r} is no flag: write --{argv[1]}")
     if OUT.present:
-        fail("muskie_jax.sweeps takes no --out: write --config and, optionally, --workdir")
+        fail("--out is not for muskie_jax.sweeps: write --config, and --workdir if you like")
     logging.set_verbosity(logging.WARNING)
     flag = flags.FLAGS[CONFIG.name]
     try:

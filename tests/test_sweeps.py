@@ -9,7 +9,7 @@ from conftest import ROOT
 from muskie_jax.config import default_config, validate
 from muskie_jax.config_file import load_config
 from muskie_jax.errors import UserError
-from muskie_jax.evaluators.models import find_models
+from muskie_jax.evaluators.model_specs import find_models
 from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.sweeps import choose, is_complete, override, sweep_configs
 from muskie_tests.commands import run_module
@@ -228,5 +228,5 @@ def test_pattern_finds_the_runs_of_a_sweep_and_nothing_else_in_its_folder(tmp_pa
         (tmp_path / path).mkdir(parents=True)
     (tmp_path / "exported/model.safetensors").touch()
     assert "exported" in [model.name for model in find_models([f"{tmp_path}/*"], "last", "float32")]
-    with pytest.raises(UserError, match="no weights are there like '.*/packed/\\*'"):
+    with pytest.raises(UserError, match="no weights match '.*/packed/\\*'"):
         find_models([f"{tmp_path}/packed/*"], "last", "float32")

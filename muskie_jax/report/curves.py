@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from muskie_jax.report.charts import Chart, LineStyle, Series
 from muskie_jax.report.reconstruction_tables import context_errors
-from muskie_jax.report.results_file import MeasuredModel
+from muskie_jax.report.results_file import ModelInfo
 from muskie_jax.report.selection import (
     TRIVIAL,
     EvalSet,
@@ -29,7 +29,7 @@ MAX_TICKS = 12
 LineStyles = dict[Hashable, LineStyle]  # by `family`
 
 
-def line_styles(models: Iterable[MeasuredModel]) -> LineStyles:
+def line_styles(models: Iterable[ModelInfo]) -> LineStyles:
     """Returns a line style per model family; baselines and untrained models are grey."""
     models = sorted(set(models), key=sort_key)
     last_step: dict[Hashable, int] = {}
@@ -68,7 +68,7 @@ def correspondence_charts(
 
 
 def _threshold_chart(
-    main: Mapping[MeasuredModel, Measurement], titles: Titles, styles: LineStyles
+    main: Mapping[ModelInfo, Measurement], titles: Titles, styles: LineStyles
 ) -> Chart | None:
     """Charts the percentage of points within each of THRESHOLDS."""
     series = []
@@ -84,7 +84,7 @@ def _threshold_chart(
 def _layer_chart(
     predictor: str,
     measurements: Sequence[Measurement],
-    main: Mapping[MeasuredModel, Measurement],
+    main: Mapping[ModelInfo, Measurement],
     titles: Titles,
     styles: LineStyles,
 ) -> Chart | None:
@@ -113,7 +113,7 @@ def _layer_chart(
 
 def _angle_chart(
     measurements: Sequence[Measurement],
-    models: Sequence[MeasuredModel],
+    models: Sequence[ModelInfo],
     titles: Titles,
     styles: LineStyles,
 ) -> Chart | None:
@@ -138,7 +138,7 @@ def _angle_chart(
 
 
 def training_chart(
-    values: Mapping[MeasuredModel, float | None], title: str, titles: Titles, styles: LineStyles, **options
+    values: Mapping[ModelInfo, float | None], title: str, titles: Titles, styles: LineStyles, **options
 ) -> Chart | None:
     """Charts a metric over training steps; None unless a run has several checkpoints.
 
@@ -146,7 +146,7 @@ def training_chart(
     such runs are horizontal lines.
     """
     known = {model: value for model, value in values.items() if value is not None}
-    runs: dict[Hashable, dict[MeasuredModel, int]] = {}
+    runs: dict[Hashable, dict[ModelInfo, int]] = {}
     for model in known:
         if model.step is not None:
             runs.setdefault(curve_key(model), {})[model] = model.step
@@ -181,8 +181,8 @@ def reconstruction_charts(
     models = [model for model in shown if _is_drawn(model, shown, same=curve_key)]
     reference_counts = sorted({references for _, _, references in errors_by_key}, key=parse_range)
     for references in reference_counts:
-        same_scene: dict[MeasuredModel, list[tuple[int, float]]] = {}
-        distractor: dict[MeasuredModel, list[tuple[int, float]]] = {}
+        same_scene: dict[ModelInfo, list[tuple[int, float]]] = {}
+        distractor: dict[ModelInfo, list[tuple[int, float]]] = {}
         for (model, views, count), errors in errors_by_key.items():
             if count != references or not isinstance(views, int):
                 continue
@@ -232,9 +232,9 @@ def _tick_stride(ticks: Sequence) -> int:
 
 
 def _is_drawn(
-    model: MeasuredModel,
-    models: Iterable[MeasuredModel],
-    same: Callable[[MeasuredModel], Hashable] = family,
+    model: ModelInfo,
+    models: Iterable[ModelInfo],
+    same: Callable[[ModelInfo], Hashable] = family,
 ) -> bool:
     """Returns whether a chart draws a model: an untrained one only if no trained model has the same key."""
     return not is_untrained(model) or all(not other.step for other in models if same(other) == same(model))

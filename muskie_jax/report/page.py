@@ -12,7 +12,7 @@ from PIL import Image
 from muskie_jax.report.charts import Chart, LineStyle, chart_svg, swatch
 from muskie_jax.report.curves import LineStyles
 from muskie_jax.report.markup import Element, page_text, raw, tag
-from muskie_jax.report.results_file import FigureFile, MeasuredModel, Unit
+from muskie_jax.report.results_file import FigureFile, ModelInfo, ResultUnit
 from muskie_jax.report.selection import MISSING, badge, family, parse_range, shown_models, sort_key
 from muskie_jax.report.style import SCRIPT, STYLE
 from muskie_jax.report.table_files import BEYOND_PAPER
@@ -47,7 +47,7 @@ HOW_TO_READ = (
 
 
 def report_page(
-    units: Sequence[Unit],
+    units: Sequence[ResultUnit],
     titles: Titles,
     styles: LineStyles,
     sentences: Sequence[tuple[str, str]],
@@ -102,7 +102,7 @@ def _head() -> Element:
     )
 
 
-def _dates_and_versions(units: Sequence[Unit]) -> str:
+def _dates_and_versions(units: Sequence[ResultUnit]) -> str:
     days = sorted({unit.finished[:10] for unit in units if unit.finished})
     versions = sorted({unit.version for unit in units if unit.version})
     parts = [" to ".join(dict.fromkeys((days[0], days[-1])))] if days else []
@@ -117,7 +117,7 @@ def _summary(sentences: Sequence[tuple[str, str]]) -> Element | None:
     return tag("div", tag("ul", *items), class_="summary")
 
 
-def _facts(units: Sequence[Unit]) -> Element:
+def _facts(units: Sequence[ResultUnit]) -> Element:
     """Lists the size of each dataset, the devices and the time."""
     facts = []
     for dataset, description in _dataset_sizes(units).items():
@@ -130,7 +130,7 @@ def _facts(units: Sequence[Unit]) -> Element:
     return tag("dl", *facts)
 
 
-def _dataset_sizes(units: Sequence[Unit]) -> dict[str, str]:
+def _dataset_sizes(units: Sequence[ResultUnit]) -> dict[str, str]:
     """Describes each dataset, for example "12 groups, 8 views, 512x512 pixels"."""
     sizes: dict[str, set[tuple]] = {}
     counts: dict[str, dict[str, set[float]]] = {}
@@ -171,7 +171,7 @@ def _alternatives(texts: Iterable[str]) -> str:
     return f"{', '.join(rest)} or {last}" if rest else last
 
 
-def _model_table(units: Sequence[Unit], titles: Titles, styles: LineStyles) -> Element:
+def _model_table(units: Sequence[ResultUnit], titles: Titles, styles: LineStyles) -> Element:
     """Lists every model, checkpoints included."""
     rows = []
     for model in sorted({unit.model for unit in units}, key=sort_key):
@@ -285,9 +285,9 @@ def _scrollable(table: Element) -> Element:
     return tag("div", table, class_="scroll", tabindex="0")
 
 
-def _pictures(units: Sequence[Unit], titles: Titles, folder: pathlib.Path) -> list[Element]:
+def _pictures(units: Sequence[ResultUnit], titles: Titles, folder: pathlib.Path) -> list[Element]:
     """Returns all pictures by kind; those of earlier checkpoints are collapsed."""
-    by_kind: dict[str, dict[str, tuple[MeasuredModel, FigureFile]]] = {}
+    by_kind: dict[str, dict[str, tuple[ModelInfo, FigureFile]]] = {}
     for unit in units:
         for figure in unit.figures:
             by_kind.setdefault(figure.kind, {})[figure.file] = (unit.model, figure)
@@ -316,9 +316,7 @@ def _pictures(units: Sequence[Unit], titles: Titles, folder: pathlib.Path) -> li
     return parts
 
 
-def _picture(
-    model: MeasuredModel, figure: FigureFile, titles: Titles, folder: pathlib.Path
-) -> Element | None:
+def _picture(model: ModelInfo, figure: FigureFile, titles: Titles, folder: pathlib.Path) -> Element | None:
     """Returns a picture embedded in the page; None unless its file is a JPEG or PNG inside the folder."""
     path = (folder / figure.file).resolve()
     if not path.is_relative_to(folder.resolve()) or not path.is_file():

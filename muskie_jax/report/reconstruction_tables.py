@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from muskie_jax.report.results_file import MeasuredModel
+from muskie_jax.report.results_file import ModelInfo
 from muskie_jax.report.selection import (
     MaskedEvalSet,
     Measurement,
@@ -54,7 +54,7 @@ class ContextErrors(NamedTuple):
     measurement: Measurement
 
 
-ContextKey = tuple[MeasuredModel, int | None, int | None]  # model, views, reference views
+ContextKey = tuple[ModelInfo, int | None, int | None]  # model, views, reference views
 
 
 def context_table(
@@ -139,7 +139,7 @@ def context_errors(
     A model measured only on the target alone gets one key, with that error.
     """
     by_key: dict[ContextKey, dict[str, Measurement]] = {}
-    alone: dict[MeasuredModel, tuple[ContextKey, Measurement]] = {}
+    alone: dict[ModelInfo, tuple[ContextKey, Measurement]] = {}
     for model, rows in by_model(measurements).items():
         for row in rows:
             key = (model, row.labels.get("views"), row.labels.get("num_reference"))

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from muskie_jax.report.results_file import MeasuredModel, Unit
+from muskie_jax.report.results_file import ModelInfo, ResultUnit
 
 TRIVIAL = ("still", "patches")  # kinds of baselines without a network; listed first
 MISSING = "\N{EN DASH}"
@@ -18,7 +18,7 @@ PROTOCOLS = ("targets", "published")
 class Measurement(NamedTuple):
     """A row of results with its model, its setting and the time when it was finished (ISO 8601)."""
 
-    model: MeasuredModel
+    model: ModelInfo
     labels: dict[str, Any]
     values: dict[str, float]
     setting: dict[str, Any]
@@ -74,7 +74,7 @@ class MaskedEvalSet(NamedTuple):
 AnyEvalSet = TypeVar("AnyEvalSet", EvalSet, MaskedEvalSet)
 
 
-def measurements_of(units: Iterable[Unit], evaluator: str) -> list[Measurement]:
+def measurements_of(units: Iterable[ResultUnit], evaluator: str) -> list[Measurement]:
     """Returns all rows of an evaluator, ordered by model. A later row replaces an earlier duplicate."""
     newest: dict[tuple, Measurement] = {}
     for unit in sorted((unit for unit in units if unit.evaluator == evaluator), key=lambda u: u.finished):
@@ -85,7 +85,7 @@ def measurements_of(units: Iterable[Unit], evaluator: str) -> list[Measurement]:
     return sorted(newest.values(), key=lambda measurement: sort_key(measurement.model))
 
 
-def sort_key(model: MeasuredModel) -> tuple:
+def sort_key(model: ModelInfo) -> tuple:
     """Orders models: trivial baselines, untrained networks, other backbones, then Muskie by step."""
     kind = KINDS.index(model.kind) if model.kind in KINDS else len(KINDS)
     group = 0 if model.kind in TRIVIAL else 1 if is_untrained(model) else 2
@@ -93,29 +93,29 @@ def sort_key(model: MeasuredModel) -> tuple:
     return (group, kind, source, model.step or 0, model.name, model.digest)
 
 
-def is_untrained(model: MeasuredModel) -> bool:
+def is_untrained(model: ModelInfo) -> bool:
     return model.kind == "muskie" and model.step == 0
 
 
-def badge(model: MeasuredModel) -> str:
+def badge(model: ModelInfo) -> str:
     """Returns the qualifier shown beside a baseline's name; "" for most models."""
     if model.kind in TRIVIAL:
         return "trivial baseline"
     return UNTRAINED if is_untrained(model) and UNTRAINED not in model.name else ""
 
 
-def family(model: MeasuredModel) -> tuple[str, str, int | None]:
+def family(model: ModelInfo) -> tuple[str, str, int | None]:
     """Returns a key that all checkpoints of a run share. One family has one line style."""
     return (model.kind, model.source or model.name, model.parameters)
 
 
-def curve_key(model: MeasuredModel) -> tuple[str, str, int | None]:
+def curve_key(model: ModelInfo) -> tuple[str, str, int | None]:
     """Returns the key of a training curve: a run's checkpoints and the untrained model they start from."""
     kind, source, parameters = family(model)
     return (kind, source.removeprefix(f"{UNTRAINED}, as "), parameters)
 
 
-def shown_models(models: Iterable[MeasuredModel]) -> list[MeasuredModel]:
+def shown_models(models: Iterable[ModelInfo]) -> list[ModelInfo]:
     """Returns the models that get a table row: each run's latest checkpoint, and all untrained ones."""
     models = sorted(set(models), key=sort_key)
     latest_step = {family(model): model.step for model in models}  # models are sorted by step
@@ -126,7 +126,7 @@ def shown_models(models: Iterable[MeasuredModel]) -> list[MeasuredModel]:
     ]
 
 
-def unique_titles(models: Iterable[MeasuredModel]) -> dict[MeasuredModel, str]:
+def unique_titles(models: Iterable[ModelInfo]) -> dict[ModelInfo, str]:
     """Returns a title per model: its name, with step and then digest where names collide."""
     titles = {model: model.name for model in sorted(set(models), key=sort_key)}
     for suffix in (lambda m: f"step {m.step:,}" if m.step is not None else "", lambda m: m.digest[:8]):
@@ -191,15 +191,15 @@ def protocols(measurements: Iterable[Measurement]) -> list[str]:
     return [name for name in PROTOCOLS if name in found] + sorted(found - set(PROTOCOLS))
 
 
-def by_model(measurements: Iterable[Measurement]) -> dict[MeasuredModel, list[Measurement]]:
+def by_model(measurements: Iterable[Measurement]) -> dict[ModelInfo, list[Measurement]]:
     """Groups measurements by model, in the order of `sort_key`."""
-    groups: dict[MeasuredModel, list[Measurement]] = {}
+    groups: dict[ModelInfo, list[Measurement]] = {}
     for measurement in measurements:
         groups.setdefault(measurement.model, []).append(measurement)
     return dict(sorted(groups.items(), key=lambda item: sort_key(item[0])))
 
 
-def main_results(measurements: Sequence[Measurement]) -> dict[MeasuredModel, Measurement]:
+def main_results(measurements: Sequence[Measurement]) -> dict[ModelInfo, Measurement]:
     """Returns the measurement that represents each model in tables, given one set and protocol.
 
     Muskie is represented by attention averaged over all layers. Any other model is represented by features

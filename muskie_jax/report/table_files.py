@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from muskie_jax.errors import printable
-from muskie_jax.report.results_file import MeasuredModel, Unit
+from muskie_jax.report.results_file import ModelInfo, ResultUnit
 from muskie_jax.report.tables import Row, Section, Table
 
 LATEX_COLUMNS = 8  # number columns that fit the width of a page
@@ -22,14 +22,14 @@ LATEX_ESCAPES = {
 }  # fmt: skip
 
 
-def csv_text(units: Sequence[Unit]) -> str:
+def csv_text(units: Sequence[ResultUnit]) -> str:
     """Returns a CSV row per result row: model, evaluator, all labels, all values, and their origin.
 
     Labels and values whose name another column has are prefixed with "label " and "value ".
     """
     rows = [(unit, row) for unit in units for row in unit.rows]
     names = lambda kind: list(dict.fromkeys(name for _, row in rows for name in getattr(row, kind)))
-    model_columns = ["model", *MeasuredModel._fields[1:]]
+    model_columns = ["model", *ModelInfo._fields[1:]]
     origin_columns = ["unit", "setting", "seconds", "finished", "device", "version"]
     labels, values = names("labels"), names("values")
     reserved = {*model_columns, "evaluator", *origin_columns}
@@ -44,7 +44,7 @@ def csv_text(units: Sequence[Unit]) -> str:
             unit.evaluator,
             *(row.labels.get(name) for name in labels),
             *(row.values.get(name) for name in values),
-            unit.unit,
+            unit.identity,
             json.dumps(unit.setting, sort_keys=True),
             *(unit.seconds, unit.finished, unit.device, unit.version),
         ])  # fmt: skip

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
 
 from muskie_jax.report import published
-from muskie_jax.report.results_file import MeasuredModel
+from muskie_jax.report.results_file import ModelInfo
 from muskie_jax.report.selection import (
     MISSING,
     EvalSet,
@@ -22,7 +22,7 @@ from muskie_jax.report.selection import (
     with_labels,
 )
 
-Titles = dict[MeasuredModel, str]
+Titles = dict[ModelInfo, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +205,7 @@ def layer_table(measurements: Sequence[Measurement], titles: Titles) -> Table | 
 
 def layer_curves(
     measurements: Sequence[Measurement],
-) -> dict[tuple[MeasuredModel, str], dict[int, float]]:
+) -> dict[tuple[ModelInfo, str], dict[int, float]]:
     """Returns (model, predictor) -> layer -> px ATE."""
     curves = {}
     rows = with_labels(measurements, angle="all", points="all")
@@ -276,7 +276,7 @@ def angle_table(measurements: Sequence[Measurement], titles: Titles) -> Table | 
     )
 
 
-def angle_curves(measurements: Sequence[Measurement]) -> dict[MeasuredModel, dict[str, float]]:
+def angle_curves(measurements: Sequence[Measurement]) -> dict[ModelInfo, dict[str, float]]:
     """Returns model -> range in degrees, such as "0-10" -> percentage of points within 10 px."""
     main, curves = main_results(measurements), {}
     for model in shown_models(main):
@@ -289,7 +289,7 @@ def angle_curves(measurements: Sequence[Measurement]) -> dict[MeasuredModel, dic
 
 def make_row(
     labels: Iterable[str],
-    model: MeasuredModel,
+    model: ModelInfo,
     values: Iterable[float | None],
     group: Hashable = None,
 ) -> Row:

@@ -7,18 +7,18 @@ import numpy as np
 from PIL import Image
 
 from muskie_jax.evaluators.results import ResultRow
-from muskie_jax.report.results_file import FigureFile, MeasuredModel, Unit, append
+from muskie_jax.report.results_file import FigureFile, ModelInfo, ResultUnit, append
 
 HOSTILE = (
     "</td><script>nope()</script><img src=x onerror=nope()> & \"q\" 'r' | *b* $x_1$ \\y{%} ü \u202e\x07"
 )
 SHOWN = HOSTILE.replace("\u202e", "\\u202e").replace("\x07", "\\x07")  # as a page shows it
 
-STILL = MeasuredModel("did not move", "still")
-UNTRAINED = MeasuredModel("untrained (small)", "muskie", 0, "untrained", 22_000_000, "00ff" * 16)
-DINO = MeasuredModel("DINOv2", "dinov2", None, "a file", 86_000_000, "d1" * 32)
+STILL = ModelInfo("did not move", "still")
+UNTRAINED = ModelInfo("untrained (small)", "muskie", 0, "untrained", 22_000_000, "00ff" * 16)
+DINO = ModelInfo("DINOv2", "dinov2", None, "a file", 86_000_000, "d1" * 32)
 EARLY, LATE = (
-    MeasuredModel(f"{HOSTILE} at {step}", "muskie", step, "runs/hostile", 22_000_000, f"{step:064x}")
+    ModelInfo(f"{HOSTILE} at {step}", "muskie", step, "runs/hostile", 22_000_000, f"{step:064x}")
     for step in (100, 400)
 )
 NAVI = {"dataset": "navi", "height": 512, "width": 512, "views": 8}
@@ -63,10 +63,12 @@ def unit(number, model, evaluator, rows=(), figures=(), **more):
     fields = {"seconds": 2.5, "finished": f"2026-11-22T20:00:{number:02d}Z", "device": "a <b>device</b>"}
     fields |= {"version": "0.1.0"}
     setting = {"groups": 12, "points": 60} | more.pop("setting", {})
-    return Unit(f"{number:04x}", model, evaluator, setting, tuple(rows), tuple(figures), **fields | more)
+    return ResultUnit(
+        f"{number:04x}", model, evaluator, setting, tuple(rows), tuple(figures), **fields | more
+    )
 
 
-def units_with_pictures(folder: pathlib.Path) -> list[Unit]:
+def units_with_pictures(folder: pathlib.Path) -> list[ResultUnit]:
     """Returns all units and writes their pictures into the folder."""
     (folder / "figures").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -112,7 +114,7 @@ def units_with_pictures(folder: pathlib.Path) -> list[Unit]:
     return units
 
 
-def make_results(folder: pathlib.Path) -> list[Unit]:
+def make_results(folder: pathlib.Path) -> list[ResultUnit]:
     """Writes the files of two hosts, one killed while writing, and returns the units that count.
 
     One unit was done twice: its older line must be ignored.

@@ -9,7 +9,7 @@ import pytest
 from muskie_jax.report import write
 from muskie_jax.report.page import report_page
 from muskie_jax.report.published import PUBLISHED
-from muskie_jax.report.results_file import MeasuredModel, append
+from muskie_jax.report.results_file import ModelInfo, append
 from muskie_jax.report.selection import MISSING, shown_models, unique_titles
 from muskie_jax.report.tables import Column, Row, Table
 from muskie_jax.report.write import write_report
@@ -68,7 +68,7 @@ def test_csv_has_every_row(written):
     for row in rows:
         found.setdefault(row["unit"], []).append(row)
     for done in units:
-        for row, cells in zip(done.rows, found[done.unit], strict=True):
+        for row, cells in zip(done.rows, found[done.identity], strict=True):
             if done.evaluator == "another":  # its labels and values are named like other columns
                 assert (cells["name"], cells["label px_10"], cells["value kind"]) == ("=1+1", "x", "0.1")
                 continue
@@ -211,7 +211,7 @@ def test_published_numbers_are_selected_by_reader(tmp_path, reader, named):
 
 
 def test_note_explains_layers_if_a_row_has_one(tmp_path):
-    patches = MeasuredModel("patches", "patches")
+    patches = ModelInfo("patches", "patches")
     rows = [correspondence(NAVI, "feature", 1, 20.0)]
     note = "The layer is the one with the lowest mean error"
     assert note not in report_of(tmp_path, unit(1, patches, "correspondence", rows))[1]
@@ -317,8 +317,8 @@ def test_shown_models_are_the_latest_checkpoint_and_the_untrained_one():
 
 
 def test_models_of_one_name_get_unique_titles():
-    same = [MeasuredModel("a", "muskie", step, "runs/a", digest=f"{step}" * 64) for step in (0, 3)]
-    same += [same[1]._replace(digest="b" * 64), MeasuredModel("b", "mae")]
+    same = [ModelInfo("a", "muskie", step, "runs/a", digest=f"{step}" * 64) for step in (0, 3)]
+    same += [same[1]._replace(digest="b" * 64), ModelInfo("b", "mae")]
     assert sorted(unique_titles(same).values()) == [
         "a, step 0",
         "a, step 3, 33333333",

@@ -75,16 +75,17 @@ def test_gradients(golden, inputs, params, scan_blocks):
     assert max(jax.tree.leaves(worst)) < 1e-4, worst
 
 
-def test_parameters_after_a_step(golden, inputs, params):
+def test_parameters_after_a_step(golden, params):
     config = default_config()
     config.optim.learning_rate = 1e-3
     config.optim.warmup = "0 steps"
     optimizer = make_optimizer(config)
-    gradients = jax.grad(losses_of, has_aux=True)(params, inputs)[0]
+    # The published gradients: rounding errors of ours matter where gradients are below Adam's eps.
+    gradients = golden_params(golden, "grad")
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     stepped = optax.apply_updates(params, updates)
     theirs = golden_params(golden, "param_after_step")
     worst = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), stepped, theirs)
-    assert max(jax.tree.leaves(worst)) < 2e-5, worst
+    assert max(jax.tree.leaves(worst)) < 1e-6, worst
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), stepped, params)
     assert min(jax.tree.leaves(moved)) > 1e-5

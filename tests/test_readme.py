@@ -1,4 +1,4 @@
-"""Runs the commands and the code that README.md and docs/weights.md show for weights, in order, as a reader would."""
+"""Runs the code that README.md and docs/weights.md show for weights, in order, as a reader would."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def code_blocks(path: str, heading: str) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def reader(tmp_path):
-    """Returns a function that runs code in a folder with `runs/quickstart`, a checkpoint of the smallest network."""
+    """Returns a function that runs code in a folder with `runs/quickstart`, of the smallest network."""
     config = default_config()
     params = build_model("nano").init(
         jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)), jnp.zeros((1, 1, 1), bool)

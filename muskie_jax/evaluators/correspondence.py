@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Int
 
-from muskie_jax.correspondence.scores import Scores, Truth, errors_of, truth_of
+from muskie_jax.correspondence.scores import Scores, Truth, compute_errors, compute_truth
 from muskie_jax.correspondence.tracks import draw_points
 from muskie_jax.data.posed.views import PosedSet, PosedViews
 from muskie_jax.errors import UserError
@@ -149,7 +149,7 @@ class CorrespondenceEvaluator:
         scores: dict[Predictor, dict[DataSlice, Scores]] = {}
         drawn: list[GroupPredictions] = []
         for predicted in self._predict_groups(model, setting):
-            for errors in compute_errors(predicted.predictions, predicted.group):
+            for errors in pair_errors(predicted.predictions, predicted.group):
                 truth = predicted.group.truths[errors.predictor.protocol]
                 by_slice = scores.setdefault(errors.predictor, {})
                 for part, chosen in _slices(truth, errors.consistent, errors.predictor.protocol):
@@ -208,18 +208,18 @@ class CorrespondenceEvaluator:
         points = draw_points(rng, loaded.valid[0], self.points)
         if not len(points):
             raise UserError(f"config.posed.{name}: the first view of {label} has no depth")
-        truths = {protocol: truth_of(points, loaded, protocol) for protocol in self.protocols}
+        truths = {protocol: compute_truth(points, loaded, protocol) for protocol in self.protocols}
         return QueryGroup(label, loaded, points, truths)
 
 
-def compute_errors(predictions: Predictions, group: QueryGroup) -> Iterator[PairErrors]:
-    """Yields the errors of every predictor (numpy arrays); see `errors_of`."""
+def pair_errors(predictions: Predictions, group: QueryGroup) -> Iterator[PairErrors]:
+    """Yields the errors of every predictor (numpy arrays); see `compute_errors`."""
     for protocol, truth in group.truths.items():
         chosen = [i for i, each in enumerate(predictions.predictors) if each.protocol == protocol]
         if not chosen:
             continue
         tracks = np.asarray(predictions.tracks)[chosen]
-        errors = zip(chosen, *errors_of(tracks, truth, group.views, protocol))
+        errors = zip(chosen, *compute_errors(tracks, truth, group.views, protocol))
         for number, pixels, metres in errors:
             consistent = np.asarray(predictions.consistent[number])
             yield PairErrors(predictions.predictors[number], pixels, metres, consistent)

@@ -17,9 +17,9 @@ import numpy as np
 from absl import app, flags
 
 from muskie_jax.correspondence import PROTOCOLS
-from muskie_jax.correspondence.scores import Scores, truth_of
+from muskie_jax.correspondence.scores import Scores, compute_truth
 from muskie_jax.data.posed import PosedViews
-from muskie_jax.evaluators.correspondence import QueryGroup, compute_errors
+from muskie_jax.evaluators.correspondence import QueryGroup, pair_errors
 from muskie_jax.evaluators.eval_models import Activations, MuskieNetwork
 from muskie_jax.evaluators.predictions import Predictions, predict_from_activations
 from muskie_jax.models.muskie import VARIANTS, build_model, to_float
@@ -104,9 +104,9 @@ def main(argv: list[str]) -> None:
 
 def scores_of(said: Predictions, points: np.ndarray, views: PosedViews) -> list[dict[str, float]]:
     """The figures of every prediction."""
-    truths = {protocol: truth_of(points, views, protocol) for protocol in PROTOCOLS}
+    truths = {protocol: compute_truth(points, views, protocol) for protocol in PROTOCOLS}
     figures = []
-    for errors in compute_errors(said, QueryGroup("made up", views, points, truths)):
+    for errors in pair_errors(said, QueryGroup("made up", views, points, truths)):
         counted, scores = truths[errors.predictor.protocol].counted, Scores()
         scores.add(errors.pixels[counted], errors.metres[counted])
         figures.append(scores.values())

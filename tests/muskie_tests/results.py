@@ -1,4 +1,4 @@
-"""A small folder of results, as two hosts of a sweep leave it, one of them killed."""
+"""A small folder of results, as two hosts leave it when one of them is killed."""
 
 import pathlib
 import shutil
@@ -25,38 +25,38 @@ NAVI = {"dataset": "navi", "height": 512, "width": 512, "views": 8}
 KITCHEN = {"dataset": "kitchen", "height": 96, "width": 128, "views": 4}
 
 
-def correspondence(place, predictor, layer, px, cm=None, protocol="targets", **labels):
-    """A row whose shares follow from its error in pixels; without cm there is no depth."""
+def correspondence(eval_set, predictor, layer, px, cm=None, protocol="targets", **labels):
+    """Returns a row whose percentages follow from its mean error; without cm there is no depth."""
     values = {"px_ate": px} | {f"px_{t}": min(100.0, 100 * t / px) for t in (1, 2, 5, 10, 25, 50)}
     if cm is not None:
         values |= {"cm_ate": cm} | {f"cm_{t}": min(100.0, 10 * t / cm) for t in (1, 2, 5, 10)}
     labels = {"angle": "all", "points": "all"} | labels
-    about = {"predictor": predictor, "layer": layer, "protocol": protocol}
-    return ResultRow(place | about | labels, values | {"pairs": 700})
+    labels = {"predictor": predictor, "layer": layer, "protocol": protocol} | labels
+    return ResultRow(eval_set | labels, values | {"pairs": 700})
 
 
-def of_model(model, px, cm, place):
-    """Rows of a network: at three layers, attention over all, refined, consistent and by angle."""
+def rows_of_network(model, px, cm, eval_set):
+    """Yields rows of three layers, of attention over all, refined, consistent and by angle."""
     predictors = ("attention", "feature") if model.kind == "muskie" else ("feature",)
     for protocol, factor in (("targets", 1), ("published", 0.875)):
         for predictor in predictors:
             for layer, worse in ((1, 2.0), (2, 1.25), (3, 1.5)):
-                yield correspondence(place, predictor, layer, px * worse * factor, cm, protocol)
+                yield correspondence(eval_set, predictor, layer, px * worse * factor, cm, protocol)
         if model.kind == "muskie":
-            yield correspondence(place, "attention", "all", px * factor, cm, protocol)
-    default = ("attention", "all", 1) if model.kind == "muskie" else ("feature", 2, 1.25)
-    predictor, layer, worse = default
-    yield correspondence(place, f"{predictor}+refined", layer, px * worse / 2, cm)
-    consistent = correspondence(place, predictor, layer, px * worse / 4, cm, points="cycle")
+            yield correspondence(eval_set, "attention", "all", px * factor, cm, protocol)
+    main = ("attention", "all", 1) if model.kind == "muskie" else ("feature", 2, 1.25)
+    predictor, layer, worse = main
+    yield correspondence(eval_set, f"{predictor}+refined", layer, px * worse / 2, cm)
+    consistent = correspondence(eval_set, predictor, layer, px * worse / 4, cm, points="cycle")
     yield consistent._replace(values=consistent.values | {"pairs": 350})
     for angle, factor in (("0-10", 0.5), ("10-20", 2)):
-        yield correspondence(place, predictor, layer, px * worse * factor, cm, angle=angle)
+        yield correspondence(eval_set, predictor, layer, px * worse * factor, cm, angle=angle)
 
 
-def reconstruction(mse, views, context, overlap="all", whole=1):
-    about = {"dataset": "kitchen", "height": 96, "width": 128, "views": views, "num_reference": whole}
-    labels = about | {"mask": "random 0.9", "context": context, "overlap": overlap}
-    return ResultRow(labels, {"mse": mse, "baseline_mse": 0.08, "patches": 1000})
+def reconstruction(mse, views, context, overlap="all", references=1):
+    eval_set = {"dataset": "kitchen", "height": 96, "width": 128, "mask": "random 0.9"}
+    labels = {"views": views, "num_reference": references, "context": context, "overlap": overlap}
+    return ResultRow(eval_set | labels, {"mse": mse, "baseline_mse": 0.08, "patches": 1000})
 
 
 def unit(number, model, evaluator, rows=(), figures=(), **more):
@@ -68,8 +68,8 @@ def unit(number, model, evaluator, rows=(), figures=(), **more):
     )
 
 
-def made_units(folder: pathlib.Path) -> list[ResultUnit]:
-    """All units, whose pictures are written into the folder."""
+def units_with_pictures(folder: pathlib.Path) -> list[ResultUnit]:
+    """Returns all units and writes their pictures into the folder."""
     (folder / "figures").mkdir(parents=True)
     rng = np.random.default_rng(0)
     figures = []
@@ -86,23 +86,23 @@ def made_units(folder: pathlib.Path) -> list[ResultUnit]:
     ]
     shutil.copy(folder / "figures" / "features.png", folder / "figures" / "early.png")
     early = [FigureFile("figures/early.png", "features", KITCHEN, "of an earlier checkpoint")]
-    # In the order of a sweep: an evaluator, a model. Errors in pixels and centimetres.
+    # In the order of a sweep: evaluator, then model. Errors in pixels and centimetres.
     measured = [(UNTRAINED, 80.0, 30.0), (DINO, 16.0, None), (EARLY, 40.0, 12.0), (LATE, 20.0, 6.0)]
     pictures, units = {LATE: figures, EARLY: early}, []
-    for place, about in ((NAVI, {"reader": "navi"}), (KITCHEN, {"reader": "files"})):
-        about = {"setting": about | {"question": place["dataset"]}}
-        still = [correspondence(place, "still", "all", 100.0, 50.0, p) for p in ("targets", "published")]
-        units.append(unit(len(units), STILL, "correspondence", still, **about))
+    for eval_set, reader in ((NAVI, "navi"), (KITCHEN, "files")):
+        setting = {"reader": reader, "question": eval_set["dataset"]}
+        still = [correspondence(eval_set, "still", "all", 100.0, 50.0, p) for p in ("targets", "published")]
+        units.append(unit(len(units), STILL, "correspondence", still, setting=setting))
         for model, px, cm in measured:
-            rows = of_model(model, px, cm, place)
+            rows = rows_of_network(model, px, cm, eval_set)
             shown = pictures.get(model, ())
-            units.append(unit(len(units), model, "correspondence", rows, shown, **about))
-    for model, own in ((UNTRAINED, 0.08), (EARLY, 0.05), (LATE, 0.03)):
-        alone = [reconstruction(own * 2.5, 1, "none", whole=0)]
+            units.append(unit(len(units), model, "correspondence", rows, shown, setting=setting))
+    for model, mse in ((UNTRAINED, 0.08), (EARLY, 0.05), (LATE, 0.03)):
+        alone = [reconstruction(mse * 2.5, 1, "none", references=0)]
         units.append(unit(len(units), model, "reconstruction", alone))
-        rows = [reconstruction(own * 2 / views, views, "own") for views in (2, 4)]
+        rows = [reconstruction(mse * 2 / views, views, "own") for views in (2, 4)]
         rows += [reconstruction(0.06, views, "distractor") for views in (2, 4)]
-        rows += [reconstruction(0.07, 4, context, whole=0) for context in ("own", "distractor")]
+        rows += [reconstruction(0.07, 4, context, references=0) for context in ("own", "distractor")]
         rows += [
             reconstruction(0.04, 4, "own", "0.3-0.6"),
             reconstruction(0.05, 4, "distractor", "0.3-0.6"),
@@ -115,8 +115,11 @@ def made_units(folder: pathlib.Path) -> list[ResultUnit]:
 
 
 def make_results(folder: pathlib.Path) -> list[ResultUnit]:
-    """The files of two hosts, one killed as it wrote, with a unit done twice. Returns what counts."""
-    units = made_units(folder)
+    """Writes the files of two hosts, one killed while writing, and returns the units that count.
+
+    One unit was done twice: its older line must be ignored.
+    """
+    units = units_with_pictures(folder)
     older = units[0]._replace(rows=(correspondence(NAVI, "still", "all", 1.0),), finished="2026-11-21")
     append(folder / "results.1.jsonl", older)
     for number, done in enumerate(units):

@@ -101,7 +101,7 @@ def train(
         programs.check_memory(state_shapes, mesh.local_devices[0], config)
 
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
-    _ = evaluator.batches  # held-out images that cannot be read are found now, not hours later
+    evaluator.load()  # an unreadable held-out image ends the run now, not hours later
     # Metrics are read some updates late, all at reports; a checkpoint is the state between two updates.
     pipeline = Pipeline(sampler, place.rows, config.data.workers, config.data.threads)
     writers = Writers(workdir, first_step, config.log.tensorboard)

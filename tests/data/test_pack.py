@@ -387,7 +387,7 @@ def test_pack_and_verify_by_command(sources, tmp_path):
         (["pack", "--config", "configs/quickstart.py", "--out=x", "--size=9"], "rooms have --height and"),
         (["pack", "--config", "configs/photos.py", "--out=gs://b/x", "--config.sources.photos.root=tests"],
          "--out=gs://b/x is an address: pack to a folder"),
-        (["groups", "/nowhere"], "there is no /nowhere/all_metadata.npz"),
+        (["groups", "/nowhere"], "no file /nowhere/all_metadata.npz"),
         (["pack", "--config", "configs/muskie_base.py", "--out=x", "--source=co3b"], "mean 'co3d'?"),
     ],
 )  # fmt: skip

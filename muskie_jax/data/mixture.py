@@ -140,9 +140,9 @@ def _root(config: ConfigDict, name: str, source: ConfigDict) -> pathlib.Path:
     """Returns the folder of a source of photographs, which may not exist; downloads a remote pack."""
     if source.kind == "packed":
         # Imported late: TFDS takes long to import, and only runs with packs need it.
-        from muskie_jax.data.packing.remote import folder_of
+        from muskie_jax.data.packing.remote import local_folder
 
-        return folder_of(config.data.root, source.root, config.data.cache)
+        return local_folder(config.data.root, source.root, config.data.cache)
     if ADDRESS in config.data.root + source.root:
         raise UserError(
             f"config.sources.{name}.root={source.root!r}: only packs may have an address: "
@@ -160,7 +160,7 @@ def _split_photographs(
     """
     settings = {"overlap": tuple(source.overlap), "weight": source.weight}
     if source.kind == "packed":
-        from muskie_jax.data.packing.packed import open_pack  # imported late: see _root
+        from muskie_jax.data.packing.packed_source import open_pack  # imported late: see _root
 
         all_scenes = open_pack(name, root, source.window, source.zoom, **settings)
     else:
@@ -221,7 +221,7 @@ def training_sampler(config: ConfigDict, mixture: Mixture) -> GroupSampler:
         views=config.batch.views,
         reuse=config.batch.reuse,
         patch=config.model.patch,
-        masks=MaskOptions(**config.mask),
+        masks=MaskOptions.of(config.mask),
         seed=config.seed,
         stream=GROUP_STREAM,
     )

@@ -44,7 +44,11 @@ FIGURES = "figures"
 # Of the evaluation: raise it when evaluators compute other results, so that finished units are repeated.
 VERSION = 1
 # Settings that were renamed keep their first name in digests, so that no finished unit is repeated.
-DIGEST_NAMES = {"distractors": "strangers", "photo_texture_fraction": "photo_texture_share"}
+DIGEST_NAMES = {
+    "distractors": "strangers",
+    "photo_texture_fraction": "photo_texture_share",
+    "floating_fraction": "floating_share",
+}
 
 
 class WorkUnit(NamedTuple):

@@ -1,4 +1,4 @@
-"""Our numbers against those of the published implementation, float32 on a CPU."""
+"""Compares results with those of the published implementation, in float32 on a CPU."""
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +37,9 @@ def as_images(patches):
     return np.asarray(unpatchify(patches, GRID, PATCH)).transpose(0, 1, 4, 2, 3)
 
 
-def test_the_tree_is_the_models_own(golden, inputs, params):
-    made = jax.eval_shape(build_model("nano").init, jax.random.key(0), *inputs)["params"]
-    assert jax.tree.map(np.shape, made) == jax.tree.map(np.shape, params)
+def test_the_golden_tree_has_the_models_structure(golden, inputs, params):
+    initial = jax.eval_shape(build_model("nano").init, jax.random.key(0), *inputs)["params"]
+    assert jax.tree.map(np.shape, initial) == jax.tree.map(np.shape, params)
     assert sum(np.size(p) for p in jax.tree.leaves(params)) == sum(
         value.size for name, value in golden.items() if name.startswith("param/")
     )

@@ -75,17 +75,25 @@ def test_gradients(golden, inputs, params, scan_blocks):
     assert max(jax.tree.leaves(worst)) < 1e-4, worst
 
 
-def test_parameters_after_a_step(golden, params):
+def test_parameters_after_a_step(golden, inputs, params):
     config = default_config()
     config.optim.learning_rate = 1e-3
     config.optim.warmup = "0 steps"
     optimizer = make_optimizer(config)
-    # The published gradients: rounding errors of ours matter where gradients are below Adam's eps.
-    gradients = golden_params(golden, "grad")
+    gradients = jax.grad(losses_of, has_aux=True)(params, inputs)[0]
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     stepped = optax.apply_updates(params, updates)
-    theirs = golden_params(golden, "param_after_step")
-    worst = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), stepped, theirs)
-    assert max(jax.tree.leaves(worst)) < 1e-6, worst
+    theirs, golden_gradients = (golden_params(golden, name) for name in ("param_after_step", "grad"))
+
+    def compare(ours, golden_step, gradient):
+        """Adam's first step is lr * g / (|g| + eps): where |g| is near eps, it amplifies rounding of g."""
+        difference = np.abs(ours - golden_step)
+        conditioned = np.abs(gradient) > 10 * config.optim.eps
+        assert difference[conditioned].max(initial=0) < 2e-6
+        assert difference.max() < config.optim.learning_rate / 10
+        return conditioned.mean()
+
+    fractions = jax.tree.leaves(jax.tree.map(compare, stepped, theirs, golden_gradients))
+    assert np.mean(fractions) > 0.95
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), stepped, params)
     assert min(jax.tree.leaves(moved)) > 1e-5

@@ -75,6 +75,7 @@ def test_one_program_renders_all_buckets_of_a_size(batch):
         jax.monitoring.unregister_event_duration_listener(count)
 
 
+@pytest.mark.slow
 def test_views_are_reordered_and_split_like_photographs(batch):
     alone = place(batch, WORLD, WORLD)
     assert sorted(alone) == ["images", "mask", "source"]
@@ -104,6 +105,7 @@ def test_every_group_is_rendered_in_the_world_of_its_source(batch):
     assert np.abs(images[2:] - rendered(batch, WORLD)[2:]).max() > 30
 
 
+@pytest.mark.slow
 def test_photographs_become_textures(batch, tmp_path):
     write_scene(tmp_path / "deep" / "down" / "scene", 6, 0)
     (tmp_path / "deep" / "broken.jpg").write_text("no image")
@@ -118,5 +120,5 @@ def test_photographs_become_textures(batch, tmp_path):
     assert np.abs(np.asarray(with_photos, int)[2:] - plain[2:]).max() <= 1
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(UserError, match=f"under '{empty}'"):
+    with pytest.raises(UserError, match=f"no image .* in '{empty}'"):
         photo_textures(str(empty), most=4)

@@ -30,7 +30,7 @@ from muskie_jax.evaluators.reconstruction_curves import CurveSettings, Reconstru
 from muskie_jax.evaluators.results import Figure, ResultRow, Setting, SweepEvaluator
 from muskie_jax.evaluators.settings import parse_shard
 from muskie_jax.evaluators.subjects import Subject
-from muskie_jax.files import atomic_write
+from muskie_jax.files import atomic_write, create_workdir
 from muskie_jax.fingerprint import digest
 from muskie_jax.report import results_file
 from muskie_jax.report.write import write_report
@@ -74,6 +74,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     # --- What there is to do -------------------------------------------------------------------------
     config_lib.validate(config)
+    create_workdir(workdir)
     models = find_models(config.evaluate.models, config.evaluate.checkpoints, config.evaluate.dtype)
     evaluators = make_evaluators(config, workdir)
     units = [

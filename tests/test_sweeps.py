@@ -12,7 +12,7 @@ from muskie_jax.errors import UserError
 from muskie_jax.evaluators.models import find_models
 from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.sweeps import choose, is_complete, override, sweep_configs
-from muskie_tests.commands import complaint_of, run_module
+from muskie_tests.commands import call_module, complaint_of, run_module
 
 ABLATIONS = ROOT / "configs/ablations.py"
 RUNS = {"base": {}, "lone": {"buckets.views": (1,)}}
@@ -200,12 +200,12 @@ def test_the_command_names_runs_and_what_waits(tmp_path):
     seven = "--config.duration=7 steps"
     done = run_module("muskie_jax.sweeps", "--config", path, "--workdir", tmp_path / "runs", seven)
     assert done.returncode == 0 and done.stdout == "base waiting\nother complete\n", done.stderr
-    wrong = run_module("muskie_jax.sweeps", "--config", path, "--config.optim.b1=2.0")
+    wrong = call_module("muskie_jax.sweeps", "--config", path, "--config.optim.b1=2.0")
     assert complaint_of(wrong) == "error: run 'base': config.optim.b1=2.0: write from 0 to below 1"
 
 
 def test_commands_name_the_runs_there_are():
-    wrong = run_module("muskie_jax.sweeps", "--config", f"{ABLATIONS}:view_1")
+    wrong = call_module("muskie_jax.sweeps", "--config", f"{ABLATIONS}:view_1")
     assert "no run 'view_1' of this config; did you mean 'views_1'? (there is: base, " in complaint_of(
         wrong
     )

@@ -19,7 +19,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from muskie_jax.checks import nearest_size, one_of, require
+from muskie_jax.checks import nearest_size, require
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.contexts import (
     ViewSet,
@@ -32,8 +32,9 @@ from muskie_jax.evaluators.contexts import (
 from muskie_jax.evaluators.loading import load_in_order
 from muskie_jax.evaluators.reconstruction import visible_mean_error
 from muskie_jax.evaluators.results import Figure, ResultRow, Setting
+from muskie_jax.evaluators.settings import ReconstructionSettings
 from muskie_jax.evaluators.subjects import MUSKIE, Subject
-from muskie_jax.masking import MODES, hidden_count
+from muskie_jax.masking import hidden_count
 from muskie_jax.metrics import Mean
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import Muskie, patchify, to_float, unpatchify
@@ -45,52 +46,26 @@ ALL = "all"  # targets of any overlap, or of one that is not known
 OWN, DISTRACTOR, ALONE = "own", "distractor", "none"  # whose views a target is given
 
 
-@dataclasses.dataclass(frozen=True)
-class CurveSettings:
-    """What curves are made of.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CurveSettings(ReconstructionSettings):
+    """Settings of reconstruction curves.
 
     Attributes:
       sizes: (height, width) of views, pixels.
-      views: numbers of views, the target included.
-      references: how many views besides the target are whole; where there are not so many, left out.
-      modes: pairs (mode, ratio) of masks, see `muskie_jax.masking`.
-      groups: targets of each set, at most.
-      pictures: targets in a picture, at most what a batch holds.
-      views_per_device: that a device gets at a time, if groups are not larger.
+      pictures: targets in a picture, at most the groups of a batch.
+      views_per_device: views on a device at a time, unless one group has more.
 
     Raises:
-      UserError: for a value that cannot be.
+      UserError: for an invalid value.
     """
 
-    sizes: tuple[tuple[int, int], ...] = ((224, 224),)
-    views: tuple[int, ...] = (1, 2, 4, 8)
-    references: tuple[int, ...] = (0, 1, 2, 4)
-    modes: tuple[tuple[str, float], ...] = (("random", 0.9), ("rectangle", 0.75))
-    groups: int = 64
-    pictures: int = 1
+    sizes: tuple[tuple[int, int], ...]
+    pictures: int
     views_per_device: int = 32
 
     def __post_init__(self):
-        path = "config.evaluate.reconstruction"
-        for name in ("views", "references", "modes"):
-            require(len(getattr(self, name)) > 0, f"{path}.{name} is empty: write one at least")
-        for name, least in (("groups", 1), ("views_per_device", 1)):
-            value = getattr(self, name)
-            require(value >= least, f"{path}.{name}={value}: write {least} or more")
-        require(min(self.views) >= 1, f"{path}.views={self.views}: write 1 or more")
-        require(min(self.references) >= 0, f"{path}.references={self.references}: write 0 or more")
-        for mode, ratio in self.modes:
-            one_of(mode, MODES, f"{path}.modes")
-            require(0 < ratio <= 1, f"{path}.modes: {mode} has ratio {ratio}: write above 0, at most 1")
-        if not any(map(self.references_of, self.views)):
-            raise UserError(
-                f"{path}.references={self.references} leaves nothing of {path}.views={self.views}: "
-                f"write numbers below {max(self.views)}"
-            )
-
-    def references_of(self, views: int) -> tuple[int, ...]:
-        """The numbers of whole views that a group may have; a target alone has none."""
-        return (0,) if views == 1 else tuple(count for count in self.references if count < views)
+        super().__post_init__()
+        require(self.views_per_device >= 1, f"views_per_device={self.views_per_device}: write 1 or more")
 
 
 class _Scenes(NamedTuple):

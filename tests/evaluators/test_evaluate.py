@@ -15,7 +15,7 @@ from muskie_jax.errors import UserError
 from muskie_jax.evaluate import evaluate
 from muskie_jax.evaluators.results import ResultRow
 from muskie_tests import posed_trees
-from muskie_tests.commands import complaint_of, run_module
+from muskie_tests.commands import call_module, complaint_of
 
 READERS = list(PROTOCOLS)
 
@@ -190,7 +190,7 @@ def test_the_headline_is_of_a_plain_predictor_with_our_protocol(whole):
 def test_two_hosts_share_the_work(whole, desk, tmp_path):
     folder, _ = whole
     for number in (2, 1):
-        result = evaluate(config_for(desk, *MODELS, share=f"{number}/2"), tmp_path)
+        result = evaluate(config_for(desk, *MODELS, shard=f"{number}/2"), tmp_path)
         assert result["units"] == 5
     files = sorted(path.name for path in tmp_path.glob("results*.jsonl"))
     assert files == ["results.1.jsonl", "results.jsonl"]
@@ -219,7 +219,7 @@ def test_a_model_is_loaded_once_and_the_one_before_is_let_go(desk, tmp_path, mon
         ("layers", (0,), "write 1 or more"),
         ("points", 0, "write 1 or more"),
         ("checkpoints", "each", "such as 'every 3'"),
-        ("share", "3/2", "write such as '2/4'"),
+        ("shard", "3/2", "write for example '2/4'"),
         ("dtype", "float16", "no 'float16'"),
     ],
 )
@@ -232,10 +232,10 @@ def test_settings_that_cannot_be(desk, key, value, said):
 
 def test_the_command_says_what_is_wrong_before_anything_starts(desk, tmp_path):
     flags = ["--config", "configs/evaluate.py:cameras", "--workdir", tmp_path / "out"]
-    missing = complaint_of(run_module("muskie_jax.main", *flags, "--config.posed.yours.root=/nowhere"))
+    missing = complaint_of(call_module("muskie_jax.main", *flags, "--config.posed.yours.root=/nowhere"))
     assert "config.posed.yours" in missing and "/nowhere" in missing
     flags += [f"--config.posed.yours.root={desk}", "--config.evaluate.models=('runs/nothing/x',)"]
-    assert "there is no 'runs/nothing/x'" in complaint_of(run_module("muskie_jax.main", *flags))
+    assert "there is no 'runs/nothing/x'" in complaint_of(call_module("muskie_jax.main", *flags))
 
 
 @pytest.mark.parametrize("arg", [None, "photos", *READERS])

@@ -15,7 +15,7 @@ from PIL import Image
 from conftest import ROOT
 from muskie_jax.report.results_file import FigureFile, append
 from muskie_jax.report.write import write_report
-from muskie_tests.commands import complaint_of, run_module
+from muskie_tests.commands import call_module, complaint_of, run_module
 from muskie_tests.results import (
     EARLY,
     LATE,
@@ -363,4 +363,4 @@ def test_the_command(folder, tmp_path):
     names = {"csv": "results.csv", "markdown": "tables.md", "latex": "tables.tex", "html": "report.html"}
     assert paths == {kind: str(folder / name) for kind, name in names.items()}
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
-    assert "has no results" in complaint_of(run_module("muskie_jax.report", "--workdir", tmp_path))
+    assert "has no results" in complaint_of(call_module("muskie_jax.report", "--workdir", tmp_path))

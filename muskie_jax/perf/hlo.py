@@ -24,8 +24,8 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](?:\{([^}]*)\})?")
-# The devices of a collective take three forms: lists, {{0,2},{1,3}}; iota, [groups, size]<=[...]; or axes of a
-# mesh, where 'data':(2)4 is the sub-axis of size 4 after one of size 2.
+# The devices of a collective are written in three forms: lists, {{0,2},{1,3}}; iota, [groups, size]<=[...];
+# or axes of a mesh, where 'data':(2)4 is the sub-axis of size 4 after one of size 2.
 _LISTED = re.compile(r"replica_groups=\{(?:\{([\d,]+(?:\},\{[\d,]+)*)\})?\}")
 _IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
 _AXIS = r"'[^']+'(?::\(\d+\)\d+)?"
@@ -236,6 +236,6 @@ def _group_size(instruction: Instruction, devices: int) -> int:
         axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])
         return math.prod(int(part) if part else sizes[name] for name, part in axes)
     raise UserError(
-        f"this version of jax writes the devices of {instruction.op} {instruction.name} in an unknown form; "
-        f"install the jax of constraints.txt, or report: {attributes[:200].strip(', ')}"
+        f"cannot parse the devices of {instruction.op} {instruction.name}, as this version of jax writes "
+        f"them; install the jax of constraints.txt, or report: {attributes[:200].strip(', ')}"
     )

@@ -14,19 +14,20 @@ from muskie_jax.buckets import Bucket
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import CHANNELS, Muskie
 
-# Remat policy (`config.model.remat`) -> token-sized arrays (tokens x width) that a block of two layers keeps
-# for its backward pass.
+# Remat policy (`config.model.remat`) -> token-sized arrays (tokens x width) that a block of two layers
+# keeps for its backward pass.
 KEPT_BY_BLOCK = {
-    # Of each layer: its input; first norm; queries, keys and values; attention's output; residual sum; second
-    # norm; the MLP's hidden layer before and after GELU. Backward passes of norms, GELU and RoPE need no more.
+    # Of each layer: its input; first norm; queries, keys and values; attention's output; residual sum;
+    # second norm; hidden layer of the MLP before and after GELU. The backward passes of norms, GELU and RoPE
+    # need no other arrays.
     "none": 2 * (1 + 1 + 3 + 1 + 1 + 1 + 4 + 4),
     # Of each layer: its input, queries, keys and values, attention's output, residual sum, hidden layer.
     "elementwise": 2 * (1 + 3 + 1 + 1 + 4),
     "block": 1 + 2 * 1,  # its input, and both attentions' outputs
     "full": 1,  # its input
 }
-# Remat policy -> those of these arrays that the last layer keeps only for slots (see `Task.slots`): queries,
-# attention's output, and all later ones.
+# Remat policy -> those of these arrays that the last layer keeps only for slots (see `Task.slots`):
+# queries, attention's output, and all later ones.
 KEPT_FOR_SLOTS = {"none": 1 + 1 + 1 + 1 + 4 + 4, "elementwise": 1 + 1 + 1 + 4, "block": 1, "full": 0}
 # Token-sized arrays of gradients during the backward pass of a block.
 GRADIENTS_OF_BLOCK = 2
@@ -72,7 +73,8 @@ def training_memory(
       - `batches`: images.
     """
     # Parameter shapes depend on neither the mesh, nor rematerialisation, nor the attention kernel.
-    count = _parameters(model.clone(attention=Attention("xla"), remat="none"))
+    plain = model.clone(attention=Attention("xla"), remat="none")
+    count = _parameters(plain)  # pyright: ignore[reportArgumentType]  # flax makes modules hashable
     kernels = count["kernels"]
     sharded = kernels / mesh["fsdp"] + count["others"]
     itemsize = jnp.dtype(model.dtype).itemsize

@@ -18,7 +18,7 @@ from muskie_jax.models.muskie import CHANNELS, Muskie
 # keeps for its backward pass.
 KEPT_BY_BLOCK = {
     # Of each layer: its input; first norm; queries, keys and values; attention's output; residual sum;
-    # second norm; hidden layer of the MLP before and after GELU. The backward passes of norms, GELU and RoPE
+    # second norm; hidden layer of the MLP before and after GELU. Backward passes of norms, GELU and RoPE
     # need no other arrays.
     "none": 2 * (1 + 1 + 3 + 1 + 1 + 1 + 4 + 4),
     # Of each layer: its input, queries, keys and values, attention's output, residual sum, hidden layer.

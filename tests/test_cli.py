@@ -17,7 +17,7 @@ from muskie_jax import __main__ as muskie
 from muskie_jax import main
 from muskie_jax.config import default_config, posed, synthetic
 from muskie_jax.errors import UserError
-from muskie_tests.commands import call_module, complaint_of, run_module
+from muskie_tests.commands import complaint_of, run_in_process, run_module
 
 SMALL = [
     "--config.model.variant=nano",
@@ -66,7 +66,7 @@ def run(*arguments):
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.rot=x"],
          "no setting 'rot' (in an override of --config). Did you mean"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root=gs://b/x"],
-         "config.sources.photos.root='gs://b/x' is an address, and these are for packs"),
+         "config.sources.photos.root='gs://b/x': only packs may have an address"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}/file"], "{tmp}/file"),
         (["--config", "configs/quickstart.py", "--workdir", "gs://b/run", "--config.job=plan"],
          "'gs://b/run' is an address: write a path"),
@@ -79,7 +79,7 @@ def run(*arguments):
 def test_mistakes_are_one_line(tmp_path, arguments, expected):
     (tmp_path / "file").touch()
     filled = [argument.format(tmp=tmp_path) for argument in arguments]
-    assert expected.format(tmp=tmp_path) in complaint_of(call_module("muskie_jax.main", *filled))
+    assert expected.format(tmp=tmp_path) in complaint_of(run_in_process("muskie_jax.main", *filled))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ QUICKSTART = ("--config", "configs/quickstart.py", "--workdir", "runs/x")
     ],
 )  # fmt: skip
 def test_overrides_of_renamed_settings_name_the_new_ones(override, expected):
-    done = call_module("muskie_jax.main", *QUICKSTART, override)
+    done = run_in_process("muskie_jax.main", *QUICKSTART, override)
     assert complaint_of(done) == f"error: {expected}"
 
 
@@ -139,7 +139,7 @@ def test_config_files_with_renamed_settings_name_the_new_ones(tmp_path, line, ex
         "from muskie_jax.config import default_config, synthetic\n"
         f"def get_config():\n    config = default_config()\n    {line}\n    return config\n"
     )
-    done = call_module("muskie_jax.main", "--config", path, "--workdir", tmp_path / "run")
+    done = run_in_process("muskie_jax.main", "--config", path, "--workdir", tmp_path / "run")
     reason = complaint_of(done).removeprefix("error: ").removeprefix("the config could not be loaded: ")
     assert reason == expected
 
@@ -166,16 +166,16 @@ def test_muskie_lists_its_commands_without_importing_jax():
     )
     listed = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
     assert listed == list(muskie.COMMANDS)
-    assert done.stdout == call_module("muskie_jax", "help").stdout
+    assert done.stdout == run_in_process("muskie_jax", "help").stdout
 
 
 def test_muskie_prints_its_version():
-    assert call_module("muskie_jax", "--version").stdout == f"muskie_jax {muskie_jax.__version__}\n"
+    assert run_in_process("muskie_jax", "--version").stdout == f"muskie_jax {muskie_jax.__version__}\n"
 
 
 @pytest.mark.parametrize("command", muskie.COMMANDS)
 def test_every_command_of_muskie_has_help(command):
-    done = call_module("muskie_jax", command, "--help")
+    done = run_in_process("muskie_jax", command, "--help")
     assert done.returncode == 0 and done.stderr == "" and len(done.stdout) > 100
     if command not in ("data", "interop"):
         assert done.stdout.startswith(f"muskie {command} --")
@@ -199,7 +199,7 @@ def test_every_command_of_muskie_has_help(command):
     ],
 )  # fmt: skip
 def test_mistakes_of_muskie_are_one_line(arguments, expected):
-    assert expected in complaint_of(call_module("muskie_jax", *arguments))
+    assert expected in complaint_of(run_in_process("muskie_jax", *arguments))
 
 
 def test_muskie_runs_the_job(tmp_path, monkeypatch):
@@ -208,7 +208,7 @@ def test_muskie_runs_the_job(tmp_path, monkeypatch):
     job = lambda config, workdir: calls.append((config.seed, workdir)) or {"job": "train"}
     monkeypatch.setitem(main.JOBS, "train", job)
     flags = ("--config", "configs/quickstart.py", "--config.seed=3", "--workdir", tmp_path)
-    done = call_module("muskie_jax", "train", *flags)
+    done = run_in_process("muskie_jax", "train", *flags)
     assert done.returncode == 0 and json.loads(done.stdout) == {"job": "train"}, done.stderr
     assert calls == [(3, tmp_path)]
 

@@ -13,11 +13,11 @@ import jax
 from muskie_jax.checkpoint import read_params
 from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
-from muskie_jax.files import user_path
 from muskie_jax.interop.description import metrics_of, plain, shareable
-from muskie_jax.interop.hub import WEIGHTS, download, names_repository
+from muskie_jax.interop.hub import WEIGHTS, download
 from muskie_jax.interop.names import Network, check_heads, check_params
-from muskie_jax.interop.weights import SUFFIXES, Weights, read_weights
+from muskie_jax.interop.sources import CHECKPOINTS, SourceKind, identify_source
+from muskie_jax.interop.weights import Weights, read_weights
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
 from muskie_jax.writers import log
@@ -91,36 +91,30 @@ def open_weights(
     revision: str | None = None,
     filename: str | None = None,
 ) -> Weights:
-    """Weights and what is known of them, in memory; for arguments and errors see `load_pretrained`."""
-    path = user_path(source)
-    step = path.parent / "checkpoints" / path.name
-    try:
-        local = os.path.lexists(path) or step.is_dir()
-    except OSError as error:  # a name that no path can have
-        raise UserError(f"{str(source)[:100]!r} is no path: {error.strerror}") from error
-    if local and (revision or filename):
-        raise UserError(f"{path} is here, and revision= and filename= are for repositories of the hub")
-    if path.is_file():
-        return read_weights(path, num_heads)
-    if (path / "checkpoints").is_dir():
-        return _newest_intact(path / "checkpoints", num_heads)
-    if path.name == "checkpoints" and path.is_dir():
-        return _newest_intact(path, num_heads)
-    if (path / "meta").is_dir():
-        return _of_checkpoint(path, num_heads)
-    if step.is_dir():
-        return _of_checkpoint(step, num_heads)
-    if (path / WEIGHTS).is_file():
-        return read_weights(path / WEIGHTS, num_heads)
-    if local:
-        raise UserError(f"{path} is neither a work directory nor a checkpoint, and has no {WEIGHTS}")
-    if not names_repository(source, SUFFIXES):
+    """Reads weights and their metadata into host memory; for arguments and errors see `load_pretrained`."""
+    found = identify_source(source)
+    if found.is_local and (revision or filename):
         raise UserError(
-            f"there is no {str(path)!r}: write a work directory, a checkpoint, a file of weights, or "
-            "user/name of the hub"
+            f"{found.path} is here, and revision= and filename= are for repositories of the hub"
         )
-    log(f"Looking for {source} on the Hugging Face hub")
-    return read_weights(download(str(source), revision, filename), num_heads)
+    match found.kind:
+        case SourceKind.WORKDIR:
+            return _newest_intact(found.path / CHECKPOINTS, num_heads)
+        case SourceKind.CHECKPOINT:
+            return _of_checkpoint(found.path, num_heads)
+        case SourceKind.FILE | SourceKind.EXPORT:
+            return read_weights(found.path, num_heads)
+        case SourceKind.REPOSITORY:
+            log(f"Looking for {source} on the Hugging Face hub")
+            return read_weights(download(str(source), revision, filename), num_heads)
+        case SourceKind.NO_WEIGHTS:
+            raise UserError(
+                f"{found.path} is neither a work directory nor a checkpoint, and has no {WEIGHTS}"
+            )
+    raise UserError(
+        f"there is no {str(found.path)!r}: write a work directory, a checkpoint, a file of weights, or "
+        "user/name of the hub"
+    )
 
 
 def _newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Weights:

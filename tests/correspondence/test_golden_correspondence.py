@@ -8,8 +8,8 @@ from conftest import GOLDEN
 from muskie_jax.correspondence.predictors import attention_predictor, feature_predictor, symmetric_maps
 from muskie_jax.correspondence.scores import Scores, compute_errors, compute_truth
 from muskie_jax.data.posed import PosedViews
-from muskie_jax.evaluators.correspondence import read_traces
-from muskie_jax.evaluators.subjects import Traces
+from muskie_jax.evaluators.eval_models import Activations
+from muskie_jax.evaluators.predictions import Predictor, predict_from_activations
 
 PIXEL, METRE = 1e-3, 1e-5
 GRID = (4, 6)
@@ -38,9 +38,10 @@ def truth(points, views):
 
 
 @pytest.fixture(scope="module")
-def traces(numbers):
+def activations(numbers):
     attention = jnp.asarray(numbers["attention"])  # (blocks, V, L, V, L)
-    return Traces((jnp.asarray(numbers["features"]),), tuple(attention[:, 0]), tuple(attention[:, :, :, 0]))
+    features = (jnp.asarray(numbers["features"]),)
+    return Activations(features, tuple(attention[:, 0]), tuple(attention[:, :, :, 0]))
 
 
 def test_tracks(numbers, truth):
@@ -51,13 +52,14 @@ def test_tracks(numbers, truth):
 
 
 @pytest.mark.parametrize("predictor", ["attention", "feature"])
-def test_predictions_errors_and_report(numbers, predictor, points, views, truth, traces):
+def test_predictions_errors_and_report(numbers, predictor, points, views, truth, activations):
     size = views.depth.shape[1:]
-    predictions = read_traces(
-        traces, jnp.asarray(points, jnp.float32), size, len(views.depth), (), ("published",)
+    predictions = predict_from_activations(
+        activations, jnp.asarray(points, jnp.float32), size, len(views.depth), (), ("published",)
     )
     layer = "all" if predictor == "attention" else 1
-    tracks = np.asarray(predictions[f"{predictor}/{layer}/published"][0], np.float64)
+    index = predictions.predictors.index(Predictor(predictor, layer, "published"))
+    tracks = np.asarray(predictions.tracks[index], np.float64)
     np.testing.assert_allclose(tracks, numbers[f"{predictor}_tracks"], atol=PIXEL)
     pixels, metres = compute_errors(tracks, truth, views, "published")
     if predictor == "attention":
@@ -88,10 +90,10 @@ def test_including_the_first_view_lowers_errors(points, views, truth):
     assert means[0] < 0.8 * means[1]
 
 
-def test_protocols_differ_by_less_than_a_cell(numbers, points, views, traces):
+def test_protocols_differ_by_less_than_a_cell(numbers, points, views, activations):
     """The published conventions shift predictions by half a pixel or half a cell."""
     size, start = views.depth.shape[1:], jnp.asarray(points, jnp.float32)
-    maps = symmetric_maps(traces.to_others[0], traces.to_first[0])
+    maps = symmetric_maps(activations.to_others[0], activations.to_first[0])
     one = [attention_predictor(maps, start, size, GRID, each) for each in ("targets", "published")]
     assert np.median(np.abs(one[0] - one[1])) < 4
     # Centres of cells instead of their corners.

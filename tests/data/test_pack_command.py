@@ -25,7 +25,8 @@ def complaint(*arguments):
 
 def test_pack_and_verify_by_command(photo_folder, tmp_path):
     root = f"--config.sources.photos.root={photo_folder}"
-    done = run_module(DATA, "pack", *PHOTOS, root, "--out", tmp_path / "pack", "--shards=2")
+    arguments = (*PHOTOS, root, "--out", tmp_path / "pack", "--shards=2", "--workers=0")
+    done = run_in_process(DATA, "pack", *arguments)
     assert done.returncode == 0, done.stderr
     assert "4 scenes, 28 images, without depth and cameras" in done.stderr
     result = json.loads(done.stdout)
@@ -68,12 +69,13 @@ def test_ctrl_c_stops_workers_and_the_same_command_continues(tmp_path):
         os.link(scene / "0.jpg", scene / f"{number}.jpg")
     command = ["pack", *PHOTOS, "--out", str(tmp_path / "pack"), "--shards=4",
                f"--config.sources.photos.root={tmp_path / 'photos'}"]  # fmt: skip
+    # A test that runs in the background of a script ignores SIGINT, which a new process would inherit.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", DATA, *command, "--workers=1"],
         cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        # A test that runs in the background of a script inherits SIGINT as ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
+    signal.signal(signal.SIGINT, before)
     while not list((tmp_path / "pack").glob("*.array_record-*")):
         assert process.poll() is None
         time.sleep(0.01)

@@ -168,7 +168,7 @@ def test_overlap_of_views_follows_from_packed_cameras(posed, tmp_path):
     overlaps = [original.scene_overlap(1), copy.scene_overlap(1)]
     assert overlaps[0].shape == (3, 3) and 0.1 < np.sort(overlaps[0].ravel())[2] < 1
     assert (overlaps[0] == overlaps[1]).all()
-    groups = [sampler_of(s)((0, 0, 3))["images"] for s in (source, read)]
+    groups = [sampler_of(s).photo_group(0, 0, 3).images for s in (source, read)]
     assert (groups[0] == groups[1]).all()
 
 

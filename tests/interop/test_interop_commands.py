@@ -8,7 +8,7 @@ from muskie_jax.interop.load import open_weights
 from muskie_jax.interop.names import Network
 from muskie_jax.interop.weights import Weights, write_weights
 from muskie_jax.models.muskie import build_model
-from muskie_tests.commands import call_module, complaint_of, run_module
+from muskie_tests.commands import complaint_of, run_in_process, run_module
 from muskie_tests.networks import made_network, named_network
 
 
@@ -89,13 +89,13 @@ PROGRAM = ["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p"]
 def test_mistakes_are_one_line(arguments, expected, weights, tmp_path):
     fill = lambda text: text.replace("{tmp}", str(tmp_path)).replace("{weights}", str(weights))
     (tmp_path / "thesis.tex").touch()
-    done = call_module("muskie_jax.interop", *map(fill, arguments))
+    done = run_in_process("muskie_jax.interop", *map(fill, arguments))
     assert fill(expected) in complaint_of(done)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_help_of_a_command():
-    done = call_module("muskie_jax.interop", "export", "--help")
+    done = run_in_process("muskie_jax.interop", "export", "--help")
     assert done.returncode == 0
     assert done.stdout.startswith("python -m muskie_jax.interop export --checkpoint runs/quickstart --out ")
     assert "--licence " in done.stdout and "--views" not in done.stdout

@@ -130,7 +130,7 @@ def test_what_is_not_there_is_said(trained, tmp_path, monkeypatch):
         ("empty/nothing", "there is no 'empty/nothing': write a work directory, a checkpoint, a file of"),
         ("user/model.safetensors", "there is no 'user/model.safetensors': write"),
         ("~nobody-of-this-name/x", "there is no such user's home"),
-        ("a" * 5000, "is no path: File name too long"),
+        ("a" * 5000, "is not a valid path: File name too long"),
     ]:
         with pytest.raises(UserError, match=expected):
             load_pretrained(source)

@@ -26,7 +26,7 @@ def run_module(module: str, *arguments, **environment: str) -> subprocess.Comple
     )  # fmt: skip
 
 
-def call_module(module: str, *arguments) -> subprocess.CompletedProcess:
+def run_in_process(module: str, *arguments) -> subprocess.CompletedProcess:
     """Does what `run_module` does, in this process: for commands that end before they use devices.
 
     Args:

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 from jaxtyping import UInt8, UInt32
 
-from muskie_jax.data.cameras_json import CAMERAS, CameraOfImage, read_cameras
+from muskie_jax.data.cameras_json import CAMERAS, PosedImage, read_cameras
 from muskie_jax.data.images import read_file
 from muskie_jax.data.objects import RelativeBox
 from muskie_jax.data.packing.encoding import Encoding, encode_depth
 from muskie_jax.data.packing.packed_source import PackedSource
 from muskie_jax.data.packing.records import Geometry, Record
-from muskie_jax.data.scenes import GROUP_MARK, Scene, SceneTable, place
+from muskie_jax.data.scenes import GROUP_MARK, Scene, SceneTable, location
 from muskie_jax.data.sources import FolderSource, Source
 from muskie_jax.data.synthetic.render import render_group
 from muskie_jax.data.synthetic.scenes import WorldConfig
@@ -91,7 +91,7 @@ class FolderFrames:
                 return scene.name
         return ""
 
-    def _camera(self, path: str) -> CameraOfImage | None:
+    def _camera(self, path: str) -> PosedImage | None:
         return _cameras(self.source.root, pathlib.PurePosixPath(path).parent).get(path)
 
     def record(self, scene: int, frame: int) -> Record:
@@ -102,14 +102,14 @@ class FolderFrames:
         if camera:
             depth = read_file(self.source.root / camera.depth)
             geometry = Geometry(depth, camera.intrinsics, camera.world_to_camera)
-        return Record(read_file(self.source.root / path), place(name), path, geometry)
+        return Record(read_file(self.source.root / path), location(name), path, geometry)
 
     def object_box(self, scene: int, frame: int) -> RelativeBox | None:
         return self.source.object_box(scene, frame)
 
 
 @functools.lru_cache(maxsize=64)
-def _cameras(root: pathlib.Path, folder: pathlib.PurePosixPath) -> dict[str, CameraOfImage]:
+def _cameras(root: pathlib.Path, folder: pathlib.PurePosixPath) -> dict[str, PosedImage]:
     """Returns the cameras of a folder's images by path below the root; empty if there is no file."""
     for parent in (folder, *folder.parents):
         if (root / parent / CAMERAS).is_file():

@@ -14,6 +14,7 @@ from PIL import Image
 
 from muskie_jax.config import validate
 from muskie_jax.config_file import load_config
+from muskie_jax.data.sources import PhotographSource
 from muskie_jax.errors import UserError
 from muskie_jax.perf import loading, throughput
 from muskie_jax.perf.loading import STAGES, benchmark_data, cores_needed, one_core
@@ -145,7 +146,9 @@ def test_photographs_of_the_user(tmp_path):
     write_photographs(tmp_path / "photos" / "2024" / "june", 2, (60, 80))
     ((name, root),) = loading.photograph_folders(config.benchmark_data, tmp_path)
     sampler = loading.make_sampler(config, root, 32)
-    assert name == "yours" and sampler.sources[0].scenes.counts.sum() == 2
+    source = sampler.sources[0]
+    assert isinstance(source, PhotographSource)
+    assert name == "yours" and source.scenes.counts.sum() == 2
     assert sampler.photo_group(0, 0, 0).images.shape == (8, 32, 32, 3)
 
 

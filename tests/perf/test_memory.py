@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.ad_checkpoint import print_saved_residuals
 
 from muskie_jax.buckets import Bucket
 from muskie_jax.losses import LossOptions
@@ -31,8 +32,8 @@ MEASURED = [
     ("large", "elementwise", Bucket(512, 512, 8), 19.03),
     ("large", "block", Bucket(512, 512, 8), 8.01),
 ]
-# Measured on 2026-11-22, when the last layer and the head computed all patches; huge: configs/benchmark.py:long,
-# on one H200, and on two that split a group.
+# Measured on 2026-11-22, when the last layer and the head computed all patches; huge:
+# configs/benchmark.py:long, on one H200, and on two that split a group.
 ALL_PATCHES = [
     ("base", "none", Bucket(512, 512, 8), 4, 1, 10.6),
     ("large", "none", Bucket(512, 512, 8), 4, 1, 28.6),
@@ -44,7 +45,7 @@ ALL_PATCHES = [
 
 
 def estimate(variant, remat, bucket, groups, view=1, masks=None):
-    """GiB, without batches that wait."""
+    """Returns the estimated GiB of a step, without prefetched batches."""
     model = build_model(variant, dtype="bfloat16", remat=remat)
     slots = Task(model, LossOptions(), 1, masks).slots(bucket)
     mesh = {"data": 1, "fsdp": 1, "view": view}
@@ -52,16 +53,14 @@ def estimate(variant, remat, bucket, groups, view=1, masks=None):
 
 
 @pytest.mark.parametrize("variant, remat, bucket, gib", MEASURED)
-def test_estimate_is_within_3_percent_of_measurements(variant, remat, bucket, gib):
+def test_estimate_is_within_3_percent(variant, remat, bucket, gib):
     masks = MaskOptions((("random", 0.9), ("rectangle", 0.75), ("ellipse", 0.75)), None)
     assert estimate(variant, remat, bucket, 4, masks=masks) == pytest.approx(gib, rel=0.03)
     assert estimate(variant, remat, bucket, 4) > estimate(variant, remat, bucket, 4, masks=masks)
 
 
 @pytest.mark.parametrize("variant, remat, bucket, groups, view, gib", ALL_PATCHES)
-def test_estimate_without_slots_is_within_3_percent_of_measurements(
-    variant, remat, bucket, groups, view, gib
-):
+def test_estimate_without_slots(variant, remat, bucket, groups, view, gib):
     assert estimate(variant, remat, bucket, groups, view) == pytest.approx(gib, rel=0.03)
 
 
@@ -76,7 +75,7 @@ def saved_arrays(function, *arguments) -> list[SavedArray]:
     """Returns the arrays that the backward pass of a function keeps, as JAX prints them."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        jax.ad_checkpoint.print_saved_residuals(function, *arguments)
+        print_saved_residuals(function, *arguments)
     found = [re.fullmatch(r"\w+\[([\d,]*)\]\S* (.*)", line) for line in printed.getvalue().splitlines()]
     return [SavedArray(tuple(map(int, filter(None, f[1].split(",")))), f[2]) for f in found if f]
 
@@ -128,6 +127,5 @@ def test_memory_grows_with_batches_per_update():
     assert one["gradients"] == 0 and three["gradients"] == three["parameters"]
     assert {**three, "gradients": 0} == one
     few = training_memory(LARGE, Bucket(32, 32, 1), 32, mesh)
-    assert (
-        few["activations"] == few["parameters"] / 2
-    )  # bfloat16 gradients of kernels take the memory of activations
+    # Fewer activations than bfloat16 gradients, which take their memory.
+    assert few["activations"] == few["parameters"] / 2

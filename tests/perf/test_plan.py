@@ -149,8 +149,8 @@ ENTRY %main (a: (s32[], f32[5,100])) -> (s32[], f32[5,100]) {
   ROOT %while = (s32[], f32[5,100]{1,0}) while(%a), condition=%condition, body=%body
 }
 """
-    # Each of five iterations reads one of five rows from main memory. The result stays on the chip, and so do
-    # the fusion's inner results.
+    # Each of five iterations reads one of five rows from main memory. The result stays on the chip, and so
+    # do the fusion's inner results.
     counted = estimate_traffic(text, 1).memory
     assert counted == 5 * 100 * 4
 
@@ -276,9 +276,8 @@ def test_the_large_models_compile_for_tpu_slices(libtpu, name, machine):
     state = abstract_state(task.model, optimizer, mesh)
     bucket = Bucket(224, 224, 1)
     shapes = {bucket: batch_shapes(bucket, machine.chips, 1, task.model.patch, mesh)}
-    schedule = BucketSchedule(
-        (((224, 224),),) * 3, (1,), 0
-    )  # three batches: the optimizer is a separate program
+    batches_per_update = 3  # with more than one, the optimizer is a separate program
+    schedule = BucketSchedule((((224, 224),),) * batches_per_update, (1,), 0)
     programs = training_programs(task, optimizer, state, shapes, schedule, mesh)
     lowered = one_program_per_bucket(programs)[bucket]()
     assert {"splash_mha_fwd", "splash_mha_dkv"} <= set(re.findall(r"splash_mha_[a-z]+", lowered.as_text()))

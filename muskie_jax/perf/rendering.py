@@ -24,7 +24,7 @@ from muskie_jax.losses import LossOptions
 from muskie_jax.masking import MaskOptions, group_masks
 from muskie_jax.models.muskie import build_model
 from muskie_jax.perf.roofline import best_time
-from muskie_jax.train_step import Task, TrainState, update_at_once
+from muskie_jax.train_step import Task, TrainState, single_batch_update
 
 VARIANT = flags.DEFINE_string("variant", "small", "Variant of the network.")
 GROUPS = flags.DEFINE_integer("groups", 64, "Groups of a batch.")
@@ -68,7 +68,7 @@ def make_training_step(images: UInt8[Array, "B V H W 3"]) -> Callable[[], TrainS
     batch = {"images": images, "mask": mask, "source": jnp.zeros(groups, jnp.int32)}
     params = jax.jit(model.init)(jax.random.key(0), images[:1].astype(jnp.float32))["params"]
     optimizer, task = optax.adamw(1e-4), Task(model, LossOptions(), 1, masks)
-    step = functools.partial(update_at_once, task=task, optimizer=optimizer)
+    step = functools.partial(single_batch_update, task=task, optimizer=optimizer)
     compiled = jax.jit(step, donate_argnums=0)
     state = TrainState(jnp.int32(0), params, optimizer.init(params))
 

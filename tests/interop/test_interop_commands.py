@@ -72,8 +72,8 @@ PROGRAM = ["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p"]
         (["export", "--out", "{tmp}/m.pth"], "--checkpoint is missing: write --checkpoint runs/quickst"),
         (["export", "--checkpoint", "{tmp}/no", "--out", "{tmp}/m.pth"], "there is no '{tmp}/no': write a"),
         ([*EXPORT, "{tmp}/m.npz"], "write a name that ends with .safetensors or .pth, or a folder's"),
-        ([*EXPORT, "{weights}"], "is there already: write another"),
-        (["export", "--checkpoint", "{weights}", "--out", "{tmp}", "--force"], "holds 'thesis.tex' too"),
+        ([*EXPORT, "{weights}"], "exists already: write another"),
+        (["export", "--checkpoint", "{weights}", "--out", "{tmp}", "--force"], "also holds 'thesis.tex'"),
         (["onnx", "--checkpoint", "{weights}", "--out", "{tmp}/p"], "ends with .onnx"),
         (
             [*EXPORT, "{tmp}/m.pth", "--views=3"],

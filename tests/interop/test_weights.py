@@ -64,7 +64,7 @@ def test_others_may_read_what_is_written(path):
 
 def test_a_file_that_is_there_is_replaced_only_by_force(path, weights):
     before = path.read_bytes()
-    with pytest.raises(UserError, match="is there already: write another name, or --force"):
+    with pytest.raises(UserError, match="exists already: write another name, or --force"):
         write_weights(path, weights.backbone())
     assert path.read_bytes() == before
     with path.open("rb") as old:

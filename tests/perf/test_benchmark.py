@@ -47,6 +47,7 @@ def test_best_time_is_per_call():
     assert len(calls) == 2 + 10 and 0 <= seconds < 0.1
 
 
+@pytest.mark.slow
 def test_cases_at_toy_size(tmp_path):
     config = load("tiny")
     config.benchmark.cases = config.benchmark.cases[:1]

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket
 from muskie_jax.checks import current_path
-from muskie_jax.perf.flops import peak_flops, training_flops
+from muskie_jax.perf.flops import peak_flops, task_flops
 from muskie_jax.train_step import Task
 from muskie_jax.writers import duration, log_main
 
@@ -65,7 +65,7 @@ class Progress:
         for bucket, batch in update:
             groups = batch["mask"].shape[0]
             self.views += groups * bucket.views
-            self.flops += groups * training_flops(self.task.model, bucket, self.task.slots(bucket))
+            self.flops += groups * task_flops(self.task, bucket)
 
     def interval(self, step: int) -> dict[str, float]:
         """Returns the speeds since the last call, and starts a new interval.

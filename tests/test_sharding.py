@@ -12,7 +12,7 @@ from muskie_jax.config import default_config
 from muskie_jax.errors import UserError
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
-from muskie_jax.perf.plan_report import _splits
+from muskie_jax.perf.plan_report import divides_kernels
 from muskie_jax.sharding import AXES, local_rows, make_mesh, put_batch
 from muskie_jax.train_step import abstract_state
 
@@ -104,4 +104,4 @@ def test_plans_suggest_only_fsdp_sizes_that_shard_the_parameters_evenly():
         return True
 
     sizes = [2, 5, 6, 8, 256]
-    assert [_splits(model, n) for n in sizes] == [splits(n) for n in sizes]
+    assert [divides_kernels(model, n) for n in sizes] == [splits(n) for n in sizes]

@@ -1,15 +1,16 @@
-"""Job `benchmark`: how long a training step takes here, and how long it would have to take."""
+"""Job `benchmark`: times training steps on the devices at hand, beside their composed roofline."""
 
 import dataclasses
 import datetime
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -19,7 +20,7 @@ from muskie_jax.errors import UserError
 from muskie_jax.files import create_workdir
 from muskie_jax.masking import MaskOptions, group_masks
 from muskie_jax.optim import make_optimizer
-from muskie_jax.perf.flops import peak_flops, training_flops
+from muskie_jax.perf.flops import peak_flops, task_flops
 from muskie_jax.perf.machines import GIB
 from muskie_jax.perf.roofline import Roofline, best_time, composed_roofline
 from muskie_jax.programs import Programs, batch_shapes, explain_out_of_memory, training_programs
@@ -31,11 +32,13 @@ COLUMNS = (
     ("model", 7), ("size", 9), ("views", 7), ("remat", 11), ("devices", 7), ("ms/step", 8), ("views/s", 8),
     ("MFU", 5), ("roofline", 9), ("reached", 7), ("GiB", 6), ("compile", 7), ("efficiency", 10),
 )  # fmt: skip
+# Rooflines measured so far, by model, bucket and groups; None for those that do not fit in memory.
+Rooflines = dict[Hashable, Roofline | None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One line of the table: what is trained, and on how many devices."""
+    """A row of the table: a network, its rematerialisation, a bucket, and a number of devices."""
 
     variant: str
     bucket: Bucket
@@ -44,23 +47,25 @@ class Case:
 
 
 def device_counts(listed: Sequence[int | str], total: int) -> list[int]:
-    """The numbers of devices that `config.benchmark.devices` means where there are `total`, ascending.
+    """Returns the numbers of devices in `config.benchmark.devices`, ascending, on `total` devices.
 
     Raises:
-      UserError: for more than there are.
+      UserError: for a number above `total`.
     """
-    meant = {"all": [total], "doubling": [*(2**power for power in range(total.bit_length())), total]}
-    counts = sorted({count for entry in listed for count in meant.get(entry, [entry])})
+    named = {"all": [total], "doubling": [*(2**power for power in range(total.bit_length())), total]}
+    counts = sorted(
+        {count for entry in listed for count in (named[entry] if isinstance(entry, str) else [entry])}
+    )
     if counts[-1] > total:
         raise UserError(
-            f"--config.benchmark.devices has {counts[-1]}, and there are {total}: "
-            "write no more than that, or 'all'"
+            f"config.benchmark.devices has {counts[-1]}, but there are {total} devices: "
+            f"write {total} or less, or 'all'"
         )
     return counts
 
 
-def cases(config: ConfigDict, counts: Sequence[int]) -> Iterator[Case]:
-    """The cases that `config.benchmark` lists, or the config's own model at each of its buckets."""
+def listed_cases(config: ConfigDict, counts: Sequence[int]) -> Iterator[Case]:
+    """Yields the cases of `config.benchmark`; by default the config's own model at each of its buckets."""
     listed = [
         (variant, Bucket(height, width, config.batch.views), remat)
         for variant, (height, width), remat in config.benchmark.cases
@@ -80,56 +85,63 @@ def benchmark(
 
     Args:
       config: see `muskie_jax.config.default_config`, its section `benchmark`.
-      workdir: `benchmark.jsonl` in it gets a line more per case, with the device, jax and the date.
+      workdir: for `benchmark.jsonl`; appends a line per case, with the device, the version of jax and the
+        date.
       devices: all by default.
 
     Returns:
-      `device`, and `cases`: a dictionary each, with `step_ms`, `views_per_second`, `mfu`,
-      `roofline_ms` and its parts, `reached` (the share of the roofline), `gib` per device. With several
-      numbers of devices also `efficiency`: views per second and device, beside those on the fewest. A
-      case that does not fit has `too_big` instead, the reason.
+      `device`, and `cases`: a dictionary each, with `step_ms`, `views_per_second`, `mfu`, `roofline_ms`
+      and its parts, `reached` (roofline time over step time), and `gib` per device. With several numbers
+      of devices also `efficiency`: views per second and device, relative to the smallest number. A case
+      that does not fit has `too_big` instead, the error message.
 
     Raises:
-      UserError: for cases that cannot be run here, before any is.
+      UserError: before any case runs, if one of them is invalid on these devices.
     """
     validate(config)
     create_workdir(workdir)
     devices = jax.devices() if devices is None else list(devices)
     counts = device_counts(config.benchmark.devices, len(devices))
-    settled = [(case, *settle(config, case, devices)) for case in cases(config, counts)]
+    cases = [(case, *configure(config, case, devices)) for case in listed_cases(config, counts)]
     columns = COLUMNS if len(counts) > 1 else COLUMNS[:-1]
-    rows, rooflines, fewest = [], {}, {}
+    rows: list[dict[str, Any]] = []
+    baselines: dict[Case, dict[str, Any]] = {}  # rows of the smallest number of devices
+    rooflines: Rooflines = {}
     log_main(table_head(columns))
-    for case, its_config, mesh in settled:
+    for case, case_config, mesh in cases:
         row = {
             "device": devices[0].device_kind,
             "jax": jax.__version__,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        row |= run_case(its_config, case, mesh, rooflines)
+        row |= run_case(case_config, case, mesh, rooflines)
         if "step_ms" in row:
-            first = fewest.setdefault(dataclasses.replace(case, devices=0), row)
-            if first is not row:
-                rate, base = (each["views_per_second"] / each["devices"] for each in (row, first))
-                row["efficiency"] = rate / base
+            baseline = baselines.setdefault(dataclasses.replace(case, devices=0), row)
+            if baseline is not row:
+                row["efficiency"] = _views_per_device_second(row) / _views_per_device_second(baseline)
         rows.append(row)
-        log_main(table_row(describe(row), columns))
+        log_main(table_row(row_cells(row), columns))
         with (workdir / "benchmark.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
     return {"job": "benchmark", "device": devices[0].device_kind, "cases": rows, "workdir": str(workdir)}
 
 
-def settle(config: ConfigDict, case: Case, devices: Sequence[jax.Device]) -> tuple[ConfigDict, Mesh]:
-    """The config of a case alone, and its mesh.
+def _views_per_device_second(row: dict[str, Any]) -> float:
+    return row["views_per_second"] / row["devices"]
+
+
+def configure(config: ConfigDict, case: Case, devices: Sequence[jax.Device]) -> tuple[ConfigDict, Mesh]:
+    """Returns a case's config and mesh.
 
     Raises:
       UserError: if its batch cannot be split over the mesh.
     """
     config = config.copy_and_resolve_references()
     config.model.update(variant=case.variant, remat=case.remat)
-    per_device = config.benchmark.groups_per_device
-    share = config.batch.groups * case.devices // len(devices)
-    config.batch.groups = per_device * case.devices if per_device else max(1, share)
+    if config.benchmark.groups_per_device:
+        config.batch.groups = config.benchmark.groups_per_device * case.devices
+    else:
+        config.batch.groups = max(1, config.batch.groups * case.devices // len(devices))
     config.evaluation.groups, config.evaluation.views = config.batch.groups, case.bucket.views
     config.buckets = ConfigDict({"resolutions": ((case.bucket[:2],),), "views": (case.bucket.views,)})
     mesh = make_mesh(config.mesh, devices[: case.devices])
@@ -137,10 +149,8 @@ def settle(config: ConfigDict, case: Case, devices: Sequence[jax.Device]) -> tup
     return config, mesh
 
 
-def run_case(
-    config: ConfigDict, case: Case, mesh: Mesh, rooflines: dict[Any, Roofline | None]
-) -> dict[str, Any]:
-    """Measures one case; `rooflines` keeps those that were measured already."""
+def run_case(config: ConfigDict, case: Case, mesh: Mesh, rooflines: Rooflines) -> dict[str, Any]:
+    """Returns the measurements of one case; takes known rooflines from `rooflines` and adds new ones."""
     task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
     shapes = batch_shapes(case.bucket, config.batch.groups, config.batch.views, task.model.patch, mesh)
     schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
@@ -157,6 +167,7 @@ def run_case(
         "mesh": dict(mesh.shape),
         "devices": case.devices,
     }
+    assert task.masks is not None
     try:
         row["compile_seconds"] = programs.compile()
         row["gib"] = programs.needed_bytes(state_shapes)[0] / GIB
@@ -165,39 +176,41 @@ def run_case(
             state = init_state(task.model, optimizer, config.seed, mesh)
             batch = random_batch(shapes, case.bucket.grid(task.model.patch), task.masks)
             seconds = time_updates(programs, state, (case.bucket, batch), config.benchmark)
-    except UserError as error:  # a line of its own in the table, not the end of it
+    except UserError as error:  # the table goes on after a case that does not fit
         return row | {"too_big": str(error)}
-    flops = groups * training_flops(task.model, case.bucket, task.slots(case.bucket))
+    flops = groups * task_flops(task, case.bucket)
     peak = peak_flops(mesh.devices.flat[0])
     row |= {
         "step_ms": 1e3 * seconds,
         "views_per_second": groups * case.bucket.views / seconds,
         "mfu": flops / seconds / (peak * case.devices) if peak else None,
     }
-    del state, batch, programs  # their memory is wanted for what comes next
+    del state, batch, programs  # frees device memory for the roofline
     if config.benchmark.roofline:
         roofline = device_roofline(task, case.bucket, groups, mesh, rooflines)
-        row |= compare(roofline, seconds) if roofline else {}
+        row |= roofline_figures(roofline, seconds) if roofline else {}
     return row
 
 
 def device_roofline(
-    task: Task, bucket: Bucket, groups: int, mesh: Mesh, known: dict[Any, Roofline | None]
+    task: Task, bucket: Bucket, groups: int, mesh: Mesh, known: Rooflines
 ) -> Roofline | None:
-    """The composed roofline of one device's part of `groups` groups; `known` keeps those measured.
+    """Returns the composed roofline of one device's part of `groups` groups.
 
-    None where there is none: for groups whose views are split, since a device then attends from its own
-    views to all of a group's, and where the memory does not suffice to measure it.
+    It is None if it does not fit in memory. It is also None if the views of a group are split, since a
+    device then attends from its own views to all views of the group.
+
+    `known` caches rooflines.
     """
     if mesh.shape["view"] > 1:
         return None
-    own = groups // group_shards(mesh)
+    local_groups = groups // group_shards(mesh)
     model = task.model
-    key = (model.width, model.depth, bucket, own)
+    key = (model.width, model.depth, bucket, local_groups)
     if key not in known:
         try:
             with explain_out_of_memory("the roofline"):
-                known[key] = composed_roofline(model, bucket, own, task.slots(bucket))
+                known[key] = composed_roofline(model, bucket, local_groups, task.slots(bucket))
         except UserError:
             known[key] = None
     return known[key]
@@ -206,7 +219,7 @@ def device_roofline(
 def time_updates(
     programs: Programs, state: TrainState, batch: tuple[Bucket, Batch], options: ConfigDict
 ) -> float:
-    """Seconds of an update, again and again on the same batch; `state` is used up."""
+    """Returns the seconds of an update, repeated on the same batch; donates `state`."""
 
     def update():
         nonlocal state
@@ -216,8 +229,8 @@ def time_updates(
     return best_time(update, options.steps, options.repeats)
 
 
-def compare(roofline: Roofline, seconds: float) -> dict[str, float]:
-    """A composed roofline, and how near to it a step of `seconds` is."""
+def roofline_figures(roofline: Roofline, seconds: float) -> dict[str, float]:
+    """Returns a row's figures of a composed roofline, and the fraction a step of `seconds` reaches."""
     return {
         "roofline_ms": 1e3 * roofline.seconds,
         "products_ms": 1e3 * roofline.product_seconds,
@@ -230,22 +243,22 @@ def compare(roofline: Roofline, seconds: float) -> dict[str, float]:
 
 def random_batch(
     shapes: dict[str, jax.ShapeDtypeStruct], grid: tuple[int, int], masks: MaskOptions
-) -> dict[str, jax.Array]:
-    """Random images, made where they are used, with masks as they are drawn in training."""
+) -> dict[str, Array]:
+    """Returns a batch of random images, generated on the devices, with masks as in training."""
     groups, views, _ = shapes["mask"].shape
     rng = np.random.default_rng(0)
-    drawn = group_masks(rng, groups, views, grid, masks)
+    mask = group_masks(rng, groups, views, grid, masks)
 
     def make(key, mask):
         images = jax.random.randint(key, shapes["images"].shape, 0, 256).astype(jnp.uint8)
         return {"images": images, "mask": mask, "source": jnp.zeros(shapes["source"].shape, jnp.int32)}
 
     shardings = {key: shape.sharding for key, shape in shapes.items()}
-    return jax.jit(make, out_shardings=shardings)(jax.random.key(0), drawn)
+    return jax.jit(make, out_shardings=shardings)(jax.random.key(0), mask)
 
 
-def describe(row: dict[str, Any]) -> list[str]:
-    """A row's cells, in the order of COLUMNS."""
+def row_cells(row: dict[str, Any]) -> list[str]:
+    """Returns the cells of a row, in the order of COLUMNS."""
     height, width = row["size"]
     has_roofline = "roofline_ms" in row
     return [

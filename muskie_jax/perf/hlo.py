@@ -1,21 +1,21 @@
-"""Reads what a compiled program moves out of XLA's text of it.
+"""Estimates memory and network traffic from optimised HLO.
 
-XLA's own cost analysis says nothing of collectives, counts what stays in a TPU's vector memory like what
-goes to main memory, and counts the body of a loop once. Here instructions are followed from the entry,
-those of a loop as often as it runs.
+XLA's own cost analysis leaves out collectives, counts arrays in a TPU's on-chip memory as main-memory
+traffic, and counts the body of a loop once. This module follows the instructions from the entry
+computation instead, and weights a loop's body by its trip count.
 """
 
 import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from muskie_jax.errors import UserError
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# Instructions that name data and move none, or whose moving is counted at the part that starts them.
-SILENT = {
+# Instructions without traffic of their own; that of loops and calls is counted in the computation they run.
+NO_TRAFFIC = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"),
     *("after-all", "partition-id", "iota", "optimization-barrier", "add-dependency"),
 }
@@ -24,10 +24,10 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](?:\{([^}]*)\})?")
-# Devices that take part in a collective: listed, {{0,2},{1,3}}; counted, [groups, size]<=[...]; or axes of
-# a mesh, of which 'data':(2)4 is the part of size 4 after one of size 2.
+# The devices of a collective are written in three forms: lists, {{0,2},{1,3}}; iota, [groups, size]<=[...];
+# or axes of a mesh, where 'data':(2)4 is the sub-axis of size 4 after one of size 2.
 _LISTED = re.compile(r"replica_groups=\{(?:\{([\d,]+(?:\},\{[\d,]+)*)\})?\}")
-_COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
+_IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
 _AXIS = r"'[^']+'(?::\(\d+\)\d+)?"
 _MESH = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((?:[^()]|\([^()]*\))*\))?"
@@ -38,7 +38,7 @@ _CALLED = re.compile(r"(?:calls|body|to_apply|branch_computations)=\{?%?([\w.\-]
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a program: `name = result op(operands), attributes`."""
+    """An HLO instruction: `name = result op(operands), attributes`."""
 
     name: str
     result: str
@@ -47,46 +47,55 @@ class Instruction:
     attributes: str
 
     def inputs(self) -> list[str]:
-        """The names of the instructions whose results it uses."""
+        """Returns the names of its operands."""
         return re.findall(r"%([\w.\-]+)", self.operands)
+
+
+Computations = Mapping[str, list[Instruction]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """What one device moves while a program runs once.
+    """Traffic of one device during one run of a program.
 
     Attributes:
-      memory: bytes read from and written to main memory.
+      memory: bytes read from and written to main memory; None if not counted.
       sent: kind of collective -> bytes sent to other devices, by ring algorithms.
     """
 
-    memory: float
+    memory: float | None
     sent: dict[str, float]
 
 
-def traffic(text: str, devices: int) -> Traffic:
-    """Counts the traffic of a compiled program, given as text, that runs on so many devices.
+def estimate_traffic(text: str | None, devices: int) -> Traffic:
+    """Estimates the traffic of a compiled program.
+
+    Args:
+      text: optimised HLO, from `jax.stages.Compiled.as_text`.
+      devices: number of devices that the program runs on.
 
     Raises:
-      UserError: if it cannot tell which devices take part in a collective.
+      UserError: if the devices of a collective cannot be parsed.
     """
+    assert text is not None, "every backend of JAX prints its programs"
     computations, entry = _parse(text)
     memory, sent = 0.0, defaultdict(float)
-    for name, times, inside_fusion in _visits(computations, entry):
+    for name, runs, is_fused in _executed(computations, entry):
         instructions = computations[name]
         results = {i.name: i.result for i in instructions}
-        for each in instructions:
-            kind = each.op.removesuffix("-start")
+        for instruction in instructions:
+            kind = instruction.op.removesuffix("-start")
             if kind in COLLECTIVES:
-                # On TPUs an all-reduce of which each device keeps a part is fused into one instruction.
+                # TPUs fuse an all-reduce of which each device keeps one part: a reduce-scatter.
                 kind = "reduce-scatter" if name.startswith("all-reduce-scatter") else kind
-                sent[kind] += times * _sent(kind, each, results, devices)
-            if not inside_fusion:
-                memory += times * _memory(each, results, times)
+                sent[kind] += runs * _sent_bytes(kind, instruction, devices)
+            if not is_fused:
+                memory += runs * _memory_bytes(instruction, results, runs)
     return Traffic(memory, dict(sent))
 
 
-def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
+def _parse(text: str) -> tuple[Computations, str]:
+    """Returns the instructions of each computation, and the name of the entry computation."""
     computations: dict[str, list[Instruction]] = {}
     current, entry = [], ""
     for line in text.splitlines():
@@ -102,7 +111,7 @@ def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def _split_result(text: str) -> tuple[str, str]:
-    """The type at the start of an instruction, which may be a tuple, and what follows it."""
+    """Splits an instruction's text into its result type, which may be a tuple, and the rest."""
     depth = 0
     for index, letter in enumerate(text):
         depth += (letter in "({[") - (letter in ")}]")
@@ -111,89 +120,94 @@ def _split_result(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def _visits(computations, entry: str) -> Iterator[tuple[str, float, bool]]:
-    """Every computation that runs, how often, and whether as the inside of one instruction."""
+def _executed(computations: Computations, entry: str) -> Iterator[tuple[str, float, bool]]:
+    """Yields each executed computation, its number of runs, and whether one instruction fuses it."""
     todo = [(entry, 1.0, False)]
     while todo:
-        name, times, inside = todo.pop()
-        yield name, times, inside
-        for each in computations[name]:
-            for called in _CALLED.findall(each.attributes):
-                if called not in computations or _repeats(each, called):
+        name, runs, is_fused = todo.pop()
+        yield name, runs, is_fused
+        for caller in computations[name]:
+            for called in _CALLED.findall(caller.attributes):
+                if called not in computations or _repeats_collective(caller, called):
                     continue
-                if each.op == "while":
-                    todo.append((called, times * _trips(each, computations), inside))
+                if caller.op == "while":
+                    todo.append((called, runs * _trip_count(caller, computations), is_fused))
                 else:
-                    todo.append((called, times, inside or each.op not in ("call", "conditional")))
+                    todo.append((called, runs, is_fused or caller.op not in ("call", "conditional")))
 
 
-def _repeats(each: Instruction, called: str) -> bool:
-    """Whether it repeats a collective that was counted where it starts.
+def _repeats_collective(caller: Instruction, called: str) -> bool:
+    """Returns whether `called` repeats a collective that is counted at its start.
 
-    On TPUs a fusion `async-collective-start` begins one, fusions beside it do some of it, and
-    `async-collective-done` ends it; the computation of each has the whole collective in it.
+    On TPUs a fusion `async-collective-start` starts a collective, fusions beside it do parts of it, and
+    `async-collective-done` ends it. The computation of each contains the entire collective.
     """
-    return each.name.startswith("async-collective-done") or called.startswith("async_collective_fusion")
+    return caller.name.startswith("async-collective-done") or called.startswith("async_collective_fusion")
 
 
-def _trips(loop: Instruction, computations) -> int:
-    """How often a loop runs: what XLA noted, or the largest constant that its condition has."""
+def _trip_count(loop: Instruction, computations: Computations) -> int:
+    """Returns a loop's trip count: XLA's note of it, or the largest constant in the loop's condition."""
     if noted := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(noted[1])
-    condition = re.search(r"condition=%?([\w.\-]+)", loop.attributes)[1]
-    numbers = [i.operands for i in computations[condition] if i.op == "constant"]
-    return max((int(number) for number in numbers if number.isdigit()), default=1)
+    condition = re.search(r"condition=%?([\w.\-]+)", loop.attributes)
+    assert condition, f"a while instruction has a condition: {loop.name}"
+    constants = [i.operands for i in computations[condition[1]] if i.op == "constant"]
+    return max((int(constant) for constant in constants if constant.isdigit()), default=1)
 
 
 def _size(dtype: str, shape: str) -> float:
-    number = re.search(r"\d+", dtype)
-    size = BYTES.get(dtype, int(number[0]) / 8 if number else 0)
-    return size * math.prod(int(d) for d in shape.split(",") if d)
+    """Returns the bytes of an array, such as "f32" and "8,128"."""
+    bits = re.search(r"\d+", dtype)
+    itemsize = BYTES.get(dtype, int(bits[0]) / 8 if bits else 0)
+    return itemsize * math.prod(int(d) for d in shape.split(",") if d)
 
 
 def _arrays(result: str) -> list[tuple[str, str, str]]:
+    """Returns (type, shape, layout) of each array in a result type."""
     return [(dtype, shape, layout or "") for dtype, shape, layout in _ARRAY.findall(result)]
 
 
-def _memory(each: Instruction, results: dict[str, str], times: float) -> float:
-    """Bytes of an instruction's results and operands that lie in main memory, memory space 0."""
-    if each.op in SILENT or each.op.endswith("-done"):
+def _memory_bytes(instruction: Instruction, results: Mapping[str, str], runs: float) -> float:
+    """Returns the bytes of an instruction's results and operands in main memory, memory space 0."""
+    op = instruction.op
+    if op in NO_TRAFFIC or op.endswith("-done"):
         return 0.0
-    if each.op == "slice-start":  # ((what is sliced), slice, context): only the slice is read
-        return _size(*_arrays(each.result.rpartition("), ")[2])[0][:2])
-    if each.op.endswith("-start") and each.op != "all-reduce-start":  # the result repeats the operands
-        types = [each.result]
-    else:
-        types = [each.result, *(results.get(name, "") for name in each.inputs())]
+    if op == "slice-start":  # ((sliced array), slice, context): only the slice is read
+        return _size(*_arrays(instruction.result.rpartition("), ")[2])[0][:2])
+    types = [instruction.result]
+    result_repeats_operands = op.endswith("-start") and op != "all-reduce-start"
+    if not result_repeats_operands:
+        types += [results.get(name, "") for name in instruction.inputs()]
     total = 0.0
     for dtype, shape, layout in (array for text in types for array in _arrays(text)):
-        if re.search(r"S\(\d", layout):  # another memory space: on the chip
+        is_on_chip = re.search(r"S\(\d", layout)  # any other memory space
+        if is_on_chip:
             continue
-        # A loop over blocks reads and writes one slice, per turn, of what is stacked for all blocks.
-        is_stacked = times > 1 and shape.split(",")[0] == str(int(times))
-        total += _size(dtype, shape) / (times if is_stacked else 1)
+        # A loop over blocks reads and writes one slice per iteration of arrays stacked over all blocks.
+        is_stacked = runs > 1 and shape.split(",")[0] == str(int(runs))
+        total += _size(dtype, shape) / (runs if is_stacked else 1)
     return total
 
 
-def _sent(kind: str, each: Instruction, results: dict[str, str], devices: int) -> float:
-    """Bytes that one device sends in a collective, by the usual ring algorithms."""
-    result = each.result
-    if each.op.endswith("-start") and kind != "all-reduce":  # (operands, results, ...)
+def _sent_bytes(kind: str, instruction: Instruction, devices: int) -> float:
+    """Returns the bytes that one device sends in a collective, by the usual ring algorithms."""
+    result = instruction.result
+    if instruction.op.endswith("-start") and kind != "all-reduce":  # (operands, results, ...)
         result = _elements(result)[1]
-    size = sum(_size(d, s) for d, s, _ in _arrays(result))
+    size = sum(_size(dtype, shape) for dtype, shape, _ in _arrays(result))
     if kind == "collective-permute":
         return size
-    group = _group_size(each, devices)
-    share = (group - 1) / group
+    group = _group_size(instruction, devices)
+    fraction = (group - 1) / group
     if kind == "all-reduce":
-        return 2 * share * size
-    if kind == "reduce-scatter" and each.op.startswith("reduce-scatter"):
-        return share * size * group  # the result is one part
-    return share * size
+        return 2 * fraction * size
+    if kind == "reduce-scatter" and instruction.op.startswith("reduce-scatter"):
+        return fraction * size * group  # the result is one part
+    return fraction * size
 
 
 def _elements(result: str) -> list[str]:
-    """The types in a tuple, which may be tuples themselves."""
+    """Returns the element types of a tuple type, which may be tuples themselves."""
     elements, depth = [""], 0
     for letter in result[1:-1]:
         depth += (letter in "({[") - (letter in ")}]")
@@ -204,21 +218,24 @@ def _elements(result: str) -> list[str]:
     return elements
 
 
-def _group_size(each: Instruction, devices: int) -> int:
-    """How many devices take part, of `replica_groups` in any of the forms XLA writes.
+def _group_size(instruction: Instruction, devices: int) -> int:
+    """Returns the number of devices in a collective's group, from `replica_groups`.
 
     Raises:
-      UserError: for any other form, of which nothing may be assumed.
+      UserError: for a form of `replica_groups` that is not known.
     """
-    if found := _LISTED.search(each.attributes):  # {} are all devices
-        return max(len(group.split(",")) for group in found[1].split("},{")) if found[1] else devices
-    if found := _COUNTED.search(each.attributes):
+    attributes = instruction.attributes
+    if found := _LISTED.search(attributes):
+        if not found[1]:  # {} stands for all devices
+            return devices
+        return max(len(group.split(",")) for group in found[1].split("},{"))
+    if found := _IOTA.search(attributes):
         return int(found[1])
-    if found := _MESH.search(each.attributes):
+    if found := _MESH.search(attributes):
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
         axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])
         return math.prod(int(part) if part else sizes[name] for name, part in axes)
     raise UserError(
-        f"the plan cannot read which devices take part in {each.op} {each.name}, as this jax writes it; "
-        f"install the jax of constraints.txt, or report: {each.attributes[:200].strip(', ')}"
+        f"cannot parse the devices of {instruction.op} {instruction.name}, as this version of jax writes "
+        f"them; install the jax of constraints.txt, or report: {attributes[:200].strip(', ')}"
     )

@@ -1,8 +1,8 @@
-"""Job `benchmark_data`: how many views a second a core decodes and augments, and who is fed by that.
+"""Job `benchmark_data`: times decoding and augmentation, and derives the cores that feed a GPU.
 
-The pipeline of training is measured, masks included, beside the PyTorch loader of `torch_loader`: in one
-process on one core, then with a worker on every core. Both take turns, and the best of several times
-counts for both. A view is counted once, when it is loaded, however many updates use it.
+The training pipeline, masks included, is timed beside the PyTorch loader of `torch_loader`: first in one
+process on one core, then with a worker on every core. The two loaders take turns, and the fastest of
+several timings counts. A view counts once, when it is loaded, even if several updates use it.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,15 +25,16 @@ from muskie_jax.data.images import read_photograph, resize_box
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.pipeline import GroupSampler, Pipeline
 from muskie_jax.data.processes import available_cores
+from muskie_jax.data.sources import PhotographSource
 from muskie_jax.data.views import random_crop_box
 from muskie_jax.errors import UserError
 from muskie_jax.files import create_workdir, user_path
 from muskie_jax.masking import group_masks
-from muskie_jax.perf.made_photographs import make_photographs
-from muskie_jax.perf.pace import items_per_second
+from muskie_jax.perf.synthetic_photographs import write_photographs
+from muskie_jax.perf.throughput import items_per_second
 from muskie_jax.writers import log_main, table_head, table_row
 
-MADE = 16  # photographs of each size
+NUM_PHOTOGRAPHS = 16  # generated of each size
 STAGES = ("open", "decode", "resize", "masks", "rest")
 COLUMNS = (
     ("photographs", 16), ("output", 8), ("views/s/core", 13), ("PyTorch", 8), ("ratio", 6),
@@ -43,24 +44,29 @@ NEED_COLUMNS = (("model", 7), ("output", 9), ("ms/step", 8), ("photographs", 16)
 
 
 def benchmark_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
-    """Measures loading from photographs of every size to every output size, and prints tables.
+    """Times loading from photographs of every size to every output size, and prints two tables.
 
     Args:
       config: see `muskie_jax.config.default_config`, its section `benchmark_data`.
-      workdir: gets `benchmark_data.jsonl`, a line per case, and the photographs it makes.
+      workdir: for `benchmark_data.jsonl`, one line per case, and the generated photographs.
 
     Returns:
-      `cores`; `cases`: a dictionary each, with views per second of one core and of all, `torch_...` of
-      the PyTorch loader, `ratio` and `ratio_all`, and `stages`, ms of a core per view; `needs`, how
-      many cores feed one GPU.
+      A dictionary with:
+
+      - `cores`: the number of cores;
+      - `cases`: a dictionary each, with views per second on one core and, suffix `_all`, on all cores;
+        `torch_...` of the PyTorch loader; `ratio` and `ratio_all` to it; and `stages`, the milliseconds
+        of a core per view;
+      - `needs`: the number of cores that feed one GPU, see `cores_needed`.
     """
     validate(config)
     create_workdir(workdir)
     settings = config.benchmark_data
-    cores, has_torch = len(available_cores()), importlib.util.find_spec("torch") is not None
+    has_torch = importlib.util.find_spec("torch") is not None
     if not has_torch:
         log_main(
-            'No PyTorch to compare with: python -m pip install -e ".[torch]" -c constraints.txt gets it'
+            "PyTorch is not installed, so the comparison is left out: "
+            'python -m pip install -e ".[torch]" -c constraints.txt installs it'
         )
     log_main(table_head(COLUMNS))
     cases = []
@@ -68,21 +74,21 @@ def benchmark_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         for size in settings.sizes:
             case = {"photographs": name, "size": size} | measure(config, root, size, has_torch)
             cases.append(case)
-            log_main(table_row(describe(case), COLUMNS))
+            log_main(table_row(case_cells(case), COLUMNS))
             with (workdir / "benchmark_data.jsonl").open("a") as file:
                 file.write(json.dumps(case) + "\n")
     needs = cores_needed(cases, settings.steps, settings.step_views, config.batch.reuse)
     log_main("")
     log_main(
-        f"Cores that feed one GPU, which takes {settings.step_views} views a step and uses each "
+        f"Cores that feed one GPU, which takes {settings.step_views} views per step and uses each "
         f"{config.batch.reuse} times:"
     )
     log_main(table_head(NEED_COLUMNS))
     for need in needs:
-        log_main(table_row(describe_need(need), NEED_COLUMNS))
+        log_main(table_row(need_cells(need), NEED_COLUMNS))
     return {
         "job": "benchmark_data",
-        "cores": cores,
+        "cores": len(available_cores()),
         "cases": cases,
         "needs": needs,
         "workdir": str(workdir),
@@ -90,33 +96,45 @@ def benchmark_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def photograph_folders(settings: ConfigDict, workdir: pathlib.Path) -> Iterator[tuple[str, pathlib.Path]]:
-    """The user's folder, or photographs made for each size; what they are called, and where they are."""
+    """Yields (name, folder): the user's folder, or one of generated photographs per size."""
     if settings.photos:
         yield "yours", user_path(settings.photos)
         return
     for height, width in settings.photo_sizes:
         name = f"{width}x{height}"
         root = workdir / "photographs" / name
-        make_photographs(root, MADE, (height, width))
-        yield f"{name}, {_kilobytes(root):.0f} kB", root
+        write_photographs(root, NUM_PHOTOGRAPHS, (height, width))
+        yield f"{name}, {_mean_kilobytes(root):.0f} kB", root
 
 
-def _kilobytes(root: pathlib.Path) -> float:
+def _mean_kilobytes(root: pathlib.Path) -> float:
     return float(np.mean([path.stat().st_size for path in root.iterdir()])) / 1e3
 
 
 def measure(config: ConfigDict, root: pathlib.Path, size: int, has_torch: bool) -> dict[str, Any]:
-    """Views per second from the photographs of a folder to views of size x size, and where time goes."""
+    """Times loading from a folder of photographs to views of size x size.
+
+    Returns:
+      A case as in `benchmark_data`, without `photographs` and `size`.
+    """
     settings = config.benchmark_data
-    sampler = sampler_of(config, root, size)
+    sampler = make_sampler(config, root, size)
     source = sampler.sources[0]
+    assert isinstance(source, PhotographSource)
     paths = [source.root / frame for scene in source.scenes for frame in scene.frames]
     views = config.batch.groups * config.batch.views
-    cores, case = len(available_cores()), {}
-    for suffix, workers in (("", 0), ("_all", cores)):
-        ours = lambda w: items_per_second(our_loads(sampler, config.batch.groups, w), settings.seconds)
-        theirs = lambda w: torch_loads_per_second(paths, size, views, w, settings.seconds)
-        loaders = {"views_per_second": ours} | ({"torch_views_per_second": theirs} if has_torch else {})
+
+    def pipeline_speed(workers: int) -> float:
+        return items_per_second(pipeline_loads(sampler, config.batch.groups, workers), settings.seconds)
+
+    def torch_speed(workers: int) -> float:
+        return torch_batches_per_second(paths, size, views, workers, settings.seconds)
+
+    loaders: dict[str, Callable[[int], float]] = {"views_per_second": pipeline_speed}
+    if has_torch:
+        loaders["torch_views_per_second"] = torch_speed
+    case: dict[str, Any] = {}
+    for suffix, workers in (("", 0), ("_all", len(available_cores()))):
         best = dict.fromkeys(loaders, 0.0)
         for _ in range(settings.repeats):
             for name, speed in loaders.items():
@@ -126,22 +144,21 @@ def measure(config: ConfigDict, root: pathlib.Path, size: int, has_torch: bool) 
         if has_torch:
             case["ratio" + suffix] = best["views_per_second"] / best["torch_views_per_second"]
     with one_core():
-        case["stages"] = stage_costs(sampler, paths, size, settings.seconds)
-    spent = sum(case["stages"].values())
-    case["stages"]["rest"] = max(0.0, 1e3 / case["views_per_second"] - spent)
-    return case
+        stages = stage_costs(sampler, paths, size, settings.seconds)
+    stages["rest"] = max(0.0, 1e3 / case["views_per_second"] - sum(stages.values()))
+    return case | {"stages": stages}
 
 
-def sampler_of(config: ConfigDict, root: pathlib.Path, size: int) -> GroupSampler:
-    """What training draws its groups from, with one folder of photographs and one output size."""
+def make_sampler(config: ConfigDict, root: pathlib.Path, size: int) -> GroupSampler:
+    """Returns the training sampler of a config with one folder of photographs and one output size."""
     config = config.copy_and_resolve_references()
     config.sources = ConfigDict({"photos": folder(root=str(root), glob="**/*", holdout=0.0)})
     config.buckets.resolutions = (((size, size),),)
     return training_sampler(config, build_mixture(config))
 
 
-def our_loads(sampler: GroupSampler, groups: int, workers: int) -> Iterator[None]:
-    """The batches of training, a load at a time."""
+def pipeline_loads(sampler: GroupSampler, groups: int, workers: int) -> Generator[None, None, None]:
+    """Yields once per load of the training pipeline, after all updates that use the load."""
     updates = Pipeline(sampler, range(groups), workers, threads=1).updates()
     with contextlib.closing(updates):
         while True:
@@ -150,10 +167,13 @@ def our_loads(sampler: GroupSampler, groups: int, workers: int) -> Iterator[None
             yield
 
 
-def torch_loads_per_second(
+def torch_batches_per_second(
     paths: Sequence[pathlib.Path], size: int, views: int, workers: int, seconds: float
 ) -> float:
-    """Speed of the PyTorch loader, as many views at a time; in a process that uses the same cores."""
+    """Returns the speed of the PyTorch loader with batches of `views` views.
+
+    It runs in a process of its own, on the cores that this thread may use.
+    """
     command = [sys.executable, "-m", "muskie_jax.perf.torch_loader"]
     arguments, lines = map(str, (size, views, workers, seconds)), "\n".join(map(str, paths))
     run = subprocess.run([*command, *arguments], input=lines, capture_output=True, text=True)
@@ -166,10 +186,12 @@ def torch_loads_per_second(
 def stage_costs(
     sampler: GroupSampler, paths: Sequence[pathlib.Path], size: int, seconds: float
 ) -> dict[str, float]:
-    """Milliseconds per view of the stages that can be run alone.
+    """Returns the milliseconds per view of each stage that can be timed alone.
 
-    `open` reads the file and its header; `decode` makes pixels, at the scale that a random crop needs;
-    `resize` cuts and resizes them; `masks` draws those of all updates of a load.
+    - `open` reads the file and its header.
+    - `decode` decodes pixels at the scale that a random crop needs.
+    - `resize` crops and resizes them.
+    - `masks` draws the masks of all updates that use the view.
     """
     rng, output = np.random.default_rng(0), (size, size)
     spent, count, start = dict.fromkeys(STAGES[:-1], 0.0), 0, time.perf_counter()
@@ -180,9 +202,11 @@ def stage_costs(
         box = random_crop_box(rng, (photograph.height, photograph.width), output)
         pixels, scale = photograph.decode(photograph.scale_for(box, output))
         marks.append(time.perf_counter())
-        resize_box(pixels, tuple(edge / scale for edge in box), output)
+        left, top, right, bottom = box
+        resize_box(pixels, (left / scale, top / scale, right / scale, bottom / scale), output)
         marks.append(time.perf_counter())
-        if count % sampler.views == 0:  # that was the first view of a group
+        is_first_of_group = count % sampler.views == 0
+        if is_first_of_group:
             for update in range(sampler.reuse):
                 (bucket,) = sampler.schedule.at(sampler.reuse * count + update)
                 splits, grid = sampler.views // bucket.views, bucket.grid(sampler.patch)
@@ -196,7 +220,7 @@ def stage_costs(
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """Keeps this thread, and those started from it meanwhile, on one core (where the system can)."""
+    """Pins this thread, and threads and processes that it starts, to one core, if the system can."""
     cores = available_cores()
     pin = getattr(os, "sched_setaffinity", lambda *_: None)
     pin(0, cores[-1:])
@@ -209,51 +233,57 @@ def one_core() -> Iterator[None]:
 def cores_needed(
     cases: Sequence[dict[str, Any]], steps: Sequence[tuple[str, int, float]], step_views: int, reuse: int
 ) -> list[dict[str, Any]]:
-    """How many cores feed a GPU, for every step whose time is known and every kind of photographs.
+    """Returns the number of cores that feed a GPU, for every known step time and kind of photographs.
 
-    A core is reckoned at the lower of its speeds alone and with all others at work. After the sizes of
-    a model, `size` "all" is the published update: a batch of each measured size. Where not every size's
-    step time is known, its time is at least the sum of those known: `at_most` tells.
+    The speed of a core is the lower of its speed alone and its speed while all others work.
 
     Args:
+      cases: see `benchmark_data`.
       steps: (variant, size, milliseconds of a step) each.
       step_views: views of such a step.
-      reuse: steps that a loaded view is used for.
+      reuse: steps that use a loaded view.
+
+    Returns:
+      A dictionary per row. `size` "all" is the published update, which has a batch of each size. Where
+      step times of some sizes are missing, its step time is a lower bound, and `at_most` is true.
     """
-    cores = len(available_cores())
     needs = []
-    for name in dict.fromkeys(case["photographs"] for case in cases):
-        mine = [case for case in cases if case["photographs"] == name]
-        # Seconds of a core for the views of a step.
-        cost = {
-            case["size"]: step_views
-            / reuse
-            / min(case["views_per_second"], case["views_per_second_all"] / cores)
-            for case in mine
+    for photographs in dict.fromkeys(case["photographs"] for case in cases):
+        core_seconds = {
+            case["size"]: step_views / reuse / _views_per_core_second(case)
+            for case in cases
+            if case["photographs"] == photographs
         }
         for variant in dict.fromkeys(variant for variant, *_ in steps):
-            known = {size: ms for v, size, ms in steps if v == variant and size in cost}
-            rows = [(size, ms, cost[size], False) for size, ms in known.items()]
-            if known and len(cost) > 1:
-                rows.append(("all", sum(known.values()), sum(cost.values()), known.keys() != cost.keys()))
+            step_ms = {size: ms for v, size, ms in steps if v == variant and size in core_seconds}
+            rows: list[tuple[int | str, float, float, bool]] = [
+                (size, ms, core_seconds[size], False) for size, ms in step_ms.items()
+            ]
+            if step_ms and len(core_seconds) > 1:
+                is_partial = step_ms.keys() != core_seconds.keys()
+                rows.append(("all", sum(step_ms.values()), sum(core_seconds.values()), is_partial))
             for size, ms, seconds, at_most in rows:
-                need = {"variant": variant, "size": size, "step_ms": ms, "photographs": name}
+                need = {"variant": variant, "size": size, "step_ms": ms, "photographs": photographs}
                 needs.append(need | {"cores": seconds / (ms / 1e3), "at_most": at_most})
     return needs
 
 
-def describe(case: dict[str, Any]) -> list[str]:
-    """A case's cells, in the order of COLUMNS."""
+def _views_per_core_second(case: dict[str, Any]) -> float:
+    return min(case["views_per_second"], case["views_per_second_all"] / len(available_cores()))
+
+
+def case_cells(case: dict[str, Any]) -> list[str]:
+    """Returns the cells of a case's row, in the order of COLUMNS."""
     cells = [case["photographs"], f"{case['size']}x{case['size']}"]
     for suffix in ("", "_all"):
         cells.append(f"{case['views_per_second' + suffix]:.0f}")
-        theirs = "torch_views_per_second" + suffix
-        cells += [f"{case[theirs]:.0f}", f"{case['ratio' + suffix]:.1f}"] if theirs in case else ["-", "-"]
+        torch = case.get("torch_views_per_second" + suffix)
+        cells += ["-", "-"] if torch is None else [f"{torch:.0f}", f"{case['ratio' + suffix]:.1f}"]
     return cells + [f"{case['stages'][stage]:.2f}" for stage in STAGES]
 
 
-def describe_need(need: dict[str, Any]) -> list[str]:
-    """A row's cells, in the order of NEED_COLUMNS."""
+def need_cells(need: dict[str, Any]) -> list[str]:
+    """Returns the cells of a row of `cores_needed`, in the order of NEED_COLUMNS."""
     size = need["size"] if need["size"] == "all" else f"{need['size']}x{need['size']}"
     at_most, at_least = ("<= ", ">= ") if need["at_most"] else ("", "")
     return [

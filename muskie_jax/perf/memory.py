@@ -1,7 +1,7 @@
-"""How much memory training takes on each device, estimated from the model's definition.
+"""Estimates the memory that training takes on each device, from the model's definition.
 
-An estimate: it counts what must be kept, not what a compiler adds. With fused attention no (T, T) weights
-are ever stored, so nothing here grows with the square of the tokens.
+The estimate counts the arrays that must be kept, not those that a compiler adds. Fused attention never
+stores (T, T) weights, so no term grows with the square of the number of tokens.
 """
 
 import functools
@@ -14,23 +14,24 @@ from muskie_jax.buckets import Bucket
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import CHANNELS, Muskie
 
-# Arrays as large as the tokens (tokens x width) that a block of two layers keeps for its backward pass, by
-# what is computed again (`config.model.remat`).
+# Remat policy (`config.model.remat`) -> token-sized arrays (tokens x width) that a block of two layers
+# keeps for its backward pass.
 KEPT_BY_BLOCK = {
-    # Of each layer: its input; first norm; queries, keys and values; attention's output; sum; second norm;
-    # hidden layer before and after GELU. Gradients of norms, GELU and RoPE want nothing else.
+    # Of each layer: its input; first norm; queries, keys and values; attention's output; residual sum;
+    # second norm; hidden layer of the MLP before and after GELU. Backward passes of norms, GELU and RoPE
+    # need no other arrays.
     "none": 2 * (1 + 1 + 3 + 1 + 1 + 1 + 4 + 4),
-    # Of each layer its input, queries, keys and values, attention's output, sum, hidden layer.
+    # Of each layer: its input, queries, keys and values, attention's output, residual sum, hidden layer.
     "elementwise": 2 * (1 + 3 + 1 + 1 + 4),
-    "block": 1 + 2 * 1,  # its input, and attention's outputs
+    "block": 1 + 2 * 1,  # its input, and both attentions' outputs
     "full": 1,  # its input
 }
-# Those of them that the last layer keeps only of patches that have slots (see `Task.slots`): queries,
-# attention's output, and all that comes after.
-KEPT_OF_PLACES = {"none": 1 + 1 + 1 + 1 + 4 + 4, "elementwise": 1 + 1 + 1 + 4, "block": 1, "full": 0}
-# Such arrays that hold gradients while a block is on its way back.
+# Remat policy -> those of these arrays that the last layer keeps only for slots (see `Task.slots`):
+# queries, attention's output, and all later ones.
+KEPT_FOR_SLOTS = {"none": 1 + 1 + 1 + 1 + 4 + 4, "elementwise": 1 + 1 + 1 + 4, "block": 1, "full": 0}
+# Token-sized arrays of gradients during the backward pass of a block.
 GRADIENTS_OF_BLOCK = 2
-# Float32 arrays as large as the pixels when the backward pass starts: images, prediction, confidence, and
+# Float32 arrays as large as the images when the backward pass starts: images, prediction, confidence, and
 # gradients of the head's two outputs.
 KEPT_BY_LOSS = 5
 
@@ -44,64 +45,72 @@ def training_memory(
     batches: int = 1,
     slots: int | None = None,
 ) -> dict[str, float]:
-    """Bytes on each device while the gradients of a bucket are computed, by part.
+    """Returns the bytes per device, by part, while gradients of one batch are computed.
 
-    Within 3% of what the compiler reserved on an H100 and an H200, see tests/perf/test_memory.py.
+    The total is within 3% of what the compiler reserved on an H100 and an H200; see
+    tests/perf/test_memory.py.
 
     Args:
       model: the network.
-      bucket: the shape of a batch.
-      groups: groups of the batch after splitting, over all devices.
+      bucket: image size and views of a group.
+      groups: groups of the batch over all devices, after loaded groups were split into the bucket's.
       mesh: sizes of the axes data, fsdp and view.
-      prefetched: batches that lie ready on the device besides the one in use.
-      batches: of an update.
-      slots: of how many patches of a group the last layer and the head compute something; None: of all.
+      prefetched: batches on the device besides the one in use.
+      batches: batches per update.
+      slots: number of patches per group that the last layer and the head compute; None: all.
 
     Returns:
-      `parameters`, `optimizer` (two moments), `gradients` (of an update's other batches, float32),
-      `compute copies` (parameters in the type of matrix products, whole on every device if that is not
-      float32 or if they are split), `activations` (kept from the forward to the backward pass, in which
-      gradients of kernels take their place), `working set` (what the loss or, if that is more, a
-      block on its way back needs besides) and `batches`. Their sum is the total.
+      A dictionary whose values sum to the total:
+
+      - `parameters`;
+      - `optimizer`: two moments;
+      - `gradients`: of an update's other batches, float32;
+      - `compute copies`: kernels in the type of matrix products, unsharded, on every device; 0 if they are
+        float32 and not sharded;
+      - `activations`: kept from the forward to the backward pass, in which kernels' gradients take their
+        memory;
+      - `working set`: temporary arrays of the loss or of a block's backward pass, the larger of the two;
+      - `batches`: images.
     """
-    # Shapes are the same whatever is computed again or computes attention; on one device nothing is split.
-    count = _parameters(model.clone(attention=Attention("xla"), remat="none"))
+    # Parameter shapes depend on neither the mesh, nor rematerialisation, nor the attention kernel.
+    plain = model.clone(attention=Attention("xla"), remat="none")
+    count = _parameters(plain)  # pyright: ignore[reportArgumentType]  # flax makes modules hashable
     kernels = count["kernels"]
-    split = kernels / mesh["fsdp"] + count["others"]
+    sharded = kernels / mesh["fsdp"] + count["others"]
     itemsize = jnp.dtype(model.dtype).itemsize
-    copied = model.dtype != jnp.float32 or mesh["fsdp"] > 1
-    local = groups * bucket.views / (mesh["data"] * mesh["fsdp"] * mesh["view"])  # views on a device
+    is_copied = model.dtype != jnp.float32 or mesh["fsdp"] > 1
+    views = groups * bucket.views / (mesh["data"] * mesh["fsdp"] * mesh["view"])  # on a device
     rows, columns = bucket.grid(model.patch)
-    tokens = local * (rows * columns + model.registers)
-    pixels = local * bucket.height * bucket.width * CHANNELS
+    tokens = views * (rows * columns + model.registers)
+    pixels = views * bucket.height * bucket.width * CHANNELS
     predicted = 1.0 if slots is None else slots / (bucket.views * rows * columns)
-    array = tokens * model.width * itemsize
+    token_array = tokens * model.width * itemsize
     kept = KEPT_BY_BLOCK[model.remat]
-    again = KEPT_BY_BLOCK["none"] - kept
+    recomputed = KEPT_BY_BLOCK["none"] - kept
     if model.remat == "elementwise":
-        again /= 2  # a layer at a time, since each has its input
-    # The layer across views keeps the keys and values that it gathered, instead of the device's own.
+        recomputed /= 2  # one layer at a time, since the input of each is kept
+    # Global layers keep the keys and values gathered from all devices instead of the device's own.
     gathered = 2 * (mesh["view"] - 1)
     if model.remat == "none":
         kept += gathered
     else:
-        again += gathered
-    block = array * (again + GRADIENTS_OF_BLOCK)
-    spared = (1 - predicted) * KEPT_OF_PLACES[model.remat]
+        recomputed += gathered
+    block_backward = token_array * (recomputed + GRADIENTS_OF_BLOCK)
+    not_kept = (1 - predicted) * KEPT_FOR_SLOTS[model.remat]
     return {
-        "parameters": 4 * split,
-        "optimizer": 8 * split,
-        "gradients": 4 * split if batches > 1 else 0.0,
-        "compute copies": itemsize * kernels if copied else 0.0,
-        "activations": max(array * (kept * model.depth - spared), itemsize * split),
-        "working set": max(4 * pixels * predicted * KEPT_BY_LOSS, block),
+        "parameters": 4 * sharded,
+        "optimizer": 8 * sharded,
+        "gradients": 4 * sharded if batches > 1 else 0.0,
+        "compute copies": itemsize * kernels if is_copied else 0.0,
+        "activations": max(token_array * (kept * model.depth - not_kept), itemsize * sharded),
+        "working set": max(4 * pixels * predicted * KEPT_BY_LOSS, block_backward),
         "batches": pixels * (1 + prefetched),
     }
 
 
 @functools.cache
 def _parameters(model: Muskie) -> dict[str, int]:
-    """Numbers of parameters: of the kernels of linear layers, which meshes split, and of the others."""
+    """Returns parameter counts: `kernels` of linear layers, which meshes shard, and `others`."""
     image = jnp.zeros((1, 1, model.patch, model.patch, CHANNELS))
     params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
     count = {"kernels": 0, "others": 0}

@@ -1,8 +1,8 @@
-"""The fastest a training step could be on the device at hand, put together from measured parts.
+"""Measures a composed roofline: the shortest time of a training step on the device at hand.
 
-Every matrix product of the step is timed alone, at its own shape, and so is attention, forward and
-backward, with the kernel that the network uses. Their sum is the composed roofline: what a step would
-take if norms, activations, the loss, the optimizer and everything between products cost nothing.
+Every matrix product of the step is timed alone, at its own shape. So is attention, forward and backward,
+with the kernel that the network uses. The sum of these times is the composed roofline. A step would take
+it if norms, activations, the loss, the optimizer and everything between products cost nothing.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from muskie_jax.buckets import Bucket
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import CHANNELS, Muskie
 
-COPIES = 3  # of every operation in a timed program, on inputs of their own: none can be left out
+COPIES = 3  # of an operation in a timed program, each with inputs of its own, so that XLA cannot merge them
 RUNS = 8
 
 
 class Product(NamedTuple):
-    """(rows, inner) @ (inner, columns), and how many a forward pass has of it."""
+    """A matrix product (rows, inner) @ (inner, columns), and its number in a forward pass."""
 
     rows: int
     inner: int
@@ -34,9 +34,9 @@ class Product(NamedTuple):
 
 
 def forward_products(model: Muskie, bucket: Bucket, groups: int, slots: int | None = None) -> list[Product]:
-    """The matrix products of a forward pass of `groups` groups, attention's own left out.
+    """Returns the matrix products of a forward pass of `groups` groups, except attention's.
 
-    `slots`: of how many patches the last layer and the head compute something; None means all tokens.
+    `slots` is the number of patches per group that the last layer and the head compute; None means all.
     """
     grid_rows, grid_columns = bucket.grid(model.patch)
     patches = groups * bucket.views * grid_rows * grid_columns
@@ -68,6 +68,8 @@ class Roofline:
 
 
 class _Operation(NamedTuple):
+    """A function to time, its input shapes, the FLOPs of a call, and the calls in a training step."""
+
     function: Callable[..., object]
     shapes: Sequence[tuple[int, ...]]
     flops: float
@@ -75,7 +77,10 @@ class _Operation(NamedTuple):
 
 
 def composed_roofline(model: Muskie, bucket: Bucket, groups: int, slots: int | None = None) -> Roofline:
-    """Measures it, for a step of `groups` groups on the first device; `slots`: see `forward_products`."""
+    """Measures the roofline of a step of `groups` groups on the first device.
+
+    `slots`: see `forward_products`.
+    """
     products, attentions = operations(model, bucket, groups, slots)
     seconds = _measure([*products, *attentions], model.dtype)
     total = lambda operations, times: sum(op.count * t for op, t in zip(operations, times))
@@ -91,7 +96,7 @@ def composed_roofline(model: Muskie, bucket: Bucket, groups: int, slots: int | N
 def operations(
     model: Muskie, bucket: Bucket, groups: int, slots: int | None
 ) -> tuple[list[_Operation], list[_Operation]]:
-    """The matrix products and the attentions of a training step, forward and backward."""
+    """Returns the matrix products and the attentions of a training step, forward and backward."""
     products = []
     for product in forward_products(model, bucket, groups, slots):
         rows, inner, columns, count, needs_input_gradient = product
@@ -101,32 +106,35 @@ def operations(
         products.append(_Operation(lambda x, dy: x.T @ dy, (x, y), flops, count))
         if needs_input_gradient:
             products.append(_Operation(lambda dy, kernel: dy @ kernel.T, (y, kernel), flops, count))
-    tokens = model.registers + bucket.grid(model.patch)[0] * bucket.grid(model.patch)[1]
-    group = bucket.views * tokens
-    queries = {group: model.depth} if slots is None else {group: model.depth - 1, slots: 1}
-    inside = _attention(model, groups * bucket.views, tokens, tokens, model.depth)
-    across = [_attention(model, groups, count, group, times) for count, times in queries.items()]
-    return products, [inside, *across]
+    grid_rows, grid_columns = bucket.grid(model.patch)
+    frame_tokens = grid_rows * grid_columns + model.registers
+    group_tokens = bucket.views * frame_tokens
+    queries = {group_tokens: model.depth}
+    if slots is not None:
+        queries = {group_tokens: model.depth - 1, slots: 1}
+    frame = _attention(model, groups * bucket.views, frame_tokens, frame_tokens, model.depth)
+    global_ = [_attention(model, groups, count, group_tokens, times) for count, times in queries.items()]
+    return products, [frame, *global_]
 
 
 def _attention(model: Muskie, sequences: int, queries: int, keys: int, count: int) -> _Operation:
-    """Attention of one layer, forward and backward: 2 products forward, 5 back (weights again)."""
+    """Attention, forward and backward: 2 products forward, 5 backward, which recomputes the weights."""
     attend = Attention(model.attention.implementation)
     head_size = model.width // model.heads
-    of_queries, of_keys = ((sequences, 1, n, model.heads, head_size) for n in (queries, keys))
+    query_shape, key_shape = ((sequences, 1, n, model.heads, head_size) for n in (queries, keys))
 
-    def both(query, key, value, gradient):
+    def forward_backward(query, key, value, gradient):
         out, pull = jax.vjp(lambda *qkv: attend(*qkv, across_views=False), query, key, value)
         return out, pull(gradient)
 
     flops = 7 * 2.0 * sequences * queries * keys * model.width
-    return _Operation(both, [of_queries, of_keys, of_keys, of_queries], flops, count)
+    return _Operation(forward_backward, [query_shape, key_shape, key_shape, query_shape], flops, count)
 
 
 def _measure(operations: Sequence[_Operation], dtype: jnp.dtype) -> list[float]:
-    """Seconds that one of each operation takes."""
+    """Returns the seconds of one call of each operation."""
 
-    def compile_one(operation: _Operation):
+    def compile_one(operation: _Operation) -> jax.stages.Compiled:
         inputs = [[jax.ShapeDtypeStruct(shape, dtype) for shape in operation.shapes] for _ in range(COPIES)]
         return jax.jit(lambda all: [operation.function(*one) for one in all]).lower(inputs).compile()
 
@@ -139,18 +147,22 @@ def _measure(operations: Sequence[_Operation], dtype: jnp.dtype) -> list[float]:
 
 
 def _random(shapes: Sequence[tuple[int, ...]], dtype: jnp.dtype) -> list[list[Array]]:
-    """Inputs of COPIES operations. Of ones and zeros a GPU would compute faster than it can."""
+    """Returns random inputs for COPIES calls. On ones and zeros a GPU computes faster than in training."""
     keys = iter(jax.random.split(jax.random.key(0), COPIES * len(shapes)))
     return [[jax.random.normal(next(keys), shape, dtype) for shape in shapes] for _ in range(COPIES)]
 
 
 def best_time(run: Callable[[], object], calls: int, repeats: int) -> float:
-    """Seconds per call, of `calls` calls waited for together: the best of several repeats."""
+    """Returns the seconds per call of a function that returns JAX arrays.
+
+    Each repeat times `calls` calls and waits for the last result; the fastest repeat counts. Two warm-up
+    calls come first.
+    """
     for _ in range(2):
         jax.block_until_ready(run())
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        result, start = None, time.perf_counter()
         for _ in range(calls):
             result = run()
         jax.block_until_ready(result)

@@ -1,11 +1,12 @@
-"""The data loader one would write first, to compare with: PyTorch's, with Pillow.
+"""A PyTorch DataLoader with Pillow: the baseline for the speed of loading.
 
-Crops, interpolation and flips are the pipeline's; it makes normalised float tensors, and no
-masks. It is measured as a program of its own, without JAX in its processes:
+Crops, interpolation and flips are those of the pipeline. It yields normalised float tensors and no masks.
+It is measured in a program of its own, so that its worker processes do not import JAX:
 
     python -m muskie_jax.perf.torch_loader <size> <views of a batch> <workers> <seconds>
 
-reads paths of photographs, one a line, and prints batches per second. This module needs the extra [torch].
+reads paths of photographs from standard input, one per line, and prints batches per second. Needs the
+extra [torch].
 """
 
 import math
@@ -20,15 +21,15 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from muskie_jax.data.views import CROP_AREA, CROP_ASPECT, CROP_TRIES, FLIP_CHANCE, centre_box
-from muskie_jax.perf.pace import items_per_second
+from muskie_jax.perf.throughput import items_per_second
 
 BICUBIC = Image.Resampling.BICUBIC
 MEAN = STD = 0.5  # of every channel
-ENDLESS = 10**9  # samples of an epoch
+SAMPLES_PER_EPOCH = 10**9  # more than any measurement loads
 
 
 class TorchPhotographs(Dataset):
-    """TorchPhotographs as float tensors (3, size, size) in [-1, 1], each read, cropped and flipped anew."""
+    """Photographs as float tensors (3, size, size) in [-1, 1]; reads, crops and flips at each access."""
 
     def __init__(self, paths: Sequence[pathlib.Path], size: int):
         self.paths, self.size = tuple(paths), size
@@ -49,7 +50,7 @@ class TorchPhotographs(Dataset):
 
 
 def crop_box(width: int, height: int) -> tuple[int, int, int, int]:
-    """The box (left, top, right, bottom) of a RandomResizedCrop to a square."""
+    """Returns the box (left, top, right, bottom), pixels, of a RandomResizedCrop to a square."""
     for _ in range(CROP_TRIES):
         area = width * height * random.uniform(*CROP_AREA)
         aspect = math.exp(random.uniform(*map(math.log, CROP_ASPECT)))
@@ -58,16 +59,17 @@ def crop_box(width: int, height: int) -> tuple[int, int, int, int]:
             left, top = random.randint(0, width - w), random.randint(0, height - h)
             return left, top, left + w, top + h
     low, high = CROP_ASPECT
-    return tuple(map(round, centre_box((height, width), min(max(width / height, low), high))))
+    left, top, right, bottom = centre_box((height, width), min(max(width / height, low), high))
+    return round(left), round(top), round(right), round(bottom)
 
 
 def photograph_loader(paths: Sequence[pathlib.Path], size: int, batch: int, workers: int) -> DataLoader:
-    """Endless random batches, float32 (batch, 3, size, size)."""
+    """Returns a loader of endless random batches, float32 (batch, 3, size, size)."""
     photographs = TorchPhotographs(paths, size)
     return DataLoader(
         photographs,
         batch,
-        sampler=RandomSampler(photographs, replacement=True, num_samples=ENDLESS),
+        sampler=RandomSampler(photographs, replacement=True, num_samples=SAMPLES_PER_EPOCH),
         num_workers=workers,
     )
 

@@ -15,7 +15,7 @@ from muskie_jax.models.attention import ATTENTION, CUDNN_PRIMITIVE, Attention, k
 from muskie_jax.models.layers import TransformerLayer
 from muskie_jax.models.normalization import gelu, layer_norm
 from muskie_jax.models.rope import patch_positions, rotate, rotation_table
-from muskie_jax.perf.hlo import traffic
+from muskie_jax.perf.hlo import estimate_traffic
 from muskie_jax.sharding import batch_sharding, make_mesh
 
 
@@ -73,7 +73,7 @@ def test_gradients_are_all_reduced_and_nothing_is_gathered():
         return jax.grad(lambda params: jnp.square(layer.apply(params, x, table)[0]).sum())(params)
 
     x = jax.ShapeDtypeStruct(tokens, jnp.float32, sharding=NamedSharding(mesh, P("data", "view")))
-    sent = traffic(gradients.lower(params, x).compile().as_text(), 8).sent
+    sent = estimate_traffic(gradients.lower(params, x).compile().as_text(), 8).sent
     assert set(sent) == {"all-reduce"}
 
 

@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic, and a run of it at toy size."""
+"""The benchmark of steps: its arithmetic, and a run at toy size."""
 
 import datetime
 import json
@@ -29,7 +29,7 @@ def load(arg):
 
 @pytest.mark.parametrize("variant, bucket", [("base", Bucket(224, 224, 8)), ("huge", Bucket(512, 288, 2))])
 @pytest.mark.parametrize("slots", [None, 320])
-def test_products_and_attention_are_all_the_arithmetic(variant, bucket, slots):
+def test_timed_operations_cover_all_model_flops(variant, bucket, slots):
     model, groups = build_model(variant), 3
     products = forward_products(model, bucket, groups, slots)
     counted = sum(2 * p.rows * p.inner * p.columns * p.count for p in products)
@@ -41,12 +41,13 @@ def test_products_and_attention_are_all_the_arithmetic(variant, bucket, slots):
     assert counted == pytest.approx(groups * forward_flops(model, bucket, slots), rel=1e-9)
 
 
-def test_time_is_the_best_of_several_repeats_per_call():
+def test_best_time_is_per_call():
     calls = []
     seconds = best_time(lambda: calls.append(1), calls=5, repeats=2)
     assert len(calls) == 2 + 10 and 0 <= seconds < 0.1
 
 
+@pytest.mark.slow
 def test_cases_at_toy_size(tmp_path):
     config = load("tiny")
     config.benchmark.cases = config.benchmark.cases[:1]
@@ -66,7 +67,7 @@ def test_cases_at_toy_size(tmp_path):
     assert rows[0]["roofline_ms"] == rows[1]["roofline_ms"]  # measured once
 
 
-def test_roofline_is_of_one_devices_groups(monkeypatch):
+def test_roofline_covers_the_groups_of_one_device(monkeypatch):
     measured = []
 
     def measure(model, bucket, groups, slots):
@@ -78,19 +79,20 @@ def test_roofline_is_of_one_devices_groups(monkeypatch):
     monkeypatch.setattr(job, "composed_roofline", measure)
     task, bucket, known = Task(build_model("nano"), LossOptions(), 1), Bucket(32, 32, 8), {}
 
-    def of(groups, **axes):
+    def roofline(groups, **axes):
         mesh = make_mesh({"data": 1, "fsdp": 1, "view": 1} | axes, jax.devices()[:4])
         return device_roofline(task, bucket, groups, mesh, known)
 
-    assert of(4, data=4).product_seconds == 1
-    assert of(12, data=2, fsdp=2).product_seconds == 3 and of(12, fsdp=4) is of(12, data=4)
-    assert of(1, view=4) is None and of(4, data=2, view=2) is None
-    assert of(16, data=4) is None  # does not fit
+    assert roofline(4, data=4) == Roofline(1, 1.0, 1.0, 1.0)
+    assert roofline(12, data=2, fsdp=2) == Roofline(3, 1.0, 1.0, 1.0)
+    assert roofline(12, fsdp=4) is roofline(12, data=4)
+    assert roofline(1, view=4) is None and roofline(4, data=2, view=2) is None
+    assert roofline(16, data=4) is None  # does not fit
     assert measured == [1, 3, 4]
 
 
-class NothingCompiled:
-    """Programs that are never made; some do not fit."""
+class FakePrograms:
+    """Programs that are never compiled; those at 64x64 do not fit."""
 
     def __init__(self, lowered, others, quiet):
         self.batch = next(iter(lowered))
@@ -109,21 +111,21 @@ class NothingCompiled:
 
 @pytest.fixture
 def toy_steps(monkeypatch):
-    """A step takes 1 s on one device and 1.25 s on several; what runs at 96x96 finds no memory."""
+    """Steps take 1 s on one device and 1.25 s on several; those at 96x96 run out of memory."""
 
     def time_updates(programs, state, batch, options):
         if batch[0].height == 96:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return 1.0 if batch[1] == 1 else 1.25
 
-    monkeypatch.setattr(job, "Programs", NothingCompiled)
+    monkeypatch.setattr(job, "Programs", FakePrograms)
     monkeypatch.setattr(job, "init_state", lambda *arguments: None)
     monkeypatch.setattr(job, "random_batch", lambda shapes, *_: shapes["images"].shape[0])  # groups
     monkeypatch.setattr(job, "time_updates", time_updates)
     monkeypatch.setattr(job, "composed_roofline", lambda *arguments: Roofline(0.5, 1.0, 0.25, 1.0))
 
 
-def test_table_goes_on_after_what_does_not_fit(tmp_path, toy_steps, capsys):
+def test_table_continues_after_a_case_that_does_not_fit(tmp_path, toy_steps, capsys):
     config = load("tiny")
     config.benchmark.cases = tuple(("nano", (size, size), "none") for size in (64, 96, 32))
     validate(config)
@@ -136,7 +138,7 @@ def test_table_goes_on_after_what_does_not_fit(tmp_path, toy_steps, capsys):
     assert "efficiency" not in head
 
 
-def test_efficiency_beside_the_fewest_devices_of_a_case(tmp_path, toy_steps, capsys):
+def test_efficiency_is_relative_to_the_fewest_devices(tmp_path, toy_steps, capsys):
     config = load("tiny")
     config.benchmark.devices = (4, 2, 1)
     rows = benchmark(config, tmp_path, jax.devices()[:4])["cases"]
@@ -147,17 +149,17 @@ def test_efficiency_beside_the_fewest_devices_of_a_case(tmp_path, toy_steps, cap
     assert [line.split()[-1] for line in lines] == ["-", "80.0%", "80.0%"] * 2
 
 
-def test_numbers_of_devices():
+def test_device_counts():
     assert device_counts(("all",), 3) == [3]
     assert device_counts(("doubling",), 1) == [1]
     assert device_counts(("doubling",), 8) == [1, 2, 4, 8]
     assert device_counts(("doubling", 3), 6) == [1, 2, 3, 4, 6]
     assert device_counts((1, "all"), 1) == [1]
-    with pytest.raises(UserError, match="--config.benchmark.devices has 4, and there are 3: write no more"):
+    with pytest.raises(UserError, match="devices has 4, but there are 3 devices: write 3 or less"):
         device_counts((4, 1), 3)
 
 
-def test_no_case_runs_if_one_cannot(tmp_path, toy_steps):
+def test_no_case_runs_if_one_is_invalid(tmp_path, toy_steps):
     config = load("long")
     config.benchmark.cases = (("nano", (32, 32), "none"),)
     with pytest.raises(UserError, match="groups of 64 views cannot be split over config.mesh.view=3"):
@@ -185,7 +187,7 @@ def test_no_case_runs_if_one_cannot(tmp_path, toy_steps):
         ("devices", ("al",), "config.benchmark.devices has 'al': write 1 or more"),
     ],
 )
-def test_wrong_settings_are_said_in_a_line(key, value, message):
+def test_invalid_settings_raise_one_line(key, value, message):
     config = load("tiny")
     config.benchmark[key] = value
     with pytest.raises(UserError) as caught:

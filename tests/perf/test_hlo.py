@@ -1,4 +1,4 @@
-"""What is read out of compiled programs: which devices take part in a collective, and what they send."""
+"""Traffic estimated from HLO: the devices of a collective, and the bytes they send."""
 
 import jax
 import jax.numpy as jnp
@@ -7,21 +7,21 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from muskie_jax.errors import UserError
-from muskie_jax.perf.hlo import traffic
+from muskie_jax.perf.hlo import estimate_traffic
 from muskie_jax.sharding import make_mesh
 
 PART, WHOLE = 16, 128  # bytes: four float32 on each of eight devices
 
 
 def sent(line: str) -> dict[str, float]:
-    """Of a program of one instruction, on eight devices."""
-    return traffic(f"ENTRY %main (a: f32[4]) -> f32[32] {{\n  {line}\n}}\n", 8).sent
+    """Returns the bytes sent by a program of one instruction, on eight devices."""
+    return estimate_traffic(f"ENTRY %main (a: f32[4]) -> f32[32] {{\n  {line}\n}}\n", 8).sent
 
 
 @pytest.mark.parametrize(
     "groups, size",
     [
-        # As jax 0.10.2 writes them for CPUs.
+        # Written by jax 0.10.2, for CPUs.
         ("{{0,2},{1,3},{4,6},{5,7}}", 2),
         ("{{0,1,2,3,4,5,6,7}}", 8),
         ("[4,2]<=[8]", 2),
@@ -31,7 +31,7 @@ def sent(line: str) -> dict[str, float]:
         ("mesh['axis_0'=8,'axis_1'=1] {'axis_0'}", 8),
         ("mesh['axis_0'=2,'axis_1'=1,'axis_2'=4], device_ids=([4,2]T(1,0)) {'axis_0'}", 2),
         ("mesh['axis_0'=1,'axis_1'=2,'axis_2'=4], device_ids=([4,2]T(1,0)) {'axis_1','axis_2'}", 8),
-        # As jax 0.12 does.
+        # Written by jax 0.12.
         ("mesh['data'=2,'fsdp'=2,'view'=2] {'fsdp'}", 2),
         ("mesh['data'=2,'fsdp'=2,'view'=2] {'data','view'}", 4),
         ("mesh['fsdp'=8] {'fsdp':(1)2}", 2),
@@ -39,7 +39,7 @@ def sent(line: str) -> dict[str, float]:
         ("{}", 8),
     ],
 )
-def test_every_form_of_replica_groups_is_read(groups, size):
+def test_every_form_of_replica_groups_is_parsed(groups, size):
     line = f"%all-gather = f32[32]{{0}} all-gather(%a), replica_groups={groups}, dimensions={{0}}"
     assert sent(line) == {"all-gather": pytest.approx((size - 1) / size * WHOLE)}
 
@@ -54,9 +54,9 @@ def test_every_form_of_replica_groups_is_read(groups, size):
         "",
     ],
 )
-def test_groups_in_an_unknown_form_are_refused(groups):
+def test_unknown_forms_of_replica_groups_raise(groups):
     line = f"%gathered = f32[32]{{0}} all-gather(%a), channel_id=1{groups}, dimensions={{0}}"
-    with pytest.raises(UserError, match="take part in all-gather gathered") as error:
+    with pytest.raises(UserError, match="the devices of all-gather gathered") as error:
         sent(line)
     assert "\n" not in str(error.value)
 
@@ -71,10 +71,10 @@ def test_groups_in_an_unknown_form_are_refused(groups):
         ("((f32[32]{0}), f32[4]{0}, s32[])", "reduce-scatter-start", 7 * PART),
         ("((f32[32]{0}), f32[32]{0})", "all-to-all-start", 7 / 8 * WHOLE),
         ("f32[32]{0}", "all-reduce-start", 2 * 7 / 8 * WHOLE),
-        ("(f32[32]{0}, f32[32]{0})", "all-reduce-start", 2 * 7 / 8 * 2 * WHOLE),  # results alone
+        ("(f32[32]{0}, f32[32]{0})", "all-reduce-start", 2 * 7 / 8 * 2 * WHOLE),  # only results
     ],
 )
-def test_of_what_starts_a_collective_only_the_result_counts(result, op, expected):
+def test_only_the_result_of_a_collective_start_counts(result, op, expected):
     line = f"%start = {result} {op}(%a), channel_id=1, replica_groups=[1,8]<=[8]"
     assert sent(line) == {op.removesuffix("-start"): pytest.approx(expected)}
 
@@ -86,14 +86,14 @@ def test_a_collective_spread_over_fusions_counts_once():
     calls = zip(["async-collective-start.1", "fusion.2", "async-collective-done.3"], names)
     body = "".join(f"  %{n} = f32[32]{{0}} fusion(%a), kind=kLoop, calls=%{c}\n" for n, c in calls)
     text = "\n".join([*insides, f"ENTRY %main (a: f32[4]) -> f32[32] {{\n{body}}}\n"])
-    assert traffic(text, 8).sent == {"all-gather": 7 / 8 * WHOLE}
+    assert estimate_traffic(text, 8).sent == {"all-gather": 7 / 8 * WHOLE}
 
 
 @pytest.mark.parametrize(
     "axes, size",
     [("data", 2), ("fsdp", 2), ("view", 2), (("data", "view"), 4), (("data", "fsdp", "view"), 8)],
 )
-def test_a_compiled_program_s_groups_are_those_of_its_axes(axes, size):
+def test_groups_of_a_compiled_program_follow_its_axes(axes, size):
     mesh = make_mesh({"data": 2, "fsdp": 2, "view": 2}, jax.devices()[:8])
     every = P(("data", "fsdp", "view"))
 
@@ -105,13 +105,14 @@ def test_a_compiled_program_s_groups_are_those_of_its_axes(axes, size):
 
     x = jax.ShapeDtypeStruct((8, 64), jnp.float32, sharding=NamedSharding(mesh, every))
     row = pytest.approx((size - 1) / size * 64 * 4)
-    assert traffic(both.lower(x).compile().as_text(), 8).sent == {"reduce-scatter": row, "all-gather": row}
+    sent = estimate_traffic(both.lower(x).compile().as_text(), 8).sent
+    assert sent == {"reduce-scatter": row, "all-gather": row}
 
 
-def test_parameters_split_over_fsdp_are_gathered_by_fsdp_alone():
-    """As the partitioner writes it, of its own accord and with names of its own."""
+def test_parameters_sharded_over_fsdp_are_gathered_within_fsdp():
+    """The partitioner inserts this collective itself, and names its axes itself."""
     mesh = make_mesh({"data": 2, "fsdp": 2, "view": 2}, jax.devices()[:8])
-    split, whole = (NamedSharding(mesh, spec) for spec in (P("fsdp"), P()))
-    gather = jax.jit(lambda kernel: jnp.sin(kernel), in_shardings=split, out_shardings=whole)
+    sharded, replicated = (NamedSharding(mesh, spec) for spec in (P("fsdp"), P()))
+    gather = jax.jit(lambda kernel: jnp.sin(kernel), in_shardings=sharded, out_shardings=replicated)
     text = gather.lower(jax.ShapeDtypeStruct((32, 32), jnp.float32)).compile().as_text()
-    assert traffic(text, 8).sent == {"all-gather": 32 * 32 * 4 / 2}
+    assert estimate_traffic(text, 8).sent == {"all-gather": 32 * 32 * 4 / 2}

@@ -1,4 +1,4 @@
-"""The data benchmark's arithmetic, what it measures with, and a run of it at toy size."""
+"""The data benchmark: its arithmetic, its tools, and a run at toy size."""
 
 import importlib.util
 import json
@@ -14,10 +14,11 @@ from PIL import Image
 
 from muskie_jax.config import validate
 from muskie_jax.config_file import load_config
+from muskie_jax.data.sources import PhotographSource
 from muskie_jax.errors import UserError
-from muskie_jax.perf import loading, pace
+from muskie_jax.perf import loading, throughput
 from muskie_jax.perf.loading import STAGES, benchmark_data, cores_needed, one_core
-from muskie_jax.perf.made_photographs import make_photographs
+from muskie_jax.perf.synthetic_photographs import write_photographs
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "benchmark_data.py"
 
@@ -41,43 +42,43 @@ def test_shipped_benchmarks_are_valid(arg):
         ("steps", (("bass", 224, 12.6),), "steps: no 'bass'; did you mean 'base'"),
     ],
 )
-def test_wrong_settings_are_named(setting, value, message):
+def test_invalid_settings_raise(setting, value, message):
     config = load(None)
     config.benchmark_data[setting] = value
     with pytest.raises(UserError, match=f"^config.benchmark_data.{message}"):
         validate(config)
 
 
-def test_made_photographs_are_as_large_as_real_ones(tmp_path):
-    make_photographs(tmp_path, 3, (480, 640))
+def test_synthetic_photographs_are_as_large_as_real_ones(tmp_path):
+    write_photographs(tmp_path, 3, (480, 640))
     first, *others = sorted(tmp_path.iterdir())
     assert len(others) == 2 and first.read_bytes() != others[0].read_bytes()
     assert Image.open(first).size == (640, 480)
     assert all(55e3 < path.stat().st_size < 85e3 for path in (first, *others))
     times = first.stat().st_mtime_ns
     others[0].unlink()
-    make_photographs(tmp_path, 3, (480, 640))
-    assert first.stat().st_mtime_ns == times and others[0].exists(), "only what is missing is made"
+    write_photographs(tmp_path, 3, (480, 640))
+    assert first.stat().st_mtime_ns == times and others[0].exists(), "only missing files are written"
 
 
-def test_speed_is_taken_once_loads_come_steadily(monkeypatch):
+def test_throughput_leaves_out_the_warm_up(monkeypatch):
     now, closed = [0.0], []
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
 
     def loads():
         try:
-            for seconds in [50.0, 3.0, *[0.25] * 100]:  # starting, filling up, steady
+            for seconds in [50.0, 3.0, *[0.25] * 100]:  # start, filling of queues, steady state
                 now[0] += seconds
                 yield
         finally:
             closed.append(True)
 
-    assert pace.items_per_second(loads(), 4.0) == 4.0
+    assert throughput.items_per_second(loads(), 4.0) == 4.0
     assert closed
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen on this system")
-def test_one_core_is_for_the_threads_started_meanwhile():
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin threads to cores")
+def test_one_core_pins_threads_started_within():
     before, seen = os.sched_getaffinity(0), []
     with one_core():
         thread = threading.Thread(target=lambda: seen.append(os.sched_getaffinity(0)))
@@ -98,19 +99,19 @@ def test_cores_that_feed_a_gpu(monkeypatch):
     cases = [case(224, 400.0, 1000.0), case(512, 500.0, 400.0)]
     steps = (("base", 224, 10.0), ("base", 512, 30.0), ("large", 224, 40.0), ("large", 384, 70.0))
     needs = {(n["variant"], n["size"]): n for n in cores_needed(cases, steps, step_views=32, reuse=2)}
-    # 16 views are loaded for a step, at 400 and (with both cores at work) 200 per second and core.
+    # 16 views are loaded per step; a core loads 400 views/s at 224, and 200 at 512 while both cores work.
     assert needs["base", 224]["cores"] == pytest.approx(16 / 400 / 0.010)
     assert needs["base", 512]["cores"] == pytest.approx(16 / 200 / 0.030)
     assert needs["base", "all"]["cores"] == pytest.approx((16 / 400 + 16 / 200) / 0.040)
     assert not needs["base", "all"]["at_most"]
     assert needs["large", 224]["cores"] == pytest.approx(16 / 400 / 0.040)
     assert set(needs) == {("base", 224), ("base", 512), ("base", "all"), ("large", 224), ("large", "all")}
-    # The step at 512 takes some time, too, but how long is not known.
+    # The time of the step at 512 is unknown, so it counts as zero.
     assert needs["large", "all"]["cores"] == pytest.approx((16 / 400 + 16 / 200) / 0.040)
     assert needs["large", "all"]["at_most"]
 
 
-@pytest.mark.parametrize("torch", [False, True])
+@pytest.mark.parametrize("torch", [False, pytest.param(True, marks=pytest.mark.extras)])
 def test_a_run_at_toy_size(tmp_path, monkeypatch, capsys, torch):
     if torch:
         pytest.importorskip("torch")
@@ -139,17 +140,20 @@ def test_a_run_at_toy_size(tmp_path, monkeypatch, capsys, torch):
         assert case["ratio"] == pytest.approx(case["views_per_second"] / case["torch_views_per_second"])
 
 
-def test_a_folder_of_ones_own(tmp_path):
+def test_photographs_of_the_user(tmp_path):
     config = load("quick")
-    config.benchmark_data.photos = str(tmp_path / "mine")
-    make_photographs(tmp_path / "mine" / "2024" / "june", 2, (60, 80))
+    config.benchmark_data.photos = str(tmp_path / "photos")
+    write_photographs(tmp_path / "photos" / "2024" / "june", 2, (60, 80))
     ((name, root),) = loading.photograph_folders(config.benchmark_data, tmp_path)
-    sampler = loading.sampler_of(config, root, 32)
-    assert name == "yours" and sampler.sources[0].scenes.counts.sum() == 2
+    sampler = loading.make_sampler(config, root, 32)
+    source = sampler.sources[0]
+    assert isinstance(source, PhotographSource)
+    assert name == "yours" and source.scenes.counts.sum() == 2
     assert sampler.photo_group(0, 0, 0).images.shape == (8, 32, 32, 3)
 
 
-def test_the_pytorch_loader_makes_normalised_views(tmp_path):
+@pytest.mark.extras
+def test_the_pytorch_loader_yields_normalised_views(tmp_path):
     pytest.importorskip("torch")
     from muskie_jax.perf.torch_loader import crop_box, photograph_loader
 
@@ -162,7 +166,7 @@ def test_the_pytorch_loader_makes_normalised_views(tmp_path):
     assert 0.79 < area.min() < 0.82 and boxes.min() >= 0 and boxes.max(0)[2:].tolist() == [640, 480]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is for glibc")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is glibc's")
 def test_freed_memory_is_kept():
     code = """
 import resource, numpy as np

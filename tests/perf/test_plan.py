@@ -1,7 +1,6 @@
-"""Plans: machines, what is read out of compiled programs, and real compilation for TPU slices."""
+"""Plans: machines, estimated traffic, the command, and compilation for TPU slices."""
 
 import json
-import os
 import re
 
 import jax
@@ -18,20 +17,33 @@ from muskie_jax.errors import UserError
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
 from muskie_jax.perf.flops import hardware_flops, training_flops
-from muskie_jax.perf.hlo import traffic
+from muskie_jax.perf.hlo import estimate_traffic
+from muskie_jax.perf.machine_plan import gpu_memory_fraction
 from muskie_jax.perf.machines import CHIPS, find_chip, parse_machine
-from muskie_jax.perf.plan import by_bucket, compile_one, machine_devices, memory_wanted, task_for
-from muskie_jax.perf.plan_report import gpu_share
+from muskie_jax.perf.plan import (
+    compile_one,
+    machine_devices,
+    make_machine_task,
+    one_program_per_bucket,
+    parse_needed_memory,
+    plan,
+)
 from muskie_jax.programs import batch_shapes, training_programs
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import abstract_state
-from test_cli import complaint, run
+from muskie_tests.commands import complaint_of, run_in_process, run_module
 
 LARGE = build_model("large", dtype="bfloat16", remat="block")
 BUCKET = Bucket(224, 224, 8)
 
 
-def test_machines_are_read_and_unknown_ones_named():
+@pytest.fixture(autouse=True)
+def start_jax():
+    """Starts JAX with the tests' devices, of which a plan in this process then takes some."""
+    jax.devices()
+
+
+def test_machines_are_parsed_and_unknown_ones_raise():
     machine = parse_machine("v5p:2x2x4")
     assert (machine.chips, machine.chip.memory) == (16, 95)
     assert parse_machine("h100:8").chips == 8
@@ -56,37 +68,37 @@ def test_machines_are_read_and_unknown_ones_named():
         ("TPU v6 lite", "v6e"),
     ],
 )
-def test_devices_are_found_in_the_table(kind, chip):
+def test_device_kinds_are_found_in_the_table(kind, chip):
     assert find_chip(kind) is CHIPS[chip]
 
 
 @pytest.mark.parametrize(
     "kind", ["cpu", "NVIDIA L40", "NVIDIA RTX A1000", "NVIDIA GH200 480GB", "TPU v5 mega", "TPU v4 lite"]
 )
-def test_devices_of_similar_names_are_not_in_the_table(kind):
+def test_similar_device_kinds_are_not_in_the_table(kind):
     assert find_chip(kind) is None
 
 
-def test_gpus_are_reckoned_with_the_memory_that_jax_takes(monkeypatch):
+def test_gpu_memory_fraction_follows_jax(monkeypatch):
     name = "XLA_PYTHON_CLIENT_MEM_FRACTION"
     monkeypatch.delenv(name, raising=False)
-    assert gpu_share() == 0.75
+    assert gpu_memory_fraction() == 0.75
     monkeypatch.setenv(name, ".9")
-    assert gpu_share() == 0.9
+    assert gpu_memory_fraction() == 0.9
     for wrong in ("90%", "90", "0"):
         monkeypatch.setenv(name, wrong)
         with pytest.raises(UserError, match="write a fraction"):
-            gpu_share()
+            gpu_memory_fraction()
 
 
-def test_collectives_are_counted_as_often_as_they_run():
+def test_collectives_in_loops_are_counted_per_iteration():
     mesh = make_mesh({"data": 4, "fsdp": 2, "view": 1})
-    whole = NamedSharding(mesh, P())
+    replicated = NamedSharding(mesh, P())
     total = 2 * 7 / 8 * 100 * 100 * 4  # what a ring of eight sends to sum 100 x 100 float32
 
     x = jax.ShapeDtypeStruct((64, 100), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp"))))
-    product = jax.jit(lambda x: x.T @ x, out_shardings=whole)
-    sent = traffic(product.lower(x).compile().as_text(), 8).sent
+    product = jax.jit(lambda x: x.T @ x, out_shardings=replicated)
+    sent = estimate_traffic(product.lower(x).compile().as_text(), 8).sent
     assert sent == {"all-reduce": pytest.approx(total)}
 
     @jax.jit
@@ -95,7 +107,7 @@ def test_collectives_are_counted_as_often_as_they_run():
         return jax.lax.all_gather(y, "fsdp", axis=1, tiled=True)
 
     y = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=NamedSharding(mesh, P("data", "fsdp")))
-    sent = traffic(gathered.lower(y).compile().as_text(), 8).sent
+    sent = estimate_traffic(gathered.lower(y).compile().as_text(), 8).sent
     assert sent == {"all-gather": 4 * 16 * 4}  # a quarter of the rows, half of the columns
 
     @jax.jit
@@ -105,12 +117,12 @@ def test_collectives_are_counted_as_often_as_they_run():
         return jax.lax.scan(body, x, kernels)[0]
 
     x = jax.ShapeDtypeStruct((400, 100), jnp.float32, sharding=NamedSharding(mesh, P("data")))
-    kernels = jax.ShapeDtypeStruct((7, 100, 100), jnp.float32, sharding=whole)
-    sent = traffic(repeated.lower(x, kernels).compile().as_text(), 8).sent
+    kernels = jax.ShapeDtypeStruct((7, 100, 100), jnp.float32, sharding=replicated)
+    sent = estimate_traffic(repeated.lower(x, kernels).compile().as_text(), 8).sent
     assert sent == {"all-reduce": pytest.approx(7 * total)}
 
 
-def test_memory_traffic_leaves_out_the_chip_s_own():
+def test_memory_traffic_leaves_out_on_chip_memory():
     text = """
 %body (p: (s32[], f32[5,100])) -> (s32[], f32[5,100]) {
   %p = (s32[], f32[5,100]{1,0}) parameter(0)
@@ -137,55 +149,69 @@ ENTRY %main (a: (s32[], f32[5,100])) -> (s32[], f32[5,100]) {
   ROOT %while = (s32[], f32[5,100]{1,0}) while(%a), condition=%condition, body=%body
 }
 """
-    # Five turns that each read one of five rows from main memory; the result stays on the chip, and so
-    # does what happens inside a fusion.
-    counted = traffic(text, 1).memory
+    # Each of five iterations reads one of five rows from main memory. The result stays on the chip, and so
+    # do the fusion's inner results.
+    counted = estimate_traffic(text, 1).memory
     assert counted == 5 * 100 * 4
 
 
-def test_executed_flops_are_more_than_the_model_s():
+def test_hardware_flops_exceed_model_flops():
     without = build_model("large", dtype="bfloat16")
     assert hardware_flops(without, BUCKET, False) > training_flops(without, BUCKET)
-    again = hardware_flops(LARGE, BUCKET, False) / hardware_flops(without, BUCKET, False)
-    assert 1.25 < again < 1.35
+    recomputed = hardware_flops(LARGE, BUCKET, False) / hardware_flops(without, BUCKET, False)
+    assert 1.25 < recomputed < 1.35
     assert hardware_flops(LARGE, BUCKET, True) > 1.2 * hardware_flops(LARGE, BUCKET, False)
 
 
-def test_patches_that_are_not_computed_are_not_executed():
+def test_hardware_flops_leave_out_patches_without_slots():
     model, slots = build_model("large", dtype="bfloat16"), 1024
     tokens = 8 * (4 + 196)
     spared = training_flops(model, BUCKET) - training_flops(model, BUCKET, slots)
-    # Fused attention computes the weights again in its backward pass: a seventh product.
+    # Fused attention recomputes the weights in its backward pass: a seventh product.
     attention = 4 * model.width * (tokens - slots) * tokens
-    executed = hardware_flops(model, BUCKET, False) - hardware_flops(model, BUCKET, False, slots=slots)
-    assert executed == pytest.approx(spared + attention / 2, rel=1e-9)
+    on_gpu = hardware_flops(model, BUCKET, False) - hardware_flops(model, BUCKET, False, slots=slots)
+    assert on_gpu == pytest.approx(spared + attention / 2, rel=1e-9)
     on_tpu = hardware_flops(model, BUCKET, True) - hardware_flops(model, BUCKET, True, slots=slots)
-    assert on_tpu > executed
+    assert on_tpu > on_gpu
 
 
 PLAN = ["--config", "configs/plan.py:quickstart"]
 
 
-@pytest.mark.parametrize("machine", ["v5e:2x2", "h100:4"])
-def test_a_plan_from_the_command_line(tmp_path, machine):
+@pytest.fixture
+def libtpu():
+    pytest.importorskip("libtpu", reason="compiling for TPUs needs libtpu")
+
+
+def check_command(workdir, machine, usable):
     tiny = [
         "--config.model.variant=nano",
         "--config.sources.rooms.weight=2",
         "--config.plan.utilisation=0.4",
     ]
-    done = run(*PLAN, f"--config.plan.machine={machine}", *tiny, "--workdir", tmp_path)
+    arguments = [*PLAN, f"--config.plan.machine={machine}", *tiny, "--workdir", workdir]
+    done = run_module("muskie_jax.main", *arguments)
     assert done.returncode == 0, done.stderr
-    usable = {"v5e:2x2": "15.68 usable", "h100:4": "60.00 usable"}
-    assert usable[machine] in done.stdout
+    assert usable in done.stdout
     assert "FITS" in done.stdout and "views/s" in done.stdout and "64x64, 4 views" in done.stdout
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["fits"] and result["chips"] == 4 and result["roofline_days"] > 0
-    written = json.loads((tmp_path / "plan.json").read_text())
-    assert {p["name"] for p in written["programs"]} == {"64x64, 4 views"}  # the optimizer is in it
-    (step,) = written["programs"]
+    written = json.loads((workdir / "plan.json").read_text())
+    (step,) = written["programs"]  # with the optimizer, since an update has one batch
+    assert step["name"] == "64x64, 4 views"
     # Gradients are summed over four chips: a ring sends 2 * 3/4 of them, as bfloat16 or float32.
     sent = step["sent_bytes"]["all-reduce"]
     assert 1.4 * 2 * result["parameters"] < sent < 1.6 * 4 * result["parameters"]
+
+
+def test_plan_of_gpus_from_the_command_line(tmp_path):
+    check_command(tmp_path, "h100:4", "60.00 usable")
+
+
+@pytest.mark.extras
+@pytest.mark.slow
+def test_plan_of_tpus_from_the_command_line(tmp_path, libtpu):
+    check_command(tmp_path, "v5e:2x2", "15.68 usable")
 
 
 @pytest.mark.parametrize(
@@ -193,9 +219,7 @@ def test_a_plan_from_the_command_line(tmp_path, machine):
     [
         (["--config", "configs/plan.py:muskie_larg"], "muskie_large"),
         ([*PLAN, "--config.plan.machine=v5e"], "such as v5e:4x4"),
-        ([*PLAN, "--config.plan.machine=v5e:3x5"], "v5e:3x5"),
-        ([*PLAN, "--config.plan.buckets=64x64x8"], "did you mean '64x64x4'"),
-        (["--config", "configs/plan.py:muskie_large", "--config.plan.machine=v5e:16x16"], "write 256"),
+        ([*PLAN, "--config.plan.machine=h100:8", "--config.plan.buckets=64x64x8"], "mean '64x64x4'"),
         ([*PLAN, "--config.plan.machine=h100:16"], "h100:8 at most"),
         (
             [*PLAN, "--config.plan.machine=h100:8", "--config.model.attention=splash"],
@@ -204,48 +228,63 @@ def test_a_plan_from_the_command_line(tmp_path, machine):
     ],
 )
 def test_mistakes_are_one_line(tmp_path, arguments, expected):
-    assert expected in complaint(*arguments, "--workdir", tmp_path)
+    done = run_in_process("muskie_jax.main", *arguments, "--workdir", tmp_path)
+    assert expected in complaint_of(done)
 
 
-def test_a_plan_that_does_not_fit_says_what_would(tmp_path):
-    machine = ["--config.plan.machine=l40s:1", "--config.batch.groups=8192"]
-    done = run(*PLAN, *machine, "--workdir", tmp_path)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert not result["fits"] and "DOES NOT FIT" in done.stdout
+@pytest.mark.extras
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, machine, expected",
+    [("quickstart", "v5e:3x5", "v5e:3x5"), ("muskie_large", "v5e:16x16", "write 256")],
+)
+def test_mistakes_about_tpu_slices_are_one_line(tmp_path, libtpu, name, machine, expected):
+    config = load_config(ROOT / f"configs/plan.py:{name}")
+    config.plan.machine = machine
+    with pytest.raises(UserError, match=expected) as error:
+        plan(config, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_plan_that_does_not_fit_ends_with_advice(tmp_path, capsys):
+    config = load_config(ROOT / "configs/plan.py:quickstart")
+    config.plan.machine = "l40s:1"
+    config.batch.groups = 8192
+    result = plan(config, tmp_path)
+    assert not result["fits"] and "DOES NOT FIT" in capsys.readouterr().out
     assert result["advice"][0].startswith("Should fit: --config.model.remat=")
 
 
-def test_the_compiler_s_want_of_memory_is_understood():
+def test_out_of_memory_errors_of_the_compiler_are_parsed():
     used = "E1000: Ran out of memory in memory space hbm. Used 40.50G of 15.75G hbm. Exceeded hbm capacity"
     temporary = "the total memory required for HLO temporaries (512.00M) exceeds available HBM (15.75G)"
-    assert memory_wanted(used) == 40.5 * 2**30
-    assert memory_wanted(temporary) == 512 * 2**20
-    assert memory_wanted("Ran out of memory in memory space vmem while allocating on stack") is None
+    assert parse_needed_memory(used) == 40.5 * 2**30
+    assert parse_needed_memory(temporary) == 512 * 2**20
+    assert parse_needed_memory("Ran out of memory in memory space vmem while allocating on stack") is None
 
 
-BOTH = [("muskie_large", "v5e:4x4"), ("muskie_huge", "v5e:16x16")]
-OTHERS = [("muskie_large", "v5e:16x16"), ("muskie_huge", "v5e:4x4")]  # as long again, and hardly new
-SLOW = pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="SLOW_TESTS=1 compiles these, too")
-
-
-@pytest.mark.parametrize("name, machine", [*BOTH, *(pytest.param(*case, marks=SLOW) for case in OTHERS)])
-def test_the_large_models_compile_for_tpu_slices(name, machine):
-    """The published model, one view of 224 pixels a chip; blocks in a loop, which compiles faster."""
+@pytest.mark.extras
+@pytest.mark.slow
+@pytest.mark.parametrize("name, machine", [("muskie_large", "v5e:4x4"), ("muskie_huge", "v5e:16x16")])
+def test_the_large_models_compile_for_tpu_slices(libtpu, name, machine):
+    """The published model with one view of 224x224 per chip; scanned blocks, which compile faster."""
     config = load_config(ROOT / f"configs/plan.py:{name}")
     machine = parse_machine(machine)
     mesh = make_mesh(config.mesh, machine_devices(machine))
     config.model.scan_blocks = True
-    task, optimizer = task_for(config, machine, mesh), make_optimizer(config)
+    task, optimizer = make_machine_task(config, machine, mesh), make_optimizer(config)
     state = abstract_state(task.model, optimizer, mesh)
     bucket = Bucket(224, 224, 1)
     shapes = {bucket: batch_shapes(bucket, machine.chips, 1, task.model.patch, mesh)}
-    schedule = BucketSchedule((((224, 224),),) * 3, (1,), 0)  # the optimizer is a program of its own
-    lowered = by_bucket(training_programs(task, optimizer, state, shapes, schedule, mesh))[bucket]()
+    batches_per_update = 3  # with more than one, the optimizer is a separate program
+    schedule = BucketSchedule((((224, 224),),) * batches_per_update, (1,), 0)
+    programs = training_programs(task, optimizer, state, shapes, schedule, mesh)
+    lowered = one_program_per_bucket(programs)[bucket]()
     assert {"splash_mha_fwd", "splash_mha_dkv"} <= set(re.findall(r"splash_mha_[a-z]+", lowered.as_text()))
     found = compile_one(lowered, machine)
+    assert found.memory and found.traffic
     assert 0 < found.memory["temporary"] < 16 * 2**30
     chips = machine.chips
     gradients = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
-    sent = 2 * (chips - 1) / chips * 2 * gradients  # most of it bfloat16, as the network multiplies in it
+    sent = 2 * (chips - 1) / chips * 2 * gradients  # mostly bfloat16, the type of matrix products
     assert 0.95 * sent < found.traffic.sent["all-reduce"] < 1.5 * sent

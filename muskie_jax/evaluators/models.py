@@ -177,7 +177,7 @@ def _muskies(source: str, name: str, checkpoints: str, dtype: str) -> Iterator[M
 def _load_muskie(name: str, place: str, source: str, dtype: str) -> Subject:
     weights = open_weights(place)
     model = model_of(weights.network, dtype)
-    return MuskieSubject(name, model, jax.device_put(weights.params), weights.about.get("step"), source)
+    return MuskieSubject(name, model, jax.device_put(weights.params), weights.provenance.get("step"), source)
 
 
 def _untrained(source: str, variant: str | None, name: str, dtype: str, before: Sequence[Model]) -> Model:

@@ -73,7 +73,7 @@ class TorchMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A frame layer, which attends within each view, then a global layer, which attends across all views."""
+    """A frame layer, which attends within each view, then a global layer, which attends across views."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()

@@ -17,7 +17,7 @@ from muskie_jax.evaluators.subjects import FramewiseSubject, MuskieSubject
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
 from muskie_jax.train_step import TrainState
-from muskie_tests import framewise_made
+from muskie_tests import framewise_networks
 
 STEPS = (10, 20, 30, 40)
 
@@ -94,9 +94,11 @@ def test_rules_and_backbones(tmp_path):
 
 def test_a_backbone_is_loaded(tmp_path, monkeypatch):
     # So small a network does not exist, so that its heads must be told.
-    load = functools.partial(models.load_framewise, num_heads=framewise_made.HEADS)
+    load = functools.partial(models.load_framewise, num_heads=framewise_networks.HEADS)
     monkeypatch.setattr(models, "load_framewise", load)
-    safetensors.numpy.save_file(framewise_made.published("dinov2"), tmp_path / "dino.safetensors")
+    safetensors.numpy.save_file(
+        framewise_networks.transformers_tensors("dinov2"), tmp_path / "dino.safetensors"
+    )
     (model,) = found(f"ours=dinov2:{tmp_path / 'dino.safetensors'}")
     subject = model.load()
     assert isinstance(subject, FramewiseSubject) and subject.name == "ours"

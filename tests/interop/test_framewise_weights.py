@@ -13,7 +13,13 @@ from conftest import GOLDEN
 from muskie_jax.errors import UserError
 from muskie_jax.interop.framewise import HEADS as KNOWN_HEADS
 from muskie_jax.interop.framewise import load_framewise, read_framewise
-from muskie_tests.framewise_made import CASES, HEADS, kind_of, of_the_repository, published
+from muskie_tests.framewise_networks import (
+    CASES,
+    HEADS,
+    kind_of,
+    repository_tensors,
+    transformers_tensors,
+)
 
 
 @pytest.fixture
@@ -54,9 +60,9 @@ def same(one, other):
 
 @pytest.mark.parametrize("case", CASES)
 def test_both_names_give_the_same_parameters(case, read):
-    settings, params = read(kind_of(case), published(case))
-    tensors = of_the_repository(case)
-    assert not tensors.keys() & published(case).keys() - {"norm.weight", "norm.bias"}
+    settings, params = read(kind_of(case), transformers_tensors(case))
+    tensors = repository_tensors(case)
+    assert not tensors.keys() & transformers_tensors(case).keys() - {"norm.weight", "norm.bias"}
     other_settings, other = read(kind_of(case), tensors)
     assert same(params, other)
     if "dinov3" in case:
@@ -70,7 +76,7 @@ def test_both_names_give_the_same_parameters(case, read):
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_number_of_a_file_is_in_the_tree(case, read):
-    tensors = published(case)
+    tensors = transformers_tensors(case)
     used = {n: x for n, x in tensors.items() if not re.match(r"decoder|embeddings\.mask_token", n)}
     assert len(used) < len(tensors)
     numbers = np.concatenate([x.ravel() for x in used.values()])
@@ -81,7 +87,7 @@ def test_every_number_of_a_file_is_in_the_tree(case, read):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("names", [published, of_the_repository])
+@pytest.mark.parametrize("names", [transformers_tensors, repository_tensors])
 def test_a_tensor_too_few_or_too_many_is_named(case, names, refusal):
     kind, tensors = kind_of(case), names(case)
     wanted = [
@@ -95,7 +101,7 @@ def test_a_tensor_too_few_or_too_many_is_named(case, names, refusal):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("names", [published, of_the_repository])
+@pytest.mark.parametrize("names", [transformers_tensors, repository_tensors])
 def test_another_shape_is_named(case, names, refusal):
     kind, tensors = kind_of(case), names(case)
     for name, array in tensors.items():
@@ -114,7 +120,7 @@ def test_weights_of_another_kind_are_named(case, kind, refusal, croco):
     titles = {"mae": "MAE", "dinov2": "DINOv2", "dinov3": "DINOv3", "crocov2": "CroCo v2"}
     if kind == kind_of(case):
         return
-    for names in (published, of_the_repository):
+    for names in (transformers_tensors, repository_tensors):
         message = refusal(kind, croco if case == "crocov2" else names(case))
         theirs = kind_of(case)
         assert message == f"these are weights of {titles[theirs]}, not of {titles[kind]}: say {theirs!r}"
@@ -131,7 +137,7 @@ def test_croco_of_the_first_version_is_refused(refusal, croco):
 
 
 def test_a_bias_that_only_some_layers_lack_is_missing(read, refusal):
-    tensors = published("dinov3")
+    tensors = transformers_tensors("dinov3")
     one = "layer.1.attention.q_proj.bias"
     assert f"missing: {one}" in refusal("dinov3", {n: x for n, x in tensors.items() if n != one})
     # The largest has none at all.
@@ -148,7 +154,7 @@ def test_a_bias_that_only_some_layers_lack_is_missing(read, refusal):
     ],
 )
 def test_heads_that_are_not_known(heads, said, refusal):
-    assert said in refusal("dinov2", published("dinov2"), heads)
+    assert said in refusal("dinov2", transformers_tensors("dinov2"), heads)
 
 
 def test_heads_of_the_published_sizes():
@@ -158,7 +164,9 @@ def test_heads_of_the_published_sizes():
 
 def test_heads_of_64_channels(read):
     wide = {}
-    for name, array in published("dinov2").items():  # four times the width, and four times the hidden one
+    for name, array in transformers_tensors(
+        "dinov2"
+    ).items():  # four times the width, and four times the hidden one
         wide[name] = np.tile(array, [4 if n in (32, 128) else 1 for n in array.shape])
     settings, _ = read("dinov2", wide, None)
     assert (settings.width, settings.hidden, settings.heads) == (128, 512, 2)
@@ -175,11 +183,11 @@ def test_heads_of_64_channels(read):
     ],
 )
 def test_broken_numbers_are_named(changed, said, refusal):
-    assert said in refusal("dinov3", of_the_repository("dinov3") | changed)
+    assert said in refusal("dinov3", repository_tensors("dinov3") | changed)
 
 
 def test_16_bits_are_widened(read):
-    tensors = {name: x.astype(np.float16) for name, x in of_the_repository("dinov3").items()}
+    tensors = {name: x.astype(np.float16) for name, x in repository_tensors("dinov3").items()}
     params = flatten_dict(read("dinov3", tensors)[1])
     assert {x.dtype.name for x in params.values()} == {"float32"}
     assert np.array_equal(
@@ -190,10 +198,10 @@ def test_16_bits_are_widened(read):
 @pytest.mark.parametrize("name", ["m.pth", "pytorch_model.bin"])
 def test_files_of_pytorch(name, tmp_path, read):
     torch = pytest.importorskip("torch")
-    state = {n: torch.from_numpy(x.copy()) for n, x in of_the_repository("mae").items()}
+    state = {n: torch.from_numpy(x.copy()) for n, x in repository_tensors("mae").items()}
     torch.save({"model": state, "croco_kwargs": {"enc_depth": 2, "pos_embed": "RoPE100"}}, tmp_path / name)
     model, params = load_framewise("mae", tmp_path / name, num_heads=HEADS)
-    settings, expected = read("mae", of_the_repository("mae"))
+    settings, expected = read("mae", repository_tensors("mae"))
     assert model.settings == settings and same(params, expected)
 
 
@@ -201,7 +209,7 @@ def test_a_repository_of_the_hub(tmp_path, monkeypatch):
     """As those of MAE are: an old file of PyTorch beside one of TensorFlow."""
     torch = pytest.importorskip("torch")
     path = tmp_path / "pytorch_model.bin"
-    torch.save({n: torch.from_numpy(x.copy()) for n, x in published("mae").items()}, path)
+    torch.save({n: torch.from_numpy(x.copy()) for n, x in transformers_tensors("mae").items()}, path)
 
     def get(repo, name, revision):
         assert repo == "facebook/vit-mae-base"
@@ -239,5 +247,5 @@ def test_sources_that_are_none(kind, source, options, said, tmp_path, monkeypatc
 
 
 def test_a_folder_is_its_file(tmp_path):
-    safetensors.numpy.save_file(published("dinov2"), tmp_path / "model.safetensors")
+    safetensors.numpy.save_file(transformers_tensors("dinov2"), tmp_path / "model.safetensors")
     assert load_framewise("dinov2", tmp_path, num_heads=HEADS)[0].settings.kind == "dinov2"

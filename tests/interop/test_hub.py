@@ -16,7 +16,7 @@ from muskie_jax import save_pretrained
 from muskie_jax.interop.load import open_weights
 from muskie_jax.models.muskie import build_model
 from muskie_tests.commands import run_module
-from muskie_tests.networks import named_network, same
+from muskie_tests.networks import random_variant, same
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -107,7 +107,7 @@ def hub():
 def folder(tmp_path_factory):
     """A folder of weights."""
     folder = tmp_path_factory.mktemp("saved") / "nano"
-    save_pretrained(folder, build_model("nano"), named_network("nano", 0)[1], licence="cc-by-4.0")
+    save_pretrained(folder, build_model("nano"), random_variant("nano", 0)[1], licence="cc-by-4.0")
     return folder
 
 

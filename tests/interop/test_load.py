@@ -26,7 +26,7 @@ from muskie_jax.interop.workdir import make_workdir
 from muskie_jax.optim import make_optimizer
 from muskie_jax.train import train
 from muskie_jax.train_step import TrainState
-from muskie_tests.networks import made_inputs, made_network, named_network, same
+from muskie_tests.networks import random_inputs, random_network, random_variant, same
 from muskie_tests.runs import nano_config
 
 STEPS = (20, 100)
@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
     config = nano_config("/secret/place/photos")
     checkpoints, params = Checkpointer(workdir, keep=3), {}
     for step in STEPS:
-        params[step] = named_network("nano", step)[1]
+        params[step] = random_variant("nano", step)[1]
         on_device = jax.tree.map(jnp.asarray, params[step])
         state = TrainState(jnp.int32(step), on_device, make_optimizer(config).init(on_device))
         checkpoints.save(state, config)
@@ -77,7 +77,7 @@ def test_reconstructs_and_gives_features_at_any_size(trained, tmp_path, name, vi
         write_weights(tmp_path / name, weights)
     model, loaded = load_pretrained(str(tmp_path / name))
     assert same(loaded, params[20])
-    images, mask = made_inputs(0, views, size)
+    images, mask = random_inputs(0, views, size)
     output = model.apply({"params": loaded}, images, mask)
     patches = size[0] // 16 * (size[1] // 16)
     assert output.pred.shape == output.conf.shape == (2, views, patches, 768)
@@ -159,7 +159,7 @@ def test_options_of_the_model(trained):
 def test_what_the_network_cannot_use_is_said(trained):
     model, params = load_pretrained(trained[0])
     backbone = {name: value for name, value in params.items() if name not in ("norm", "head")}
-    images, mask = made_inputs(0, 2, (32, 32))
+    images, mask = random_inputs(0, 2, (32, 32))
     with pytest.raises(ValueError, match="no reconstruction head: write method='features'"):
         model.apply({"params": backbone}, images, mask)
     with pytest.raises(ValueError, match=r"images must be float, in \[-1, 1\], got uint8"):
@@ -233,7 +233,7 @@ HOSTILE = "`x` |\n\n## Licence\n\nMIT <img src=x> ![p](http://evil.example/x) ww
 )
 def test_what_a_card_says_cannot_break_out_of_it(tmp_path, training):
     """Descriptions come from files, and files from distractors."""
-    model, params = made_network(0)
+    model, params = random_network(0)
     weights = Weights(Network.of(model), params, {"training": training, "metrics": {"mse": 1.0}})
     write_weights(tmp_path / "m.safetensors", weights)
     again = open_weights(tmp_path / "m.safetensors")
@@ -246,7 +246,7 @@ def test_what_a_card_says_cannot_break_out_of_it(tmp_path, training):
 
 def test_a_training_is_a_config(tmp_path):
     with pytest.raises(UserError, match="training is a str, and no config"):
-        save_pretrained(tmp_path / "m", *made_network(0), training="400 epochs")
+        save_pretrained(tmp_path / "m", *random_network(0), training="400 epochs")
 
 
 def test_only_such_folders_are_pushed(tmp_path):
@@ -298,7 +298,7 @@ def test_weights_that_cannot_be_trained_are_refused(trained, tmp_path):
     make = lambda weights, config=None: make_workdir(tmp_path / "w", weights, config, force=False)
     with pytest.raises(UserError, match="no reconstruction head in these weights"):
         make(weights.backbone())
-    model, params = made_network(0)
+    model, params = random_network(0)
     with pytest.raises(
         UserError, match="no variant has width 24, 2 blocks and 2 heads: add one to VARIANTS"
     ):

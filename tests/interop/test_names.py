@@ -10,7 +10,7 @@ from muskie_jax.errors import UserError
 from muskie_jax.interop.names import Network, network_of, parameters, to_jax, to_torch
 from muskie_jax.models.muskie import VARIANTS, build_model
 from muskie_tests.golden_params import golden_params
-from muskie_tests.networks import made_network, same
+from muskie_tests.networks import random_network, same
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_the_published_network_in_both_directions(golden, published):
     "options", [{}, {"view_embed": "learned", "max_views": 3}, {"patch": 8, "registers": 0}]
 )
 def test_there_and_back_changes_no_bit(options):
-    model, params = made_network(1, **options)
+    model, params = random_network(1, **options)
     network = Network.of(model)
     tensors = to_torch(params, network)
     assert network_of(tensors, num_heads=2) == network
@@ -100,7 +100,7 @@ def test_many_wrong_names_are_not_all_listed(published):
 
 
 def test_parameters_of_another_network_are_not_written():
-    model, params = made_network(0)
+    model, params = random_network(0)
     other = Network.of(model.clone(depth=3))
     with pytest.raises(UserError, match="missing: block_2/frame/norm1/scale"):
         to_torch(params, other)

@@ -14,7 +14,7 @@ from muskie_jax.interop.names import Network
 from muskie_jax.interop.onnx_program import write_onnx
 from muskie_jax.interop.stablehlo import PLATFORMS, export_program, write_stablehlo
 from muskie_jax.interop.weights import Weights
-from muskie_tests.networks import made_inputs, made_network
+from muskie_tests.networks import random_inputs, random_network
 
 VIEWS, SIZE = 3, (32, 48)
 
@@ -22,7 +22,7 @@ VIEWS, SIZE = 3, (32, 48)
 @pytest.fixture(scope="module")
 def network():
     """A model, its parameters, and the same as weights."""
-    model, params = made_network(7)
+    model, params = random_network(7)
     return model, params, Weights(Network.of(model), params)
 
 
@@ -70,7 +70,7 @@ def test_stablehlo_without_this_package(tmp_path, network, output):
         "muskie.stablehlo",
         "weights.safetensors",
     ]
-    images, mask = made_inputs(7, VIEWS, SIZE)
+    images, mask = random_inputs(7, VIEWS, SIZE)
     np.savez(folder / "inputs.npz", images=images, mask=mask)
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
@@ -114,7 +114,7 @@ def test_onnx(tmp_path, network, output):
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"], "weights are inside"
     assert b".py" not in (tmp_path / "m.onnx").read_bytes(), "paths are their owner's"
     session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    images, mask = made_inputs(7, VIEWS, SIZE)
+    images, mask = random_inputs(7, VIEWS, SIZE)
     names = [result.name for result in session.get_outputs()]
     assert names == (["tokens_0", "tokens_1"] if output == "features" else ["pred", "conf"])
     for groups in (1, 2):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from muskie_tests.networks import made_inputs, made_network, same
+from muskie_tests.networks import random_inputs, random_network, same
 
 torch = pytest.importorskip("torch")
 
@@ -75,8 +75,8 @@ def test_the_published_numbers(golden):
     ],
 )
 def test_jax_to_file_to_pytorch(tmp_path, seed, views, size, options, suffix):
-    model, params = made_network(seed, **options)
-    images, mask = made_inputs(seed, views, size, model.patch)
+    model, params = random_network(seed, **options)
+    images, mask = random_inputs(seed, views, size, model.patch)
     write_weights(tmp_path / f"m.{suffix}", Weights(Network.of(model), params))
     theirs = torch_model.load(tmp_path / f"m.{suffix}")
     assert compare(model, params, theirs, images, mask) < TOLERANCE
@@ -84,8 +84,8 @@ def test_jax_to_file_to_pytorch(tmp_path, seed, views, size, options, suffix):
 
 def test_every_parameter_matters():
     """So that the comparisons above would see any one that is wrong."""
-    model, params = made_network(0)
-    images, mask = made_inputs(0, 2, (32, 48))
+    model, params = random_network(0)
+    images, mask = random_inputs(0, 2, (32, 48))
     state = state_dict(Weights(Network.of(model), params))
 
     def results(state):
@@ -132,11 +132,11 @@ def test_pytorch_to_file_to_jax_to_pytorch_changes_no_bit(tmp_path, suffix):
 
 
 def test_a_backbone_alone(tmp_path):
-    model, params = made_network(4)
+    model, params = random_network(4)
     backbone = Weights(Network.of(model), params).backbone()
     write_weights(tmp_path / "b.safetensors", backbone)
     theirs = torch_model.load(tmp_path / "b.safetensors")
-    images, _ = made_inputs(4, 2, (32, 32))
+    images, _ = random_inputs(4, 2, (32, 32))
     ours = model.apply(
         {"params": open_weights(tmp_path / "b.safetensors").params}, images, method="features"
     )
@@ -160,7 +160,7 @@ def test_parameters_of_every_variant(variant):
 
 def test_without_jax(tmp_path):
     """The module is used from the package, and as a file on its own, where JAX cannot be imported."""
-    model, params = made_network(5)
+    model, params = random_network(5)
     save_pretrained(tmp_path / "folder", model, params)
     shutil.copy(torch_model.__file__, tmp_path / "torch_model.py")
     program = (

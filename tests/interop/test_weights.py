@@ -19,14 +19,14 @@ from muskie_jax.errors import UserError
 from muskie_jax.interop import weights as weights_module
 from muskie_jax.interop.names import Network, to_torch
 from muskie_jax.interop.weights import Weights, read_weights, write_weights
-from muskie_tests.networks import made_network, same
+from muskie_tests.networks import random_network, same
 
 ABOUT = {"step": 20, "training": {"duration": "20 steps"}, "metrics": {"mse": 0.5}}
 
 
 @pytest.fixture(scope="module")
 def weights():
-    model, params = made_network(0)
+    model, params = random_network(0)
     return Weights(Network.of(model), params, ABOUT)
 
 

@@ -10,7 +10,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from conftest import GOLDEN
 from muskie_jax.interop.framewise import load_framewise
 from muskie_jax.models.framewise import DEVIATION, MEAN, Framewise, Settings, interpolated
-from muskie_tests.framewise_made import CASES, HEADS, kind_of, made, of_the_repository, published
+from muskie_tests.framewise_networks import (
+    CASES,
+    HEADS,
+    kind_of,
+    repository_tensors,
+    transformers_model,
+    transformers_tensors,
+)
 
 # Wider than high; of other sizes than the images that the tables of positions are for, in one direction
 # smaller and in the other larger.
@@ -34,7 +41,7 @@ def images_of(size, seed=0):
 def theirs(case, images):
     """Patch tokens after each layer, those of the last after the last norm, by `transformers`."""
     torch = pytest.importorskip("torch")
-    model = made(case)
+    model = transformers_model(case)
     pixels = (images / 2 + 0.5 - np.float32(MEAN)) / np.float32(DEVIATION)
     options = {"pixel_values": torch.tensor(pixels).permute(0, 3, 1, 2), "output_hidden_states": True}
     if case == "mae":  # whose encoder sorts patches by noise, to drop some
@@ -59,8 +66,8 @@ def assert_all_parameters_matter(apply, params, images, tokens):
 
 @pytest.mark.parametrize("case", CASES)
 def test_tokens_are_those_of_transformers(case, tmp_path):
-    model, params = loaded(published(case), kind_of(case), tmp_path)
-    assert model.settings.family.epsilon == made(case).config.layer_norm_eps
+    model, params = loaded(transformers_tensors(case), kind_of(case), tmp_path)
+    assert model.settings.family.epsilon == transformers_model(case).config.layer_norm_eps
     images = images_of(SIZE[kind_of(case)])
     apply = compiled(model)
     tokens = apply(params, images)
@@ -74,7 +81,7 @@ def test_tokens_are_those_of_transformers(case, tmp_path):
 def test_rotations_of_a_file_are_used(tmp_path):
     """DINOv3's own files have the periods of its rotations, which were rounded."""
     torch = pytest.importorskip("torch")
-    tensors = of_the_repository("dinov3, gated")
+    tensors = repository_tensors("dinov3, gated")
     periods = np.float32(1.1) * tensors["rope_embed.periods"]
     model, params = loaded(tensors | {"rope_embed.periods": periods}, "dinov3", tmp_path)
     images = images_of(SIZE["dinov3"])

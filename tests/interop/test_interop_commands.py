@@ -53,10 +53,9 @@ def test_round_trip_of_formats(weights, tmp_path):
     backbone = result(run_in_process, *export, "--out", tmp_path / "b.safetensors")
     assert backbone["backbone_only"] is True and open_weights(tmp_path / "b.safetensors").backbone_only
     program = ("stablehlo", "--checkpoint", tmp_path / "b.safetensors", "--views", "2", "--size", "32x48")
-    assert result(run_in_process, *program, "--out", tmp_path / "program")["out"] == str(
-        tmp_path / "program"
-    )
-    assert (tmp_path / "program" / "muskie.stablehlo").is_file()
+    folder = tmp_path / "program"
+    assert result(run_in_process, *program, "--out", folder)["out"] == str(folder)
+    assert (folder / "muskie.stablehlo").is_file()
     assert "no reconstruction head: write --output features" in complaint(
         *program, "--out", tmp_path / "other", "--output", "reconstruction"
     )

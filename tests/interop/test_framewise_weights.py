@@ -1,4 +1,4 @@
-"""Published files of MAE, DINOv2, DINOv3 and CroCo v2: every tensor is used, and wrong files are refused."""
+"""Published files of MAE, DINOv2, DINOv3 and CroCo v2: all tensors are used, wrong files are refused."""
 
 import re
 

@@ -39,7 +39,7 @@ def weights(tmp_path_factory):
 
 
 def test_round_trip_of_formats(weights, tmp_path):
-    """File -> work directory -> folder -> backbone file -> program; each result reports the same weights."""
+    """File, work directory, folder, backbone file and program report the same weights."""
     digest = open_weights(weights).params_digest
     imported = result(run_alone, "import", "--from", weights, "--out", tmp_path / "w")
     assert imported == {"job": "import", "variant": "nano", "backbone_only": False, "params_digest": digest,

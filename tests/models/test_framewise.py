@@ -86,7 +86,7 @@ def test_rotations_of_a_file_are_used(tmp_path):
     model, params = loaded(tensors | {"rope_embed.periods": periods}, "dinov3", tmp_path)
     images = images_of(SIZE["dinov3"])
     tokens = compiled(model)(params, images)
-    rotations = made("dinov3, gated").rope_embeddings
+    rotations = transformers_model("dinov3, gated").rope_embeddings
     exact = rotations.inv_freq
     try:
         rotations.inv_freq = 1 / torch.tensor(periods)

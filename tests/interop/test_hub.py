@@ -16,7 +16,7 @@ from muskie_jax import save_pretrained
 from muskie_jax.interop.load import open_weights
 from muskie_jax.models.muskie import build_model
 from muskie_tests.commands import run_module
-from muskie_tests.networks import random_variant, same
+from muskie_tests.networks import random_variant
 
 COMMIT = "c0ffee" + "0" * 34
 

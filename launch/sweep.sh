@@ -48,7 +48,7 @@ check_arguments ${config:+"--config=$config"} ${workdir:+"--workdir=$workdir"} "
 workdir=${workdir%/}
 choose_gpus
 export "${settings[@]}"
-if [ -n "${DRY_RUN:-}" ]; then use_venv; else install; fi
+if [ -n "${DRY_RUN:-}" ]; then activate "$VENV"; else install; fi
 
 # --- Its runs ------------------------------------------------------------------------------------------------
 listed=$(python -m muskie_jax.sweeps --config "$config" --workdir "$workdir" "$@") || exit 2

@@ -26,7 +26,8 @@ start() {
   unpack+=" && rm -rf muskie_jax configs launch && tar -xzf ../$ARCHIVE"
   install="${PREPARE:+bash -c $(quote "$PREPARE") && }bash launch/tpu_worker.sh install"
   run mkdir -p .cache
-  run tar -czf ".cache/$ARCHIVE" --exclude=__pycache__ muskie_jax configs launch requirements.txt constraints.txt
+  run tar -czf ".cache/$ARCHIVE" --exclude=__pycache__ muskie_jax configs launch \
+    requirements.txt constraints.txt pyproject.toml README.md LICENSE
   gcloud_tpu scp ".cache/$ARCHIVE" "$TPU:" --worker=all
   gcloud_tpu ssh "$TPU" --worker=all --command="$unpack && $install"
   # Only when all have installed: workers wait for one another for five minutes.

@@ -2,7 +2,7 @@
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Loaded when used, so that `muskie_jax.interop.torch_model` works where JAX is not installed.
 _FROM = {

@@ -12,6 +12,15 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).parents[2]
+COPIED = (
+    "muskie_jax/main.py",
+    "configs/photos.py",
+    "requirements.txt",
+    "constraints.txt",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
 TRAINER = ["python", "-m", "muskie_jax.main"]
 
 
@@ -23,7 +32,7 @@ class Project:
         self.programs = folder / "programs"
         self.workers = [folder / "workers" / number for number in ("0", "1")]
         shutil.copytree(ROOT / "launch", self.folder / "launch")
-        for path in ("muskie_jax/main.py", "configs/photos.py", "requirements.txt", "constraints.txt"):
+        for path in COPIED:
             (self.folder / path).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / path, self.folder / path)
         for made in (self.programs, *self.workers):

@@ -32,7 +32,7 @@ def complaint_of(done: subprocess.CompletedProcess) -> str:
     return line
 
 
-def run_in_process(module: str, *arguments) -> subprocess.CompletedProcess:
+def call_module(module: str, *arguments) -> subprocess.CompletedProcess:
     """`run_module` without a new interpreter, which takes seconds to import JAX."""
     argv = [module, *map(str, arguments)]
     out, err, code = io.StringIO(), io.StringIO(), 0

@@ -9,7 +9,7 @@ from muskie_jax.interop.load import open_weights
 from muskie_jax.interop.names import Network
 from muskie_jax.interop.weights import Weights, write_weights
 from muskie_jax.models.muskie import build_model
-from muskie_tests.commands import complaint_of, call_module, run_module
+from muskie_tests.commands import call_module, complaint_of, run_module
 from muskie_tests.networks import random_network, random_variant
 
 MODULE = "muskie_jax.interop"

@@ -117,17 +117,14 @@ def _rows(values: Mapping[str, Any]) -> str:
 def _training(metadata: Mapping[str, Any]) -> str:
     """Summarises the training settings that readers ask for most; config.json has all of them."""
     training, origin = metadata.get("training"), metadata.get("origin")
-    paragraphs = []
+    start = ""
     if origin:
         names = ("variant", "step", "params_digest")
-        known = ", ".join(f"{name} {origin[name]}" for name in names if name in origin)
-        paragraphs.append(
-            f"Initialised from other weights ({_cell(known)}). The settings below are those of the "
-            "training that followed."
-        )
+        start = _cell(", ".join(f"{name} {origin[name]}" for name in names if name in origin))
     if not training:
-        paragraphs.append("Unknown: the file that these weights came from does not describe it.")
-        return "\n\n".join(paragraphs)
+        if origin:
+            return f"Imported from other weights ({start}); no further training is recorded."
+        return "Unknown: the file that these weights came from does not describe it."
     section = lambda name: training[name] if isinstance(training.get(name), dict) else {}
     rows: dict[str, Any] = {
         "updates": metadata.get("step"),
@@ -144,8 +141,13 @@ def _training(metadata: Mapping[str, Any]) -> str:
         shown = [f"{k} {v}" for k, v in settings.items() if v not in (None, "") and not isinstance(v, dict)]
         rows[f"data: {name}"] = ", ".join(shown)
     table = _rows({name: value for name, value in rows.items() if value is not None})
-    paragraphs.append(f"| | |\n|---|---|\n{table}\n\n`config.json` has all settings.")
-    return "\n\n".join(paragraphs)
+    text = f"| | |\n|---|---|\n{table}\n\n`config.json` has all settings."
+    if origin:
+        text = (
+            f"Initialised from other weights ({start}). The settings below are those of the training that "
+            f"followed.\n\n{text}"
+        )
+    return text
 
 
 def _listed(values: Any) -> str | None:

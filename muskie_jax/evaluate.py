@@ -1,7 +1,8 @@
-"""Job `evaluate`: models x evaluators x settings, one unit of work after the other, and a report.
+"""Job `evaluate`: applies every evaluator, under every setting, to every model, and writes a report.
 
-Every unit is a line of `results.jsonl`, written when it is done. What is there is not done again: a sweep
-that was killed goes on where it stopped. Hosts share the work, each into a file of its own.
+One model, evaluator and setting are a unit of work. Each finished unit is appended to `results.jsonl` and
+not repeated, so a sweep that was killed resumes where it stopped. Several hosts split the units; each
+writes its own file.
 """
 
 import datetime
@@ -10,7 +11,7 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,254 +25,251 @@ from muskie_jax.data.held_out import held_out_scenes
 from muskie_jax.data.mixture import build_mixture
 from muskie_jax.data.posed import PosedSet, open_posed
 from muskie_jax.errors import UserError
+from muskie_jax.evaluators.contexts import ViewSet
 from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
-from muskie_jax.evaluators.models import Model, find_models
+from muskie_jax.evaluators.eval_models import EvalModel
+from muskie_jax.evaluators.model_specs import ModelSpec, find_models
 from muskie_jax.evaluators.reconstruction_curves import CurveSettings, ReconstructionCurves
 from muskie_jax.evaluators.results import Figure, ResultRow, Setting, SweepEvaluator
 from muskie_jax.evaluators.settings import parse_shard
-from muskie_jax.evaluators.subjects import Subject
 from muskie_jax.files import atomic_write
-from muskie_jax.fingerprint import digest
 from muskie_jax.report import results_file
+from muskie_jax.report.results_file import FigureFile, ResultUnit
 from muskie_jax.report.write import write_report
 from muskie_jax.sharding import make_mesh
 from muskie_jax.writers import duration, log_main
 
 JPEG_QUALITY = 90  # of figures
 FIGURES = "figures"
-VERSION = 1  # of what evaluators compute: raised when results are no longer those of before
+# Of the evaluation: raise it when evaluators compute other results, so that finished units are repeated.
+VERSION = 1
+# Digests use the names of the first version of the evaluation, so that a rename repeats no finished unit.
+DIGEST_NAMES = {"distractors": "strangers"}
 
 
-class Unit(NamedTuple):
-    """What is done in one go.
+class WorkUnit(NamedTuple):
+    """A unit of work to do.
 
     Attributes:
-      model, evaluator, setting: what by what, and how.
-      question: see `question_of`.
-      identity: the same for the same work, in every run of the same version of the evaluation.
+      model, evaluator, setting: what to evaluate, and how.
+      protocol_digest: see `protocol_digest`.
+      identity: digest of the work; equal for equal work in every run of this version of the evaluation.
     """
 
-    model: Model
+    model: ModelSpec
     evaluator: SweepEvaluator
     setting: Setting
-    question: str
+    protocol_digest: str
     identity: str
 
 
 def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
-    """Evaluates what the work directory has no results of yet, and writes the report.
+    """Runs all units without results in the work directory, and writes the report.
 
     Args:
-      config: see `muskie_jax.config.default_config`, its sections `sweep` and `posed`.
-      workdir: gets `results.jsonl`, `figures/`, and the report.
+      config: see `muskie_jax.config.default_config`, its sections `evaluate` and `posed`.
+      workdir: for `results.jsonl`, `figures/` and the report.
 
     Returns:
-      `units` of the sweep; `done`, those of this call; the paths of the report's files; `workdir`.
+      `units`, the number in the sweep; `done`, those done by this call; the paths of the report's files;
+      `workdir`.
 
     Raises:
-      UserError: for models or data that are not there, before anything is done; for what could not be
-        loaded or used, after all else was done and the report written.
+      UserError: before any work, if models or data do not exist; after all other units are done and the
+        report is written, if a model or data could not be loaded or used.
     """
-    # --- What there is to do -------------------------------------------------------------------------
+    # --- Plan ----------------------------------------------------------------------------------------
     config_lib.validate(config)
     models = find_models(config.evaluate.models, config.evaluate.checkpoints, config.evaluate.dtype)
-    evaluators = make_evaluators(config, workdir)
-    units = [
-        plan_unit(model, evaluator, setting, config)
-        for model in models
-        for evaluator in evaluators
-        if evaluator.accepts(model.kind)
-        for setting in evaluator.settings()
-    ]
+    units = list(plan_units(models, make_evaluators(config, workdir), config))
     if not units:
         raise UserError(
             "nothing to evaluate: config.evaluate.evaluators has only 'reconstruction', which needs a "
             "Muskie among config.evaluate.models"
         )
-    part, parts = shard_of(config)
-    mine = units[len(units) * part // parts : len(units) * (part + 1) // parts]
+    shard, shards = work_shard(config)
+    mine = units[len(units) * shard // shards : len(units) * (shard + 1) // shards]
     has_results = any(workdir.glob(results_file.FILES))
-    known = {unit.unit for unit in results_file.read(workdir)} if has_results else set()
-    waiting = [unit for unit in mine if unit.identity not in known]
-    log_main(f"{len(models)} models, {len(units)} units of work; to do here: {len(waiting)} of {len(mine)}")
+    finished = {unit.identity for unit in results_file.read(workdir)} if has_results else set()
+    pending = [unit for unit in mine if unit.identity not in finished]
+    log_main(f"{len(models)} models, {len(units)} units of work; to do here: {len(pending)} of {len(mine)}")
 
-    # --- Do it, and report ---------------------------------------------------------------------------
-    path = workdir / ("results.jsonl" if part == 0 else f"results.{part}.jsonl")
-    failed = run_units(waiting, config, workdir, path)
+    # --- Run, and report -----------------------------------------------------------------------------
+    path = workdir / ("results.jsonl" if shard == 0 else f"results.{shard}.jsonl")
+    failures = run_units(pending, config, workdir, path)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("evaluated")
-    done = len(waiting) - len(failed)
+    done = len(pending) - len(failures)
     result = {"job": "evaluate", "units": len(units), "done": done, "workdir": str(workdir)}
     if jax.process_index() == 0 and any(workdir.glob(results_file.FILES)):
-        written = write_report(workdir)
-        for place in written.values():
-            log_main(f"  {place}")
-        result |= {name: str(place) for name, place in written.items()}
-    if failed:
-        more = f" (and {len(failed) - 1} more units could not be done)" if len(failed) > 1 else ""
-        raise UserError(f"{failed[0]}{more}; the other {done} units are done and in the report")
+        report = write_report(workdir)
+        for file in report.values():
+            log_main(f"  {file}")
+        result |= {name: str(file) for name, file in report.items()}
+    if failures:
+        more = f" (and {len(failures) - 1} more units failed)" if len(failures) > 1 else ""
+        raise UserError(f"{failures[0]}{more}; the other {done} units are done and in the report")
     return result
 
 
-def plan_unit(model: Model, evaluator: SweepEvaluator, setting: Setting, config: ConfigDict) -> Unit:
-    """A unit of work and its digests."""
-    question = question_of(evaluator, setting, config)
-    return Unit(
-        model, evaluator, setting, question, identity_of(question, setting, model, config.evaluate.dtype)
-    )
+def plan_units(
+    models: Sequence[ModelSpec], evaluators: Sequence[SweepEvaluator], config: ConfigDict
+) -> Iterator[WorkUnit]:
+    """Yields all units of a sweep, model by model."""
+    for model in models:
+        for evaluator in evaluators:
+            if not evaluator.accepts(model.kind):
+                continue
+            for setting in evaluator.settings():
+                digest = protocol_digest(evaluator, setting, config)
+                identity = unit_identity(digest, setting, model, config.evaluate.dtype)
+                yield WorkUnit(model, evaluator, setting, digest, identity)
 
 
-def shard_of(config: ConfigDict) -> tuple[int, int]:
-    """Which part of the units this process does, from 0, and how many parts there are."""
+def work_shard(config: ConfigDict) -> tuple[int, int]:
+    """Returns this process's shard of the units, counted from 0, and the number of shards."""
     if jax.process_count() > 1:
         return jax.process_index(), jax.process_count()
     return parse_shard(config.evaluate.shard)
 
 
-def question_of(evaluator: SweepEvaluator, setting: Setting, config: ConfigDict) -> str:
-    """A digest of all that results depend on but for the model: figures of one question can be compared."""
-    names = {setting["dataset"], *(text.rpartition(" ")[0] for text in setting.get("distractors", ()))}
-    data = {name: config.posed.get(name) or config.sources.get(name) for name in names}
-    known = {
-        "version": VERSION,
-        "evaluator": evaluator.name,
-        "setting": {name: value for name, value in setting.items() if name not in evaluator.apart},
-        "data": {name: each and each.to_dict() for name, each in data.items()} | {"": config.data.root},
-    }
-    return _digest(known)
+def protocol_digest(evaluator: SweepEvaluator, setting: Setting, config: ConfigDict) -> str:
+    """Returns a digest of all that results depend on except the model.
+
+    Results with equal digests are comparable.
+    """
+    datasets = {setting["dataset"], *(text.rpartition(" ")[0] for text in setting.get("distractors", ()))}
+    data = {name: config.posed.get(name) or config.sources.get(name) for name in datasets}
+    protocol = {name: value for name, value in setting.items() if name not in evaluator.reporting_keys}
+    return _digest(
+        {
+            "version": VERSION,
+            "evaluator": evaluator.name,
+            "setting": _with_digest_names(protocol),
+            "data": {name: each and each.to_dict() for name, each in data.items()} | {"": config.data.root},
+        }
+    )
 
 
-def identity_of(question: str, setting: Setting, model: Model, dtype: str) -> str:
-    """A digest of a unit of work."""
-    about = [model.name, model.kind, model.step, model.source, model.version, dtype]
-    return _digest([question, setting, about])
+def unit_identity(protocol: str, setting: Setting, model: ModelSpec, dtype: str) -> str:
+    """Returns a digest of a unit of work, given the digest of its protocol."""
+    weights = [model.name, model.kind, model.step, model.source, model.version, dtype]
+    return _digest([protocol, _with_digest_names(setting), weights])
 
 
-def _digest(known: Any) -> str:
-    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def _with_digest_names(setting: Setting) -> dict[str, Any]:
+    return {DIGEST_NAMES.get(name, name): value for name, value in setting.items()}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def run_units(
-    units: Sequence[Unit], config: ConfigDict, workdir: pathlib.Path, path: pathlib.Path
+    units: Sequence[WorkUnit], config: ConfigDict, workdir: pathlib.Path, path: pathlib.Path
 ) -> list[str]:
-    """Does units in order, and appends what comes of each to a file.
+    """Runs units in order, and appends each result to a file.
+
+    A unit that raises UserError does not stop the others.
 
     Returns:
-      Why units failed, a message for each that did.
+      One error message per failed unit.
     """
-    subject, tried, start, failed = None, None, time.monotonic(), []
+    spec: ModelSpec | None = None
+    model: EvalModel | None = None
+    start, failures = time.monotonic(), []
     for number, unit in enumerate(units, 1):
-        began = time.monotonic()
+        unit_start = time.monotonic()
         try:
-            if unit.model is not tried:
-                subject, tried = None, unit.model  # the last one goes before, so that there is memory
-                subject = unit.model.load()
-                about = describe(subject, unit.model)
-                log_main(title(about))
-            if subject is None:  # it could not be loaded
-                failed.append(failed[-1])
+            if unit.model is not spec:
+                spec, model = unit.model, None  # frees the previous model before the next is loaded
+                model = spec.load()
+                log_main(model.info.title)
+            if model is None:  # an earlier unit of this model failed to load it
+                failures.append(failures[-1])
                 continue
-            line, rows = measure(unit, subject, about, config, workdir)
+            result = run_unit(unit, model, config, workdir)
         except UserError as error:
             log_main(f"  FAILED: {error}")
-            failed.append(str(error))
+            failures.append(str(error))
             continue
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - unit_start
         try:
-            results_file.append(path, line._replace(seconds=round(seconds, 3)))
+            results_file.append(path, result._replace(seconds=round(seconds, 3)))
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-        left = (time.monotonic() - start) / number * (len(units) - number)
-        what = " ".join(str(unit.setting[key]) for key in ("dataset", "views", "height", "width"))
+        remaining = (time.monotonic() - start) / number * (len(units) - number)
+        setting = " ".join(str(unit.setting[key]) for key in ("dataset", "views", "height", "width"))
         log_main(
-            f"  {number}/{len(units)}  {unit.evaluator.name}, {what}: {headline(rows)}  {seconds:.1f} s, "
-            f"{duration(left)} left"
+            f"  {number}/{len(units)}  {unit.evaluator.name}, {setting}: {headline(result.rows)}  "
+            f"{seconds:.1f} s, {duration(remaining)} left"
         )
-    return failed
+    return failures
 
 
-def measure(
-    unit: Unit,
-    subject: Subject,
-    about: results_file.MeasuredModel,
-    config: ConfigDict,
-    workdir: pathlib.Path,
-) -> tuple[results_file.Unit, tuple[ResultRow, ...]]:
-    """The line of results of a unit, its pictures saved; and its rows."""
-    found = list(unit.evaluator.evaluate(subject, unit.setting))
-    rows = tuple(one for one in found if isinstance(one, ResultRow))
-    pictures = [one for one in found if isinstance(one, Figure)]
-    names = [f"{unit.identity}_{place}" for place in range(len(pictures))]
+def run_unit(unit: WorkUnit, model: EvalModel, config: ConfigDict, workdir: pathlib.Path) -> ResultUnit:
+    """Evaluates one unit, saves its figures and returns its result, without the time it took."""
+    outputs = list(unit.evaluator.evaluate(model, unit.setting))
+    figures = [output for output in outputs if isinstance(output, Figure)]
     posed = config.posed.get(unit.setting["dataset"])
-    line = results_file.Unit(
-        unit=unit.identity,
-        model=about,
+    return ResultUnit(
+        identity=unit.identity,
+        model=model.info,
         evaluator=unit.evaluator.name,
-        setting={**unit.setting, "question": unit.question, "reader": posed and posed.reader},
-        rows=rows,
-        figures=tuple(save_figure(workdir, *pair) for pair in zip(names, pictures)),
+        # Readers of results know the protocol's digest as "question".
+        setting={**unit.setting, "question": unit.protocol_digest, "reader": posed and posed.reader},
+        rows=tuple(output for output in outputs if isinstance(output, ResultRow)),
+        figures=tuple(
+            save_figure(workdir, f"{unit.identity}_{number}", figure)
+            for number, figure in enumerate(figures)
+        ),
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         device=f"{jax.local_device_count()} {jax.devices()[0].device_kind}",
         version=muskie_jax.__version__,
     )
-    return line, rows
-
-
-def describe(subject: Subject, model: Model) -> results_file.MeasuredModel:
-    """What the report says of a subject."""
-    leaves = jax.tree.leaves(subject.params)
-    return results_file.MeasuredModel(
-        name=model.name,
-        kind=model.kind,
-        step=subject.step if subject.step is not None else model.step,
-        source=model.source,
-        parameters=sum(leaf.size for leaf in leaves),
-        digest=digest(subject.params) if leaves else "",
-    )
-
-
-def title(model: results_file.MeasuredModel) -> str:
-    return model.name if model.step is None else f"{model.name} (step {model.step})"
 
 
 def headline(rows: Sequence[ResultRow]) -> str:
-    """The figure of a unit that is looked at first: that of a plain predictor, over all that counts."""
-    whole = [
-        row
-        for row in rows
-        if {row.labels.get(key, "all") for key in ("angle", "points", "overlap")} == {"all"}
+    """Returns a unit's main metric over all its data: of an unrefined predictor, or the masked error."""
+    slices = ("angle", "points", "overlap")
+    overall = [row for row in rows if all(row.labels.get(key, "all") == "all" for key in slices)]
+    unrefined = [
+        row for row in overall if "px_ate" in row.values and "+" not in str(row.labels["predictor"])
     ]
-    points = [row for row in whole if "px_ate" in row.values and "+" not in row.labels["predictor"]]
-    if points:
-        rank = lambda row: (
-            row.labels["protocol"] != "targets",
-            row.labels["layer"] != "all",
-            row.values["px_ate"],
-        )
-        row = min(points, key=rank)
-        labels = row.labels
-        layer = "" if labels["layer"] == "all" else f" of layer {labels['layer']}"
-        share = f"{row.values['px_10']:.1f}% within 10 px"
-        return f"{labels['predictor']}{layer} {share} ({labels['protocol']})"
-    if whole:
-        means = {row.labels["context"]: row.values["mse"] for row in whole}  # those of the most whole views
-        return "masked error " + ", ".join(f"{mse:.4f} ({context})" for context, mse in means.items())
+    if unrefined:
+        return _correspondence_headline(unrefined)
+    if overall:
+        # Later rows, which have more reference views, replace earlier ones.
+        errors = {row.labels["context"]: row.values["mse"] for row in overall}
+        return "masked error " + ", ".join(f"{mse:.4f} ({context})" for context, mse in errors.items())
     return "nothing to measure"
 
 
-def save_figure(workdir: pathlib.Path, name: str, figure: Figure) -> results_file.FigureFile:
-    """Writes a picture, whole or not at all."""
-    place = f"{FIGURES}/{name}.jpg"
-    with atomic_write(workdir / place, force=True) as part:
+def _correspondence_headline(rows: Sequence[ResultRow]) -> str:
+    """Prefers protocol "targets", then attention over all layers, then the smallest mean error."""
+
+    def preference(row: ResultRow) -> tuple[bool, bool, float]:
+        return row.labels["protocol"] != "targets", row.labels["layer"] != "all", row.values["px_ate"]
+
+    best = min(rows, key=preference)
+    labels = best.labels
+    layer = "" if labels["layer"] == "all" else f" of layer {labels['layer']}"
+    return f"{labels['predictor']}{layer} {best.values['px_10']:.1f}% within 10 px ({labels['protocol']})"
+
+
+def save_figure(workdir: pathlib.Path, name: str, figure: Figure) -> FigureFile:
+    """Writes a figure atomically, as a JPEG file."""
+    file = f"{FIGURES}/{name}.jpg"
+    with atomic_write(workdir / file, force=True) as part:
         Image.fromarray(figure.pixels).save(part, quality=JPEG_QUALITY)
-    return results_file.FigureFile(place, figure.kind, figure.labels, figure.caption)
+    return FigureFile(file, figure.kind, figure.labels, figure.caption)
 
 
-OpenSets = Callable[[int], list[PosedSet]]  # all of config.posed, in groups of so many views
+OpenSets = Callable[[int], list[PosedSet]]  # number of views -> all of config.posed, in groups of that size
 
 
 def make_evaluators(config: ConfigDict, workdir: pathlib.Path) -> list[SweepEvaluator]:
-    """Those of config.evaluate; what is opened for one, which may read much depth, serves the other."""
+    """Returns the evaluators of config.evaluate; they share opened datasets, which are slow to open."""
 
     @functools.cache
     def open_sets(views: int) -> list[PosedSet]:
@@ -283,30 +281,30 @@ def make_evaluators(config: ConfigDict, workdir: pathlib.Path) -> list[SweepEval
 def make_correspondence(
     config: ConfigDict, workdir: pathlib.Path, open_sets: OpenSets
 ) -> CorrespondenceEvaluator:
-    """On config.posed."""
+    """Evaluates on config.posed."""
     del workdir
-    sweep = config.evaluate
+    settings = config.evaluate
     return CorrespondenceEvaluator(
-        {views: open_sets(views) for views in sweep.views},
-        sweep.sizes,
-        points=sweep.points,
-        layers=sweep.layers,
-        protocols=sweep.protocols,
-        pictures=sweep.pictures,
+        {views: open_sets(views) for views in settings.views},
+        settings.sizes,
+        points=settings.points,
+        layers=settings.layers,
+        protocols=settings.protocols,
+        pictures=settings.pictures,
     )
 
 
 def make_reconstruction(
     config: ConfigDict, workdir: pathlib.Path, open_sets: OpenSets
 ) -> ReconstructionCurves:
-    """On config.posed and the held-out scenes of config.sources."""
-    sweep = config.evaluate
-    settings = CurveSettings(sizes=sweep.sizes, pictures=sweep.pictures, **sweep.reconstruction)
-    most = max(settings.views)
+    """Evaluates on config.posed and on the held-out scenes of config.sources."""
+    curves: Mapping[str, Any] = config.evaluate.reconstruction
+    settings = CurveSettings(sizes=config.evaluate.sizes, pictures=config.evaluate.pictures, **curves)
+    max_views = max(settings.views)
     mesh = make_mesh(ConfigDict({"data": -1, "fsdp": 1, "view": 1}), jax.local_devices())
-    sets = [*open_sets(most)]
+    sets: list[ViewSet] = [*open_sets(max_views)]
     if config.sources:
-        sets += held_out_scenes(build_mixture(config, workdir), most, settings.groups)
+        sets += held_out_scenes(build_mixture(config, workdir), max_views, settings.groups)
     return ReconstructionCurves(sets, settings, mesh)
 
 

@@ -72,7 +72,7 @@ def complaint(*arguments):
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.rot=x"],
          "no setting 'rot' (in an override of --config). Did you mean"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root=gs://b/x"],
-         "config.sources.photos.root='gs://b/x' is an address, and these are for packs"),
+         "config.sources.photos.root='gs://b/x': only packs may have an address"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}/file"], "{tmp}/file"),
         (["--config", "configs/quickstart.py", "--workdir", "gs://b/run", "--config.job=plan"],
          "'gs://b/run' is an address: write a path"),

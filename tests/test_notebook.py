@@ -1,4 +1,4 @@
-"""The notebook runs from its first cell to its last, and shows what it promises."""
+"""The notebook runs from its first cell to its last and shows every picture."""
 
 import base64
 import io
@@ -14,20 +14,22 @@ from muskie_jax.interop.save import save_pretrained
 from muskie_jax.models.muskie import build_model
 from muskie_jax.viz.view_sheet import LABEL_WIDTH, MARGIN
 
-LACKING = 'python -m pip install -e ".[notebook]" -c constraints.txt gets what runs notebooks'
-nbformat = pytest.importorskip("nbformat", reason=LACKING)
-nbclient = pytest.importorskip("nbclient", reason=LACKING)
-kernelspec = pytest.importorskip("ipykernel.kernelspec", reason=LACKING)
+MISSING = 'no notebook packages: python -m pip install -e ".[notebook]" -c constraints.txt'
+nbformat = pytest.importorskip("nbformat", reason=MISSING)
+nbclient = pytest.importorskip("nbclient", reason=MISSING)
+kernelspec = pytest.importorskip("ipykernel.kernelspec", reason=MISSING)
 
 NOTEBOOK = ROOT / "notebooks" / "features.ipynb"
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "photos" / "maryrose"  # not part of the repository
-KERNEL = "this-python"  # of a name of its own, so that no kernel of another Python is taken
-SIZE, VIEWS = 64, 4  # of the views: 4 x 4 patches
+KERNEL = "this-python"  # a unique name, so that no kernel of another Python is used
+SIZE, VIEWS = 64, 4  # pixels: 4 x 4 patches per view
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A folder of weights of the smallest network, untrained."""
+    """Returns a folder with weights of the smallest network, untrained."""
     model = build_model("nano")
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2, 32, 32, 3)))["params"]
     folder = tmp_path_factory.mktemp("weights") / "nano"
@@ -37,8 +39,8 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def run_notebook(weights, tmp_path, monkeypatch):
-    """Runs it, started in its own folder as Jupyter does: its cells, by id, with their outputs."""
-    kernelspec.write_kernel_spec(tmp_path / "kernels" / KERNEL)  # its command is that of sys.executable
+    """Returns a function that runs the notebook in its folder, as Jupyter does: cell id -> outputs."""
+    kernelspec.write_kernel_spec(tmp_path / "kernels" / KERNEL)  # runs sys.executable
     settings = {
         "JUPYTER_PATH": tmp_path,
         "JUPYTER_RUNTIME_DIR": tmp_path / "runtime",
@@ -53,7 +55,7 @@ def run_notebook(weights, tmp_path, monkeypatch):
         notebook = nbformat.read(NOTEBOOK, as_version=4)
         where = {"metadata": {"path": str(NOTEBOOK.parent)}}
         client = nbclient.NotebookClient(notebook, timeout=120, kernel_name=KERNEL, resources=where)
-        client.execute()  # raises what a cell raised
+        client.execute()  # raises the exception of a cell
         return {cell.id: cell.get("outputs", []) for cell in notebook.cells}
 
     return run
@@ -64,14 +66,14 @@ def text_of(outputs):
 
 
 def picture_of(outputs):
-    """The only picture of a cell, which nothing else comes with: uint8 (height, width, 3)."""
+    """Returns the only picture of a cell: uint8 (height, width, 3)."""
     (data,) = [output.data for output in outputs if output.output_type == "display_data"]
     assert [kind for kind in data if kind.startswith("image/")] == ["image/png"]
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data["image/png"]))))
 
 
 def check(cells, width):
-    """Looks at what all runs have in common, given the width of a view."""
+    """Checks what all runs have in common, given the width of a view."""
     scale = 2  # sheets enlarge views to 128 pixels
     columns = LABEL_WIDTH + VIEWS * (scale * width + MARGIN)
     rows = {"views": 1, "features": 2, "reconstruction": 4}
@@ -81,11 +83,9 @@ def check(cells, width):
         for row in range(count):
             for view in range(VIEWS):
                 left, top = LABEL_WIDTH + view * (scale * width + MARGIN), row * (scale * SIZE + MARGIN)
-                assert picture[top : top + scale * SIZE, left : left + scale * width].std() > 10, (
-                    name,
-                    row,
-                )
-    assert "squared error on hidden patches" in text_of(cells["reconstruction"])
+                tile = picture[top : top + scale * SIZE, left : left + scale * width]
+                assert tile.std() > 10, (name, row)
+    assert "squared error on masked patches" in text_of(cells["reconstruction"])
     matches = picture_of(cells["matches"])
     assert matches.shape[0] < matches.shape[1] and matches.std() > 10
 
@@ -98,15 +98,15 @@ def test_with_a_synthetic_room(run_notebook):
 
 
 def test_with_photographs(run_notebook, tmp_path):
-    """Of an odd aspect, and lying on their sides: height 72 x width 96 once they are upright."""
+    """Photographs with EXIF rotation, 72 x 96 pixels when upright."""
     folder = tmp_path / "scene"
     write_scene(folder, 8, seed=0)
     for path in folder.iterdir():
         with Image.open(path) as image:
-            turned = image.transpose(Image.Transpose.ROTATE_90)
+            rotated = image.transpose(Image.Transpose.ROTATE_90)
         exif = Image.Exif()
         exif[0x0112] = 6
-        turned.save(path, exif=exif, quality=95)
+        rotated.save(path, exif=exif, quality=95)
     cells = run_notebook(folder)
     check(cells, width=80)
     assert "within" not in text_of(cells["matches"])

@@ -1,4 +1,4 @@
-"""launch/sweep.sh, with stand-ins for Python and SLURM: which runs it starts, how, and when it stops."""
+"""launch/sweep.sh with a fake Python and a fake SLURM: which runs it starts, how, and when it stops."""
 
 import ast
 import os
@@ -23,7 +23,7 @@ TASK = {"SLURM_JOB_ID": "79", "SLURM_ARRAY_JOB_ID": "77", "SLURM_GPUS_ON_NODE": 
 @pytest.fixture
 def project(tmp_path):
     project = Project(tmp_path)
-    (project.programs / "python").symlink_to(project.programs / "stand_in")  # dry runs do not make .venv
+    (project.programs / "python").symlink_to(project.programs / "stand_in")  # dry runs make no .venv
     yield project
     project.end()
 
@@ -54,7 +54,7 @@ def trained(project):
         ),
     ],
 )
-def test_mistakes_are_one_line_before_anything_is_done(project, words, environment, expected):
+def test_mistakes_are_reported_in_one_line_before_anything_runs(project, words, environment, expected):
     done = project.run("sweep.sh", *words, **environment)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
@@ -62,20 +62,20 @@ def test_mistakes_are_one_line_before_anything_is_done(project, words, environme
     assert project.calls() == [] and not (project.folder / ".venv").exists()
 
 
-# --- In turn -----------------------------------------------------------------------------------------
+# --- One after the other -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "config, separator", [("configs/photos.py", ":"), ("configs/photos.py:packed", ",")]
 )
-def test_a_dry_run_shows_the_trainings_that_wait_and_how_to_evaluate_them(project, config, separator):
+def test_dry_run_prints_waiting_trainings_and_the_evaluation(project, config, separator):
     runs = RUNS.replace("random waiting", "random complete")
     printed = project.dry_run("sweep.sh", config, *SWEEP[1:], *SETTINGS, RUNS=runs, GPUS="0")
     lines = printed.splitlines()
-    own = [f"JAX_COMPILATION_CACHE_DIR={project.cache}", "CUDA_VISIBLE_DEVICES=0"]
+    settings = [f"JAX_COMPILATION_CACHE_DIR={project.cache}", "CUDA_VISIBLE_DEVICES=0"]
     found = commands("\n".join(line for line in lines if not line.startswith("#")))
     assert found == [
-        ["env", *own, *TRAINER, "--stopped_exit_code=75", "--config", f"{config}{separator}{name}",
+        ["env", *settings, *TRAINER, "--stopped_exit_code=75", "--config", f"{config}{separator}{name}",
          "--workdir", f"{FOLDER}/{name}", *SETTINGS]
         for name in ("base", "views_1")
     ]  # fmt: skip
@@ -91,7 +91,7 @@ def test_a_dry_run_shows_the_trainings_that_wait_and_how_to_evaluate_them(projec
     assert ast.literal_eval(value) == (f"{FOLDER}/*", "untrained", "still", "patches")
 
 
-def test_the_config_may_be_a_flag_as_for_other_scripts(project):
+def test_config_may_be_a_flag(project):
     plain = project.dry_run("sweep.sh", *SWEEP, *SETTINGS, RUNS=RUNS)
     for words in (
         ["--config", SWEEP[0], *SETTINGS, *SWEEP[1:]],
@@ -100,7 +100,7 @@ def test_the_config_may_be_a_flag_as_for_other_scripts(project):
         assert project.dry_run("sweep.sh", *words, RUNS=RUNS) == plain
 
 
-def test_a_run_that_fails_is_named_and_does_not_stop_the_others(project):
+def test_failed_run_is_reported_and_does_not_stop_the_others(project):
     runs = f"done complete\n{RUNS}"
     done = project.run("sweep.sh", *SWEEP, *SETTINGS, RUNS=runs, EXIT="3", FAILS="/base")
     (listing,) = [call for call in project.calls("python") if call["arguments"][1] == "muskie_jax.sweeps"]
@@ -118,15 +118,15 @@ def test_a_run_that_fails_is_named_and_does_not_stop_the_others(project):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_reaches_the_training_once_and_ends_the_sweep(project, number):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # one that is ignored stays so
+def test_signal_reaches_the_training_once_and_ends_the_sweep(project, number):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child inherits an ignored signal
     try:
         process = project.start("sweep.sh", *SWEEP, RUNS=RUNS, FOREVER="1", SAVING="0.5")
     finally:
         signal.signal(signal.SIGINT, before)
     assert process.stdout.readline() == "training\n", process.communicate()
     (call,) = project.trainings()
-    assert call["group"] == call["process"] != process.pid, "Ctrl-C would come twice"
+    assert call["group"] == call["process"] != process.pid, "Ctrl-C would arrive twice"
     process.send_signal(number)
     assert process.wait(timeout=20) == 130
     with pytest.raises(ProcessLookupError):  # the script waited until it had saved
@@ -137,13 +137,13 @@ def test_a_signal_reaches_the_training_once_and_ends_the_sweep(project, number):
     assert len(trained(project)) == 1
 
 
-def test_a_training_that_is_stopped_by_itself_is_not_complete(project):
+def test_training_that_stops_itself_is_not_complete(project):
     done = project.run("sweep.sh", *SWEEP, RUNS=RUNS, EXIT="75", FAILS="/random")
     assert done.returncode == 1 and len(trained(project)) == 3
     assert "error: not complete: random (" in done.stderr
 
 
-def test_without_a_gpu_nothing_is_trained_unless_the_cpu_is_asked_for(project):
+def test_without_a_gpu_nothing_is_trained_unless_the_cpu_is_requested(project):
     done = project.run("sweep.sh", *SWEEP, RUNS=RUNS, NO_GPU="all")
     assert done.returncode == 2 and trained(project) == []
     assert "error: JAX sees no GPU with GPUS=all: write" in done.stderr
@@ -154,7 +154,7 @@ def test_without_a_gpu_nothing_is_trained_unless_the_cpu_is_asked_for(project):
 # --- As a SLURM array --------------------------------------------------------------------------------
 
 
-def test_slurm_is_asked_for_the_same_as_for_one_training():
+def test_sweep_requests_the_same_from_slurm_as_one_training():
     options = [
         [line for line in (ROOT / "launch" / name).read_text().partition("\nset -euo")[0].splitlines()
          if line.startswith("#SBATCH") and "job-name" not in line]
@@ -163,8 +163,8 @@ def test_slurm_is_asked_for_the_same_as_for_one_training():
     assert options[0] == options[1] and len(options[0]) == 4
 
 
-@pytest.mark.parametrize("code, queued_again", [(0, False), (75, True), (3, False)])
-def test_a_task_trains_its_own_run_and_queues_itself_alone_again(project, tmp_path, code, queued_again):
+@pytest.mark.parametrize("code, requeued", [(0, False), (75, True), (3, False)])
+def test_array_task_trains_its_run_and_requeues_only_itself(project, tmp_path, code, requeued):
     home, project.folder = project.folder, tmp_path / "spool/job79"  # SLURM runs a copy, from elsewhere
     (project.folder / "launch").mkdir(parents=True)
     (project.folder / "launch/sweep.sh").write_text((home / "launch/sweep.sh").read_text())
@@ -174,18 +174,18 @@ def test_a_task_trains_its_own_run_and_queues_itself_alone_again(project, tmp_pa
         ["--distributed", "--stopped_exit_code=75", *arguments("random"), *SETTINGS]
     ], done.stderr
     asked = [call["arguments"] for call in project.calls("scontrol")]
-    assert asked == ([["requeue", "Incomplete", "77_2"]] if queued_again else [])
-    assert done.returncode == (0 if queued_again else code)
+    assert asked == ([["requeue", "Incomplete", "77_2"]] if requeued else [])
+    assert done.returncode == (0 if requeued else code)
 
 
-def test_a_task_whose_run_is_complete_ends_at_once(project):
+def test_array_task_of_a_complete_run_ends_at_once(project):
     runs = RUNS.replace("random waiting", "random complete")
     done = project.run("sweep.sh", *SWEEP, RUNS=runs, SLURM_ARRAY_TASK_ID="2", **TASK)
     assert done.returncode == 0 and trained(project) == project.calls("srun") == []
     assert done.stderr.splitlines()[-1] == "random is complete"
 
 
-def test_a_copy_far_from_the_project_says_so(project, tmp_path):
+def test_copy_outside_the_project_is_reported(project, tmp_path):
     script = tmp_path / "elsewhere/launch/sweep.sh"
     script.parent.mkdir(parents=True)
     script.write_text((ROOT / "launch/sweep.sh").read_text())

@@ -1,4 +1,4 @@
-"""Sweeps: the runs of a config file, what is said of wrong ones, and how long they count as waiting."""
+"""Sweeps: the runs of a config file, messages about wrong ones, and when a run is complete."""
 
 import json
 import textwrap
@@ -9,10 +9,10 @@ from conftest import ROOT
 from muskie_jax.config import default_config, validate
 from muskie_jax.config_file import load_config
 from muskie_jax.errors import UserError
-from muskie_jax.evaluators.models import find_models
+from muskie_jax.evaluators.model_specs import find_models
 from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.sweeps import choose, is_complete, override, sweep_configs
-from muskie_tests.commands import complaint_of, run_module
+from muskie_tests.commands import run_module
 
 ABLATIONS = ROOT / "configs/ablations.py"
 RUNS = {"base": {}, "lone": {"buckets.views": (1,)}}
@@ -20,7 +20,7 @@ PHOTOS = {"sources.photos.root": "/photographs"}
 
 
 def flat(settings, above=""):
-    """Settings by path."""
+    """Returns path -> value of all settings."""
     found = {}
     for key, value in settings.items():
         found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
@@ -35,11 +35,11 @@ def load(argument):
 
 
 @pytest.mark.parametrize("variant", ["", "photos"])
-def test_every_ablation_can_be_trained_and_differs_from_the_base_in_one_thing(variant):
+def test_every_ablation_is_valid_and_changes_one_setting_of_the_base(variant):
     common = PHOTOS if variant else {}
     configs = sweep_configs(f"{ABLATIONS}:{variant}" if variant else str(ABLATIONS), common)
     base = flat(configs["base"].to_dict())
-    assert base["mask.modes"] == default_config().mask.modes, "the paper's"
+    assert base["mask.modes"] == default_config().mask.modes, "not the paper's"
     assert [source.kind for source in configs["base"].sources.values()] == (
         ["folder"] if variant else ["synthetic"]
     )
@@ -49,8 +49,8 @@ def test_every_ablation_can_be_trained_and_differs_from_the_base_in_one_thing(va
         found = flat(config.to_dict())
         changed[name] = {key: value for key, value in found.items() if base[key] != value}
         assert found.keys() == base.keys()
-        given = override(load(f":{variant},{name}" if variant else f":{name}"), common)
-        assert given.to_dict() == config.to_dict()
+        loaded = override(load(f":{variant},{name}" if variant else f":{name}"), common)
+        assert loaded.to_dict() == config.to_dict()
     assert changed.pop("base") == {}
     assert all(len(settings) == 1 for settings in changed.values()), changed
     assert {key for settings in changed.values() for key in settings} == {
@@ -66,20 +66,20 @@ def test_every_ablation_can_be_trained_and_differs_from_the_base_in_one_thing(va
     assert {len(config.mask.modes) for config in configs.values()} == {1, 3}
 
 
-def test_the_file_alone_is_the_base():
+def test_file_without_an_argument_is_the_base():
     assert load("").to_dict() == load(":base").to_dict()
     assert "photos" in load(":photos").sources
     validate(load(""))
 
 
-def test_the_script_says_how_many_runs_there_are():
+def test_documents_state_the_number_of_runs():
     count = len(sweep_configs(str(ABLATIONS), {}))
     for path in (ROOT / "launch/sweep.sh", ROOT / "docs/launch.md"):
         assert f"sbatch --array=1-{count} " in path.read_text(), path
     assert f"{count} trainings" in ABLATIONS.read_text()
 
 
-# --- What a config file needs ------------------------------------------------------------------------
+# --- Helpers for config files ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -92,17 +92,17 @@ def test_the_script_says_how_many_runs_there_are():
         ("photos,lone", "photos", "lone"),
     ],
 )
-def test_an_argument_chooses_a_variant_and_a_run(arg, variant, run):
+def test_choose_parses_variant_and_run(arg, variant, run):
     assert choose(arg, RUNS, ("photos", "packed")) == (variant, RUNS[run])
 
 
 @pytest.mark.parametrize("arg", ["loan", "photos,loan", "lone,photos", "photo,lone"])
-def test_an_unknown_run_is_one_line_with_those_there_are(arg):
-    with pytest.raises(UserError, match=r"^no run '.*' of this config.*\(there is: base, lone, photos\)$"):
+def test_unknown_run_is_reported_with_the_known_ones(arg):
+    with pytest.raises(UserError, match=r"^no run '.*' in this config.*base, lone, photos"):
         choose(arg, RUNS, ("photos",))
 
 
-def test_overrides_are_set_and_wrong_ones_named():
+def test_overrides_are_set_and_wrong_ones_reported():
     config = override(default_config(), {"mask.num_reference": 2, "optim.learning_rate": 1e-3})
     assert config.mask.num_reference == 2 and config.optim.learning_rate == 1e-3
     assert config.model == default_config().model
@@ -112,7 +112,7 @@ def test_overrides_are_set_and_wrong_ones_named():
         override(config, {"optim.learning_rat": 1.0})
     with pytest.raises(UserError, match="^duration.steps: no setting 'steps'"):
         override(config, {"duration.steps": 1})
-    with pytest.raises(UserError, match=r"^buckets.views: 'two' is of the wrong type: "):
+    with pytest.raises(UserError, match=r"^buckets.views: 'two' has the wrong type: "):
         override(config, {"buckets.views": "two"})
 
 
@@ -144,36 +144,36 @@ def write(tmp_path, body):
     "body, expected",
     [
         ("", "mine.py has no sweep(): write one"),
-        ("def sweep(): return {}", "sweep() gives no runs"),
-        ("def sweep(): return ['base']", "sweep() gives no runs"),
-        ("def sweep(): return {'a/b': {}}", "can be called 'a/b': write letters"),
-        ("def sweep(): return {'..': {}}", "can be called '..': write letters"),
-        ("def sweep(): return {'two words': {}}", "can be called 'two words': write letters"),
-        ("def sweep(): return {'evaluation': {}}", "can be called 'evaluation'"),
+        ("def sweep(): return {}", "sweep() returned no runs"),
+        ("def sweep(): return ['base']", "sweep() returned no runs"),
+        ("def sweep(): return {'a/b': {}}", "'a/b' cannot name the folder of a run: write letters"),
+        ("def sweep(): return {'..': {}}", "'..' cannot name the folder of a run: write letters"),
+        ("def sweep(): return {'two words': {}}", "'two words' cannot name the folder of a run: write"),
+        ("def sweep(): return {'evaluation': {}}", "'evaluation' cannot name the folder of a run"),
         ("def sweep(): return {1: {}}", "run 1: "),
-        ("def sweep(): return {'a': {}, 'b': {'seed': 0}}", "runs 'a' and 'b' are the same"),
+        ("def sweep(): return {'a': {}, 'b': {'seed': 0}}", "runs 'a' and 'b' are equal"),
         ("def sweep(): return {'a': {}, 'b': {'sed': 1}}", "run 'b': sed: no setting 'sed'; did you"),
         ("def sweep(): return {'a': {}, 'b': {'seed': -1}}", "run 'b': config.seed=-1: write 0 or more"),
         ("def sweep(): return {'a': {}}\ndef get_config(arg): return 1 / 0", "run 'a': ZeroDivisionError"),
     ],
 )
-def test_a_sweep_that_cannot_be_is_one_line(tmp_path, body, expected):
+def test_invalid_sweep_is_reported_in_one_line(tmp_path, body, expected):
     with pytest.raises(UserError) as caught:
         sweep_configs(write(tmp_path, body), {})
-    assert expected in str(caught.value)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_settings_of_all_runs_are_set_in_each_and_must_leave_them_different(tmp_path):
+def test_common_overrides_apply_to_all_runs_and_must_keep_them_distinct(tmp_path):
     path = write(tmp_path, "def sweep(): return {'base': {}, 'other': {'seed': 1}}")
     configs = sweep_configs(path, {"duration": "9_000 steps"})
     assert [(c.duration, c.seed) for c in configs.values()] == [("9_000 steps", 0), ("9_000 steps", 1)]
-    with pytest.raises(UserError, match="runs 'base' and 'other' are the same: leave one out, or set less"):
+    with pytest.raises(UserError, match="runs 'base' and 'other' are equal: remove one, or override fewer"):
         sweep_configs(path, {"seed": 5})
     with pytest.raises(UserError, match="mine.py:other is one run of a sweep: write .*mine.py for all"):
         sweep_configs(f"{path}:other", {})
 
 
-def test_a_run_is_complete_when_its_last_step_is_saved_and_evaluated(tmp_path):
+def test_run_is_complete_when_its_last_step_is_saved_and_evaluated(tmp_path):
     config = default_config()
     config.duration = "30 steps"
     metrics = tmp_path / "metrics.jsonl"
@@ -188,33 +188,35 @@ def test_a_run_is_complete_when_its_last_step_is_saved_and_evaluated(tmp_path):
     assert not is_complete(config, tmp_path), "not saved, or found damaged"
     (tmp_path / "checkpoints/20").rename(tmp_path / "checkpoints/30")
     config.duration = "40 steps"
-    assert not is_complete(config, tmp_path), "it is to be longer now"
+    assert not is_complete(config, tmp_path), "made longer"
     config.duration, config.job = "30 steps", "plan"
     assert not is_complete(config, tmp_path), "not a training"
 
 
-def test_the_command_names_runs_and_what_waits(tmp_path):
+def test_command_lists_runs_and_their_state(tmp_path):
     path = write(tmp_path, "def sweep(): return {'base': {}, 'other': {'seed': 1}}")
     (tmp_path / "runs/other/checkpoints/7").mkdir(parents=True)
     (tmp_path / "runs/other/metrics.jsonl").write_text('{"step": 7, "evaluation/mse": 0.1}\n')
     seven = "--config.duration=7 steps"
     done = run_module("muskie_jax.sweeps", "--config", path, "--workdir", tmp_path / "runs", seven)
     assert done.returncode == 0 and done.stdout == "base waiting\nother complete\n", done.stderr
-    wrong = run_module("muskie_jax.sweeps", "--config", path, "--config.optim.b1=2.0")
-    assert complaint_of(wrong) == "error: run 'base': config.optim.b1=2.0: write from 0 to below 1"
 
 
-def test_commands_name_the_runs_there_are():
-    wrong = run_module("muskie_jax.sweeps", "--config", f"{ABLATIONS}:view_1")
-    assert "no run 'view_1' of this config; did you mean 'views_1'? (there is: base, " in complaint_of(
-        wrong
-    )
+def test_wrong_common_override_is_reported_with_the_run(tmp_path):
+    path = write(tmp_path, "def sweep(): return {'base': {}}")
+    with pytest.raises(UserError, match=r"^run 'base': config.optim.b1=2.0: write from 0 to below 1"):
+        sweep_configs(path, {"optim.b1": 2.0})
 
 
-# --- What comes of them ------------------------------------------------------------------------------
+def test_unknown_ablation_is_reported():
+    with pytest.raises(UserError, match=r"no run 'view_1' in this config.*did you mean 'views_1'"):
+        load(":view_1")
 
 
-def test_a_pattern_means_the_runs_of_a_sweep_and_nothing_else_in_its_folder(tmp_path):
+# --- Evaluating the runs -----------------------------------------------------------------------------
+
+
+def test_pattern_finds_the_runs_of_a_sweep_and_nothing_else_in_its_folder(tmp_path):
     others = ("unsaved/checkpoints", "evaluation/figures", "scene_index")
     for path in ("b/checkpoints/30", "a/checkpoints/9", *others):
         (tmp_path / path).mkdir(parents=True)
@@ -226,5 +228,5 @@ def test_a_pattern_means_the_runs_of_a_sweep_and_nothing_else_in_its_folder(tmp_
         (tmp_path / path).mkdir(parents=True)
     (tmp_path / "exported/model.safetensors").touch()
     assert "exported" in [model.name for model in find_models([f"{tmp_path}/*"], "last", "float32")]
-    with pytest.raises(UserError, match="no weights are there like '.*/packed/\\*'"):
+    with pytest.raises(UserError, match="no weights match '.*/packed/\\*'"):
         find_models([f"{tmp_path}/packed/*"], "last", "float32")

@@ -1,13 +1,13 @@
-"""Pictures of features: one basis of colours for all views, and matches that are mutual."""
+"""Pictures of features: one colour basis for all views, and mutual matches."""
 
 import numpy as np
 import pytest
 
 from muskie_jax.models.muskie import patchify
 from muskie_jax.viz.features import (
+    CORRECT,
     GAP,
     MIN_MATCH_SIDE,
-    RIGHT,
     WRONG,
     match_picture,
     mutual_matches,
@@ -25,12 +25,12 @@ def rng():
 
 
 def draw_tokens(rng, *shape):
-    """Skewed, since a component that is as likely to be low as high has no sign of its own."""
+    """Draws skewed tokens: the sign of a symmetric component would be arbitrary."""
     return rng.exponential(size=(*shape, WIDTH)) * np.geomspace(10, 0.1, WIDTH)
 
 
 def one_per_patch(colours):
-    """(V, H, W, 3) -> int (V, L, 3), having seen that all pixels of a patch are alike."""
+    """Returns int (V, L, 3) from (V, H, W, 3), whose pixels must be equal within each patch."""
     views = len(colours)
     patches = colours.reshape(views, GRID[0], PATCH, GRID[1], PATCH, 3)
     assert (patches == patches[:, :, :1, :, :1]).all()
@@ -38,7 +38,7 @@ def one_per_patch(colours):
 
 
 def test_the_same_tokens_have_the_same_colours_in_every_view(rng):
-    """Wherever they are, and whatever is added to all tokens of a view."""
+    """Neither their position nor an offset of all tokens of a view changes colours."""
     tokens, order = draw_tokens(rng, LENGTH), rng.permutation(LENGTH)
     views = np.stack([tokens, tokens[order], tokens + 30 * rng.standard_normal(WIDTH)])
     colours = pca_colours(views, GRID, PATCH)
@@ -50,7 +50,7 @@ def test_the_same_tokens_have_the_same_colours_in_every_view(rng):
 
 
 def test_views_share_one_scale(rng):
-    """A view in which tokens differ half as much shows half of the contrast."""
+    """Tokens that differ half as much have half the contrast."""
     tokens = draw_tokens(rng, LENGTH)
     calm = tokens.mean(0) + (tokens - tokens.mean(0)) / 2
     first, second = one_per_patch(pca_colours(np.stack([tokens, calm]), GRID, PATCH))
@@ -65,8 +65,8 @@ def test_colours_do_not_depend_on_the_axes_of_the_features(rng):
         np.testing.assert_allclose(colours, one_per_patch(pca_colours(tokens, GRID, PATCH)), atol=1)
 
 
-def test_red_green_blue_are_the_components_in_their_order(rng):
-    """Also with a token so far out that, on its scale, all others would look the same."""
+def test_red_green_blue_are_the_first_three_components(rng):
+    """An outlier does not flatten the contrast of the others."""
     length = 400
     factors = rng.exponential(size=(length, 3))
     factors[7, 0] = 1000
@@ -81,7 +81,7 @@ def test_red_green_blue_are_the_components_in_their_order(rng):
 
 
 @pytest.mark.parametrize("width", [1, 2, WIDTH])
-def test_components_that_do_not_vary_are_grey(rng, width):
+def test_constant_components_are_grey(rng, width):
     tokens = np.tile(rng.standard_normal(width), (2, LENGTH, 1))
     with np.errstate(all="raise"):
         assert (pca_colours(tokens, GRID, PATCH) == 128).all()
@@ -93,7 +93,7 @@ def test_components_that_do_not_vary_are_grey(rng, width):
     assert (colours[..., 1:] == 128).all()
 
 
-def test_matches_are_found_again_after_a_shuffle(rng):
+def test_matches_undo_a_shuffle(rng):
     tokens, order = draw_tokens(rng, LENGTH), rng.permutation(LENGTH)
     exposed = 2.5 * tokens[order] + 30 * rng.standard_normal(WIDTH)
     matches = mutual_matches(tokens.astype(np.float32), exposed.astype(np.float32))
@@ -103,7 +103,7 @@ def test_matches_are_found_again_after_a_shuffle(rng):
 
 
 def test_matches_are_mutual_and_the_strongest_come_first():
-    """Directions in a plane, degrees; the mean of each view is zero, so none is taken off."""
+    """Tokens are directions in a plane, in degrees; the mean of each view is zero."""
     at = lambda *degrees: np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], -1)
     first = at(0, 10, 90, 180, 190, 270)
     second = at(12, 80, 192, 260)
@@ -114,7 +114,7 @@ def test_matches_are_mutual_and_the_strongest_come_first():
     np.testing.assert_allclose(matches.score, np.cos(np.radians([2, 2, 10, 10])))
 
 
-def test_what_is_not_similar_does_not_match(rng):
+def test_dissimilar_tokens_do_not_match(rng):
     same = np.tile(rng.standard_normal(WIDTH), (LENGTH, 1))
     for first, second in ((same, same), (same, draw_tokens(rng, LENGTH))):
         with np.errstate(all="raise"):
@@ -124,7 +124,7 @@ def test_what_is_not_similar_does_not_match(rng):
 
 def test_patch_centres_are_in_the_order_of_tokens():
     rows, columns = np.indices((GRID[0] * 16, GRID[1] * 16)) + 0.5
-    image = np.stack([columns, rows, rows], -1)  # the position of every pixel
+    image = np.stack([columns, rows, rows], -1)  # every pixel holds its position
     of_patches = patchify(image, 16).reshape(LENGTH, 3, -1).mean(-1)
     np.testing.assert_allclose(patch_centres(GRID, 16), of_patches[:, :2])
 
@@ -140,15 +140,15 @@ def test_match_picture_draws_from_end_to_end():
     def pixel(x, y, view):
         return picture[round(y * scale), round(x * scale + view * (64 * scale + GAP))]
 
-    for number, colour in enumerate((RIGHT, WRONG)):
+    for number, colour in enumerate((CORRECT, WRONG)):
         for view, points in enumerate((first, second)):
             np.testing.assert_array_equal(pixel(*points[number], view), colour)
-    np.testing.assert_array_equal(pixel(30, 8, 0), RIGHT)  # on the way
+    np.testing.assert_array_equal(pixel(30, 8, 0), CORRECT)  # on the way
     assert (pixel(50, 2, 0) == 0).all() and (pixel(4, 28, 1) == 90).all()
-    assert (picture[:, round(64 * scale) + GAP // 2].min(-1) == 255).mean() > 0.95  # white between
+    assert (picture[:, round(64 * scale) + GAP // 2].min(-1) == 255).mean() > 0.95  # the gap is white
 
 
-def test_match_colours_follow_the_place_in_the_first_view():
+def test_match_colours_encode_x_in_the_first_view():
     images = np.zeros((2, 400, 400, 3), np.uint8)
     first = np.array([[20.0, 100.0], [20.0, 300.0], [380.0, 200.0]])
     picture = match_picture(images, first, first[::-1])

@@ -1,4 +1,4 @@
-"""Pictures of tracks: rings where points are, dots where they were said to be, nothing of the hidden."""
+"""Pictures of tracks: rings at true positions, dots at predicted ones, nothing where occluded."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ GREY = 60
 
 
 def drawn(points, truth, predicted, visible, size=(96, 128)):
-    """bool (views, height, width) of a tile, where something was drawn."""
+    """Returns which pixels of each tile were drawn on: bool (views, height, width)."""
     views = truth.shape[1]
     sheet = track_picture(np.full((views, *size, 3), GREY, np.uint8), points, truth, predicted, visible)
     height = round(TILE_WIDTH * size[0] / size[1])
@@ -22,50 +22,49 @@ def drawn(points, truth, predicted, visible, size=(96, 128)):
     return np.stack(tiles)
 
 
-def one_point(at=(40.0, 30.0), true=(80.0, 60.0), said=(100.0, 20.0)):
+def one_point(at=(40.0, 30.0), true=(80.0, 60.0), predicted=(100.0, 20.0)):
     truth = np.array([[at, true]])
-    predicted = np.array([[at, said]])
-    return drawn(np.array([at]), truth, predicted, np.array([[True, True]]))
+    return drawn(np.array([at]), truth, np.array([[at, predicted]]), np.array([[True, True]]))
 
 
 def centre(tile):
-    """The middle of what is drawn, in pixels of the view."""
+    """Returns the centre of the drawn pixels, in pixels of the view."""
     y, x = np.nonzero(tile)
     return np.array([(x.min() + x.max() + 1) / 2, (y.min() + y.max() + 1) / 2]) * 128 / TILE_WIDTH - 0.5
 
 
-def test_points_stand_where_they_are():
-    first, second = one_point(true=(80.0, 60.0), said=(80.0, 60.0))
+def test_points_are_drawn_at_their_positions():
+    first, second = one_point(true=(80.0, 60.0), predicted=(80.0, 60.0))
     np.testing.assert_allclose(centre(first), (40, 30), atol=0.3)
     np.testing.assert_allclose(centre(second), (80, 60), atol=0.3)
 
 
 def test_a_line_joins_truth_and_prediction():
     _, apart = one_point()
-    _, together = one_point(said=(80.0, 60.0))
+    _, together = one_point(predicted=(80.0, 60.0))
     scale = TILE_WIDTH / 128
-    for share in (0.0, 0.3, 0.5, 0.8, 1.0):
-        x, y = scale * (np.array((80, 60)) + share * np.array((20, -40)) + 0.5)
+    for fraction in (0.0, 0.3, 0.5, 0.8, 1.0):
+        x, y = scale * (np.array((80, 60)) + fraction * np.array((20, -40)) + 0.5)
         assert apart[round(y), round(x)]
     assert apart.sum() > together.sum() + 100
 
 
-def test_what_is_hidden_or_unknown_is_not_drawn():
-    place = np.array([[40.0, 30.0]])
-    truth = np.broadcast_to(place[:, None], (1, 4, 2))
+def test_occluded_or_unknown_points_are_not_drawn():
+    points = np.array([[40.0, 30.0]])
+    truth = np.broadcast_to(points[:, None], (1, 4, 2))
     predicted = truth.copy()
     predicted[0, 3, 0] = np.nan
-    tiles = drawn(place, truth, predicted, np.array([[False, True, False, True]]))
+    tiles = drawn(points, truth, predicted, np.array([[False, True, False, True]]))
     assert tiles.any((1, 2)).tolist() == [True, True, False, False]
 
 
-def test_a_prediction_outside_stays_in_its_view():
-    _, second = one_point(said=(-4000.0, 300.0))
+def test_prediction_outside_the_view_is_drawn_up_to_its_edge():
+    _, second = one_point(predicted=(-4000.0, 300.0))
     assert second[:, 0].any()
 
 
 @pytest.mark.parametrize("size", [(480, 640), (128, 128)])
-def test_of_many_points_some_far_apart_are_drawn(size):
+def test_many_points_are_thinned_to_some_far_apart(size):
     rng = np.random.default_rng(0)
     points = rng.uniform(0, 1, (100, 2)) * (size[1] - 1, size[0] - 1)
     visible = rng.uniform(size=(100, 5)) < 0.7
@@ -81,6 +80,6 @@ def test_of_many_points_some_far_apart_are_drawn(size):
     assert tiles.mean((1, 2)).max() < 0.2 and tiles.any((1, 2)).all()
 
 
-def test_no_points_at_all():
+def test_no_points():
     none = np.zeros((0, 2, 2))
     assert not drawn(np.zeros((0, 2)), none, none, np.zeros((0, 2), bool)).any()

@@ -1,3 +1,3 @@
-"""Where a point of one view is in the others: the truth, what a network says, and how far that is off."""
+"""Multi-view correspondence: ground-truth tracks, predictions from a network, and errors."""
 
 PROTOCOLS = ("targets", "published")

@@ -1,26 +1,27 @@
-"""Ours, beyond the paper: answers finer than a patch, and a check which of them to trust.
+"""Extensions of the paper's predictors: sub-patch accuracy, and a cycle-consistency check.
 
-Letters in shapes: V views, N points; L = h x w cells of a view's grid of patches; F channels.
+Axes: V views, N points, h x w cells of a view's patch grid, L = h*w, F channels.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Bool, Float, Float32, Real
 
 from muskie_jax.correspondence.predictors import cell_size
 
-# The two constants were chosen on rooms and photographs, for attention and features alike.
-SPREAD = 1.0  # of the neighbours that agree, standard deviation in cells
-FEATURE_TEMPERATURE = 0.1  # of cosine similarities
-CYCLE_CELLS = 1.5  # how far from its start a point may come back, in cells
+# Chosen on rooms and photographs, for attention and features alike.
+SPREAD = 1.0  # standard deviation of the weights of neighbouring cells, in cells
+FEATURE_TEMPERATURE = 0.1  # of the softmax over cosine similarities
+CYCLE_CELLS = 1.5  # largest cycle error of a consistent prediction, in cells
 
 
-def feature_maps(features: Array) -> Array:
-    """How alike the cells of the first view and of each are: (V, h, w, F) -> float32 (V, L, L).
+def feature_maps(features: Float[Array, "V h w F"]) -> Float32[Array, "V L L"]:
+    """Returns the similarity of every cell of the first view (axis 1) to every cell of view v (axis 2).
 
-    A softmax over the view's cells of the cosine of features less the mean of their view, which is
-    mostly the view's exposure.
+    Similarity is a softmax, over view v's cells, of the cosine between features. Each view's mean feature
+    is subtracted first, since it mostly encodes the view's exposure.
     """
     flat = features.reshape(len(features), -1, features.shape[-1]).astype(jnp.float32)
     flat = flat - flat.mean(1, keepdims=True)
@@ -29,60 +30,61 @@ def feature_maps(features: Array) -> Array:
     return jax.nn.softmax(cosine / FEATURE_TEMPERATURE, axis=-1)
 
 
-def refined_predictor(maps: Array, points: Array, size: tuple[int, int], grid: tuple[int, int]) -> Array:
-    """Where neighbours agree that a point moved to.
+def refined_predictor(
+    maps: Float[Array, "V L L"], points: Real[Array, "N 2"], size: tuple[int, int], grid: tuple[int, int]
+) -> Float32[Array, "N V 2"]:
+    """Predicts positions with sub-patch accuracy, by aggregating the maps of neighbouring cells.
 
-    What is near a point mostly moves as the point does. So a cell c of view v is scored for a point by
-    the maps of the cells around it, each read as far beside c as it lies beside the point: neighbours
-    within a cell agree on one motion, where a single map may have peaks elsewhere. Between the cells
-    around a point the scores are interpolated, and the answer is the mean of the 3 x 3 cells around the
-    best, weighted by how far they are above the worst of these.
+    Neighbouring points mostly move alike. One map alone may have spurious peaks, but the maps of
+    neighbours agree on one displacement. So the maps of the cells around a point are shifted by the cell's
+    offset from the point, and summed to scores. Scores are interpolated between the cells around the
+    point. The prediction is the mean of the 3 x 3 cells around the best score, weighted by their scores
+    above the lowest of the nine.
 
     Args:
-      maps: float (V, L, L), at least 0: how well each cell of the first view fits each of view v.
-      points: (N, 2), columns and rows of pixels of the first view.
-
-    Returns:
-      float32 (N, V, 2).
+      maps: non-negative; how well each cell of the first view (axis 1) matches each of view v (axis 2).
+      points: (column, row) in pixels of the first view.
+      size: height and width of the images.
+      grid: h and w.
     """
     scale = cell_size(size, grid)
     last = jnp.array(grid[::-1]) - 1
-    place = jnp.clip((points + 0.5) / scale - 0.5, 0, last)
-    base = jnp.clip(jnp.floor(place), 0, jnp.maximum(last - 1, 0)).astype(jnp.int32)
-    scores = _agreement(maps.reshape(-1, *grid, *grid), base, place - base)  # (V, N, h, w)
-    moved = _centre_of_best(scores) - base
-    return points[:, None] + scale * moved.swapaxes(0, 1)
+    coords = jnp.clip((points + 0.5) / scale - 0.5, 0, last)
+    base = jnp.clip(jnp.floor(coords), 0, jnp.maximum(last - 1, 0)).astype(jnp.int32)
+    scores = _aggregate_neighbours(maps.reshape(-1, *grid, *grid), base, coords - base)  # (V, N, h, w)
+    displacement = _mean_around_best(scores) - base
+    return points[:, None] + scale * displacement.swapaxes(0, 1)
 
 
-def _agreement(maps: Array, base: Array, between: Array) -> Array:
-    """Maps (V, h, w, h, w) around cells `base` (N, 2) and `between` (N, 2) them and the next ones.
+def _aggregate_neighbours(maps: Array, base: Array, fraction: Array) -> Array:
+    """Returns scores (V, N, h, w) of points at cells `base` + `fraction`, (N, 2) each.
 
-    Interpolation of four cells, each with its eight neighbours, is a weighted sum over 4 x 4 cells; a
-    cell outside the grid has nothing to say.
+    Interpolation between four cells, each with its eight neighbours, is a weighted sum over 4 x 4 cells of
+    `maps` (V, h, w, h, w). Cells outside the grid have weight 0.
     """
     views, height, width = maps.shape[:3]
     offsets = np.arange(-1, 3)
-    near = lambda distance: np.where(np.abs(distance) <= 1, np.exp(-(distance**2) / (2 * SPREAD**2)), 0)
-    # (N, 2, 4): of both axes, how much the cell at each offset counts.
-    share = (1 - between)[..., None] * near(offsets) + between[..., None] * near(offsets - 1)
+    kernel = lambda distance: np.where(np.abs(distance) <= 1, np.exp(-(distance**2) / (2 * SPREAD**2)), 0)
+    # (N, 2, 4): the weight of each offset, by axis.
+    weights = (1 - fraction)[..., None] * kernel(offsets) + fraction[..., None] * kernel(offsets - 1)
 
     def add(total, offset):
         cell = base + offset  # (N, 2)
         inside = ((cell >= 0) & (cell < jnp.array([width, height]))).all(-1)
-        weight = share[:, 0, offset[0] + 1] * share[:, 1, offset[1] + 1] * inside
+        weight = weights[:, 0, offset[0] + 1] * weights[:, 1, offset[1] + 1] * inside
         column, row = jnp.moveaxis(jnp.clip(cell, 0, jnp.array([width, height]) - 1), -1, 0)
         padded = jnp.pad(maps[:, row, column], ((0, 0), (0, 0), (1, 2), (1, 2)))
         start = (0, 0, offset[1] + 1, offset[0] + 1)
-        beside = jax.lax.dynamic_slice(padded, start, (views, len(base), height, width))
-        return total + weight[:, None, None] * beside, None
+        shifted = jax.lax.dynamic_slice(padded, start, (views, len(base), height, width))
+        return total + weight[:, None, None] * shifted, None
 
     pairs = jnp.array([(column, row) for row in offsets for column in offsets])
     zeros = jnp.zeros((views, len(base), height, width), jnp.float32)
     return jax.lax.scan(add, zeros, pairs)[0]
 
 
-def _centre_of_best(scores: Array) -> Array:
-    """Scores (V, N, h, w) -> (V, N, 2), column and row of the best, between cells."""
+def _mean_around_best(scores: Array) -> Array:
+    """Returns the (column, row) of the best score, with sub-cell accuracy: (V, N, h, w) -> (V, N, 2)."""
     height, width = scores.shape[2:]
     best = scores.reshape(*scores.shape[:2], -1).argmax(-1)
     offsets = jnp.array([(column, row) for row in (-1, 0, 1) for column in (-1, 0, 1)])
@@ -100,21 +102,28 @@ def _centre_of_best(scores: Array) -> Array:
 
 
 def is_cycle_consistent(
-    maps: Array, points: Array, predicted: Array, size: tuple[int, int], grid: tuple[int, int]
-) -> Array:
-    """Which answers are cycle consistent: the cell that an answer is in is best matched by where it began.
+    maps: Float[Array, "V L L"],
+    points: Real[Array, "N 2"],
+    predicted: Float[Array, "N V 2"],
+    size: tuple[int, int],
+    grid: tuple[int, int],
+) -> Bool[Array, "N V"]:
+    """Returns whether matching a prediction back to the first view ends near its point.
+
+    The prediction is rounded to its cell in view v. The first view's best match for that cell must lie
+    within CYCLE_CELLS of the point.
 
     Args:
-      maps: float (V, L, L), the first view's cell, then view v's.
-      points: (N, 2), columns and rows; predicted: (N, V, 2).
-
-    Returns:
-      bool (N, V): whether the first view's best cell for it lies within 1.5 cells of the point.
+      maps: as for `refined_predictor`.
+      points, predicted: (column, row) in pixels.
+      size: height and width of the images.
+      grid: h and w.
     """
     scale, last = cell_size(size, grid), jnp.array(grid[::-1]) - 1
-    place = lambda positions: (positions + 0.5) / scale - 0.5
-    column, row = jnp.moveaxis(jnp.clip(jnp.round(place(predicted)), 0, last).astype(jnp.int32), -1, 0)
+    to_cells = lambda positions: (positions + 0.5) / scale - 0.5
+    rounded = jnp.clip(jnp.round(to_cells(predicted)), 0, last).astype(jnp.int32)
+    column, row = jnp.moveaxis(rounded, -1, 0)
     cell = (row * grid[1] + column).T  # (V, N)
     back = jnp.take_along_axis(maps, cell[:, None], axis=2).argmax(1)  # (V, N)
     returned = jnp.stack([back % grid[1], back // grid[1]], -1)
-    return (jnp.linalg.norm(returned - place(points), axis=-1) <= CYCLE_CELLS).T
+    return (jnp.linalg.norm(returned - to_cells(points), axis=-1) <= CYCLE_CELLS).T

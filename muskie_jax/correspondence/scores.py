@@ -1,13 +1,16 @@
-"""How far predicted positions are from true ones, in pixels and in centimetres.
+"""Errors of predicted positions, in pixels and in centimetres.
 
-There are two protocols. "published" is that of the paper's tables, down to its conventions: the first
-view, where every point is where it is, counts as one of the views, and some maps are read half a pixel
-beside where they were written. "targets", ours, leaves the first view out and is exact.
+There are two protocols. "published" is that of the paper's tables, with all its conventions: the first
+view counts as a target, where every prediction is exact, and some maps are sampled half a pixel off.
+"targets", the default, excludes the first view and uses consistent conventions.
+
+Axes: V views, N points. Positions are (column, row).
 """
 
 import dataclasses
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from muskie_jax.correspondence.tracks import surface_points, true_tracks
 from muskie_jax.data.posed.views import PosedViews
@@ -18,25 +21,25 @@ CENTIMETRES = (1, 2, 5, 10)
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """The answers of a group of V views, N points.
+    """Ground truth for the points of a group.
 
     Attributes:
-      tracks: float (N, V, 2), columns and rows.
-      counted: bool (N, V), pairs of a point and a view that count.
-      surface: float (N, V, 3), what each view's depth map has there, metres in its camera frame.
-      has_surface: bool (N, V), whether there is depth.
-      angle: float (V,), degrees that each view is rotated against the first.
+      tracks: position of every point in every view, pixels.
+      counted: whether a pair of point and view is scored.
+      surface: the point of each view's depth map at `tracks`, metres in the view's camera frame.
+      has_surface: whether depth is known there.
+      angle: rotation of each view relative to the first, degrees.
     """
 
-    tracks: np.ndarray
-    counted: np.ndarray
-    surface: np.ndarray
-    has_surface: np.ndarray
-    angle: np.ndarray
+    tracks: Float[np.ndarray, "N V 2"]
+    counted: Bool[np.ndarray, "N V"]
+    surface: Float[np.ndarray, "N V 3"]
+    has_surface: Bool[np.ndarray, "N V"]
+    angle: Float[np.ndarray, " V"]
 
 
-def truth_of(points: np.ndarray, views: PosedViews, protocol: str) -> Truth:
-    """The answers for points (N, 2) of the first view."""
+def compute_truth(points: np.ndarray, views: PosedViews, protocol: str) -> Truth:
+    """Computes the ground truth of points of the first view, int (N, 2)."""
     tracks, counted = true_tracks(points, views)
     if protocol == "targets":
         counted[:, 0] = False
@@ -46,25 +49,23 @@ def truth_of(points: np.ndarray, views: PosedViews, protocol: str) -> Truth:
     return Truth(tracks, counted, surface, has_surface, rotation_angles(views.world_to_camera))
 
 
-def rotation_angles(world_to_camera: np.ndarray) -> np.ndarray:
-    """Degrees by which each view's camera (V, 4, 4) is rotated against the first's."""
+def rotation_angles(world_to_camera: Float[np.ndarray, "V 4 4"]) -> Float[np.ndarray, " V"]:
+    """Returns the angle of each camera's rotation relative to the first, in degrees."""
     relative = world_to_camera[:, :3, :3] @ world_to_camera[0, :3, :3].T
     cosine = (np.trace(relative, axis1=1, axis2=2) - 1) / 2
     return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
 
 
-def errors_of(
-    predicted: np.ndarray, truth: Truth, views: PosedViews, protocol: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Distances from the truth.
+def compute_errors(
+    predicted: Float[np.ndarray, "*batch N V 2"], truth: Truth, views: PosedViews, protocol: str
+) -> tuple[Float[np.ndarray, "*batch N V"], Float[np.ndarray, "*batch N V"]]:
+    """Computes the distances of predictions from the ground truth.
 
-    A prediction where the view has no depth is taken to be at the camera's centre: it is wrong.
-
-    Args:
-      predicted: float (..., N, V, 2), columns and rows.
+    Where a view has no depth at a prediction, its 3-D point is the camera's centre, which counts as an
+    error.
 
     Returns:
-      Pixels and metres, float (..., N, V) each; metres are nan where the truth has no depth.
+      Pixels; and metres, NaN where the ground truth has no depth.
     """
     pixels = np.linalg.norm(predicted - truth.tracks, axis=-1)
     surface, _ = surface_points(predicted, views, protocol)
@@ -73,24 +74,28 @@ def errors_of(
 
 
 class Scores:
-    """Errors of any number of groups, pooled: every pair of a point and a view counts alike."""
+    """Pools the errors of any number of groups, with equal weight for every pair of point and view."""
 
     def __init__(self):
         self._pixels: list[np.ndarray] = []
         self._metres: list[np.ndarray] = []
 
     def add(self, pixels: np.ndarray, metres: np.ndarray) -> None:
-        """Errors of pairs, in any shape; metres may be nan where they are not known."""
+        """Adds the errors of pairs, in any shape. NaN metres are left out of the 3-D scores."""
         self._pixels.append(np.ravel(pixels))
         self._metres.append(np.ravel(metres)[~np.isnan(np.ravel(metres))])
 
     @property
     def pairs(self) -> int:
+        """The number of pairs of point and view."""
         return sum(map(len, self._pixels))
 
     def values(self) -> dict[str, float]:
-        """`px_ate`, the mean distance, and `px_1` to `px_50`, the percentage of pairs at most so far off;
-        the same in centimetres; and `pairs`, how many there were. nan without any."""
+        """Returns mean errors and percentages within thresholds; NaN without pairs.
+
+        Keys: `px_ate`, the mean error in pixels; `px_1` to `px_50`, the percentage of pairs with at most
+        that error; `cm_ate` and `cm_1` to `cm_10`, the same in centimetres; `pairs`, their number.
+        """
         values: dict[str, float] = {}
         for unit, chunks, scale, limits in (
             ("px", self._pixels, 1.0, PIXELS),

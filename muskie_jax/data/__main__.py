@@ -1,9 +1,9 @@
-"""Commands on data: `python -m muskie_jax.data <command> --help` tells the flags of each.
+"""Commands on data. `python -m muskie_jax.data <command> --help` lists a command's flags.
 
-inspect   shows what is in a config's data, what is wrong with it, and what training would see
-groups    makes the list of groups that MegaDepth needs, from its list of pairs
+inspect   checks the data of a config and shows groups as training would draw them
+groups    builds the list of view groups that MegaDepth needs from its list of image pairs
 pack      packs a source of a config into shards for fast reading: docs/data.md
-verify    reads all of a pack, and compares it with what was packed
+verify    reads a whole pack and compares its files with their checksums
 """
 
 from muskie_jax.command_line import run_program
@@ -14,4 +14,4 @@ from muskie_jax.data.packing.command import PACK, VERIFY
 COMMANDS = {"inspect": INSPECT, "groups": GROUPS, "pack": PACK, "verify": VERIFY}
 
 if __name__ == "__main__":
-    run_program("muskie_jax.data", __doc__, COMMANDS)
+    run_program("muskie_jax.data", __doc__ or "", COMMANDS)

@@ -1,20 +1,20 @@
-"""Memory that is freed and asked for again, thousands of times a second."""
+"""Tuning of the C allocator for loops that free and allocate large arrays."""
 
 import ctypes
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of the C library's mallopt
-KEPT_BYTES = 512 * 2**20  # at most, by each thread
-LARGEST_KEPT_BYTES = 32 * 2**20  # of one array; the most that can be set
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's <malloc.h>
+MAX_KEPT_BYTES = 512 * 2**20  # per thread
+MAX_KEPT_ARRAY_BYTES = 32 * 2**20  # per array; glibc's upper limit for M_MMAP_THRESHOLD
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep the memory of freed images for the next ones.
+    """Makes glibc keep the memory of freed images for later allocations.
 
-    By default it returns arrays of their size to the system, which then maps and clears every page of
-    the next one again: on a virtual machine that takes longer than decoding. Elsewhere than with glibc
-    this does nothing.
+    By default glibc returns arrays of that size to the system. The system then maps and clears every
+    page of the next array again, which takes longer than decoding on a virtual machine. With other C
+    libraries this function does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, MAX_KEPT_BYTES)
+        mallopt(M_MMAP_THRESHOLD, MAX_KEPT_ARRAY_BYTES)

@@ -1,9 +1,13 @@
-"""`cameras.json`: depth and cameras of the images of a folder.
+"""Reads `cameras.json`, which lists depth maps and cameras for the images of a folder.
 
-It holds `frames`, a list of objects with `image` and `depth` (paths in the folder; the latter a 16-bit
-PNG of z-depth, 0 = missing, one unit for all), `intrinsics` (3x3, pixels; the image's upper left corner is
-(0, 0), its first pixel's centre (0.5, 0.5)) and `world_to_camera` (4x4, OpenCV axes, its translation in
-thousands of the depth's units: metres where depth is in millimetres).
+Its key `frames` holds one object per image:
+
+image             path of the image, relative to the folder of `cameras.json`
+depth             path of a 16-bit PNG with z-depth; 0 = missing. All files use the same unit.
+intrinsics        3x3, pixels. The upper left corner of the image is (0, 0), the centre of its first
+                  pixel (0.5, 0.5).
+world_to_camera   4x4, OpenCV axes. Its translation is in thousands of depth units, that is, in metres
+                  if depth is in millimetres.
 """
 
 import json
@@ -11,36 +15,31 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 
 from muskie_jax.errors import UserError
 
 CAMERAS = "cameras.json"
 
 
-class CameraOfImage(NamedTuple):
-    """An image of the file. Paths are relative to the file's folder.
-
-    Attributes:
-      image, depth: the files.
-      intrinsics: float64 (3, 3).
-      world_to_camera: float64 (4, 4).
-    """
+class PosedImage(NamedTuple):
+    """One image of a `cameras.json`. Paths are relative to the file's folder."""
 
     image: str
     depth: str
-    intrinsics: np.ndarray
-    world_to_camera: np.ndarray
+    intrinsics: Float64[np.ndarray, "3 3"]
+    world_to_camera: Float64[np.ndarray, "4 4"]
 
 
-def read_cameras(path: pathlib.Path) -> list[CameraOfImage]:
-    """All images of a `cameras.json`, in its order.
+def read_cameras(path: pathlib.Path) -> list[PosedImage]:
+    """Returns the images of a `cameras.json`, in the order of the file.
 
     Raises:
-      UserError: if the file cannot be read, or is no such file.
+      UserError: if the file cannot be read or does not have the format above.
     """
     try:
         return [
-            CameraOfImage(
+            PosedImage(
                 str(frame["image"]),
                 str(frame["depth"]),
                 np.array(frame["intrinsics"], np.float64).reshape(3, 3),
@@ -49,4 +48,4 @@ def read_cameras(path: pathlib.Path) -> list[CameraOfImage]:
             for frame in json.loads(path.read_text())["frames"]
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be understood: {type(error).__name__} {error}") from error
+        raise UserError(f"{path} cannot be parsed: {type(error).__name__} {error}") from error

@@ -1,30 +1,39 @@
-"""Depth maps in files: 16-bit PNGs, checked before their pixels are decoded."""
+"""Reads depth maps from 16-bit PNGs; the header is checked before any pixel is decoded."""
 
 import io
 import pathlib
 
 import numpy as np
+from jaxtyping import Float32, UInt16
 from PIL import Image
 
 from muskie_jax.data.images import MAX_PIXELS, BadImage, bad_image, read_file
 
-DEPTH_UNIT = 1e-3  # metres of one step of a depth map, where nothing else is said
+DEPTH_UNIT = 1e-3  # metres per step of a depth map, unless a dataset defines its own unit
 
 
-def load_depth(path: pathlib.Path, unit: float = DEPTH_UNIT) -> np.ndarray:
-    """A depth map in metres, float32 (h, w), from the file of a 16-bit PNG; 0 = missing.
+def load_depth(path: pathlib.Path, unit: float = DEPTH_UNIT) -> Float32[np.ndarray, "h w"]:
+    """Returns the depth map in a 16-bit PNG file, in metres; 0 = missing.
+
+    Args:
+      path: of the file.
+      unit: metres per step of the PNG.
 
     Raises:
-      BadImage: if it is missing, none, or damaged.
+      BadImage: if the file is missing, damaged, or not a 16-bit PNG.
     """
     return read_depth(read_file(path), str(path)).astype(np.float32) * np.float32(unit)
 
 
-def read_depth(data: bytes, name: str) -> np.ndarray:
-    """The steps of a depth map, uint16 (h, w), from a 16-bit PNG.
+def read_depth(data: bytes, name: str) -> UInt16[np.ndarray, "h w"]:
+    """Decodes a depth map from the bytes of a 16-bit PNG, in the PNG's own unit.
+
+    Args:
+      data: the file's bytes.
+      name: the file's name in error messages.
 
     Raises:
-      BadImage: if it is none, or damaged.
+      BadImage: if the bytes are damaged or not a 16-bit PNG.
     """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:

@@ -1,6 +1,6 @@
-"""How the datasets of the paper lie in their folders, one row each.
+"""Folder layouts of the paper's datasets, one row each.
 
-A dataset that is not here needs no more than a row, or the `glob` of `config.folder`.
+To add a dataset, add a row to LAYOUTS, or use the `glob` of `config.folder`.
 """
 
 import dataclasses
@@ -12,15 +12,16 @@ class Layout:
     """Where the scenes of a dataset are, and how samples are drawn from them.
 
     Attributes:
-      title: what the dataset is called.
-      scenes: pattern of scene folders, below the dataset's root.
-      images: pattern of a scene's images, below its folder; "**" means any depth. Frames are in natural
-        order of their paths.
-      window: consecutive frames a sample is drawn from; None means the whole scene.
-      masks: the folder of object masks, beside that of the images: a PNG of the same stem each.
-      zoom: the share of samples cropped to the object's mask.
-      groups: a file below the root that lists scenes as fixed groups of views; with it, `scenes` and
-        `images` say only what its paths look like.
+      title: name of the dataset in messages.
+      scenes: glob pattern of scene folders, relative to the dataset's root.
+      images: glob pattern of a scene's images, relative to its folder; "**" matches any depth. Frames
+        are sorted by path, in natural order.
+      window: number of consecutive frames that a sample is drawn from; None means all of the scene.
+      masks: name of the folder of object masks, a sibling of the images' folder. Each mask is a PNG
+        with the stem of its image.
+      zoom: fraction of samples that are cropped to the object's mask.
+      groups: file, relative to the root, that lists fixed groups of views; each group is a scene. If
+        set, `scenes` and `images` only describe the paths in messages.
     """
 
     title: str
@@ -32,12 +33,12 @@ class Layout:
     groups: str = ""
 
     @property
-    def tree(self) -> str:
-        """What the paths of images look like, for messages."""
+    def image_pattern(self) -> str:
+        """The glob pattern of all images, relative to the root."""
         return f"{self.scenes}/{self.images}"
 
-    def mask_of(self, frame: str) -> str:
-        """The path of a frame's mask."""
+    def mask_path(self, frame: str) -> str:
+        """Returns the path of a frame's object mask; both paths are relative to the root."""
         path = pathlib.PurePosixPath(frame)
         return (path.parent.parent / self.masks / f"{path.stem}.png").as_posix()
 
@@ -56,11 +57,13 @@ LAYOUTS = {
 }
 
 
-def photographs(glob: str, window: int | None) -> Layout:
-    """The layout of a user's own folder, from a pattern of images below its root.
+def folder_layout(glob: str, window: int | None) -> Layout:
+    """Returns the layout of a user's own folder.
 
-    Images of one folder are one scene: "*/*" means `<root>/<scene>/<image>`, "*/images/*" and "**/*"
-    are deeper, "*" is a single scene.
+    Args:
+      glob: pattern of images below the root. Images of one folder form one scene: "*/*" means
+        `<root>/<scene>/<image>`, "*/images/*" and "**/*" reach deeper folders, and "*" is a single scene.
+      window: see `Layout`.
     """
     scenes, _, images = glob.rpartition("/")
     return Layout("photographs", scenes, images, window)

@@ -1,7 +1,7 @@
-"""`python -m muskie_jax.data groups`: makes the list of groups that MegaDepth needs.
+"""`python -m muskie_jax.data groups`: builds the list of view groups that MegaDepth needs.
 
-The published code reads such a list, which was not published. This one is made from the list of pairs that
-the common processing of MegaDepth leaves.
+The published code reads such a list, but the list itself was not published. This command builds one
+from the list of image pairs that DUSt3R's preprocessing of MegaDepth writes.
 """
 
 import pathlib
@@ -12,7 +12,7 @@ from absl import flags
 
 from muskie_jax.command_line import Command
 from muskie_jax.data.layouts import LAYOUTS
-from muskie_jax.data.megadepth import explained, read_lists
+from muskie_jax.data.megadepth import explain_read_errors, read_lists
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
 
@@ -24,37 +24,37 @@ VIEWS = 8
 
 
 def write_groups(root: pathlib.Path, file: str, low: float, high: float, seed: int = 0) -> int:
-    """Makes a list of groups of VIEWS: for each image that overlaps enough others, it and some of these.
+    """Writes a list of groups: each image that overlaps enough others, with VIEWS - 1 of them.
 
-    PAIRS_FILE has `scenes` and `images` as the list of groups has (see `read_groups`), and `pairs`, (number
-    of a scene, of one image, of another, their overlap) each.
+    PAIRS_FILE has `scenes` and `images` like the list of groups (see `read_groups`). Its `pairs` holds
+    (scene index, image index, image index, overlap) entries.
 
     Args:
-      root: the folder of the dataset, where PAIRS_FILE is.
-      file: the list's name in it; it must not be there.
-      low, high: overlap of the others with the first, inclusive.
-      seed: which of the others are taken.
+      root: the dataset's folder, which contains PAIRS_FILE.
+      file: name of the list to write there; it must not exist yet.
+      low, high: inclusive bounds on the overlap of the first image with the others.
+      seed: for the choice among the overlapping images.
 
     Returns:
       The number of groups.
 
     Raises:
-      UserError: if there are no pairs to read, or no groups to make of them, or a list already.
+      UserError: if PAIRS_FILE cannot be read or yields no group, or if the list exists.
     """
     source, target = root / PAIRS_FILE, root / file
     if target.exists():
-        raise UserError(f"{target} is there already: remove it to make another")
+        raise UserError(f"{target} exists: remove it to build a new list")
     partners: dict[tuple[int, int], set[int]] = {}
-    with explained(source):
+    with explain_read_errors(source):
         pairs, scenes, images = read_lists(source)
         for scene, first, second, overlap in pairs:
             if low <= overlap <= high:
                 partners.setdefault((int(scene), int(first)), set()).add(int(second))
                 partners.setdefault((int(scene), int(second)), set()).add(int(first))
     rng = np.random.default_rng(seed)
-    others = lambda found: [int(i) for i in rng.choice(sorted(found), VIEWS - 1, replace=False)]
+    draw = lambda found: [int(i) for i in rng.choice(sorted(found), VIEWS - 1, replace=False)]
     groups = [
-        (scene, [image, *others(found)])
+        (scene, [image, *draw(found)])
         for (scene, image), found in sorted(partners.items())
         if len(found) >= VIEWS - 1
     ]
@@ -71,12 +71,14 @@ def write_groups(root: pathlib.Path, file: str, low: float, high: float, seed: i
 
 
 def run_groups(arguments: list[str]) -> dict[str, Any]:
-    """Makes the list of groups that MegaDepth needs, from its list of pairs."""
+    """Builds the list of view groups that MegaDepth needs from its list of image pairs."""
     (root,) = arguments
     try:
         low, high = map(float, _OVERLAP.value)
     except ValueError:
-        raise UserError(f"--overlap={','.join(_OVERLAP.value)}: write two shares, such as 0.2,1") from None
+        raise UserError(
+            f"--overlap={','.join(_OVERLAP.value)}: write two fractions, such as 0.2,1"
+        ) from None
     file = LAYOUTS["megadepth"].groups
     count = write_groups(user_path(root), file, low, high)
     return {"list": str(pathlib.Path(root) / file), "groups": count}

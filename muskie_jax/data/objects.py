@@ -1,4 +1,4 @@
-"""Zooming in on the object of a scene, by its mask (CO3Dv2 and WildRGB-D are sampled so)."""
+"""Crops photographs to an object, given its mask. CO3Dv2 and WildRGB-D use this."""
 
 import math
 import pathlib
@@ -7,17 +7,17 @@ from PIL import Image
 
 from muskie_jax.data.images import MAX_PIXELS, BadImage, bad_image
 
-MARGIN = 0.5  # of the object's size, added on each of its sides
+MARGIN = 0.5  # added on each side, relative to the object's size
 
-# (left, top, right, bottom) as shares of the image's width and height: the same at any size of it.
+# (left, top, right, bottom) as fractions of the image's width and height: independent of its resolution.
 RelativeBox = tuple[float, float, float, float]
 
 
 def object_box(path: pathlib.Path) -> RelativeBox | None:
-    """The bounding box of the pixels of a mask that are not zero; None if there are none.
+    """Returns the bounding box of a mask's non-zero pixels, or None if all pixels are zero.
 
     Raises:
-      BadImage: if the file is no readable mask.
+      BadImage: if the file is not a readable mask.
     """
     try:
         with Image.open(path, formats=("PNG",)) as mask:
@@ -36,7 +36,15 @@ def object_box(path: pathlib.Path) -> RelativeBox | None:
 
 
 def zoom_region(box: RelativeBox, height: int, width: int) -> tuple[int, int, int, int]:
-    """An object's box grown by half its size on every side, inside the image, in its whole pixels."""
+    """Returns an object's box, grown by half its size on every side and clipped to the image.
+
+    Args:
+      box: of the object.
+      height, width: of the image, in pixels.
+
+    Returns:
+      left, top, right, bottom in pixels, rounded outwards to integers.
+    """
     left, top, right, bottom = box
     margin_x, margin_y = MARGIN * (right - left), MARGIN * (bottom - top)
     return (

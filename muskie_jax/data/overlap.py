@@ -1,41 +1,48 @@
-"""How much of one view another sees: for samples of views that overlap, where that can be known.
+"""Draws samples of overlapping views from scenes whose overlap is known.
 
-It is known where a scene's folder, or the one that it is in, has
+The overlap of a view with another is the fraction of its pixels that the other sees. It is known if the
+scene's folder, or the parent of that folder, has one of these files:
 
-- `scene_metadata.npz` with `images`, file names, and `pairs`, (number of one image, number of another,
-  their overlap) each, as common processings of ARKitScenes and ScanNet++ write it;
-- or `cameras.json` (see `muskie_jax.data.cameras_json`).
+scene_metadata.npz   `images`, file names, and `pairs`, (image index, image index, overlap) entries, as
+                     DUSt3R's preprocessing of ARKitScenes and ScanNet++ writes them
+cameras.json         depth maps and cameras, see `muskie_jax.data.cameras_json`
 """
 
 import functools
 import math
 import pathlib
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Float32, Int
 
 from muskie_jax.data.cameras_json import CAMERAS, read_cameras
 from muskie_jax.data.depth import load_depth
 from muskie_jax.data.images import BadImage
 from muskie_jax.errors import UserError
 
-GRID = (24, 32)  # rows and columns of the pixels that are followed from view to view
-TOLERANCE = 0.05  # how far behind a view's surface a point may lie and be seen in it, share of its depth
+GRID = (24, 32)  # rows and columns of the pixels that are projected into the other views
+TOLERANCE = 0.05  # a visible point lies behind the surface by at most this fraction of the surface's depth
 
 
 def sample_overlapping(
-    rng: np.random.Generator, overlap: np.ndarray, num_views: int, low: float, high: float
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Frame indices of one sample: a frame, and others that see enough of it, and not too much.
+    rng: np.random.Generator,
+    overlap: Float[np.ndarray, "frames frames"],
+    num_views: int,
+    low: float,
+    high: float,
+) -> tuple[Int[np.ndarray, " num_views"], Int[np.ndarray, " spare"]] | None:
+    """Draws an anchor frame, and other frames that overlap it by `low` to `high`.
 
     Args:
-      overlap: (frames, frames), the share of the row's frame that the column's sees.
-      num_views: views to draw; without replacement, starting over when there are fewer.
-      low, high: the overlap of the others with the first, inclusive.
+      overlap: the fraction of the row's frame that the column's frame sees.
+      num_views: views to draw. Frames repeat only after all fitting frames were drawn.
+      low, high: inclusive bounds on the overlap of the anchor with the others.
 
     Returns:
-      The frames, int (num_views,), in random order, and those not drawn that may stand in, or None if
-      no two frames overlap so.
+      The drawn frames in random order, and the frames that may replace unreadable ones; None if no pair
+      of frames overlaps by `low` to `high`.
     """
     fits = (overlap >= low) & (overlap <= high) & ~np.eye(len(overlap), dtype=bool)
     anchors = np.flatnonzero(fits.any(1))
@@ -75,48 +82,51 @@ READERS = {"scene_metadata.npz": _from_pairs, CAMERAS: _from_cameras}
 
 
 @functools.lru_cache(maxsize=256)
-def scene_overlap(folder: pathlib.Path, frames: tuple[str, ...]) -> np.ndarray:
-    """The share of each frame that each other sees: float32 (frames, frames), rows see by columns.
+def scene_overlap(folder: pathlib.Path, frames: tuple[str, ...]) -> Float32[np.ndarray, "frames frames"]:
+    """Returns the fraction of the row's frame that the column's frame sees.
 
     Args:
       folder: of the scene.
-      frames: file names or paths of the images, in order; those that the file does not know overlap
-        with none.
+      frames: file names or paths of the images, in order. Frames that the file does not list overlap no
+        other frame.
 
     Raises:
-      UserError: if neither file is there, or cannot be understood.
+      UserError: if neither file exists, or if it cannot be parsed.
     """
-    files = [place / name for place in (folder, folder.parent) for name in READERS]
+    files = [parent / name for parent in (folder, folder.parent) for name in READERS]
     file = next(filter(pathlib.Path.is_file, files), None)
     if file is None:
         raise UserError(
-            f"overlap of views is not known in {str(folder)!r}: it has neither {' nor '.join(READERS)}; "
+            f"the overlap of views is unknown in {str(folder)!r}: it has neither {' nor '.join(READERS)}; "
             "leave out the source's overlap"
         )
     try:
         known, overlap = READERS[file.name](file)
     except (OSError, KeyError, ValueError, TypeError, IndexError, zipfile.BadZipFile, BadImage) as error:
         raise UserError(f"{file}: overlap of views: {type(error).__name__} {error}") from error
-    numbers = {pathlib.PurePosixPath(name).stem: number for number, name in enumerate(known)}
-    own = [numbers.get(pathlib.PurePosixPath(frame).stem, -1) for frame in frames]
-    table = np.zeros((len(known) + 1,) * 2, np.float32)  # the last row is that of unknown frames
+    index_of = {pathlib.PurePosixPath(name).stem: index for index, name in enumerate(known)}
+    indices = [index_of.get(pathlib.PurePosixPath(frame).stem, -1) for frame in frames]
+    table = np.zeros((len(known) + 1,) * 2, np.float32)  # the last row and column: unlisted frames
     table[:-1, :-1] = overlap
-    return table[np.ix_(own, own)]
+    return table[np.ix_(indices, indices)]
 
 
 def visible_fraction(
-    number: int, depths: list[np.ndarray], intrinsics: np.ndarray, world_to_camera: np.ndarray
-) -> np.ndarray:
-    """The share of a view's pixels with depth that each view sees: float32 (views,).
+    number: int,
+    depths: Sequence[Float32[np.ndarray, "H W"]],
+    intrinsics: Float[np.ndarray, "views 3 3"],
+    world_to_camera: Float[np.ndarray, "views 4 4"],
+) -> Float32[np.ndarray, " views"]:
+    """Returns the fraction of one view's pixels that each view sees. Pixels without depth do not count.
 
-    A pixel is seen where its point falls into the image and is not behind the surface there; a hole in
-    a depth map hides nothing.
+    A view sees a pixel if the pixel's point projects into the view's image and is not behind the surface
+    there. Missing depth occludes nothing.
 
     Args:
-      number: of the view whose pixels are followed.
-      depths: z-depth (H, W) of each view; 0 = missing.
-      intrinsics: (views, 3, 3) in pixels.
-      world_to_camera: (views, 4, 4).
+      number: index of the view whose pixels are projected.
+      depths: z-depth of each view; 0 = missing. Sizes may differ.
+      intrinsics: in pixels.
+      world_to_camera: in the unit of the depths, OpenCV axes.
     """
     depth = depths[number]
     rows, columns = (
@@ -129,12 +139,12 @@ def visible_fraction(
         return np.zeros(len(depths), np.float32)
     rays = np.linalg.inv(intrinsics[number]) @ np.stack([u, v, np.ones_like(u)])
     points = np.linalg.inv(world_to_camera[number]) @ np.concatenate([rays * z, np.ones((1, len(z)))])
-    shares = []
+    fractions = []
     for other, camera, pose in zip(depths, intrinsics, world_to_camera):
         x, y, far = camera @ (pose @ points)[:3]
         inside = far > 1e-6
         column, row = (np.where(inside, axis / np.where(inside, far, 1), -1) for axis in (x, y))
         inside &= (column >= 0) & (row >= 0) & (column < other.shape[1]) & (row < other.shape[0])
         surface = other[np.where(inside, row, 0).astype(int), np.where(inside, column, 0).astype(int)]
-        shares.append((inside & ((surface == 0) | (far <= surface * (1 + TOLERANCE)))).mean())
-    return np.array(shares, np.float32)
+        fractions.append((inside & ((surface == 0) | (far <= surface * (1 + TOLERANCE)))).mean())
+    return np.array(fractions, np.float32)

@@ -1,12 +1,11 @@
-"""From sources to batches: photographs with Grain, seeds of synthetic rooms without.
+"""Builds batches: photographs are loaded through Grain; synthetic rooms only need seeds.
 
-Everything random in a sample is a function of (seed, load, resolution, slot): the sample is the same
-whichever worker or host makes it, and a run can start at any step. So the state of the pipeline is the
-step, and nothing else need be saved.
+A sample is a function of (seed, load, resolution, slot). It does not depend on the worker or host that
+computes it, and a run can start at any step. So the step is the only state of the pipeline.
 
-A *load* is one batch of groups for each resolution; it serves `reuse` updates, each with its own order
-of views and its own masks. It is all photographs, which workers load group by group, or all synthetic: then
-a group is so little here, a seed and its masks, that many are drawn at once.
+A *load* is one batch of groups per resolution. It serves `reuse` updates, each with its own order of
+views and its own masks. A batch has either photographs only, which workers load group by group, or
+synthetic groups only. A synthetic group is just a seed and masks, so many are drawn at once.
 """
 
 import contextlib
@@ -14,43 +13,157 @@ import dataclasses
 import itertools
 import math
 import signal
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
 from absl import logging
+from jaxtyping import Bool, Int, Int32, UInt8, UInt32
 
 from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.data.allocation import keep_freed_memory
 from muskie_jax.data.processes import exit_with_parent
 from muskie_jax.data.samples import draw_sample
-from muskie_jax.data.sources import Source, SyntheticSource
+from muskie_jax.data.sources import PhotographSource, Source, SyntheticSource
 from muskie_jax.errors import UserError
 from muskie_jax.masking import MaskOptions, group_masks
 
-# Keeps random streams that serve different purposes apart (first word after the seed).
+# First word after the seed, so that streams for different purposes are independent.
 KIND_STREAM, GROUP_STREAM, HELDOUT_STREAM = 2, 3, 4
 
-BLOCK = 16  # slots of a synthetic load that are drawn together, whichever of them a host needs
-MAX_GROUPS = 2**40  # of the endless dataset
-SECONDS_TO_SAVE = 300  # that a worker process lives on after SIGTERM
-ENOUGH_IMAGES = 200  # before the share of unreadable ones means something
+BLOCK = 16  # consecutive slots of a synthetic load that are drawn together, on every host that needs one
+MAX_GROUPS = 2**40  # length of the practically endless dataset
+SECONDS_TO_SAVE = 300  # that a worker process runs on after SIGTERM
+MIN_IMAGES_FOR_FRACTION = 200  # drawn images below which the fraction of unreadable ones is not checked
+
+# The arrays of a batch by key: see "How data flows" in docs/training.md.
+Batch = dict[str, np.ndarray]
+
+
+class PhotoGroup(NamedTuple):
+    """One group of photographs.
+
+    An update splits the group into groups of V views, as its bucket has; L is the number of patches.
+
+    Attributes:
+      source: index of the source.
+      name: of the scene, for people.
+      images: all views, at the canvas size of their resolution.
+      orders: per update of the load, an order of the views.
+      masks: per update of the load, the masks of the groups that the views are split into, True =
+        hidden.
+      tried: number of images that were opened, or failed to open.
+      skipped: one message per unreadable image.
+      error: the reason why the group could not be loaded; empty if it could.
+    """
+
+    source: np.int32
+    name: str
+    images: UInt8[np.ndarray, "views height width 3"]
+    orders: list[Int[np.ndarray, "1 views"]]
+    masks: list[Bool[np.ndarray, "1 splits V L"]]
+    tried: int
+    skipped: tuple[str, ...]
+    error: str
+
+
+class SyntheticSlot(NamedTuple):
+    """Fills a slot of a synthetic load in the stream of groups of photographs.
+
+    The stream has one element per slot of every load. Grain drops elements that are None, which would
+    break the order in which it reads from worker processes.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotoLoad:
+    """The groups of photographs that this host contributes to one batch. g is their number.
+
+    Attributes:
+      source: index of each group's source.
+      images: each group's views, in the memory where the worker left them.
+      orders, masks, tried, skipped, error: see `PhotoGroup`.
+    """
+
+    source: Int32[np.ndarray, " g"]
+    images: list[UInt8[np.ndarray, "views height width 3"]]
+    orders: list[Int[np.ndarray, "g views"]]
+    masks: list[Bool[np.ndarray, "g splits V L"]]
+    tried: int
+    skipped: tuple[str, ...]
+    error: str
+
+    def batch(self, use: int, bucket: Bucket) -> Batch:
+        """Returns the batch of update `use`: views in their new order, cropped and split into groups."""
+        order = self.orders[use]
+        height, width = bucket.height, bucket.width
+        canvas = self.images[0].shape[1:3]
+        top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
+        # Each view is copied once, and nothing else: this process has to keep up with all workers.
+        images = np.empty((*order.shape, height, width, 3), np.uint8)
+        for ordered, views, numbers in zip(images, self.images, order):
+            for position, number in enumerate(numbers):
+                ordered[position] = views[number, top : top + height, left : left + width]
+        split = images.reshape(-1, bucket.views, height, width, 3)
+        return _masks_and_source(self.masks[use], self.source) | {"images": split}
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticLoad:
+    """The synthetic groups that this host contributes to one batch. g is their number.
+
+    Attributes:
+      source: index of each group's source.
+      scene: seed of each group's room.
+      orders, masks: see `PhotoGroup`.
+    """
+
+    source: Int32[np.ndarray, " g"]
+    scene: UInt32[np.ndarray, "g 2"]
+    orders: list[Int[np.ndarray, "g views"]]
+    masks: list[Bool[np.ndarray, "g splits V L"]]
+
+    def batch(self, use: int, bucket: Bucket) -> Batch:
+        """Returns the batch of update `use`. The device renders `scene` and applies `order`."""
+        del bucket  # the masks have its shape already
+        synthetic = {"scene": self.scene, "order": self.orders[use].astype(np.int32)}
+        return _masks_and_source(self.masks[use], self.source) | synthetic
+
+
+def _masks_and_source(masks: Bool[np.ndarray, "g splits V L"], source: Int32[np.ndarray, " g"]) -> Batch:
+    """Returns `mask` (g * splits, V, L) and `source` (g * splits,) of a batch."""
+    splits = masks.shape[1]
+    return {"mask": masks.reshape(-1, *masks.shape[2:]), "source": np.repeat(source, splits)}
+
+
+def collate(groups: Sequence[PhotoGroup]) -> PhotoLoad:
+    """Joins the groups of a load, in the order of their slots."""
+    join_updates = lambda per_group: [np.concatenate(parts) for parts in zip(*per_group)]
+    return PhotoLoad(
+        source=np.stack([group.source for group in groups]),
+        images=[group.images for group in groups],
+        orders=join_updates(group.orders for group in groups),
+        masks=join_updates(group.masks for group in groups),
+        tried=sum(group.tried for group in groups),
+        skipped=tuple(message for group in groups for message in group.skipped),
+        error=next((group.error for group in groups if group.error), ""),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class GroupSampler:
-    """Makes the groups of a load: draws scenes, loads photographs, draws orders of views and masks.
+    """Draws the groups of a load: their source, scene, views, orders of views, and masks.
 
     Attributes:
-      sources: to draw from, by weight. Their positions are the batch's `source` numbers.
+      sources: to draw from, by weight. A batch's `source` is the index in this tuple.
       schedule: of buckets.
       views, reuse: see `config.batch`.
-      patch: p.
-      masks: how they are drawn.
+      patch: side of a patch, in pixels.
+      masks: options for drawing masks.
       seed: of the run.
-      stream: which random stream; training and evaluation draw from different ones.
-      augmented: crop and flip at random; otherwise the largest centred crop.
+      stream: random stream; training and evaluation use different ones.
+      augmented: whether to crop and flip at random. Otherwise views are largest centred crops.
     """
 
     sources: tuple[Source, ...]
@@ -64,84 +177,75 @@ class GroupSampler:
     augmented: bool = True
 
     def weights(self, synthetic: bool) -> np.ndarray:
-        """Of sources of one kind; 0 for the others."""
+        """Returns the weights of the synthetic sources or of the photographs; 0 for the others."""
         kind = [isinstance(source, SyntheticSource) == synthetic for source in self.sources]
         return np.array([source.weight for source in self.sources], float) * kind
 
-    def synthetic_share(self) -> float:
-        """Of all loads, by weight."""
+    def synthetic_fraction(self) -> float:
+        """Returns the synthetic sources' fraction of the total weight."""
         synthetic, photographs = self.weights(True).sum(), self.weights(False).sum()
         return synthetic / (synthetic + photographs)
 
     def is_synthetic(self, load: int, resolution: int) -> bool:
-        """Whether a batch is all synthetic; else it is all photographs.
+        """Returns whether a batch has only synthetic groups. Otherwise it has only photographs.
 
-        Rendered and loaded groups enter the compiled step differently, so that they are not mixed in
-        a batch; the share of synthetic batches is the share of synthetic weight.
+        Rendered and loaded groups enter the compiled step differently, so a batch does not mix them. A
+        batch is synthetic with the probability `synthetic_fraction`.
         """
         rng = np.random.default_rng([self.seed, KIND_STREAM, self.stream, load, resolution])
-        return rng.random() < self.synthetic_share()
+        return rng.random() < self.synthetic_fraction()
 
-    def __call__(self, index: tuple[int, int, int]) -> dict[str, Any]:
-        """The group of photographs in `slot` of (load, resolution, slot); empty if the load is synthetic.
-
-        Returns a dictionary with `source`; `name`, of the scene; `images` uint8 (views, H, W, 3); for each
-        of the `reuse` updates an order of the views in `orders` (1, views) and the masks of the groups it
-        is split into in `masks` (1, views/V, V, L); `tried` images and the `skipped` unreadable ones; and
-        `error`, a message, when the group could not be made.
-        """
-        load, resolution, slot = index
-        if self.is_synthetic(load, resolution):
-            return {}
+    def photo_group(self, load: int, resolution: int, slot: int) -> PhotoGroup:
+        """Loads the group of photographs in one slot of a load that is not synthetic."""
         rng = np.random.default_rng([self.seed, self.stream, load, resolution, slot])
         (number,) = self._draw_sources(rng, False, 1)
         source, size = self.sources[number], self.schedule.canvas(resolution)
+        assert isinstance(source, PhotographSource)
         sample = draw_sample(rng, source, self.views, size, self.augmented)
         orders, masks = self._orders_and_masks(rng, load, resolution, 1)
-        return {
-            "source": number,
-            "name": source.scenes[sample.scene].name + ", zoomed" * sample.zoomed,
-            "images": sample.images,
-            "orders": orders,
-            "masks": masks,
-            "tried": sample.tried,
-            "skipped": sample.skipped,
-            "error": sample.error,
-        }
-
-    def synthetic_load(self, load: int, resolution: int, rows: Sequence[int]) -> "Load":
-        """Some groups of a load that is synthetic: those in the slots `rows`."""
-        slots = np.asarray(rows)
-        blocks, block_of = np.unique(slots // BLOCK, return_inverse=True)
-        drawn = [self._synthetic_block(load, resolution, block) for block in blocks.tolist()]
-        wanted = block_of * BLOCK + slots % BLOCK
-        join = lambda parts: np.concatenate(parts)[wanted]
-        join_updates = lambda key: [join(parts) for parts in zip(*(block[key] for block in drawn))]
-        return Load(
-            source=join([block["source"] for block in drawn]),
-            images=None,
-            scene=join([block["scene"] for block in drawn]),
-            orders=join_updates("orders"),
-            masks=join_updates("masks"),
+        return PhotoGroup(
+            source=number,
+            name=source.scenes[sample.scene].name + (", zoomed" if sample.zoomed else ""),
+            images=sample.images,
+            orders=orders,
+            masks=masks,
+            tried=sample.tried,
+            skipped=sample.skipped,
+            error=sample.error,
         )
 
-    def _synthetic_block(self, load: int, resolution: int, block: int) -> dict[str, Any]:
-        """BLOCK consecutive groups; for keys see `Load`."""
+    def synthetic_load(self, load: int, resolution: int, rows: Sequence[int]) -> SyntheticLoad:
+        """Draws the groups in the slots `rows` of a synthetic load."""
+        slots = np.asarray(rows)
+        numbers, block_of = np.unique(slots // BLOCK, return_inverse=True)
+        blocks = [self._synthetic_block(load, resolution, number) for number in numbers.tolist()]
+        wanted = block_of * BLOCK + slots % BLOCK
+        join = lambda parts: np.concatenate(parts)[wanted]
+        join_updates = lambda per_block: [join(parts) for parts in zip(*per_block)]
+        return SyntheticLoad(
+            source=join([block.source for block in blocks]),
+            scene=join([block.scene for block in blocks]),
+            orders=join_updates(block.orders for block in blocks),
+            masks=join_updates(block.masks for block in blocks),
+        )
+
+    def _synthetic_block(self, load: int, resolution: int, block: int) -> SyntheticLoad:
+        """Draws BLOCK consecutive groups."""
         rng = np.random.default_rng([self.seed, self.stream, load, resolution, block])
         source = self._draw_sources(rng, True, BLOCK)
         scene = rng.integers(2**32, size=(BLOCK, 2), dtype=np.uint32)
         orders, masks = self._orders_and_masks(rng, load, resolution, BLOCK)
-        return {"source": source, "scene": scene, "orders": orders, "masks": masks}
+        return SyntheticLoad(source, scene, orders, masks)
 
     def _draw_sources(self, rng: np.random.Generator, synthetic: bool, count: int) -> np.ndarray:
-        """Numbers of sources of one kind, int32 (count,)."""
+        """Draws the indices of `count` sources of one kind, int32 (count,)."""
         weights = self.weights(synthetic)
         return rng.choice(len(weights), count, p=weights / weights.sum()).astype(np.int32)
 
     def _orders_and_masks(
         self, rng: np.random.Generator, load: int, resolution: int, groups: int
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Of some groups and each update that a load serves; for shapes see `Load`."""
+        """Draws `orders` and `masks` of `PhotoGroup` for several groups."""
         orders, masks = [], []
         for update in range(load * self.reuse, (load + 1) * self.reuse):
             bucket = self.schedule.at(update)[resolution]
@@ -153,85 +257,30 @@ class GroupSampler:
 
 
 @dataclasses.dataclass(frozen=True)
-class Load:
-    """One batch of loaded groups of one resolution, as this host sees it (g = its groups)."""
+class _PhotoStream:
+    """Loads the group at a position of this host's stream, which runs through all slots of all loads."""
 
-    source: np.ndarray  # int32 (g,)
-    images: list[np.ndarray] | None  # g times uint8 (views, H, W, 3), where the worker left them
-    scene: np.ndarray | None  # uint32 (g, 2)
-    orders: list[np.ndarray]  # per update (g, views)
-    masks: list[np.ndarray]  # per update bool (g, views/V, V, L)
-    tried: int = 0
-    skipped: tuple[str, ...] = ()
-    error: str = ""
-
-    def batch(self, use: int, bucket: Bucket) -> dict[str, np.ndarray]:
-        """The batch of one update: views in their new order, cropped and split into groups.
-
-        See "How data flows" in the README for keys and shapes; for synthetic groups `order` stands
-        in for the images.
-        """
-        masks, order = self.masks[use], self.orders[use]
-        splits = masks.shape[1]
-        batch = {
-            "mask": masks.reshape(-1, *masks.shape[2:]),
-            "source": np.repeat(self.source, splits),
-        }
-        if self.images is None:
-            return batch | {"scene": self.scene, "order": order.astype(np.int32)}
-        height, width = bucket.height, bucket.width
-        canvas = self.images[0].shape[1:3]
-        top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
-        # One copy of each view, all that this process does to it: it has to keep up with all workers.
-        images = np.empty((*order.shape, height, width, 3), np.uint8)
-        for ordered, views, places in zip(images, self.images, order):
-            for number, place in enumerate(places):
-                ordered[number] = views[place, top : top + height, left : left + width]
-        return batch | {"images": images.reshape(-1, bucket.views, height, width, 3)}
-
-
-def collate(groups: Sequence[dict[str, Any]]) -> Load:
-    """One batch from the groups of photographs of a load, in the order of their slots."""
-    per_update = lambda key: [np.concatenate(parts) for parts in zip(*(g[key] for g in groups))]
-    return Load(
-        source=np.stack([g["source"] for g in groups]),
-        images=[g["images"] for g in groups],
-        scene=None,
-        orders=per_update("orders"),
-        masks=per_update("masks"),
-        tried=sum(g["tried"] for g in groups),
-        skipped=tuple(message for g in groups for message in g["skipped"]),
-        error=next((g["error"] for g in groups if g["error"]), ""),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Index:
-    """Turns the position in this host's stream of groups into (load, resolution, slot)."""
-
-    resolutions: int
+    sampler: GroupSampler
     rows: Sequence[int]
 
-    def __call__(self, position: int) -> tuple[int, int, int]:
+    def __call__(self, position: int) -> PhotoGroup | SyntheticSlot:
         batch, row = divmod(position, len(self.rows))
-        load, resolution = divmod(batch, self.resolutions)
-        return load, resolution, self.rows[row]
+        load, resolution = divmod(batch, len(self.sampler.schedule.resolutions))
+        if self.sampler.is_synthetic(load, resolution):
+            return SyntheticSlot()
+        return self.sampler.photo_group(load, resolution, self.rows[row])
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Runs in a worker process first."""
+    """Initialises a worker process of Grain.
+
+    Ctrl-C in a terminal, and SIGTERM from a scheduler, may reach workers as well as the training process.
+    The training process needs batches until it has saved, and several processes take some updates to
+    agree on when. So workers ignore Ctrl-C, and exit some minutes after SIGTERM. They exit at once when
+    the training process is killed, since it cannot stop them then.
+    """
     del index, count
     keep_freed_memory()
-    _end_with_parent()
-
-
-def _end_with_parent() -> None:
-    """Ends a worker process when the training process was killed and cannot do so.
-
-    Ctrl-C at a terminal, and SIGTERM from a scheduler, may reach workers too. But the training process
-    needs batches until it has saved (several processes take some updates to agree on when): so workers
-    leave Ctrl-C to it, and SIGTERM ends them only later.
-    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
     exit_with_parent()
@@ -241,12 +290,13 @@ class Pipeline:
     """The batches of a run, from any step on.
 
     Args:
-      sampler: what a group is.
-      rows: the groups of each load that this host makes, by their slots.
+      sampler: draws the groups.
+      rows: slots of the groups that this host contributes to each load.
       workers, threads: see `config.data`.
 
     Attributes:
-      tried, skipped: images drawn so far, and how often each unreadable one was met.
+      tried: number of images drawn so far.
+      skipped: message on an unreadable image -> how often the image was drawn.
     """
 
     def __init__(self, sampler: GroupSampler, rows: Sequence[int], workers: int = 0, threads: int = 4):
@@ -257,46 +307,52 @@ class Pipeline:
 
     def updates(
         self, first: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[tuple[Bucket, dict[str, np.ndarray]], ...]]:
-        """Yields, for every update from `first` to before `stop`, its (bucket, batch) pairs."""
+    ) -> Generator[tuple[tuple[Bucket, Batch], ...], None, None]:
+        """Yields the (bucket, batch) pairs of each update from `first` to before `stop`.
+
+        Raises:
+          UserError: if a group cannot be loaded.
+        """
         reuse, schedule = self.sampler.reuse, self.sampler.schedule
         loads, loaded = self._loads(first // reuse), ()
         for step in itertools.count(first) if stop is None else range(first, stop):
             if not loaded or step % reuse == 0:
-                loaded = tuple(self._checked(next(loads)) for _ in schedule.resolutions)
+                loaded = tuple(next(loads) for _ in schedule.resolutions)
             pairs = zip(schedule.at(step), loaded)
             yield tuple((bucket, load.batch(step % reuse, bucket)) for bucket, load in pairs)
 
-    def _loads(self, first: int) -> Iterator[Load]:
-        with contextlib.closing(self._photographs(first)) as photographs:
+    def _loads(self, first: int) -> Generator[PhotoLoad | SyntheticLoad, None, None]:
+        """Yields each load from `first` on, one resolution after the other."""
+        with contextlib.closing(self._photo_groups(first)) as stream:
             for load in itertools.count(first):
                 for resolution in range(len(self.sampler.schedule.resolutions)):
-                    groups = list(itertools.islice(photographs, len(self.rows)))
+                    groups = list(itertools.islice(stream, len(self.rows)))
                     if self.sampler.is_synthetic(load, resolution):
                         yield self.sampler.synthetic_load(load, resolution, self.rows)
                     else:
-                        yield collate(groups)
+                        photos = [group for group in groups if isinstance(group, PhotoGroup)]
+                        yield self._checked(collate(photos))
 
-    def _photographs(self, first: int) -> Iterator[dict[str, Any]]:
-        """The groups of all loads from `first` on, those of synthetic loads empty."""
-        if self.sampler.synthetic_share() == 1.0:  # no processes for nothing
-            yield from itertools.repeat({})  # without end
+    def _photo_groups(self, first: int) -> Generator[PhotoGroup | SyntheticSlot, None, None]:
+        """Yields one element per slot of each load from `first` on."""
+        if self.sampler.synthetic_fraction() == 1.0:
+            while True:  # without worker processes, which would have nothing to do
+                yield SyntheticSlot()
         per_load = len(self.sampler.schedule.resolutions) * len(self.rows)
-        groups = (
-            grain.MapDataset.range(first * per_load, MAX_GROUPS)
-            .map(_Index(len(self.sampler.schedule.resolutions), self.rows))
-            .map(self.sampler)
+        groups = grain.MapDataset.range(first * per_load, MAX_GROUPS).map(
+            _PhotoStream(self.sampler, self.rows)
         )
-        # Two loads are read ahead, by threads here or spread over the worker processes.
+        # Two loads are read ahead, by threads of this process or by all worker processes together.
         ahead = max(1, math.ceil(2 * per_load / max(self.workers, 1)))
         stream = groups.to_iter_dataset(grain.ReadOptions(self.threads, ahead))
         if self.workers:
             options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=ahead)
             stream = stream.mp_prefetch(options, _start_worker)
-        with contextlib.closing(iter(stream)) as groups:
-            yield from groups
+        with contextlib.closing(iter(stream)) as elements:
+            yield from elements
 
-    def _checked(self, load: Load) -> Load:
+    def _checked(self, load: PhotoLoad) -> PhotoLoad:
+        """Counts a load's images, and raises UserError if a group could not be loaded."""
         self.tried += load.tried
         for message in load.skipped:
             if message not in self.skipped:
@@ -306,23 +362,23 @@ class Pipeline:
             raise UserError(load.error)
         return load
 
-    def check_bad_fraction(self, most: float) -> None:
-        """Raises UserError if more than a share of the images drawn so far were unreadable.
+    def check_bad_fraction(self, max_fraction: float) -> None:
+        """Raises UserError if more than `max_fraction` of the images drawn so far were unreadable.
 
-        The share is judged once there are enough images to tell.
+        Does nothing before MIN_IMAGES_FOR_FRACTION images were drawn.
         """
         bad = sum(self.skipped.values())
-        if self.tried >= ENOUGH_IMAGES and bad > most * self.tried:
+        if self.tried >= MIN_IMAGES_FOR_FRACTION and bad > max_fraction * self.tried:
             raise UserError(
                 f"{bad} of {self.tried} images drawn were unreadable, such as {next(iter(self.skipped))}: "
-                f"mend the data, or write a config.data.max_bad_fraction above {most}"
+                f"repair or remove them, or write a config.data.max_bad_fraction above {max_fraction}"
             )
 
     def skipped_lines(self) -> list[str]:
-        """Which images were skipped, and how often; empty if none was."""
+        """Returns lines that list the skipped images and how often each was drawn; none if none was."""
         if not self.skipped:
             return []
         bad = sum(self.skipped.values())
-        share = bad / self.tried
-        lines = [f"Skipped {bad} of {self.tried} images drawn ({share:.1%}), unreadable files:"]
+        fraction = bad / self.tried
+        lines = [f"Skipped {bad} of {self.tried} images drawn ({fraction:.1%}), unreadable files:"]
         return lines + [f"  {message} ({times} times)" for message, times in self.skipped.items()]

@@ -1,4 +1,4 @@
-"""Work ahead of the training loop, in a thread."""
+"""Prepares items for the training loop ahead of time, in a background thread."""
 
 import contextlib
 import queue
@@ -9,19 +9,20 @@ from typing import TypeVar
 T = TypeVar("T")
 U = TypeVar("U")
 
-POLL_SECONDS = 0.2  # how often a thread with nothing to do looks whether it should end
+POLL_SECONDS = 0.2  # how often a thread whose queue is full checks whether to stop
 
 
 @contextlib.contextmanager
 def prefetch(items: Iterable[T], prepare: Callable[[T], U], ahead: int) -> Iterator[Iterator[U]]:
-    """Prepares up to `ahead` items before they are asked for; the order is kept.
+    """Yields an iterator over prepared items, up to `ahead` of which are prepared in advance.
+
+    The order of items is kept. An exception in the thread is raised by the iterator, after the items
+    that precede it. The thread stops when the context ends.
 
     Args:
-      items: may be endless; closed in the thread if it can be, as generators can.
-      prepare: called in the thread, for example to copy to a device.
-
-    An exception in the thread is raised where the item it belongs to would have been returned. The
-    thread ends with the context.
+      items: may be endless. If it has a `close` method, as generators do, the thread calls it.
+      prepare: called in the thread on each item, for example to copy it to a device.
+      ahead: capacity of the queue of prepared items.
     """
     ready: queue.Queue = queue.Queue(maxsize=ahead)
     done = threading.Event()

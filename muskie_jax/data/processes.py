@@ -1,4 +1,4 @@
-"""Worker processes: how many there may be, and that they do not outlive the one that they work for."""
+"""Worker processes: how many cores they may use, and how they stop when their parent is killed."""
 
 import os
 import threading
@@ -8,7 +8,10 @@ PARENT_POLL_SECONDS = 1.0
 
 
 def exit_with_parent() -> None:
-    """Runs in a worker process: ends it when its parent was killed and could not do so itself."""
+    """Makes this worker process exit when its parent dies, even if the parent was killed.
+
+    A killed parent cannot stop its workers. So a thread in the worker polls the parent's process id.
+    """
     parent = os.getppid()
 
     def watch() -> None:
@@ -20,5 +23,7 @@ def exit_with_parent() -> None:
 
 
 def available_cores() -> list[int]:
-    """The cores that this process may run on."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count())]
+    """Returns the numbers of the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))

@@ -1,9 +1,12 @@
-"""The views of one group of photographs: which scene and frames, whether zoomed, cropped and flipped."""
+"""Draws the views of one group of photographs: their scene, frames, zoom, crops and flips."""
 
 import dataclasses
 import itertools
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
 from muskie_jax.data.images import BadImage, Box, Photograph
 from muskie_jax.data.objects import zoom_region
@@ -11,23 +14,25 @@ from muskie_jax.data.sources import PhotographSource
 from muskie_jax.data.views import augment, centre_view
 from muskie_jax.errors import UserError
 
-STAND_INS = 16  # frames tried in the place of unreadable ones, before views repeat
+MAX_REPLACEMENTS = 16  # frames tried instead of unreadable ones, per sample; then views repeat
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Sample:
-    """What was drawn from a source.
+    """The views that were drawn from one scene of a source.
 
     Attributes:
-      images: uint8 (views, height, width, 3).
-      scene, frames, zoomed: what they show: the scene's number and the frames' numbers in it.
-      tried: images that were opened, or should have been.
-      skipped: messages on those that could not be read; a frame that was not drawn took the place of
-        each, or another of the views where there was none.
-      error: a message, if the sample could not be made; empty if it was.
+      images: the views.
+      scene: index of the scene.
+      frames: index in the scene of each view's frame.
+      zoomed: whether all views are cropped to the object.
+      tried: number of images that were opened, or failed to open.
+      skipped: one message per unreadable image. Each was replaced by a frame that was not drawn, or by
+        another view of the sample if no such frame was left.
+      error: the reason why the sample could not be drawn; empty if it could.
     """
 
-    images: np.ndarray
+    images: UInt8[np.ndarray, "views height width 3"]
     scene: int
     frames: list[int]
     zoomed: bool
@@ -39,63 +44,94 @@ class Sample:
 def draw_sample(
     rng: np.random.Generator, source: PhotographSource, views: int, size: tuple[int, int], augmented: bool
 ) -> Sample:
-    """Draws a scene uniformly, frames of it, and each view's own crop and flips.
+    """Draws a scene uniformly, frames of the scene, and each view's own crop and flips.
 
     Args:
-      rng: the sample is a function of it, and of the files.
-      views: how many.
-      size: (height, width) of each.
-      augmented: crop and flip at random, and zoom; otherwise the largest centred crop.
+      rng: the sample is a function of this generator's state and of the files.
+      source: to draw from.
+      views: number of views.
+      size: (height, width) of each view.
+      augmented: whether to crop and flip at random, and to zoom. Otherwise each view is the largest
+        centred crop of its frame.
     """
     scene = int(rng.integers(len(source.scenes)))
-    sample = Sample(np.zeros((views, *size, 3), np.uint8), scene, [], False, 0, (), "")
+    images = np.zeros((views, *size, 3), np.uint8)
     try:
-        frames, spare = source.draw(rng, scene, views)
+        drawn, spare = source.draw(rng, scene, views)
     except UserError as error:
-        sample.error = str(error)
-        return sample
-    sample.zoomed = augmented and rng.random() < source.zoom
-    # A view draws from a generator of its own: an unreadable file changes no other view.
+        return Sample(images, scene, [], zoomed=False, tried=0, skipped=(), error=str(error))
+    zoomed = augmented and rng.random() < source.zoom
+    # Each view has a generator of its own, so that an unreadable file does not change other views.
     seeds = rng.integers(2**63, size=views)
-    spare, missing, skipped = iter(spare[:STAND_INS]), [], []
+    reader = _ViewReader(source, scene, zoomed, size, seeds if augmented else None)
 
-    def crop(view: int, photograph: Photograph, region: Box | None) -> None:
-        if augmented:
-            pixels = augment(np.random.default_rng(seeds[view]), photograph, size, region)
-        else:
-            pixels = centre_view(photograph, size)
-        sample.images[view] = pixels
-
-    good: list[tuple[int, Photograph, Box | None]] = []
-    sample.frames = list(map(int, frames))
-    for view, drawn in enumerate(sample.frames):
-        for frame in itertools.chain([drawn], map(int, spare)):
-            sample.tried += 1
-            try:
-                photograph = source.open(scene, frame)
-                region = _region(source, scene, frame, photograph) if sample.zoomed else None
-                crop(view, photograph, region)
-            except BadImage as error:
-                skipped.append(str(error))
-            else:
-                good.append((frame, photograph, region))
-                sample.frames[view] = frame
-                break
-        else:
+    frames = drawn.tolist()
+    replacements = iter(spare[:MAX_REPLACEMENTS].tolist())  # shared: each replaces one frame of any view
+    readable, missing = [], []
+    for view, frame in enumerate(frames):
+        opened = reader.first_readable(view, itertools.chain([frame], replacements), images[view])
+        if opened is None:
             missing.append(view)
-    for view, (frame, photograph, region) in zip(missing, itertools.cycle(good)):
-        crop(view, photograph, region)
-        sample.frames[view] = frame
-    if not good:
-        sample.error = _nothing_readable(source, scene, skipped)
-    sample.skipped = tuple(skipped)
-    return sample
+        else:
+            readable.append(opened)
+            frames[view] = opened.number
+    for view, opened in zip(missing, itertools.cycle(readable)):
+        images[view] = reader.crop(view, opened)
+        frames[view] = opened.number
+    error = "" if readable else _nothing_readable(source, scene, reader.skipped)
+    return Sample(images, scene, frames, zoomed, reader.tried, tuple(reader.skipped), error)
 
 
-def _region(source: PhotographSource, scene: int, frame: int, photograph: Photograph) -> Box | None:
-    """The box of the object in a photograph, grown; None where there is none."""
-    box = source.object_box(scene, frame)
-    return box and zoom_region(box, photograph.height, photograph.width)
+class _OpenedFrame(NamedTuple):
+    """A frame with a readable header, and the box to crop views from; None means all of it."""
+
+    number: int
+    photograph: Photograph
+    region: Box | None
+
+
+@dataclasses.dataclass
+class _ViewReader:
+    """Crops views from the frames of one scene, and counts what it tried and skipped.
+
+    Attributes:
+      seeds: of each view's random crop and flips; None for centred crops.
+      tried, skipped: see `Sample`.
+    """
+
+    source: PhotographSource
+    scene: int
+    zoomed: bool
+    size: tuple[int, int]
+    seeds: np.ndarray | None
+    tried: int = 0
+    skipped: list[str] = dataclasses.field(default_factory=list)
+
+    def first_readable(self, view: int, candidates: Iterable[int], out: np.ndarray) -> _OpenedFrame | None:
+        """Writes a view from the first readable candidate to `out`; returns None if there is none."""
+        for number in candidates:
+            self.tried += 1
+            try:
+                opened = self.open(number)
+                out[:] = self.crop(view, opened)
+                return opened
+            except BadImage as error:
+                self.skipped.append(str(error))
+        return None
+
+    def open(self, number: int) -> _OpenedFrame:
+        """Opens a frame; raises `BadImage`."""
+        photograph = self.source.open(self.scene, number)
+        box = self.source.object_box(self.scene, number) if self.zoomed else None
+        region = zoom_region(box, photograph.height, photograph.width) if box else None
+        return _OpenedFrame(number, photograph, region)
+
+    def crop(self, view: int, opened: _OpenedFrame) -> np.ndarray:
+        """Decodes and crops a view from a frame; raises `BadImage`."""
+        if self.seeds is None:
+            return centre_view(opened.photograph, self.size)
+        rng = np.random.default_rng(self.seeds[view])
+        return augment(rng, opened.photograph, self.size, opened.region)
 
 
 def _nothing_readable(source: PhotographSource, scene: int, skipped: list[str]) -> str:

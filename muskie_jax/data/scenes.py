@@ -1,8 +1,8 @@
-"""The scenes of a source, and their frames: millions of names, in a few arrays.
+"""Stores the scenes of a source and their frames: millions of names in a few arrays.
 
-Lists of Python strings of that length would fill the memory of every worker process. Here names lie
-end to end in arrays, which a saved table maps from its files: to hand it to a process is to hand it a
-path.
+Python lists of that many strings would fill the memory of every worker process. Here all names are
+concatenated in arrays. A saved table maps these arrays from its files, so pickling it for another
+process only sends a path.
 """
 
 import os
@@ -11,31 +11,32 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int32, Int64, UInt8
 
-SEPARATOR = "\0"  # between the frames of a scene: the one character that no file name has
+SEPARATOR = "\0"  # between the frames of a scene: the only character besides "/" that no file name has
 
 
 class Scene(NamedTuple):
-    """Photographs of one place; `frames` are paths relative to the source's root, in order."""
+    """Photographs of one location; `frames` are paths relative to the source's root, in order."""
 
     name: str
     frames: tuple[str, ...]
 
 
-class Texts(Sequence[str]):
-    """Many strings in two arrays.
+class StringTable(Sequence[str]):
+    """A sequence of strings, stored in two arrays.
 
     Attributes:
-      letters: uint8 (n,), all strings in UTF-8, end to end.
-      ends: int64 (number of strings,), where each ends in `letters`.
+      letters: all strings, encoded as UTF-8 and concatenated.
+      ends: for each string, the index in `letters` behind its last byte.
     """
 
-    def __init__(self, letters: np.ndarray, ends: np.ndarray):
+    def __init__(self, letters: UInt8[np.ndarray, " bytes"], ends: Int64[np.ndarray, " strings"]):
         self.letters, self.ends = letters, ends
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "Texts":
-        # Names on disk need not be valid UTF-8; Python keeps what is not as surrogates.
+    def of(cls, texts: Iterable[str]) -> "StringTable":
+        # File names may be invalid UTF-8. Python then keeps the invalid bytes as surrogates.
         encoded = [os.fsencode(text) for text in texts]
         letters = np.frombuffer(b"".join(encoded), np.uint8)
         return cls(letters, np.cumsum([len(text) for text in encoded], dtype=np.int64))
@@ -50,34 +51,28 @@ class Texts(Sequence[str]):
 
 
 class SceneTable(Sequence[Scene]):
-    """Scenes in order.
-
-    Attributes:
-      counts: int64 (scenes,), the number of frames of each.
-      sizes: int32 (scenes, 2), height and width of the first frame of each, as its file says; zero if
-        they are not known.
-    """
+    """A sequence of scenes, stored in arrays that may be mapped from files."""
 
     PARTS = ("names", "name_ends", "frames", "frame_ends", "counts", "sizes")
 
-    def __init__(self, parts: dict[str, np.ndarray], chosen: np.ndarray, folder: pathlib.Path | None):
-        self._parts, self._chosen, self._folder = parts, chosen, folder
-        self._names = Texts(parts["names"], parts["name_ends"])
-        self._frames = Texts(parts["frames"], parts["frame_ends"])
-        self._latest: tuple[int, Scene | None] = (-1, None)
+    def __init__(self, parts: dict[str, np.ndarray], selected: np.ndarray, folder: pathlib.Path | None):
+        self._parts, self._selected, self._folder = parts, selected, folder
+        self._names = StringTable(parts["names"], parts["name_ends"])
+        self._frames = StringTable(parts["frames"], parts["frame_ends"])
+        self._latest: tuple[int, Scene] | None = None  # the index and value of the last scene returned
 
     @classmethod
     def of(cls, scenes: Iterable[Scene], sizes: Sequence[tuple[int, int]] | None = None) -> "SceneTable":
-        """A table in memory.
+        """Builds a table in memory.
 
         Args:
-          scenes: in order; none without a frame.
+          scenes: in order; each has at least one frame.
           sizes: (height, width) of each scene's first frame.
         """
         scenes = list(scenes)
         names, frames = (
-            Texts.of(scene.name for scene in scenes),
-            Texts.of(SEPARATOR.join(scene.frames) for scene in scenes),
+            StringTable.of(scene.name for scene in scenes),
+            StringTable.of(SEPARATOR.join(scene.frames) for scene in scenes),
         )
         known = np.zeros((len(scenes), 2)) if sizes is None else np.array(sizes).reshape(-1, 2)
         counts = np.array([len(scene.frames) for scene in scenes], np.int64)
@@ -86,79 +81,87 @@ class SceneTable(Sequence[Scene]):
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "SceneTable":
-        """The table that `save` left in a folder, mapped rather than read.
+        """Maps the table that `save` wrote to a folder, without reading it.
 
         Raises:
-          OSError, ValueError: if it is not there, or not whole.
+          OSError, ValueError: if files are missing or truncated.
         """
         parts = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls.PARTS}
         return cls(parts, np.arange(len(parts["counts"])), folder)
 
     def save(self, folder: pathlib.Path) -> None:
-        """Writes all scenes, those not chosen too, to files in a folder that is there."""
+        """Writes all scenes to an existing folder, including those that `subset` left out."""
         for name in self.PARTS:
             np.save(folder / f"{name}.npy", self._parts[name])
 
-    def subset(self, numbers: Sequence[int]) -> "SceneTable":
-        """Some of the scenes, in the order of their numbers here."""
-        return SceneTable(self._parts, self._chosen[np.array(numbers, int)], self._folder)
+    def subset(self, numbers: Sequence[int] | Int64[np.ndarray, " subset"]) -> "SceneTable":
+        """Returns the scenes with the given indices, in that order."""
+        return SceneTable(self._parts, self._selected[np.array(numbers, int)], self._folder)
 
     @property
-    def counts(self) -> np.ndarray:
-        return self._parts["counts"][self._chosen]
+    def counts(self) -> Int64[np.ndarray, " scenes"]:
+        """The number of frames of each scene."""
+        return self._parts["counts"][self._selected]
 
     @property
-    def numbers(self) -> np.ndarray:
-        """int64 (scenes,), the number of each among all scenes that `save` writes."""
-        return self._chosen
+    def numbers(self) -> Int64[np.ndarray, " scenes"]:
+        """The index of each scene among all scenes that `save` writes."""
+        return self._selected
 
     @property
-    def sizes(self) -> np.ndarray:
-        return self._parts["sizes"][self._chosen]
+    def sizes(self) -> Int32[np.ndarray, "scenes 2"]:
+        """(height, width) of each scene's first frame, as in its header; zeros if unknown."""
+        return self._parts["sizes"][self._selected]
 
     def names(self) -> list[str]:
-        """Of all scenes; cheaper than asking each scene, since no frame is looked at."""
-        return [self._names[number] for number in self._chosen]
+        """Returns the names of all scenes. Faster than a loop over scenes, which decodes frames too."""
+        return [self._names[number] for number in self._selected]
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._selected)
 
     def __getitem__(self, number: int) -> Scene:
-        own = self._chosen[number]
-        known, scene = self._latest
-        if known != own:  # the views of a sample ask for the same scene one after the other
-            scene = Scene(self._names[own], tuple(self._frames[own].split(SEPARATOR)))
-            self._latest = own, scene
+        index = int(self._selected[number])
+        # Cached, since the views of a sample ask for the same scene one after the other. One attribute
+        # holds index and scene, so that threads never see one without the other.
+        latest = self._latest
+        if latest is not None and latest[0] == index:
+            return latest[1]
+        scene = Scene(self._names[index], tuple(self._frames[index].split(SEPARATOR)))
+        self._latest = index, scene
         return scene
 
     def __reduce__(self):
         if self._folder is None:
-            return SceneTable, (self._parts, self._chosen, None)
-        return _loaded, (self._folder, self._chosen)
+            return SceneTable, (self._parts, self._selected, None)
+        return _load_subset, (self._folder, self._selected)
 
 
-def _loaded(folder: pathlib.Path, chosen: np.ndarray) -> SceneTable:
-    return SceneTable.load(folder).subset(chosen)
+def _load_subset(folder: pathlib.Path, selected: np.ndarray) -> SceneTable:
+    return SceneTable.load(folder).subset(selected)
 
 
 def split_scenes(scenes: SceneTable, holdout: float) -> tuple[SceneTable, SceneTable]:
-    """Splits scenes into (training, held out), the same way every time.
+    """Splits scenes into (training, held out), deterministically.
 
-    The held-out scenes are evenly spaced in the list; one at least is held out if `holdout` is not
-    zero and there are two scenes or more. What shows the same place is held out together (see
-    `place`).
+    The held-out scenes are evenly spaced in the list. Scenes of one location (see `location`) are never
+    split. At least one location is held out if `holdout` is not zero and there are two or more.
+
+    Args:
+      scenes: to split.
+      holdout: fraction of locations to hold out.
     """
-    places = [place(name) for name in scenes.names()]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(places))}
-    count = min(max(round(holdout * len(numbers)), 1 if holdout else 0), len(numbers) - 1)
-    held = {int((i + 0.5) * len(numbers) / count) for i in range(count)}
-    unseen = np.array([numbers[name] in held for name in places], bool)
-    return scenes.subset(np.flatnonzero(~unseen)), scenes.subset(np.flatnonzero(unseen))
+    locations = [location(name) for name in scenes.names()]
+    number_of = {name: number for number, name in enumerate(dict.fromkeys(locations))}
+    count = min(max(round(holdout * len(number_of)), 1 if holdout else 0), len(number_of) - 1)
+    held_numbers = {int((i + 0.5) * len(number_of) / count) for i in range(count)}
+    held_out = np.array([number_of[name] in held_numbers for name in locations], bool)
+    return scenes.subset(np.flatnonzero(~held_out)), scenes.subset(np.flatnonzero(held_out))
 
 
-GROUP_MARK = "#"  # before the number of a group of views of a place
+GROUP_MARK = "#"  # in a scene's name, precedes the number of a fixed group of views
 
 
-def place(scene: str) -> str:
-    """The place that a scene shows: its name, without the number of a fixed group of views."""
+def location(scene: str) -> str:
+    """Returns the location that a scene shows: its name without the number of a fixed group."""
     return scene.partition(GROUP_MARK)[0]

@@ -1,7 +1,7 @@
-"""Where scenes come from: folders of photographs, and the synthetic world.
+"""Sources of scenes: photographs, and the synthetic world.
 
-A photograph source has `scenes`, frames of which it opens, and says which of them make a sample. The
-synthetic world has no list: a seed is a scene, and it is rendered on the device.
+A source of photographs has a list of scenes, opens their frames, and draws the frames of a sample. The
+synthetic world has no list: every seed is a scene, which is rendered on the device.
 """
 
 import abc
@@ -9,28 +9,56 @@ import dataclasses
 import pathlib
 
 import numpy as np
+from jaxtyping import Float32, Int
 
 from muskie_jax.data.images import Photograph, read_photograph
 from muskie_jax.data.layouts import Layout
 from muskie_jax.data.objects import RelativeBox, object_box
 from muskie_jax.data.overlap import sample_overlapping, scene_overlap
-from muskie_jax.data.scenes import SceneTable, place
+from muskie_jax.data.scenes import SceneTable, location
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.views import sample_frames
 
 
+@dataclasses.dataclass(frozen=True)
 class PhotographSource(abc.ABC):
-    """What sources of photographs have in common.
+    """A source of photographs, in files or in a pack.
 
-    Each has the attributes `name`, `root`, `scenes`, `window`, `zoom`, `overlap` and `weight` (see
-    `FolderSource`), `open` and `object_box`, and knows by `scene_overlap` which views overlap.
+    Attributes:
+      name: of the dataset, for logs and per-dataset losses.
+      root: the folder with the data, on this machine.
+      scenes: in natural order.
+      window: number of consecutive frames that a sample is drawn from; None means all of the scene.
+      zoom: fraction of samples that are cropped to the object.
+      overlap: lowest and highest fraction of a sample's first view that each other view sees. Needs
+        scenes whose overlap is known (see `muskie_jax.data.overlap`). Empty: views are drawn from the
+        window instead.
+      weight: probability of drawing the source, relative to the other sources.
     """
 
-    def draw(self, rng: np.random.Generator, scene: int, views: int) -> tuple[np.ndarray, np.ndarray]:
-        """The frames of one sample, in random order, and those that may stand in for unreadable ones.
+    name: str
+    root: pathlib.Path
+    scenes: SceneTable
+    window: int | None = None
+    zoom: float = 0.0
+    overlap: tuple[float, float] | tuple[()] = ()
+    weight: float = 1.0
+
+    def draw(
+        self, rng: np.random.Generator, scene: int, views: int
+    ) -> tuple[Int[np.ndarray, " views"], Int[np.ndarray, " spare"]]:
+        """Draws the frames of one sample.
+
+        Args:
+          rng: the generator to draw from.
+          scene: index of the scene.
+          views: number of frames to draw.
+
+        Returns:
+          The drawn frames in random order, and the frames that may replace unreadable ones.
 
         Raises:
-          UserError: if views should overlap, and it is not known which do.
+          UserError: if views should overlap, but their overlap is unknown.
         """
         if self.overlap:
             drawn = sample_overlapping(rng, self.scene_overlap(scene), views, *self.overlap)
@@ -39,62 +67,55 @@ class PhotographSource(abc.ABC):
         return sample_frames(rng, int(self.scenes.counts[scene]), views, self.window)
 
     @abc.abstractmethod
-    def scene_overlap(self, scene: int) -> np.ndarray:
-        """The share of each frame of a scene that each other sees: float32 (frames, frames).
+    def open(self, scene: int, frame: int) -> Photograph:
+        """Opens one frame; raises `BadImage`."""
+
+    @abc.abstractmethod
+    def object_box(self, scene: int, frame: int) -> RelativeBox | None:
+        """Returns the bounding box of the object in a frame; None if there is no mask or it is empty.
 
         Raises:
-          UserError: if it is not known.
+          BadImage: if the mask exists but cannot be read.
+        """
+
+    @abc.abstractmethod
+    def scene_overlap(self, scene: int) -> Float32[np.ndarray, "frames frames"]:
+        """Returns the fraction of the row's frame that the column's frame sees.
+
+        Raises:
+          UserError: if the overlap is unknown.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource(PhotographSource):
-    """Scenes of photographs under one root.
+    """Scenes of photographs in folders below one root.
 
     Attributes:
-      name: of the dataset, for logs and per-dataset losses.
-      root: the folder.
-      layout: how it is laid out.
-      scenes: found by `scan`, in natural order.
-      window: consecutive frames that a sample is drawn from; None means the whole scene.
-      zoom: share of samples that are cropped to the object.
-      overlap: lowest and highest share of a sample's first view that each other sees, where poses or
-        pairs are known (see `muskie_jax.data.overlap`); empty: views are drawn from the window.
-      weight: how often the source is drawn, relative to the others.
+      layout: how the folders are laid out.
     """
 
-    name: str
-    root: pathlib.Path
-    layout: Layout
-    scenes: SceneTable
-    window: int | None = None
-    zoom: float = 0.0
-    overlap: tuple[float, float] | tuple[()] = ()
-    weight: float = 1.0
-
-    def scene_overlap(self, scene: int) -> np.ndarray:
-        """See `PhotographSource`."""
-        name, frames = self.scenes[scene]
-        return scene_overlap(self.root / place(name), frames)
+    layout: Layout = dataclasses.field(kw_only=True)
 
     def path(self, scene: int, frame: int) -> pathlib.Path:
-        """The file of one frame."""
+        """Returns the file of one frame."""
         return self.root / self.scenes[scene].frames[frame]
 
     def open(self, scene: int, frame: int) -> Photograph:
-        """One frame; raises `BadImage`."""
+        """See `PhotographSource`."""
         return read_photograph(self.path(scene, frame))
 
     def object_box(self, scene: int, frame: int) -> RelativeBox | None:
-        """The bounding box of the object in a frame, by its mask; None without one, or if it is empty.
-
-        Raises:
-          BadImage: if the mask is there and cannot be read.
-        """
+        """See `PhotographSource`."""
         if not self.layout.masks:
             return None
-        path = self.root / self.layout.mask_of(self.scenes[scene].frames[frame])
+        path = self.root / self.layout.mask_path(self.scenes[scene].frames[frame])
         return object_box(path) if path.is_file() else None
+
+    def scene_overlap(self, scene: int) -> Float32[np.ndarray, "frames frames"]:
+        """See `PhotographSource`."""
+        name, frames = self.scenes[scene]
+        return scene_overlap(self.root / location(name), frames)
 
 
 @dataclasses.dataclass(frozen=True)

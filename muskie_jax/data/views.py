@@ -1,13 +1,15 @@
-"""Drawing the frames of a sample, and each frame's own crop and flips."""
+"""Draws the frames of a sample, and the crop and flips of each frame."""
 
 import math
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
 from muskie_jax.data.images import Box, Photograph, contiguous
 
-CROP_AREA = (0.8, 1.0)  # share of the image that a random crop covers
-CROP_ASPECT = (3 / 4, 4 / 3)  # its width / height, times that of the output
+# Augmentation of the published recipe.
+CROP_AREA = (0.8, 1.0)  # fraction of the image that a random crop covers
+CROP_ASPECT = (3 / 4, 4 / 3)  # the crop's width / height, relative to the output's
 LOG_CROP_ASPECT = np.log(CROP_ASPECT)
 CROP_TRIES = 10
 FLIP_CHANCE = 0.5
@@ -15,18 +17,18 @@ FLIP_CHANCE = 0.5
 
 def sample_frames(
     rng: np.random.Generator, num_frames: int, num_views: int, window: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Frame indices of one sample: a window of consecutive frames, then views drawn from it.
+) -> tuple[Int[np.ndarray, " num_views"], Int[np.ndarray, " spare"]]:
+    """Draws a window of consecutive frames, then the frames of one sample from this window.
 
     Args:
-      num_frames: frames of the scene, in natural order.
-      num_views: views to draw, without replacement; when the window has fewer frames than that,
-        every frame is drawn once before any is drawn again.
-      window: frames of a window; None means the whole scene.
+      rng: the generator to draw from.
+      num_frames: number of frames in the scene, which are in natural order.
+      num_views: number of frames to draw. Frames repeat only after all frames of the window were drawn.
+      window: number of frames in a window; None means all frames of the scene.
 
     Returns:
-      The frames, int (num_views,), in random order; and all frames not drawn, in the order in which
-      they may stand in for unreadable ones: first those of the window, then the others.
+      The drawn frames in random order, and all other frames in the order in which they may replace
+      unreadable ones: frames of the window first.
     """
     size = num_frames if window is None else min(window, num_frames)
     start = int(rng.integers(num_frames - size + 1))
@@ -38,14 +40,15 @@ def sample_frames(
 
 
 def random_crop_box(
-    rng: np.random.Generator, image_size: tuple[int, int], output_size: tuple[int, int]
+    rng: np.random.Generator, image_size: tuple[float, float], output_size: tuple[int, int]
 ) -> Box:
-    """A RandomResizedCrop's box (left, top, right, bottom) in whole pixels.
+    """Draws the box (left, top, right, bottom) of a RandomResizedCrop, in integer pixels.
 
-    Area and log-aspect are uniform in CROP_AREA and CROP_ASPECT; after CROP_TRIES boxes that do not
-    fit, the largest centred box with an allowed aspect is taken, as torchvision does.
+    Area and log-aspect are uniform in CROP_AREA and CROP_ASPECT. After CROP_TRIES boxes that do not fit,
+    the result is the largest centred box with an allowed aspect, as in torchvision.
 
     Args:
+      rng: the generator to draw from.
       image_size, output_size: (height, width).
     """
     image_height, image_width = image_size
@@ -62,8 +65,8 @@ def random_crop_box(
     return centre_box(image_size, min(max(image_width / image_height, low), high))
 
 
-def centre_box(image_size: tuple[int, int], aspect: float) -> Box:
-    """The largest centred box (left, top, right, bottom) of a given width / height."""
+def centre_box(image_size: tuple[float, float], aspect: float) -> Box:
+    """Returns the largest centred box (left, top, right, bottom) with a given aspect, width / height."""
     height, width = image_size
     box_height, box_width = min(height, width / aspect), min(width, height * aspect)
     left, top = (width - box_width) / 2, (height - box_height) / 2
@@ -72,11 +75,14 @@ def centre_box(image_size: tuple[int, int], aspect: float) -> Box:
 
 def augment(
     rng: np.random.Generator, photograph: Photograph, size: tuple[int, int], region: Box | None = None
-) -> np.ndarray:
-    """A random crop resized to `size` (height, width), flipped at random: uint8 (height, width, 3).
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns a random crop, resized to `size` and flipped at random in each direction.
 
     Args:
-      region: the crop is inside this box of the photograph; None: the whole of it.
+      rng: the generator to draw from.
+      photograph: to crop.
+      size: (height, width) of the result.
+      region: box of the photograph that contains the crop; None means all of the photograph.
 
     Raises:
       BadImage: if the pixels are damaged.
@@ -84,7 +90,7 @@ def augment(
     left, top, right, bottom = region or (0, 0, photograph.width, photograph.height)
     box = random_crop_box(rng, (bottom - top, right - left), size)
     left_right, up_down = rng.random(2) < FLIP_CHANCE
-    pixels = photograph.crop(_inside(box, left, top), size)
+    pixels = photograph.crop(_shifted(box, left, top), size)
     if left_right:
         pixels = pixels[:, ::-1]
     if up_down:
@@ -92,16 +98,18 @@ def augment(
     return contiguous(pixels)
 
 
-def centre_view(photograph: Photograph, size: tuple[int, int], region: Box | None = None) -> np.ndarray:
-    """The largest centred crop of the right aspect, resized: uint8 (height, width, 3); no chance.
+def centre_view(
+    photograph: Photograph, size: tuple[int, int], region: Box | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns the largest centred crop with the aspect of `size`, resized to `size`.
 
-    See `augment` for `region` and errors.
+    See `augment` for arguments and errors.
     """
     left, top, right, bottom = region or (0, 0, photograph.width, photograph.height)
     box = centre_box((bottom - top, right - left), size[1] / size[0])
-    return photograph.crop(_inside(box, left, top), size)
+    return photograph.crop(_shifted(box, left, top), size)
 
 
-def _inside(box: Box, left: float, top: float) -> Box:
-    """A box of a region, as a box of the image that the region begins at (left, top) of."""
+def _shifted(box: Box, left: float, top: float) -> Box:
+    """Moves a box right by `left` and down by `top` pixels."""
     return box[0] + left, box[1] + top, box[2] + left, box[3] + top

@@ -1,10 +1,10 @@
-"""Whose views help to reconstruct whose: targets, their contexts, distractors and masks.
+"""Chooses targets to reconstruct, the context views beside them, distractors, and masks.
 
-The first view of a group is its *target*. The others are its *context*, in an order drawn from the
-group's label; a context of fewer views has the first of these. A target is also given the context of a
-*distractor*, a group of another scene, view for view in the places of its own. What is hidden is drawn from
-the target's label: of the target and of each place in its context. Nothing here depends on a network or
-on what else is evaluated with it.
+The first view of a group is its *target*. The other views are its *context*, in an order drawn from the
+group's label; a smaller context is a prefix of a larger one. A target is also reconstructed with the
+context of a *distractor*: a group of another scene, whose views replace the target's own one by one.
+Masks of the target and of each context position are drawn from the target's label. Nothing here depends on
+the network or on what else is evaluated.
 """
 
 import itertools
@@ -12,19 +12,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from muskie_jax.data.overlap import visible_fraction
 from muskie_jax.data.posed.views import Group, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.masking import MODES, Grid
 
-Key = tuple[str, int]  # name of a set, number of a group in it
+GroupKey = tuple[str, int]  # name of a set, index of a group in it
 
 
 class ViewSet(Protocol):
-    """Groups of views: a `PosedSet`, or one whose geometry is not known.
+    """Groups of views: a `PosedSet`, or a set without depth and cameras.
 
-    `load` gives `PosedViews`, or anything that has but `images`, uint8 (V, H, W, 3).
+    `load` returns `PosedViews`, or any object with `images`, uint8 (V, H, W, 3).
     """
 
     name: str
@@ -35,58 +36,50 @@ class ViewSet(Protocol):
 
 
 class Targets(NamedTuple):
-    """What is evaluated of a set.
+    """The targets of one set.
 
     Attributes:
-      views: the numbers of views, smallest first, that all these groups have.
-      groups: numbers of the groups.
-      distractors: of each group; empty where there is but one number of views, 1, or one scene in all.
+      views: numbers of views to evaluate, ascending; every group has as many.
+      groups: indices of the groups.
+      distractors: one per group. Empty if a single view is the only number of views, or if there is only
+        one scene.
     """
 
     views: tuple[int, ...]
     groups: tuple[int, ...]
-    distractors: tuple[Key, ...]
+    distractors: tuple[GroupKey, ...]
 
 
 def choose_targets(sets: Sequence[ViewSet], views: Sequence[int], groups: int) -> dict[str, Targets]:
-    """Targets and distractors by name of the set.
+    """Returns targets and distractors by name of the set.
 
-    The points of a curve are about the same targets, so they are taken from the groups that have as many
-    views as the largest number asked for that half of the set's groups have.
+    All points of a curve use the same targets. The largest number of views is therefore the largest
+    requested one that at least half of the set's groups have, and smaller groups are left out.
 
     Args:
-      sets: with groups.
-      views: numbers of views, the target included.
-      groups: of each set at most, evenly spaced.
+      sets: each with at least one group.
+      views: numbers of views, including the target.
+      groups: maximum number per set; evenly spaced.
 
     Raises:
       UserError: if a set is empty, or has too few views.
     """
-    usable, chosen = {}, {}
-    for one in sets:
-        counts = sorted(len(group.frames) for group in one.groups)
-        if not counts:
-            raise UserError(f"{one.name} has no groups of views to reconstruct")
-        common = counts[(len(counts) - 1) // 2]
-        usable[one.name] = tuple(count for count in sorted(set(views)) if count <= common)
-        if not usable[one.name]:
-            raise UserError(
-                f"config.evaluate.reconstruction.views={tuple(views)}, but groups of {one.name} have "
-                f"{common} views: write a number up to {common}"
-            )
-        enough = [i for i, group in enumerate(one.groups) if len(group.frames) >= usable[one.name][-1]]
-        count = min(groups, len(enough))
-        chosen[one.name] = tuple(enough[i * len(enough) // count] for i in range(count))
-    labels = {one.name: [group.label for group in one.groups] for one in sets}
-    lengths = {one.name: [len(group.frames) for group in one.groups] for one in sets}
+    labels = {each.name: [group.label for group in each.groups] for each in sets}
+    num_views = {each.name: [len(group.frames) for group in each.groups] for each in sets}
+    usable = {name: _usable_views(name, counts, views) for name, counts in num_views.items()}
+    chosen: dict[str, tuple[int, ...]] = {}
+    for name, counts in num_views.items():
+        large_enough = [i for i, count in enumerate(counts) if count >= usable[name][-1]]
+        count = min(groups, len(large_enough))
+        chosen[name] = tuple(large_enough[i * len(large_enough) // count] for i in range(count))
     targets = {}
     for name, numbers in chosen.items():
         most = usable[name][-1]
-        fitting = {
-            other: [number for number in those if lengths[other][number] >= most]
-            for other, those in chosen.items()
+        candidates = {
+            other: [number for number in theirs if num_views[other][number] >= most]
+            for other, theirs in chosen.items()
         }
-        found = [distractor_of(name, number, fitting, labels) for number in numbers] if most > 1 else []
+        found = [distractor_of(name, number, candidates, labels) for number in numbers] if most > 1 else []
         distractors = tuple(key for key in found if key)
         targets[name] = Targets(
             usable[name], numbers, distractors if len(distractors) == len(numbers) else ()
@@ -94,32 +87,47 @@ def choose_targets(sets: Sequence[ViewSet], views: Sequence[int], groups: int) -
     return targets
 
 
+def _usable_views(name: str, counts: Sequence[int], views: Sequence[int]) -> tuple[int, ...]:
+    """Returns the requested numbers of views that at least half of a set's groups have, ascending."""
+    if not counts:
+        raise UserError(f"{name} has no groups of views to reconstruct")
+    common = sorted(counts)[(len(counts) - 1) // 2]
+    usable = tuple(count for count in sorted(set(views)) if count <= common)
+    if not usable:
+        raise UserError(
+            f"config.evaluate.reconstruction.views={tuple(views)}, but groups of {name} have "
+            f"{common} views: write a number up to {common}"
+        )
+    return usable
+
+
 def distractor_of(
     name: str, number: int, groups: Mapping[str, Sequence[int]], labels: Mapping[str, Sequence[str]]
-) -> Key | None:
-    """A group that shows another scene; None if there is none.
+) -> GroupKey | None:
+    """Returns a group that shows another scene than the target, or None if there is none.
 
-    It is one of the same set whose label shares the fewest leading folders with that of the target. Where
-    all share them, as groups of one sequence do, it is one of another set.
+    Prefers groups of the same set whose label shares the fewest leading folders with the target's. If all
+    labels share them all, as for groups of one sequence, takes a group of another set.
 
     Args:
       name, number: the target.
-      groups: by set, those that may be chosen, the target among them.
-      labels: by set, of all groups.
+      groups: indices of the candidates by set, including the target.
+      labels: of all groups, by set.
     """
 
     def folders(other: int) -> list[str]:
-        *above, last = labels[name][other].split("/")
-        return above or [last]
+        *parents, last = labels[name][other].split("/")
+        return parents or [last]
+
+    def shared_folders(other: int) -> int:
+        pairs = zip(folders(number), folders(other))
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     position = groups[name].index(number)
-    candidates = [(name, other) for other in groups[name] if other != number]
-    alike = lambda other: zip(folders(number), folders(other))
-    same = lambda pair: pair[0] == pair[1]
-    shared = {key: len([*itertools.takewhile(same, alike(key[1]))]) for key in candidates}
-    least = min(shared.values(), default=len(folders(number)))
-    if least < len(folders(number)):
-        candidates = [key for key in candidates if shared[key] == least]
+    shared = {other: shared_folders(other) for other in groups[name] if other != number}
+    fewest = min(shared.values(), default=len(folders(number)))
+    if fewest < len(folders(number)):
+        candidates = [(name, other) for other, count in shared.items() if count == fewest]
     else:
         candidates = [(other, i) for other, numbers in groups.items() if other != name for i in numbers]
     if not candidates:
@@ -128,46 +136,41 @@ def distractor_of(
 
 
 def _generator(*texts: str) -> np.random.Generator:
-    """A stream of its own for every purpose and label."""
+    """Returns a random stream that depends on the texts alone."""
     return np.random.default_rng(list("\0".join(texts).encode()))
 
 
-def view_order(group: Group) -> np.ndarray:
-    """The target's number and then those of its context, int (V,)."""
+def view_order(group: Group) -> Int[np.ndarray, " V"]:
+    """Returns the indices of the target and then of its context."""
     context = 1 + _generator("context", group.label).permutation(len(group.frames) - 1)
     return np.concatenate([[0], context])
 
 
-def draw_masks(label: str, views: int, grid: Grid, mode: str, ratio: float) -> np.ndarray:
-    """What is hidden of a target and its context, bool (views, L), where no view stays whole.
+def draw_masks(label: str, views: int, grid: Grid, mode: str, ratio: float) -> Bool[np.ndarray, "views L"]:
+    """Returns the masks of a target and its context, all partly hidden; True = hidden.
 
-    Fewer views have the masks of the first of more, and a random mask is part of one of a larger ratio.
+    Masks of fewer views are a prefix of those of more. A random mask contains that of a smaller ratio.
     """
     rng = _generator("masks", label)
     return np.stack([MODES[mode](rng, grid, ratio, 1).ravel() for _ in range(views)])
 
 
-def seen_by_context(views: Any, order: np.ndarray) -> np.ndarray:
-    """The share of the target that each view of its context sees, float (V - 1,); nan if not known.
+def seen_by_context(views: Any, order: Int[np.ndarray, " V"]) -> Float[np.ndarray, " V-1"]:
+    """Returns the fraction of the target's pixels with depth that each context view sees.
 
-    It is known where depth and cameras are: of the target's pixels that have depth.
+    NaN where depth or cameras are not known.
     """
     if not isinstance(views, PosedViews):
         return np.full(len(order) - 1, np.nan, np.float32)
     depth, intrinsics, poses = (x[order] for x in (views.depth, views.intrinsics, views.world_to_camera))
-    shares = visible_fraction(0, list(depth), intrinsics, poses)
+    fractions = visible_fraction(0, list(depth), intrinsics, poses)
     # A view that does not even see itself has no depth.
-    return np.where(shares[0] > 0, shares[1:], np.nan)
+    return np.where(fractions[0] > 0, fractions[1:], np.nan)
 
 
 def arrange(target: np.ndarray, context: np.ndarray, references: int) -> np.ndarray:
-    """Reference views, the target, then the other views: as in training, the whole ones come first.
+    """Inserts the target (...) into its context (V - 1, ...), at index `references`: (V, ...).
 
-    Args:
-      target: (...), something of the target.
-      context: (views - 1, ...), the same of its context.
-
-    Returns:
-      (views, ...), with the target at number `references`.
+    The reference views, which are not masked, thus come first, as in training.
     """
     return np.concatenate([context[:references], target[None], context[references:]])

@@ -1,6 +1,5 @@
-"""Correspondence: how well a network finds points of one view in the others, on views of known geometry."""
+"""Correspondence: how well a network finds points of one view in the other views of a posed scene."""
 
-import dataclasses
 import functools
 import hashlib
 import itertools
@@ -8,71 +7,96 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Bool, Float, Int
 
-from muskie_jax.correspondence.predictors import attention_predictor, feature_predictor, symmetric_maps
-from muskie_jax.correspondence.refinement import feature_maps, is_cycle_consistent, refined_predictor
-from muskie_jax.correspondence.scores import Scores, Truth, errors_of, truth_of
+from muskie_jax.correspondence.scores import Scores, Truth, compute_errors, compute_truth
 from muskie_jax.correspondence.tracks import draw_points
 from muskie_jax.data.posed.views import PosedSet, PosedViews
 from muskie_jax.errors import UserError
+from muskie_jax.evaluators.eval_models import STILL, EvalModel
 from muskie_jax.evaluators.loading import load_in_order
-from muskie_jax.evaluators.results import Figure, ResultRow, Setting
-from muskie_jax.evaluators.subjects import STILL, Subject, Traces
-from muskie_jax.models.muskie import to_float
+from muskie_jax.evaluators.predictions import (
+    ALL,
+    ATTENTION,
+    FEATURE,
+    REFINED,
+    Predictions,
+    Predictor,
+    predict,
+)
+from muskie_jax.evaluators.results import Figure, Labels, ResultRow, Setting
 from muskie_jax.viz.features import pca_colours
 from muskie_jax.viz.tracks import track_picture
 from muskie_jax.viz.view_sheet import view_sheet
 
-ALL = "all"
-ATTENTION, FEATURE, REFINED = "attention", "feature", "+refined"
-ANGLES = (0, 10, 20, 30, 45, 60, 90, 180)  # degrees: ends of the bins of rotation between two views
-KEPT_GROUPS = 128  # in memory, since every subject is asked about the same; at 8 x 512 x 512 some 2 GB
+ANGLE_EDGES = (0, 10, 20, 30, 45, 60, 90, 180)  # degrees of rotation between two views
+# Groups kept in memory, since every model is evaluated on the same ones: 2 GB at 8 views of 512 x 512.
+CACHED_GROUPS = 128
 
 
-class Predictor(NamedTuple):
-    """What a prediction is called: the labels of its rows."""
-
-    predictor: str
-    layer: str | int
-    protocol: str
-
-
-# Where points are, float (N, V, 2), and bool (N, V), which of these are cycle consistent.
-Predictions = dict[Predictor, tuple[np.ndarray, np.ndarray]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """A group, the points that are asked for, and the answers under each protocol."""
+class QueryGroup(NamedTuple):
+    """A group of views with the points to find and their true positions under each protocol."""
 
     label: str
     views: PosedViews
-    points: np.ndarray
+    points: Int[np.ndarray, "N 2"]
     truths: Mapping[str, Truth]
 
 
-class CorrespondenceEvaluator:
-    """Points of the first view of every group are looked for in the others.
+class PairErrors(NamedTuple):
+    """Errors of one predictor on the pairs of N points and V views of a group.
 
-    Attention is read where a network has attention across views, features of every layer by their
-    nearest neighbour; both also refined, with protocol "targets" (see `muskie_jax.correspondence`).
+    Attributes:
+      predictor: whose errors.
+      pixels: distances in the image.
+      metres: distances between surface points; nan where the truth has no depth.
+      consistent: whether the prediction is cycle consistent.
+    """
+
+    predictor: Predictor
+    pixels: Float[np.ndarray, "N V"]
+    metres: Float[np.ndarray, "N V"]
+    consistent: Bool[np.ndarray, "N V"]
+
+
+class DataSlice(NamedTuple):
+    """Part of the pairs of points and views; the labels of its row."""
+
+    angle: str
+    points: str
+
+
+Values = Mapping[Predictor, Mapping[DataSlice, Mapping[str, float]]]
+
+
+class GroupPredictions(NamedTuple):
+    """A group, a model's predictions for it (numpy), and the features of its measured layers."""
+
+    group: QueryGroup
+    predictions: Predictions
+    features: list[Any]
+
+
+class CorrespondenceEvaluator:
+    """Finds points of the first view of every group in the other views.
+
+    Attention is used where a network attends across views; features are matched by nearest neighbour in
+    every layer. Under protocol "targets" both are also refined (see `muskie_jax.correspondence`).
 
     Args:
-      sets: what is evaluated on, by number of views.
-      sizes: (height, width) of views, each.
-      points: drawn per group, at most; they depend on the group alone.
-      layers: those to measure, from 1; empty: all.
-      protocols: see `scores`.
-      pictures: groups of each set that are drawn.
+      sets: posed datasets, by number of views per group.
+      sizes: (height, width) of views, pixels.
+      points: maximum number of points per group; which ones depends on the group alone.
+      layers: layers to measure, from 1; empty for all.
+      protocols: see `muskie_jax.correspondence.scores`.
+      pictures: number of groups per set to draw.
     """
 
     name = "correspondence"
-    apart = ("layers", "protocols", "pictures")
+    reporting_keys: tuple[str, ...] = ("layers", "protocols", "pictures")
 
     def __init__(
         self,
@@ -86,17 +110,24 @@ class CorrespondenceEvaluator:
         self.sets = {(views, each.name): each for views, some in sets.items() for each in some}
         self.sizes, self.points, self.layers = sizes, points, tuple(layers)
         self.protocols, self.pictures = tuple(protocols), pictures
-        most = max((len(each.groups) for each in self.sets.values()), default=1)
+        most_groups = max((len(each.groups) for each in self.sets.values()), default=1)
         devices = jax.local_devices()
-        self.mesh = Mesh(np.array(devices[: max(1, min(len(devices), most))]), ("data",))
-        self._question = functools.lru_cache(KEPT_GROUPS)(self._ask)
+        self.mesh = Mesh(np.array(devices[: max(1, min(len(devices), most_groups))]), ("data",))
+        self._load_group = functools.lru_cache(CACHED_GROUPS)(self._load_uncached)
 
     def settings(self) -> list[Setting]:
-        common = {"points": self.points, "layers": list(self.layers), "protocols": list(self.protocols)}
-        common["pictures"] = self.pictures
         return [
-            {"dataset": name, "views": views, "height": height, "width": width, "groups": len(each.groups)}
-            | common
+            {
+                "dataset": name,
+                "views": views,
+                "height": height,
+                "width": width,
+                "groups": len(each.groups),
+                "points": self.points,
+                "layers": list(self.layers),
+                "protocols": list(self.protocols),
+                "pictures": self.pictures,
+            }
             for (views, name), each in self.sets.items()
             for height, width in self.sizes
         ]
@@ -105,240 +136,157 @@ class CorrespondenceEvaluator:
         del kind
         return True
 
-    def evaluate(self, subject: Subject, setting: Setting) -> Iterator[ResultRow | Figure]:
-        """Yields a row for each predictor, layer and protocol, and for parts of the pairs of points and
-        views: by the rotation between the views, and those that are cycle consistent."""
-        place = (setting["dataset"], setting["views"], setting["height"], setting["width"])
-        about = dict(zip(("dataset", "views", "height", "width"), place))
-        tallies: dict[Predictor, dict[tuple[str, str], Scores]] = {}
-        drawn = []
-        for question, predictions, features in self._answers(subject, *place):
-            for predictor, pixels, metres in judge(predictions, question):
-                parts = tallies.setdefault(predictor, {})
-                truth, (_, trusted) = question.truths[predictor.protocol], predictions[predictor]
-                for part, chosen in _parts(truth, trusted, predictor.protocol):
-                    parts.setdefault(part, Scores()).add(pixels[chosen], metres[chosen])
+    def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow | Figure]:
+        """Yields a row per predictor and slice of the data, then the figures.
+
+        Slices are all pairs of a point and a view, those within a range of rotation between the views, and
+        those whose prediction is cycle consistent.
+
+        Raises:
+          UserError: if no measured layer exists, an activation is not finite, or a group has no depth.
+        """
+        labels: Labels = {name: setting[name] for name in ("dataset", "views", "height", "width")}
+        scores: dict[Predictor, dict[DataSlice, Scores]] = {}
+        drawn: list[GroupPredictions] = []
+        for predicted in self._predict_groups(model, setting):
+            for errors in pair_errors(predicted.predictions, predicted.group):
+                truth = predicted.group.truths[errors.predictor.protocol]
+                by_slice = scores.setdefault(errors.predictor, {})
+                for part, chosen in _slices(truth, errors.consistent, errors.predictor.protocol):
+                    by_slice.setdefault(part, Scores()).add(errors.pixels[chosen], errors.metres[chosen])
             if len(drawn) < self.pictures:
-                drawn.append((question, predictions, [np.asarray(x) for x in features]))
+                drawn.append(predicted._replace(features=[np.asarray(x) for x in predicted.features]))
+        if not scores:
+            raise UserError(
+                f"config.evaluate.layers={self.layers}: {model.info.name} has none of these layers"
+            )
         values = {
-            predictor: {part: scores.values() for part, scores in parts.items() if scores.pairs}
-            for predictor, parts in tallies.items()
+            predictor: {part: each.values() for part, each in by_slice.items() if each.pairs}
+            for predictor, by_slice in scores.items()
         }
-        if not values:
-            raise UserError(f"config.evaluate.layers={self.layers}: {subject.name} has none of them")
-        for predictor, parts in values.items():
-            for (angle, points), figures in parts.items():
-                labels = about | predictor._asdict() | {"angle": angle, "points": points}
-                yield ResultRow(labels, figures)
-        for question, predictions, features in drawn:
-            yield from _figures(subject, about, question, predictions, features, values)
+        for predictor, by_slice in values.items():
+            for part, metrics in by_slice.items():
+                yield ResultRow(labels | predictor._asdict() | part._asdict(), metrics)
+        for predicted in drawn:
+            yield from _figures(model.info.name, labels, predicted, values)
 
-    def _answers(
-        self, subject: Subject, name: str, views: int, height: int, width: int
-    ) -> Iterator[tuple[Question, Predictions, list[Array]]]:
-        """Every group, what the subject says of it, and its features (V, h, w, F) by layer."""
-        count, batch = len(self.sets[views, name].groups), self.mesh.size
-        blank = dataclasses.replace(subject, name="", params=None, step=None, source="")
-        size, layers, protocols = (height, width), self.layers, self.protocols
-        params = jax.device_put(subject.params, jax.NamedSharding(self.mesh, P()))
-        ask = functools.partial(self._question, name, views, size)
-        questions_in_order = load_in_order(ask, range(count), self.sets[views, name].parallel, ahead=batch)
-        while questions := list(itertools.islice(questions_in_order, batch)):
-            padded = questions + questions[:1] * (batch - len(questions))
-            images = np.stack([question.views.images for question in padded])
-            points = np.stack([_pad(question.points, self.points) for question in padded])
-            said, features, finite = predict(
-                params, images, points, subject=blank, size=size, layers=layers, protocols=protocols,
+    def _predict_groups(self, model: EvalModel, setting: Setting) -> Iterator[GroupPredictions]:
+        """Yields a model's predictions group by group; runs one group per device at a time."""
+        name, views, size = setting["dataset"], setting["views"], (setting["height"], setting["width"])
+        each, batch = self.sets[views, name], self.mesh.size
+        params = jax.device_put(model.params, jax.NamedSharding(self.mesh, P()))
+        load = functools.partial(self._load_group, name, views, size)
+        groups = load_in_order(load, range(len(each.groups)), each.parallel, ahead=batch)
+        while loaded := list(itertools.islice(groups, batch)):
+            padded = loaded + loaded[:1] * (batch - len(loaded))
+            output = predict(
+                params,
+                np.stack([group.views.images for group in padded]),
+                np.stack([_pad(group.points, self.points) for group in padded]),
+                network=model.network,
+                size=size,
+                layers=self.layers,
+                protocols=self.protocols,
                 mesh=self.mesh,
-            )  # fmt: skip
-            said, finite = jax.device_get((said, finite))
-            for number, question in enumerate(questions):
+            )
+            predictions, finite = jax.device_get((output.predictions, output.finite))
+            for number, group in enumerate(loaded):
                 if not finite[number]:
-                    raise UserError(f"{subject.name}: its features are not finite on {question.label}")
-                known = len(question.points)
-                mine = {
-                    predictor: (tracks[number, :known].astype(np.float64), trusted[number, :known])
-                    for predictor, (tracks, trusted) in zip(predictors(said), said.values())
-                }
-                yield question, mine, [x[number] for x in features]
+                    raise UserError(f"{model.info.name}: its features are not finite on {group.label}")
+                known = len(group.points)
+                mine = predictions.replace(
+                    tracks=predictions.tracks[number, :, :known].astype(np.float64),
+                    consistent=predictions.consistent[number, :, :known],
+                )
+                yield GroupPredictions(group, mine, [x[number] for x in output.features])
 
-    def _ask(self, name: str, views: int, size: tuple[int, int], number: int) -> Question:
+    def _load_uncached(self, name: str, views: int, size: tuple[int, int], number: int) -> QueryGroup:
         each = self.sets[views, name]
         label, loaded = each.groups[number].label, each.load(number, size)
         seed = hashlib.sha256(f"{name}/{label}".encode()).digest()[:8]
         rng = np.random.default_rng(int.from_bytes(seed, "little"))
         points = draw_points(rng, loaded.valid[0], self.points)
         if not len(points):
-            raise UserError(f"config.posed.{name}: no depth is known in the first view of {label}")
-        truths = {protocol: truth_of(points, loaded, protocol) for protocol in self.protocols}
-        return Question(label, loaded, points, truths)
+            raise UserError(f"config.posed.{name}: the first view of {label} has no depth")
+        truths = {protocol: compute_truth(points, loaded, protocol) for protocol in self.protocols}
+        return QueryGroup(label, loaded, points, truths)
 
 
-def judge(
-    predictions: Predictions, question: Question
-) -> Iterator[tuple[Predictor, np.ndarray, np.ndarray]]:
-    """The errors of all predictions, pixels and metres (N, V): see `errors_of`."""
-    for protocol, truth in question.truths.items():
-        named = [predictor for predictor in predictions if predictor.protocol == protocol]
-        if not named:
+def pair_errors(predictions: Predictions, group: QueryGroup) -> Iterator[PairErrors]:
+    """Yields the errors of every predictor (numpy arrays); see `compute_errors`."""
+    for protocol, truth in group.truths.items():
+        chosen = [i for i, each in enumerate(predictions.predictors) if each.protocol == protocol]
+        if not chosen:
             continue
-        tracks = np.stack([predictions[predictor][0] for predictor in named])
-        yield from zip(named, *errors_of(tracks, truth, question.views, protocol))
-
-
-def predictors(said: Mapping[str, Any]) -> list[Predictor]:
-    """The names of what `predict` gives."""
-    named = [key.split("/") for key in said]
-    return [
-        Predictor(kind, layer if layer == ALL else int(layer), protocol) for kind, layer, protocol in named
-    ]
-
-
-@functools.partial(jax.jit, static_argnames=("subject", "size", "layers", "protocols", "mesh"))
-def predict(
-    params: Any,
-    images: Array,
-    points: Array,
-    *,
-    subject: Subject,
-    size: tuple[int, int],
-    layers: tuple[int, ...],
-    protocols: tuple[str, ...],
-    mesh: Mesh,
-) -> tuple[dict[str, tuple[Array, Array]], list[Array], Array]:
-    """What a subject says, by all its predictors.
-
-    Args:
-      params: of the subject.
-      images: uint8 (B, V, H, W, 3); a group for every device of the mesh.
-      points: int (B, N, 2), columns and rows in the first view.
-      subject: without its parameters, so that subjects of the same network share programs.
-
-    Returns:
-      By "predictor/layer/protocol", positions float32 (B, N, V, 2), and bool (B, N, V), which of them are
-      cycle consistent; features (B, V, h, w, F) of each layer that is measured; and bool (B,), whether
-      all that the network leaves is finite.
-    """
-
-    def one_group(params, images, points):
-        traces = subject.traces(params, to_float(images))
-        traces = Traces(*(tuple(x[0] for x in part) for part in traces))
-        said = read_traces(traces, points[0].astype(jnp.float32), size, len(images[0]), layers, protocols)
-        kept = [x for number, x in enumerate(traces.features, 1) if not layers or number in layers]
-        # A nearest neighbour is found among numbers that mean nothing, too.
-        finite = jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(traces)], bool).all()
-        return jax.tree.map(lambda x: x[None], (said, kept, finite))
-
-    if mesh.size == 1:
-        return one_group(params, images, points)
-    # Every device has a group of its own; kernels do not say over which axes their results vary.
-    return jax.shard_map(
-        one_group, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P("data"), check_vma=False
-    )(params, images, points)
-
-
-def read_traces(
-    traces: Traces,
-    points: Array,
-    size: tuple[int, int],
-    views: int,
-    layers: tuple[int, ...],
-    protocols: tuple[str, ...],
-) -> dict[str, tuple[Array, Array]]:
-    """All predictions for one group of V views; traces without their axis of groups. See `predict`."""
-    grid = traces.features[0].shape[1:3] if traces.features else (1, 1)
-
-    def read(plain, maps: Array) -> dict[tuple[str, str], tuple[Array, Array]]:
-        """Answers by suffix of the predictor's name, and protocol."""
-        tracks = {("", protocol): plain(protocol) for protocol in protocols}
-        if "targets" in protocols:
-            tracks[REFINED, "targets"] = refined_predictor(maps, points, size, grid)
-        # In the first view a point is where it is.
-        tracks = {name: each.at[:, 0].set(points) for name, each in tracks.items()}
-        return {
-            name: (each, is_cycle_consistent(maps, points, each, size, grid))
-            for name, each in tracks.items()
-        }
-
-    def read_attention(maps: Array):
-        return read(functools.partial(attention_predictor, maps, points, size, grid), maps)
-
-    def read_features(features: Array):
-        return read(functools.partial(feature_predictor, features, points, size), feature_maps(features))
-
-    said: dict[str, tuple[Array, Array]] = {}
-
-    def add(predictor: str, names: Sequence[str | int], of_layers: Sequence[Array], read_layer) -> None:
-        # A loop over the layers: its program is compiled once, not once for each.
-        answers = jax.lax.map(read_layer, jnp.stack(of_layers))
-        for number, layer in enumerate(names):
-            for (suffix, protocol), answer in answers.items():
-                said[f"{predictor}{suffix}/{layer}/{protocol}"] = tuple(x[number] for x in answer)
-
-    measured = [number for number in range(1, len(traces.features) + 1) if not layers or number in layers]
-    if traces.to_others and measured:
-        by_layer = [symmetric_maps(*pair) for pair in zip(traces.to_others, traces.to_first)]
-        some = [by_layer[number - 1] for number in measured]
-        add(ATTENTION, [ALL, *measured], [sum(by_layer) / len(by_layer), *some], read_attention)
-    if measured:
-        add(FEATURE, measured, [traces.features[number - 1] for number in measured], read_features)
-    if not traces.features:
-        still = jnp.broadcast_to(points[:, None], (len(points), views, 2))
-        said |= {f"{STILL}/{ALL}/{name}": (still, jnp.ones(still.shape[:2], bool)) for name in protocols}
-    return said
+        tracks = np.asarray(predictions.tracks)[chosen]
+        errors = zip(chosen, *compute_errors(tracks, truth, group.views, protocol))
+        for number, pixels, metres in errors:
+            consistent = np.asarray(predictions.consistent[number])
+            yield PairErrors(predictions.predictors[number], pixels, metres, consistent)
 
 
 def _pad(points: np.ndarray, count: int) -> np.ndarray:
-    """Points (n, 2) repeated to (count, 2)."""
+    """Repeats points (n, 2) to (count, 2)."""
     return np.resize(points, (count, 2))
 
 
-def _parts(
-    truth: Truth, trusted: np.ndarray, protocol: str
-) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """Parts of the pairs (N, V) that count, by what their rows say of `angle` and `points`."""
-    yield (ALL, ALL), truth.counted
+def _slices(truth: Truth, consistent: np.ndarray, protocol: str) -> Iterator[tuple[DataSlice, np.ndarray]]:
+    """Yields slices of the counted pairs, bool (N, V)."""
+    yield DataSlice(ALL, ALL), truth.counted
     if protocol == "published":
         return
-    yield (ALL, "cycle"), truth.counted & trusted
-    for low, high in itertools.pairwise(ANGLES):
-        within = (truth.angle >= low) & ((truth.angle < high) | (high == ANGLES[-1]))
-        yield (f"{low}-{high}", ALL), truth.counted & within
+    yield DataSlice(ALL, "cycle"), truth.counted & consistent
+    for low, high in itertools.pairwise(ANGLE_EDGES):
+        within = (truth.angle >= low) & ((truth.angle < high) | (high == ANGLE_EDGES[-1]))
+        yield DataSlice(f"{low}-{high}", ALL), truth.counted & within
 
 
-def _figures(
-    subject: Subject,
-    about: dict[str, Any],
-    question: Question,
-    predictions: Predictions,
-    features: Sequence[np.ndarray],
-    values: Mapping[Predictor, Mapping[tuple[str, str], Mapping[str, float]]],
-) -> Iterator[Figure]:
-    """Tracks of the plain predictor that tables show, and features of the layer that matches best."""
-    protocol = "targets" if any(p.protocol == "targets" for p in predictions) else "published"
-    own = [p for p in predictions if p.protocol == protocol and not p.predictor.endswith(REFINED)]
-    # Groups without a visible point leave a predictor without figures.
-    off = lambda p: values[p].get((ALL, ALL), {}).get("px_ate", np.inf)
-    by_feature = min((p for p in own if p.predictor == FEATURE), key=off, default=None)
-    shown = next((p for p in own if p.predictor == ATTENTION and p.layer == ALL), by_feature or own[0])
-    truth, (tracks, _) = question.truths[protocol], predictions[shown]
-    labels = about | {"group": question.label}
-    where = f"{about['dataset']}, {question.label}"
-    picture = track_picture(question.views.images, question.points, truth.tracks, tracks, truth.counted)
+def _figures(name: str, labels: Labels, predicted: GroupPredictions, values: Values) -> Iterator[Figure]:
+    """Yields tracks of the predictor shown in tables, and features of the layer that matches best."""
+    group, predictions, features = predicted
+    protocol = "targets" if any(p.protocol == "targets" for p in predictions.predictors) else "published"
+    plain = [
+        p for p in predictions.predictors if p.protocol == protocol and not p.predictor.endswith(REFINED)
+    ]
+
+    def mean_error(predictor: Predictor) -> float:
+        """Infinite if no group has a visible point."""
+        return values[predictor].get(DataSlice(ALL, ALL), {}).get("px_ate", np.inf)
+
+    by_feature = [p for p in plain if p.predictor == FEATURE]
+    best_feature = min(by_feature, key=mean_error, default=None)
+    attention = next((p for p in plain if p.predictor == ATTENTION and p.layer == ALL), None)
+    shown = attention or best_feature or plain[0]
+    yield _tracks_figure(name, labels, group, shown, predictions)
+    if best_feature is not None:
+        layers = [p.layer for p in by_feature]
+        layer_features = features[layers.index(best_feature.layer)]
+        yield _features_figure(name, labels, group, best_feature.layer, layer_features)
+
+
+def _tracks_figure(
+    name: str, labels: Labels, group: QueryGroup, shown: Predictor, predictions: Predictions
+) -> Figure:
+    truth = group.truths[shown.protocol]
+    tracks = np.asarray(predictions.tracks[predictions.predictors.index(shown)])
+    picture = track_picture(group.views.images, group.points, truth.tracks, tracks, truth.counted)
     layer = "" if shown.layer == ALL else f" of layer {shown.layer}"
-    found = f"where its {shown.predictor}{layer} finds them"
+    positions = f"where its {shown.predictor}{layer} finds them"
     if shown.predictor == STILL:
-        found = "where they would be if nothing moved"
-    caption = f"{subject.name}: points of the first view and {found} ({where})"
-    yield Figure("tracks", labels | shown._asdict(), caption, picture)
-    if by_feature is None:
-        return
-    measured = sorted(p.layer for p in own if p.predictor == FEATURE)
-    maps = features[measured.index(by_feature.layer)]
-    views, *grid, width = maps.shape
-    colours = pca_colours(maps.reshape(views, -1, width), tuple(grid), 1)
-    images = question.views.images
+        positions = "where they would be if nothing moved"
+    caption = f"{name}: points of the first view and {positions} ({labels['dataset']}, {group.label})"
+    return Figure("tracks", labels | {"group": group.label} | shown._asdict(), caption, picture)
+
+
+def _features_figure(
+    name: str, labels: Labels, group: QueryGroup, layer: str | int, features: np.ndarray
+) -> Figure:
+    views, *grid, channels = features.shape
+    colours = pca_colours(features.reshape(views, -1, channels), tuple(grid), 1)
+    images = group.views.images
     rows, columns = (np.arange(side) * count // side for side, count in zip(images.shape[1:3], grid))
     sheet = view_sheet({"views": images[None], "features": colours[None][:, :, rows][:, :, :, columns]})
-    caption = f"{subject.name}: features of layer {by_feature.layer}, one palette for all views ({where})"
-    yield Figure("features", labels | {"layer": by_feature.layer}, caption, sheet)
+    caption = (
+        f"{name}: features of layer {layer}, one palette for all views ({labels['dataset']}, {group.label})"
+    )
+    return Figure("features", labels | {"group": group.label, "layer": layer}, caption, sheet)

@@ -1,4 +1,4 @@
-"""Loading groups of views ahead of their turn."""
+"""Loads groups of views ahead of use."""
 
 import collections
 import concurrent.futures
@@ -6,30 +6,31 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-Key, Loaded = TypeVar("Key"), TypeVar("Loaded")
+Key = TypeVar("Key")
+Loaded = TypeVar("Loaded")
 THREADS = 4
 
 
 def load_in_order(
     load: Callable[[Key], Loaded], keys: Iterable[Key], parallel: bool, ahead: int = 0
 ) -> Iterator[Loaded]:
-    """What `load` gives for each key.
+    """Yields `load(key)` for each key, in order.
 
     Args:
-      load: of one key.
+      load: loads one key.
       keys: in the order of the results.
-      parallel: whether threads may load side by side; otherwise keys are loaded when it is their turn, by
-        the caller's thread.
-      ahead: how many more than there are threads are loaded before they are asked for.
+      parallel: whether threads may call `load` concurrently. Otherwise the caller's thread loads each key
+        on demand.
+      ahead: number of keys that are loaded ahead of use, beyond one per thread.
     """
     if not parallel:
         yield from map(load, keys)
         return
-    keys, coming = iter(keys), collections.deque()
+    remaining, pending = iter(keys), collections.deque()
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         while True:
-            for key in itertools.islice(keys, THREADS + ahead - len(coming)):
-                coming.append(pool.submit(load, key))
-            if not coming:
+            for key in itertools.islice(remaining, THREADS + ahead - len(pending)):
+                pending.append(pool.submit(load, key))
+            if not pending:
                 return
-            yield coming.popleft().result()
+            yield pending.popleft().result()

@@ -1,9 +1,10 @@
-"""How well hidden patches of held-out scenes are reconstructed, beside a baseline that sees no scene."""
+"""Reconstruction error of masked patches on held-out scenes, beside that of a trivial baseline."""
 
 import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket
@@ -25,18 +27,21 @@ from muskie_jax.train_step import Task, reconstruct
 from muskie_jax.viz.reconstruction import reconstruction_sheet
 
 
-def visible_mean_error(images: Array, mask: Array, patch: int) -> Array:
-    """Squared error of filling hidden patches with the mean colour of their view's visible pixels.
+def visible_mean_error(
+    images: Float[Array, "B V H W 3"], mask: Bool[Array, "B V L"], patch: int
+) -> Float[Array, "B V L"]:
+    """Returns the mean squared error of each hidden patch if filled with its view's visible mean colour.
 
-    A view without a visible patch is filled with the mean of the group's visible pixels, a group
-    without any with mid-grey.
+    A view without visible patches is filled with the visible mean of the group; a group without any, with
+    mid-grey.
 
     Args:
-      images: float (B, V, H, W, 3) in [-1, 1].
-      mask: bool (B, V, L), True = hidden.
+      images: in [-1, 1].
+      mask: True = hidden.
+      patch: side, pixels.
 
     Returns:
-      float32 (B, V, L), zero where the patch is visible.
+      float32, zero for visible patches.
     """
     patches = patchify(images, patch).reshape(*mask.shape, CHANNELS, patch**2)
     visible = (~mask).astype(jnp.float32)[..., None]
@@ -48,53 +53,83 @@ def visible_mean_error(images: Array, mask: Array, patch: int) -> Array:
     return errors * mask
 
 
-class ReconstructionEvaluator:
-    """Reconstruction of masked patches, with the masks of training, on held-out scenes.
+class SheetParts(NamedTuple):
+    """Arrays that `reconstruction_sheet` draws, of the first groups of a batch."""
 
-    Every source gets the same number of groups, whatever its weight in training. The groups depend on
-    `config.evaluation`, `config.batch.groups` and the masks, and on nothing else of a run.
+    images: Float[Array, "B V H W 3"]
+    mask: Bool[Array, "B V L"]
+    pred: Float[Array, "B V H W 3"]
+    conf: Float[Array, "B V H W 3"]
+
+
+def sheet_parts(
+    images: Float[Array, "B V H W 3"],
+    mask: Bool[Array, "B V L"],
+    pred: Float[Array, "B V L d"],
+    conf: Float[Array, "B V L d"],
+    grid: tuple[int, int],
+    patch: int,
+    groups: int,
+) -> SheetParts:
+    """Selects the first groups, and turns their patches into pixels."""
+    pixels = lambda patches: unpatchify(patches[:groups], grid, patch)
+    return SheetParts(images[:groups], mask[:groups], pixels(pred), pixels(conf))
+
+
+class ReconstructionEvaluator:
+    """Reconstructs masked patches of held-out scenes, with masks drawn as in training.
+
+    Every source contributes the same number of groups, whatever its weight in training. The groups depend
+    only on `config.evaluation`, `config.batch.groups` and the masks, so runs are comparable.
 
     Args:
       config: of the run.
       task: the network and its loss.
-      mixture: the sources; the groups come from their held-out scenes.
+      mixture: the sources; groups come from their held-out scenes.
       mesh: the devices.
+
+    Attributes:
+      baseline: describes the baseline whose error is `baseline_mse`.
+      bucket: height, width and number of views of all groups.
     """
 
     def __init__(self, config: ConfigDict, task: Task, mixture: Mixture, mesh: Mesh):
         self.task, self.pictures = task, config.evaluation.pictures
         self.names = mixture.names
-        plain = not task.loss.normalize_targets
-        self.baseline = "filling with the visible mean" if plain else "predicting each patch's mean"
+        normalized = task.loss.normalize_targets
+        self.baseline = "predicting each patch's mean" if normalized else "filling with the visible mean"
         groups = min(config.batch.groups, config.evaluation.groups)
-        samplers = [evaluation_sampler(config, alone) for alone in mixture.held_out_by_source()]
+        samplers = [evaluation_sampler(config, source) for source in mixture.held_out_by_source()]
         self.num_batches = math.ceil(config.evaluation.groups / groups / len(samplers))
-        self.place = BatchPlacer(groups, mixture.worlds, mixture.photos, mesh)
+        self.placer = BatchPlacer(groups, mixture.worlds, mixture.photos, mesh)
         self.pipelines = [
-            Pipeline(sampler, self.place.rows, threads=config.data.threads) for sampler in samplers
+            Pipeline(sampler, self.placer.rows, threads=config.data.threads) for sampler in samplers
         ]
         views, patch = config.evaluation.views, config.model.patch
-        self.bucket = Bucket(*config.evaluation.size, views)
+        height, width = config.evaluation.size
+        self.bucket = Bucket(height, width, views)
         self._shapes = batch_shapes(self.bucket, groups, views, patch, mesh)
+        self._batches: list[dict[str, np.ndarray]] | None = None
         self._measure = jax.jit(self._measure_batch, out_shardings=NamedSharding(mesh, P()))
-        self.figure_parts = None
+        self.figure_parts: SheetParts | None = None
 
-    @functools.cached_property
-    def batches(self) -> list[dict[str, np.ndarray]]:
-        """The batches on this host, source by source. They are few, and the same each time."""
-        updates = [itertools.islice(p.updates(), self.num_batches) for p in self.pipelines]
-        return [update[0][1] for update in itertools.chain.from_iterable(updates)]
+    def load(self) -> list[dict[str, np.ndarray]]:
+        """Returns this host's batches, source by source; loads them on the first call and keeps them."""
+        if self._batches is None:
+            updates = [itertools.islice(p.updates(), self.num_batches) for p in self.pipelines]
+            self._batches = [update[0][1] for update in itertools.chain.from_iterable(updates)]
+        return self._batches
 
     def to_compile(self, params) -> dict[str, Callable[[], jax.stages.Lowered]]:
-        """What an evaluation runs, by name, given the parameters' shapes; see `Programs`."""
+        """Returns the programs of an evaluation by name, given the parameters' shapes; see `Programs`."""
         name = f"evaluation {self.bucket}"
         lower = {name: functools.partial(self._measure.lower, params, dict(self._shapes))}
-        return self.place.to_compile([self.bucket], self.bucket.views) | lower
+        return self.placer.to_compile([self.bucket], self.bucket.views) | lower
 
-    def _measure_batch(self, params, batch) -> tuple[dict[str, Mean], tuple[Array, ...]]:
-        """Metrics of a batch; and of its first groups images, mask, prediction and confidence."""
+    def _measure_batch(self, params, batch) -> tuple[dict[str, Mean], SheetParts]:
+        """Returns a batch's metrics, and the first groups' arrays for a figure."""
         images, output, losses = reconstruct(self.task, params, batch)
-        mask, hidden = batch["mask"], losses.hidden.sum()
+        mask, num_hidden = batch["mask"], losses.hidden.sum()
         patch = self.task.model.patch
         target = patchify(images, patch)
         if self.task.loss.normalize_targets:
@@ -103,27 +138,27 @@ class ReconstructionEvaluator:
             baseline = visible_mean_error(images, mask, patch)
         metrics = {
             "loss": Mean.of(total_loss(losses)),
-            "mse": Mean(losses.squared.sum(), hidden),
-            "baseline_mse": Mean(baseline.sum(), hidden),
+            "mse": Mean(losses.squared.sum(), num_hidden),
+            "baseline_mse": Mean(baseline.sum(), num_hidden),
         }
         pred = output.pred
         if self.task.loss.normalize_targets:
             pred = pred * target.std(-1, keepdims=True) + target.mean(-1, keepdims=True)
         grid = (images.shape[2] // patch, images.shape[3] // patch)
-        pixels = lambda patches: unpatchify(patches[: self.pictures], grid, patch)
-        parts = (images[: self.pictures], mask[: self.pictures], pixels(pred), pixels(output.conf))
-        return metrics, parts
+        return metrics, sheet_parts(images, mask, pred, output.conf, grid, patch, self.pictures)
 
     def run(self, params) -> Iterator[tuple[str, float]]:
-        """Yields `loss`; `mse` of masked patches; `baseline_mse` of visible-mean filling; and, if
-        there are several sources, the errors of each: `mse/<source>`, `baseline_mse/<source>`.
+        """Yields the metrics of the parameters, by name.
 
-        With normalised targets, errors are of normalised patches, and the baseline knows each hidden
-        patch's own mean: its error is that of predicting zeros.
+        They are `loss`; `mse` of masked patches; `baseline_mse` of filling them with the visible mean; and,
+        if there are several sources, the errors of each: `mse/<source>`, `baseline_mse/<source>`.
+
+        With normalised targets, errors are of normalised patches. The baseline then predicts zeros, so it
+        knows the mean of each hidden patch.
         """
         measured, self.figure_parts = [], None
-        for batch in self.batches:
-            metrics, parts = self._measure(params, self.place(self.bucket, batch))
+        for batch in self.load():
+            metrics, parts = self._measure(params, self.placer(self.bucket, batch))
             source = self.names[int(batch["source"][0])]
             by_source = {f"{name}/{source}": metrics[name] for name in ("mse", "baseline_mse")}
             measured.append(metrics | (by_source if len(self.pipelines) > 1 else {}))
@@ -132,7 +167,8 @@ class ReconstructionEvaluator:
         yield from ((name, float(mean.compute())) for name, mean in merged.items())
 
     def figures(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields `reconstruction`, of some groups of the latest run: what was seen, said, and true."""
+        """Yields the figure `reconstruction` of the latest run: masked input, prediction and truth."""
         if self.pictures and self.figure_parts:
-            parts = jax.device_get(self.figure_parts)
-            yield "reconstruction", reconstruction_sheet(*parts, self.task.model.patch)
+            images, mask, pred, conf = jax.device_get(self.figure_parts)
+            sheet = reconstruction_sheet(images, mask, pred, conf, self.task.model.patch)
+            yield "reconstruction", sheet

@@ -1,8 +1,8 @@
-"""Does a network use other views? Error of one masked view, by how many others it is given, and whose.
+"""Tests whether a network uses other views: the error of one masked view, given different context views.
 
-A target is reconstructed with views of its own scene, and again, with the same mask, with as many of a
-distractor's scene, if there is another (see `contexts`). What the first error is below the second is what
-the network has found in the other views. The target alone, `views` 1, is where both curves start.
+A target is reconstructed with views of its own scene, and again, under the same mask, with as many views of
+a distractor's scene if there is one (see `contexts`). The difference of the two errors is what the network
+gains from views of the scene. Both curves start at the target without context, `views` = 1.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,12 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Bool, Float, UInt8
 
 from muskie_jax.checks import nearest_size, one_of, require
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.contexts import (
+    GroupKey,
     ViewSet,
     arrange,
     choose_targets,
@@ -29,37 +31,37 @@ from muskie_jax.evaluators.contexts import (
     seen_by_context,
     view_order,
 )
+from muskie_jax.evaluators.eval_models import MUSKIE, EvalModel, MuskieNetwork
 from muskie_jax.evaluators.loading import load_in_order
-from muskie_jax.evaluators.reconstruction import visible_mean_error
-from muskie_jax.evaluators.results import Figure, ResultRow, Setting
-from muskie_jax.evaluators.subjects import MUSKIE, Subject
+from muskie_jax.evaluators.reconstruction import SheetParts, sheet_parts, visible_mean_error
+from muskie_jax.evaluators.results import Figure, Labels, ResultRow, Setting
 from muskie_jax.masking import MODES, hidden_count
 from muskie_jax.metrics import Mean
 from muskie_jax.models.attention import Attention
-from muskie_jax.models.muskie import Muskie, patchify, to_float, unpatchify
+from muskie_jax.models.muskie import Muskie, MuskieOutput, patchify, to_float
 from muskie_jax.sharding import group_shards, local_rows, put_batch
 from muskie_jax.viz.reconstruction import reconstruction_sheet
 
 OVERLAP_EDGES = (0.0, 0.3, 0.6, 1.0)  # of the bins of overlap
-ALL = "all"  # targets of any overlap, or of one that is not known
-OWN, DISTRACTOR, ALONE = "own", "distractor", "none"  # whose views a target is given
+ALL = "all"  # targets of any overlap, including those of unknown overlap
+OWN, DISTRACTOR, NO_CONTEXT = "own", "distractor", "none"  # whose views are the context
 
 
 @dataclasses.dataclass(frozen=True)
 class CurveSettings:
-    """What curves are made of.
+    """Settings of the reconstruction curves.
 
     Attributes:
       sizes: (height, width) of views, pixels.
-      views: numbers of views, the target included.
-      references: how many views besides the target are whole; where there are not so many, left out.
-      modes: pairs (mode, ratio) of masks, see `muskie_jax.masking`.
-      groups: targets of each set, at most.
-      pictures: targets in a picture, at most what a batch holds.
-      views_per_device: that a device gets at a time, if groups are not larger.
+      views: numbers of views, including the target.
+      references: numbers of reference views, which are not masked; each less than the number of views.
+      modes: (mode, ratio) of masks, see `muskie_jax.masking`.
+      groups: maximum number of targets per set.
+      pictures: maximum number of targets in a figure, at most those of one batch.
+      views_per_device: maximum number of views per device and batch, but at least one group.
 
     Raises:
-      UserError: for a value that cannot be.
+      UserError: if a value is invalid.
     """
 
     sizes: tuple[tuple[int, int], ...] = ((224, 224),)
@@ -73,7 +75,7 @@ class CurveSettings:
     def __post_init__(self):
         path = "config.evaluate.reconstruction"
         for name in ("views", "references", "modes"):
-            require(len(getattr(self, name)) > 0, f"{path}.{name} is empty: write one at least")
+            require(len(getattr(self, name)) > 0, f"{path}.{name} is empty: write at least one")
         for name, least in (("groups", 1), ("views_per_device", 1)):
             value = getattr(self, name)
             require(value >= least, f"{path}.{name}={value}: write {least} or more")
@@ -89,71 +91,88 @@ class CurveSettings:
             )
 
     def references_of(self, views: int) -> tuple[int, ...]:
-        """The numbers of whole views that a group may have; a target alone has none."""
+        """Returns the numbers of reference views that fit into groups of `views` views."""
         return (0,) if views == 1 else tuple(count for count in self.references if count < views)
 
 
 class _Scenes(NamedTuple):
-    """The targets of a set, loaded: each with its context, of at most V - 1 views.
+    """The loaded targets of a set, each with its context.
 
     Attributes:
       labels: of the targets' groups.
-      own: of each target, uint8 (V, H, W, 3), the target first.
-      distractors: likewise of its distractor.
-      seen: float (targets, V - 1), see `seen_by_context`.
+      own: views of each target's group, the target first.
+      distractors: views of each target's distractor; empty if there are none.
+      seen: see `seen_by_context`.
     """
 
     labels: list[str]
-    own: list[np.ndarray]
-    distractors: list[np.ndarray]
-    seen: np.ndarray
+    own: list[UInt8[np.ndarray, "V H W 3"]]
+    distractors: list[UInt8[np.ndarray, "V H W 3"]]
+    seen: Float[np.ndarray, "targets V-1"]
+
+
+class _TargetErrors(NamedTuple):
+    """Per target, sums over its hidden patches.
+
+    Attributes:
+      squared: mean squared error of the patch's pixels.
+      baseline: the same for filling with the target's visible mean.
+      sheet: arrays of the first targets, for a figure.
+    """
+
+    squared: Float[np.ndarray, " targets"]
+    baseline: Float[np.ndarray, " targets"]
+    sheet: SheetParts
 
 
 class ReconstructionCurves:
-    """A `SweepEvaluator`: masked error of targets with their own scenes' views, and with distractors'.
+    """A `SweepEvaluator` of the masked error of targets, with views of their own scenes and of distractors.
 
-    A row is about one `dataset`, `height`, `width`, number of `views`, `num_reference` (whole views besides
-    the target), `mask` (mode and ratio), `context` ("own", "distractor", or "none" for none) and
-    `overlap`: "all" targets, or those of whom a share of their pixels in a range, such as "0.3-0.6",
-    is seen by the whole view of their own scene that sees most of them, where depth and cameras tell. Its
-    values are
+    The labels of a row are `dataset`, `height`, `width`, `views`, `num_reference` (number of unmasked
+    reference views), `mask` (mode and ratio), `context` ("own", "distractor" or "none") and `overlap`.
+
+    `overlap` is "all", or a range such as "0.3-0.6". It is the fraction of the target's pixels seen by that
+    reference view of its own scene which sees most; ranges need depth and cameras. The values of a row are
 
     - `mse`: mean squared error over hidden patches of the targets, of pixels in [-1, 1];
-    - `baseline_mse`: the same of filling them with the mean of the target's visible pixels;
-    - `patches`: how many they are.
+    - `baseline_mse`: the same for filling them with the mean of the target's visible pixels;
+    - `patches`: number of hidden patches.
 
-    Groups, masks and distractors are the same for every network, whatever the devices. Predictions are
-    taken as pixels, which they are not of networks that were trained with `normalize_targets`.
+    Groups, masks and distractors are the same for every network and any number of devices. Predictions are
+    taken to be pixels, so networks that were trained with `normalize_targets` cannot be compared.
 
     Args:
-      sets: whose groups are evaluated: posed sets, or held-out scenes without geometry.
+      sets: posed sets, or held-out scenes without geometry.
       settings: see `CurveSettings`.
-      mesh: the devices that groups are split over; its axis `view` must be 1.
+      mesh: groups are split over its devices; its axis `view` must be 1.
 
     Raises:
-      UserError: if two sets have one name, or for what `choose_targets` cannot use.
+      UserError: if two sets have the same name, or `choose_targets` raises it.
     """
 
     name = "reconstruction"
-    apart = ("mask", "ratio", "views", "references", "pictures")
+    reporting_keys: tuple[str, ...] = ("mask", "ratio", "views", "references", "pictures")
 
     def __init__(self, sets: Sequence[ViewSet], settings: CurveSettings, mesh: Mesh):
         if mesh.shape["view"] != 1:
-            raise ValueError("a mesh that splits views cannot hold a target alone")
+            raise ValueError("a mesh that splits views cannot hold groups of one view")
         self._settings, self._mesh = settings, mesh
-        self._sets = {one.name: one for one in sets}
+        self._sets = {each.name: each for each in sets}
         if len(self._sets) < len(sets):
-            raise UserError(f"{' '.join(one.name for one in sets)}: give each set another name")
+            names = ", ".join(each.name for each in sets)
+            raise UserError(
+                f"config.posed and config.sources have the sets {names}: give each its own name"
+            )
         views = [count for count in settings.views if settings.references_of(count)]
         self._targets = choose_targets(sets, views, settings.groups)
         measure = functools.partial(_measure, pictures=settings.pictures)
         replicated = NamedSharding(mesh, P())
-        self._measure = jax.jit(measure, static_argnames=("model",), out_shardings=replicated)
-        # One set at one size: units come in this order, and a set of large views fills gigabytes.
+        self._measure = jax.jit(measure, static_argnames=("network",), out_shardings=replicated)
+        # Keeps one set at one size: units are ordered by set and size, and large views take gigabytes.
         self._scenes = functools.lru_cache(maxsize=1)(self._load)
 
     def settings(self) -> list[Setting]:
-        """One for each set, size, mask and number of views."""
+        """Returns one setting per set, size, mask and number of views."""
         return [
             {
                 "dataset": name,
@@ -174,57 +193,49 @@ class ReconstructionCurves:
         ]
 
     def accepts(self, kind: str) -> bool:
-        """Muskie."""
         return kind == MUSKIE
 
-    def evaluate(self, subject: Subject, setting: Setting) -> Iterator[ResultRow | Figure]:
-        """See `ReconstructionCurves`. For the largest number of views there is a figure, too.
+    def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow | Figure]:
+        """Yields the rows of one setting, and a figure for the largest number of views.
 
-        Nothing is said of weights without the reconstruction head, and of a network with learned view
-        embeddings and more views than it has of them. Views are of the nearest size that can be cut into
-        the network's patches.
+        Yields nothing if the weights have no reconstruction head, or if the network has learned view
+        embeddings for fewer views. Views are resized to the nearest multiple of the network's patch size.
 
         Raises:
           UserError: if a mask hides nothing, or data cannot be read.
         """
         views, mode, ratio = setting["views"], setting["mask"], setting["ratio"]
-        patch = subject.network.patch
-        size = nearest_size((setting["height"], setting["width"]), patch)
-        if "head" not in subject.params:
+        network = cast(MuskieNetwork, model.network).module
+        if "head" not in model.params:
             return
-        if subject.network.view_embed == "learned" and views > subject.network.max_views:
+        if network.view_embed == "learned" and views > network.max_views:
             return
-        grid = _grid(size, patch, mode, ratio)
-        labels = {name: setting[name] for name in ("dataset", "height", "width", "views")}
+        size = nearest_size((setting["height"], setting["width"]), network.patch)
+        grid = _grid(size, network.patch, mode, ratio)
+        labels: Labels = {name: setting[name] for name in ("dataset", "height", "width", "views")}
         labels["mask"] = f"{mode} {ratio:g}"
         scenes = self._scenes(setting["dataset"], size)
         masks = np.stack([draw_masks(label, views, grid, mode, ratio) for label in scenes.labels])
         patches = masks[:, 0].sum(-1)
-        run = functools.partial(self._run, subject, scenes, masks)
-        contexts = (ALONE,) if views == 1 else (OWN, DISTRACTOR) if scenes.distractors else (OWN,)
-        pictures = {}
-        for references in self._settings.references_of(views):
+        contexts = _contexts(views, bool(scenes.distractors))
+        sheets: dict[str, SheetParts] = {}
+        all_references = self._settings.references_of(views)
+        for references in all_references:
             for context in contexts:
-                (squared, baseline), pictures[context] = run(references, context)
+                errors = self._errors(network, model.params, scenes, masks, references, context)
+                sheets[context] = errors.sheet
                 for overlap, chosen in overlap_bins(scenes.seen, references).items():
-                    mean = lambda sums, chosen=chosen: Mean(sums[chosen].sum(), patches[chosen].sum())
-                    values = {
-                        "mse": float(mean(squared).compute()),
-                        "baseline_mse": float(mean(baseline).compute()),
-                        "patches": float(patches[chosen].sum()),
-                    }
-                    yield ResultRow(
-                        labels | {"num_reference": references, "context": context, "overlap": overlap},
-                        values,
-                    )
+                    row = {"num_reference": references, "context": context, "overlap": overlap}
+                    yield ResultRow(labels | row, _values(errors, patches, chosen))
         if self._settings.pictures and 1 < views == self._targets[setting["dataset"]].views[-1]:
-            yield _figure([pictures[each] for each in contexts], patch, references, labels)
+            shown = [sheets[context] for context in contexts]
+            yield _figure(shown, network.patch, all_references[-1], labels)
 
     def _load(self, dataset: str, size: tuple[int, int]) -> _Scenes:
         targets = self._targets[dataset]
         most, own = targets.views[-1], [(dataset, number) for number in targets.groups]
 
-        def load(key: tuple[str, int]) -> tuple[np.ndarray, np.ndarray]:
+        def load(key: GroupKey) -> tuple[np.ndarray, np.ndarray]:
             name, number = key
             order = view_order(self._sets[name].groups[number])[:most]
             views = self._sets[name].load(number, size)
@@ -232,76 +243,95 @@ class ReconstructionCurves:
 
         needed = list(dict.fromkeys([*own, *targets.distractors]))
         parallel = all(self._sets[name].parallel for name, _ in needed)
-        images, seen = (dict(zip(needed, parts)) for parts in zip(*load_in_order(load, needed, parallel)))
+        loaded = dict(zip(needed, load_in_order(load, needed, parallel)))
         return _Scenes(
             labels=[self._sets[dataset].groups[number].label for _, number in own],
-            own=[images[key] for key in own],
-            distractors=[images[key] for key in targets.distractors],
-            seen=np.stack([seen[key] for key in own]),
+            own=[loaded[key][0] for key in own],
+            distractors=[loaded[key][0] for key in targets.distractors],
+            seen=np.stack([loaded[key][1] for key in own]),
         )
 
-    def _run(
-        self, subject: Subject, scenes: _Scenes, masks: np.ndarray, references: int, context: str
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Sums over the hidden patches of each target, float64 (2, targets): its squared error, and that
-        of the baseline; and what a picture of the first targets shows, see `_measure`."""
-        model = subject.network
-        model = model.clone(attention=Attention(model.attention.implementation, self._mesh))
-        params = jax.device_put(subject.params, NamedSharding(self._mesh, P()))
+    def _errors(
+        self,
+        network: Muskie,
+        params: Any,
+        scenes: _Scenes,
+        masks: np.ndarray,
+        references: int,
+        context: str,
+    ) -> _TargetErrors:
+        """Reconstructs all targets, in batches, with `references` unmasked context views."""
+        network = network.clone(attention=Attention(network.attention.implementation, self._mesh))
+        params = jax.device_put(params, NamedSharding(self._mesh, P()))
         count, views = masks.shape[:2]
         shards = group_shards(self._mesh)
         batch = min(self._settings.views_per_device // views or 1, math.ceil(count / shards)) * shards
         rows = local_rows(batch, self._mesh)
-        given = scenes.distractors if context == DISTRACTOR else scenes.own
+        context_views = scenes.distractors if context == DISTRACTOR else scenes.own
 
         def group(number: int) -> tuple[np.ndarray, np.ndarray]:
-            images = arrange(scenes.own[number][0], given[number][1:views], references)
-            whole = np.arange(1, views) <= references
-            hidden = arrange(masks[number, 0], masks[number, 1:] & ~whole[:, None], references)
-            return images, hidden
+            images = arrange(scenes.own[number][0], context_views[number][1:views], references)
+            is_reference = np.arange(1, views) <= references
+            mask = arrange(masks[number, 0], masks[number, 1:] & ~is_reference[:, None], references)
+            return images, mask
 
-        measured = []
+        outputs = []
         for start in range(0, count, batch):
-            # The last target stands in for those that are not there; `count` cuts it off again.
+            # The last batch is padded with copies of the last target; `count` cuts them off below.
             numbers = (min(start + row, count - 1) for row in rows)
-            images, hidden = (np.stack(parts) for parts in zip(*map(group, numbers)))
-            placed = put_batch({"images": images, "mask": hidden}, rows, batch, self._mesh)
-            measured.append(self._measure(params, placed, np.int32(references), model=model))
-        sums, pictures = zip(*jax.device_get(measured))
-        return np.concatenate(sums, axis=1)[:, :count].astype(np.float64), pictures[0]
+            images, mask = (np.stack(parts) for parts in zip(*map(group, numbers)))
+            on_devices = put_batch({"images": images, "mask": mask}, rows, batch, self._mesh)
+            outputs.append(self._measure(params, on_devices, np.int32(references), network=network))
+        sums, sheets = zip(*jax.device_get(outputs))
+        squared, baseline = np.concatenate(sums, axis=1)[:, :count].astype(np.float64)
+        return _TargetErrors(squared, baseline, sheets[0])
 
 
 def _measure(
-    params: Any, batch: dict[str, Array], target: Array, *, model: Muskie, pictures: int
-) -> tuple[Array, tuple[Array, ...]]:
+    params: Any, batch: dict[str, Array], target: Array, *, network: Muskie, pictures: int
+) -> tuple[Float[Array, "2 B"], SheetParts]:
     """Reconstructs a batch.
 
     Args:
       batch: `images` uint8 (B, V, H, W, 3), `mask` bool (B, V, L).
-      target: the number of the view that counts.
+      target: index of the target view.
 
     Returns:
-      float32 (2, B), sums over the target's hidden patches of the squared error and of the baseline's;
-      and of the first groups images, mask, prediction and confidence, see `reconstruction_sheet`.
+      Sums over each target's hidden patches of the squared error and of the baseline's error; arrays of the
+      first groups for a figure.
     """
-    images, mask = to_float(batch["images"]), batch["mask"]
-    output = model.apply({"params": params}, images, mask)
-    alone = lambda x: jax.lax.dynamic_slice_in_dim(x, target, 1, axis=1)  # (B, V, ...) -> (B, 1, ...)
-    errors = jnp.square(alone(output.pred) - patchify(alone(images), model.patch)).mean(-1)
-    baseline = visible_mean_error(alone(images), alone(mask), model.patch)
-    sums = jnp.stack([(errors * alone(mask)).sum((1, 2)), baseline.sum((1, 2))])
-    grid = (images.shape[2] // model.patch, images.shape[3] // model.patch)
-    pixels = lambda patches: unpatchify(patches[:pictures], grid, model.patch)
-    return sums, (images[:pictures], mask[:pictures], pixels(output.pred), pixels(output.conf))
+    images, mask, patch = to_float(batch["images"]), batch["mask"], network.patch
+    output = cast(MuskieOutput, network.apply({"params": params}, images, mask))
+    of_target = lambda x: jax.lax.dynamic_slice_in_dim(x, target, 1, axis=1)  # (B, V, ...) -> (B, 1, ...)
+    errors = jnp.square(of_target(output.pred) - patchify(of_target(images), patch)).mean(-1)
+    baseline = visible_mean_error(of_target(images), of_target(mask), patch)
+    sums = jnp.stack([(errors * of_target(mask)).sum((1, 2)), baseline.sum((1, 2))])
+    grid = (images.shape[2] // patch, images.shape[3] // patch)
+    return sums, sheet_parts(images, mask, output.pred, output.conf, grid, patch, pictures)
 
 
-def overlap_bins(seen: np.ndarray, references: int) -> dict[str, np.ndarray]:
-    """The targets of each range of overlap, bool (targets,), by name; ranges without any are left out.
+def _contexts(views: int, has_distractors: bool) -> tuple[str, ...]:
+    if views == 1:
+        return (NO_CONTEXT,)
+    return (OWN, DISTRACTOR) if has_distractors else (OWN,)
+
+
+def _values(errors: _TargetErrors, patches: np.ndarray, chosen: np.ndarray) -> dict[str, float]:
+    """Averages errors over the hidden patches of the chosen targets."""
+    count = patches[chosen].sum()
+    mean = lambda sums: float(Mean(sums[chosen].sum(), count).compute())
+    return {"mse": mean(errors.squared), "baseline_mse": mean(errors.baseline), "patches": float(count)}
+
+
+def overlap_bins(
+    seen: Float[np.ndarray, "targets V-1"], references: int
+) -> dict[str, Bool[np.ndarray, " targets"]]:
+    """Returns the targets within each range of overlap; leaves out ranges without targets.
 
     Args:
-      seen: float (targets, V - 1), the share of each target that each view of its context sees; nan
-        where it is not known.
-      references: the first so many views are whole, and the one of them that sees most counts.
+      seen: fraction of each target's pixels that each context view sees; NaN if unknown.
+      references: number of reference views, which are the first of the context. The overlap of a target is
+        the largest fraction that one of them sees.
     """
     bins = {ALL: np.ones(len(seen), bool)}
     if references:
@@ -315,7 +345,7 @@ def overlap_bins(seen: np.ndarray, references: int) -> dict[str, np.ndarray]:
 
 
 def _grid(size: tuple[int, int], patch: int, mode: str, ratio: float) -> tuple[int, int]:
-    """The patches of a view, (hp, wp), of which a mask must hide one at least."""
+    """Returns the grid of a view's patches, (rows, columns); raises UserError if a mask hides none."""
     grid = size[0] // patch, size[1] // patch
     if hidden_count(grid, ratio) == 0:
         raise UserError(
@@ -325,15 +355,14 @@ def _grid(size: tuple[int, int], patch: int, mode: str, ratio: float) -> tuple[i
     return grid
 
 
-def _figure(
-    pictures: Sequence[tuple[np.ndarray, ...]], patch: int, references: int, labels: dict[str, Any]
-) -> Figure:
-    """Each target with its own scene's views and, below, with its distractor's if there is one."""
-    rows = [np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:]) for parts in zip(*pictures)]
-    below = " and, below, with those of another" if len(pictures) > 1 else ""
+def _figure(sheets: Sequence[SheetParts], patch: int, references: int, labels: Labels) -> Figure:
+    """Draws each target with its own scene's views and, if there is one, with its distractor's below."""
+    interleaved = [np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:]) for parts in zip(*sheets)]
+    images, mask, pred, conf = interleaved
+    below = " and, below, with those of another" if len(sheets) > 1 else ""
     caption = (
         f"{labels['dataset']}, mask {labels['mask']}: view {references + 1} from the left is reconstructed "
         f"with the others of its own scene{below}."
     )
-    labels = labels | {"num_reference": references}
-    return Figure("reconstruction", labels, caption, reconstruction_sheet(*rows, patch))
+    picture = reconstruction_sheet(images, mask, pred, conf, patch)
+    return Figure("reconstruction", labels | {"num_reference": references}, caption, picture)

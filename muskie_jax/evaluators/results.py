@@ -1,69 +1,71 @@
-"""What an evaluator of a sweep gives: rows of figures, and pictures, with what they are about."""
+"""What an evaluation produces: rows of metrics and figures, with the model and settings they belong to."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from jaxtyping import UInt8
 
-from muskie_jax.evaluators.subjects import Subject
+from muskie_jax.evaluators.eval_models import EvalModel
 
-Setting = Mapping[str, Any]  # what an evaluator is told for one unit of work; can be written as JSON
+Setting = Mapping[str, Any]  # settings of one unit of work, JSON-serialisable
+Labels = dict[str, str | int | float | None]
 
 
 class ResultRow(NamedTuple):
-    """Some figures.
+    """Metrics of one slice of the data.
 
     Attributes:
-      labels: what they are about, such as `dataset`, `views`, `layer`; text and numbers.
-      values: by name, such as `px_ate`.
+      labels: what the metrics are about, such as `dataset`, `views` and `layer`.
+      values: metrics by name, such as `px_ate`.
     """
 
-    labels: dict[str, str | int | float | None]
+    labels: Labels
     values: dict[str, float]
 
 
 class Figure(NamedTuple):
-    """A picture.
+    """A picture for the report.
 
     Attributes:
       kind: "tracks", "features" or "reconstruction".
-      labels: what it is about, as those of a row.
-      caption: what is to be seen, a sentence.
-      pixels: uint8 (height, width, 3).
+      labels: what it shows, with the same keys as a row's.
+      caption: one sentence.
+      pixels: sRGB.
     """
 
     kind: str
-    labels: dict[str, str | int | float | None]
+    labels: Labels
     caption: str
-    pixels: np.ndarray
+    pixels: UInt8[np.ndarray, "height width 3"]
 
 
 class SweepEvaluator(Protocol):
-    """What measures any number of subjects under some settings.
+    """Measures models under one or more settings.
 
-    Programs are compiled once per network and shape: an evaluator lives as long as its sweep.
+    One instance serves the whole sweep, so each program compiles once per network and shape.
 
     Attributes:
-      name: of the evaluator.
-      apart: parts of a setting that choose among answers: figures that differ in these can be compared,
-        since the question was the same.
+      name: of the evaluator, as in `config.evaluate.evaluators`.
+      reporting_keys: keys of a setting that only select which results to report. Results that differ in
+        these alone are comparable, because the data and the task were the same.
     """
 
     name: str
-    apart: tuple[str, ...]
+    reporting_keys: tuple[str, ...]
 
     def settings(self) -> list[Setting]:
-        """One for each unit of work per subject; units are what a killed sweep does not do again."""
+        """Returns one setting per unit of work of a model; finished units are not repeated."""
         ...
 
     def accepts(self, kind: str) -> bool:
-        """Whether this can be measured of subjects of a kind at all."""
+        """Returns whether models of this kind can be evaluated."""
         ...
 
-    def evaluate(self, subject: Subject, setting: Setting) -> Iterator[ResultRow | Figure]:
-        """Measures; gives nothing if there is nothing to measure.
+    def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow | Figure]:
+        """Yields rows and figures; yields nothing if the setting does not apply to the model.
 
         Raises:
-          UserError: for data that cannot be used.
+          UserError: if the data cannot be used.
         """
         ...

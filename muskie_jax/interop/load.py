@@ -13,11 +13,11 @@ import jax
 from muskie_jax.checkpoint import read_params
 from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
-from muskie_jax.files import user_path
-from muskie_jax.interop.hub import WEIGHTS, download, names_repository
+from muskie_jax.interop.hub import WEIGHTS, download
 from muskie_jax.interop.metadata import latest_evaluation, shareable_config, to_json
 from muskie_jax.interop.names import Network, check_heads, check_params
-from muskie_jax.interop.weights import SUFFIXES, Weights, read_weights
+from muskie_jax.interop.sources import CHECKPOINTS, SourceKind, identify_source
+from muskie_jax.interop.weights import Weights, read_weights
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
 from muskie_jax.writers import log
@@ -95,42 +95,36 @@ def open_weights(
     revision: str | None = None,
     filename: str | None = None,
 ) -> Weights:
-    """Reads weights and their provenance into memory.
+    """Reads weights and their provenance into host memory.
 
     Arguments and errors are those of `load_pretrained`.
     """
-    path = user_path(source)
-    step = path.parent / "checkpoints" / path.name
-    try:
-        local = os.path.lexists(path) or step.is_dir()
-    except OSError as error:  # such as a name that is too long
-        raise UserError(f"{str(source)[:100]!r} is not a valid path: {error.strerror}") from error
-    if local and (revision or filename):
-        raise UserError(f"{path} is a local path: revision= and filename= are for hub repositories only")
-    if path.is_file():
-        return read_weights(path, num_heads)
-    if (path / "checkpoints").is_dir():
-        return _newest_intact(path / "checkpoints", num_heads)
-    if path.name == "checkpoints" and path.is_dir():
-        return _newest_intact(path, num_heads)
-    if (path / "meta").is_dir():
-        return _of_checkpoint(path, num_heads)
-    if step.is_dir():
-        return _of_checkpoint(step, num_heads)
-    if (path / WEIGHTS).is_file():
-        return read_weights(path / WEIGHTS, num_heads)
-    if local:
-        raise UserError(f"{path} is neither a work directory nor a checkpoint, and has no {WEIGHTS}")
-    if not names_repository(source, SUFFIXES):
+    found = identify_source(source)
+    if found.is_local and (revision or filename):
         raise UserError(
-            f"{str(path)!r} does not exist: write a work directory, a checkpoint, a file of weights, or "
-            "user/name on the hub"
+            f"{found.path} is a local path: revision= and filename= are for hub repositories only"
         )
-    log(f"Looking for {source} on the Hugging Face hub")
-    return read_weights(download(str(source), revision, filename), num_heads)
+    match found.kind:
+        case SourceKind.WORKDIR:
+            return _read_newest_intact(found.path / CHECKPOINTS, num_heads)
+        case SourceKind.CHECKPOINT:
+            return _read_checkpoint(found.path, num_heads)
+        case SourceKind.FILE | SourceKind.EXPORT:
+            return read_weights(found.path, num_heads)
+        case SourceKind.REPOSITORY:
+            log(f"Looking for {source} on the Hugging Face hub")
+            return read_weights(download(str(source), revision, filename), num_heads)
+        case SourceKind.NO_WEIGHTS:
+            raise UserError(
+                f"{found.path} is neither a work directory nor a checkpoint, and has no {WEIGHTS}"
+            )
+    raise UserError(
+        f"{str(found.path)!r} does not exist: write a work directory, a checkpoint, a file of weights, or "
+        "user/name on the hub"
+    )
 
 
-def _newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Weights:
+def _read_newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Weights:
     """Reads the newest checkpoint that is intact; a training may be writing and deleting meanwhile."""
     damaged: dict[pathlib.Path, UserError] = {}
     vanished = 0
@@ -140,7 +134,7 @@ def _newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Weights:
             break
         newest = max(steps, key=lambda path: int(path.name))
         try:
-            return _of_checkpoint(newest, num_heads)
+            return _read_checkpoint(newest, num_heads)
         except UserError as error:
             if not newest.is_dir():
                 vanished += 1  # the running training deleted it, and has written a newer one
@@ -153,7 +147,8 @@ def _newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Weights:
     raise UserError(f"{checkpoints} has no intact checkpoint: {reason}")
 
 
-def _of_checkpoint(folder: pathlib.Path, num_heads: int | None) -> Weights:
+def _read_checkpoint(folder: pathlib.Path, num_heads: int | None) -> Weights:
+    """Reads the parameters of a checkpoint; the work directory around it has their provenance."""
     params, step, config = read_params(folder)
     network = network_from_config(config["model"])
     if num_heads is not None:

@@ -1,8 +1,11 @@
-"""Softmax attention inside views and across them, by each platform's best kernel, over any mesh.
+"""Softmax attention within views and across them, with each platform's fastest kernel, on any mesh.
 
-A device holds some groups and some views of them. Attention inside a view needs nothing else;
-attention across views gathers the keys and values of a group from the devices that share it. Kernels
-are no programs that XLA could split by itself, so both are written for one device, under `shard_map`.
+A device holds some groups, and some views of each. Attention within a view is local. Attention across
+views first gathers a group's keys and values from the devices that hold its other views. XLA cannot
+partition a custom kernel, so both run per device under `shard_map`.
+
+`Attention.mesh` is therefore one of two places where the model knows of the mesh. The other is
+`LayerNorm.shards` (see `normalization`). All else is partitioned by XLA, from `muskie_jax.sharding`.
 """
 
 import dataclasses
@@ -14,26 +17,35 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, Float32
 
 from muskie_jax.models.splash import ATTENTION, splash_attention
 from muskie_jax.sharding import GROUP_AXES, group_shards, platform
 
 
-def xla_attention(query: Array, key: Array, value: Array) -> Array:
-    """Attention as two matrix products, anywhere and in any type; the softmax is float32."""
+def xla_attention(
+    query: Float[Array, "N Tq heads D"],
+    key: Float[Array, "N Tk heads D"],
+    value: Float[Array, "N Tk heads D"],
+) -> Float[Array, "N Tq heads D"]:
+    """Attends by two matrix products, on any platform and dtype; the softmax is float32."""
     out = jax.nn.dot_product_attention(query, key, value, implementation="xla")
     return checkpoint_name(out, ATTENTION)
 
 
-def cudnn_attention(query: Array, key: Array, value: Array) -> Array:
-    """cuDNN's fused attention, for GPUs and 16-bit types."""
+def cudnn_attention(
+    query: Float[Array, "N Tq heads D"],
+    key: Float[Array, "N Tk heads D"],
+    value: Float[Array, "N Tk heads D"],
+) -> Float[Array, "N Tq heads D"]:
+    """Attends by cuDNN's fused kernel, on GPUs, in 16-bit dtypes."""
     return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
 
 
-CUDNN_PRIMITIVE = "dot_product_attention_fwd"  # what jax calls it
+CUDNN_PRIMITIVE = "dot_product_attention_fwd"  # the name of JAX's primitive
 KERNELS = {"xla": xla_attention, "cudnn": cudnn_attention, "splash": splash_attention}
 IMPLEMENTATIONS = ("auto", *KERNELS)
-PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}  # the only one that a kernel runs on
+PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}  # kernels that run on one platform only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +53,10 @@ class Attention:
     """Attention of every query over the keys of its view or of its group, softmax scale 1/sqrt(D).
 
     Attributes:
-      implementation: "xla" runs anywhere; "cudnn" is for GPUs, "splash" for TPUs, both without ever
-        storing the weights; "auto" takes the platform's own for 16-bit types, and xla else.
-      mesh: the devices that groups and views are split over (see `muskie_jax.sharding`); None if
-        arrays live on one device.
+      implementation: "xla" runs on any platform. "cudnn" (GPU) and "splash" (TPU) never store the
+        weights. "auto" selects the platform's kernel for 16-bit dtypes, and "xla" otherwise.
+      mesh: the devices that split groups and views (see `muskie_jax.sharding`); None if arrays are on
+        one device.
     """
 
     implementation: str = "auto"
@@ -55,77 +67,90 @@ class Attention:
             raise ValueError(
                 f"attention={self.implementation!r}: choose one of {', '.join(IMPLEMENTATIONS)}"
             )
-        needed = PLATFORMS.get(self.implementation)
-        # Asked for only where it matters: asking starts JAX's devices, which importing must not do.
-        if needed and needed != self.platform:
+        required = PLATFORMS.get(self.implementation)
+        # Queries the platform only if required: that starts JAX's backend, which imports must not do.
+        if required and required != self.platform:
             raise ValueError(
-                f"attention={self.implementation!r} needs a {needed.upper()}, "
+                f"attention={self.implementation!r} needs a {required.upper()}, "
                 f"and this is a {self.platform.upper()}: write 'auto'"
             )
 
     @property
     def platform(self) -> str:
-        """ "cpu", "gpu" or "tpu"."""
+        """The devices' platform: "cpu", "gpu" or "tpu"."""
         if self.mesh is None:
             return jax.default_backend()
         return platform(self.mesh)
 
     @property
     def shards(self) -> tuple[int, int]:
-        """In how many parts groups are split, and the views of a group."""
+        """The number of shards of a batch's groups, and of a group's views."""
         return (1, 1) if self.mesh is None else (group_shards(self.mesh), self.mesh.shape["view"])
 
     def kernel(self, dtype: jnp.dtype) -> str:
-        """The name of the kernel for arrays of a type."""
+        """Returns the name of the kernel for arrays of `dtype`."""
         if self.implementation != "auto":
             return self.implementation
         if dtype not in (jnp.bfloat16, jnp.float16):
             return "xla"
         return {"gpu": "cudnn", "tpu": "splash"}.get(self.platform, "xla")
 
-    def __call__(self, query: Array, key: Array, value: Array, across_views: bool) -> Array:
-        """(B, V, T, heads, D) thrice -> (B, V, T, heads, D), in the type of `query`."""
+    def __call__(
+        self,
+        query: Float[Array, "B V T heads D"],
+        key: Float[Array, "B V T heads D"],
+        value: Float[Array, "B V T heads D"],
+        across_views: bool,
+    ) -> Float[Array, "B V T heads D"]:
+        """Attends within each view, or over all views of each group; returns the dtype of `query`.
+
+        Across views, `query` may have other V and T than `key` and `value`.
+        """
         kernel = KERNELS[self.kernel(query.dtype)]
 
-        def on_one_device(query, key, value):
+        def per_device(query, key, value):
             if across_views and self.shards[1] > 1:
                 key, value = (jax.lax.all_gather(x, "view", axis=1, tiled=True) for x in (key, value))
-            sequences = (lambda x: _merge(x, 1)) if across_views else (lambda x: _merge(x, 0))
-            return kernel(*map(sequences, (query, key, value))).reshape(query.shape)
+            merged_axis = 1 if across_views else 0  # sequences are groups, or views
+            sequences = (_merge_with_next(x, merged_axis) for x in (query, key, value))
+            return kernel(*sequences).reshape(query.shape)
 
         if self.mesh is None or self.mesh.size == 1:
-            return on_one_device(query, key, value)
+            return per_device(query, key, value)
         spec = P(GROUP_AXES, "view")
-        # Kernels do not say which mesh axes their results vary over, so that is not checked.
+        # Kernels do not declare which mesh axes their results vary over, so that check is off.
         return jax.shard_map(
-            on_one_device, mesh=self.mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
+            per_device, mesh=self.mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
         )(query, key, value)
 
 
-def _merge(x: Array, axis: int) -> Array:
-    """The same array with an axis and the next one as one."""
+def _merge_with_next(x: Array, axis: int) -> Array:
+    """Merges an axis with the one after it."""
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
 def keep_only(names: Sequence[str]) -> Callable[..., bool]:
-    """A policy for `jax.checkpoint`: keep what has one of these names, and compute the rest again.
+    """Returns a policy for `jax.checkpoint` that saves values with these names and recomputes the rest.
 
-    The names are those given with `checkpoint_name`. ATTENTION stands for a kernel's result, and for
-    what else it would have to run again for: the softmax's denominators. cuDNN's kernel cannot be named.
+    Names are those given to `checkpoint_name`. ATTENTION selects a kernel's output and its softmax
+    denominators, without which the kernel would have to run again. cuDNN's output cannot be named, so the
+    policy recognises its primitive.
     """
-    named = jax.checkpoint_policies.save_only_these_names(*names)
+    save_named = jax.checkpoint_policies.save_only_these_names(*names)
 
-    def keep(primitive, *arguments, **parameters) -> bool:
-        is_kernel = primitive.name.startswith(CUDNN_PRIMITIVE)
-        return (is_kernel and ATTENTION in names) or named(primitive, *arguments, **parameters)
+    def policy(primitive, *arguments, **parameters) -> bool:
+        is_cudnn = primitive.name.startswith(CUDNN_PRIMITIVE)
+        return (is_cudnn and ATTENTION in names) or save_named(primitive, *arguments, **parameters)
 
-    return keep
+    return policy
 
 
-def attention_map(query: Array, key: Array) -> Array:
-    """Attention weights averaged over heads: (N, T, heads, D) twice -> float32 (N, T, T).
+def attention_map(
+    query: Float[Array, "N T heads D"], key: Float[Array, "N T heads D"]
+) -> Float32[Array, "N T T"]:
+    """Returns attention weights, softmax(q k^T / sqrt(D)), averaged over heads.
 
-    Heads are visited in turn, so that only one (N, T, T) map besides the sum is ever in memory.
+    Heads are summed one at a time: only one (N, T, T) map besides the sum is in memory.
     """
     scale = query.shape[-1] ** -0.5
 

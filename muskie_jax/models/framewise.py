@@ -1,11 +1,11 @@
-"""Vision transformers that see each image on its own: MAE, DINOv2, DINOv3 and the encoder of CroCo v2.
+"""Vision transformers that encode each image separately: MAE, DINOv2, DINOv3 and CroCo v2's encoder.
 
-All four are one network: patches through a linear layer, pre-norm transformer layers, a last norm. They
-differ in how a patch's place is told, in the tokens in front, and in a few details, named below. Papers:
-MAE arXiv 2111.06377, DINOv2 2304.07193 (registers 2309.16588), DINOv3 2508.10104, CroCo v2 2211.10408.
+All four are one network: linear patch embedding, pre-norm transformer layers, final norm. They differ in
+the encoding of positions, in the tokens before the patches, and in the details of `Family`. Papers: MAE
+arXiv 2111.06377, DINOv2 2304.07193 (registers 2309.16588), DINOv3 2508.10104, CroCo v2 2211.10408.
 
-Letters: N images, H x W pixels, p patch size, L = (H/p)(W/p) patches, T tokens: the class token and the
-registers, if there are any, then L patches; d width, D channels of a head.
+Axes: N images, H x W pixels, p patch size, L = (H/p)(W/p) patches, T tokens per image, d width, D
+channels per head. Tokens are the class token and registers, if any, then L patches.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
+from jaxtyping import Float
 
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.layers import SelfAttention, dense
@@ -22,23 +23,22 @@ from muskie_jax.models.muskie import CHANNELS, patchify
 from muskie_jax.models.normalization import gelu
 from muskie_jax.models.rope import RotationTable, patch_positions, rotation_table
 
-# Of ImageNet's pixels in [0, 1]: all four were trained on images that were normalised by these.
-MEAN = (0.485, 0.456, 0.406)
-DEVIATION = (0.229, 0.224, 0.225)
+# ImageNet's mean and standard deviation, which normalised the training images of all four, in [0, 1].
+MEAN = np.array((0.485, 0.456, 0.406), np.float32)
+STD = np.array((0.229, 0.224, 0.225), np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What all sizes of a kind of network have in common.
+    """Properties shared by all sizes of a kind of network.
 
     Attributes:
-      title: its name in print.
-      positions: how patches know where they are. "table": a learned or fixed vector for each patch of the
-        images it was trained on, and one for the class token, interpolated for other sizes. "centers":
-        rotations by the centre of a patch, the image going from -1 to 1. "cells": rotations by its row and
-        column.
+      title: display name.
+      positions: encoding of patch positions. "table": a learned or fixed vector for the class token and
+        for each patch at the training resolution, interpolated for other sizes. "centers": RoPE by a
+        patch's centre, with image coordinates from -1 to 1. "cells": RoPE by a patch's row and column.
       class_token: whether there is one.
-      layer_scale: whether what a layer adds is first multiplied by a learned vector.
+      layer_scale: whether a learned vector multiplies the output of each residual branch.
       epsilon: of layer norms.
     """
 
@@ -59,16 +59,16 @@ FAMILIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """One network.
+    """Size and options of one network.
 
     Attributes:
       kind: a name from FAMILIES.
-      width, depth, heads, patch: d, layers, heads of attention, p.
-      hidden: width of the MLP, between its linear layers.
-      gated: whether the MLP is a SwiGLU; else it has one GELU.
-      registers: learned tokens between the class token and the patches.
-      table: positions in a table along each side, 0 without one.
-      frequencies: (D/4,) of the rotations, if they are not those of `muskie_jax.models.rope`.
+      width, depth, heads, patch: d, number of layers, attention heads, p.
+      hidden: number of hidden channels of the MLP.
+      gated: whether the MLP is a SwiGLU; otherwise it has a GELU.
+      registers: number of learned tokens between the class token and the patches.
+      table: side of the square table of positions, in patches; 0 without a table.
+      frequencies: (D/4,) of RoPE; None for those of `muskie_jax.models.rope`.
     """
 
     kind: str
@@ -87,8 +87,8 @@ class Settings:
         return FAMILIES[self.kind]
 
     @property
-    def first(self) -> int:
-        """How many tokens are in front of the patches."""
+    def num_prefix_tokens(self) -> int:
+        """The number of tokens before the patches."""
         return self.family.class_token + self.registers
 
 
@@ -100,8 +100,7 @@ class Layer(nn.Module):
     attend: Attention
 
     @nn.compact
-    def __call__(self, x: Array, rotation: RotationTable) -> Array:
-        """x (N, T, d) -> (N, T, d)."""
+    def __call__(self, x: Float[Array, "N T d"], rotation: RotationTable) -> Float[Array, "N T d"]:
         s = self.settings
         attention = SelfAttention(s.heads, False, self.dtype, self.attend, name="attention")
         mixed, _ = attention(layer_norm(s, self.dtype, "norm1")(x), rotation)
@@ -116,14 +115,14 @@ class Layer(nn.Module):
 
 
 class ViTMLP(nn.Module):
-    """Two linear layers around an exact GELU; or, gated, around SiLU(first half) * second half."""
+    """Two linear layers around an exact GELU, or if gated around SwiGLU: SiLU(gate) * value."""
 
     hidden: int
     gated: bool
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "N T d"]) -> Float[Array, "N T d"]:
         hidden = dense(self.hidden * (2 if self.gated else 1), self.dtype, "fc1")(x)
         if self.gated:
             gate, value = jnp.split(hidden, 2, axis=-1)
@@ -134,15 +133,15 @@ class ViTMLP(nn.Module):
 
 
 def layer_norm(settings: Settings, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
-    """A layer norm of the module whose `__call__` makes it; its statistics are float32."""
+    """Returns a layer norm with float32 statistics; call it within the module that owns it."""
     return nn.LayerNorm(settings.family.epsilon, dtype=dtype, name=name)
 
 
 class Framewise(nn.Module):
-    """The network of some settings.
+    """The network that `settings` describe.
 
     Attributes:
-      dtype: of matrix products and tokens; parameters are float32 always.
+      dtype: of matrix products and tokens. Parameters are float32.
       attention: the kernel.
     """
 
@@ -151,7 +150,7 @@ class Framewise(nn.Module):
     attention: Attention = Attention()
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of an image's patches.
+        """Returns the rows and columns of an image's patches.
 
         Raises:
           ValueError: if a side is not divisible by the patch size.
@@ -162,79 +161,80 @@ class Framewise(nn.Module):
         return height // patch, width // patch
 
     @nn.compact
-    def features(self, images: Array) -> tuple[Array, ...]:
-        """Patch tokens after every layer, those of the last one after the last norm, as they are used.
+    def features(self, images: Float[Array, "N H W 3"]) -> tuple[Float[Array, "N L d"], ...]:
+        """Returns the patch tokens after every layer; the final norm is applied to the last layer's.
 
         Args:
-          images: float (N, H, W, 3) in [-1, 1]; H and W divisible by the patch size. They are normalised
-            here as the network expects it.
+          images: in [-1, 1], normalised here as the network expects. H and W must be divisible by the
+            patch size.
 
         Returns:
-          (N, L, d) for each layer, patches row by row.
+          Tokens of each layer, patches in row-major order.
         """
         s = self.settings
         if images.ndim != 4 or images.shape[-1] != CHANNELS:
             raise ValueError(f"images must have shape (N, H, W, 3), got {images.shape}")
-        grid = self.grid(*images.shape[1:3])
-        pixels = (images.astype(jnp.float32) / 2 + 0.5 - np.float32(MEAN)) / np.float32(DEVIATION)
+        _, height, width, _ = images.shape
+        grid = self.grid(height, width)
+        pixels = (images.astype(jnp.float32) / 2 + 0.5 - MEAN) / STD
         x = dense(s.width, self.dtype, "patch_embed")(patchify(pixels, s.patch))
-        x = self._with_tokens(x, grid)
+        x = self._add_positions_and_prefix(x, grid)
         rotation = rotations(s, grid)
         tokens = []
         for i in range(s.depth):
             x = Layer(s, self.dtype, self.attention, name=f"block_{i}")(x, rotation)
-            tokens.append(x[:, s.first :])
+            tokens.append(x[:, s.num_prefix_tokens :])
         tokens[-1] = layer_norm(s, self.dtype, "norm")(tokens[-1])
         return tuple(tokens)
 
-    def _with_tokens(self, x: Array, grid: tuple[int, int]) -> Array:
-        """Patches (N, L, d) -> (N, T, d): places are added, the other tokens put in front."""
+    def _add_positions_and_prefix(self, x: Array, grid: tuple[int, int]) -> Array:
+        """Adds the table of positions, if any, and prepends the other tokens: (N, L, d) -> (N, T, d)."""
         s, normal = self.settings, nn.initializers.normal(0.02)
-        front = []
+        prefix = []
         if s.family.class_token:
-            front.append(self.param("class_token", normal, (1, s.width)))
+            prefix.append(self.param("class_token", normal, (1, s.width)))
         if s.registers:
-            front.append(self.param("registers", normal, (s.registers, s.width)))
+            prefix.append(self.param("registers", normal, (s.registers, s.width)))
         if s.family.positions == "table":
             table = self.param("positions", normal, (1 + s.table**2, s.width))
-            front[0] = front[0] + table[:1]
-            # As published: networks with registers came with interpolation that averages.
-            x = x + interpolated(table[1:], s.table, grid, average=s.registers > 0).astype(x.dtype)
-        front = [jnp.broadcast_to(y, (len(x), *y.shape)).astype(x.dtype) for y in front]
-        return jnp.concatenate([*front, x], axis=1)
+            prefix[0] = prefix[0] + table[:1]
+            # As published: networks with registers use antialiased interpolation.
+            positions = interpolate_positions(table[1:], s.table, grid, antialias=s.registers > 0)
+            x = x + positions.astype(x.dtype)
+        prefix = [jnp.broadcast_to(y, (len(x), *y.shape)).astype(x.dtype) for y in prefix]
+        return jnp.concatenate([*prefix, x], axis=1)
 
 
 def rotations(settings: Settings, grid: tuple[int, int]) -> RotationTable:
-    """By which angles the queries and keys of every token turn; 0 where positions are a table."""
+    """Returns the RoPE table of all tokens; angles are 0 if positions are a table of vectors."""
     if settings.family.positions == "table":
-        positions = np.zeros((settings.first + grid[0] * grid[1], 2))
+        positions = np.zeros((settings.num_prefix_tokens + grid[0] * grid[1], 2))
     elif settings.family.positions == "cells":
-        # Without other tokens it does not matter that these count from 1 and the published code from 0.
-        positions = patch_positions(grid, settings.first)
+        # These count from 1, the published code from 0. Only differences matter, as all tokens are patches.
+        positions = patch_positions(grid, settings.num_prefix_tokens)
     else:
         centers = (np.indices(grid).reshape(2, -1).T + 0.5) / grid  # (L, 2) in [0, 1]
-        positions = np.pad(2 * np.pi * (2 * centers - 1), ((settings.first, 0), (0, 0)))
+        positions = np.pad(2 * np.pi * (2 * centers - 1), ((settings.num_prefix_tokens, 0), (0, 0)))
     frequencies = None if settings.frequencies is None else np.array(settings.frequencies)
     return rotation_table(positions, settings.width // settings.heads, frequencies)
 
 
-def interpolated(table: Array, side: int, grid: tuple[int, int], average: bool) -> Array:
-    """A table of positions for another grid, bicubic, as PyTorch and so `transformers` do it.
+def interpolate_positions(
+    table: Float[Array, "side*side d"], side: int, grid: tuple[int, int], antialias: bool
+) -> Float[Array, "rows*columns d"]:
+    """Interpolates a table of positions bicubically to another grid, as PyTorch and `transformers` do.
 
-    (DINOv2's own code, for networks without registers, stretches the grid by a tenth of a patch more,
-    against an error of rounding that is not made here.)
+    For networks without registers, DINOv2's own code enlarges the grid by a further tenth of a patch. That
+    avoids a rounding error which does not occur here.
 
     Args:
-      table: (side * side, d), row by row.
-      average: whether a smaller grid takes averages ("antialias"). PyTorch has another cubic for it.
-
-    Returns:
-      (rows * columns, d).
+      table: one vector per patch of a square grid, in row-major order.
+      antialias: whether to low-pass filter when downsampling. PyTorch then uses another cubic kernel.
     """
     if grid == (side, side):
         return table
     table = table.reshape(side, side, -1)
-    if average:
+    if antialias:
         table = jax.image.resize(table, (*grid, table.shape[-1]), "cubic")
     else:
         rows, columns = (cubic_weights(side, n).astype(np.float32) for n in grid)
@@ -243,12 +243,12 @@ def interpolated(table: Array, side: int, grid: tuple[int, int], average: bool) 
 
 
 def cubic_weights(old: int, new: int) -> np.ndarray:
-    """(new, old): the weights of cubic convolution (Keys 1981) with a = -0.75, edges repeated."""
+    """Returns resampling weights (new, old): cubic convolution (Keys 1981), a = -0.75, edges repeated."""
     a = -0.75
-    places = (np.arange(new) + 0.5) * old / new - 0.5
+    centres = (np.arange(new) + 0.5) * old / new - 0.5
     taps = np.arange(-2, old + 2)  # of the line with its edges repeated
-    x = np.abs(places[:, None] - taps)
-    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
-    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
-    weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+    x = np.abs(centres[:, None] - taps)
+    inner = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    outer = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    weights = np.where(x <= 1, inner, np.where(x < 2, outer, 0.0))
     return weights @ (np.clip(taps, 0, old - 1)[:, None] == np.arange(old))

@@ -1,14 +1,15 @@
-"""The transformer layers of Muskie. Letters: B groups, V views, T tokens per view, d width.
+"""The transformer layers of Muskie (paper section 3). Axes: B groups, V views, T tokens per view, d width.
 
-Tokens have the shape (B, V*T, d), view after view: whether attention sees one view or all of a group
-is decided inside `SelfAttention`, and nothing else ever mixes tokens. (With views as an axis of their
-own XLA transposes activations on GPUs, for the gradients of kernels: half as fast.)
+Tokens have the shape (B, V*T, d), view after view. `SelfAttention` alone decides whether a token attends
+within its view or over its group; nothing else mixes tokens. (With views as a separate axis, XLA
+transposes activations on GPUs to compute the gradients of kernels, which takes twice as long.)
 """
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Float
 
 from muskie_jax.models.attention import Attention, attention_map
 from muskie_jax.models.normalization import LayerNorm, gelu
@@ -17,17 +18,17 @@ from muskie_jax.models.rope import RotationTable, rotate
 
 kernel_init = nn.initializers.xavier_uniform()
 
-# What recomputation in the backward pass can spare: results of matrix products, by name.
+# Checkpoint names of matrix products' results, which rematerialisation may save.
 PRODUCTS = ("qkv", "mixed", "hidden")
 
 
 def dense(features: int, dtype: jnp.dtype, name: str) -> nn.Dense:
-    """A linear layer of the module whose `__call__` makes it."""
+    """Returns a linear layer; call it within the `__call__` of the module that owns it."""
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention inside each view, or over all views of a group."""
+    """Multi-head self-attention within each view, or over all views of a group."""
 
     heads: int
     across_views: bool
@@ -36,13 +37,22 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, rotation: RotationTable, return_map: bool = False, picked: Picked | None = None
+        self,
+        x: Float[Array, "B VT d"],
+        rotation: RotationTable,
+        return_map: bool = False,
+        picked: Picked | None = None,
     ) -> tuple[Array, Array | None]:
-        """x (B, V*T, d) -> (B, V*T, d) and, if asked for, the head-averaged attention weights.
+        """Returns attended tokens and, if requested, the attention weights averaged over heads.
 
-        `rotation` is the table of one view's T tokens. The weights are float32 (B, V, T, V, T)
-        across views and (B, V, T, T) inside a view. Across views, `picked` are the only tokens that
-        attend to others: then the result is (B, K, d), and there are no weights.
+        Args:
+          rotation: table of one view's T tokens.
+          return_map: whether to return the weights. Excludes `picked`.
+          picked: the K tokens per group that are queries, across views only; None for all.
+
+        Returns:
+          Tokens (B, V*T, d), or with `picked` (B, K, d). Weights: float32 (B, V, T, V, T) across views,
+          (B, V, T, T) within a view; None unless requested.
         """
         batch, _, width = x.shape
         tokens = len(rotation[0])
@@ -52,8 +62,8 @@ class SelfAttention(nn.Module):
         if picked is not None:
             query = take(query.reshape(batch, -1, *query.shape[3:]), picked)[:, None]
         query, key, value = (checkpoint_name(x, "qkv") for x in (query, key, value))
-        out = self.attend(query, key, value, self.across_views)
-        out = dense(width, self.dtype, "proj")(out.reshape(batch, -1, width))
+        attended = self.attend(query, key, value, self.across_views)
+        out = dense(width, self.dtype, "proj")(attended.reshape(batch, -1, width))
         return out, self._map(query, key) if return_map else None
 
     def _map(self, query: Array, key: Array) -> Array:
@@ -68,13 +78,13 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers around an exact GELU, hidden width 4d."""
+    """Two linear layers around an exact GELU, with 4d hidden channels."""
 
     dtype: jnp.dtype
     ratio: int = 4
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         width = x.shape[-1]
         hidden = checkpoint_name(dense(self.ratio * width, self.dtype, "fc1")(x), "hidden")
         return dense(width, self.dtype, "fc2")(gelu(hidden))
@@ -90,8 +100,13 @@ class TransformerLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, rotation: RotationTable, return_map: bool = False, picked: Picked | None = None
+        self,
+        x: Float[Array, "B VT d"],
+        rotation: RotationTable,
+        return_map: bool = False,
+        picked: Picked | None = None,
     ) -> tuple[Array, Array | None]:
+        """Returns tokens and attention weights. Arguments and shapes as for `SelfAttention`."""
         norm = lambda x, name: LayerNorm(self.dtype, self.attend.shards, name=name)(x)
         attention = SelfAttention(self.heads, self.across_views, self.dtype, self.attend, name="attention")
         mixed, weights = attention(norm(x, "norm1"), rotation, return_map, picked)
@@ -103,7 +118,7 @@ class TransformerLayer(nn.Module):
 
 
 class AlternatingBlock(nn.Module):
-    """One alternating-attention block: a frame half inside each view, a global half over all views."""
+    """Alternating-attention block: a frame half within each view, then a global half over all views."""
 
     heads: int
     dtype: jnp.dtype
@@ -111,14 +126,18 @@ class AlternatingBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, rotation: RotationTable, return_map: bool = False, picked: Picked | None = None
+        self,
+        x: Float[Array, "B VT d"],
+        rotation: RotationTable,
+        return_map: bool = False,
+        picked: Picked | None = None,
     ) -> tuple[Array, Array | None]:
-        """x (B, V*T, d) -> (B, V*T, d) and the global half's attention weights, if asked for.
+        """Returns tokens and, if requested, the global half's weights, as `SelfAttention` does.
 
-        With `picked`, only those tokens: (B, K, d).
+        `picked` applies to the global half; the frame half computes all tokens, which are its keys.
         """
-        layer = lambda across, name: TransformerLayer(
-            self.heads, across, self.dtype, self.attend, name=name
+        layer = lambda across_views, name: TransformerLayer(
+            self.heads, across_views, self.dtype, self.attend, name=name
         )
         x, _ = layer(False, "frame")(x, rotation)
         return layer(True, "global")(x, rotation, return_map, picked)

@@ -1,17 +1,24 @@
 """Muskie, the multi-view vision backbone (arXiv 2511.18115, section 3; constants as published).
 
-Letters in shapes: B groups, V views, H x W pixels, p patch size, L = (H/p)(W/p) patches per view,
-R registers, T = R + L tokens per view, d width.
+    tokens = [registers, patch embedding with masked patches replaced]     for each view
+    tokens = global(frame(tokens))                                         for each block
+    pred, confidence = split(linear(LayerNorm(patch tokens)))
+
+`frame` and `global` are pre-norm transformer layers: attention within a view, and over all views.
+
+Axes: B groups, V views, H x W pixels, p patch size, L = (H/p)(W/p) patches per view, R registers,
+T = R + L tokens per view, d width, P = 3p² values per patch.
 """
 
 import dataclasses
 
-import flax
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 from jax import Array
 from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from muskie_jax.models.attention import ATTENTION, Attention, keep_only
 from muskie_jax.models.layers import PRODUCTS, AlternatingBlock, kernel_init
@@ -26,7 +33,7 @@ REGISTERS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Size of a network; `depth` counts alternating blocks of two transformer layers each."""
+    """Size of a network. `depth` counts alternating blocks of two transformer layers each."""
 
     width: int
     depth: int
@@ -43,9 +50,9 @@ VARIANTS = {
 }
 
 DTYPES = ("float32", "bfloat16")
-# What a block keeps for the backward pass besides its input; the rest is computed again.
+# Activations that a block saves for the backward pass besides its input. The rest is recomputed.
 REMAT = {
-    "none": None,  # everything
+    "none": None,  # saves all
     "elementwise": (ATTENTION, *PRODUCTS),
     "block": (ATTENTION,),
     "full": (),
@@ -53,42 +60,45 @@ REMAT = {
 VIEW_EMBED = ("none", "learned")
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class MuskieOutput:
-    """What the network says of every patch.
+    """Predictions for every patch, and features on request.
 
     Attributes:
-      pred: float32 (B, V, L, p*p*3), pixels in [-1, 1]; in a patch ordered channel, row, column.
-      conf: float32 (B, V, L, p*p*3), confidence of every predicted value in (0, 1).
-      tokens: per block (B, V, L, d), patch tokens after the block, if asked for.
-      attention: per block float32 (B, V, L, V, L), head-averaged weights of the global half between
-        patch tokens [query view, query, key view, key], if asked for. Registers take part in the
-        softmax and are left out of the map, so rows sum to less than one.
+      pred: pixels in [-1, 1]. Within a patch the order is channel, row, column.
+      conf: confidence of every predicted value, in (0, 1).
+      tokens: patch tokens after each block, (B, V, L, d), if requested.
+      attention: head-averaged weights of each global half between patch tokens, float32
+        (B, V, L, V, L), if requested. Axes: query view, query, key view, key. The softmax includes
+        registers, which the map leaves out, so rows sum to less than 1.
     """
 
-    pred: Array
-    conf: Array
-    tokens: tuple[Array, ...] = ()
-    attention: tuple[Array, ...] = ()
+    pred: Float32[Array, "B V L P"]
+    conf: Float32[Array, "B V L P"]
+    tokens: tuple[Float[Array, "B V L d"], ...] = ()
+    attention: tuple[Float32[Array, "B V L V L"], ...] = ()
 
 
-def to_float(images: Array) -> Array:
-    """Pixels, uint8, as the network takes them: float32 in [-1, 1]."""
+def to_float(images: UInt8[Array, "*any"]) -> Float32[Array, "*any"]:
+    """Maps pixels from 0..255 to [-1, 1], the network's input range."""
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def patchify(images: Array, patch: int) -> Array:
-    """(..., H, W, C) -> (..., L, C*p*p): patches in row-major order, channel slowest inside each."""
+    """Cuts images into patches: (..., H, W, C) -> (..., L, C*p*p).
+
+    Patches are in row-major order. Within a patch the order is channel, row, column.
+    """
     *lead, height, width, channels = images.shape
-    grid = (height // patch, width // patch)
-    x = images.reshape(*lead, grid[0], patch, grid[1], patch, channels)
+    rows, columns = height // patch, width // patch
+    x = images.reshape(*lead, rows, patch, columns, patch, channels)
     n = len(lead)
     x = x.transpose(*range(n), n, n + 2, n + 4, n + 1, n + 3)
-    return x.reshape(*lead, grid[0] * grid[1], channels * patch * patch)
+    return x.reshape(*lead, rows * columns, channels * patch * patch)
 
 
 def unpatchify(patches: Array, grid: tuple[int, int], patch: int) -> Array:
-    """Inverse of `patchify`: (..., L, C*p*p) with L = grid rows x columns -> (..., H, W, C)."""
+    """Inverts `patchify`: (..., L, C*p*p) with L = grid rows x columns -> (..., H, W, C)."""
     *lead, _, size = patches.shape
     channels = size // patch**2
     x = patches.reshape(*lead, *grid, channels, patch, patch)
@@ -103,14 +113,13 @@ class Muskie(nn.Module):
     Attributes:
       width, depth, heads: see `Variant`.
       patch, registers: p and R.
-      dtype: of matrix products and activations, tokens too; parameters are float32 always.
-      remat: what the backward pass computes again instead of keeping it, to save memory: "none";
-        "elementwise", norms and GELUs; "block", all of a block but attention; "full", all of a block.
-      scan_blocks: compile one block and loop over it, instead of unrolling all. The parameters are
-        the same either way.
-      attention: the kernel, and the mesh that groups and views are split over.
-      view_embed: "learned" adds a vector per view index (at most `max_views`) to all its tokens;
-        with "none", as published, the views of a group are an unordered set.
+      dtype: of matrix products and activations, including returned tokens. Parameters are float32.
+      remat: what the backward pass recomputes to save memory: "none"; "elementwise", norms and
+        GELUs; "block", all of a block but attention; "full", all of a block.
+      scan_blocks: compiles one block and loops over it instead of unrolling. Parameters are the same.
+      attention: the kernel, and the mesh that splits groups and views.
+      view_embed: "learned" adds a vector per view index (at most `max_views`) to the view's tokens.
+        With "none", as published, the views of a group are an unordered set.
     """
 
     width: int
@@ -137,19 +146,10 @@ class Muskie(nn.Module):
         self.norm = LayerNorm(self.dtype, self.attention.shards)
         self.head = nn.Dense(2 * CHANNELS * self.patch**2, dtype=self.dtype, kernel_init=kernel_init)
 
-    def _block(self, **kwargs) -> AlternatingBlock:
-        # `return_map` (argument 3, counting self) decides what is computed, so it stays a Python bool.
-        make, kept = AlternatingBlock, REMAT[self.remat]
-        if kept is not None:
-            make = nn.remat(
-                make, static_argnums=(3,), prevent_cse=not self.scan_blocks, policy=keep_only(kept)
-            )
-        return make(self.heads, self.dtype, self.attention, **kwargs)
-
     def __call__(
         self,
-        images: Array,
-        mask: Array | None = None,
+        images: Float[Array, "B V H W 3"],
+        mask: Bool[Array, "B V L"] | None = None,
         *,
         return_tokens: bool = False,
         return_attention: bool = False,
@@ -157,44 +157,53 @@ class Muskie(nn.Module):
         """Reconstructs every patch of every view.
 
         Args:
-          images: float (B, V, H, W, 3) in [-1, 1]; H and W divisible by the patch size.
-          mask: bool (B, V, L), True = hidden from the network; None hides nothing.
+          images: in [-1, 1]; H and W divisible by the patch size.
+          mask: True = hidden from the network; None hides nothing.
           return_tokens, return_attention: fill the fields of the same names.
         """
         if not self.is_initializing() and "head" not in self.variables["params"]:
             raise ValueError("these parameters have no reconstruction head: write method='features'")
         x = self.embed(images, mask)
-        x, tokens, maps = self.run_blocks(x, images.shape[2:4], return_tokens, return_attention)
-        pred, conf = _halves(_over_views(self.head, self.norm(x[:, :, self.registers :])))
-        return MuskieOutput(pred, conf, tokens, maps)
+        height, width = images.shape[2:4]
+        x, tokens, attention = self.run_blocks(x, (height, width), return_tokens, return_attention)
+        patch_tokens = x[:, :, self.registers :]
+        pred, conf = _split_head(_dense_over_views(self.head, self.norm(patch_tokens)))
+        return MuskieOutput(pred, conf, tokens, attention)
 
-    def predict_hidden(self, images: Array, mask: Array, slots: int) -> tuple[Array, Array, Picked]:
-        """`pred` and `conf` of hidden patches alone, (B, K, p*p*3), and which patches they are.
-
-        The last layer computes nothing else.
+    def predict_hidden(
+        self, images: Float[Array, "B V H W 3"], mask: Bool[Array, "B V L"], slots: int
+    ) -> tuple[Float32[Array, "B K P"], Float32[Array, "B K P"], Picked]:
+        """Reconstructs masked patches only: the last layer and the head skip all other patches.
 
         Args:
-          images, mask: as of `__call__`.
-          slots: K, room for the hidden patches of a group; those too many are left out.
+          images, mask: as in `__call__`.
+          slots: K, the number of patches per group. Masked patches beyond it are dropped.
 
         Returns:
-          `pred` and `conf` as in `MuskieOutput`, where slots are left over as well; and the patches,
-          of a group's V*L.
+          `pred` and `conf` as in `MuskieOutput`, computed for unused slots too; and the patches, as
+          indices into a group's V*L.
         """
         x = self.embed(images, mask)
-        hidden = jnp.pad(mask, ((0, 0), (0, 0), (self.registers, 0))).reshape(len(x), -1)
-        x, _, _ = self.run_blocks(x, images.shape[2:4], False, False, pick(hidden, slots))
-        pred, conf = _halves(self.head(self.norm(x)))
-        # Registers are tokens, too, but no patches.
+        masked_tokens = jnp.pad(mask, ((0, 0), (0, 0), (self.registers, 0))).reshape(len(x), -1)
+        height, width = images.shape[2:4]
+        x, _, _ = self.run_blocks(x, (height, width), False, False, pick(masked_tokens, slots))
+        pred, conf = _split_head(self.head(self.norm(x)))
+        # Picked again, because token indices count registers and patch indices do not.
         return pred, conf, pick(mask.reshape(len(x), -1), slots)
 
-    def features(self, images: Array, mask: Array | None = None) -> tuple[Array, ...]:
-        """Patch tokens after every block, (B, V, L, d) each, without a final norm."""
+    def features(
+        self, images: Float[Array, "B V H W 3"], mask: Bool[Array, "B V L"] | None = None
+    ) -> tuple[Float[Array, "B V L d"], ...]:
+        """Returns the patch tokens after every block, without a final norm."""
         x = self.embed(images, mask)
-        return self.run_blocks(x, images.shape[2:4], True, False)[1]
+        height, width = images.shape[2:4]
+        _, tokens, _ = self.run_blocks(x, (height, width), True, False)
+        return tokens
 
-    def embed(self, images: Array, mask: Array | None) -> Array:
-        """images (B, V, H, W, 3), mask (B, V, L) -> tokens (B, V, T, d), registers first."""
+    def embed(
+        self, images: Float[Array, "B V H W 3"], mask: Bool[Array, "B V L"] | None
+    ) -> Float[Array, "B V T d"]:
+        """Embeds patches, replaces masked ones by the mask token, and prepends the registers."""
         if images.ndim != 5 or images.shape[-1] != CHANNELS:
             raise ValueError(f"images must have shape (B, V, H, W, 3), got {images.shape}")
         if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -202,7 +211,7 @@ class Muskie(nn.Module):
         batch, views, height, width, _ = images.shape
         if height % self.patch or width % self.patch:
             raise ValueError(f"image size {height}x{width} is not divisible by the patch size {self.patch}")
-        x = _over_views(self.patch_embed, patchify(images, self.patch))
+        x = _dense_over_views(self.patch_embed, patchify(images, self.patch))
         if mask is not None:
             if mask.shape != x.shape[:3]:
                 raise ValueError(f"mask must have shape {x.shape[:3]}, got {mask.shape}")
@@ -219,62 +228,80 @@ class Muskie(nn.Module):
 
     def run_blocks(
         self,
-        x: Array,
+        x: Float[Array, "B V T d"],
         image_size: tuple[int, int],
         return_tokens: bool,
         return_attention: bool,
         picked: Picked | None = None,
     ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
-        """Tokens (B, V, T, d) through all blocks; also what `return_*` asks for, registers removed.
+        """Runs all blocks.
 
-        With `picked`, which goes without the others, only those tokens come out: (B, K, d).
+        Args:
+          image_size: H and W.
+          return_tokens, return_attention: as in `__call__`.
+          picked: the K tokens of each group that the last layer computes; None for all. Excludes
+            `return_tokens` and `return_attention`.
+
+        Returns:
+          Tokens, (B, V, T, d) or with `picked` (B, K, d); and `tokens` and `attention` as in
+          `MuskieOutput`.
         """
         grid = (image_size[0] // self.patch, image_size[1] // self.patch)
         positions = patch_positions(grid, self.registers)
         rotation = rotation_table(positions, self.width // self.heads)
-        first, shape = self.registers, x.shape
+        first_patch, shape = self.registers, x.shape
         x = x.reshape(shape[0], -1, self.width)
 
-        def collect(x, weights):
-            return (
-                x.reshape(shape)[:, :, first:] if return_tokens else None,
-                weights[:, :, first:, :, first:] if return_attention else None,
-            )
+        def requested(x, weights):
+            tokens = x.reshape(shape)[:, :, first_patch:] if return_tokens else None
+            attention = weights[:, :, first_patch:, :, first_patch:] if return_attention else None
+            return tokens, attention
 
-        # Parameters are made by the unrolled blocks, whichever way they are used later.
+        # Initialisation always unrolls, so parameters do not depend on `scan_blocks`.
         if self.scan_blocks and picked is None and not self.is_initializing():
-            x, (tokens, maps) = self._scan(x, rotation, return_attention, collect)
+            x, (tokens, attention) = self._scan(x, rotation, return_attention, requested)
             unstack = lambda y: tuple(y[i] for i in range(self.depth)) if y is not None else ()
-            return x.reshape(shape), unstack(tokens), unstack(maps)
-        collected = []
+            return x.reshape(shape), unstack(tokens), unstack(attention)
+        by_block = []
         for number, block in enumerate(self.blocks, 1):
             x, weights = block(x, rotation, return_attention, picked if number == self.depth else None)
-            collected.append(collect(x, weights))
-        tokens, maps = zip(*collected)
+            by_block.append(requested(x, weights))
+        tokens, attention = zip(*by_block)
         x = x.reshape(shape) if picked is None else x
-        return x, tokens if return_tokens else (), maps if return_attention else ()
+        return x, tokens if return_tokens else (), attention if return_attention else ()
 
-    def _scan(self, x, rotation, return_attention, collect):
-        """The blocks as one loop: their parameters are stacked here, along a new leading axis."""
+    def _block(self, **kwargs) -> AlternatingBlock:
+        block_class, saved = AlternatingBlock, REMAT[self.remat]
+        if saved is not None:
+            block_class = nn.remat(
+                AlternatingBlock,
+                static_argnums=(3,),  # `return_map`, counting self: a Python bool that selects outputs
+                prevent_cse=not self.scan_blocks,
+                policy=keep_only(saved),
+            )
+        return block_class(self.heads, self.dtype, self.attention, **kwargs)
+
+    def _scan(self, x, rotation, return_attention, requested):
+        """Runs the blocks as one loop, their parameters stacked along a new leading axis."""
         params = [self.variables["params"][f"block_{i}"] for i in range(self.depth)]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
         block = self._block(parent=None)
 
         def body(x, block_params):
             x, weights = block.apply({"params": block_params}, x, rotation, return_attention)
-            return x, collect(x, weights)
+            return x, requested(x, weights)
 
         return jax.lax.scan(body, x, stacked)
 
 
-def _halves(x: Array) -> tuple[Array, Array]:
-    """What comes out of the head -> prediction and confidence, float32."""
+def _split_head(x: Array) -> tuple[Array, Array]:
+    """Splits the head's output (..., 2P) into prediction and confidence, float32 (..., P)."""
     pred, logit = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return pred, nn.sigmoid(logit)
 
 
-def _over_views(dense: nn.Dense, x: Array) -> Array:
-    """A linear layer on x (B, V, L, d), which sees it as (B, V*L, d): see `layers`."""
+def _dense_over_views(dense: nn.Dense, x: Array) -> Array:
+    """Applies a linear layer to x (B, V, L, d) as (B, V*L, d), for speed: see `layers`."""
     batch, views, patches, width = x.shape
     return dense(x.reshape(batch, -1, width)).reshape(batch, views, patches, -1)
 
@@ -282,11 +309,12 @@ def _over_views(dense: nn.Dense, x: Array) -> Array:
 def build_model(
     variant: str, *, dtype: str = "float32", attention: str = "auto", mesh: Mesh | None = None, **options
 ) -> Muskie:
-    """A `Muskie` of a named variant; `options` are its other attributes.
+    """Builds a `Muskie` of a named variant.
 
     Args:
       variant, dtype: names from VARIANTS and DTYPES.
       attention, mesh: see `muskie_jax.models.attention.Attention`.
+      options: other attributes of `Muskie`.
 
     Raises:
       ValueError: for an unknown variant or option value, listing the alternatives.

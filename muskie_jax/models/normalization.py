@@ -1,10 +1,14 @@
-"""LayerNorm and GELU whose backward passes read and write as little as possible.
+"""LayerNorm and GELU with backward passes that minimise memory traffic.
 
-Between matrix products and attention a training step only moves memory, so its time is how much an
-operation keeps for its backward pass and how often that pass reads it. Derived automatically, GELU
-keeps three arrays and LayerNorm's gradient takes four passes in float32. Here each keeps its input
-alone (LayerNorm also two numbers per token). The functions are those of `flax.linen.LayerNorm` and
-`flax.linen.gelu`.
+Between matrix products and attention, a training step is bound by memory bandwidth. Its time depends on
+what an operation saves for the backward pass, and how often that pass reads it. With automatic
+derivatives, GELU saves three arrays, and LayerNorm's gradient makes four float32 passes. Here each saves
+only its input (LayerNorm also two numbers per token). The functions computed are those of
+`flax.linen.LayerNorm` and `flax.linen.gelu`.
+
+LayerNorm is one of two places where the model knows of the mesh; the other is `Attention`. The gradients
+of scale and bias are sums over all tokens, computed in one pass. If that pass spans devices, XLA gathers
+partial sums for each norm. So `LayerNorm.shards` states how the mesh splits tokens.
 """
 
 import functools
@@ -14,23 +18,24 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jaxtyping import Float, Float32
 
 EPSILON = 1e-5
 
 
 class LayerNorm(nn.Module):
-    """Normalises the last axis: statistics in float32, input and result in `dtype`.
+    """Normalises the last axis: float32 statistics, input and result in `dtype`.
 
     Attributes:
-      dtype: see above.
-      shards: in how many parts, on devices of their own, the first two axes are split.
+      dtype: of input and result.
+      shards: the number of devices that split the first and the second axis, as `Attention.shards`.
     """
 
     dtype: jnp.dtype
     shards: tuple[int, int] = (1, 1)
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "B N *rest d"]) -> Float[Array, "B N *rest d"]:
         width = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, width)
         bias = self.param("bias", nn.initializers.zeros, width)
@@ -38,8 +43,13 @@ class LayerNorm(nn.Module):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def layer_norm(x: Array, scale: Array, bias: Array, shards: tuple[int, int] = (1, 1)) -> Array:
-    """x (B, N, ..., d) of any float type, float32 scale and bias (d,) -> the same shape and type.
+def layer_norm(
+    x: Float[Array, "B N *rest d"],
+    scale: Float32[Array, " d"],
+    bias: Float32[Array, " d"],
+    shards: tuple[int, int] = (1, 1),
+) -> Float[Array, "B N *rest d"]:
+    """Normalises the last axis in float32; the result has the dtype of `x`.
 
     `shards`: see `LayerNorm`.
     """
@@ -47,13 +57,13 @@ def layer_norm(x: Array, scale: Array, bias: Array, shards: tuple[int, int] = (1
 
 
 def _layer_norm_forward(x, scale, bias, shards):
-    wide = x.astype(jnp.float32)
-    # Two sums of the same read, which XLA takes while it writes x; in float32 nothing is lost by
-    # subtracting squares as long as the mean is not hundreds of standard deviations away from 0.
-    mean = wide.mean(-1, keepdims=True)
-    variance = jnp.square(wide).mean(-1, keepdims=True) - jnp.square(mean)
+    x_float32 = x.astype(jnp.float32)
+    # XLA computes both means in one read, fused into the operation that writes x. In float32 the
+    # difference of squares is accurate unless the mean exceeds hundreds of standard deviations.
+    mean = x_float32.mean(-1, keepdims=True)
+    variance = jnp.square(x_float32).mean(-1, keepdims=True) - jnp.square(mean)
     inverse = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + EPSILON)
-    y = (wide - mean) * inverse * scale + bias
+    y = (x_float32 - mean) * inverse * scale + bias
     return y.astype(x.dtype), (x, mean, inverse, scale)
 
 
@@ -61,40 +71,40 @@ def _layer_norm_backward(shards, residuals, dy):
     x, mean, inverse, scale = residuals
     dy = dy.astype(jnp.float32)
     normalized = (x.astype(jnp.float32) - mean) * inverse
-    # One reduction after the other, each followed by what needs it: XLA makes one kernel of such a
-    # chain. The mean of `normalized` is 0, so centring does not change the second.
+    # Each reduction is followed by its only consumer: XLA fuses such a chain into one kernel. The mean
+    # of `normalized` is 0, so centring does not change `slope`.
     centered = dy * scale
     centered -= centered.mean(-1, keepdims=True)
     slope = (centered * normalized).mean(-1, keepdims=True)
     dx = inverse * (centered - normalized * slope)
-    dscale, dbias = _sums((dy * normalized, dy), shards)
+    dscale, dbias = _sum_over_tokens((dy * normalized, dy), shards)
     return dx.astype(x.dtype), dscale, dbias
 
 
-def _sums(arrays, shards):
-    """Sums over all axes but the last: of all arrays in one pass over a device's tokens, then of each.
+def _sum_over_tokens(arrays, shards):
+    """Sums arrays over all axes but the last: first within each device in one pass, then over devices.
 
-    Several arrays are summed together only along axes that no mesh splits. Along others XLA would gather
-    partial sums, norm by norm; ordinary sums become part of one all-reduce for all gradients. (Where that
-    pass is not over all of a device's tokens, XLA stores the products that are summed, on GPUs.)
+    The joint pass covers only axes that no mesh splits. Across split axes, XLA would gather the partial
+    sums of each norm separately, whereas plain sums join the one all-reduce of all gradients. (On GPUs,
+    XLA stores the summed products unless the pass covers all of a device's tokens.)
     """
     first, second, *others = arrays[0].shape
-    parts = (shards[0], first // shards[0], shards[1], second // shards[1])
-    arrays = tuple(x.reshape(*parts, *others) for x in arrays)
+    split = (shards[0], first // shards[0], shards[1], second // shards[1])
+    arrays = tuple(x.reshape(*split, *others) for x in arrays)
     add = lambda a, b: tuple(x + y for x, y in zip(a, b))
     zeros = (jnp.float32(0),) * len(arrays)
-    of_devices = jax.lax.reduce(arrays, zeros, add, (1, 3, *range(4, arrays[0].ndim - 1)))
-    return [x.sum((0, 1)) for x in of_devices]
+    device_sums = jax.lax.reduce(arrays, zeros, add, (1, 3, *range(4, arrays[0].ndim - 1)))
+    return [x.sum((0, 1)) for x in device_sums]
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 @jax.custom_vjp
-def gelu(x: Array) -> Array:
-    """The exact GELU, x * Phi(x), computed in float32; the result has the type of `x`."""
-    wide = x.astype(jnp.float32)
-    return (wide * _normal_cdf(wide)).astype(x.dtype)
+def gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+    """Returns the exact GELU, x * Phi(x), computed in float32, in the dtype of `x`."""
+    x_float32 = x.astype(jnp.float32)
+    return (x_float32 * _normal_cdf(x_float32)).astype(x.dtype)
 
 
 def _normal_cdf(x: Array) -> Array:
@@ -102,9 +112,10 @@ def _normal_cdf(x: Array) -> Array:
 
 
 def _gelu_backward(x, dy):
-    wide = x.astype(jnp.float32)
-    density = jnp.exp(-0.5 * jnp.square(wide)) / math.sqrt(2 * math.pi)
-    return ((dy.astype(jnp.float32) * (_normal_cdf(wide) + wide * density)).astype(x.dtype),)
+    x_float32 = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * jnp.square(x_float32)) / math.sqrt(2 * math.pi)
+    dx = dy.astype(jnp.float32) * (_normal_cdf(x_float32) + x_float32 * density)
+    return (dx.astype(x.dtype),)
 
 
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)

@@ -1,57 +1,58 @@
-"""Some tokens of each group, as an array of their own.
+"""Gathers a fixed number of tokens from each group.
 
-Only hidden patches are compared with what was there, so of the last layer nothing else is needed. How
-many are hidden differs from group to group; shapes may not, so there is room for a fixed number of them.
+The loss covers masked patches only, so the last layer need not compute any others. Their number differs
+between groups, but shapes are static: each group gets the same number of slots.
 """
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
+from jaxtyping import Bool, Int32, Shaped
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Picked:
-    """Which of a group's N tokens have one of K slots.
+    """Maps K slots to a group's N tokens, and back.
 
     Attributes:
-      token: int32 (B, K), the token at each place; the first, where slots are left over.
-      is_filled: bool (B, K), False where slots are left over.
-      place: int32 (B, N), where each token is; K if it is nowhere.
+      token: index of the token in each slot; 0 in unused slots.
+      is_filled: whether a slot holds a token.
+      slot: index of each token's slot; K for tokens without one.
     """
 
-    token: Array
-    is_filled: Array
-    place: Array
+    token: Int32[Array, "B K"]
+    is_filled: Bool[Array, "B K"]
+    slot: Int32[Array, "B N"]
 
 
-def pick(chosen: Array, slots: int) -> Picked:
-    """Puts chosen tokens, bool (B, N), into `slots` slots in their order; those too many into none."""
-    place = jnp.cumsum(chosen, axis=1, dtype=jnp.int32) - 1
-    place = jnp.where(chosen, jnp.minimum(place, slots), slots)
-    numbers = jnp.arange(chosen.shape[1], dtype=jnp.int32)
-    put = lambda place: jnp.zeros(slots, jnp.int32).at[place].set(numbers, mode="drop")
+def pick(chosen: Bool[Array, "B N"], slots: int) -> Picked:
+    """Assigns the first `slots` chosen tokens of each group to slots, in order; drops the others."""
+    slot = jnp.cumsum(chosen, axis=1, dtype=jnp.int32) - 1
+    slot = jnp.where(chosen, jnp.minimum(slot, slots), slots)
+    indices = jnp.arange(chosen.shape[1], dtype=jnp.int32)
+    invert = lambda slot: jnp.zeros(slots, jnp.int32).at[slot].set(indices, mode="drop")
     is_filled = jnp.arange(slots) < chosen.sum(axis=1, keepdims=True)
-    return Picked(jax.vmap(put)(place), is_filled, place)
+    return Picked(token=jax.vmap(invert)(slot), is_filled=is_filled, slot=slot)
 
 
 @jax.custom_vjp
-def take(x: Array, picked: Picked) -> Array:
-    """(B, N, ...) -> (B, K, ...), the picked tokens. Gradients of slots left over are left out."""
-    return _rows(x, picked.token)
+def take(x: Shaped[Array, "B N *rest"], picked: Picked) -> Shaped[Array, "B K *rest"]:
+    """Gathers the picked tokens. Gradients of unused slots are ignored."""
+    return _gather(x, picked.token)
 
 
-def _rows(x: Array, index: Array) -> Array:
+def _gather(x: Array, index: Array) -> Array:
     index = index.reshape(*index.shape, *[1] * (x.ndim - 2))
     return jnp.take_along_axis(x, index, axis=1, mode="clip")
 
 
-def _take_back(picked, gradient):
-    # Each token is in one place at most: its gradient is looked up there, where the transpose of a
-    # look-up would add to memory that must first be zeroed.
-    is_picked = picked.place < gradient.shape[1]
+def _take_backward(picked, gradient):
+    # A token is in one slot at most, so its gradient is gathered from there. The automatic transpose
+    # would scatter-add into a buffer that must first be zeroed.
+    is_picked = picked.slot < gradient.shape[1]
     is_picked = is_picked.reshape(*is_picked.shape, *[1] * (gradient.ndim - 2))
-    return jnp.where(is_picked, _rows(gradient, picked.place), 0), None
+    return jnp.where(is_picked, _gather(gradient, picked.slot), 0), None
 
 
-take.defvjp(lambda x, picked: (take(x, picked), picked), _take_back)
+take.defvjp(lambda x, picked: (take(x, picked), picked), _take_backward)

@@ -1,22 +1,24 @@
-"""Rotary position embedding over the two axes of the patch grid (RoFormer, applied per axis).
+"""Rotary position embedding over the two axes of the patch grid (RoFormer, arXiv 2104.09864, per axis).
 
-The head dimension D splits in two: the first half rotates by the patch's row, the second by its
-column. Registers sit at position (0, 0), which rotates nothing; the patch in row y and column x
-sits at (y + 1, x + 1). All views share these positions, so attention across views prefers nothing.
+The first half of the head dimension D rotates by the patch's row, the second by its column. Patch
+(row y, column x) has position (y + 1, x + 1). Registers have position (0, 0), which rotates nothing. All
+views share these positions, so attention across views has no bias towards any view.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Int
 
+# Cosines and sines, float32 (T, D) each.
 RotationTable = tuple[np.ndarray, np.ndarray]
 
 BASE = 100.0  # wavelengths grow from 2*pi patches to BASE * 2*pi patches
 
 
-def patch_positions(grid: tuple[int, int], num_registers: int) -> np.ndarray:
-    """Positions (row, column) of a view's tokens, registers first: int (R + hp*wp, 2)."""
+def patch_positions(grid: tuple[int, int], num_registers: int) -> Int[np.ndarray, "T 2"]:
+    """Returns the (row, column) positions of a view's tokens, registers first."""
     rows, columns = np.indices(grid).reshape(2, -1)
     patches = np.stack([rows, columns], axis=-1) + 1
     registers = np.zeros((num_registers, 2), patches.dtype)
@@ -26,16 +28,16 @@ def patch_positions(grid: tuple[int, int], num_registers: int) -> np.ndarray:
 def rotation_table(
     positions: np.ndarray, head_dim: int, frequencies: np.ndarray | None = None
 ) -> RotationTable:
-    """Cosines and sines of the angles by which every token's query and key turn.
+    """Returns cosines and sines of the rotation angles of every token's query and key.
 
     Args:
       positions: (T, 2), row and column of every token.
       head_dim: D, divisible by 4.
-      frequencies: (D/4,) radians per step of a position; None is what BASE gives.
+      frequencies: (D/4,) radians per unit of position; None for BASE^(-2i / (D/2)), i < D/4.
 
     Returns:
-      Two float32 arrays (T, D). For each half of D there are D/4 angles: channel i of a half turns
-      with channel i + D/4, and the sine is negative for the first of such a pair.
+      Two float32 arrays (T, D). Within each half of D, channel i is paired with channel i + D/4
+      (rotate-half convention). Sines are negated for the first channel of a pair.
     """
     if head_dim % 4:
         raise ValueError(f"2-D RoPE needs a head dimension divisible by 4, got {head_dim}")
@@ -47,40 +49,40 @@ def rotation_table(
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
-def rotate(qkv: Array, table: RotationTable) -> tuple[Array, Array, Array]:
-    """Rotates queries and keys.
+def rotate(qkv: Float[Array, "*batch T 3 heads D"], table: RotationTable) -> tuple[Array, Array, Array]:
+    """Rotates queries and keys in float32.
 
     Args:
-      qkv: (..., T, 3, heads, D): queries, keys and values.
+      qkv: queries, keys and values.
       table: see `rotation_table`.
 
     Returns:
-      Queries, keys and values, (..., T, heads, D) in the dtype of `qkv`; the arithmetic is float32.
+      Queries, keys and values, each (..., T, heads, D) in the dtype of `qkv`.
     """
     cosines, sines = (jnp.asarray(part)[:, None] for part in table)  # (T, 1, D)
     return _rotate(qkv, cosines, sines)
 
 
-def _turn(x, cosines, sines):
-    wide = x.astype(jnp.float32)
-    quarters = wide.reshape(*x.shape[:-1], 2, 2, x.shape[-1] // 4)
+def _rotate_channels(x, cosines, sines):
+    x_float32 = x.astype(jnp.float32)
+    quarters = x_float32.reshape(*x.shape[:-1], 2, 2, x.shape[-1] // 4)
     partners = jnp.flip(quarters, -2).reshape(x.shape)
-    return (wide * cosines + partners * sines).astype(x.dtype)
+    return (x_float32 * cosines + partners * sines).astype(x.dtype)
 
 
 @jax.custom_vjp
 def _rotate(qkv, cosines, sines):
     query, key, value = (part.squeeze(-3) for part in jnp.split(qkv, 3, axis=-3))
-    return _turn(query, cosines, sines), _turn(key, cosines, sines), value
+    return _rotate_channels(query, cosines, sines), _rotate_channels(key, cosines, sines), value
 
 
-def _rotate_back(table, gradients):
-    # The transpose of a rotation is the rotation by the negative angle. The barrier makes XLA turn the
-    # gradients while it puts them together, in one pass, instead of before or after.
+def _rotate_backward(table, gradients):
+    # The transpose of a rotation is the rotation by the negative angle. The barrier makes XLA rotate
+    # and concatenate the gradients in one pass.
     cosines, sines = table
-    query, key, value = gradients
-    turned = _turn(query, cosines, -sines), _turn(key, cosines, -sines), value
-    return jax.lax.optimization_barrier(jnp.stack(turned, axis=-3)), None, None
+    dquery, dkey, dvalue = gradients
+    dqkv = _rotate_channels(dquery, cosines, -sines), _rotate_channels(dkey, cosines, -sines), dvalue
+    return jax.lax.optimization_barrier(jnp.stack(dqkv, axis=-3)), None, None
 
 
-_rotate.defvjp(lambda qkv, *table: (_rotate(qkv, *table), table), _rotate_back)
+_rotate.defvjp(lambda qkv, *table: (_rotate(qkv, *table), table), _rotate_backward)

@@ -17,10 +17,11 @@ import numpy as np
 from absl import app, flags
 
 from muskie_jax.correspondence import PROTOCOLS
-from muskie_jax.correspondence.scores import Scores, truth_of
+from muskie_jax.correspondence.scores import Scores, compute_truth
 from muskie_jax.data.posed import PosedViews
-from muskie_jax.evaluators.correspondence import Predictions, Question, judge, predictors, read_traces
-from muskie_jax.evaluators.subjects import MuskieSubject, Traces
+from muskie_jax.evaluators.correspondence import QueryGroup, pair_errors
+from muskie_jax.evaluators.eval_models import Activations, MuskieNetwork
+from muskie_jax.evaluators.predictions import Predictions, predict_from_activations
 from muskie_jax.models.muskie import VARIANTS, build_model, to_float
 from muskie_jax.perf.roofline import best_time
 
@@ -38,13 +39,13 @@ def milliseconds(run: Callable[[], object]) -> float:
     return 1e3 * best_time(lambda: jax.device_get(run()), calls=1, repeats=REPEATS.value)
 
 
-def made_up_traces(rng: np.random.Generator) -> Traces:
+def made_up_traces(rng: np.random.Generator) -> Activations:
     """Features and attention of the right shapes."""
     size, cells = VARIANTS[VARIANT.value], (SIZE.value // 16) ** 2
     side, views = SIZE.value // 16, VIEWS.value
     draw = lambda *shape: jnp.asarray(rng.random(shape, np.float32))
     layers = range(size.depth)
-    return Traces(
+    return Activations(
         tuple(draw(views, side, side, size.width) for _ in layers),
         tuple(draw(cells, views, cells) / cells for _ in layers),
         tuple(draw(views, cells, cells) / cells for _ in layers),
@@ -72,10 +73,10 @@ def main(argv: list[str]) -> None:
     if FORWARD.value:
         model = build_model(VARIANT.value, dtype=DTYPE.value)
         params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))["params"]
-        subject = MuskieSubject(VARIANT.value, model, None)
+        muskie = MuskieNetwork(model)
         images = to_float(jnp.asarray(views.images[None]))
         network = jax.jit(
-            lambda params, images: jax.tree.map(lambda x: x[0], subject.traces(params, images))
+            lambda params, images: jax.tree.map(lambda x: x[0], muskie.activations(params, images))
         )
         run = lambda: network(params, images)
         cost["network"] = 1e3 * best_time(run, calls=1, repeats=REPEATS.value)
@@ -86,12 +87,12 @@ def main(argv: list[str]) -> None:
     middle = (len(traces.features) + 1) // 2
     for name, layers in (("one layer", (middle,)), ("all layers", ())):
         read = functools.partial(
-            read_traces, size=size, views=VIEWS.value, layers=layers, protocols=PROTOCOLS
+            predict_from_activations, size=size, views=VIEWS.value, layers=layers, protocols=PROTOCOLS
         )
         read = jax.jit(read)
         cost[f"predictors, {name}"] = milliseconds(lambda read=read: read(traces, points))
         said = read(traces, points)
-        said = dict(zip(predictors(said), jax.device_get(list(said.values()))))
+        said = jax.device_get(said)
         cost[f"truth and scores, {name}"] = milliseconds(lambda said=said: scores_of(said, pixels, views))
     device = jax.devices()[0].device_kind
     size = f"{SIZE.value}x{SIZE.value}"
@@ -103,11 +104,11 @@ def main(argv: list[str]) -> None:
 
 def scores_of(said: Predictions, points: np.ndarray, views: PosedViews) -> list[dict[str, float]]:
     """The figures of every prediction."""
-    truths = {protocol: truth_of(points, views, protocol) for protocol in PROTOCOLS}
+    truths = {protocol: compute_truth(points, views, protocol) for protocol in PROTOCOLS}
     figures = []
-    for predictor, pixels, metres in judge(said, Question("made up", views, points, truths)):
-        counted, scores = truths[predictor.protocol].counted, Scores()
-        scores.add(pixels[counted], metres[counted])
+    for errors in pair_errors(said, QueryGroup("made up", views, points, truths)):
+        counted, scores = truths[errors.predictor.protocol].counted, Scores()
+        scores.add(errors.pixels[counted], errors.metres[counted])
         figures.append(scores.values())
     return figures
 

@@ -1,1 +1,1 @@
-"""What was measured, for people to read: tables, curves and pictures, from the lines that a sweep left."""
+"""Turns results of evaluations into tables, charts and a page for people to read."""

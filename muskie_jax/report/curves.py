@@ -1,194 +1,240 @@
-"""Which curves a report draws, given rows of results."""
+"""Selects the charts of a report from measurements."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-from muskie_jax.report.charts import Chart, Look, Series
-from muskie_jax.report.reconstruction_tables import context_pairs
-from muskie_jax.report.results_file import MeasuredModel
+from muskie_jax.report.charts import Chart, LineStyle, Series
+from muskie_jax.report.reconstruction_tables import context_errors
+from muskie_jax.report.results_file import ModelInfo
 from muskie_jax.report.selection import (
     TRIVIAL,
-    Entry,
-    HiddenPlace,
-    Place,
-    at,
+    EvalSet,
+    MaskedEvalSet,
+    Measurement,
     by_model,
-    defaults,
+    curve_key,
     family,
-    interval,
+    in_eval_set,
     is_untrained,
+    main_results,
+    parse_range,
     protocols,
-    rank,
-    run_of,
-    shown,
-    where,
+    shown_models,
+    sort_key,
+    with_labels,
 )
 from muskie_jax.report.tables import Titles, angle_curves, layer_curves
 
 THRESHOLDS = (1, 2, 5, 10, 25, 50)  # px
-MAX_TICKS = 12  # of layers and angles
-Looks = dict[Hashable, Look]
+MAX_TICKS = 12
+LineStyles = dict[Hashable, LineStyle]  # by `family`
 
 
-def looks(models: Iterable[MeasuredModel]) -> Looks:
-    """One look for each model, the same in every chart: checkpoints of a run share theirs."""
-    found: Looks = {}
-    steps: dict[Hashable, int] = {}
-    models = sorted(set(models), key=rank)
+def line_styles(models: Iterable[ModelInfo]) -> LineStyles:
+    """Returns a line style per model family; baselines and untrained models are grey."""
+    models = sorted(set(models), key=sort_key)
+    last_step: dict[Hashable, int] = {}
     for model in models:
-        steps[family(model)] = max(steps.get(family(model), 0), 1 if model.step is None else model.step)
-    for model in sorted(models, key=lambda model: model.kind != "muskie"):  # ours have the first colours
-        grey = model.kind in TRIVIAL or steps[family(model)] == 0
-        count = sum(look.grey == grey for look in found.values())
-        found.setdefault(family(model), Look(count, grey))
-    return found
+        step = 1 if model.step is None else model.step  # an unknown step counts as trained
+        last_step[family(model)] = max(last_step.get(family(model), 0), step)
+    styles: LineStyles = {}
+    for model in sorted(models, key=lambda model: model.kind != "muskie"):  # Muskie gets the first colours
+        grey = model.kind in TRIVIAL or last_step[family(model)] == 0
+        index = sum(style.grey == grey for style in styles.values())
+        styles.setdefault(family(model), LineStyle(index, grey))
+    return styles
 
 
 def correspondence_charts(
-    entries: Sequence[Entry], place: Place, titles: Titles, drawn: Looks
+    measurements: Sequence[Measurement], eval_set: EvalSet, titles: Titles, styles: LineStyles
 ) -> list[Chart]:
-    """All curves of correspondence at a place, those that have something to show."""
-    entries = at(entries, place)
-    entries = where(entries, protocol=protocols(entries)[0])
-    chosen = defaults(entries)
-    models = [model for model in shown(chosen) if _alone(model, chosen)]
-    figures = lambda name: {model: entry.values.get(name) for model, entry in chosen.items()}
-    draw = lambda model, points: Series(titles[model], tuple(points), drawn[family(model)])
-
-    share = lambda model: ((px, chosen[model].values.get(f"px_{px}")) for px in THRESHOLDS)
-    within = [draw(model, (point for point in share(model) if point[1] is not None)) for model in models]
-    ticks = tuple((px, str(px)) for px in THRESHOLDS)
+    """Returns the correspondence charts of an evaluation set, without empty ones."""
+    measurements = in_eval_set(measurements, eval_set)
+    measurements = with_labels(measurements, protocol=protocols(measurements)[0])
+    main = main_results(measurements)
+    models = [model for model in shown_models(main) if _is_drawn(model, main)]
+    main_values = lambda metric: {model: row.values.get(metric) for model, row in main.items()}
+    drawn_main = {model: main[model] for model in models}
     charts = [
-        training_chart(figures("px_ate"), "Mean error, px", titles, drawn),
-        training_chart(figures("px_10"), "Within 10 px, %", titles, drawn),
-        _chart("Points within so many px, %", "px", within, ticks=ticks, logarithmic=True, percent=True),
+        training_chart(main_values("px_ate"), "Mean error (px)", titles, styles),
+        training_chart(main_values("px_10"), "Points within 10 px (%)", titles, styles),
+        _threshold_chart(drawn_main, titles, styles),
+        *(
+            _layer_chart(predictor, measurements, drawn_main, titles, styles)
+            for predictor in ("attention", "feature")
+        ),
+        _angle_chart(measurements, models, titles, styles),
     ]
-    levels = [
-        draw(model, ((None, chosen[model].values["px_ate"]),))
-        for model in models
-        if model.kind in TRIVIAL and "px_ate" in chosen[model].values
-    ]
-    for predictor in ("attention", "feature"):
-        curves = {
-            model: curve
-            for (model, by), curve in layer_curves(entries).items()
-            if by == predictor and model in models
-        }
-        numbers = sorted({layer for curve in curves.values() for layer in curve})
-        every = _every(numbers)
-        ticks = tuple((number, str(number)) for number in numbers[every - 1 :: every])
-        series = [draw(model, sorted(curve.items())) for model, curve in curves.items()]
-        if series:
-            title = f"Mean error by {predictor}, px"
-            charts.append(_chart(title, "layer", [*levels, *series], ticks=ticks))
-    curves = angle_curves(entries)
-    labels = sorted({label for curve in curves.values() for label in curve}, key=interval)
-    middle = {label: sum(interval(label)) / 2 for label in labels}
-    series = [
-        draw(model, ((middle[label], curve[label]) for label in labels if label in curve))
-        for model, curve in curves.items()
-        if model in models
-    ]
-    edges = sorted({edge for label in labels for edge in interval(label)})
-    ticks = tuple((edge, f"{edge:g}") for edge in edges[:: _every(edges)])
-    names = tuple((middle[label], label) for label in labels)
-    x_label = "degrees between the two views"
-    charts.append(_chart("Within 10 px, %", x_label, series, ticks=ticks, names=names, ours=True))
     return [chart for chart in charts if chart]
 
 
-def training_chart(
-    values: Mapping[MeasuredModel, float | None], title: str, titles: Titles, drawn: Looks, **options
+def _threshold_chart(
+    main: Mapping[ModelInfo, Measurement], titles: Titles, styles: LineStyles
 ) -> Chart | None:
-    """A figure against the step, of models with several checkpoints; levels are the others'.
+    """Charts the percentage of points within each of THRESHOLDS."""
+    series = []
+    for model, row in main.items():
+        values = ((px, row.values.get(f"px_{px}")) for px in THRESHOLDS)
+        points = tuple((px, value) for px, value in values if value is not None)
+        series.append(Series(titles[model], styles[family(model)], points))
+    ticks = tuple((px, str(px)) for px in THRESHOLDS)
+    title = "Points within a distance (%)"
+    return _chart(title, "distance (px)", series, ticks=ticks, logarithmic=True, percent=True)
 
-    A curve starts at the untrained model that was made like the run's, if it was measured.
-    """
-    values = {model: value for model, value in values.items() if value is not None}
-    runs: dict[Hashable, list[MeasuredModel]] = {}
-    for model in values:
-        if model.step is not None:
-            runs.setdefault(run_of(model), []).append(model)
-    curves = {key: models for key, models in runs.items() if len({model.step for model in models}) > 1}
+
+def _layer_chart(
+    predictor: str,
+    measurements: Sequence[Measurement],
+    main: Mapping[ModelInfo, Measurement],
+    titles: Titles,
+    styles: LineStyles,
+) -> Chart | None:
+    """Charts the mean error of a predictor by layer, with trivial baselines as horizontal lines."""
+    curves = {
+        model: curve
+        for (model, name), curve in layer_curves(measurements).items()
+        if name == predictor and model in main
+    }
     if not curves:
         return None
     levels = [
-        Series(titles[model], ((None, values[model]),), drawn[family(model)])
-        for model in shown(values)
-        if run_of(model) not in curves
+        Series(titles[model], styles[family(model)], level=row.values["px_ate"])
+        for model, row in main.items()
+        if model.kind in TRIVIAL and "px_ate" in row.values
     ]
-    for models in curves.values():
-        models = sorted(models, key=lambda model: model.step)
-        points = tuple((model.step, values[model]) for model in models)
-        levels.append(Series(titles[models[-1]], points, drawn[family(models[-1])]))
-    return _chart(title, "step of training", levels, **options)
+    series = [
+        Series(titles[model], styles[family(model)], tuple(sorted(curve.items())))
+        for model, curve in curves.items()
+    ]
+    layers = sorted({layer for curve in curves.values() for layer in curve})
+    stride = _tick_stride(layers)
+    ticks = tuple((layer, str(layer)) for layer in layers[stride - 1 :: stride])
+    return _chart(f"Mean error by {predictor} (px)", "layer", [*levels, *series], ticks=ticks)
+
+
+def _angle_chart(
+    measurements: Sequence[Measurement],
+    models: Sequence[ModelInfo],
+    titles: Titles,
+    styles: LineStyles,
+) -> Chart | None:
+    """Charts the percentage of points within 10 px by rotation; points lie at the middle of a range."""
+    curves = angle_curves(measurements)
+    ranges = sorted({label for curve in curves.values() for label in curve}, key=parse_range)
+    middle = {label: sum(parse_range(label)) / 2 for label in ranges}
+    series = []
+    for model, curve in curves.items():
+        if model in models:
+            points = tuple((middle[label], curve[label]) for label in ranges if label in curve)
+            series.append(Series(titles[model], styles[family(model)], points))
+    edges = sorted({edge for label in ranges for edge in parse_range(label)})
+    return _chart(
+        "Points within 10 px (%)",
+        "rotation between the two views (degrees)",
+        series,
+        ticks=tuple((edge, f"{edge:g}") for edge in edges[:: _tick_stride(edges)]),
+        point_names=tuple((middle[label], label) for label in ranges),
+        beyond_paper=True,
+    )
+
+
+def training_chart(
+    values: Mapping[ModelInfo, float | None], title: str, titles: Titles, styles: LineStyles, **options
+) -> Chart | None:
+    """Charts a metric over training steps; None unless a run has several checkpoints.
+
+    A curve starts at the untrained model of the same size and kind, if that was measured. Models outside
+    such runs are horizontal lines.
+    """
+    known = {model: value for model, value in values.items() if value is not None}
+    runs: dict[Hashable, dict[ModelInfo, int]] = {}
+    for model in known:
+        if model.step is not None:
+            runs.setdefault(curve_key(model), {})[model] = model.step
+    runs = {key: steps for key, steps in runs.items() if len(set(steps.values())) > 1}
+    if not runs:
+        return None
+    series = [
+        Series(titles[model], styles[family(model)], level=known[model])
+        for model in shown_models(known)
+        if curve_key(model) not in runs
+    ]
+    for steps in runs.values():
+        checkpoints = sorted(steps, key=lambda model: steps[model])
+        points = tuple((steps[model], known[model]) for model in checkpoints)
+        series.append(Series(titles[checkpoints[-1]], styles[family(checkpoints[-1])], points))
+    return _chart(title, "training step", series, **options)
 
 
 def reconstruction_charts(
-    entries: Sequence[Entry], place: HiddenPlace, titles: Titles, drawn: Looks
+    measurements: Sequence[Measurement], eval_set: MaskedEvalSet, titles: Titles, styles: LineStyles
 ) -> list[Chart]:
-    """Error against the number of views, those of the scene and a distractor's; and over training.
+    """Returns charts of the error by number of views, one per number of reference views, and over training.
 
-    Both curves of a model start at the target alone. An untrained model is not drawn beside its trained
-    one: its errors are so large that those of others would look alike. The curve over training is that
-    with the most whole views.
+    Each model has a curve with views of the same scene and one with distractors. Both start at the error of
+    the target alone. An untrained model is not drawn beside its trained one: its large errors would squash
+    the other curves. The chart over training uses the most reference views and the most views.
     """
-    entries = at(where(entries, overlap="all"), place)
-    pairs, charts = context_pairs(entries), []
-    references = sorted({whole for _, _, whole in pairs}, key=interval)
-    chosen = shown(by_model(entries))
-    for reference in references:
-        errors: dict[str, dict[MeasuredModel, list[tuple[int, float]]]] = {
-            "own scene": {},
-            "distractor's": {},
-        }
-        for (model, views, whole), found in pairs.items():
-            for context, error in zip(errors, (found.own, found.distractor)):
-                if whole == reference and isinstance(views, int) and error is not None:
-                    start = [] if found.alone is None else [(1, found.alone)]
-                    errors[context].setdefault(model, start).append((views, error))
+    measurements = in_eval_set(with_labels(measurements, overlap="all"), eval_set)
+    errors_by_key = context_errors(measurements)
+    charts: list[Chart | None] = []
+    shown = shown_models(by_model(measurements))
+    models = [model for model in shown if _is_drawn(model, shown, same=curve_key)]
+    reference_counts = sorted({references for _, _, references in errors_by_key}, key=parse_range)
+    for references in reference_counts:
+        same_scene: dict[ModelInfo, list[tuple[int, float]]] = {}
+        distractor: dict[ModelInfo, list[tuple[int, float]]] = {}
+        for (model, views, count), errors in errors_by_key.items():
+            if count != references or not isinstance(views, int):
+                continue
+            start = [] if errors.alone is None else [(1, errors.alone)]
+            if errors.same_scene is not None:
+                same_scene.setdefault(model, [*start]).append((views, errors.same_scene))
+            if errors.distractor is not None:
+                distractor.setdefault(model, [*start]).append((views, errors.distractor))
         series = [
-            Series(
-                f"{titles[model]}, {context}", tuple(points), drawn[family(model)], context != "own scene"
+            Series(f"{titles[model]}, {name}", styles[family(model)], tuple(points), dashed=dashed)
+            for name, curves, dashed in (
+                ("same scene", same_scene, False),
+                ("distractors", distractor, True),
             )
-            for context, of in errors.items()
-            for model, points in of.items()
-            if model in chosen and _alone(model, chosen, run_of)
+            for model, points in curves.items()
+            if model in models
         ]
-        numbers = sorted({views for curve in series for views, _ in curve.points})
-        if len(numbers) > 1:
-            title = f"Error on hidden patches, {_whole(reference)}"
-            note = "Solid and filled: the other views are of the scene. Dashed and hollow: a distractor's."
-            note += " With 1 view the target is alone." if 1 in numbers else ""
-            ticks = tuple((number, str(number)) for number in numbers)
-            charts.append(
-                _chart(title, "views", series, ticks=ticks, logarithmic=True, note=note, ours=True)
-            )
-        if numbers and reference == references[-1]:
-            own = {model: dict(points).get(numbers[-1]) for model, points in errors["own scene"].items()}
-            title = f"Error on hidden patches, {_whole(reference)} of {numbers[-1]}"
-            charts.append(training_chart(own, title, titles, drawn, ours=True))
+        view_counts = sorted({views for curve in series for views, _ in curve.points})
+        title = f"MSE on masked patches, {_reference_views(references)}"
+        if len(view_counts) > 1:
+            note = "Hollow markers: the other views are distractors. Otherwise they show the same scene."
+            note += " With 1 view, the target is alone." if 1 in view_counts else ""
+            ticks = tuple((count, str(count)) for count in view_counts)
+            options = {"ticks": ticks, "logarithmic": True, "note": note, "beyond_paper": True}
+            charts.append(_chart(title, "views", series, **options))
+        if view_counts and references == reference_counts[-1]:
+            most = int(view_counts[-1])
+            values = {model: dict(points).get(most) for model, points in same_scene.items()}
+            title += f" of {most} views"
+            charts.append(training_chart(values, title, titles, styles, beyond_paper=True))
     return [chart for chart in charts if chart]
 
 
-def _whole(reference) -> str:
-    return f"{reference} whole view{'' if reference == 1 else 's'}"
+def _reference_views(count: int | None) -> str:
+    return f"{count} reference view{'' if count == 1 else 's'}"
 
 
 def _chart(title: str, x_label: str, series: Iterable[Series], **options) -> Chart | None:
-    """A chart of those curves that have points, if there are any."""
-    series = tuple(curve for curve in series if curve.points)
+    """Returns a chart without empty series; None if all are empty."""
+    series = tuple(curve for curve in series if curve.points or curve.level is not None)
     return Chart(title, x_label, series, **options) if series else None
 
 
-def _every(ticks: Sequence) -> int:
-    """Each how many-th of so many is drawn."""
+def _tick_stride(ticks: Sequence) -> int:
+    """Tick stride that keeps at most MAX_TICKS."""
     return -(-len(ticks) // MAX_TICKS) or 1
 
 
-def _alone(
-    model: MeasuredModel,
-    models: Iterable[MeasuredModel],
-    same: Callable[[MeasuredModel], Hashable] = family,
+def _is_drawn(
+    model: ModelInfo,
+    models: Iterable[ModelInfo],
+    same: Callable[[ModelInfo], Hashable] = family,
 ) -> bool:
-    """Whether a model is drawn where only one of a family, or of a run, can be: the latest."""
+    """Returns whether a chart draws a model: an untrained one only if no trained model has the same key."""
     return not is_untrained(model) or all(not other.step for other in models if same(other) == same(model))

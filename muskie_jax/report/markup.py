@@ -1,4 +1,4 @@
-"""HTML and SVG as trees, so that no text can become a tag: names and captions come from anywhere."""
+"""HTML and SVG as element trees, which escape all text: model names and captions are untrusted."""
 
 from xml.etree import ElementTree
 
@@ -8,13 +8,13 @@ Element = ElementTree.Element
 
 
 def tag(name: str, /, *children: "Element | str | None", **attributes: object) -> Element:
-    """An element, with elements and text in it.
+    """Returns an element with child elements and text.
 
     Args:
       name: such as "p".
-      children: in order; None is nothing.
-      attributes: `class_` is class, and other underscores are hyphens. None and False leave one out, and
-        True gives it no value.
+      children: in order; None is skipped.
+      attributes: `class_` becomes class; other underscores become hyphens. None and False omit the
+        attribute; True sets it without a value.
     """
     element = Element(name)
     for key, value in attributes.items():
@@ -34,12 +34,12 @@ def tag(name: str, /, *children: "Element | str | None", **attributes: object) -
 
 
 def raw(name: str, content: str) -> Element:
-    """A style or script of ours, whose text is no markup."""
+    """Returns a style or script element. Its content is not escaped, so it must be trusted."""
     element = Element(name)
     element.text = content
     return element
 
 
 def page_text(root: Element) -> str:
-    """A whole page."""
+    """Serialises a document as HTML5."""
     return "<!doctype html>\n" + ElementTree.tostring(root, encoding="unicode", method="html") + "\n"

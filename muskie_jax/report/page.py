@@ -1,4 +1,4 @@
-"""report.html: one file with everything in it, that loads nothing and can be opened from a disk."""
+"""Writes report.html: a single self-contained file that loads nothing and opens from disk."""
 
 import base64
 import hashlib
@@ -9,59 +9,60 @@ from typing import Any
 
 from PIL import Image
 
-from muskie_jax.report.charts import Chart, chart_svg, swatch
-from muskie_jax.report.curves import Looks
+from muskie_jax.report.charts import Chart, LineStyle, chart_svg, swatch
+from muskie_jax.report.curves import LineStyles
 from muskie_jax.report.markup import Element, page_text, raw, tag
-from muskie_jax.report.results_file import FigureFile, MeasuredModel, Unit
-from muskie_jax.report.selection import family, interval, rank, shown
-from muskie_jax.report.selection import tag as mark
+from muskie_jax.report.results_file import FigureFile, ModelInfo, ResultUnit
+from muskie_jax.report.selection import MISSING, badge, family, parse_range, shown_models, sort_key
 from muskie_jax.report.style import SCRIPT, STYLE
-from muskie_jax.report.table_files import OURS
-from muskie_jax.report.tables import MISSING, Line, Section, Table, Titles
+from muskie_jax.report.table_files import BEYOND_PAPER
+from muskie_jax.report.tables import Row, Section, Table, Titles
 from muskie_jax.writers import duration
 
-FIGURES = {
+FIGURES = {  # kind -> title and note
     "tracks": (
         "Tracks",
-        "Points of the first view, and where they are in the others: rings are true, dots predicted.",
+        "Points of the first view, tracked into the others. Rings: ground truth. Dots: predictions.",
     ),
     "features": (
         "Features as colours",
-        "One palette for all views: a surface that is recognised keeps its colour.",
+        "Principal components of the features, in one palette for all views: a surface that the network "
+        "recognises has the same colour in each.",
     ),
     "reconstruction": (
         "Reconstructions",
-        "What was seen, what was painted, how sure the network was (dark to bright), the truth.",
+        "From top to bottom: input, prediction, confidence (dark to bright), ground truth.",
     ),
 }
-LONG, LONG_HEAD = 40, 10  # letters of a name, of the head of a column; longer ones are broken into lines
-WORDS = {"num_reference": "whole views"}  # of labels of pictures
-PLURAL = ("views", "whole views")
+LONG_NAME, LONG_HEADER = 40, 10  # characters; longer ones wrap
+LABEL_NAMES = {"num_reference": "reference views"}  # for labels of pictures
+COUNT_LABELS = ("views", "reference views")  # written as "8 views", others as "layer 3"
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png"}
 HOW_TO_READ = (
-    "ATE is the mean distance between where a point is and where it was predicted, in pixels of the image "
-    "or in centimetres of the scene; @5 px is the share of points, in percent, that are at most 5 px off. "
-    "Trivial baselines have learned nothing: a network that is not better has not either. Bold is best. A "
-    "click on the head of a column sorts by it."
+    "ATE is the mean distance between true and predicted positions of points, in pixels of the image or in "
+    "centimetres of the scene. @5 px is the percentage of points that are at most 5 px off. Trivial "
+    "baselines use no network: a network that does not beat them has not learned correspondence. Bold "
+    "marks the best value. Click a column header to sort by it."
 )
 
 
 def report_page(
-    units: Sequence[Unit],
+    units: Sequence[ResultUnit],
     titles: Titles,
-    looks: Looks,
+    styles: LineStyles,
     sentences: Sequence[tuple[str, str]],
     parts: Sequence[tuple[str, Sequence[tuple[Section, Sequence[Chart]]]]],
     folder: pathlib.Path,
 ) -> str:
-    """The whole page.
+    """Returns the page as HTML.
 
     Args:
-      units: what was measured.
-      titles, looks: of the models.
-      sentences: (place, what is found there) of the summary.
-      parts: (title, (tables, charts) of each place).
-      folder: where the figures are.
+      units: everything that was measured.
+      titles: of models.
+      styles: of model families, for charts and tables.
+      sentences: (title of an evaluation set, its main result) for the summary.
+      parts: (title, (tables, charts) of each evaluation set).
+      folder: holds the figures.
     """
     pictures = _pictures(units, titles, folder)
     chapters = [(title, f"part{number}") for number, (title, _) in enumerate(parts)]
@@ -69,24 +70,29 @@ def report_page(
     links = [tag("a", title, href=f"#{anchor}") for title, anchor in chapters]
     body = [
         tag("h1", "Evaluation"),
-        tag("p", _when(units), class_="soft"),
+        tag("p", _dates_and_versions(units), class_="soft"),
         tag("nav", *links, aria_label="Contents") if len(links) > 1 else None,
         _summary(sentences),
         tag("h2", "What was measured"),
         _facts(units),
-        _models(units, titles, looks),
+        _model_table(units, titles, styles),
     ]
-    for (title, places), (_, anchor) in zip(parts, chapters):
+    for (title, sections), (_, anchor) in zip(parts, chapters):
         body.append(tag("h2", title, id=anchor))
         if title == "Correspondence":
             body.append(tag("p", HOW_TO_READ, class_="note"))
-        for section, charts in places:
-            body += _section(section, charts, titles, looks)
+        for section, charts in sections:
+            body += _section(section, charts, titles, styles)
     if pictures:
         body += [tag("h2", "Pictures", id="pictures"), *pictures]
-    allowed = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
-    head = tag(
+    return page_text(tag("html", _head(), tag("body", *body, raw("script", SCRIPT)), lang="en"))
+
+
+def _head() -> Element:
+    """Returns the page's head. Its policy allows only our script, should markup in a name slip through."""
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    return tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=policy),
@@ -94,105 +100,119 @@ def report_page(
         tag("title", "Evaluation"),
         raw("style", STYLE),
     )
-    return page_text(tag("html", head, tag("body", *body, raw("script", SCRIPT)), lang="en"))
 
 
-def _when(units: Sequence[Unit]) -> str:
+def _dates_and_versions(units: Sequence[ResultUnit]) -> str:
     days = sorted({unit.finished[:10] for unit in units if unit.finished})
     versions = sorted({unit.version for unit in units if unit.version})
-    said = [" to ".join(dict.fromkeys((days[0], days[-1])))] if days else []
-    return ", ".join(said + ([f"muskie_jax {', '.join(versions)}"] if versions else []))
+    parts = [" to ".join(dict.fromkeys((days[0], days[-1])))] if days else []
+    parts += [f"muskie_jax {', '.join(versions)}"] if versions else []
+    return ", ".join(parts)
 
 
 def _summary(sentences: Sequence[tuple[str, str]]) -> Element | None:
     if not sentences:
         return None
-    items = [tag("li", tag("b", f"{place}:"), f" {sentence}") for place, sentence in sentences]
+    items = [tag("li", tag("b", f"{title}:"), f" {sentence}") for title, sentence in sentences]
     return tag("div", tag("ul", *items), class_="summary")
 
 
-def _facts(units: Sequence[Unit]) -> Element:
-    """On what, how much, how long."""
+def _facts(units: Sequence[ResultUnit]) -> Element:
+    """Lists the size of each dataset, the devices and the time."""
     facts = []
-    datasets: dict[str, dict[str, set]] = {}
-    for unit in units:
-        for row in unit.rows:
-            if "dataset" in row.labels:
-                of = datasets.setdefault(str(row.labels["dataset"]), {})
-                size = (row.labels.get("height"), row.labels.get("width"))
-                of.setdefault("size", set()).update({size} if None not in size else ())
-                for name, value in (
-                    ("views", row.labels.get("views")),
-                    ("groups", row.values.get("groups", unit.setting.get("groups"))),
-                    ("pairs", row.values.get("pairs")),
-                ):
-                    of.setdefault(name, set()).update({value} if isinstance(value, int | float) else ())
-    for dataset, of in datasets.items():
-        said = []
-        if of["groups"]:
-            said.append(f"{_upto(of['groups'])} groups")
-        if of["views"]:
-            said.append(f"{' or '.join(f'{views:g}' for views in sorted(of['views']))} views")
-        if of["size"]:
-            said.append(
-                " or ".join(f"{height}x{width}" for height, width in sorted(of["size"], key=str))
-                + " pixels"
-            )
-        if of["pairs"]:
-            said.append(f"up to {max(of['pairs']):,.0f} pairs of points")
-        facts += [tag("dt", dataset), tag("dd", ", ".join(said))]
+    for dataset, description in _dataset_sizes(units).items():
+        facts += [tag("dt", dataset), tag("dd", description)]
     devices = sorted({unit.device for unit in units if unit.device})
     if devices:
         facts += [tag("dt", "Devices"), tag("dd", ", ".join(devices))]
     seconds = sum(unit.seconds for unit in units)
-    facts += [tag("dt", "Time"), tag("dd", f"{duration(seconds)} for {len(units)} units of work")]
+    facts += [tag("dt", "Time"), tag("dd", f"{duration(seconds)} for {len(units)} evaluations")]
     return tag("dl", *facts)
 
 
-def _upto(numbers: set) -> str:
-    return f"{'up to ' if len(numbers) > 1 else ''}{max(numbers):,.0f}"
+def _dataset_sizes(units: Sequence[ResultUnit]) -> dict[str, str]:
+    """Describes each dataset, for example "12 groups, 8 views, 512x512 pixels"."""
+    sizes: dict[str, set[tuple]] = {}
+    counts: dict[str, dict[str, set[float]]] = {}
+    for unit in units:
+        for row in unit.rows:
+            if "dataset" not in row.labels:
+                continue
+            dataset = str(row.labels["dataset"])
+            size = (row.labels.get("height"), row.labels.get("width"))
+            sizes.setdefault(dataset, set()).update({size} if None not in size else ())
+            of_dataset = counts.setdefault(dataset, {"groups": set(), "views": set(), "pairs": set()})
+            for name, value in (
+                ("groups", row.values.get("groups", unit.setting.get("groups"))),
+                ("views", row.labels.get("views")),
+                ("pairs", row.values.get("pairs")),
+            ):
+                if isinstance(value, int | float):
+                    of_dataset[name].add(value)
+    descriptions = {}
+    for dataset, of_dataset in counts.items():
+        groups, views, pairs = of_dataset["groups"], of_dataset["views"], of_dataset["pairs"]
+        parts = []
+        if groups:
+            parts.append(f"{'up to ' if len(groups) > 1 else ''}{max(groups):,.0f} groups")
+        if views:
+            parts.append(f"{_alternatives(f'{count:g}' for count in sorted(views))} views")
+        if sizes[dataset]:
+            shapes = sorted(sizes[dataset], key=str)
+            parts.append(f"{_alternatives(f'{height}x{width}' for height, width in shapes)} pixels")
+        if pairs:
+            parts.append(f"up to {max(pairs):,.0f} pairs of a point and a view")
+        descriptions[dataset] = ", ".join(parts)
+    return descriptions
 
 
-def _models(units: Sequence[Unit], titles: Titles, looks: Looks) -> Element:
-    """Every model, checkpoints too: what it is, and its fingerprint."""
-    heads = ("model", "kind", "step", "parameters", "digest", "source")
+def _alternatives(texts: Iterable[str]) -> str:
+    *rest, last = texts
+    return f"{', '.join(rest)} or {last}" if rest else last
+
+
+def _model_table(units: Sequence[ResultUnit], titles: Titles, styles: LineStyles) -> Element:
+    """Lists every model, checkpoints included."""
     rows = []
-    for model in sorted({unit.model for unit in units}, key=rank):
+    for model in sorted({unit.model for unit in units}, key=sort_key):
         cells = [
-            _named(titles[model], mark(model), looks.get(family(model))),
+            _name_cell(titles[model], badge(model), styles.get(family(model))),
             tag("td", model.kind),
-            _number(None if model.step is None else f"{model.step:,}", model.step),
-            _number(None if model.parameters is None else f"{model.parameters:,}", model.parameters),
+            _number_cell(None if model.step is None else f"{model.step:,}", model.step),
+            _number_cell(None if model.parameters is None else f"{model.parameters:,}", model.parameters),
             tag("td", model.digest[:8], title=model.digest or None),
             tag("td", model.source),
         ]
         rows.append(tag("tr", *cells))
-    header = [_head(name, name in ("step", "parameters")) for name in heads]
-    return _scrolled(tag("table", tag("thead", tag("tr", *header)), tag("tbody", *rows)))
+    names = ("model", "kind", "step", "parameters", "digest", "source")
+    header = [_header_cell(name, is_number=name in ("step", "parameters")) for name in names]
+    return _scrollable(tag("table", tag("thead", tag("tr", *header)), tag("tbody", *rows)))
 
 
-def _section(section: Section, charts: Sequence[Chart], titles: Titles, looks: Looks) -> Iterable[Element]:
-    """A place: its tables, its charts with one legend, and what is ours alone."""
+def _section(
+    section: Section, charts: Sequence[Chart], titles: Titles, styles: LineStyles
+) -> Iterable[Element]:
+    """Yields an evaluation set: its tables and charts, then those that the paper does not have."""
     yield tag("h3", section.title)
     for table in section.tables:
-        yield from _table(table, looks)
-    yield from _charts([chart for chart in charts if not chart.ours], titles, looks)
+        yield from _table(table, styles)
+    yield from _charts([chart for chart in charts if not chart.beyond_paper], titles, styles)
     for table in section.details:
-        heading, *rest = _table(table, looks)
+        heading, *rest = _table(table, styles)
         yield tag("details", tag("summary", heading.text), *rest)
-    if section.ours:
-        parts = [part for table in section.ours for part in _table(table, looks)]
-        for table in section.every:
-            heading, *rest = _table(table, looks)
-            parts.append(tag("details", tag("summary", f"{heading.text}, every line"), *rest))
-        parts += _charts([chart for chart in charts if chart.ours], titles, looks)
-        yield tag("div", tag("h4", OURS), *parts, class_="ours")
+    if section.beyond_paper:
+        parts = [part for table in section.beyond_paper for part in _table(table, styles)]
+        for table in section.complete:
+            heading, *rest = _table(table, styles)
+            parts.append(tag("details", tag("summary", f"{heading.text}: all rows"), *rest))
+        parts += _charts([chart for chart in charts if chart.beyond_paper], titles, styles)
+        yield tag("div", tag("h4", BEYOND_PAPER), *parts, class_="ours")
 
 
-def _charts(charts: Sequence[Chart], titles: Titles, looks: Looks) -> Iterable[Element]:
-    """Charts side by side, under one legend."""
+def _charts(charts: Sequence[Chart], titles: Titles, styles: LineStyles) -> Iterable[Element]:
+    """Yields charts side by side, under one legend."""
     if charts:
-        yield _legend(charts, titles, looks)
+        yield _legend(charts, titles, styles)
         figures = [
             tag("figure", chart_svg(chart), tag("figcaption", chart.note) if chart.note else None)
             for chart in charts
@@ -200,128 +220,134 @@ def _charts(charts: Sequence[Chart], titles: Titles, looks: Looks) -> Iterable[E
         yield tag("div", *figures, class_="charts")
 
 
-def _table(table: Table, looks: Looks) -> Iterable[Element]:
-    numbers = range(len(table.columns))
-    header = [_head(name) for name in table.heads] + [_head(column.name, True) for column in table.columns]
+def _legend(charts: Sequence[Chart], titles: Titles, styles: LineStyles) -> Element:
+    """Lists each model family of these charts once, by its last model."""
+    drawn = {series.style for chart in charts for series in chart.series}
+    items = []
+    for model, title in titles.items():
+        style = styles[family(model)]
+        last = shown_models(other for other in titles if family(other) == family(model))[-1]
+        if style in drawn and model == last:
+            items.append(tag("li", swatch(style), tag("span", title)))
+    return tag("ul", *items, class_="legend")
 
-    def row(line: Line) -> Element:
-        first, *rest = line.heads
-        cells = [
-            _number(
-                None if line.values[number] is None else table.text(line, number),
-                line.values[number],
-                best=table.is_best(line, number),
-            )
-            for number in numbers
-        ]
-        look = looks.get(line.family) if line.family is not None else None
-        return tag(
-            "tr", _named(first, line.tag, look), *(tag("td", text, class_="name") for text in rest), *cells
-        )
 
-    bodies = [tag("tbody", *map(row, table.lines))]
+def _table(table: Table, styles: LineStyles) -> Iterable[Element]:
+    """Yields heading, table and note."""
+    header = [_header_cell(name) for name in table.label_names]
+    header += [_header_cell(column.name, is_number=True) for column in table.columns]
+
+    def tr(row: Row) -> Element:
+        model, *labels = row.labels
+        cells = [_name_cell(model, row.badge, styles.get(row.family))]
+        cells += [tag("td", label, class_="name") for label in labels]
+        for column, value in enumerate(row.values):
+            text = None if value is None else table.text(row, column)
+            cells.append(_number_cell(text, value, best=table.is_best(row, column)))
+        return tag("tr", *cells)
+
+    bodies = [tag("tbody", *map(tr, table.rows))]
     if table.published:
-        bodies.append(tag("tbody", *map(row, table.published), class_="paper"))
+        bodies.append(tag("tbody", *map(tr, table.published), class_="paper"))
     yield tag("h4", table.title)
-    yield _scrolled(tag("table", tag("thead", tag("tr", *header)), *bodies))
+    yield _scrollable(tag("table", tag("thead", tag("tr", *header)), *bodies))
     if table.note:
         yield tag("p", table.note, class_="note")
 
 
-def _head(name: str, number: bool = False) -> Element:
-    style = " ".join((["number"] if number else []) + (["long"] if len(name) > LONG_HEAD else []))
-    return tag("th", tag("button", name, type="button"), scope="col", class_=style or None)
+def _header_cell(name: str, is_number: bool = False) -> Element:
+    classes = (["number"] if is_number else []) + (["long"] if len(name) > LONG_HEADER else [])
+    return tag("th", tag("button", name, type="button"), scope="col", class_=" ".join(classes) or None)
 
 
-def _named(name: str, marked: str, look) -> Element:
-    """A cell with the name of a model, as it is drawn and what must be said of it."""
-    badge = tag("span", marked, class_="tag") if marked else None
-    style = "name long" if len(name) > LONG else "name"
-    return tag("td", swatch(look) if look else None, name, badge, data_value=name, class_=style)
-
-
-def _number(text: str | None, value: float | None, best: bool = False) -> Element:
-    style = "number best" if best else "number"
+def _name_cell(name: str, badge_text: str, style: LineStyle | None) -> Element:
+    """Returns a cell with a model's line style, name and badge."""
     return tag(
-        "td", MISSING if text is None else text, class_=style, data_value="" if value is None else value
+        "td",
+        swatch(style) if style else None,
+        name,
+        tag("span", badge_text, class_="tag") if badge_text else None,
+        data_value=name,
+        class_="name long" if len(name) > LONG_NAME else "name",
     )
 
 
-def _scrolled(table: Element) -> Element:
+def _number_cell(text: str | None, value: float | None, best: bool = False) -> Element:
+    return tag(
+        "td",
+        MISSING if text is None else text,
+        class_="number best" if best else "number",
+        data_value="" if value is None else value,
+    )
+
+
+def _scrollable(table: Element) -> Element:
     return tag("div", table, class_="scroll", tabindex="0")
 
 
-def _legend(charts: Sequence[Chart], titles: Titles, looks: Looks) -> Element:
-    """The models of these charts, each once."""
-    drawn = {series.look for chart in charts for series in chart.series}
-    items = [
-        tag("li", swatch(looks[family(model)]), tag("span", title))
-        for model, title in titles.items()
-        if looks[family(model)] in drawn
-        and model == shown(m for m in titles if family(m) == family(model))[-1]
-    ]
-    return tag("ul", *items, class_="legend")
-
-
-def _pictures(units: Sequence[Unit], titles: Titles, folder: pathlib.Path) -> list[Element]:
-    """All pictures by kind; those of earlier checkpoints are folded away."""
-    found: dict[str, dict[str, tuple[MeasuredModel, FigureFile]]] = {}
+def _pictures(units: Sequence[ResultUnit], titles: Titles, folder: pathlib.Path) -> list[Element]:
+    """Returns all pictures by kind; those of earlier checkpoints are collapsed."""
+    by_kind: dict[str, dict[str, tuple[ModelInfo, FigureFile]]] = {}
     for unit in units:
         for figure in unit.figures:
-            found.setdefault(figure.kind, {})[figure.file] = (unit.model, figure)
+            by_kind.setdefault(figure.kind, {})[figure.file] = (unit.model, figure)
     parts = []
-    latest = set(shown(titles))
-    for kind in sorted(found, key=lambda kind: (kind not in FIGURES, [*FIGURES, kind].index(kind))):
+    shown = set(shown_models(titles))
+    order = lambda item: (
+        [(*parse_range(label), str(label)) for label in item[1].labels.values()],
+        sort_key(item[0]),
+    )
+    for kind in sorted(by_kind, key=lambda kind: (kind not in FIGURES, [*FIGURES, kind].index(kind))):
         title, note = FIGURES.get(kind, (kind, ""))
-        order = lambda item: (
-            [(*interval(label), str(label)) for label in item[1].labels.values()],
-            rank(item[0]),
-        )
-        now, earlier = [], []
-        for model, figure in sorted(found[kind].values(), key=order):
+        latest, earlier = [], []
+        for model, figure in sorted(by_kind[kind].values(), key=order):
             picture = _picture(model, figure, titles, folder)
             if picture is not None:
-                (now if model in latest else earlier).append(picture)
-        if not now and not earlier:
+                (latest if model in shown else earlier).append(picture)
+        if not latest and not earlier:
             continue
-        parts += [tag("h3", title), tag("p", note, class_="note") if note else None]
-        parts.append(tag("div", *now, class_="pictures"))
+        parts.append(tag("h3", title))
+        if note:
+            parts.append(tag("p", note, class_="note"))
+        parts.append(tag("div", *latest, class_="pictures"))
         if earlier:
-            head = tag("summary", f"{len(earlier)} of earlier checkpoints")
-            parts.append(tag("details", head, tag("div", *earlier, class_="pictures")))
-    return [part for part in parts if part is not None]
+            summary = tag("summary", f"{len(earlier)} from earlier checkpoints")
+            parts.append(tag("details", summary, tag("div", *earlier, class_="pictures")))
+    return parts
 
 
-def _picture(
-    model: MeasuredModel, figure: FigureFile, titles: Titles, folder: pathlib.Path
-) -> Element | None:
-    """A picture as part of the page; None if its file is no JPEG or PNG in the folder."""
+def _picture(model: ModelInfo, figure: FigureFile, titles: Titles, folder: pathlib.Path) -> Element | None:
+    """Returns a picture embedded in the page; None unless its file is a JPEG or PNG inside the folder."""
     path = (folder / figure.file).resolve()
     if not path.is_relative_to(folder.resolve()) or not path.is_file():
         return None
     content = path.read_bytes()
     try:
         with Image.open(io.BytesIO(content)) as image:
-            kind, (width, height) = image.format, image.size
+            image_format, (width, height) = str(image.format), image.size
     except (OSError, Image.DecompressionBombError):
         return None
-    if kind not in MEDIA_TYPES:
+    if image_format not in MEDIA_TYPES:
         return None
-    source = f"data:{MEDIA_TYPES[kind]};base64,{base64.b64encode(content).decode()}"
-    said = figure.caption.removeprefix(f"{model.name}: ")
-    more = _more_labels(figure.labels, said)
-    caption = tag("figcaption", tag("b", titles[model]), f": {said}", f" [{more}]" if more else None)
-    image = tag("img", src=source, width=width, height=height, alt=figure.caption)
-    return tag("figure", image, caption)
+    source = f"data:{MEDIA_TYPES[image_format]};base64,{base64.b64encode(content).decode()}"
+    description = figure.caption.removeprefix(f"{model.name}: ")
+    more = _labels_missing_in(description, figure.labels)
+    caption = tag("figcaption", tag("b", titles[model]), f": {description}", f" [{more}]" if more else None)
+    return tag("figure", tag("img", src=source, width=width, height=height, alt=figure.caption), caption)
 
 
-def _more_labels(labels: Mapping[str, Any], said: str) -> str:
-    """Labels of a picture that its caption does not say: text as it is, numbers with their names."""
-    height, width = labels.get("height"), labels.get("width")
-    size = {} if None in (height, width) else {"size": f"{height}x{width}"}
+def _labels_missing_in(description: str, labels: Mapping[str, Any]) -> str:
+    """Formats the labels of a picture that its description does not mention."""
     rest = {name: value for name, value in labels.items() if name not in ("height", "width")}
-    rest = {WORDS.get(name, name): value for name, value in (rest | size).items()}
-    texts = (
-        str(v) if isinstance(v, str) else f"{v} {n}" if n in PLURAL else f"{n} {v}" for n, v in rest.items()
-    )
-    return ", ".join(text for text in texts if text != "all" and text not in said)
+    if None not in (size := (labels.get("height"), labels.get("width"))):
+        rest["size"] = f"{size[0]}x{size[1]}"
+    texts = []
+    for label, value in rest.items():
+        name = LABEL_NAMES.get(label, label)
+        if isinstance(value, str):
+            text = value
+        else:
+            text = f"{value} {name}" if name in COUNT_LABELS else f"{name} {value}"
+        if text != "all" and text not in description:
+            texts.append(text)
+    return ", ".join(texts)

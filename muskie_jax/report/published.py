@@ -1,6 +1,6 @@
-"""Multi-view correspondence as the paper prints it (arXiv 2511.18115).
+"""The paper's results on multi-view correspondence (arXiv 2511.18115).
 
-Its protocol is the one called "published" here: view 0 is also counted against itself.
+They follow the protocol called "published" here, which also scores view 0 against itself.
 """
 
 from typing import NamedTuple
@@ -9,11 +9,12 @@ METRICS = ("px_ate", "px_5", "px_10", "cm_ate", "cm_2", "cm_5")
 
 
 class PublishedTable(NamedTuple):
-    """Numbers of one dataset.
+    """Results on one dataset.
 
     Attributes:
-      views, height, width: how it was measured.
-      models: name -> values of METRICS.
+      views: per group.
+      height, width: of the views, pixels.
+      models: name -> values of METRICS: mean errors in px and cm, percentages within thresholds.
     """
 
     views: int
@@ -23,7 +24,7 @@ class PublishedTable(NamedTuple):
 
 
 PROTOCOL = "published"
-PUBLISHED = {  # by the name of the dataset's reader
+PUBLISHED = {  # by the dataset's reader
     "navi": PublishedTable(
         8, 512, 512,
         {

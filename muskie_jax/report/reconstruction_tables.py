@@ -1,134 +1,177 @@
-"""The tables of reconstruction, as numbers; see `tables`."""
+"""Tables of reconstruction as numbers: errors on masked patches, and the gain from other views."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from muskie_jax.report.results_file import MeasuredModel
-from muskie_jax.report.selection import Entry, HiddenPlace, at, by_model, interval, shown, where
-from muskie_jax.report.tables import Column, Section, Table, Titles, line_of
+from muskie_jax.report.results_file import ModelInfo
+from muskie_jax.report.selection import (
+    MaskedEvalSet,
+    Measurement,
+    by_model,
+    in_eval_set,
+    parse_range,
+    shown_models,
+    with_labels,
+)
+from muskie_jax.report.tables import Column, Section, Table, Titles, make_row
 
-CLEAR = 0.01  # share of an error: less is no difference between models that reconstruct
+CLEAR_FRACTION = 0.01  # smaller relative differences do not count as one model being better
 
 
 def reconstruction_section(
-    entries: Sequence[Entry], place: HiddenPlace, title: str, titles: Titles
+    measurements: Sequence[Measurement], eval_set: MaskedEvalSet, title: str, titles: Titles
 ) -> Section:
-    """All tables of reconstruction at a place, which is called `title`."""
-    entries = at(entries, place)
-    short, every = (
-        [table for table in (contexts(entries, titles, all_), overlaps(entries, titles, all_)) if table]
-        for all_ in (False, True)
+    """Returns all reconstruction tables of an evaluation set, under its `title`."""
+    measurements = in_eval_set(measurements, eval_set)
+    main, complete = (
+        [
+            table
+            for table in (
+                context_table(measurements, titles, all_references),
+                overlap_table(measurements, titles, all_references),
+            )
+            if table
+        ]
+        for all_references in (False, True)
     )
-    longer = [table for table, other in zip(every, short) if len(table.lines) > len(other.lines)]
-    return Section(title, ours=tuple(short), every=tuple(longer))
+    longer = [table for table, other in zip(complete, main) if len(table.rows) > len(other.rows)]
+    return Section(title, beyond_paper=tuple(main), complete=tuple(longer))
 
 
-class Contexts(NamedTuple):
-    """MSE of one model on the same hidden patches: the target alone, with views of its own scene, with a
-    distractor's; and an entry of them.
+class ContextErrors(NamedTuple):
+    """MSE of one model on the same masked patches, by the views given beside the target.
+
+    Attributes:
+      alone: with no other views.
+      same_scene: with views of the target's scene.
+      distractor: with as many views of another scene.
+      measurement: one of those that the errors are from.
     """
 
     alone: float | None
-    own: float | None
+    same_scene: float | None
     distractor: float | None
-    entry: Entry
+    measurement: Measurement
 
 
-def contexts(entries: Sequence[Entry], titles: Titles, every: bool = False) -> Table | None:
-    """The error with the scene's own views beside that with a distractor's, and that without any.
+ContextKey = tuple[ModelInfo, int | None, int | None]  # model, views, reference views
 
-    A line for each number of views, with the most whole views; or, `every`, for each number of these too.
+
+def context_table(
+    measurements: Sequence[Measurement], titles: Titles, all_references: bool = False
+) -> Table | None:
+    """Compares errors alone, with views of the same scene, and with distractor views.
+
+    One row per model and number of views, with the most reference views. With `all_references`, one row
+    per number of reference views too.
     """
-    lines = []
-    pairs = context_pairs(where(entries, overlap="all"), every)
-    for model in shown(model for model, *_ in pairs):
-        for (of, views, reference), (alone, own, distractor, entry) in pairs.items():
-            if of == model:
-                baseline, patches = entry.values.get("baseline_mse"), entry.values.get("patches")
-                heads = (titles[model], str(views), str(reference))
-                values = (alone, own, distractor, gain(own, distractor), baseline, patches)
-                lines.append(line_of(heads, model, values, group=(views, reference)))
-    if not lines:
+    errors_by_key = context_errors(with_labels(measurements, overlap="all"), all_references)
+    rows = []
+    for model in shown_models(model for model, *_ in errors_by_key):
+        for (of_model, views, references), errors in errors_by_key.items():
+            if of_model == model:
+                values = (
+                    errors.alone,
+                    errors.same_scene,
+                    errors.distractor,
+                    gain(errors.same_scene, errors.distractor),
+                    errors.measurement.values.get("baseline_mse"),
+                    errors.measurement.values.get("patches"),
+                )
+                labels = (titles[model], str(views), str(references))
+                rows.append(make_row(labels, model, values, group=(views, references)))
+    if not rows:
         return None
     return Table(
-        "Error on hidden patches by number of views",
-        ("model", "views", "whole views"),
+        "Error on masked patches by number of views",
+        ("model", "views", "reference views"),
         (
-            Column("MSE, alone", 4, share=CLEAR),
-            Column("MSE, own scene", 4, share=CLEAR),
-            Column("MSE, distractor's", 4, ""),
-            Column("gain %", 1, "more", margin=100 * CLEAR),
+            Column("MSE, alone", 4, relative_margin=CLEAR_FRACTION),
+            Column("MSE, same scene", 4, relative_margin=CLEAR_FRACTION),
+            Column("MSE, distractors", 4, ""),
+            Column("gain %", 1, "higher", margin=100 * CLEAR_FRACTION),
             Column("MSE, mean colour", 4, ""),
             Column("patches", 0, ""),
         ),
-        tuple(lines),
-        note="The same hidden patches: with no other view, with the other views of their own scene, with "
-        "those of another scene; and filled with the mean colour of what is visible. Gain: how much less "
-        "the error is with the own scene's than with a distractor's. Bold: better than all others by more "
-        "than 1%, with as many views.",
+        tuple(rows),
+        note="The same masked patches of a target view are reconstructed three times: from the target "
+        "alone, with other views of its scene, and with distractors (as many views of another scene). "
+        "Reference views have no mask. MSE is of pixels in [-1, 1]; mean colour fills masked patches with "
+        "the mean of the target's visible pixels. Gain: how far the error with the same scene is below the "
+        "error with distractors. Bold: better than every other model by more than 1%, given as many views.",
     )
 
 
-def overlaps(entries: Sequence[Entry], titles: Titles, every: bool = False) -> Table | None:
-    """The gain from the scene's own views, by how much of the target they show; lines as of `contexts`."""
-    pairs = {}
-    labels = sorted({str(entry.labels.get("overlap", "all")) for entry in entries} - {"all"}, key=interval)
-    for label in labels:
-        for key, found in context_pairs(where(entries, overlap=label), every).items():
-            pairs.setdefault(key, {})[label] = gain(found.own, found.distractor)
-    lines = []
-    for model in shown(model for model, *_ in pairs):
-        for (of, views, reference), by_overlap in pairs.items():
-            if of == model:
-                values = [by_overlap.get(label) for label in labels]
-                heads = (titles[model], str(views), str(reference))
-                lines.append(line_of(heads, model, values, group=(views, reference)))
-    if not lines:
+def overlap_table(
+    measurements: Sequence[Measurement], titles: Titles, all_references: bool = False
+) -> Table | None:
+    """Returns the gain from the same scene by overlap with the target; rows as in `context_table`."""
+    gains: dict[ContextKey, dict[str, float | None]] = {}
+    ranges = {str(measurement.labels.get("overlap", "all")) for measurement in measurements} - {"all"}
+    ranges = sorted(ranges, key=parse_range)
+    for label in ranges:
+        for key, errors in context_errors(with_labels(measurements, overlap=label), all_references).items():
+            gains.setdefault(key, {})[label] = gain(errors.same_scene, errors.distractor)
+    rows = []
+    for model in shown_models(model for model, *_ in gains):
+        for (of_model, views, references), by_overlap in gains.items():
+            if of_model == model:
+                values = [by_overlap.get(label) for label in ranges]
+                labels = (titles[model], str(views), str(references))
+                rows.append(make_row(labels, model, values, group=(views, references)))
+    if not rows:
         return None
     return Table(
-        "Gain from views of the own scene, %, by their overlap with the hidden view",
-        ("model", "views", "whole views"),
-        tuple(Column(label, 1, "more", margin=100 * CLEAR) for label in labels),
-        tuple(lines),
+        "Gain from views of the same scene (%) by overlap with the target",
+        ("model", "views", "reference views"),
+        tuple(Column(label, 1, "higher", margin=100 * CLEAR_FRACTION) for label in ranges),
+        tuple(rows),
+        note="Overlap: fraction of the target's pixels that its best reference view sees.",
     )
 
 
-def context_pairs(entries: Sequence[Entry], every: bool = True) -> dict[tuple, Contexts]:
-    """(model, views, whole views) -> errors; unless `every`, with the most whole views alone.
+def context_errors(
+    measurements: Sequence[Measurement], all_references: bool = True
+) -> dict[ContextKey, ContextErrors]:
+    """Returns errors by model, views and reference views, ordered by reference views, then views.
 
-    Of a model whose target was only measured alone, these errors alone.
+    Unless `all_references`, keeps only the most reference views for each model and number of views.
+    A model measured only on the target alone gets one key, with that error.
     """
-    found: dict[tuple, dict[str, Entry]] = {}
-    alone: dict[MeasuredModel, tuple[tuple, Entry]] = {}
-    for model, rows in by_model(entries).items():
-        for entry in rows:
-            key = (model, entry.labels.get("views"), entry.labels.get("num_reference"))
-            context = str(entry.labels.get("context"))
+    by_key: dict[ContextKey, dict[str, Measurement]] = {}
+    alone: dict[ModelInfo, tuple[ContextKey, Measurement]] = {}
+    for model, rows in by_model(measurements).items():
+        for row in rows:
+            key = (model, row.labels.get("views"), row.labels.get("num_reference"))
+            context = str(row.labels.get("context"))
             if context == "none":
-                alone[model] = key, entry
+                alone[model] = key, row
             else:
-                found.setdefault(key, {})[context] = entry
-    for model in alone.keys() - {model for model, *_ in found}:
-        key, entry = alone[model]
-        found[key] = {"none": entry}
-    if not every:
-        most: dict[tuple, tuple] = {}
-        for key in sorted(found, key=lambda key: interval(key[2])):
-            most[key[:2]] = key
-        found = {key: of for key, of in found.items() if most[key[:2]] == key}
-    mse = lambda entry: entry and entry.values.get("mse")
-    pairs = {
-        key: Contexts(
-            mse(alone[key[0]][1]) if key[0] in alone else None,
-            mse(of.get("own")),
-            mse(of.get("distractor")),
-            next(iter(of.values())),
+                by_key.setdefault(key, {})[context] = row
+    for model in alone.keys() - {model for model, *_ in by_key}:
+        key, row = alone[model]
+        by_key[key] = {"none": row}
+    if not all_references:
+        most_references: dict[tuple, ContextKey] = {}
+        for key in sorted(by_key, key=lambda key: parse_range(key[2])):
+            most_references[key[:2]] = key
+        by_key = {key: rows for key, rows in by_key.items() if most_references[key[:2]] == key}
+    mse = lambda row: row.values.get("mse") if row else None
+    errors = {
+        key: ContextErrors(
+            alone=mse(alone[key[0]][1]) if key[0] in alone else None,
+            same_scene=mse(rows.get("own")),
+            distractor=mse(rows.get("distractor")),
+            measurement=next(iter(rows.values())),
         )
-        for key, of in found.items()
+        for key, rows in by_key.items()
     }
-    return dict(sorted(pairs.items(), key=lambda item: (interval(item[0][2]), interval(item[0][1]))))
+    order = lambda item: (parse_range(item[0][2]), parse_range(item[0][1]))
+    return dict(sorted(errors.items(), key=order))
 
 
-def gain(error: float | None, other: float | None) -> float | None:
-    """By how many percent an error is below another."""
-    return None if error is None or not other else 100 * (1 - error / other)
+def gain(error: float | None, reference_error: float | None) -> float | None:
+    """Returns by how many percent an error is below a reference error."""
+    if error is None or not reference_error:
+        return None
+    return 100 * (1 - error / reference_error)

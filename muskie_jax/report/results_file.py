@@ -1,6 +1,6 @@
-"""`results.jsonl`, as a sweep writes it and a report reads it: a line for each finished unit of work.
+"""Reads and writes `results.jsonl`, which holds one line per finished unit of work of an evaluation.
 
-Several hosts write into one folder, each into a file of its own: results.jsonl, results.1.jsonl and so on.
+Several hosts may share a folder. Each writes a file of its own: results.jsonl, results.1.jsonl and so on.
 """
 
 import json
@@ -10,33 +10,17 @@ import pathlib
 from typing import Any, NamedTuple
 
 from muskie_jax.errors import UserError, first_line
+from muskie_jax.evaluators.eval_models import ModelInfo
 from muskie_jax.evaluators.results import ResultRow
 
 FILES = "results*.jsonl"
-
-
-class MeasuredModel(NamedTuple):
-    """What was measured.
-
-    Attributes:
-      name: what tables call it.
-      kind: see `muskie_jax.evaluators.subjects.Subject`.
-      step: of training, if that is known; 0 is untrained.
-      source: where it comes from; checkpoints of one run have the same.
-      parameters: how many it has.
-      digest: of its parameters.
-    """
-
-    name: str
-    kind: str
-    step: int | None = None
-    source: str = ""
-    parameters: int | None = None
-    digest: str = ""
+# Earlier versions called a distractor a "stranger", in the label `context` and in a key of settings.
+RENAMED_CONTEXTS = {"stranger": "distractor"}
+RENAMED_SETTINGS = {"strangers": "distractors"}
 
 
 class FigureFile(NamedTuple):
-    """A picture; see `muskie_jax.evaluators.results.Figure`. `file` is its path in the folder."""
+    """A figure on disk; see `muskie_jax.evaluators.results.Figure`. `file` is its path in the folder."""
 
     file: str
     kind: str
@@ -44,23 +28,23 @@ class FigureFile(NamedTuple):
     caption: str
 
 
-class Unit(NamedTuple):
-    """A finished unit of work.
+class ResultUnit(NamedTuple):
+    """A finished unit of work: one evaluator under one setting, applied to one model.
 
     Attributes:
-      unit: its identity: the same work has the same.
-      model: what was measured.
-      evaluator: by what.
-      setting: and how.
-      rows, figures: what came of it.
-      seconds: that it took.
-      finished: when, ISO 8601 in UTC.
-      device: on what.
+      identity: digest of the work; equal for equal work. Called "unit" in the file.
+      model: what was evaluated.
+      evaluator: its name.
+      setting: of the evaluator, with the protocol's digest ("question") and the dataset's reader.
+      rows, figures: the results.
+      seconds: wall time.
+      finished: ISO 8601, UTC.
+      device: number and kind of devices.
       version: of muskie_jax.
     """
 
-    unit: str
-    model: MeasuredModel
+    identity: str
+    model: ModelInfo
     evaluator: str
     setting: dict[str, Any]
     rows: tuple[ResultRow, ...] = ()
@@ -71,114 +55,126 @@ class Unit(NamedTuple):
     version: str = ""
 
 
-def append(path: pathlib.Path, unit: Unit) -> None:
-    """Adds a line to a file that only this process writes; it is on the disk when this returns.
+def append(path: pathlib.Path, unit: ResultUnit) -> None:
+    """Appends a unit to a file that no other process writes, and flushes it to disk.
 
-    What a killed process left of its last line is removed. Figures that are not finite become null.
+    Removes an incomplete last line, which a killed process leaves. Values that are not finite become null.
     """
-    record = unit._asdict() | {
-        "model": unit.model._asdict(),
-        "rows": [
-            {"labels": row.labels, "values": {key: _finite(value) for key, value in row.values.items()}}
-            for row in unit.rows
-        ],
-        "figures": [figure._asdict() for figure in unit.figures],
-    }
+    fields = unit._asdict()
+    record = (
+        {"unit": fields.pop("identity")}
+        | fields
+        | {
+            "model": unit.model._asdict(),
+            "rows": [
+                {"labels": row.labels, "values": {key: _finite(value) for key, value in row.values.items()}}
+                for row in unit.rows
+            ],
+            "figures": [figure._asdict() for figure in unit.figures],
+        }
+    )
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
     with open(path, "a+b") as file:
         file.seek(0)
-        whole, newline, cut = file.read().rpartition(b"\n")
-        if cut:
-            if _parsed(cut) is None:
-                file.truncate(len(whole) + len(newline))
-            else:  # an editor left the newline out
+        complete, newline, last = file.read().rpartition(b"\n")
+        if last:
+            if _is_json(last):  # an editor removed the final newline
                 line = b"\n" + line
+            else:
+                file.truncate(len(complete) + len(newline))
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
 
 
-def read(folder: pathlib.Path) -> list[Unit]:
-    """All finished units; of one that occurs twice, the one that finished last.
+def read(folder: pathlib.Path) -> list[ResultUnit]:
+    """Returns all finished units; if one occurs twice, the one that finished last.
 
-    A line cut short by the end of its file is not there: its process was killed.
+    Skips an incomplete last line of a file, whose process was killed.
 
     Raises:
-      UserError: if there are no results, or a line of them cannot be read; it names file and line.
+      UserError: if there are no results, or a line cannot be read; the message names file and line.
     """
-    units: dict[str, Unit] = {}
+    units: dict[str, ResultUnit] = {}
     try:
         files = {path: path.read_bytes() for path in sorted(folder.glob(FILES))}
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror or error}") from error
     for path, content in files.items():
         *lines, last = content.split(b"\n")
-        if _parsed(last) is not None:
+        if _is_json(last):
             lines.append(last)
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                unit = _unit(json.loads(line))
+                unit = _parse(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                said = f"{type(error).__name__}: {first_line(error)}"
+                reason = f"{type(error).__name__}: {first_line(error)}"
                 raise UserError(
-                    f"{path}:{number} is no line of results ({said}): remove it, and evaluate again"
+                    f"{path}:{number} is not a line of results ({reason}): remove it and evaluate again"
                 ) from error
-            if unit.unit not in units or units[unit.unit].finished <= unit.finished:
-                units[unit.unit] = unit
+            if unit.identity not in units or units[unit.identity].finished <= unit.finished:
+                units[unit.identity] = unit
     if not units:
-        raise UserError(f"{folder} has no results ({FILES}) yet: run the job evaluate with it as --workdir")
+        raise UserError(
+            f"{folder} has no results ({FILES}) yet: run the job evaluate with this folder as --workdir"
+        )
     return list(units.values())
 
 
-def _parsed(line: bytes) -> Any:
-    """What a line says; None if it is not whole."""
+def _is_json(line: bytes) -> bool:
     try:
-        return json.loads(line)
+        json.loads(line)
     except ValueError:
-        return None
+        return False
+    return True
 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _unit(record: dict[str, Any]) -> Unit:
-    """Fields that this version does not know are left out, and so are figures that have no value."""
+def _parse(record: dict[str, Any]) -> ResultUnit:
+    """Parses one line. Drops unknown fields and missing values; translates names of earlier versions."""
     model = record["model"]
-    rows = [
-        ResultRow(
-            dict(row["labels"]),
-            {
-                name: value
-                for name, value in row["values"].items()
-                if isinstance(value, int | float) and math.isfinite(value)
-            },
-        )
-        for row in record["rows"]
-    ]
+    setting: dict[str, Any] = record.get("setting") or {}
     figures = [
         FigureFile(str(figure["file"]), str(figure["kind"]), dict(figure["labels"]), str(figure["caption"]))
         for figure in record.get("figures", ())
     ]
-    whole = lambda value: None if value is None else int(value)
-    return Unit(
-        unit=str(record["unit"]),
-        model=MeasuredModel(
+    return ResultUnit(
+        identity=str(record["unit"]),
+        model=ModelInfo(
             name=str(model["name"]),
             kind=str(model["kind"]),
-            step=whole(model.get("step")),
+            step=_int_or_none(model.get("step")),
             source=str(model.get("source") or ""),
-            parameters=whole(model.get("parameters")),
+            parameters=_int_or_none(model.get("parameters")),
             digest=str(model.get("digest") or ""),
         ),
         evaluator=str(record["evaluator"]),
-        setting=dict(record.get("setting") or {}),
-        rows=tuple(rows),
+        setting={RENAMED_SETTINGS.get(key, key): value for key, value in setting.items()},
+        rows=tuple(_parse_row(row) for row in record["rows"]),
         figures=tuple(figures),
         seconds=float(record.get("seconds") or 0),
         finished=str(record.get("finished") or ""),
         device=str(record.get("device") or ""),
         version=str(record.get("version") or ""),
     )
+
+
+def _parse_row(row: dict[str, Any]) -> ResultRow:
+    labels = dict(row["labels"])
+    if "context" in labels:
+        labels["context"] = RENAMED_CONTEXTS.get(labels["context"], labels["context"])
+    values: dict[str, float] = {
+        name: value
+        for name, value in row["values"].items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
+    return ResultRow(labels, values)
+
+
+def _int_or_none(value: Any) -> int | None:
+    return None if value is None else int(value)

@@ -1,13 +1,13 @@
-"""Which of the measured figures a report shows: of which model, where, with which predictor."""
+"""Selects the measurements that a report shows: per model, evaluation set, protocol and predictor."""
 
 import json
 import re
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-from muskie_jax.report.results_file import MeasuredModel, Unit
+from muskie_jax.report.results_file import ModelInfo, ResultUnit
 
-TRIVIAL = ("still", "patches")  # kinds that know nothing; they come first
+TRIVIAL = ("still", "patches")  # kinds of baselines without a network; listed first
 MISSING = "\N{EN DASH}"
 KINDS = (*TRIVIAL, "mae", "crocov2", "dinov2", "dinov3", "muskie")
 REFINED = "+refined"
@@ -15,23 +15,28 @@ UNTRAINED = "untrained"
 PROTOCOLS = ("targets", "published")
 
 
-class Entry(NamedTuple):
-    """A row of results, with whose it is, how it was measured and when."""
+class Measurement(NamedTuple):
+    """A row of results with its model, its setting and the time when it was finished (ISO 8601)."""
 
-    model: MeasuredModel
+    model: ModelInfo
     labels: dict[str, Any]
     values: dict[str, float]
     setting: dict[str, Any]
     finished: str
 
-    def value(self, name: str) -> float:
-        """A figure; infinite if it is missing, since all that are compared here are errors."""
-        return self.values.get(name, float("inf"))
+    def error(self, metric: str) -> float:
+        """Returns an error metric, or infinity where it is missing, so that it never ranks first."""
+        return self.values.get(metric, float("inf"))
 
 
-class Place(NamedTuple):
-    """What figures of correspondence must share to be compared: a dataset, how its views were taken, and
-    `question`, which is of all else that the data and the points depend on ("" in older results).
+class EvalSet(NamedTuple):
+    """Views and points of a correspondence evaluation. Only measurements on the same set are comparable.
+
+    Attributes:
+      dataset: its name.
+      height, width: of the views, pixels.
+      views: per group.
+      question: digest of everything else that the data and the points depend on; "" in older results.
     """
 
     dataset: str
@@ -44,8 +49,17 @@ class Place(NamedTuple):
         return f"{self.dataset}, {self.views} views of {self.height}x{self.width}"
 
 
-class HiddenPlace(NamedTuple):
-    """The same of reconstruction, whose figures for several numbers of views are compared."""
+class MaskedEvalSet(NamedTuple):
+    """Targets and masks of a reconstruction evaluation.
+
+    The number of views is not part of it, since the report compares errors across numbers of views.
+
+    Attributes:
+      dataset: its name.
+      height, width: of the views, pixels.
+      mask: mode and ratio, such as "random 0.9".
+      question: see `EvalSet`.
+    """
 
     dataset: str
     height: int
@@ -54,187 +68,184 @@ class HiddenPlace(NamedTuple):
     question: str = ""
 
     def __str__(self):
-        return f"{self.dataset}, {self.height}x{self.width}, hidden: {self.mask}"
+        return f"{self.dataset}, {self.height}x{self.width}, mask {self.mask}"
 
 
-def entries_of(units: Iterable[Unit], evaluator: str) -> list[Entry]:
-    """All rows of an evaluator; where the same was measured twice, the later ones."""
-    found: dict[tuple, Entry] = {}
+AnyEvalSet = TypeVar("AnyEvalSet", EvalSet, MaskedEvalSet)
+
+
+def measurements_of(units: Iterable[ResultUnit], evaluator: str) -> list[Measurement]:
+    """Returns all rows of an evaluator, ordered by model. A later row replaces an earlier duplicate."""
+    newest: dict[tuple, Measurement] = {}
     for unit in sorted((unit for unit in units if unit.evaluator == evaluator), key=lambda u: u.finished):
         for row in unit.rows:
             labels = json.dumps(row.labels, sort_keys=True, default=str)
             key = (unit.model, str(unit.setting.get("question", "")), labels)
-            found[key] = Entry(unit.model, row.labels, row.values, unit.setting, unit.finished)
-    return sorted(found.values(), key=lambda entry: rank(entry.model))
+            newest[key] = Measurement(unit.model, row.labels, row.values, unit.setting, unit.finished)
+    return sorted(newest.values(), key=lambda measurement: sort_key(measurement.model))
 
 
-def rank(model: MeasuredModel) -> tuple:
-    """Orders models: what knows nothing, what is untrained, other networks, then ours by step."""
-    number = KINDS.index(model.kind) if model.kind in KINDS else len(KINDS)
+def sort_key(model: ModelInfo) -> tuple:
+    """Orders models: trivial baselines, untrained networks, other backbones, then Muskie by step."""
+    kind = KINDS.index(model.kind) if model.kind in KINDS else len(KINDS)
     group = 0 if model.kind in TRIVIAL else 1 if is_untrained(model) else 2
-    return (
-        group,
-        number,
-        model.name if group < 2 else model.source,
-        model.step or 0,
-        model.name,
-        model.digest,
-    )
+    source = model.source if group == 2 else model.name
+    return (group, kind, source, model.step or 0, model.name, model.digest)
 
 
-def is_untrained(model: MeasuredModel) -> bool:
+def is_untrained(model: ModelInfo) -> bool:
     return model.kind == "muskie" and model.step == 0
 
 
-def tag(model: MeasuredModel) -> str:
-    """What must be said of a model wherever it stands, unless its name does; empty for most."""
+def badge(model: ModelInfo) -> str:
+    """Returns the qualifier shown beside a baseline's name; "" for most models."""
     if model.kind in TRIVIAL:
         return "trivial baseline"
     return UNTRAINED if is_untrained(model) and UNTRAINED not in model.name else ""
 
 
-def family(model: MeasuredModel) -> Hashable:
-    """The same for all checkpoints of a run: they are drawn alike."""
+def family(model: ModelInfo) -> tuple[str, str, int | None]:
+    """Returns a key that all checkpoints of a run share. One family has one line style."""
     return (model.kind, model.source or model.name, model.parameters)
 
 
-def run_of(model: MeasuredModel) -> Hashable:
-    """The same for what lies on one curve of training: a family, and the untrained model made like it."""
+def curve_key(model: ModelInfo) -> tuple[str, str, int | None]:
+    """Returns the key of a training curve: a run's checkpoints and the untrained model they start from."""
     kind, source, parameters = family(model)
     return (kind, source.removeprefix(f"{UNTRAINED}, as "), parameters)
 
 
-def shown(models: Iterable[MeasuredModel]) -> list[MeasuredModel]:
-    """Those that get a line of a table: of a run's checkpoints the latest, and the untrained one."""
-    models = sorted(set(models), key=rank)
-    latest = {family(model): model.step for model in models}  # the last of each
+def shown_models(models: Iterable[ModelInfo]) -> list[ModelInfo]:
+    """Returns the models that get a table row: each run's latest checkpoint, and all untrained ones."""
+    models = sorted(set(models), key=sort_key)
+    latest_step = {family(model): model.step for model in models}  # models are sorted by step
     return [
         model
         for model in models
-        if model.step is None or is_untrained(model) or model.step == latest[family(model)]
+        if model.step is None or is_untrained(model) or model.step == latest_step[family(model)]
     ]
 
 
-def titles(models: Iterable[MeasuredModel]) -> dict[MeasuredModel, str]:
-    """Names of models, with the step, and the digest, of those that share one."""
-    models = sorted(set(models), key=rank)
-    named = {model: model.name for model in models}
-    for more in (lambda m: f"step {m.step:,}" if m.step is not None else "", lambda m: m.digest[:8]):
-        names = list(named.values())
-        for model, name in named.items():
-            if names.count(name) > 1 and more(model):
-                named[model] = f"{name}, {more(model)}"
-    return named
+def unique_titles(models: Iterable[ModelInfo]) -> dict[ModelInfo, str]:
+    """Returns a title per model: its name, with step and then digest where names collide."""
+    titles = {model: model.name for model in sorted(set(models), key=sort_key)}
+    for suffix in (lambda m: f"step {m.step:,}" if m.step is not None else "", lambda m: m.digest[:8]):
+        names = list(titles.values())
+        for model, name in titles.items():
+            if names.count(name) > 1 and suffix(model):
+                titles[model] = f"{name}, {suffix(model)}"
+    return titles
 
 
-def places(entries: Sequence[Entry], kind: type = Place) -> dict[Place | HiddenPlace, str]:
-    """Where there are figures, with a title, in a stable order.
+def eval_sets(measurements: Sequence[Measurement], kind: type[AnyEvalSet]) -> dict[AnyEvalSet, str]:
+    """Returns the title of every evaluation set that has measurements, in a stable order.
 
-    Where the same data was asked in several ways, the one measured last is first, and the titles of the
-    others say so.
+    Sets that differ only in their `question` are ordered from the latest to the oldest. Titles of the older
+    ones add that they used other groups or points.
     """
-    last: dict[Place | HiddenPlace, Entry] = {}
-    for entry in sorted(entries, key=lambda entry: entry.finished):
-        last[place_of(entry, kind)] = entry
-    latest_first = sorted(last, key=lambda place: last[place].finished, reverse=True)
-    order = lambda place: tuple((value is None, str(value).zfill(6)) for value in place[:-1])
-    named: dict[Place | HiddenPlace, str] = {}
-    for place in sorted(latest_first, key=order):
-        alike = [other for other in latest_first if other[:-1] == place[:-1]]
-        named[place] = str(place)
-        if len(alike) > 1:
-            entry = last[place]
-            words = {"groups": "groups", "points": "points each"}
-            counts = [f"{entry.setting[key]} {word}" for key, word in words.items() if key in entry.setting]
-            if place != alike[0]:
-                named[place] += ", measured on other groups or points"
-                counts.append(f"on {entry.finished[:16].replace('T', ' at ')}")
-            named[place] += f" ({', '.join(counts)})" if counts else ""
-    return named
+    newest: dict[AnyEvalSet, Measurement] = {}
+    for measurement in sorted(measurements, key=lambda measurement: measurement.finished):
+        newest[eval_set_of(measurement, kind)] = measurement
+    latest_first = sorted(newest, key=lambda eval_set: newest[eval_set].finished, reverse=True)
+    order = lambda eval_set: tuple((value is None, str(value).zfill(6)) for value in eval_set[:-1])
+    titles: dict[AnyEvalSet, str] = {}
+    for eval_set in sorted(latest_first, key=order):
+        variants = [other for other in latest_first if other[:-1] == eval_set[:-1]]
+        titles[eval_set] = str(eval_set)
+        if len(variants) > 1:
+            titles[eval_set] += _variant_suffix(newest[eval_set], is_latest=eval_set == variants[0])
+    return titles
 
 
-def place_of(entry: Entry, kind: type = Place) -> Place | HiddenPlace:
-    labels = (entry.labels.get(name) for name in kind._fields[:-1])
-    return kind(*labels, str(entry.setting.get("question", "")))
+def _variant_suffix(newest: Measurement, is_latest: bool) -> str:
+    """Returns what distinguishes sets of one description: groups, points and, for older ones, the date."""
+    nouns = {"groups": "groups", "points": "points each"}
+    details = [f"{newest.setting[key]} {noun}" for key, noun in nouns.items() if key in newest.setting]
+    if not is_latest:
+        details.append(f"on {newest.finished[:16].replace('T', ' at ')}")
+    note = "" if is_latest else ", measured earlier on other groups or points"
+    return note + (f" ({', '.join(details)})" if details else "")
 
 
-def where(entries: Iterable[Entry], **labels) -> list[Entry]:
-    """Entries with these labels, compared as text: layer 3 is "3". A label left out is "all"."""
+def eval_set_of(measurement: Measurement, kind: type[AnyEvalSet]) -> AnyEvalSet:
+    labels = [measurement.labels.get(name) for name in kind._fields[:-1]]
+    return kind._make([*labels, str(measurement.setting.get("question", ""))])
+
+
+def in_eval_set(measurements: Iterable[Measurement], eval_set: AnyEvalSet) -> list[Measurement]:
+    return [m for m in measurements if eval_set_of(m, type(eval_set)) == eval_set]
+
+
+def with_labels(measurements: Iterable[Measurement], **labels) -> list[Measurement]:
+    """Returns measurements with these labels, compared as text; a missing label counts as "all"."""
     return [
-        entry
-        for entry in entries
-        if all(str(entry.labels.get(name, "all")) == str(value) for name, value in labels.items())
+        measurement
+        for measurement in measurements
+        if all(str(measurement.labels.get(name, "all")) == str(value) for name, value in labels.items())
     ]
 
 
-def at(entries: Iterable[Entry], place: Place | HiddenPlace) -> list[Entry]:
-    """Entries of a place."""
-    return [entry for entry in entries if place_of(entry, type(place)) == place]
-
-
-def protocols(entries: Iterable[Entry]) -> list[str]:
-    """Protocols that occur, the one without view 0 first."""
-    found = {str(entry.labels.get("protocol", "all")) for entry in entries}
+def protocols(measurements: Iterable[Measurement]) -> list[str]:
+    """Returns the protocols that occur, `targets` first."""
+    found = {str(measurement.labels.get("protocol", "all")) for measurement in measurements}
     return [name for name in PROTOCOLS if name in found] + sorted(found - set(PROTOCOLS))
 
 
-def by_model(entries: Iterable[Entry]) -> dict[MeasuredModel, list[Entry]]:
-    """Entries of each model, in the order of models."""
-    found: dict[MeasuredModel, list[Entry]] = {}
-    for entry in entries:
-        found.setdefault(entry.model, []).append(entry)
-    return dict(sorted(found.items(), key=lambda item: rank(item[0])))
+def by_model(measurements: Iterable[Measurement]) -> dict[ModelInfo, list[Measurement]]:
+    """Groups measurements by model, in the order of `sort_key`."""
+    groups: dict[ModelInfo, list[Measurement]] = {}
+    for measurement in measurements:
+        groups.setdefault(measurement.model, []).append(measurement)
+    return dict(sorted(groups.items(), key=lambda item: sort_key(item[0])))
 
 
-def defaults(entries: Sequence[Entry]) -> dict[MeasuredModel, Entry]:
-    """The figures that stand for each model, given those of one place and protocol.
+def main_results(measurements: Sequence[Measurement]) -> dict[ModelInfo, Measurement]:
+    """Returns the measurement that represents each model in tables, given one set and protocol.
 
-    They are those of attention over all layers for a model that attends, else those of features at the
-    layer where the mean error is least.
+    Muskie is represented by attention averaged over all layers. Any other model is represented by features
+    of the layer with the lowest mean error.
     """
-    plain = [
-        entry
-        for entry in where(entries, angle="all", points="all")
-        if not str(entry.labels.get("predictor")).endswith(REFINED)
+    unrefined = [
+        measurement
+        for measurement in with_labels(measurements, angle="all", points="all")
+        if not str(measurement.labels.get("predictor")).endswith(REFINED)
     ]
     chosen = {}
-    for model, rows in by_model(plain).items():
+    for model, rows in by_model(unrefined).items():
         candidates = (
-            where(rows, predictor="attention", layer="all") or where(rows, predictor="feature") or rows
+            with_labels(rows, predictor="attention", layer="all")
+            or with_labels(rows, predictor="feature")
+            or rows
         )
-        chosen[model] = min(candidates, key=lambda entry: entry.value("px_ate"))
+        chosen[model] = min(candidates, key=lambda measurement: measurement.error("px_ate"))
     return chosen
 
 
-def refined(entries: Sequence[Entry], default: Entry) -> Entry | None:
-    """The refined figures of a model beside its default ones: at the same layer, or else at the best."""
-    predictor = f"{default.labels.get('predictor')}{REFINED}"
-    rows = [entry for entry in where(entries, predictor=predictor, angle="all", points="all")]
-    rows = [entry for entry in rows if entry.model == default.model]
-    rows = where(rows, layer=default.labels.get("layer", "all")) or rows
-    return min(rows, key=lambda entry: entry.value("px_ate"), default=None)
+def refined(measurements: Sequence[Measurement], main: Measurement) -> Measurement | None:
+    """Returns a model's refined result, at the layer of its main result or else at its best layer."""
+    predictor = f"{main.labels.get('predictor')}{REFINED}"
+    rows = with_labels(measurements, predictor=predictor, angle="all", points="all")
+    rows = [row for row in rows if row.model == main.model]
+    rows = with_labels(rows, layer=main.labels.get("layer", "all")) or rows
+    return min(rows, key=lambda measurement: measurement.error("px_ate"), default=None)
 
 
-def siblings(entries: Sequence[Entry], default: Entry, *free: str) -> list[Entry]:
-    """Entries that differ from one of the same model only in the labels named."""
-    same = {key: value for key, value in default.labels.items() if key not in free}
-    return [
-        entry
-        for entry in entries
-        if entry.model == default.model
-        and {key: value for key, value in entry.labels.items() if key not in free} == same
-    ]
+def siblings(measurements: Sequence[Measurement], main: Measurement, *free: str) -> list[Measurement]:
+    """Returns a model's measurements that equal its main result in all labels but those in `free`."""
+    fixed = lambda labels: {name: value for name, value in labels.items() if name not in free}
+    return [m for m in measurements if m.model == main.model and fixed(m.labels) == fixed(main.labels)]
 
 
-def interval(label: Any) -> tuple[float, float]:
-    """The ends of a label such as "10-20" or "0.3-0.6", or a number twice; sorts labels too."""
+def parse_range(label: Any) -> tuple[float, float]:
+    """Returns the ends of a label such as "10-20" or "0.3-0.6". A number is both ends; text is infinite."""
     numbers = [float(number) for number in re.findall(r"\d+\.?\d*", str(label))] or [float("inf")]
     return numbers[0], numbers[-1]
 
 
-def described(entry: Entry) -> str:
-    """The predictor and layer of an entry, in words."""
-    predictor, layer = str(entry.labels.get("predictor")), str(entry.labels.get("layer", "all"))
-    if entry.model.kind in TRIVIAL:
+def predictor_name(measurement: Measurement) -> str:
+    """Returns predictor and layer, such as "feature, layer 2"; trivial baselines have none."""
+    labels = measurement.labels
+    if measurement.model.kind in TRIVIAL:
         return MISSING
-    return f"{predictor}, {'all layers' if layer == 'all' else f'layer {layer}'}"
+    layer = str(labels.get("layer", "all"))
+    return f"{labels.get('predictor')}, {'all layers' if layer == 'all' else f'layer {layer}'}"

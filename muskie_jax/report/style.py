@@ -1,6 +1,6 @@
-"""The page's style and its script. Both are short: the page must be good to read without the script."""
+"""Style sheet and script of the page. The page is readable without the script."""
 
-# Colours that people who see red and green alike tell apart, and that stand out from white and from black.
+# Line colours are distinct for red-green colour-blind readers and contrast with white and with black.
 STYLE = """
 :root { color-scheme: light dark;
   --paper: #ffffff; --ink: #1c2126; --soft: #5d6670; --rule: #dde1e6; --tint: #f4f6f8; --best: #e3f0fb;
@@ -44,6 +44,7 @@ th, td { padding: .32rem .65rem; text-align: left; border-bottom: 1px solid var(
 th { font-weight: 600; border-bottom: 2px solid var(--ink); vertical-align: bottom }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper) }
 .long { white-space: normal }
+th.long { min-width: 6.8rem }
 td.long { min-width: 16rem; overflow-wrap: anywhere }
 .number { text-align: right }
 th button { all: unset; cursor: pointer; font: inherit }
@@ -111,7 +112,7 @@ summary { cursor: pointer; margin: .8rem 0 }
 }
 """
 
-# A click on the head of a column sorts by it, and again the other way round; what is missing stays last.
+# Clicking a column header sorts ascending, clicking again descending; missing values stay last.
 SCRIPT = """
 for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => {
   const head = button.parentElement, heads = [...head.parentElement.cells], column = heads.indexOf(head);

@@ -1,286 +1,296 @@
-"""The tables of a report, as numbers: what stands in which cell, and which of them is best."""
+"""Tables as numbers: rows, columns and the best cells; and those of correspondence."""
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from muskie_jax.report import published
-from muskie_jax.report.results_file import MeasuredModel
+from muskie_jax.report.results_file import ModelInfo
 from muskie_jax.report.selection import (
     MISSING,
-    Entry,
-    Place,
-    at,
-    defaults,
-    described,
+    EvalSet,
+    Measurement,
+    badge,
     family,
-    interval,
+    in_eval_set,
+    main_results,
+    parse_range,
+    predictor_name,
     protocols,
     refined,
-    shown,
+    shown_models,
     siblings,
-    tag,
-    where,
+    with_labels,
 )
 
-Titles = dict[MeasuredModel, str]
+Titles = dict[ModelInfo, str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of figures.
+    """A column of numbers.
 
     Attributes:
-      name: its head.
-      digits: behind the point.
-      better: whether "less" or "more" is; "": neither.
-      margin: of gains; the best is only marked if it is better than the next, and than no gain, by more.
-      share: the best is only marked if it differs from the next by more than this share of it.
+      name: its header.
+      digits: after the decimal point.
+      better: "lower", "higher", or "" if no value is best.
+      margin: the best value must exceed both the runner-up and 0 by more than this. For gains.
+      relative_margin: the best value must differ from the runner-up by more than this fraction of it.
     """
 
     name: str
     digits: int = 2
-    better: str = "less"
+    better: str = "lower"
     margin: float = 0.0
-    share: float = 0.0
+    relative_margin: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
-    """A line of a table.
+class Row:
+    """A table row.
 
     Attributes:
-      heads: what it is about.
-      values: one for each column; None is missing.
-      tag: what must be said of it, such as "untrained".
-      family: of its model, which has one colour everywhere; None for published numbers.
-      group: only lines of one group are compared.
+      labels: the model, then for instance the predictor.
+      values: one per column; None is missing.
+      badge: qualifies the model, such as "untrained".
+      family: of the model, which selects its line style; None for published numbers.
+      group: only rows of one group compete for the best value.
     """
 
-    heads: tuple[str, ...]
+    labels: tuple[str, ...]
     values: tuple[float | None, ...]
-    tag: str = ""
+    badge: str = ""
     family: Hashable = None
     group: Hashable = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Attributes:
-    title: what it shows.
-    heads: names of the columns that say what a line is about.
-    columns: those of figures.
-    lines: ours.
-    published: the paper's, which are not compared with ours.
-    note: what must be known to read it.
-    across: the best is that of a line, not that of a column.
+    """A table.
+
+    Attributes:
+      title: what it shows.
+      label_names: headers of the row labels.
+      columns: of numbers.
+      rows: our measurements.
+      published: the paper's numbers, which don't compete for the best value.
+      note: how to read it.
+      best_per_row: compares the values of a row rather than those of a column.
     """
 
     title: str
-    heads: tuple[str, ...]
+    label_names: tuple[str, ...]
     columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
-    published: tuple[Line, ...] = ()
+    rows: tuple[Row, ...]
+    published: tuple[Row, ...] = ()
     note: str = ""
-    across: bool = False
+    best_per_row: bool = False
 
-    def text(self, line: Line, number: int) -> str:
-        """What a cell says."""
-        value = line.values[number]
-        return MISSING if value is None else f"{value:.{self.columns[number].digits}f}"
+    def text(self, row: Row, column: int) -> str:
+        """Formats a cell."""
+        value = row.values[column]
+        return MISSING if value is None else f"{value:.{self.columns[column].digits}f}"
 
-    def is_best(self, line: Line, number: int) -> bool:
-        """Whether a cell of our lines shows the best figure, and there is another to compare it with."""
-        column = self.columns[number]
-        if line.values[number] is None or not column.better or line in self.published:
+    def is_best(self, row: Row, column: int) -> bool:
+        """Returns whether a cell is best among at least two, compared as they are printed."""
+        style = self.columns[column]
+        if row.values[column] is None or not style.better or row in self.published:
             return False
-        if self.across:
-            others = [(line, other) for other in range(len(self.columns))]
+        if self.best_per_row:
+            candidates = [(row, other) for other in range(len(self.columns))]
         else:
-            others = [(other, number) for other in self.lines if other.group == line.group]
-        texts = [self.text(*cell) for cell in others if cell[0].values[cell[1]] is not None]
-        ranked = sorted(texts, key=float, reverse=column.better == "more")
-        if len(texts) < 2 or self.text(line, number) != ranked[0]:
+            candidates = [(other, column) for other in self.rows if other.group == row.group]
+        texts = [self.text(*cell) for cell in candidates if cell[0].values[cell[1]] is not None]
+        ranked = sorted(texts, key=float, reverse=style.better == "higher")
+        if len(texts) < 2 or self.text(row, column) != ranked[0]:
             return False
-        best, following = map(float, ranked[:2])
-        if column.margin:
-            return best - max(following, 0) > column.margin
-        return not column.share or abs(best - following) > column.share * abs(following)
+        best, runner_up = map(float, ranked[:2])
+        if style.margin:
+            return best - max(runner_up, 0) > style.margin
+        return not style.relative_margin or abs(best - runner_up) > style.relative_margin * abs(runner_up)
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """Tables of one place.
+    """The tables of one evaluation set.
 
     Attributes:
-      title: the place.
-      tables: as in the paper.
+      title: of the evaluation set.
+      tables: comparable with the paper's.
       details: longer ones.
-      ours: what the paper does not have.
-      every: those of ours with all their lines, for the page alone.
+      beyond_paper: measurements that the paper does not have.
+      complete: tables of `beyond_paper` with all their rows, for the page only.
     """
 
     title: str
     tables: tuple[Table, ...] = ()
     details: tuple[Table, ...] = ()
-    ours: tuple[Table, ...] = ()
-    every: tuple[Table, ...] = ()
+    beyond_paper: tuple[Table, ...] = ()
+    complete: tuple[Table, ...] = ()
 
 
 PAPER_COLUMNS = tuple(
     Column({"px_ate": "px ATE", "cm_ate": "cm ATE"}.get(name, f"@{name[3:]} {name[:2]}"), better=better)
-    for name, better in zip(published.METRICS, ("less", "more", "more") * 2)
+    for name, better in zip(published.METRICS, ("lower", "higher", "higher") * 2)
 )
 
 
-def correspondence_section(entries: Sequence[Entry], place: Place, title: str, titles: Titles) -> Section:
-    """All tables of correspondence at a place, which is called `title`."""
-    entries = at(entries, place)
-    found = protocols(entries)
-    tables = [comparison(where(entries, protocol=name), place, name, titles) for name in found]
-    main = where(entries, protocol=found[0])
+def correspondence_section(
+    measurements: Sequence[Measurement], eval_set: EvalSet, title: str, titles: Titles
+) -> Section:
+    """Returns all correspondence tables of an evaluation set, under its `title`."""
+    measurements = in_eval_set(measurements, eval_set)
+    found = protocols(measurements)
+    comparisons = [
+        comparison(with_labels(measurements, protocol=protocol), eval_set, protocol, titles)
+        for protocol in found
+    ]
+    of_main_protocol = with_labels(measurements, protocol=found[0])
     present = lambda *tables: tuple(table for table in tables if table)
     return Section(
         title,
-        tuple(tables),
-        present(layers(main, titles)),
-        present(extras(main, titles), angles(main, titles)),
+        tuple(comparisons),
+        present(layer_table(of_main_protocol, titles)),
+        present(extras_table(of_main_protocol, titles), angle_table(of_main_protocol, titles)),
     )
 
 
-def comparison(entries: Sequence[Entry], place: Place, protocol: str, titles: Titles) -> Table:
-    """A line for each model, with the columns of the paper; of one protocol."""
-    chosen = defaults(entries)
-    lines = [
-        line_of((titles[model], described(chosen[model])), model, _values(chosen[model], published.METRICS))
-        for model in shown(chosen)
-    ]
-    theirs, note = (), "View 0, whose points are followed, is not counted."
+def comparison(
+    measurements: Sequence[Measurement], eval_set: EvalSet, protocol: str, titles: Titles
+) -> Table:
+    """Returns the paper's table for one protocol, one row per model."""
+    main = main_results(measurements)
+    rows = []
+    for model in shown_models(main):
+        labels = (titles[model], predictor_name(main[model]))
+        rows.append(make_row(labels, model, [main[model].values.get(name) for name in published.METRICS]))
+    paper_rows, note = (), "View 0, in which the points are drawn, is not scored."
     if protocol == published.PROTOCOL:
-        note = "View 0 is also counted against itself, as in the paper."
-        readers = {entry.setting.get("reader") for entry in chosen.values()}
-        for reader in readers & published.PUBLISHED.keys():
-            table = published.PUBLISHED[reader]
-            theirs = tuple(
-                Line((name, MISSING), values, tag="paper") for name, values in table.models.items()
+        note = "View 0 is also scored against itself, as in the paper."
+        readers = {measurement.setting.get("reader") for measurement in main.values()}
+        for reader in sorted(published.PUBLISHED.keys() & readers):
+            paper = published.PUBLISHED[reader]
+            paper_rows = tuple(
+                Row((name, MISSING), values, badge="paper") for name, values in paper.models.items()
             )
-            same = (table.height, table.width, table.views) == (place.height, place.width, place.views)
-            note += f" The paper's numbers are of {table.views} views of {table.height}x{table.width}"
-            note += "." if same else ", which is not how ours were measured."
-    if any(", layer " in predictor for _, predictor in (line.heads for line in lines)):
-        note += " A layer is the one with the least mean error on these very points."
+            ours = (eval_set.height, eval_set.width, eval_set.views)
+            is_same = (paper.height, paper.width, paper.views) == ours
+            note += f" The paper's numbers are for {paper.views} views of {paper.height}x{paper.width}"
+            note += "." if is_same else ", unlike ours."
+    if any(", layer " in predictor for _, predictor in (row.labels for row in rows)):
+        note += " The layer is the one with the lowest mean error on these same points."
     return Table(
-        f"Protocol {protocol}",
-        ("model", "predictor"),
-        PAPER_COLUMNS,
-        tuple(lines),
-        theirs,
-        note,
+        f"Protocol: {protocol}", ("model", "predictor"), PAPER_COLUMNS, tuple(rows), paper_rows, note
     )
 
 
-def layers(entries: Sequence[Entry], titles: Titles) -> Table | None:
-    """Mean error after every layer, by every predictor that has layers."""
-    curves = layer_curves(entries)
-    numbers = sorted({layer for curve in curves.values() for layer in curve})
-    if not numbers:
+def layer_table(measurements: Sequence[Measurement], titles: Titles) -> Table | None:
+    """Returns the mean error after each layer, for every predictor that works per layer."""
+    curves = layer_curves(measurements)
+    layers = sorted({layer for curve in curves.values() for layer in curve})
+    if not layers:
         return None
-    lines = [
-        line_of((titles[model], predictor), model, [curve.get(layer) for layer in numbers])
+    rows = [
+        make_row((titles[model], predictor), model, [curve.get(layer) for layer in layers])
         for (model, predictor), curve in curves.items()
     ]
     return Table(
-        "Mean error by layer, px",
+        "Mean error by layer (px)",
         ("model", "predictor"),
-        tuple(Column(str(number)) for number in numbers),
-        tuple(lines),
-        note="Bold: the best layer of each line.",
-        across=True,
+        tuple(Column(str(layer)) for layer in layers),
+        tuple(rows),
+        note="Bold: the best layer of each row.",
+        best_per_row=True,
     )
 
 
-def layer_curves(entries: Sequence[Entry]) -> dict[tuple[MeasuredModel, str], dict[int, float]]:
-    """(model, predictor) -> layer -> px ATE."""
+def layer_curves(
+    measurements: Sequence[Measurement],
+) -> dict[tuple[ModelInfo, str], dict[int, float]]:
+    """Returns (model, predictor) -> layer -> px ATE."""
     curves = {}
-    rows = where(entries, angle="all", points="all")
-    for model in shown(entry.model for entry in rows):
-        for entry in (entry for entry in rows if entry.model == model):
-            predictor, layer = str(entry.labels.get("predictor")), str(entry.labels.get("layer", "all"))
-            if predictor in ("attention", "feature") and layer.isdigit() and "px_ate" in entry.values:
-                curves.setdefault((model, predictor), {})[int(layer)] = entry.values["px_ate"]
+    rows = with_labels(measurements, angle="all", points="all")
+    for model in shown_models(row.model for row in rows):
+        for row in (row for row in rows if row.model == model):
+            predictor, layer = str(row.labels.get("predictor")), str(row.labels.get("layer", "all"))
+            if predictor in ("attention", "feature") and layer.isdigit() and "px_ate" in row.values:
+                curves.setdefault((model, predictor), {})[int(layer)] = row.values["px_ate"]
     return curves
 
 
-def extras(entries: Sequence[Entry], titles: Titles) -> Table | None:
-    """Sub-patch refinement, and the points that pass the check of cycle consistency, beside the default."""
-    chosen = defaults(entries)
-    lines = []
-    for model in shown(chosen):
-        default = chosen[model]
-        cycle = where(siblings(entries, default, "points"), points="cycle")
-        variants = (default, refined(entries, default), cycle[0] if cycle else None)
+def extras_table(measurements: Sequence[Measurement], titles: Titles) -> Table | None:
+    """Compares main results with refined ones and with those on cycle-consistent points."""
+    main_by_model = main_results(measurements)
+    rows = []
+    for model in shown_models(main_by_model):
+        main = main_by_model[model]
+        consistent = with_labels(siblings(measurements, main, "points"), points="cycle")
+        variants = (main, refined(measurements, main), consistent[0] if consistent else None)
         if any(variants[1:]):
             values = [
-                entry and entry.values.get(name) for name in ("px_ate", "px_10") for entry in variants
+                variant.values.get(metric) if variant else None
+                for metric in ("px_ate", "px_10")
+                for variant in variants
             ]
-            values.append(_share_of_pairs(variants[2], default))
-            lines.append(line_of((titles[model], described(default)), model, values))
-    if not lines:
+            values.append(_percentage_of_pairs(variants[2], main))
+            rows.append(make_row((titles[model], predictor_name(main)), model, values))
+    if not rows:
         return None
     columns = [
         Column(f"{name}{variant}", better=better)
-        for name, better in (("px ATE", "less"), ("@10 px", "more"))
+        for name, better in (("px ATE", "lower"), ("@10 px", "higher"))
         for variant in ("", ", refined", ", consistent")
     ]
     return Table(
-        "Refined, and points that are consistent",
+        "Refined predictions and cycle-consistent points",
         ("model", "predictor"),
         (*columns, Column("kept %", 1, "")),
-        tuple(lines),
-        note="Refined: neighbours must agree where they moved, and the answer is finer than a patch; "
-        "features are then compared by the cosine of what is left of them without their view's mean. Those "
-        "not refined are compared by Euclidean distance, as in the paper. Consistent points come back to "
-        "where they started when they are followed there and back; the last column is their share of all.",
+        tuple(rows),
+        note="Refined: the patches around a point must agree on one motion, and the match is located to a "
+        "fraction of a patch. Refined features are compared by cosine similarity after subtracting each "
+        "view's mean; others by Euclidean distance, as in the paper. Consistent: only points that return "
+        "to their start when tracked to the other view and back; kept % is their percentage.",
     )
 
 
-def _share_of_pairs(some: Entry | None, of: Entry) -> float | None:
-    """Pairs of points of some figures as a percentage of those of others."""
-    pairs, total = some and some.values.get("pairs"), of.values.get("pairs")
+def _percentage_of_pairs(subset: Measurement | None, full: Measurement) -> float | None:
+    """Returns how many percent of the pairs of a point and a view a subset has."""
+    pairs, total = subset.values.get("pairs") if subset else None, full.values.get("pairs")
     return 100 * pairs / total if pairs is not None and total else None
 
 
-def angles(entries: Sequence[Entry], titles: Titles) -> Table | None:
-    """Share of points within 10 px by the rotation between two views."""
-    curves = angle_curves(entries)
-    labels = sorted({label for curve in curves.values() for label in curve}, key=interval)
-    if not labels:
+def angle_table(measurements: Sequence[Measurement], titles: Titles) -> Table | None:
+    """Returns the percentage of points within 10 px by the rotation between the two views."""
+    curves = angle_curves(measurements)
+    ranges = sorted({label for curve in curves.values() for label in curve}, key=parse_range)
+    if not ranges:
         return None
-    lines = [
-        line_of((titles[model],), model, [curve.get(label) for label in labels])
+    rows = [
+        make_row((titles[model],), model, [curve.get(label) for label in ranges])
         for model, curve in curves.items()
     ]
     return Table(
-        "Points within 10 px, %, by rotation between the two views",
+        "Points within 10 px (%) by rotation between the two views",
         ("model",),
-        tuple(Column(f"{label}°", better="more") for label in labels),
-        tuple(lines),
+        tuple(Column(f"{label}°", better="higher") for label in ranges),
+        tuple(rows),
     )
 
 
-def angle_curves(entries: Sequence[Entry]) -> dict[MeasuredModel, dict[str, float]]:
-    """model -> degrees such as "0-10" -> percent of points within 10 px, by the default predictor."""
-    chosen, curves = defaults(entries), {}
-    for model in shown(chosen):
-        for entry in siblings(entries, chosen[model], "angle"):
-            label = str(entry.labels.get("angle", "all"))
-            if label != "all" and "px_10" in entry.values:
-                curves.setdefault(model, {})[label] = entry.values["px_10"]
+def angle_curves(measurements: Sequence[Measurement]) -> dict[ModelInfo, dict[str, float]]:
+    """Returns model -> range in degrees, such as "0-10" -> percentage of points within 10 px."""
+    main, curves = main_results(measurements), {}
+    for model in shown_models(main):
+        for row in siblings(measurements, main[model], "angle"):
+            label = str(row.labels.get("angle", "all"))
+            if label != "all" and "px_10" in row.values:
+                curves.setdefault(model, {})[label] = row.values["px_10"]
     return curves
 
 
-def _values(entry: Entry, names: Sequence[str]) -> list[float | None]:
-    return [entry.values.get(name) for name in names]
-
-
-def line_of(heads, model: MeasuredModel, values, group: Hashable = None) -> Line:
-    return Line(tuple(heads), tuple(values), tag(model), family(model), group)
+def make_row(
+    labels: Iterable[str],
+    model: ModelInfo,
+    values: Iterable[float | None],
+    group: Hashable = None,
+) -> Row:
+    return Row(tuple(labels), tuple(values), badge(model), family(model), group)

@@ -1,6 +1,6 @@
-"""Sweeps: runs that differ in a few settings each, written in one config file.
+"""Sweeps: one config file that describes several runs, each with a few settings changed.
 
-Such a file says what the runs are beside how to train one of them:
+Such a file lists its runs and the settings that each changes:
 
     def sweep():
         return {"base": {}, "random": {"mask.modes": (("random", 0.9),)}}
@@ -11,7 +11,7 @@ Such a file says what the runs are beside how to train one of them:
         ...
         return override(config, overrides)
 
-`configs/x.py:random` is the config of that run then, and launch/sweep.sh trains them all.
+`configs/x.py:random` is then the config of one run, and launch/sweep.sh trains all of them.
 """
 
 import pathlib
@@ -31,76 +31,74 @@ __all__ = ["choose", "is_complete", "override", "sweep_configs"]
 
 Overrides = Mapping[str, Any]  # path of a setting, such as "mask.modes" -> value
 
-NAME = re.compile(r"\w[\w.-]*", re.ASCII)  # of a run, whose folder is called so
-TAKEN = ("evaluation", "scene_index")  # folders beside those of runs
+RUN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)  # names the folder of a run, too
+RESERVED_NAMES = ("evaluation", "scene_index")  # folders beside those of the runs
 
 
 def choose(
     arg: str | None, runs: Mapping[str, Overrides], variants: Sequence[str] = ()
 ) -> tuple[str | None, Overrides]:
-    """What the argument of a sweep's config file asks for.
+    """Parses the argument of a sweep's config file.
 
     Args:
-      arg: a run, a variant of all runs, or both: "random", "photos", "photos,random". None: neither.
-      runs: by name.
-      variants: that the file has.
+      arg: a run, a variant of all runs, or both, as in "random", "photos" and "photos,random".
+      runs: name -> overrides.
+      variants: names of variants that the file offers.
 
     Returns:
-      The variant, if there is one, and the overrides of the run; none of no run.
+      The variant or None, and the run's overrides, empty without a run.
 
     Raises:
-      UserError: for a run that there is not.
+      UserError: if the run does not exist.
     """
     words = (arg or "").split(",")
     variant = words.pop(0) if words[0] in variants else None
     name = ",".join(words)
-    require(not name or name in runs, f"no run {name!r} of this config{suggest(name, [*variants, *runs])}")
+    require(not name or name in runs, f"no run {name!r} in this config{suggest(name, [*variants, *runs])}")
     return variant, runs.get(name, {})
 
 
 def override(config: ConfigDict, overrides: Overrides) -> ConfigDict:
-    """Sets settings of a config, by path, and returns it.
+    """Sets settings of a config in place, by path, and returns it.
 
     Raises:
-      UserError: for a setting that there is not, or a value of another type.
+      UserError: if a setting does not exist or its value has the wrong type.
     """
     for path, value in overrides.items():
         check_setting(config, path, path)
         try:
             config.update_from_flattened_dict({path: value})
         except TypeError as error:
-            raise UserError(f"{path}: {value!r} is of the wrong type: {first_line(error)}") from error
+            raise UserError(f"{path}: {value!r} has the wrong type: {first_line(error)}") from error
     return config
 
 
 def sweep_configs(file: str, overrides: Overrides) -> dict[str, ConfigDict]:
-    """The config of every run of a file, by name, each checked as it is before a training.
+    """Returns the config of every run of a file by name, each validated as before training.
 
     Args:
-      file: with a variant, if one is meant: "configs/ablations.py:photos".
-      overrides: of all runs.
+      file: path, with a variant if any, as in "configs/ablations.py:photos".
+      overrides: applied to all runs.
 
     Raises:
-      UserError: for a file without a sweep, a name that can be no folder's, a run that cannot be trained,
-        and two that are the same.
+      UserError: if the file has no sweep, a name cannot be a folder's, a config is invalid, or two runs are
+        equal.
     """
     path, _, variant = file.partition(":")
     module = load_module(path)
-    require(
-        hasattr(module, "sweep"), f"{path} has no sweep(): write one, as there is in configs/ablations.py"
-    )
+    require(hasattr(module, "sweep"), f"{path} has no sweep(): write one as in configs/ablations.py")
     runs = module.sweep()
     require(
         isinstance(runs, Mapping) and runs,
-        f"{path}: sweep() gives no runs: return {{name: overrides}}",
+        f"{path}: sweep() returned no runs: return {{name: overrides}}",
     )
     require(variant not in runs, f"{file} is one run of a sweep: write {path} for all of them")
     configs: dict[str, ConfigDict] = {}
     for name in runs:
         require(
-            NAME.fullmatch(str(name)) and name not in TAKEN,
-            f"{path}: no folder of a run can be called {name!r}: write letters, digits, '_', '.' and '-' "
-            f"(not {' or '.join(TAKEN)})",
+            RUN_NAME.fullmatch(str(name)) and name not in RESERVED_NAMES,
+            f"{path}: {name!r} cannot name the folder of a run: write letters, digits, '_', '.' and '-' "
+            f"(not {' or '.join(RESERVED_NAMES)})",
         )
         try:
             config = override(module.get_config(f"{variant},{name}" if variant else name), overrides)
@@ -109,19 +107,19 @@ def sweep_configs(file: str, overrides: Overrides) -> dict[str, ConfigDict]:
             raise UserError(f"run {name!r}: {error}") from error
         except Exception as error:  # a config file is Python: it can raise anything
             raise UserError(f"run {name!r}: {type(error).__name__}: {first_line(error)}") from error
-        for other, known in configs.items():
+        for other_name, other in configs.items():
             require(
-                known.to_dict() != config.to_dict(),
-                f"runs {other!r} and {name!r} are the same: leave one out, or set less for all runs",
+                other.to_dict() != config.to_dict(),
+                f"runs {other_name!r} and {name!r} are equal: remove one, or override fewer settings",
             )
         configs[name] = config
     return configs
 
 
 def is_complete(config: ConfigDict, workdir: pathlib.Path) -> bool:
-    """Whether a training is over in a work directory: its last step is saved, and was evaluated."""
+    """Returns whether training in a work directory is over: its last step is saved and was evaluated."""
     if config.job != "train":
         return False
     steps = total_steps(config)
-    saved = (workdir / "checkpoints" / str(steps)).is_dir()
-    return saved and latest_evaluation(workdir, steps).get("step") == steps
+    is_saved = (workdir / "checkpoints" / str(steps)).is_dir()
+    return is_saved and latest_evaluation(workdir, steps).get("step") == steps

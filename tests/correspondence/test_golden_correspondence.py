@@ -1,4 +1,4 @@
-"""Truth, predictors and scores against numbers of the published evaluation."""
+"""Ground truth, predictors and scores against numbers of the published evaluation."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,10 +6,10 @@ import pytest
 
 from conftest import GOLDEN
 from muskie_jax.correspondence.predictors import attention_predictor, feature_predictor, symmetric_maps
-from muskie_jax.correspondence.scores import Scores, errors_of, truth_of
+from muskie_jax.correspondence.scores import Scores, compute_errors, compute_truth
 from muskie_jax.data.posed import PosedViews
-from muskie_jax.evaluators.correspondence import read_traces
-from muskie_jax.evaluators.subjects import Traces
+from muskie_jax.evaluators.eval_models import Activations
+from muskie_jax.evaluators.predictions import Predictor, predict_from_activations
 
 PIXEL, METRE = 1e-3, 1e-5
 GRID = (4, 6)
@@ -34,13 +34,14 @@ def points(numbers):
 
 @pytest.fixture(scope="module")
 def truth(points, views):
-    return truth_of(points, views, "published")
+    return compute_truth(points, views, "published")
 
 
 @pytest.fixture(scope="module")
-def traces(numbers):
+def activations(numbers):
     attention = jnp.asarray(numbers["attention"])  # (blocks, V, L, V, L)
-    return Traces((jnp.asarray(numbers["features"]),), tuple(attention[:, 0]), tuple(attention[:, :, :, 0]))
+    features = (jnp.asarray(numbers["features"]),)
+    return Activations(features, tuple(attention[:, 0]), tuple(attention[:, :, :, 0]))
 
 
 def test_tracks(numbers, truth):
@@ -51,19 +52,22 @@ def test_tracks(numbers, truth):
 
 
 @pytest.mark.parametrize("predictor", ["attention", "feature"])
-def test_predictions_errors_and_report(numbers, predictor, points, views, truth, traces):
+def test_predictions_errors_and_report(numbers, predictor, points, views, truth, activations):
     size = views.depth.shape[1:]
-    said = read_traces(traces, jnp.asarray(points, jnp.float32), size, len(views.depth), (), ("published",))
+    predictions = predict_from_activations(
+        activations, jnp.asarray(points, jnp.float32), size, len(views.depth), (), ("published",)
+    )
     layer = "all" if predictor == "attention" else 1
-    tracks = np.asarray(said[f"{predictor}/{layer}/published"][0], np.float64)
+    index = predictions.predictors.index(Predictor(predictor, layer, "published"))
+    tracks = np.asarray(predictions.tracks[index], np.float64)
     np.testing.assert_allclose(tracks, numbers[f"{predictor}_tracks"], atol=PIXEL)
-    pixels, metres = errors_of(tracks, truth, views, "published")
-    if predictor == "attention":  # one view after the other
-        in_order = lambda errors: errors.T[truth.counted.T]
-        np.testing.assert_allclose(in_order(pixels), numbers["attention_errors_px"], atol=PIXEL)
-        np.testing.assert_allclose(in_order(metres), numbers["attention_errors_m"], atol=METRE)
+    pixels, metres = compute_errors(tracks, truth, views, "published")
+    if predictor == "attention":
+        by_view = lambda errors: errors.T[truth.counted.T]
+        np.testing.assert_allclose(by_view(pixels), numbers["attention_errors_px"], atol=PIXEL)
+        np.testing.assert_allclose(by_view(metres), numbers["attention_errors_m"], atol=METRE)
     scores = Scores()
-    for view in range(len(views.depth)):  # pooled, however they come
+    for view in range(len(views.depth)):  # pooling does not depend on the order
         chosen = truth.counted[:, view]
         scores.add(pixels[chosen, view], metres[chosen, view])
     values = scores.values()
@@ -75,27 +79,27 @@ def test_predictions_errors_and_report(numbers, predictor, points, views, truth,
     np.testing.assert_allclose(list(values.values()), numbers[f"{predictor}_report"], atol=PIXEL)
 
 
-def test_our_protocol_leaves_out_the_first_view_which_flatters(points, views, truth):
-    ours = truth_of(points, views, "targets")
+def test_including_the_first_view_lowers_errors(points, views, truth):
+    ours = compute_truth(points, views, "targets")
     assert not ours.counted[:, 0].any()
     np.testing.assert_array_equal(ours.counted[:, 1:], truth.counted[:, 1:])
-    still = np.repeat(points[:, None], len(views.depth), 1).astype(float)
+    static = np.repeat(points[:, None], len(views.depth), 1).astype(float)
     means = []
     for each, protocol in ((truth, "published"), (ours, "targets")):
-        means.append(errors_of(still, each, views, protocol)[0][each.counted].mean())
+        means.append(compute_errors(static, each, views, protocol)[0][each.counted].mean())
     assert means[0] < 0.8 * means[1]
 
 
-def test_protocols_read_maps_apart_by_less_than_a_cell(numbers, points, views, traces):
-    """The published way is half a pixel or half a cell off, and no more."""
-    size, place = views.depth.shape[1:], jnp.asarray(points, jnp.float32)
-    maps = symmetric_maps(traces.to_others[0], traces.to_first[0])
-    one = [attention_predictor(maps, place, size, GRID, each) for each in ("targets", "published")]
+def test_protocols_differ_by_less_than_a_cell(numbers, points, views, activations):
+    """The published conventions shift predictions by half a pixel or half a cell."""
+    size, start = views.depth.shape[1:], jnp.asarray(points, jnp.float32)
+    maps = symmetric_maps(activations.to_others[0], activations.to_first[0])
+    one = [attention_predictor(maps, start, size, GRID, each) for each in ("targets", "published")]
     assert np.median(np.abs(one[0] - one[1])) < 4
-    # The centres of cells, instead of their corners.
+    # Centres of cells instead of their corners.
     features = jnp.asarray(numbers["features"])
     other = [
-        np.asarray(feature_predictor(features, place, size, each)) for each in ("targets", "published")
+        np.asarray(feature_predictor(features, start, size, each)) for each in ("targets", "published")
     ]
     cells = (other[0] - other[1] - 7.5) / 16
     np.testing.assert_allclose(cells, np.round(cells), atol=1e-5)

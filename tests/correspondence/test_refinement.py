@@ -1,4 +1,4 @@
-"""Answers finer than a patch: what they are on maps whose truth is known."""
+"""Sub-patch predictions and sampling, on maps with known displacements."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from muskie_jax.correspondence import predictors, refinement
-from muskie_jax.correspondence.predictors import bilinear_sample, read_enlarged
+from muskie_jax.correspondence.predictors import bilinear_sample, bilinear_sample_upsampled
 
 GRID, SIZE = (9, 12), (144, 192)
 CELL = 16
 
 
 def compiled(function, *static):
-    """Compiled once per shape, answers as numpy arrays."""
+    """Jits a function and converts its results to numpy."""
     jitted = jax.jit(function, static_argnums=static)
     return lambda *arguments: np.asarray(jitted(*map(_hashable, arguments)))
 
@@ -35,7 +35,7 @@ def centres():
 
 
 def maps_of_shift(shift, noise=0.0, width=14.0, seed=0):
-    """Maps (1, L, L) as of a network that saw everything move by `shift` pixels, and errs."""
+    """Returns noisy maps (1, L, L) of a network that matches every cell to one `shift` pixels away."""
     rng = np.random.default_rng(seed)
     distance = np.linalg.norm(centres()[None] - centres()[:, None] - shift, axis=-1)
     maps = np.exp(-(distance**2) / (2 * width**2))
@@ -44,101 +44,102 @@ def maps_of_shift(shift, noise=0.0, width=14.0, seed=0):
 
 @pytest.fixture
 def points():
-    """Far enough inside that they stay inside when they move."""
+    """Points far enough from the border to stay inside after any shift."""
     return np.random.default_rng(1).integers((50, 50), (140, 90), (200, 2))
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (16, -16), (5, 3), (-23.4, 11.2)])
-def test_finer_than_a_patch(points, shift):
-    answers = refined_predictor(maps_of_shift(shift), points, SIZE, GRID)
-    np.testing.assert_allclose(answers[:, 0] - points, np.broadcast_to(shift, points.shape), atol=2)
+def test_refined_predictions_have_sub_patch_accuracy(points, shift):
+    predictions = refined_predictor(maps_of_shift(shift), points, SIZE, GRID)
+    np.testing.assert_allclose(predictions[:, 0] - points, np.broadcast_to(shift, points.shape), atol=2)
 
 
-def test_neighbours_outvote_a_map_that_errs(points):
+def test_neighbours_suppress_noise_in_maps(points):
     maps = maps_of_shift((5, 3), noise=0.9)
     errors = {}
-    for name, answers in {
+    for name, predictions in {
         "plain": attention_predictor(maps, points, SIZE, GRID, "targets"),
         "refined": refined_predictor(maps, points, SIZE, GRID),
     }.items():
-        errors[name] = np.linalg.norm(answers[:, 0] - points - (5, 3), axis=-1)
+        errors[name] = np.linalg.norm(predictions[:, 0] - points - (5, 3), axis=-1)
     assert (errors["refined"] < 8).mean() > 0.95 > 0.85 > (errors["plain"] < 8).mean()
     assert 2 * errors["refined"].mean() < errors["plain"].mean()
 
 
-def test_views_do_not_mix_and_borders_are_fine(points):
+def test_views_are_independent_and_borders_are_handled(points):
     maps = np.concatenate([maps_of_shift(shift) for shift in ((0, 0), (16, 0), (-7, 9))])
     everywhere = np.concatenate([points, [[0, 0], [191, 143], [0, 143], [191, 0]]])
     together = refined_predictor(maps, everywhere, SIZE, GRID)
     for view in range(3):
         alone = refined_predictor(maps[view : view + 1], everywhere, SIZE, GRID)
         np.testing.assert_allclose(together[:, view], alone[:, 0], atol=1e-4)
-    still = np.asarray(together[-4:, 0])
-    assert np.abs(still - everywhere[-4:]).max() < 5, "what is outside has no say"
-    flat = refined_predictor(np.ones_like(maps), everywhere, SIZE, GRID)
-    assert np.isfinite(flat).all()
+    corners = np.asarray(together[-4:, 0])
+    assert np.abs(corners - everywhere[-4:]).max() < 5, "cells outside the grid have weight"
+    uniform = refined_predictor(np.ones_like(maps), everywhere, SIZE, GRID)
+    assert np.isfinite(uniform).all()
 
 
-def test_a_grid_of_one_row(points):
+def test_grid_of_one_row():
     maps = np.zeros((1, 12, 12), np.float32)
     maps[0, np.arange(11), np.arange(1, 12)] = 1
-    answers = refined_predictor(maps, np.array([[40, 8]]), (16, 192), (1, 12))
-    np.testing.assert_allclose(answers, [[[56, 8]]], atol=1)
+    predictions = refined_predictor(maps, np.array([[40, 8]]), (16, 192), (1, 12))
+    np.testing.assert_allclose(predictions, [[[56, 8]]], atol=1)
 
 
 def random_features(rng, views=1):
     return rng.normal(size=(views, *GRID, 32)).astype(np.float32)
 
 
-def test_feature_maps_know_the_same_surface(points):
+def test_feature_maps_match_shifted_features(points):
     rng = np.random.default_rng(2)
     first = random_features(rng)[0]
     second = np.roll(first, (1, 2), (0, 1)) + 0.1 * random_features(rng)[0]
-    # An exposure adds the same to all features of a view.
+    # Exposure adds a constant to all features of a view.
     features = np.stack([first + 20, second + 30])
     maps = feature_maps(features)
     np.testing.assert_allclose(maps.sum(-1), 1, rtol=1e-4)
-    answers = refined_predictor(maps, points, SIZE, GRID)
-    np.testing.assert_allclose(answers[:, 1], points + np.array([32, 16]), atol=3)
-    np.testing.assert_allclose(answers[:, 0], points, atol=3)
-    assert is_cycle_consistent(maps, points, answers, SIZE, GRID).all()
-    # The plain predictor takes the centre of a cell: at most half a cell beside the truth.
+    refined = refined_predictor(maps, points, SIZE, GRID)
+    np.testing.assert_allclose(refined[:, 1], points + np.array([32, 16]), atol=3)
+    np.testing.assert_allclose(refined[:, 0], points, atol=3)
+    assert is_cycle_consistent(maps, points, refined, SIZE, GRID).all()
+    # The plain predictor returns the centre of a cell, at most half a cell from the truth.
     plain = feature_predictor(np.stack([first, second]), points, SIZE, "targets")
-    off = np.abs(plain[:, 1] - points - [32, 16])
-    assert np.median(off) < 8 < np.abs(answers[:, 1] - points).mean()
+    errors = np.abs(plain[:, 1] - points - [32, 16])
+    assert np.median(errors) < 8 < np.abs(refined[:, 1] - points).mean()
 
 
-def test_only_what_comes_back_is_trusted(points):
+def test_cycle_consistency(points):
     maps = maps_of_shift((16, 0))
-    right = np.repeat(points[:, None] + [16, 0], 1, 1).astype(np.float32)
-    trusted = lambda answers: np.asarray(is_cycle_consistent(maps, points, answers, SIZE, GRID))
-    assert trusted(right).all()
-    assert trusted(right + np.array([10, 0])).mean() > 0.5 and not trusted(right + np.array([40, 0])).any()
+    correct = np.repeat(points[:, None] + [16, 0], 1, 1).astype(np.float32)
+    consistent = lambda offset: is_cycle_consistent(maps, points, correct + np.array(offset), SIZE, GRID)
+    assert consistent([0, 0]).all()
+    assert consistent([10, 0]).mean() > 0.5
+    assert not consistent([40, 0]).any()
 
 
-def test_reading_maps():
+def test_bilinear_sample():
     maps = np.random.default_rng(3).random((2, *GRID, 3)).astype(np.float32)
     cells = jnp.array([[0.0, 0.0], [11.0, 8.0], [3.0, 5.0]])
-    found = np.asarray(bilinear_sample(jnp.asarray(maps), cells))
-    np.testing.assert_allclose(found, maps[:, [0, 8, 5], [0, 11, 3]], rtol=1e-6)
-    half = np.asarray(bilinear_sample(jnp.asarray(maps), jnp.array([[3.5, 5.25]])))[:, 0]
-    by_hand = 0.75 * maps[:, 5, 3:5].mean(1) + 0.25 * maps[:, 6, 3:5].mean(1)
-    np.testing.assert_allclose(half, by_hand, rtol=1e-5)
+    sampled = np.asarray(bilinear_sample(jnp.asarray(maps), cells))
+    np.testing.assert_allclose(sampled, maps[:, [0, 8, 5], [0, 11, 3]], rtol=1e-6)
+    between = np.asarray(bilinear_sample(jnp.asarray(maps), jnp.array([[3.5, 5.25]])))[:, 0]
+    expected = 0.75 * maps[:, 5, 3:5].mean(1) + 0.25 * maps[:, 6, 3:5].mean(1)
+    np.testing.assert_allclose(between, expected, rtol=1e-5)
     outside = jnp.array([[-0.5, 2.0], [-3.0, 2.0]])
     np.testing.assert_allclose(bilinear_sample(jnp.asarray(maps), outside)[:, 1], maps[:, 2, 0], rtol=1e-6)
     zeros = np.asarray(bilinear_sample(jnp.asarray(maps), outside, outside_is_zero=True))
     np.testing.assert_allclose(zeros, np.stack([maps[:, 2, 0] / 2, np.zeros((2, 3))], 1), rtol=1e-6)
 
 
-def test_an_enlarged_map_is_read_as_torch_enlarges_it():
+def test_sampling_of_upsampled_maps_matches_pytorch():
     torch = pytest.importorskip("torch")
     maps = np.random.default_rng(4).random((2, *GRID, 3)).astype(np.float32)
-    whole = torch.nn.functional.interpolate(
+    upsampled = torch.nn.functional.interpolate(
         torch.from_numpy(maps).permute(0, 3, 1, 2), SIZE, mode="bilinear", align_corners=False
     )
-    places = np.array([[-0.5, -0.5], [0.3, 0.0], [100.2, 77.7], [191.4, 143.2], [191.9, 10.0]], np.float32)
-    normalised = torch.from_numpy((2 * places + 1) / np.array(SIZE[::-1], np.float32) - 1)
+    coords = np.array([[-0.5, -0.5], [0.3, 0.0], [100.2, 77.7], [191.4, 143.2], [191.9, 10.0]], np.float32)
+    normalised = torch.from_numpy((2 * coords + 1) / np.array(SIZE[::-1], np.float32) - 1)
     grid = normalised[None, None].expand(2, 1, -1, 2)
-    sampled = torch.nn.functional.grid_sample(whole, grid, padding_mode="zeros", align_corners=False)
-    found = read_enlarged(jnp.asarray(maps), jnp.asarray(places), SIZE)
-    np.testing.assert_allclose(found, sampled[:, :, 0].permute(0, 2, 1), atol=1e-5)
+    expected = torch.nn.functional.grid_sample(upsampled, grid, padding_mode="zeros", align_corners=False)
+    sampled = bilinear_sample_upsampled(jnp.asarray(maps), jnp.asarray(coords), SIZE)
+    np.testing.assert_allclose(sampled, expected[:, :, 0].permute(0, 2, 1), atol=1e-5)

@@ -1,4 +1,4 @@
-"""The same surface in another view of a synthetic room."""
+"""Points of a synthetic room are found in another view."""
 
 import dataclasses
 import functools
@@ -16,34 +16,35 @@ FOCAL = 50.0
 
 
 def two_cameras(position, rotation):
-    """The first at the origin, the second elsewhere; both of the same focal length."""
+    """Two cameras with the same intrinsics: one at the origin, one with the given pose."""
     intrinsics = np.array([[FOCAL, 0, 30], [0, FOCAL, 20], [0, 0, 1]])
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = rotation, -rotation @ np.asarray(position)
-    return Cameras(np.stack([intrinsics, intrinsics]), np.stack([np.eye(4), pose]))
+    intrinsics, poses = np.stack([intrinsics, intrinsics]), np.stack([np.eye(4), pose])
+    return Cameras(intrinsics, poses)  # pyright: ignore[reportArgumentType] NumPy arrays keep float64
 
 
-def test_a_camera_beside_another():
-    """What is 5 m away moves by focal length x distance / depth = 10 pixels."""
+def test_a_translated_camera():
+    """A point 5 m away moves by focal length * baseline / depth = 10 pixels."""
     depth = np.full((2, *SIZE), 5.0)
     cameras = two_cameras([1.0, 0, 0], np.eye(3))
     points = np.array([[55.0, 20.0], [12.5, 3.5], [9.0, 3.0]])
     found, visible = find_in_view(points, depth, cameras, 0, 1)
     np.testing.assert_allclose(found, points - [10, 0])
-    assert visible.tolist() == [True, True, False]  # the last is left of the image
+    assert visible.tolist() == [True, True, False]  # the last projects left of the image
     back, visible = find_in_view(found[:2], depth, cameras, 1, 0)
     np.testing.assert_allclose(back, points[:2])
     assert visible.all()
 
-    depth[1, 3, 2] = 4.0  # something before the second point
+    depth[1, 3, 2] = 4.0  # an object occludes the second point
     _, visible = find_in_view(points, depth, cameras, 0, 1)
     assert visible.tolist() == [True, False, False]
-    depth[0, 20, 55] = 2.5  # a nearer point moves further
+    depth[0, 20, 55] = 2.5  # a nearer point moves farther
     found, _ = find_in_view(points, depth, cameras, 0, 1)
     np.testing.assert_allclose(found[0], [35, 20])
 
 
-def test_a_camera_that_is_turned():
+def test_a_rotated_camera():
     depth = np.full((2, *SIZE), 5.0)
     quarter = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])  # the world's y is the camera's x
     points = np.array([[34.0, 21.0], [30.0, 20.0]])
@@ -57,7 +58,7 @@ def test_a_camera_that_is_turned():
 
 @pytest.fixture(scope="module")
 def room():
-    """A room under even light, in which a surface has one colour in all views."""
+    """A room with uniform lighting, in which a surface has the same colour in all views."""
     even = {"light_jitter": 0, "exposure": 0, "colour_cast": 0, "tone_jitter": 0}
     world = dataclasses.replace(WorldConfig(), baseline=(0.1, 0.3), **even)
     options = {"num_views": 2, "height": 96, "width": 96, "config": world, "with_geometry": True}
@@ -65,16 +66,16 @@ def room():
     return jax.tree.map(np.asarray, render(np.array([7, 2], np.uint32)))
 
 
-def test_rendered_views_have_the_same_colour_there(room):
+def test_corresponding_points_have_the_same_colour(room):
     points = patch_centres((96, 96), 1)
     found, visible = find_in_view(points, room.depth, room.cameras, 0, 1)
     assert 0.3 < visible.mean() < 1
 
-    def colours(view, places):
-        columns, rows = np.clip(places.astype(int), 0, 95).T
+    def colours(view, coords):
+        columns, rows = np.clip(coords.astype(int), 0, 95).T
         return room.images[view][rows, columns].astype(float)
 
-    difference = lambda places: np.abs(colours(0, points) - colours(1, places)).mean(-1)
-    there, at_its_own_place = difference(found), difference(points)
-    assert np.median(there[visible]) < 10 < 30 < np.median(at_its_own_place[visible])
-    assert there[~visible].mean() > 2 * there[visible].mean()
+    difference = lambda coords: np.abs(colours(0, points) - colours(1, coords)).mean(-1)
+    at_found, at_same_coords = difference(found), difference(points)
+    assert np.median(at_found[visible]) < 10 < 30 < np.median(at_same_coords[visible])
+    assert at_found[~visible].mean() > 2 * at_found[visible].mean()

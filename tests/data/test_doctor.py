@@ -1,4 +1,4 @@
-"""`inspect`: what is in a config's data, and what is wrong with it."""
+"""`python -m muskie_jax.data inspect`: counts, unreadable files, and the contact sheet."""
 
 import json
 import os
@@ -11,8 +11,10 @@ from conftest import write_scene
 from muskie_jax.config import dataset, synthetic
 from muskie_jax.data.doctor import inspect
 from muskie_jax.data.mixture import build_mixture
+from muskie_jax.data.sources import PhotographSource
 from muskie_jax.errors import UserError
 from muskie_jax.viz.contact_sheet import SheetRow, contact_sheet
+from muskie_tests.commands import run_module
 from muskie_tests.runs import nano_config
 from muskie_tests.trees import TREES
 
@@ -24,7 +26,7 @@ def root(tmp_path):
     return tmp_path / "root"
 
 
-def test_a_report_counts_what_is_there(root, tmp_path, capsys):
+def test_a_report_counts_scenes_and_images(root, tmp_path, capsys):
     (tmp_path / "wild").mkdir()
     TREES["wildrgbd"](tmp_path / "wild")
     config = nano_config(root)
@@ -39,9 +41,9 @@ def test_a_report_counts_what_is_there(root, tmp_path, capsys):
     assert rooms["kind"] == "synthetic" and not photos["unreadable"] + wild["unreadable"]
     speeds = [photos["views_per_second"], wild["views_per_second"]]
     assert min(speeds) < result["views_per_second"] < max(speeds)
-    told = capsys.readouterr()
-    assert "7" in told.err and "96x72" in told.err and "endless" in told.err
-    assert "views a second" in told.out and str(tmp_path / "out" / "contact_sheet.png") in told.out
+    printed = capsys.readouterr()
+    assert "6 - 7 - 9" in printed.err and "96x72" in printed.err and "endless" in printed.err
+    assert "views per second" in printed.out and str(tmp_path / "out" / "contact_sheet.png") in printed.out
     assert json.loads((tmp_path / "out" / "inspect.json").read_text()) == result
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
         assert sheet.height > 6 * 112, "two groups of each source"
@@ -70,21 +72,30 @@ def test_a_scene_without_a_readable_image_is_an_error(root, tmp_path):
         inspect(config, tmp_path / "out", check=3)
 
 
-def test_held_out_scenes_are_read_and_names_are_printed_whatever_they_are(root, tmp_path, capsys):
+def test_held_out_scenes_are_checked_and_any_file_name_can_be_printed(root, tmp_path, capsys):
     config = nano_config(root)
-    held_out = build_mixture(config).held_out[0].scenes[0].name
+    held_out = build_mixture(config).held_out[0]
+    assert isinstance(held_out, PhotographSource)
     name = os.fsdecode(b"a new\nline \xff.jpg")
-    (root / held_out / name).write_bytes(b"no image")
+    (root / held_out.scenes[0].name / name).write_bytes(b"no image")
     result = inspect(config, tmp_path / "out", check=0)
     assert len(result["sources"][0]["unreadable"]) == 1
-    said = capsys.readouterr().out
-    said.encode("utf-8")
-    assert "a new\\nline \\udcff.jpg" in said
+    printed = capsys.readouterr().out
+    printed.encode("utf-8")
+    assert "a new\\nline \\udcff.jpg" in printed
 
 
-def test_a_few_images_are_checked_where_there_are_many(root, tmp_path):
+def test_the_number_of_checked_images_is_limited(root, tmp_path):
     result = inspect(nano_config(root), tmp_path / "out", check=5)
     assert result["sources"][0]["checked"] == 5
+
+
+def test_the_command(root, tmp_path):
+    arguments = ["--config", "configs/photos.py", f"--config.sources.photos.root={root}"]
+    done = run_module("muskie_jax.data", "inspect", *arguments, "--workdir", tmp_path / "out", "--check=3")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["job"] == "inspect" and result["sources"][0]["checked"] == 3
 
 
 def test_hidden_patches_are_dimmed_and_visible_ones_are_not():

@@ -1,4 +1,4 @@
-"""Reading photographs: every kind becomes upright uint8 RGB, or is refused by name."""
+"""Photographs of every kind are read as upright uint8 RGB, or rejected with a message."""
 
 import concurrent.futures
 import errno
@@ -15,15 +15,14 @@ from muskie_jax.data.images import UPRIGHT, BadImage, Photograph, open_photograp
 
 COLOURS = np.array([[[200, 30, 60], [10, 220, 90]], [[40, 50, 250], [255, 255, 255]]], np.uint8)
 SOLID = np.kron(COLOURS, np.ones((8, 8, 1), np.uint8))
-INSIDE = np.kron(np.ones((2, 2)), np.pad(np.ones((4, 4)), 2)) > 0  # compression blurs colours' borders
+INSIDE = np.kron(np.ones((2, 2)), np.pad(np.ones((4, 4)), 2)) > 0  # compression blurs the edges
 BICUBIC = Image.Resampling.BICUBIC
 
 
 def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> bytes:
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
+    opened = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     file = io.BytesIO()
-    image.save(file, kind, **options)
+    opened.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -49,10 +48,10 @@ def exif_of(orientation: int) -> Image.Exif:
     return exif
 
 
-# --- Kinds of pixels --------------------------------------------------------------------------------
+# --- Pixel modes ------------------------------------------------------------------------------------
 
 
-def test_colour_images_are_read_as_they_are():
+def test_colour_images_are_read_unchanged():
     assert (pixels_of(SOLID) == SOLID).all()
     assert (pixels_of(SOLID, "WEBP", lossless=True) == SOLID).all()
     palette = Image.fromarray(SOLID).convert("P", palette=Image.Palette.ADAPTIVE)
@@ -72,12 +71,12 @@ def test_grey_images():
     assert (pixels_of(Image.fromarray(bits)) == 255 * bits[..., None]).all()
 
 
-def test_transparency_is_laid_over_black():
+def test_transparent_images_are_composited_over_black():
     rgba = np.dstack([SOLID, np.full((16, 16), 255, np.uint8)])
     rgba[:, :8, 3] = 0
-    hidden = np.where(rgba[..., 3:] > 0, SOLID, 0)
-    assert (pixels_of(rgba) == hidden).all()
-    assert (pixels_of(rgba, "WEBP", lossless=True) == hidden).all()
+    over_black = np.where(rgba[..., 3:] > 0, SOLID, 0)
+    assert (pixels_of(rgba) == over_black).all()
+    assert (pixels_of(rgba, "WEBP", lossless=True) == over_black).all()
     grey = Image.fromarray(rgba).convert("LA")
     assert (pixels_of(grey)[:, :8] == 0).all() and pixels_of(grey)[:, 8:].min() > 0
     palette = Image.fromarray(SOLID).quantize(4)
@@ -91,7 +90,7 @@ def test_transparency_is_laid_over_black():
 def test_cmyk():
     cmyk = Image.fromarray(SOLID).convert("CMYK")
     assert np.abs(pixels_of(cmyk, "TIFF").astype(int) - SOLID).max() <= 2
-    # In JPEG files inks are stored inverted, as Adobe does.
+    # JPEG files store inverted inks, as Adobe defined it.
     assert np.abs(pixels_of(cmyk, "JPEG", quality=98).astype(int) - SOLID).max() <= 12
     inverted = np.ascontiguousarray(255 - np.asarray(cmyk))
     ycck = simplejpeg.encode_jpeg(inverted, quality=98, colorspace="CMYK", colorsubsampling="420")
@@ -118,8 +117,8 @@ def test_sixteen_bit_colour_is_scaled_not_clipped():
 
 
 @pytest.mark.parametrize("mode", ["F", "I", "LAB"])
-def test_modes_that_are_no_photographs_are_refused_by_name(mode):
-    with pytest.raises(BadImage, match=f"^scan.tif: pixel mode {mode} is no photograph's"):
+def test_unsupported_pixel_modes_are_rejected(mode):
+    with pytest.raises(BadImage, match=f"^scan.tif: pixel mode {mode} is not supported"):
         open_photograph(encoded(Image.new(mode, (8, 8)), "TIFF"), "scan.tif")
 
 
@@ -128,7 +127,7 @@ def test_modes_that_are_no_photographs_are_refused_by_name(mode):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_orientation_is_applied_unless_intrinsics_belong_to_stored_pixels(kind, orientation):
+def test_orientation_is_applied_unless_stored_pixels_are_wanted(kind, orientation):
     image = textured(45, 70)
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(image, kind, exif=exif_of(orientation), **options)
@@ -148,14 +147,14 @@ def test_boxes_are_in_upright_coordinates(orientation, size):
     data = encoded(textured(403, 301), "JPEG", quality=98, exif=exif_of(orientation))
     photograph = open_photograph(data, "turned")
     box = (20.5, 41.0, photograph.width - 10.0, photograph.height - 99.5)
-    whole = Image.fromarray(photograph.pixels())
-    expected = np.asarray(whole.resize(size[::-1], BICUBIC, box=box)).astype(int)
+    full = Image.fromarray(photograph.pixels())
+    expected = np.asarray(full.resize(size[::-1], BICUBIC, box=box)).astype(int)
     crop = photograph.crop(box, size)
     assert crop.shape == (*size, 3) and crop.flags.c_contiguous
     assert np.abs(crop - expected).mean() < 1
 
 
-def test_a_png_may_tell_its_orientation_after_its_pixels():
+def test_the_orientation_of_a_png_may_follow_its_pixels():
     plain, turned = encoded(SOLID), encoded(SOLID, exif=exif_of(6))
     start = turned.index(b"eXIf") - 4
     chunk = turned[start : start + 12 + struct.unpack(">I", turned[start : start + 4])[0]]
@@ -164,7 +163,7 @@ def test_a_png_may_tell_its_orientation_after_its_pixels():
     assert (open_photograph(late, "late").pixels() == np.rot90(SOLID, -1)).all()
 
 
-def test_an_orientation_that_there_is_not_is_none():
+def test_an_invalid_orientation_is_ignored():
     assert (pixels_of(SOLID, exif=exif_of(9)) == SOLID).all()
 
 
@@ -174,16 +173,16 @@ def test_an_orientation_that_there_is_not_is_none():
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("size", [(64, 48), (200, 300), (500, 640)])
 def test_crops_are_bicubic_and_antialiased(kind, size):
-    # 64x48 is reduced when it is decoded (a quarter), 200x300 too (a half), 500x640 is not.
+    # The JPEG is decoded at a quarter of its size for 64x48, at a half for 200x300, and fully for 500x640.
     photograph = open_photograph(encoded(textured(481, 643), kind), "texture")
-    whole = Image.fromarray(photograph.pixels())
+    full = Image.fromarray(photograph.pixels())
     box = (7.0, 11.0, 640.0, 467.0)
-    expected = np.asarray(whole.resize(size[::-1], BICUBIC, box=box)).astype(int)
+    expected = np.asarray(full.resize(size[::-1], BICUBIC, box=box)).astype(int)
     assert np.abs(photograph.crop(box, size) - expected).mean() < 0.6
     assert np.abs(photograph.crop(box, size) - expected).max() <= 8
 
 
-def test_fine_detail_does_not_alias_when_it_is_decoded_reduced():
+def test_reduced_decoding_does_not_alias_fine_detail():
     stripes = np.tile(np.array([0, 255], np.uint8), 320)[None, :, None]
     data = encoded(np.broadcast_to(stripes, (480, 640, 3)).copy(), "JPEG", quality=95)
     for size in ((224, 224), (100, 100)):
@@ -193,40 +192,40 @@ def test_fine_detail_does_not_alias_when_it_is_decoded_reduced():
 
 @pytest.mark.parametrize("width", range(257, 265))
 @pytest.mark.parametrize("size", [30, 60, 100])
-def test_boxes_map_exactly_when_a_reduced_size_is_rounded_up(width, size):
+def test_boxes_are_exact_when_a_reduced_size_is_rounded_up(width, size):
     data = encoded(textured(width, width + 3, seed=width), "JPEG", quality=95)
     photograph = open_photograph(data, "texture")
     box = (33.25, 40.0, width - 1.5, width - 2.75)
-    whole = Image.fromarray(photograph.pixels())
-    expected = np.asarray(whole.resize((size, size), BICUBIC, box=box)).astype(float)
+    full = Image.fromarray(photograph.pixels())
+    expected = np.asarray(full.resize((size, size), BICUBIC, box=box)).astype(float)
     difference = photograph.crop(box, (size, size)) - expected
     for axis in (0, 1):
         gradient = np.gradient(expected, axis=axis) * size / (width - 40)  # per pixel of the photograph
-        # The shift that explains the difference best, in pixels, in either half.
+        # The shift in pixels that best explains the difference, in each half.
         for half in (slice(1, size // 2), slice(size // 2, -1)):
             part = (half, slice(1, -1)) if axis == 0 else (slice(1, -1), half)
             shift = (gradient[part] * difference[part]).sum() / (gradient[part] ** 2).sum()
             assert abs(shift) < 0.1
 
 
-def test_a_crop_decodes_no_more_than_it_needs(monkeypatch):
-    asked = []
+def test_a_crop_decodes_at_the_smallest_sufficient_scale(monkeypatch):
+    scales = []
     decode = Photograph.decode
-    monkeypatch.setattr(Photograph, "decode", lambda self, s: asked.append(s) or decode(self, s))
+    monkeypatch.setattr(Photograph, "decode", lambda self, s: scales.append(s) or decode(self, s))
     photograph = open_photograph(encoded(textured(480, 640), "JPEG"), "texture")
     for size in ((120, 120), (121, 120), (240, 320), (240, 321), (480, 640)):
         photograph.crop((0, 0, 640, 480), size)
     photograph.crop((0, 0, 320, 240), (120, 120))
-    assert asked == [4, 2, 2, 1, 1, 2]
+    assert scales == [4, 2, 2, 1, 1, 2]
 
 
-def test_edges_that_are_rounded_off_the_image_are_put_back():
+def test_edges_outside_the_image_by_rounding_are_clipped():
     photograph = open_photograph(encoded(SOLID), "solid")
     crop = photograph.crop((-1e-12, 0, 16 + 1e-12, 16), (16, 16))
     assert (crop == SOLID).all()
 
 
-def test_crops_are_the_same_whatever_the_thread():
+def test_crops_do_not_depend_on_the_thread():
     photographs = [open_photograph(encoded(textured(240, 320, seed), "JPEG"), "a") for seed in range(6)]
     crop = lambda photograph: photograph.crop((3, 5, 300, 230), (100, 110))
     alone = [crop(photograph) for photograph in photographs]
@@ -240,7 +239,7 @@ def test_crops_are_the_same_whatever_the_thread():
 
 
 @pytest.mark.parametrize("kind", ["missing", "a folder", "empty", "text"])
-def test_bad_files_are_refused_by_name(tmp_path, kind):
+def test_bad_files_are_rejected_by_name(tmp_path, kind):
     path = tmp_path / f"{kind}.jpg"
     if kind == "a folder":
         path.mkdir()
@@ -254,20 +253,20 @@ def test_bad_files_are_refused_by_name(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
-def test_truncated_files_are_refused(kind, share):
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 0.9, 0.99])
+def test_truncated_files_are_rejected(kind, fraction):
     data = encoded(textured(100, 120), kind)
     with pytest.raises(BadImage, match="^cut short: "):
-        open_photograph(data[: int(share * len(data))], "cut short").crop((0, 0, 120, 100), (20, 20))
+        open_photograph(data[: int(fraction * len(data))], "cut short").crop((0, 0, 120, 100), (20, 20))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_bombs_are_refused_from_their_header():
+def test_huge_images_are_rejected_from_their_header():
     for side, reason in (
         (12_000, "12000x12000 is over 100,000,000 pixels"),
         (30_000, "it is over 100,000,000 pixels"),
     ):
-        header = encoded(Image.new("1", (side, side)))[:200]  # it says its size, and then ends
+        header = encoded(Image.new("1", (side, side)))[:200]  # has the size, but no pixels
         with pytest.raises(BadImage, match=f"^bomb: {reason}"):
             open_photograph(header, "bomb")
     with pytest.raises(BadImage, match="^large: 16x16 is over 255 pixels"):
@@ -275,24 +274,24 @@ def test_bombs_are_refused_from_their_header():
     open_photograph(encoded(SOLID), "just right", max_pixels=256)
 
 
-def test_programs_in_the_guise_of_images_are_not_run():
+def test_postscript_programs_are_not_run():
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
     assert Image.open(io.BytesIO(postscript)).format == "EPS"
     with pytest.raises(BadImage, match="not one of JPEG, PNG"):
         open_photograph(postscript, "guise.jpg")
 
 
-def test_an_odd_jpeg_is_read_if_pillow_reads_it():
+def test_a_jpeg_that_only_pillow_reads_is_read():
     data = encoded(np.kron(SOLID, np.ones((4, 4, 1), np.uint8)), "JPEG", quality=95)
     scan = data.index(b"\xff\xda")
-    odd = data[:scan] + b"\0" * 5 + data[scan:]  # bytes that belong to no segment
+    odd = data[:scan] + b"\0" * 5 + data[scan:]  # bytes outside any segment
     with pytest.raises(ValueError, match="extraneous bytes"):
         simplejpeg.decode_jpeg(odd)
     read = open_photograph(odd, "odd").crop((0, 0, 64, 64), (16, 16)).astype(int)
     assert np.abs(read - SOLID)[INSIDE].max() <= 12
 
 
-def test_a_fault_of_the_disk_is_not_the_images(tmp_path, monkeypatch):
+def test_an_error_of_the_disk_is_not_a_bad_image(tmp_path, monkeypatch):
     def fail(path):
         raise OSError(errno.EIO, "Input/output error")
 

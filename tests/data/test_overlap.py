@@ -1,4 +1,4 @@
-"""Views that overlap: how much one sees of another, and samples of them."""
+"""Overlap of views, and samples of overlapping views."""
 
 import json
 
@@ -8,6 +8,7 @@ from PIL import Image
 
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.overlap import sample_overlapping, scene_overlap, visible_fraction
+from muskie_jax.data.sources import PhotographSource
 from muskie_jax.errors import UserError
 from muskie_tests.runs import nano_config
 from muskie_tests.trees import draw, which
@@ -15,11 +16,11 @@ from muskie_tests.trees import draw, which
 SIZE = (48, 64)
 INTRINSICS = np.array([[64.0, 0, 32], [0, 64.0, 24], [0, 0, 1]])
 HERE = np.eye(4)
-WALL = 2.0  # metres to the wall that all cameras face: they see 2 x 1.5 m of it
+WALL = 2.0  # metres to the wall that all cameras face; each sees 2 x 1.5 m of it
 
 
 def moved(x: float) -> np.ndarray:
-    """world_to_camera of a camera moved to the right by x metres."""
+    """world_to_camera of a camera x metres to the right of the origin."""
     pose = np.eye(4)
     pose[0, 3] = -x
     return pose
@@ -46,7 +47,7 @@ def wall(tmp_path):
     return tmp_path
 
 
-def test_shares_are_those_of_the_geometry(wall):
+def test_overlap_follows_from_the_geometry(wall):
     names = tuple(f"wall/images/{i}.png" for i in range(8))
     overlap = scene_overlap(wall / "wall", names)
     shift = np.abs(np.arange(8)[:, None] - np.arange(8)) * 0.5
@@ -55,44 +56,45 @@ def test_shares_are_those_of_the_geometry(wall):
     np.testing.assert_allclose(unknown, [[1, 0, 0.75], [0, 0, 0], [0.75, 0, 1]], atol=0.02)
 
 
-def test_what_is_hidden_is_not_seen_and_holes_hide_nothing():
+def test_occluded_points_are_not_visible_and_missing_depth_occludes_nothing():
     wall, box = np.full(SIZE, WALL, np.float32), np.full(SIZE, WALL, np.float32)
-    box[:, :32] = 1.0  # something near, before the left half of the second view
+    box[:, :32] = 1.0  # a near object in front of the left half of the second view
     hole = box.copy()
     hole[:, :32] = 0
-    share = lambda other: visible_fraction(
-        0, [wall, other], np.stack([INTRINSICS] * 2), np.stack([np.eye(4)] * 2)
+    intrinsics = np.stack([INTRINSICS] * 2)
+    fraction = lambda first, second: visible_fraction(
+        0, [first, second], intrinsics, np.stack([np.eye(4)] * 2)
     )
-    assert share(box)[1] == pytest.approx(0.5, abs=0.02)
-    assert share(hole)[1] == 1 == share(wall * 0.97)[1]
-    assert (
-        visible_fraction(0, [wall * 0, wall], np.stack([INTRINSICS] * 2), np.stack([np.eye(4)] * 2)) == 0
-    ).all()
-    behind = np.diag([-1.0, 1, -1, 1])  # turned round
-    assert (
-        visible_fraction(0, [wall] * 2, np.stack([INTRINSICS] * 2), np.stack([np.eye(4), behind]))[1] == 0
-    )
+    assert fraction(wall, box)[1] == pytest.approx(0.5, abs=0.02)
+    assert fraction(wall, hole)[1] == 1 == fraction(wall, wall * 0.97)[1]
+    assert (fraction(wall * 0, wall) == 0).all()
+    backwards = np.diag([-1.0, 1, -1, 1])
+    assert visible_fraction(0, [wall] * 2, intrinsics, np.stack([np.eye(4), backwards]))[1] == 0
 
 
-def test_samples_overlap_as_asked():
+def test_samples_have_the_requested_overlap():
     shift = np.abs(np.arange(20)[:, None] - np.arange(20))
     overlap = np.clip(1 - shift / 10, 0, 1)
     rng, first = np.random.default_rng(0), []
     for _ in range(200):
-        frames, spare = sample_overlapping(rng, overlap, 4, 0.3, 0.8)
+        sample = sample_overlapping(rng, overlap, 4, 0.3, 0.8)
+        assert sample is not None
+        frames, spare = sample
         assert len(set(frames)) == 4 and not set(frames) & set(spare)
         fits = (overlap[frames] >= 0.3 - 1e-9) & (overlap[frames] <= 0.8 + 1e-9)
         anchors = [a for a, row in zip(frames, fits) if row[frames].sum() == 3]
-        assert anchors, "one of them sees enough of each other, and not too much"
+        assert anchors, "no frame has the requested overlap with all others"
         first.append(frames[0])
     assert len(set(first)) == 20
-    few, spare = sample_overlapping(rng, np.ones((3, 3)) - 0.5 * np.eye(3)[::-1], 7, 0.4, 0.6)
+    sample = sample_overlapping(rng, np.ones((3, 3)) - 0.5 * np.eye(3)[::-1], 7, 0.4, 0.6)
+    assert sample is not None
+    few, spare = sample
     assert max(np.bincount(few)) - min(np.bincount(few)[np.unique(few)]) <= 1 and len(spare) == 0
     assert sample_overlapping(rng, np.eye(5), 4, 0.3, 0.9) is None
 
 
 @pytest.mark.parametrize("structured", [False, True])
-def test_pairs_that_others_have_found(tmp_path, structured):
+def test_overlap_is_read_from_lists_of_pairs(tmp_path, structured):
     pairs = np.array([(0, 2, 0.5), (1, 2, 0.25)])
     if structured:
         pairs = np.array([tuple(p) for p in pairs], [("a", "i4"), ("b", "i4"), ("score", "f4")])
@@ -101,20 +103,21 @@ def test_pairs_that_others_have_found(tmp_path, structured):
     np.testing.assert_array_equal(overlap, [[0, 0.25, 0.5], [0.25, 0, 0], [0.5, 0, 0]])
 
 
-def test_a_source_draws_overlapping_views_where_it_can(wall):
+def test_a_source_draws_overlapping_views(wall):
     config = nano_config(wall, glob="wall/images/*", holdout=0, overlap=(0.6, 0.8))
     mixture = build_mixture(config)
-    assert mixture.training[0].scenes[0].name == "wall/images"
+    (source,) = mixture.training
+    assert isinstance(source, PhotographSource) and source.scenes[0].name == "wall/images"
     sampler = training_sampler(config, mixture)
     for slot in range(10):
-        group = sampler((0, 0, slot))
-        assert not group["error"]
-        frames = {which(image)[1] for image in group["images"]}
-        # A neighbour overlaps by three quarters, the next by a half: too little.
+        group = sampler.photo_group(0, 0, slot)
+        assert not group.error
+        frames = {which(image)[1] for image in group.images}
+        # Neighbours overlap by three quarters; cameras further apart overlap by half, which is too little.
         assert len(frames) <= 3 and max(frames) - min(frames) <= 2, frames
 
 
-def test_a_scene_whose_overlap_is_not_known_is_one_line(wall):
+def test_unknown_overlap_is_an_error_of_one_line(wall):
     (wall / "wall" / "cameras.json").unlink()
     config = nano_config(wall, glob="wall/images/*", holdout=0, overlap=(0.6, 0.8))
     with pytest.raises(UserError, match="has neither scene_metadata.npz nor cameras.json"):

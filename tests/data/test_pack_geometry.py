@@ -1,19 +1,21 @@
-"""Depth and cameras in packs: exact, kept with the image when it shrinks, and used."""
+"""Depth and cameras in packs are exact, follow the image when it shrinks, and give the overlap."""
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from muskie_jax.config import folder, packed
-from muskie_jax.data.packing.encoding import Encoding, encode_depth, read_depth
-from muskie_jax.data.packing.frames import RenderedFrames
+from muskie_jax.data.depth import read_depth
+from muskie_jax.data.packing.encoding import Encoding, encode_depth
+from muskie_jax.data.packing.frames import RenderedFrames, frames_from_source
 from muskie_jax.data.packing.pack import pack
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError
-from muskie_tests.packs import pack_of, sampler_of, whole
+from muskie_tests.packs import all_scenes, pack_of, sampler_of
 
 HEIGHT, WIDTH = 96, 128
 WORLD = WorldConfig(baseline=(0.1, 0.3))
@@ -22,16 +24,16 @@ PNG = Encoding(format="png")
 
 @pytest.fixture(scope="module")
 def rooms(tmp_path_factory):
-    """Two rooms of three views, packed without loss: the frames and the packed source."""
+    """Two rooms of three views, packed without loss: the frames, and the packed source."""
     frames = RenderedFrames(WORLD, 0, 2, 3, (HEIGHT, WIDTH), PNG)
     out = tmp_path_factory.mktemp("rooms")
     pack(frames, out, PNG)
-    return frames, whole(packed(root=str(out)))
+    return frames, all_scenes(packed(root=str(out)))
 
 
 @pytest.fixture(scope="module")
 def posed(rooms, tmp_path_factory):
-    """The same views as a folder of scenes with a cameras.json each: a source of a config."""
+    """A source of a config: the same views as a folder of scenes with a cameras.json each."""
     _, read = rooms
     root = tmp_path_factory.mktemp("posed")
     for scene in range(2):
@@ -86,7 +88,7 @@ def test_depth_and_cameras_of_packed_rooms_agree(rooms):
         assert inside.mean() > 0.3
         same = np.abs(stored - far) < 0.03 * far + 0.01
         assert same.mean() > 0.7 and np.median(np.abs(stored - far)[same]) < 0.01
-        assert (far < 0.9 * stored).mean() < 0.05, "nothing is in front of what the other view sees"
+        assert (far < 0.9 * stored).mean() < 0.05, "no point occludes what the other view sees"
 
 
 def test_packed_rooms_are_the_rendered_ones(rooms):
@@ -99,20 +101,20 @@ def test_packed_rooms_are_the_rendered_ones(rooms):
     assert [scene.name for scene in read.scenes] == ["room_0", "room_1"]
     assert read.record(0, 0).image != read.record(1, 0).image
     again = RenderedFrames(WORLD, 0, 5, 3, (HEIGHT, WIDTH), PNG)
-    assert (again.seed_of(1) == frames.seed_of(1)).all(), "a room does not depend on how many there are"
+    assert (again.seed_of(1) == frames.seed_of(1)).all(), "a room does not depend on the number of rooms"
     assert (RenderedFrames(WORLD, 1, 5, 3, (48, 64), PNG).seed_of(1) != frames.seed_of(1)).any()
 
 
-def test_depth_beyond_16_bits_is_missing():
+def test_depth_beyond_16_bits_becomes_missing():
     depth = read_depth(encode_depth(np.array([[0.0, -1.0, 0.0004], [65.535, 65.536, np.inf]])), "")
     assert depth.tolist() == [[0, 0, 0], [65535, 0, 0]]
 
 
 def test_a_folder_with_cameras_is_packed_with_them(posed, rooms, tmp_path):
-    done, read = pack_of(posed, tmp_path)
-    assert done.geometry and done.lossless and not done.upright
+    info, source = pack_of(posed, tmp_path)
+    assert info.geometry and info.lossless and not info.upright
     for scene, view in ((0, 2), (1, 0)):
-        before, after = rooms[1].record(scene, view), read.record(scene, view)
+        before, after = rooms[1].record(scene, view), source.record(scene, view)
         assert before.image == after.image and before.geometry.depth == after.geometry.depth
         assert (before.geometry.intrinsics == after.geometry.intrinsics).all()
         assert (before.geometry.world_to_camera == after.geometry.world_to_camera).all()
@@ -136,7 +138,7 @@ def test_a_smaller_pack_shows_the_same_surface_points(posed, rooms, tmp_path):
 
 
 def test_nothing_is_enlarged_and_small_files_are_copied(posed, tmp_path):
-    original = whole(posed)
+    original = all_scenes(posed)
     _, read = pack_of(posed, tmp_path / "a", Encoding(size=200))
     assert read.record(0, 0).image == original.path(0, 0).read_bytes()
     _, read = pack_of(posed, tmp_path / "b", Encoding(size=200, quality=50))
@@ -147,9 +149,9 @@ def test_nothing_is_enlarged_and_small_files_are_copied(posed, tmp_path):
 
 def test_a_pack_of_a_pack_equals_that_of_the_folder(posed, tmp_path):
     encoding = Encoding(size=48, quality=80)
-    pack_of(posed, tmp_path / "whole")
+    pack_of(posed, tmp_path / "original")
     _, direct = pack_of(posed, tmp_path / "direct", encoding)
-    _, second = pack_of(packed(root=str(tmp_path / "whole")), tmp_path / "second", encoding)
+    _, second = pack_of(packed(root=str(tmp_path / "original")), tmp_path / "second", encoding)
     for scene in range(2):
         first, other = direct.record(scene, 1), second.record(scene, 1)
         assert (first.image, first.frame, first.scene) == (other.image, other.frame, other.scene)
@@ -157,16 +159,16 @@ def test_a_pack_of_a_pack_equals_that_of_the_folder(posed, tmp_path):
         assert (first.geometry.intrinsics == other.geometry.intrinsics).all()
 
 
-def test_overlap_of_views_is_known_from_packed_cameras(posed, tmp_path):
+def test_overlap_of_views_follows_from_packed_cameras(posed, tmp_path):
     pack_of(posed, tmp_path)
     source = posed.copy_and_resolve_references()
     source.overlap = (0.05, 0.9)
     read = packed(root=str(tmp_path), overlap=(0.05, 0.9), holdout=0.0)
-    original, copy = whole(source), whole(read)
-    shares = [original.scene_overlap(1), copy.scene_overlap(1)]
-    assert shares[0].shape == (3, 3) and 0.1 < np.sort(shares[0].ravel())[2] < 1
-    assert (shares[0] == shares[1]).all()
-    groups = [sampler_of(s)((0, 0, 3))["images"] for s in (source, read)]
+    original, copy = all_scenes(source), all_scenes(read)
+    overlaps = [original.scene_overlap(1), copy.scene_overlap(1)]
+    assert overlaps[0].shape == (3, 3) and 0.1 < np.sort(overlaps[0].ravel())[2] < 1
+    assert (overlaps[0] == overlaps[1]).all()
+    groups = [sampler_of(s).photo_group(0, 0, 3).images for s in (source, read)]
     assert (groups[0] == groups[1]).all()
 
 
@@ -176,50 +178,46 @@ def test_overlap_of_views_is_known_from_packed_cameras(posed, tmp_path):
         ({"size": -1}, "--size=-1: write the short side"),
         ({"quality": 101}, "--quality=101: write 1 to 100"),
         ({"format": "gif"}, "--format='gif': write jpeg or png"),
-        ({"format": "png", "quality": 9}, "--quality is for JPEG"),
+        ({"format": "png", "quality": 9}, "--quality=9 applies to JPEG"),
     ],
 )
-def test_encodings_that_there_are_not(settings, expected):
+def test_invalid_encodings_are_refused(settings, expected):
     with pytest.raises(UserError, match=expected):
         Encoding(**settings)
 
 
 def copy_of(posed, root):
-    import shutil
-
     shutil.copytree(posed.root, root)
     return folder(root=str(root), glob="*/images/*", holdout=0.0)
 
 
-def test_images_with_intrinsics_are_not_turned(posed, tmp_path):
+def test_images_with_intrinsics_keep_their_stored_orientation(posed, tmp_path):
     source = copy_of(posed, tmp_path / "posed")
     path = tmp_path / "posed" / "room0" / "images" / "0.png"
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(path).save(path, exif=exif)
-    assert whole(source).open(0, 0).width == HEIGHT
+    assert all_scenes(source).open(0, 0).width == HEIGHT
     _, read = pack_of(source, tmp_path / "pack")
     assert (read.open(0, 0).height, read.open(0, 0).width) == (HEIGHT, WIDTH)
     _, small = pack_of(source, tmp_path / "small", Encoding(size=48))
     assert (small.open(0, 0).height, small.open(0, 0).width) == (48, 64)
 
 
-def test_without_all_cameras_there_are_none(posed, tmp_path):
-    from muskie_jax.data.packing.frames import frames_of
-
+def test_geometry_needs_the_cameras_of_all_images(posed, tmp_path):
     source = copy_of(posed, tmp_path / "posed")
     path = tmp_path / "posed" / "room1" / "cameras.json"
     cameras = json.loads(path.read_text())
     cameras["frames"].pop(1)
     path.write_text(json.dumps(cameras))
-    frames = frames_of(whole(source))
+    frames = frames_from_source(all_scenes(source))
     assert not frames.geometry and frames.upright
-    assert "scene room1/images has no cameras.json of all its images" in frames.reason
+    assert "scene room1/images has no cameras.json of all its images" in frames.geometry_note
     done, read = pack_of(source, tmp_path / "pack")
     assert not done.geometry and read.record(0, 0).geometry is None
 
 
-def test_depth_that_does_not_fit_its_image_is_named(posed, tmp_path):
+def test_depth_that_does_not_match_its_image_is_named(posed, tmp_path):
     source = copy_of(posed, tmp_path / "posed")
     depth = tmp_path / "posed" / "room0" / "depth"
     Image.new("I;16", (64, 48)).save(depth / "0.png")
@@ -227,7 +225,7 @@ def test_depth_that_does_not_fit_its_image_is_named(posed, tmp_path):
     (depth / "2.png").unlink()
     done, read = pack_of(source, tmp_path / "pack", max_bad_fraction=0.5)
     assert done.dropped == ["room0/images"] and len(read.scenes) == 1
-    said = "\n".join(done.skipped)
-    assert "the image is 128x96, its depth 64x48" in said
-    assert "its depth has pixel mode L, not 16 bits of grey" in said
-    assert "depth/2.png: No such file" in said
+    messages = "\n".join(done.skipped)
+    assert "the image is 128x96, its depth 64x48" in messages
+    assert "its depth has pixel mode L, not 16 bits of grey" in messages
+    assert "depth/2.png: No such file" in messages

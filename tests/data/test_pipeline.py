@@ -1,19 +1,21 @@
-"""Batches are a function of the seed and the step: not of workers, hosts, or where a run started."""
+"""Batches are a function of the seed and the step; workers, hosts and the first step do not matter."""
 
 import dataclasses
 import itertools
 import multiprocessing
 import os
 import signal
+from typing import Any
 
 import numpy as np
 import pytest
 
+from conftest import write_scene
 from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.config import default_config, folder, synthetic
 from muskie_jax.data.mixture import build_mixture, evaluation_sampler, training_sampler
-from muskie_jax.data.pipeline import BLOCK, Pipeline
-from muskie_jax.data.samples import STAND_INS
+from muskie_jax.data.pipeline import BLOCK, PhotoLoad, Pipeline
+from muskie_jax.data.samples import MAX_REPLACEMENTS
 from muskie_jax.errors import UserError
 from muskie_jax.masking import MaskOptions
 
@@ -39,13 +41,13 @@ def sampler(photo_folder):
 
 @pytest.fixture(scope="module")
 def mixed(photo_folder):
-    """Of photographs and rooms."""
+    """Draws from photographs and synthetic rooms."""
     return sampler_for(None, photos=folder(root=str(photo_folder)), rooms=synthetic())[0]
 
 
 @pytest.fixture(scope="module")
 def rooms():
-    """Of two kinds of rooms."""
+    """Draws from two synthetic worlds."""
     return sampler_for(None, rooms=synthetic(weight=3.0), gentle=synthetic(roll_jitter=3.0))[0]
 
 
@@ -55,7 +57,7 @@ def take(sampler, count, first=0, rows=range(GROUPS), workers=0):
 
 
 def flat(updates):
-    """All arrays of some updates, in order, with their buckets and names."""
+    """All arrays of some updates in order, each with its bucket and key."""
     return [
         (bucket, key, batch[key]) for update in updates for bucket, batch in update for key in sorted(batch)
     ]
@@ -82,54 +84,57 @@ def test_shapes_and_types(sampler):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("first", [0, 3, 4])
-def test_same_batches_whatever_the_workers_and_the_start(mixed, workers, first):
-    whole = take(mixed, 7)
-    kinds = {key for _, key, _ in flat(whole[4:])}
-    assert {"images", "scene"} <= kinds
-    assert_same(take(mixed, 7 - first, first, workers=workers), whole[first:])
+def test_batches_do_not_depend_on_workers_or_the_first_step(mixed, workers, first):
+    expected = take(mixed, 7)
+    keys = {key for _, key, _ in flat(expected[4:])}
+    assert {"images", "scene"} <= keys
+    assert_same(take(mixed, 7 - first, first, workers=workers), expected[first:])
 
 
-def test_workers_that_get_sigterm_go_on_until_the_trainer_has_saved(sampler):
+def test_workers_run_on_after_sigterm_until_the_trainer_has_saved(sampler):
     updates = Pipeline(sampler, range(GROUPS), workers=1).updates()
     batches = [next(updates)]
-    for worker in multiprocessing.active_children():
+    workers = multiprocessing.active_children()
+    assert workers
+    for worker in workers:
+        assert worker.pid is not None
         os.kill(worker.pid, signal.SIGTERM)
     batches += itertools.islice(updates, 20)  # more than are read ahead
     updates.close()
     assert_same(batches, take(sampler, 21))
 
 
-def assert_hosts_make(sampler, whole, ends):
-    """Hosts whose rows end at `ends` together make the same updates."""
-    parts = [take(sampler, len(whole), rows=range(*span)) for span in itertools.pairwise((0, *ends))]
-    for step, update in enumerate(whole):
+def assert_hosts_load(sampler, updates, ends):
+    """Hosts whose rows end at `ends` load the parts of `updates`."""
+    parts = [take(sampler, len(updates), rows=range(*span)) for span in itertools.pairwise((0, *ends))]
+    for step, update in enumerate(updates):
         for number, (bucket, batch) in enumerate(update):
             for key, value in batch.items():
                 joined = np.concatenate([part[step][number][1][key] for part in parts])
                 np.testing.assert_array_equal(joined, value, err_msg=f"{bucket} {key}")
 
 
-def test_hosts_together_make_the_same_batches(mixed):
-    assert_hosts_make(mixed, take(mixed, 4), (1, 2, 4))
+def test_batches_do_not_depend_on_hosts(mixed):
+    assert_hosts_load(mixed, take(mixed, 4), (1, 2, 4))
 
 
-def test_hosts_that_share_a_block_of_rooms_make_the_same_batches(rooms):
+def test_batches_do_not_depend_on_hosts_whose_rows_split_a_block_of_rooms(rooms):
     groups = 2 * BLOCK + 5
-    whole = take(rooms, 3, rows=range(groups))
-    assert_hosts_make(rooms, whole, (3, BLOCK + 1, 2 * BLOCK, groups))
-    assert_same(take(rooms, 2, 1, rows=range(groups)), whole[1:])
+    updates = take(rooms, 3, rows=range(groups))
+    assert_hosts_load(rooms, updates, (3, BLOCK + 1, 2 * BLOCK, groups))
+    assert_same(take(rooms, 2, 1, rows=range(groups)), updates[1:])
 
 
-def test_a_host_s_groups_need_not_follow_one_another(mixed, rooms):
+def test_rows_of_a_host_need_not_be_consecutive(mixed, rooms):
     for sampler, groups, rows in [(mixed, 4, (0, 3)), (rooms, 3 * BLOCK, (1, 2, 2 * BLOCK, 2 * BLOCK + 7))]:
-        whole, some = take(sampler, 4, rows=range(groups)), take(sampler, 4, rows=rows)
-        for (bucket, key, ours), (_, _, all_hosts) in zip(flat(some), flat(whole), strict=True):
+        all_rows, some_rows = take(sampler, 4, rows=range(groups)), take(sampler, 4, rows=rows)
+        for (bucket, key, ours), (_, _, all_hosts) in zip(flat(some_rows), flat(all_rows), strict=True):
             groups_first = all_hosts.reshape(groups, -1, *all_hosts.shape[1:])
             expected = groups_first[list(rows)].reshape(ours.shape)
             np.testing.assert_array_equal(ours, expected, err_msg=f"{bucket} {key}")
 
 
-def test_rooms_of_a_load_are_drawn_on_their_own(rooms):
+def test_rooms_of_a_load_are_drawn_independently(rooms):
     groups = 20 * BLOCK
     schedule = BucketSchedule((((128, 128),),), (2,), 0)
     sampler = dataclasses.replace(rooms, schedule=schedule, masks=MaskOptions((("random", 0.5),), 1))
@@ -139,20 +144,20 @@ def test_rooms_of_a_load_are_drawn_on_their_own(rooms):
     for batch in (first, second):
         assert batch["scene"].dtype == np.uint32 and batch["order"].dtype == np.int32
         assert (np.sort(batch["order"], axis=1) == np.arange(VIEWS)).all()
-        # Each view is at each place of a quarter of the groups, with a standard error of 0.024.
+        # Each view has each position in a quarter of the groups, with a standard error of 0.024.
         at = (batch["order"][..., None] == np.arange(VIEWS)).mean(0)
         assert np.abs(at - 1 / VIEWS).max() < 5 * 0.024
         assert batch["mask"].shape == (2 * groups, 2, 64) and not batch["mask"][:, 0].any()
         assert len(np.unique(batch["mask"][:, 1], axis=0)) == 2 * groups
     assert (first["order"] != second["order"]).any(1).mean() > 0.9
     assert (first["mask"] != second["mask"])[:, 1].any(1).all()
-    source = first["source"].reshape(groups, -1)
-    assert (source == source[:, :1]).all() and first["source"].dtype == np.int32
-    often = [number for number, of in enumerate(sampler.sources) if of.weight == 3.0]
-    assert np.mean(source[:, 0] == often) == pytest.approx(0.75, abs=0.12)
+    numbers = first["source"].reshape(groups, -1)
+    assert (numbers == numbers[:, :1]).all() and first["source"].dtype == np.int32
+    (heavy,) = [number for number, source in enumerate(sampler.sources) if source.weight == 3.0]
+    assert np.mean(numbers[:, 0] == heavy) == pytest.approx(0.75, abs=0.12)
 
 
-def test_rooms_alone_need_no_processes(rooms):
+def test_synthetic_sources_start_no_worker_processes(rooms):
     before = multiprocessing.active_children()
     assert_same(take(rooms, 2, workers=2), take(rooms, 2))
     updates = Pipeline(rooms, range(GROUPS), workers=2).updates()
@@ -167,11 +172,13 @@ def test_seeds_differ(photo_folder, sampler):
     )
 
 
-def test_a_load_is_reused_with_views_permuted_and_new_masks(photo_folder):
-    sampler, _ = sampler_for(photo_folder)
-    fixed = BucketSchedule((((32, 32),),), (4,), 0)
-    object.__setattr__(sampler, "schedule", fixed)
-    (first,), (second,), (third,) = take(sampler, 3)
+def with_bucket(sampler, height, width, views):
+    """The sampler with a single bucket."""
+    return dataclasses.replace(sampler, schedule=BucketSchedule((((height, width),),), (views,), 0))
+
+
+def test_a_load_is_reused_with_views_permuted_and_new_masks(sampler):
+    (first,), (second,), (third,) = take(with_bucket(sampler, 32, 32, 4), 3)
     images = [
         np.sort(b["images"].reshape(GROUPS, VIEWS, -1).astype(np.int64).sum(-1), axis=1)
         for _, b in (first, second, third)
@@ -181,25 +188,29 @@ def test_a_load_is_reused_with_views_permuted_and_new_masks(photo_folder):
     assert (first[1]["mask"] != second[1]["mask"]).any()
 
 
-def test_splitting_keeps_views_of_a_scene_together(photo_folder):
-    # The colours of a photograph tell which scene it is of.
-    sampler, _ = sampler_for(photo_folder)
-    object.__setattr__(sampler, "schedule", BucketSchedule((((32, 32),),), (2,), 0))
-    for ((_, batch),) in take(sampler, 4):
-        whole = batch["images"].reshape(GROUPS, VIEWS, -1)
-        split = batch["images"].reshape(GROUPS, VIEWS // 2, 2, -1)
-        assert (whole.reshape(split.shape) == split).all()
-        assert (batch["source"] == 0).all() and len(batch["source"]) == GROUPS * 2
+def test_a_split_group_is_consecutive_views_with_the_group_s_source_and_masks(photo_folder):
+    sources: dict[str, Any] = {name: folder(root=str(photo_folder)) for name in ("photos", "copy")}
+    sampler = with_bucket(sampler_for(None, **sources)[0], 32, 32, 2)
+    load = next(Pipeline(sampler, range(GROUPS))._loads(0))
+    assert isinstance(load, PhotoLoad) and len(set(load.source)) == 2
+    for use in range(sampler.reuse):
+        batch = load.batch(use, Bucket(32, 32, 2))
+        assert len(batch["images"]) == len(batch["source"]) == len(batch["mask"]) == 2 * GROUPS
+        for group, part in itertools.product(range(GROUPS), range(2)):
+            row = 2 * group + part
+            assert batch["source"][row] == load.source[group]
+            np.testing.assert_array_equal(batch["mask"][row], load.masks[use][group, part])
+            for view in range(2):
+                number = load.orders[use][group, 2 * part + view]
+                np.testing.assert_array_equal(batch["images"][row, view], load.images[group][number])
 
 
-def test_rectangular_sizes_are_centre_crops_of_the_canvas(photo_folder):
-    sampler, _ = sampler_for(photo_folder)
-    square = BucketSchedule((((48, 48),),), (4,), 0)
-    object.__setattr__(sampler, "schedule", square)
-    ((_, whole),) = take(sampler, 1)[0:1][0]
+def test_rectangular_sizes_are_centre_crops_of_the_canvas(sampler):
+    sampler = with_bucket(sampler, 48, 48, 4)
+    (((_, square),),) = take(sampler, 1)
     load = next(Pipeline(sampler, range(GROUPS))._loads(0))
     cropped = load.batch(0, Bucket(16, 48, 4))["images"]
-    np.testing.assert_array_equal(cropped, whole["images"][:, :, 16:32])
+    np.testing.assert_array_equal(cropped, square["images"][:, :, 16:32])
 
 
 def test_bucket_schedule_draws_every_bucket_with_its_probability():
@@ -211,12 +222,15 @@ def test_bucket_schedule_draws_every_bucket_with_its_probability():
     assert squares == pytest.approx(0.5, abs=0.05)
     views = np.array([[a.views, b.views] for a, b in drawn])
     assert (views == 1).mean(0) == pytest.approx([0.5, 0.5], abs=0.05)
-    assert np.corrcoef(views.T)[0, 1] == pytest.approx(0, abs=0.08), "resolutions draw on their own"
+    assert np.corrcoef(views.T)[0, 1] == pytest.approx(0, abs=0.08), "resolutions are drawn independently"
     assert schedule.canvas(1) == (48, 48)
 
 
 def test_mixed_sources_follow_their_weights(photo_folder):
-    sources = {"photos": folder(root=str(photo_folder), weight=3.0), "rooms": synthetic(weight=1.0)}
+    sources: dict[str, Any] = {
+        "photos": folder(root=str(photo_folder), weight=3.0),
+        "rooms": synthetic(weight=1.0),
+    }
     sampler, evaluation = sampler_for(None, **sources)
     seen = [batch for update in take(sampler, 200) for _, batch in update]
     rendered = np.mean(["scene" in batch for batch in seen])
@@ -225,7 +239,7 @@ def test_mixed_sources_follow_their_weights(photo_folder):
         assert ("images" in batch) != ("scene" in batch)
         assert (batch["source"] == (1 if "scene" in batch else 0)).all()
     scenes = np.concatenate([b["scene"] for b in seen[::2] if "scene" in b])
-    assert len(np.unique(scenes, axis=0)) >= len(scenes) / 2, "every load has scenes of its own"
+    assert len(np.unique(scenes, axis=0)) >= len(scenes) / 2, "every load has other scenes"
     held = np.concatenate([b["scene"] for u in take(evaluation, 60) for _, b in u if "scene" in b])
     assert not {tuple(s) for s in held} & {tuple(s) for s in scenes}
 
@@ -236,24 +250,22 @@ def test_evaluation_is_the_same_for_every_seed(photo_folder):
     )
 
 
-def damage(path, share=0.1):
-    """Cuts a file short: in its header, or with a larger share in its pixels."""
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+def truncate(path, fraction=0.1):
+    """Truncates a file: 0.1 ends in its header, 0.9 in its pixels."""
+    path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)])
 
 
 @pytest.fixture
-def damaged_folder(tmp_path):
-    from conftest import write_scene
-
+def small_folder(tmp_path):
     for number in range(3):
         write_scene(tmp_path / f"scene{number}", 6, number)
     return tmp_path
 
 
-@pytest.mark.parametrize("workers, share", [(0, 0.1), (0, 0.9), (2, 0.9)])
-def test_unreadable_images_are_replaced_counted_and_named(damaged_folder, workers, share):
-    damage(damaged_folder / "scene0" / "frame_2.jpg", share)
-    sampler, _ = sampler_for(None, photos=folder(root=str(damaged_folder), holdout=0))
+@pytest.mark.parametrize("workers, fraction", [(0, 0.1), (0, 0.9), (2, 0.9)])
+def test_unreadable_images_are_replaced_counted_and_named(small_folder, workers, fraction):
+    truncate(small_folder / "scene0" / "frame_2.jpg", fraction)
+    sampler, _ = sampler_for(None, photos=folder(root=str(small_folder), holdout=0))
     pipeline = Pipeline(sampler, range(GROUPS), workers)
     updates = list(itertools.islice(pipeline.updates(), 16))
     assert all(batch["images"].std((2, 3, 4)).min() > 0 for update in updates for _, batch in update)
@@ -266,44 +278,41 @@ def test_unreadable_images_are_replaced_counted_and_named(damaged_folder, worker
     assert pipeline.tried > 200
     with pytest.raises(UserError, match=f"{bad} of {pipeline.tried} images .*frame_2.jpg"):
         pipeline.check_bad_fraction(0.01)
-    assert_same(updates[5:], take(sampler, 11, 5))  # a continued run replaces them alike
+    assert_same(updates[5:], take(sampler, 11, 5))  # a resumed run uses the same replacements
 
 
-@pytest.mark.parametrize("share", [0.1, 0.9])
-def test_an_unreadable_image_changes_nothing_but_its_own_view(damaged_folder, share):
-    sampler, _ = sampler_for(None, photos=folder(root=str(damaged_folder), holdout=0))
-    object.__setattr__(sampler, "augmented", False)
-    whole = [sampler((load, 0, 0)) for load in range(12)]
-    damage(damaged_folder / "scene0" / "frame_2.jpg", share)
+@pytest.mark.parametrize("fraction", [0.1, 0.9])
+def test_an_unreadable_image_only_changes_its_own_view(small_folder, fraction):
+    sampler, _ = sampler_for(None, photos=folder(root=str(small_folder), holdout=0))
+    sampler = dataclasses.replace(sampler, augmented=False)
+    intact = [sampler.photo_group(load, 0, 0) for load in range(12)]
+    truncate(small_folder / "scene0" / "frame_2.jpg", fraction)
     replaced = 0
-    for load, before in enumerate(whole):
-        after = sampler((load, 0, 0))
-        for key in ("orders", "masks"):
-            for a, b in zip(before[key], after[key]):
-                np.testing.assert_array_equal(a, b)
-        differs = (before["images"] != after["images"]).any((1, 2, 3))
-        assert differs.sum() == len(after["skipped"]) <= 1
+    for load, before in enumerate(intact):
+        after = sampler.photo_group(load, 0, 0)
+        for a, b in zip(before.orders + before.masks, after.orders + after.masks, strict=True):
+            np.testing.assert_array_equal(a, b)
+        differs = (before.images != after.images).any((1, 2, 3))
+        assert differs.sum() == len(after.skipped) <= 1
         replaced += differs.sum()
-        assert len({view.tobytes() for view in after["images"]}) == VIEWS, "by a frame that was not drawn"
+        assert len({view.tobytes() for view in after.images}) == VIEWS, "replaced by another frame"
     assert replaced
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_scene_without_a_readable_image_is_named(damaged_folder, workers):
-    for path in (damaged_folder / "scene1").iterdir():
-        damage(path)
-    sampler, _ = sampler_for(None, photos=folder(root=str(damaged_folder), holdout=0))
+def test_a_scene_without_a_readable_image_is_named(small_folder, workers):
+    for path in (small_folder / "scene1").iterdir():
+        truncate(path)
+    sampler, _ = sampler_for(None, photos=folder(root=str(small_folder), holdout=0))
     with pytest.raises(UserError, match="scene 'scene1' of photos .*: none of its images can be read"):
         take(sampler, 20, workers=workers)
 
 
-def test_tries_are_bounded(damaged_folder):
-    from conftest import write_scene
-
-    write_scene(damaged_folder / "long", 60, 0, size=(20, 20))
-    for path in (damaged_folder / "long").iterdir():
-        damage(path)
-    sampler, _ = sampler_for(None, photos=folder(root=str(damaged_folder), glob="long/*", holdout=0))
-    group = sampler((0, 0, 0))
-    assert group["tried"] == len(group["skipped"]) == VIEWS + STAND_INS < 60
-    assert f"none of {VIEWS + STAND_INS} images tried can be read" in group["error"]
+def test_at_most_max_replacements_are_tried(small_folder):
+    write_scene(small_folder / "long", 60, 0, size=(20, 20))
+    for path in (small_folder / "long").iterdir():
+        truncate(path)
+    sampler, _ = sampler_for(None, photos=folder(root=str(small_folder), glob="long/*", holdout=0))
+    group = sampler.photo_group(0, 0, 0)
+    assert group.tried == len(group.skipped) == VIEWS + MAX_REPLACEMENTS < 60
+    assert f"none of {VIEWS + MAX_REPLACEMENTS} images tried can be read" in group.error

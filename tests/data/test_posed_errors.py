@@ -1,4 +1,4 @@
-"""What is wrong with a posed dataset is one line that names the sequence or the file."""
+"""Errors in a posed dataset are one line that names the sequence or the file."""
 
 import json
 import sys
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from muskie_jax.data.images import BadImage
 from muskie_jax.data.posed import colmap, open_posed
 from muskie_jax.data.posed.frames import Frame
 from muskie_jax.data.posed.settings import READERS, check_posed, posed
@@ -16,9 +17,9 @@ from muskie_tests.posed_trees import SIZE
 
 
 def load_all(reader, root, size=SIZE, views=3):
-    """Opens what is below a folder, and loads every group."""
+    """Opens a folder, and loads every group."""
     every = 20 if reader == "seven_scenes" else 1
-    opened = open_posed("made", posed(reader, str(root), groups=0, select="rotation", every=every), views)
+    opened = open_posed("mine", posed(reader, str(root), groups=0, select="rotation", every=every), views)
     for number in range(len(opened.groups)):
         opened.load(number, size)
 
@@ -27,22 +28,22 @@ def error_of(reader, root, **options):
     with pytest.raises(UserError) as caught:
         load_all(reader, root, **options)
     message = str(caught.value)
-    assert message.startswith(("config.posed.made: ", "config.posed.made.root: "))
+    assert message.startswith(("config.posed.mine: ", "config.posed.mine.root: "))
     return message
 
 
 @pytest.fixture
 def desk(tmp_path):
-    """A folder of one sequence with a cameras.json, and how to change that."""
+    """A folder of one sequence with a cameras.json, and a function that changes a value of a frame."""
     trees.cameras(tmp_path, 3)
     path = tmp_path / "desk" / "cameras.json"
 
     def change(key, value, frame=1):
-        whole = json.loads(path.read_text())
-        old = np.array(whole["frames"][frame][key]) if key not in ("image", "depth") else None
+        contents = json.loads(path.read_text())
+        old = np.array(contents["frames"][frame][key]) if key not in ("image", "depth") else None
         new = value(old) if callable(value) else value
-        whole["frames"][frame][key] = new.tolist() if isinstance(new, np.ndarray) else new
-        path.write_text(json.dumps(whole))
+        contents["frames"][frame][key] = new.tolist() if isinstance(new, np.ndarray) else new
+        path.write_text(json.dumps(contents))
 
     return tmp_path, change
 
@@ -59,18 +60,26 @@ def with_value(row, column, value):
     "key, change, expected",
     [
         ("world_to_camera", with_value(0, 0, np.nan), "the pose is not finite"),
-        ("world_to_camera", lambda m: m * np.array([[1.01], [1.01], [1.01], [1]]), "is no rotation"),
-        ("world_to_camera", lambda m: m * np.array([[-1], [1], [1], [1]]), "no rotation, it mirrors"),
+        (
+            "world_to_camera",
+            lambda m: m * np.array([[1.01], [1.01], [1.01], [1]]),
+            "invalid rotation, its axes are not orthonormal",
+        ),
+        (
+            "world_to_camera",
+            lambda m: m * np.array([[-1], [1], [1], [1]]),
+            "invalid rotation, it is a reflection",
+        ),
         ("world_to_camera", with_value(3, 0, 1.0), r"last row of the pose is \[1.0, 0.0, 0.0, 1.0\]"),
-        ("intrinsics", with_value(0, 0, 0.0), "intrinsics are singular, or mirror"),
-        ("intrinsics", with_value(1, 1, -70.0), "intrinsics are singular, or mirror"),
+        ("intrinsics", with_value(0, 0, 0.0), "invalid, the focal lengths .* are not positive"),
+        ("intrinsics", with_value(1, 1, -70.0), "invalid, the focal lengths .* are not positive"),
         ("intrinsics", with_value(0, 2, np.inf), "intrinsics are not finite"),
-        ("intrinsics", lambda m: m.T, "no pinhole camera's"),
-        ("intrinsics", with_value(0, 0, 0.5), "absurd: focal lengths"),
-        ("intrinsics", with_value(0, 2, 500.0), "absurd: the centre"),
+        ("intrinsics", lambda m: m.T, "not of the form fx 0 cx, 0 fy cy"),
+        ("intrinsics", with_value(0, 0, 0.5), "implausible, focal lengths"),
+        ("intrinsics", with_value(0, 2, 500.0), "implausible, the centre"),
     ],
 )
-def test_cameras_that_cannot_be_true(desk, key, change, expected):
+def test_invalid_cameras(desk, key, change, expected):
     root, rewrite = desk
     rewrite(key, change)
     message = error_of("cameras", root)
@@ -82,17 +91,17 @@ def test_cameras_that_cannot_be_true(desk, key, change, expected):
 def test_a_pose_is_checked_before_any_pixel_is_read(desk):
     root, rewrite = desk
     rewrite("world_to_camera", with_value(0, 0, 2.0))
-    with pytest.raises(UserError, match="desk, .*0001.png: the rotation"):
-        open_posed("made", posed("cameras", str(root), select="rotation"), 2)
+    with pytest.raises(UserError, match="desk, .*0001.png: the pose has an invalid rotation"):
+        open_posed("mine", posed("cameras", str(root), select="rotation"), 2)
 
 
-def test_small_errors_of_rounding_are_no_errors(desk):
+def test_rounding_errors_are_tolerated(desk):
     root, rewrite = desk
     rewrite("world_to_camera", lambda m: np.round(m, 4))
     load_all("cameras", root)
 
 
-def test_depth_that_cannot_be_true(desk):
+def test_invalid_depth(desk):
     root, _ = desk
     path = root / "desk" / "depth" / "0001.png"
     trees.save(path, np.zeros(SIZE, np.uint16))
@@ -108,7 +117,7 @@ def test_depth_that_cannot_be_true(desk):
     assert f"{path}: No such file or directory" in error_of("cameras", root)
 
 
-def test_depth_that_the_crop_leaves_nothing_of(desk):
+def test_depth_outside_the_crop(desk):
     root, _ = desk
     depth = np.zeros(SIZE, np.uint16)
     depth[:, :5] = 1000
@@ -117,7 +126,7 @@ def test_depth_that_the_crop_leaves_nothing_of(desk):
     assert "0001.png: its depth is empty" in error_of("cameras", root, size=(60, 60))
 
 
-def test_images_that_cannot_be_read(desk):
+def test_unreadable_images(desk):
     root, _ = desk
     path = root / "desk" / "images" / "0002.png"
     path.write_bytes(b"no image")
@@ -126,40 +135,44 @@ def test_images_that_cannot_be_read(desk):
     assert str(path) in error_of("cameras", root)
 
 
-def test_files_of_cameras_that_cannot_be_understood(desk):
+def test_invalid_cameras_json(desk):
     root, rewrite = desk
     rewrite("image", "images/0000.png")
     message = error_of("cameras", root)
-    assert "desk, " in message and "0000.png: this image is there twice" in message
+    assert "desk, " in message and "0000.png: this image occurs twice" in message
     rewrite("intrinsics", [[1, 2], [3, 4]])
-    assert "cameras.json cannot be understood: ValueError" in error_of("cameras", root)
+    assert "cameras.json cannot be parsed: ValueError" in error_of("cameras", root)
     (root / "desk" / "cameras.json").write_text("[]")
-    assert "cameras.json cannot be understood" in error_of("cameras", root)
+    assert "cameras.json cannot be parsed" in error_of("cameras", root)
     message = error_of("cameras", root / "desk" / "depth")
-    assert "there is no cameras.json in it, nor in a folder of it" in message
+    assert "it does not contain cameras.json, nor does a subfolder" in message
 
 
 def edit_json(path, change):
-    whole = json.loads(path.read_text())
-    change(whole)
-    path.write_text(json.dumps(whole))
+    contents = json.loads(path.read_text())
+    change(contents)
+    path.write_text(json.dumps(contents))
 
 
 TRANSFORMS_ERRORS = {
-    "r_2: no depth_file_path: correspondence is": lambda whole: whole["frames"][2].pop("depth_file_path"),
-    "r_0: the camera is no pinhole (k1=0.1)": lambda whole: whole.update(k1=0.1),
-    "the camera is no pinhole (OPENCV_FISHEYE)": lambda whole: whole.update(camera_model="OPENCV_FISHEYE"),
-    "neither fl_x nor camera_angle_x is known": lambda whole: whole.pop("fl_x"),
-    "r_0: the rotation of the pose is no rotation": lambda whole: whole["frames"][0].update(
+    "r_2: depth_file_path is missing": lambda contents: contents["frames"][2].pop("depth_file_path"),
+    "r_0: the camera is not a pinhole (k1=0.1)": lambda contents: contents.update(k1=0.1),
+    "the camera is not a pinhole (OPENCV_FISHEYE)": lambda contents: contents.update(
+        camera_model="OPENCV_FISHEYE"
+    ),
+    "neither fl_x nor camera_angle_x is given": lambda contents: contents.pop("fl_x"),
+    "r_0: the pose has an invalid rotation": lambda contents: contents["frames"][0].update(
         transform_matrix=(2 * np.eye(4) - np.diag([0, 0, 0, 1])).tolist()
     ),
-    "transforms.json cannot be understood: 'frames' is missing": lambda whole: whole.pop("frames"),
-    "r_0.png is 80x60, and its camera is of 60x80": lambda whole: whole.update(w=60, h=80, cx=30, cy=40),
+    "transforms.json cannot be parsed: 'frames' is missing": lambda contents: contents.pop("frames"),
+    "r_0.png is 80x60, but its camera is for 60x80": lambda contents: contents.update(
+        w=60, h=80, cx=30, cy=40
+    ),
 }
 
 
 @pytest.mark.parametrize("expected", TRANSFORMS_ERRORS)
-def test_transforms_that_cannot_be_used(tmp_path, expected):
+def test_invalid_transforms(tmp_path, expected):
     trees.transforms(tmp_path, 3)
     edit_json(tmp_path / "lego" / "transforms.json", TRANSFORMS_ERRORS[expected])
     assert expected in error_of("transforms", tmp_path)
@@ -172,14 +185,14 @@ def test_scannet_errors(tmp_path):
     trees.write_matrix(pose, 2 * np.eye(4))
     assert "30.txt: " in error_of("scannet", tmp_path)
     pose.write_text("1 2 3")
-    assert "30.txt cannot be understood" in error_of("scannet", tmp_path)
+    assert "30.txt cannot be parsed" in error_of("scannet", tmp_path)
     pose.unlink()
-    assert "30.txt cannot be understood: [Errno 2]" in error_of("scannet", tmp_path)
+    assert "30.txt cannot be parsed: [Errno 2]" in error_of("scannet", tmp_path)
     (tmp_path / "intrinsics.npz").write_bytes(b"PK no zip")
-    assert "intrinsics.npz cannot be understood" in error_of("scannet", tmp_path)
+    assert "intrinsics.npz cannot be parsed" in error_of("scannet", tmp_path)
     (tmp_path / "intrinsics.npz").unlink()
     assert "no intrinsics, neither in" in error_of("scannet", tmp_path)
-    assert "there is no color/<n>.jpg in it" in error_of("scannet", scene / "color")
+    assert "it does not contain color/<n>.jpg" in error_of("scannet", scene / "color")
 
 
 def test_seven_scenes_and_neural_rgbd_errors(tmp_path):
@@ -188,7 +201,7 @@ def test_seven_scenes_and_neural_rgbd_errors(tmp_path):
     trees.write_matrix(pose, np.full((4, 4), np.nan))
     assert "frame-000020.pose.txt: the pose is not finite" in error_of("seven_scenes", tmp_path / "seven")
     (tmp_path / "seven" / "chess" / "TestSplit.txt").write_text("sequence3\nsequence12\n")
-    assert "TestSplit.txt lists a sequence that is not there: seq-12" in error_of(
+    assert "TestSplit.txt lists a sequence that does not exist: seq-12" in error_of(
         "seven_scenes", tmp_path / "seven"
     )
     trees.neural_rgbd(tmp_path / "neural")
@@ -197,11 +210,9 @@ def test_seven_scenes_and_neural_rgbd_errors(tmp_path):
     (kitchen / "poses.txt").write_text("\n".join(lines[:8]))
     assert "poses.txt has 2 poses, none for img2.png" in error_of("neural_rgbd", tmp_path / "neural")
     (kitchen / "poses.txt").unlink()
-    assert "there is neither poses.txt nor trainval_poses.txt" in error_of(
-        "neural_rgbd", tmp_path / "neural"
-    )
+    assert "neither poses.txt nor trainval_poses.txt exists" in error_of("neural_rgbd", tmp_path / "neural")
     (kitchen / "focal.txt").unlink()
-    assert "there is no focal.txt in it" in error_of("neural_rgbd", tmp_path / "neural")
+    assert "it does not contain focal.txt" in error_of("neural_rgbd", tmp_path / "neural")
 
 
 def test_navi_errors(tmp_path):
@@ -210,12 +221,14 @@ def test_navi_errors(tmp_path):
     edit_json(path, lambda images: images[0]["camera"].update(q=[0, 0, 0, 0]))
     assert "005.jpg: the pose is not finite" in error_of("navi", tmp_path)
     edit_json(path, lambda images: images[0].pop("camera"))
-    assert "annotations.json cannot be understood: 'camera' is missing" in error_of("navi", tmp_path)
+    assert "annotations.json cannot be parsed: 'camera' is missing" in error_of("navi", tmp_path)
     (tmp_path / "vase" / "wild_set").rmdir()
-    assert "annotations.json beside <object>/wild_set in it" in error_of("navi", tmp_path)
+    assert "it does not contain <object>/multiview_*/annotations.json beside <object>/wild_set" in error_of(
+        "navi", tmp_path
+    )
 
 
-def test_colmap_without_pycolmap_says_how_to_install_it(tmp_path, monkeypatch):
+def test_colmap_without_pycolmap_names_the_install_command(tmp_path, monkeypatch):
     (tmp_path / "garden" / "sparse").mkdir(parents=True)
     (tmp_path / "garden" / "sparse" / "cameras.txt").touch()
     monkeypatch.setitem(sys.modules, "pycolmap", None)
@@ -223,18 +236,18 @@ def test_colmap_without_pycolmap_says_how_to_install_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("data", [b"", b"4&3&1&" + bytes(47), b"4&3&3&" + bytes(144), b"0&0&1&"])
-def test_colmap_depth_that_is_not_whole(tmp_path, data):
+def test_truncated_colmap_depth(tmp_path, data):
     path = tmp_path / "a.png.geometric.bin"
     path.write_bytes(data)
     frame = Frame("a", 0, path, path, np.eye(3), np.eye(4))
-    with pytest.raises(colmap.BadImage, match="a.png.geometric.bin: it is no depth map of COLMAP's"):
-        colmap.dense_depth(frame)
+    with pytest.raises(BadImage, match="a.png.geometric.bin: it is not a COLMAP depth map"):
+        colmap.read_depth(frame)
 
 
 def test_colmap_errors(tmp_path):
     pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     trees.colmap(tmp_path / "a", 3, model="OPENCV")
-    assert "garden, 00.png: the camera is no pinhole but OPENCV" in error_of("colmap", tmp_path / "a")
+    assert "garden, 00.png: the camera model is OPENCV, not a pinhole" in error_of("colmap", tmp_path / "a")
     trees.colmap(tmp_path / "b", 3)
     depth = tmp_path / "b" / "garden" / "stereo" / "depth_maps" / "01.png.geometric.bin"
     depth.unlink()
@@ -244,7 +257,7 @@ def test_colmap_errors(tmp_path):
     assert "pycolmap cannot read the model" in error_of("colmap", tmp_path / "b")
 
 
-IN_ROOT = {
+EXPECTED_FILES = {
     "navi": "<object>/multiview_*/annotations.json beside <object>/wild_set",
     "scannet": "color/<n>.jpg",
     "seven_scenes": "<scene>/seq-XX/frame-XXXXXX.color.png",
@@ -256,22 +269,25 @@ IN_ROOT = {
 
 
 @pytest.mark.parametrize("reader", [reader for reader in READERS if reader != "synthetic"])
-def test_a_root_with_nothing_in_it_says_what_is_expected_there(tmp_path, reader):
-    root, none = "config.posed.made.root", tmp_path / "none"
+def test_a_wrong_root_is_reported_with_the_expected_files(tmp_path, reader):
+    root, none = "config.posed.mine.root", tmp_path / "none"
     message = error_of(reader, none)
-    assert message.startswith(f"{root}: no folder '{none}': write --{root}=") and IN_ROOT[reader] in message
+    assert message.startswith(f"{root}: no folder '{none}': write --{root}=")
+    assert EXPECTED_FILES[reader] in message
     (tmp_path / "folder" / "other").mkdir(parents=True)
     for path in (tmp_path / "folder", tmp_path / "folder" / "other"):
-        assert error_of(reader, path).startswith(f"{root}: {path}: there is no {IN_ROOT[reader]} in it")
+        assert error_of(reader, path).startswith(
+            f"{root}: {path}: it does not contain {EXPECTED_FILES[reader]}"
+        )
     file = tmp_path / "file.zip"
     file.write_bytes(b"PK\x80")
-    expected = f"{root}: {file}: it is a file: write the folder with {IN_ROOT[reader]} in it"
+    expected = f"{root}: {file}: it is a file: write the folder that contains {EXPECTED_FILES[reader]}"
     assert error_of(reader, file).startswith(expected)
 
 
-def test_a_file_of_transforms_must_be_one(tmp_path):
+def test_a_transforms_file_must_be_json(tmp_path):
     (tmp_path / "a.json").write_text("{")
-    assert "a.json cannot be understood: " in error_of("transforms", tmp_path / "a.json")
+    assert "a.json cannot be parsed: " in error_of("transforms", tmp_path / "a.json")
 
 
 def checked(**settings):
@@ -302,12 +318,12 @@ SETTINGS_ERRORS = [
 
 
 @pytest.mark.parametrize("settings, expected", SETTINGS_ERRORS)
-def test_settings_that_cannot_be_used(settings, expected):
+def test_invalid_settings(settings, expected):
     with pytest.raises(UserError, match=expected):
         checked(**settings)
 
 
-def test_settings_are_checked_where_they_are_written():
+def test_settings_are_checked_when_they_are_written():
     with pytest.raises(UserError, match=r"posed\(\): no 'seven'.*seven_scenes"):
         posed("seven")
     with pytest.raises(UserError, match=r"posed\('cameras'\): no 'group'; did you mean 'groups'"):

@@ -1,6 +1,7 @@
 """Which frames are evaluated together."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
@@ -8,30 +9,31 @@ import pytest
 from muskie_jax.data.overlap import visible_fraction
 from muskie_jax.data.posed import groups, open_posed
 from muskie_jax.data.posed.frames import Frame, Sequence
-from muskie_jax.data.posed.groups import choose_groups, spread
+from muskie_jax.data.posed.groups import choose_groups, evenly_spaced
 from muskie_jax.data.posed.settings import posed
 from muskie_jax.errors import UserError
 from muskie_tests import posed_trees as trees
 from muskie_tests.posed_trees import SIZE
 
+NO_FILE = pathlib.Path()
 INTRINSICS = np.array([[80.0, 0, 40], [0, 80.0, 30], [0, 0, 1]])
 
 
 def walk(name, numbers, step=0.1):
-    """A camera that moves along a wall, 2 m away, which it sees 2 m of; it turns a little all the time."""
+    """A camera that moves along a wall 2 m away, of which it sees 2 m, and slowly rotates."""
     frames = []
     for number in numbers:
         pose = np.eye(4)
         pose[0, 3] = -step * number
         pose[:3, :3] = trees.rotation(0, 0, 1e-3 * number)
-        frames.append(Frame(f"{number:03d}", number, None, None, INTRINSICS, pose, SIZE))
+        frames.append(Frame(f"{number:03d}", number, NO_FILE, NO_FILE, INTRINSICS, pose, SIZE))
     return Sequence(name, tuple(frames))
 
 
 def groups_of(select, *sequences, views=3, **settings):
     wall = np.full(SIZE, 2.0, np.float32)
     chosen = choose_groups(
-        sequences, views, select, read_depth=lambda frame: wall, key="config.posed.made", **settings
+        sequences, views, select, read_depth=lambda frame: wall, key="config.posed.mine", **settings
     )
     assert len({group.label for group in chosen}) == len(chosen)
     assert all(len(group.frames) == views and group.frames[0] == group.label for group in chosen)
@@ -43,16 +45,16 @@ def numbers(group):
     return [int(number) for _, number in group]
 
 
-def test_what_is_spread_is_in_the_middle_of_equal_parts():
-    assert spread(10, 2) == [2, 7] and spread(3, 5) == [0, 1, 2] == spread(3, 0)
-    assert spread(1000, 4) == [125, 375, 625, 875] and spread(0, 3) == []
+def test_evenly_spaced_numbers_are_the_middles_of_equal_parts():
+    assert evenly_spaced(10, 2) == [2, 7] and evenly_spaced(3, 5) == [0, 1, 2] == evenly_spaced(3, 0)
+    assert evenly_spaced(1000, 4) == [125, 375, 625, 875] and evenly_spaced(0, 3) == []
 
 
 def test_consecutive_frames():
     found = groups_of("consecutive", walk("a", [0, 10, 20, 60, 70, 80, 90]), walk("b", [1, 2]), stride=10)
     assert [numbers(group) for group in found] == [[0, 10, 20], [60, 70, 80], [70, 80, 90]]
     assert found[0][0][0] == "a"
-    assert groups_of("consecutive", walk("a", range(100)), most=4, stride=1)[0][0][1] == "012"
+    assert groups_of("consecutive", walk("a", range(100)), max_groups=4, stride=1)[0][0][1] == "012"
 
 
 def test_nearest_rotations():
@@ -68,44 +70,44 @@ def test_nearest_rotations():
         [2, 0],
         [3, 0],
     ]
-    assert groups_of("rotation", walk("a", range(50)), one_in=20)[1][0][1] == "020"
+    assert groups_of("rotation", walk("a", range(50)), group_stride=20)[1][0][1] == "020"
 
 
-def test_overlapping_views_are_within_the_range_and_spread_over_it():
-    found = groups_of("overlap", walk("a", range(30)), views=4, overlap=(0.3, 0.8), most=5)
+def test_overlaps_cover_the_requested_range():
+    found = groups_of("overlap", walk("a", range(30)), views=4, overlap=(0.3, 0.8), max_groups=5)
     assert [numbers(group)[0] for group in found] == [3, 9, 15, 21, 27]
     for group in found:
         first, *others = numbers(group)
-        away = np.abs(np.array(others) - first)  # 0.1 m of the 2 m that are seen: 5% each
+        away = np.abs(np.array(others) - first)  # each step of 0.1 m changes 5% of the visible 2 m
         assert (away >= 4).all() and (away <= 14).all()
-        assert (np.diff(away) >= 0).all() and away[-1] - away[0] >= 5, "from the largest share on"
-    assert groups_of("overlap", walk("a", range(30)), most=5) == groups_of(
-        "overlap", walk("a", range(30)), most=5
+        assert (np.diff(away) >= 0).all() and away[-1] - away[0] >= 5, "in order of decreasing overlap"
+    assert groups_of("overlap", walk("a", range(30)), max_groups=5) == groups_of(
+        "overlap", walk("a", range(30)), max_groups=5
     )
 
 
-def test_frames_that_nothing_overlaps_are_passed_over():
+def test_anchors_without_overlapping_frames_are_skipped():
     far = walk("far", range(0, 4000, 100))
-    found = groups_of("overlap", far, walk("near", range(10)), views=2, most=6)
+    found = groups_of("overlap", far, walk("near", range(10)), views=2, max_groups=6)
     assert len(found) == 6 and all(group[0][0] == "near" for group in found)
     assert len(groups_of("overlap", far, walk("near", range(10)), views=2)) == 10
 
 
 @pytest.mark.parametrize("side", [96, 40])
-def test_small_depth_maps_tell_the_same_overlap(tmp_path, monkeypatch, side):
-    monkeypatch.setattr(groups, "SMALL", side)
+def test_overlap_does_not_depend_on_the_size_of_depth_maps(tmp_path, monkeypatch, side):
+    monkeypatch.setattr(groups, "OVERLAP_SIDE", side)
     views = trees.cameras(tmp_path, 6)
-    shares = visible_fraction(
+    fractions = visible_fraction(
         2, [v.depth for v in views], np.stack([v.intrinsics for v in views]),
         np.stack([v.world_to_camera for v in views]),
     )  # fmt: skip
-    within = [i for i in range(6) if i != 2 and 0.5 <= shares[i] <= 0.98]
+    within = [i for i in range(6) if i != 2 and 0.5 <= fractions[i] <= 0.98]
     settings = posed("cameras", str(tmp_path), groups=0, overlap=(0.5, 0.98))
     (group,) = [g for g in open_posed("c", settings, len(within) + 1).groups if g.label == "desk/0002"]
     assert {int(name[-1]) for name in group.frames[1:]} == set(within) and len(within) >= 2
 
 
-def test_every_so_many_frames(tmp_path):
+def test_every_second_frame(tmp_path):
     trees.cameras(tmp_path, 6)
     opened = open_posed("c", posed("cameras", str(tmp_path), select="rotation", every=2), 2)
     assert [group.label for group in opened.groups] == ["desk/0000", "desk/0002", "desk/0004"]
@@ -115,8 +117,8 @@ def fewer(views):
     return f"fewer views, such as config.evaluate.views=({views},)"
 
 
-EVERY = "config.posed.made.every=1 (now one of every 20 frames is read), or "
-WIDER = "a wider config.posed.made.overlap, or config.posed.made.select='consecutive'"
+EVERY = "config.posed.mine.every=1 (now one of every 20 frames is read), or "
+WIDER = "a wider config.posed.mine.overlap, or config.posed.mine.select='consecutive'"
 
 
 @pytest.mark.parametrize(
@@ -128,9 +130,9 @@ WIDER = "a wider config.posed.made.overlap, or config.posed.made.select='consecu
             "consecutive",
             5,
             1,
-            f"5 frames at most 3 apart: write config.posed.made.stride=17, or {fewer(3)}",
+            f"5 frames at most 3 apart: write config.posed.mine.stride=17, or {fewer(3)}",
         ),
-        ("consecutive", 2, 20, f"2 frames at most 1 apart: write {EVERY}config.posed.made.stride=2"),
+        ("consecutive", 2, 20, f"2 frames at most 1 apart: write {EVERY}config.posed.mine.stride=2"),
         ("overlap", 2, 1, f"2 frames that see 99% to 100% of another: write {WIDER}"),
         (
             "overlap",
@@ -140,7 +142,7 @@ WIDER = "a wider config.posed.made.overlap, or config.posed.made.select='consecu
         ),
     ],
 )
-def test_no_group_at_all_is_one_line_that_says_what_to_write(select, views, every, expected):
+def test_without_any_group_the_message_lists_settings_that_help(select, views, every, expected):
     sequence = walk("a", [0, 2, 4, 13, 30, 33])
     stride = 1 if views == 2 else 3
     with pytest.raises(UserError) as caught:
@@ -149,14 +151,14 @@ def test_no_group_at_all_is_one_line_that_says_what_to_write(select, views, ever
 
 
 @pytest.mark.parametrize("frames", [[], [4]])
-def test_fewer_views_than_two_are_not_asked_for(frames):
+def test_fewer_than_two_views_are_not_suggested(frames):
     with pytest.raises(UserError, match=f"longest has {len(frames)}: add frames$"):
         groups_of("rotation", walk("a", frames), views=2)
-    with pytest.raises(UserError, match="made.stride=100$"):
+    with pytest.raises(UserError, match="mine.stride=100$"):
         groups_of("consecutive", walk("a", [0, 100]), views=2)
 
 
-def test_what_is_written_for_a_recording_that_was_thinned_helps(tmp_path):
+def test_the_suggested_settings_help_a_subsampled_recording(tmp_path):
     trees.seven_scenes(tmp_path, numbers=range(0, 1200, 200))
     for path in tmp_path.rglob("frame-*.color.png"):
         if not path.stat().st_size:

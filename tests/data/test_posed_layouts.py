@@ -1,4 +1,4 @@
-"""What is peculiar to a layout of posed datasets: splits, formulas, what is missing or registered."""
+"""What is specific to each layout of posed datasets: splits, formulas, missing or registered depth."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from PIL import Image
 
 from muskie_jax.data.posed import navi, open_posed, seven_scenes
 from muskie_jax.data.posed.frames import Frame
-from muskie_jax.data.posed.pixels import object_box
+from muskie_jax.data.posed.pixels import object_crop
 from muskie_jax.data.posed.settings import posed
 from muskie_tests import posed_trees as trees
 from muskie_tests.posed_trees import SIZE
@@ -34,7 +34,7 @@ def test_navi_evaluates_every_twentieth_group(tmp_path):
     every = open_posed("n", posed("navi", str(tmp_path), groups=0, select="rotation"), 3).groups
     groups = open_posed("n", posed("navi", str(tmp_path), groups=0), 3).groups
     assert len(every) == 27 and groups == every[::20] and groups[1].label.startswith("vase/multiview_00")
-    # Each camera of the tree is turned a little more than the one before.
+    # Each camera of the tree is rotated slightly further than the one before.
     assert [name[-3:] for name in groups[1].frames[:1]] == ["005"]
     assert {name[-3:] for name in groups[1].frames} == {"004", "005", "006"}
 
@@ -43,20 +43,20 @@ def test_navi_depth_is_inverse(tmp_path):
     steps = np.array([[0, 655, 65535, 1]], np.uint16)
     Image.fromarray(steps).save(tmp_path / "d.png")
     frame = Frame("", 0, tmp_path, tmp_path / "d.png", np.eye(3), np.eye(4))
-    np.testing.assert_allclose(navi.depth_of_object(frame), [[0, 655.350 / 655, 0.01, 655.35]], rtol=1e-6)
+    np.testing.assert_allclose(navi.read_object_depth(frame), [[0, 655.350 / 655, 0.01, 655.35]], rtol=1e-6)
 
 
 def test_navi_quaternions_begin_with_the_real_part():
     half = math.sqrt(0.5)
     quarter_about_z = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
     np.testing.assert_allclose(
-        navi.rotation_of_quaternion(np.array([half, 0, 0, half])), quarter_about_z, atol=1e-12
+        navi.rotation_from_quaternion(np.array([half, 0, 0, half])), quarter_about_z, atol=1e-12
     )
     turn = trees.rotation(0.3, -0.5, 0.7)
-    np.testing.assert_allclose(navi.rotation_of_quaternion(3 * trees.quaternion(turn)), turn, atol=1e-12)
+    np.testing.assert_allclose(navi.rotation_from_quaternion(3 * trees.quaternion(turn)), turn, atol=1e-12)
 
 
-def test_navi_views_show_the_object_whole_and_large(tmp_path):
+def test_navi_views_show_the_complete_object_at_full_size(tmp_path):
     expected = {view.name: view for view in trees.navi(tmp_path)}
     opened = open_posed("n", posed("navi", str(tmp_path), groups=0, select="rotation"), 3)
     for number, group in enumerate(opened.groups):
@@ -71,21 +71,21 @@ def test_navi_views_show_the_object_whole_and_large(tmp_path):
             assert views.intrinsics[i, 0, 0] == pytest.approx(views.intrinsics[i, 1, 1])
 
 
-def test_an_objects_box_is_kept_inside_and_has_the_shape_of_the_view():
+def test_an_objects_crop_stays_inside_and_has_the_aspect_ratio_of_the_view():
     depth = np.zeros((60, 80))
-    depth[0:10, 20:25] = 1  # at the upper border: the square around it is not above it
+    depth[0:10, 20:25] = 1  # at the upper border, beyond which the square must not extend
     box = (10.0, 0.0, 70.0, 60.0)
-    assert object_box(depth, (60, 80), box, (16, 16)) == pytest.approx((17.5, 0, 27.5, 10))
-    assert object_box(depth, (60, 80), box, (32, 16)) == pytest.approx((20, 0, 25, 10))
-    assert object_box(depth, (120, 160), (20.0, 0, 140, 120), (16, 16)) == pytest.approx((35, 0, 55, 20))
+    assert object_crop(depth, (60, 80), box, (16, 16)) == pytest.approx((17.5, 0, 27.5, 10))
+    assert object_crop(depth, (60, 80), box, (32, 16)) == pytest.approx((20, 0, 25, 10))
+    assert object_crop(depth, (120, 160), (20.0, 0, 140, 120), (16, 16)) == pytest.approx((35, 0, 55, 20))
     depth[:] = 1
-    assert object_box(depth, (60, 80), box, (16, 16)) == pytest.approx(box)
-    assert object_box(0 * depth, (60, 80), box, (16, 16)) == box
-    depth[:], depth[20:24, 66:80] = 0, 1  # what is outside of the middle is not looked at
-    assert object_box(depth, (60, 80), box, (16, 16)) == pytest.approx((66, 20, 70, 24))
+    assert object_crop(depth, (60, 80), box, (16, 16)) == pytest.approx(box)
+    assert object_crop(0 * depth, (60, 80), box, (16, 16)) == box
+    depth[:], depth[20:24, 66:80] = 0, 1  # pixels outside of `box` do not count
+    assert object_crop(depth, (60, 80), box, (16, 16)) == pytest.approx((66, 20, 70, 24))
 
 
-def test_navi_originals_are_read_upright_where_there_are_no_smaller_files(tmp_path):
+def test_navi_originals_are_read_upright_without_downscaled_files(tmp_path):
     trees.navi(tmp_path, 2)
     settings = posed("navi", str(tmp_path), groups=0)
     smaller = open_posed("n", settings, 2).load(0, (40, 40))
@@ -110,14 +110,14 @@ def test_scannet_groups_are_consecutive_and_at_most_35_apart(tmp_path):
     assert numbers == [["0", "15", "30"], ["15", "30", "60"], ["30", "60", "90"], ["126", "150", "180"]]
 
 
-def test_scannet_frames_without_a_pose_are_left_out(tmp_path):
+def test_scannet_frames_without_a_pose_are_skipped(tmp_path):
     trees.scannet(tmp_path)
     trees.write_matrix(tmp_path / "scene0707_00" / "pose" / "30.txt", np.full((4, 4), -np.inf))
     groups = open_posed("s", posed("scannet", str(tmp_path), groups=0, stride=50), 2).groups
     assert [group.label.split("/")[1] for group in groups] == ["15", "60", "90"]
 
 
-def test_scannet_intrinsics_are_also_in_the_scene(tmp_path):
+def test_scannet_intrinsics_may_be_in_the_scene(tmp_path):
     trees.scannet(tmp_path)
     settings = posed("scannet", str(tmp_path), groups=1)
     first = open_posed("s", settings, 2).load(0, SIZE)
@@ -129,32 +129,36 @@ def test_scannet_intrinsics_are_also_in_the_scene(tmp_path):
     np.testing.assert_allclose(open_posed("s", settings, 2).load(0, SIZE).intrinsics, first.intrinsics)
 
 
-def test_seven_scenes_depth_is_moved_into_the_colour_camera(tmp_path):
+def test_seven_scenes_depth_is_registered_to_the_colour_camera(tmp_path):
     views = trees.seven_scenes(tmp_path, registered=False)
     opened = open_posed("s", posed("seven_scenes", str(tmp_path)), 6)
     (group,) = opened.groups
-    assert group.frames == tuple(view.name for view in views), "every twentieth, of the test sequence"
+    assert group.frames == tuple(view.name for view in views), "every twentieth frame of the test sequence"
     loaded = opened.load(0, SIZE)
     for depth, view in zip(loaded.depth, views):
-        # The depth camera sees less: (525 / 585)^2 of it; and two of its rows are missing.
+        # The depth camera has a smaller field of view, (525 / 585)^2, and two of its rows are missing.
         assert (depth > 0).mean() == pytest.approx(0.78, abs=0.02)
         errors = np.abs(depth - view.depth)[depth > 0]
         assert np.median(errors) < 0.01 and np.quantile(errors, 0.93) < 0.05
-        raw = np.abs(trees.render(np.diag([1 / 8, 1 / 8, 1]) @ seven_scenes.DEPTH, view.world_to_camera)[1])
+        raw = np.abs(
+            trees.render(np.diag([1 / 8, 1 / 8, 1]) @ seven_scenes.DEPTH_INTRINSICS, view.world_to_camera)[
+                1
+            ]
+        )
         assert np.median(np.abs(raw - view.depth)) > 2 * np.median(errors)
 
 
 def test_registering_keeps_the_nearest_point_of_a_pixel():
     shared = 0
     for row in range(20, 40):
-        for below in (0, 1):  # the nearer point is read last, or first
+        for below in (0, 1):  # the nearer point comes last, or first
             depth = np.zeros(SIZE, np.float32)
             depth[row, 41], depth[row + below, 40] = 1.0, 2.0
             registered = seven_scenes.register(depth)
             kept = registered[registered > 0]
             assert kept.min() == pytest.approx(1.0, abs=0.01)
             shared += below and len(kept) == 1
-    assert shared, "two points, in rows that follow each other, fall into one pixel somewhere"
+    assert shared, "somewhere, two points of adjacent rows fall into one pixel"
 
 
 def test_seven_scenes_root_may_be_a_scene_or_a_sequence(tmp_path):
@@ -164,7 +168,7 @@ def test_seven_scenes_root_may_be_a_scene_or_a_sequence(tmp_path):
         assert [group.label for group in groups] == [name]
 
 
-def test_neural_rgbd_poses_that_are_not_numbers_are_left_out(tmp_path):
+def test_neural_rgbd_frames_without_a_pose_are_skipped(tmp_path):
     trees.neural_rgbd(tmp_path)
     path = tmp_path / "kitchen" / "poses.txt"
     lines = path.read_text().splitlines()
@@ -177,35 +181,35 @@ def test_neural_rgbd_poses_that_are_not_numbers_are_left_out(tmp_path):
 
 
 def rewritten(tmp_path, change):
-    """The tree of transforms.json, its file changed, opened."""
+    """Opens the tree of transforms.json after changing the contents of its file."""
     path = tmp_path / "lego" / "transforms.json"
-    whole = json.loads(path.read_text())
-    change(whole)
-    path.write_text(json.dumps(whole))
+    contents = json.loads(path.read_text())
+    change(contents)
+    path.write_text(json.dumps(contents))
     return open_posed("t", posed("transforms", str(tmp_path), groups=1, select="rotation"), 6)
 
 
-def test_transforms_may_say_an_angle_and_no_size(tmp_path):
+def test_transforms_may_have_an_angle_and_no_size(tmp_path):
     trees.transforms(tmp_path)
 
-    def change(whole):
+    def change(contents):
         for key in ("fl_x", "fl_y", "cx", "cy", "w", "h"):
-            del whole[key]
-        whole["camera_angle_x"] = 2 * math.atan(40 / 70)
-        whole["frames"][0]["file_path"] += ".png"
+            del contents[key]
+        contents["camera_angle_x"] = 2 * math.atan(40 / 70)
+        contents["frames"][0]["file_path"] += ".png"
 
     views = rewritten(tmp_path, change).load(0, SIZE)
     np.testing.assert_allclose(views.intrinsics[0], [[70, 0, 40], [0, 70, 30], [0, 0, 1]])
 
 
-def test_transforms_may_speak_of_larger_images(tmp_path):
+def test_transforms_intrinsics_may_be_for_larger_images(tmp_path):
     trees.transforms(tmp_path)
 
-    def change(whole):
-        whole |= {key: 2 * whole[key] for key in ("fl_x", "fl_y", "cx", "cy", "w", "h")}
-        whole["frames"][1] |= {key: 142.0 for key in ("fl_x", "fl_y")}
+    def change(contents):
+        contents |= {key: 2 * contents[key] for key in ("fl_x", "fl_y", "cx", "cy", "w", "h")}
+        contents["frames"][1] |= {key: 142.0 for key in ("fl_x", "fl_y")}
 
-    before = rewritten(tmp_path, lambda whole: None).load(0, SIZE)
+    before = rewritten(tmp_path, lambda contents: None).load(0, SIZE)
     np.testing.assert_allclose(rewritten(tmp_path, change).load(0, SIZE).intrinsics, before.intrinsics)
 
 
@@ -213,10 +217,10 @@ def test_transforms_may_speak_of_larger_images(tmp_path):
 def test_the_unit_of_transforms_depth(tmp_path, key):
     trees.transforms(tmp_path)
 
-    def change(whole):
-        del whole["depth_unit_scale_factor"]
+    def change(contents):
+        del contents["depth_unit_scale_factor"]
         if key:
-            whole[key] = 5e-4
+            contents[key] = 5e-4
 
     opened = rewritten(tmp_path, change)
     depth = opened.load(0, SIZE).depth.mean()
@@ -231,7 +235,7 @@ def model(tmp_path):
     return tmp_path
 
 
-def test_colmap_depth_may_be_pngs_and_the_model_deeper(model):
+def test_colmap_depth_may_be_pngs_and_the_model_in_a_subfolder(model):
     expected = {view.name: view for view in trees.colmap(model, png=True)}
     (model / "garden" / "sparse").rename(model / "garden" / "0")
     (model / "garden" / "sparse").mkdir()
@@ -243,7 +247,7 @@ def test_colmap_depth_may_be_pngs_and_the_model_deeper(model):
 
 
 def test_colmap_text_models_and_smaller_depth(model):
-    import pycolmap
+    import pycolmap  # pyright: ignore[reportMissingImports]  # an optional extra
 
     expected = trees.colmap(model)
     sparse = model / "garden" / "sparse"
@@ -253,7 +257,7 @@ def test_colmap_text_models_and_smaller_depth(model):
     reconstruction.write_text(str(sparse))
     path = model / "garden" / "stereo" / "depth_maps" / "00.png.geometric.bin"
     smaller = expected[0].depth[::2, ::2].astype("<f4")
-    smaller[0, 0], smaller[0, 1] = np.nan, -1  # such as are missing
+    smaller[0, 0], smaller[0, 1] = np.nan, -1  # both mean missing
     path.write_bytes(b"40&30&1&" + smaller.tobytes())
     opened = open_posed("c", posed("colmap", str(model), groups=0, select="rotation"), 1)
     views = opened.load(0, (30, 40))

@@ -1,4 +1,4 @@
-"""Packs in buckets are copied once per machine, checked, and read like any other."""
+"""Packs in cloud storage are copied once per machine, verified, and read like any other."""
 
 import fcntl
 import uuid
@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import fsspec
 import numpy as np
 import pytest
-from test_pack import batches, flip_bit
 
 from muskie_jax.config import folder, packed
 from muskie_jax.data.mixture import build_mixture
+from muskie_jax.data.packing.packed_source import PackedSource
 from muskie_jax.data.packing.remote import RemotePack
 from muskie_jax.errors import UserError
-from muskie_tests.packs import config_of, pack_of, sampler_of
+from muskie_tests.packs import batches, config_of, flip_bit, pack_of, sampler_of
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def local(photo_folder, tmp_path_factory):
 
 @pytest.fixture
 def bucket(local):
-    """The same in a bucket of its own, which lives in this process's memory: its address."""
+    """The address of a copy of it in a bucket, which is in this process's memory."""
     address = f"memory://{uuid.uuid4().hex}/pack"
     files, base = fsspec.url_to_fs(address)
     files.put(str(local), base, recursive=True)
@@ -39,23 +39,23 @@ def remove_shards(address):
         files.rm(path)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_pack_in_a_bucket_gives_the_same_batches(local, bucket, tmp_path, capsys, workers):
+def test_a_pack_in_a_bucket_yields_the_same_batches(local, bucket, tmp_path, capsys):
     expected = batches(sampler_of(packed(root=str(local))))
     sampler = sampler_of(packed(root=bucket), cache=str(tmp_path / "cache"))
     assert f"Copying {bucket}, 0.3 MB, to {tmp_path / 'cache'}/pack-" in capsys.readouterr().err
     remove_shards(bucket)
     again = sampler_of(packed(root=bucket), cache=str(tmp_path / "cache"))
     assert "Copying" not in capsys.readouterr().err
-    for found in (batches(sampler, workers), batches(again)):
+    for found in (batches(sampler), batches(again)):
         for (*_, a), (*_, b) in zip(expected, found, strict=True):
             np.testing.assert_array_equal(a, b)
 
 
-def test_an_address_may_be_below_that_of_all_datasets(bucket, tmp_path):
+def test_the_data_root_may_be_an_address(bucket, tmp_path):
     base, _, name = bucket.rpartition("/")
     mixture = build_mixture(config_of(packed(root=name), root=base, cache=str(tmp_path)))
-    assert len(mixture.training[0].scenes) == 4 - 1
+    (source,) = mixture.training
+    assert isinstance(source, PackedSource) and len(source.scenes) == 4 - 1  # one is held out
 
 
 def test_an_interrupted_copy_is_completed_and_another_pack_is_another_copy(
@@ -76,54 +76,55 @@ def test_an_interrupted_copy_is_completed_and_another_pack_is_another_copy(
     files.rm(base, recursive=True)
     files.put(str(tmp_path / "other"), base, recursive=True)
     mixture = build_mixture(config_of(source, cache=str(tmp_path / "cache")))
-    assert mixture.training[0].window == 3
+    (other,) = mixture.training
+    assert isinstance(other, PackedSource) and other.window == 3
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_damage_on_the_way_is_found(local, bucket, tmp_path):
+def test_damage_in_transit_is_detected(local, bucket, tmp_path):
     files, base = fsspec.url_to_fs(bucket)
     (path,) = files.glob(f"{base}/*00001-of-00002")
     damaged = tmp_path / "damaged"
     damaged.write_bytes((local / path.rpartition("/")[2]).read_bytes())
     flip_bit(damaged)
     files.put(str(damaged), path)
-    with pytest.raises(UserError, match=r"00001-of-00002 is damaged: copy it to there again"):
+    with pytest.raises(UserError, match=r"00001-of-00002 is damaged: copy it there again"):
         build_mixture(config_of(packed(root=bucket), cache=str(tmp_path / "cache")))
-    assert [name[-14:] for name in RemotePack(bucket).damaged()] == ["00001-of-00002"]
+    assert [name[-14:] for name in RemotePack(bucket).damaged_files()] == ["00001-of-00002"]
     remove_shards(bucket)
-    assert len(RemotePack(bucket).damaged()) == 2
+    assert len(RemotePack(bucket).damaged_files()) == 2
 
 
-def test_what_cannot_be_reached_is_one_line(tmp_path, monkeypatch):
+def test_an_unreadable_address_is_reported_in_one_line(tmp_path):
     fsspec.register_implementation(
         "cloud", "no_such_package.Files", clobber=True, errtxt="Please install no-such-package"
     )
     for address, expected in (
         ("cloud://bucket/pack", "ImportError: Please install no-such-package"),
-        ("memory://nothing/here", "there is no memory://nothing/here/metadata.json"),
+        ("memory://nothing/here", "memory://nothing/here/metadata.json does not exist"),
     ):
         with pytest.raises(UserError, match=expected):
             build_mixture(config_of(packed(root=address), cache=str(tmp_path)))
 
 
-def test_a_cache_that_is_too_small_or_cannot_be_written_is_one_line(bucket, tmp_path, monkeypatch):
+def test_a_cache_that_is_too_small_or_unwritable_is_reported_in_one_line(bucket, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot be copied to .*--config.data.cache="):
         build_mixture(config_of(packed(root=bucket), cache=str(tmp_path / "file")))
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(UserError, match=r"needs 0.3 MB in .*, where 0.0 MB are free: .*data.cache="):
+    with pytest.raises(UserError, match=r"needs 0.3 MB in .*, which has 0.0 MB free: .*data.cache="):
         build_mixture(config_of(packed(root=bucket), cache=str(tmp_path / "cache")))
 
 
 def test_processes_of_a_host_share_one_copy(local, tmp_path, capsys):
-    there = RemotePack(f"file://{local}")
-    folder = there.copied(tmp_path)
+    remote = RemotePack(f"file://{local}")
+    folder = remote.local_copy(tmp_path)
     (shard, *_) = folder.glob("*array_record*")
     shard.unlink()
     capsys.readouterr()
     with (folder / "lock").open() as lock, ThreadPoolExecutor(2) as threads:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        both = [threads.submit(there.copied, tmp_path) for _ in range(2)]
+        both = [threads.submit(remote.local_copy, tmp_path) for _ in range(2)]
         assert not wait(both, timeout=0.5).done and not shard.exists()
         fcntl.flock(lock, fcntl.LOCK_UN)
         assert {future.result(timeout=60) for future in both} == {folder}

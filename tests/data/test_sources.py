@@ -1,10 +1,10 @@
-"""Finding scenes in folders."""
+"""Scenes are found in folders, and split into training and held-out scenes."""
 
 import pytest
 
 from conftest import write_scene
 from muskie_jax.config import default_config, folder
-from muskie_jax.data.layouts import photographs
+from muskie_jax.data.layouts import folder_layout
 from muskie_jax.data.mixture import build_mixture
 from muskie_jax.data.scan import natural_key, scan
 from muskie_jax.data.scenes import Scene, SceneTable, split_scenes
@@ -33,14 +33,15 @@ def test_nested_layouts_by_glob(tmp_path):
     write_scene(tmp_path / "town" / "a" / "images", 3, 0)
     write_scene(tmp_path / "town" / "b" / "images", 2, 1)
     write_scene(tmp_path / "town" / "b" / "masks", 2, 1)
-    scenes = scan(tmp_path, photographs("*/*/images/*", None))
+    scenes = scan(tmp_path, folder_layout("*/*/images/*", None))
     assert [(s.name, len(s.frames)) for s in scenes] == [("town/a/images", 3), ("town/b/images", 2)]
     with pytest.raises(UserError, match=r"write glob='\*/\*/\*/\*'"):
         scan(tmp_path)
-    assert [s.name for s in scan(tmp_path / "town" / "a" / "images", photographs("*", None))] == ["."]
+    single = scan(tmp_path / "town" / "a" / "images", folder_layout("*", None))
+    assert [scene.name for scene in single] == ["."]
 
 
-def test_a_missing_or_empty_folder_is_one_line(tmp_path):
+def test_a_missing_or_empty_folder_is_an_error_of_one_line(tmp_path):
     for root in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError) as caught:
             scan(root)
@@ -64,7 +65,7 @@ def test_holdout(count, holdout, held):
     assert [list(part) for part in again] == [list(training), list(unseen)]
 
 
-def test_short_scenes_are_named_and_sources_without_held_out_scenes_not_evaluated(tmp_path):
+def test_short_scenes_are_reported_and_sources_without_held_out_scenes_are_not_evaluated(tmp_path):
     for number in range(4):
         write_scene(tmp_path / "many" / f"s{number}", 8 if number else 3, number)
     write_scene(tmp_path / "one" / "only", 9, 5)
@@ -74,5 +75,5 @@ def test_short_scenes_are_named_and_sources_without_held_out_scenes_not_evaluate
     assert any("fewer than 8 images" in note and "s0 (3)" in note for note in mixture.notes)
     assert [s.weight for s in mixture.training] == [1, 1] and [s.weight for s in mixture.held_out] == [1, 0]
     assert mixture.truly_held_out
-    alone = build_mixture(config_with(one=folder(root=str(tmp_path / "one"))))
-    assert not alone.truly_held_out and any("no scene is held out" in note for note in alone.notes)
+    single = build_mixture(config_with(one=folder(root=str(tmp_path / "one"))))
+    assert not single.truly_held_out and any("no scene is held out" in note for note in single.notes)

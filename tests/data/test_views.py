@@ -1,4 +1,4 @@
-"""Drawing frames, crops and flips."""
+"""Frames, crops and flips of a sample."""
 
 import io
 
@@ -18,15 +18,15 @@ def test_windows_and_repetition():
     for _ in range(200):
         frames, spare = sample_frames(rng, num_frames=100, num_views=8, window=16)
         assert len(set(frames)) == 8 and frames.max() - frames.min() < 16
-        assert sorted([*frames, *spare]) == list(range(100)), "the others stand by"
+        assert sorted([*frames, *spare]) == list(range(100)), "a frame is lost or repeated"
         near = [*frames, *spare[:8]]
-        assert max(near) - min(near) < 16, "those of the window first"
+        assert max(near) - min(near) < 16, "spare frames of the window do not come first"
     short, spare = sample_frames(rng, num_frames=3, num_views=8, window=None)
     assert len(spare) == 0
-    assert sorted(np.bincount(short)) == [2, 3, 3], "all are used before one is used again"
+    assert sorted(np.bincount(short)) == [2, 3, 3], "a frame repeats before all were drawn"
     assert set(short[:3]) == {0, 1, 2} == set(short[3:6])
     starts = [sample_frames(rng, 10, 2, 8)[0].min() for _ in range(500)]
-    assert min(starts) == 0 and max(starts) >= 7, "windows reach both ends"
+    assert min(starts) == 0 and max(starts) >= 7, "windows do not reach both ends"
 
 
 def test_random_crops_have_the_stated_distribution():
@@ -40,7 +40,7 @@ def test_random_crops_have_the_stated_distribution():
     assert 0.74 < aspect.min() and aspect.max() < 1.34
     wide = np.array([random_crop_box(rng, (480, 640), (224, 448)) for _ in range(200)])
     ratio = (wide[:, 2] - wide[:, 0]) / (wide[:, 3] - wide[:, 1])
-    assert 1.49 < ratio.min() and ratio.max() < 2.67, "the aspect is relative to the output's"
+    assert 1.49 < ratio.min() and ratio.max() < 2.67, "the aspect is not relative to the output's"
 
 
 def test_an_image_of_extreme_shape_falls_back_to_its_centre():
@@ -67,11 +67,11 @@ def test_views_of_a_region_stay_inside_it():
     photograph = open_photograph(file.getvalue(), "four colours")
     region = (8.0, 0.0, 16.0, 8.0)  # the corner of the second colour
     assert (centre_view(photograph, (8, 8), region) == COLOURS[0, 1]).all()
-    # Interpolation looks two pixels beyond a box, so that only the far side is surely of one colour.
+    # Interpolation reads two pixels beyond a box, so only the far side has exactly one colour.
     for _ in range(40):
         view = augment(rng, photograph, (8, 8), region)
         assert (np.abs(view.astype(int) - COLOURS[0, 1]).sum(-1) == 0).any((0, 1))
         assert (view[2:6, 2:6] == COLOURS[0, 1]).all()
-    whole = (0.0, 0.0, 16.0, 16.0)
-    a, b = (augment(np.random.default_rng(3), photograph, (8, 8), box) for box in (None, whole))
+    full = (0.0, 0.0, 16.0, 16.0)
+    a, b = (augment(np.random.default_rng(3), photograph, (8, 8), box) for box in (None, full))
     assert (a == b).all()

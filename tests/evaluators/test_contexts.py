@@ -1,4 +1,4 @@
-"""Who is a target, whose views it is given, and what is hidden."""
+"""Choice of targets, contexts, distractors and masks."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from muskie_jax.evaluators.contexts import (
 
 
 class Listed:
-    """A set that is never loaded."""
+    """A set whose views are never loaded."""
 
     parallel = True
 
@@ -32,27 +32,29 @@ def distractor_label(own, *others, elsewhere=()):
     return found and labels[found[0]][found[1]]
 
 
-def test_a_distractor_is_of_another_scene():
+def test_a_distractor_shows_another_scene():
     assert distractor_label("attic/1", "attic/2", "attic/3", "barn/1") == "barn/1"
     assert (
         distractor_label("cup/scan_1/1", "cup/scan_2/1", "cup/scan_1/2", "shoe/scan_1/1") == "shoe/scan_1/1"
     )
     assert distractor_label("all/cup/1", "all/cup/2", "all/shoe/1") == "all/shoe/1"
-    assert distractor_label("room_1", "room_2", elsewhere=["x/1"]) == "room_2", "no folder: a scene each"
-    assert distractor_label("attic/1", "attic/2", elsewhere=["x/1"]) == "x/1", "another set, if need be"
+    assert distractor_label("room_1", "room_2", elsewhere=["x/1"]) == "room_2", (
+        "without folders, each label is a scene"
+    )
+    assert distractor_label("attic/1", "attic/2", elsewhere=["x/1"]) == "x/1", "from another set"
     assert distractor_label("attic/1", elsewhere=["x/1"]) == "x/1"
-    assert distractor_label("attic/1", "attic/2", "attic/3") is None, "all of them show the same"
+    assert distractor_label("attic/1", "attic/2", "attic/3") is None, "one scene only"
     assert distractor_label("attic/1") is None
 
 
-def test_distractors_are_shared_out():
+def test_distractors_vary():
     targets = choose_targets([Listed("rooms", [f"room_{i}" for i in range(9)])], (1, 2), 9)["rooms"]
     assert targets.groups == tuple(range(9))
     assert all(distractor != ("rooms", own) for own, distractor in zip(targets.groups, targets.distractors))
     assert len(set(targets.distractors)) >= 8
 
 
-def test_all_points_of_a_curve_are_about_the_same_targets():
+def test_all_points_of_a_curve_use_the_same_targets():
     several = Listed("several", "abcdef", views=[8, 5, 4, 7, 3, 9])
     targets = choose_targets([several], (1, 2, 4, 8), 10)["several"]
     assert targets.views == (1, 2, 4)  # half of the groups have 5 or more, 8 only two
@@ -61,7 +63,7 @@ def test_all_points_of_a_curve_are_about_the_same_targets():
     alone = choose_targets([Listed("one", "a")], (1,), 3)["one"]
     assert alone.distractors == ()
     assert choose_targets([Listed("one", ["a/1", "a/2"])], (1, 2), 3)["one"].distractors == ()
-    # Who comes from another set must have enough views, too.
+    # A distractor from another set must have enough views, too.
     few = Listed("few", ["b/1", "c/1", "d/1"], views=[4, 4, 8])
     assert choose_targets([Listed("one", ["a/1"]), few], (4, 8), 3)["one"].distractors == (("few", 2),)
     with pytest.raises(
@@ -87,14 +89,14 @@ def test_masks_and_order_come_from_the_label():
     assert len(others) == 5 and tuple(range(8)) not in others
 
 
-def test_whole_views_come_first_and_then_the_target():
+def test_reference_views_come_before_the_target():
     context = np.array([1, 2, 3])
     assert arrange(np.array(0), context, 0).tolist() == [0, 1, 2, 3]
     assert arrange(np.array(0), context, 2).tolist() == [1, 2, 0, 3]
 
 
-def test_overlap_is_of_the_target_s_pixels():
-    """Cameras side by side before a wall 2 m away, of which each sees 2 m."""
+def test_overlap_is_a_fraction_of_the_targets_pixels():
+    """Cameras side by side, 2 m from a wall, of which each sees 2 m."""
     depth = np.full((4, 48, 64), 2.0, np.float32)
     depth[3] = 0
     poses = np.tile(np.eye(4), (4, 1, 1))
@@ -103,7 +105,7 @@ def test_overlap_is_of_the_target_s_pixels():
     views = PosedViews(np.zeros((4, 48, 64, 3), np.uint8), depth, depth > 0, intrinsics, poses)
     np.testing.assert_allclose(seen_by_context(views, np.array([0, 2, 1])), [0.25, 0.75], atol=0.02)
     np.testing.assert_allclose(seen_by_context(views, np.array([1, 2])), [0.5], atol=0.02)
-    assert np.isnan(seen_by_context(views, np.array([3, 1, 2]))).all(), "nothing is known without depth"
+    assert np.isnan(seen_by_context(views, np.array([3, 1, 2]))).all(), "no depth"
 
     class OnlyImages:
         images = views.images

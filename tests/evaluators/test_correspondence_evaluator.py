@@ -1,8 +1,7 @@
-"""The evaluator of correspondence, on a wall whose every patch is known."""
+"""The correspondence evaluator, on a textured wall with known geometry."""
 
 import dataclasses
 import threading
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +11,18 @@ import pytest
 from muskie_jax.data.posed import Group, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
+from muskie_jax.evaluators.eval_models import Activations, EvalModel, ModelInfo, NoMotion, RawPatches
+from muskie_jax.evaluators.predictions import predict
 from muskie_jax.evaluators.results import Figure, ResultRow
-from muskie_jax.evaluators.subjects import PatchSubject, StillSubject, Traces
 
 SIZE, PATCH, VIEWS = (64, 96), 16, 3
 FOCAL = 80.0
 
 
 class Walls:
-    """Views of a wall 2 m away, from cameras beside each other: all moves by whole patches.
+    """Views of a wall 2 m away, from cameras side by side: the image moves by whole patches.
 
-    A pixel's colour says which patch of the wall it shows.
+    The colour of a pixel identifies the patch of the wall that it shows.
     """
 
     parallel = True
@@ -48,34 +48,36 @@ class Walls:
 
 
 @dataclasses.dataclass(frozen=True)
-class Seer:
-    """Sees the colours of patches: in one layer all, in the other only their row."""
+class ColourNetwork:
+    """Its features are the colours of patches: only their row in layer 1, row and column in layer 2."""
 
     attends: bool = False
-    name: str = "seer"
-    kind: str = "muskie"
-    network: Any = "seer"
-    params: Any = None
-    step: int | None = 7
-    source: str = ""
 
-    def traces(self, params, images):
+    def activations(self, params, images):
         del params
         batch, views, height, width, _ = images.shape
         cells = images.reshape(batch, views, height // PATCH, PATCH, width // PATCH, PATCH, 3).mean((3, 5))
-        # Waves of many lengths: colours that differ a little are alike a little.
+        # Waves of many lengths, so that similar colours have similar features.
         waves = np.random.default_rng(0).normal(size=(2, 64)) * 10
         describe = lambda x: jnp.concatenate([jnp.sin(x @ waves), jnp.cos(x @ waves)], -1)
-        features = tuple(describe(cells[..., :2] * np.array(seen)) for seen in ((0.0, 1.0), (1.0, 1.0)))
+        features = tuple(describe(cells[..., :2] * np.array(kept)) for kept in ((0.0, 1.0), (1.0, 1.0)))
         if not self.attends:
-            return Traces(features)
+            return Activations(features)
         flat = cells.reshape(batch, views, -1, 3)
-        alike = lambda a, b: jax.nn.softmax(-1e3 * jnp.square(a - b).sum(-1), axis=-1)
-        to_others = alike(flat[:, 0, :, None, None], flat[:, None])
-        to_first = alike(flat[:, :, :, None], flat[:, :1, None])
-        # One block looks everywhere, the other at what is alike.
-        everywhere = (jnp.full_like(x, 1e-3) for x in (to_others, to_first))
-        return Traces(features, *zip(everywhere, (to_others, to_first)))
+        similarity = lambda a, b: jax.nn.softmax(-1e3 * jnp.square(a - b).sum(-1), axis=-1)
+        to_others = similarity(flat[:, 0, :, None, None], flat[:, None])
+        to_first = similarity(flat[:, :, :, None], flat[:, :1, None])
+        # One block attends uniformly, the other to patches of the same colour.
+        uniform = (jnp.full_like(x, 1e-3) for x in (to_others, to_first))
+        return Activations(features, *zip(uniform, (to_others, to_first)))
+
+
+def colours(name="colours", attends=False, network=None, **info):
+    return EvalModel(ModelInfo(name, "muskie", **info), network or ColourNetwork(attends))
+
+
+STILL = EvalModel(ModelInfo("still", "still"), NoMotion())
+PATCHES = EvalModel(ModelInfo("patches", "patches"), RawPatches())
 
 
 def evaluator(sets=None, **options):
@@ -83,8 +85,8 @@ def evaluator(sets=None, **options):
     return CorrespondenceEvaluator({VIEWS: sets}, [SIZE], **{"points": 40, "pictures": 0} | options)
 
 
-def rows_of(evaluator, subject, setting=0):
-    found = list(evaluator.evaluate(subject, evaluator.settings()[setting]))
+def rows_of(evaluator, model, setting=0):
+    found = list(evaluator.evaluate(model, evaluator.settings()[setting]))
     return {
         tuple(row.labels[key] for key in ("predictor", "layer", "protocol", "angle", "points")): row.values
         for row in found
@@ -92,32 +94,32 @@ def rows_of(evaluator, subject, setting=0):
     }
 
 
-def test_who_sees_all_finds_all():
-    rows = rows_of(evaluator(), Seer())
+def test_features_that_identify_patches_find_every_point():
+    rows = rows_of(evaluator(), colours())
     best = rows["feature", 2, "targets", "all", "all"]
     assert best["px_10"] == 100 and best["px_ate"] < 7 and best["cm_ate"] < 20
     assert best["pairs"] > 100
     poor = rows["feature", 1, "targets", "all", "all"]
     assert poor["px_10"] < 60 and poor["px_ate"] > 15
-    # All moves alike, so that neighbours say exactly how far.
+    # Everything moves by the same distance, so neighbours determine it exactly.
     assert rows["feature+refined", 2, "targets", "all", "all"]["px_ate"] < 2
     assert ("attention", "all", "targets", "all", "all") not in rows
 
 
 def test_attention_is_read_by_layer_and_over_all():
-    rows = rows_of(evaluator(), Seer(attends=True))
+    rows = rows_of(evaluator(), colours(attends=True))
     layers = {key[1] for key in rows if key[0] == "attention"}
     assert layers == {"all", 1, 2}
     for layer in ("all", 2):
         assert rows["attention", layer, "targets", "all", "all"]["px_ate"] < 0.5
     assert rows["attention", 1, "targets", "all", "all"]["px_ate"] > 10
-    only = rows_of(evaluator(layers=(2,), protocols=("published",)), Seer(attends=True))
+    only = rows_of(evaluator(layers=(2,), protocols=("published",)), colours(attends=True))
     assert set(only) == {(p, layer, "published", "all", "all") for p, layer in
                          (("attention", "all"), ("attention", 2), ("feature", 2))}  # fmt: skip
 
 
-def test_who_does_not_move_is_off_by_the_motion():
-    rows = rows_of(evaluator(), StillSubject())
+def test_no_motion_is_wrong_by_the_motion():
+    rows = rows_of(evaluator(), STILL)
     values = rows["still", "all", "targets", "all", "all"]
     assert values["px_10"] == 0 < values["px_25"] < values["px_50"] == 100
     assert 16 <= values["px_ate"] <= 32
@@ -127,39 +129,42 @@ def test_who_does_not_move_is_off_by_the_motion():
     assert published["pairs"] > values["pairs"] and published["px_ate"] < values["px_ate"]
 
 
-def test_parts_make_the_whole():
-    rows = rows_of(evaluator(), PatchSubject())
+def test_slices_are_parts_of_all_pairs():
+    rows = rows_of(evaluator(), PATCHES)
     of = lambda angle, points="all": rows.get(("feature", 1, "targets", angle, points))
     assert of("0-10") == of("all") and of("10-20") is None  # these cameras do not turn
-    poor = rows_of(evaluator(), Seer())
-    whole, back = (poor["feature", 1, "targets", "all", part] for part in ("all", "cycle"))
-    assert 0 < back["pairs"] < whole["pairs"] and back["px_ate"] < whole["px_ate"]
+    poor = rows_of(evaluator(), colours())
+    pairs, consistent = (poor["feature", 1, "targets", "all", part] for part in ("all", "cycle"))
+    assert 0 < consistent["pairs"] < pairs["pairs"] and consistent["px_ate"] < pairs["px_ate"]
 
 
-def test_devices_batches_and_other_sets_change_nothing():
-    alone = evaluator()
-    assert alone.mesh.size == 3  # of eight, since there are no more groups
-    several = evaluator([Walls(groups=3), Walls("others", groups=8)])
-    assert several.mesh.size == 8
-    assert rows_of(alone, Seer(attends=True)) == rows_of(several, Seer(attends=True))
-    one = evaluator()
-    one.mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-    for key, values in rows_of(one, Seer(attends=True)).items():
-        assert values == pytest.approx(rows_of(alone, Seer(attends=True))[key], abs=1e-3)
+def test_at_most_one_device_per_group_is_used():
+    assert evaluator().mesh.size == 3  # of eight
+    assert evaluator([Walls(groups=3), Walls("others", groups=8)]).mesh.size == 8
 
 
-def test_subjects_of_one_network_share_programs_and_data():
+def test_results_do_not_depend_on_devices_batches_and_other_sets():
+    def measured(devices, *sets):
+        each = evaluator(sets, protocols=("targets",))
+        each.mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+        return rows_of(each, colours(attends=True))
+
+    two = measured(2, Walls())  # three groups: the second batch is padded
+    assert measured(2, Walls(), Walls("others", groups=8)) == two
+    for key, values in measured(1, Walls()).items():
+        assert values == pytest.approx(two[key], abs=1e-3)
+
+
+def test_models_of_one_network_share_programs_and_data():
     walls = Walls()
     both = evaluator([walls])
-    from muskie_jax.evaluators.correspondence import predict
-
-    rows_of(both, Seer(name="one"))
+    rows_of(both, colours("one"))
     size, loads = predict._cache_size(), len(walls.loaded)
-    rows_of(both, Seer(name="two", step=8, source="elsewhere"))
+    rows_of(both, colours("two", step=8, source="elsewhere"))
     assert predict._cache_size() == size and len(walls.loaded) == loads == 3
 
 
-def test_sets_that_are_not_parallel_are_loaded_by_the_thread_that_asks():
+def test_sets_that_are_not_parallel_are_loaded_by_the_calling_thread():
     threads = set()
 
     class Rendered(Walls):
@@ -169,46 +174,46 @@ def test_sets_that_are_not_parallel_are_loaded_by_the_thread_that_asks():
             threads.add(threading.current_thread())
             return super().load(number, size)
 
-    assert rows_of(evaluator([Rendered()]), StillSubject()) == rows_of(evaluator(), StillSubject())
+    assert rows_of(evaluator([Rendered()]), STILL) == rows_of(evaluator(), STILL)
     assert threads == {threading.main_thread()}
 
 
-def test_layers_that_are_not_there():
-    with pytest.raises(UserError, match=r"config.evaluate.layers=\(9,\): seer has none of them"):
-        rows_of(evaluator(layers=(9,), pictures=1), Seer(attends=True))
-    assert rows_of(evaluator(layers=(9,)), StillSubject())
+def test_layers_that_do_not_exist():
+    with pytest.raises(UserError, match=r"config.evaluate.layers=\(9,\): colours has none of these layers"):
+        rows_of(evaluator(layers=(9,), pictures=1), colours(attends=True))
+    assert rows_of(evaluator(layers=(9,)), STILL)
 
 
 def test_figures_show_tracks_and_features():
     drawing = evaluator(pictures=2)
-    found = [x for x in drawing.evaluate(Seer(), drawing.settings()[0]) if isinstance(x, Figure)]
+    found = [x for x in drawing.evaluate(colours(), drawing.settings()[0]) if isinstance(x, Figure)]
     assert [figure.kind for figure in found] == ["tracks", "features"] * 2
     assert found[0].labels["group"] == "walls/0" and found[2].labels["group"] == "walls/1"
     assert found[1].labels["layer"] == 2, "the layer that matches best"
-    assert "layer 2" in found[0].caption and "seer" in found[0].caption
+    assert "layer 2" in found[0].caption and "colours" in found[0].caption
     for figure in found:
         assert figure.pixels.dtype == np.uint8 and figure.pixels.std() > 10
 
 
-def test_settings_say_all_that_matters():
+def test_settings_hold_everything_that_matters():
     (setting,) = evaluator(points=7, layers=(1,)).settings()
     expected = {"dataset": "walls", "views": VIEWS, "height": 64, "width": 96, "points": 7, "layers": [1]}
     assert expected.items() <= setting.items()
 
 
-def test_what_is_not_finite_or_not_there_is_an_error():
+def test_activations_that_are_not_finite_and_missing_depth_are_errors():
     @dataclasses.dataclass(frozen=True)
-    class Broken(Seer):
-        def traces(self, params, images):
-            return Traces(tuple(x * jnp.nan for x in super().traces(params, images).features))
+    class Broken(ColourNetwork):
+        def activations(self, params, images):
+            return Activations(tuple(x * jnp.nan for x in super().activations(params, images).features))
 
     with pytest.raises(UserError, match="broken: its features are not finite on walls/0"):
-        rows_of(evaluator(), Broken(name="broken"))
+        rows_of(evaluator(), colours("broken", network=Broken()))
 
     class Empty(Walls):
         def load(self, number, size):
             views = super().load(number, size)
             return views._replace(valid=np.zeros_like(views.valid))
 
-    with pytest.raises(UserError, match="config.posed.walls: no depth .* walls/0"):
-        rows_of(evaluator([Empty()]), Seer())
+    with pytest.raises(UserError, match="config.posed.walls: the first view of walls/0 has no depth"):
+        rows_of(evaluator([Empty()]), colours())

@@ -1,11 +1,11 @@
-"""The job `evaluate`: units of work that are done once, by one host or several, and a report."""
+"""Job `evaluate`: units of work that run once, on one host or several, and the report."""
 
 import json
 import pathlib
+import shutil
 
 import pytest
 
-import muskie_jax.evaluators.models
 from conftest import ROOT
 from muskie_jax import evaluate as job
 from muskie_jax.config import default_config, posed, validate
@@ -13,11 +13,13 @@ from muskie_jax.config_file import load_config
 from muskie_jax.data.posed.settings import PROTOCOLS
 from muskie_jax.errors import UserError
 from muskie_jax.evaluate import evaluate
+from muskie_jax.evaluators import model_specs
 from muskie_jax.evaluators.results import ResultRow
+from muskie_jax.report import results_file
 from muskie_tests import posed_trees
-from muskie_tests.commands import complaint_of, run_module
 
 READERS = list(PROTOCOLS)
+OLD_RESULTS = pathlib.Path(__file__).parent / "results_before_renaming.jsonl"
 
 
 def shipped(path):
@@ -32,11 +34,12 @@ def desk(tmp_path_factory):
     return root
 
 
-def config_for(root, *models, **sweep):
+def config_for(root, *models, **settings):
     config = default_config()
     config.job = "evaluate"
     config.posed.desk = posed("cameras", str(root), select="consecutive", groups=2)
-    config.evaluate.update({"models": models, "sizes": ((32, 48),), "views": (3,), "points": 20} | sweep)
+    small = {"sizes": ((32, 48),), "views": (3,), "points": 20, "protocols": ("targets",)}
+    config.evaluate.update({"models": models} | small | settings)
     config.evaluate.reconstruction.update({"views": (1, 2), "modes": (("random", 0.5),), "groups": 2})
     return config
 
@@ -46,7 +49,7 @@ def lines_of(folder):
 
 
 def figures_of(lines):
-    """What was measured, by what it is about, without times."""
+    """Models and rows by unit, without times."""
     return {line["unit"]: (line["model"], line["rows"]) for line in lines}
 
 
@@ -54,14 +57,14 @@ MODELS = ("untrained:nano", "still", "patches")
 
 
 @pytest.fixture(scope="module")
-def whole(desk, tmp_path_factory):
-    """A sweep that was not disturbed."""
-    folder = tmp_path_factory.mktemp("whole")
+def sweep(desk, tmp_path_factory):
+    """The folder and result of a complete sweep."""
+    folder = tmp_path_factory.mktemp("sweep")
     return folder, evaluate(config_for(desk, *MODELS), folder)
 
 
-def test_every_model_by_every_evaluator_that_can(whole):
-    folder, result = whole
+def test_every_evaluator_runs_on_every_model_that_it_accepts(sweep):
+    folder, result = sweep
     lines = lines_of(folder)
     units = [(line["model"]["name"], line["evaluator"], line["setting"]["views"]) for line in lines]
     assert units == [
@@ -85,17 +88,17 @@ def test_every_model_by_every_evaluator_that_can(whole):
     assert "untrained (nano)" in pathlib.Path(result["html"]).read_text()
 
 
-def test_what_is_done_is_not_done_again(whole, desk, monkeypatch):
-    folder, _ = whole
+def test_finished_units_are_not_repeated(sweep, desk, monkeypatch):
+    folder, _ = sweep
     before = (folder / "results.jsonl").read_text()
-    monkeypatch.setattr(muskie_jax.evaluators.models, "build_model", None)  # nothing is loaded
+    monkeypatch.setattr(model_specs, "build_model", lambda *_, **__: pytest.fail("a model was loaded"))
     result = evaluate(config_for(desk, *MODELS), folder)
     assert (result["units"], result["done"]) == (5, 0)
     assert (folder / "results.jsonl").read_text() == before
 
 
-def test_a_killed_sweep_goes_on(whole, desk, tmp_path):
-    folder, _ = whole
+def test_a_killed_sweep_resumes(sweep, desk, tmp_path):
+    folder, _ = sweep
     lines = (folder / "results.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "results.jsonl").write_text("".join(lines[:3]) + lines[3][:50])
     result = evaluate(config_for(desk, *MODELS), tmp_path)
@@ -103,32 +106,51 @@ def test_a_killed_sweep_goes_on(whole, desk, tmp_path):
     assert figures_of(lines_of(tmp_path)) == figures_of(lines_of(folder))
 
 
-def test_other_settings_and_other_data_are_other_work(whole, desk):
-    folder, _ = whole
-    known = {line["unit"] for line in lines_of(folder)}
+def test_other_settings_and_other_data_have_other_identities(sweep, desk):
+    folder, _ = sweep
+    finished = {line["unit"] for line in lines_of(folder)}
     for change in ({"points": 21}, {"views": (2,)}, {"dtype": "bfloat16"}, {"sizes": ((32, 32),)}):
-        assert not known & set(planned(config_for(desk, "still", **change), folder))
+        assert not finished & planned(config_for(desk, "still", **change), folder)
     config = config_for(desk, "still")
-    assert known & set(planned(config, folder))
+    assert finished & planned(config, folder)
     config.posed.desk.groups = 1
-    assert not known & set(planned(config, folder))
+    assert not finished & planned(config, folder)
 
 
 def planned(config, folder):
     """The identities of a config's units."""
     models = job.find_models(config.evaluate.models, "last", config.evaluate.dtype)
     evaluators = job.make_evaluators(config, folder)
-    return {
-        job.plan_unit(model, evaluator, setting, config).identity
-        for model in models
-        for evaluator in evaluators
-        if evaluator.accepts(model.kind)
-        for setting in evaluator.settings()
-    }
+    return {unit.identity for unit in job.plan_units(models, evaluators, config)}
 
 
-def test_distractors_are_part_of_the_question(desk, tmp_path):
-    """The views of another set, which targets of a single scene are compared with, are other work."""
+def test_units_finished_before_distractors_were_renamed_are_recognised(tmp_path, monkeypatch):
+    """The file was written by version 0.1.0, which called distractors "strangers"."""
+    monkeypatch.chdir(tmp_path)  # data are part of the identity: roots must be the same as then
+    config = default_config()
+    for name in ("desk", "shelf"):
+        posed_trees.cameras(tmp_path / "recordings" / name)
+        config.posed[name] = posed("cameras", f"recordings/{name}", select="consecutive", groups=2)
+    config.evaluate.update({"models": ("untrained:nano", "still"), "sizes": ((32, 48),), "views": (3,)})
+    config.evaluate.update({"points": 20, "layers": (2,), "protocols": ("targets",), "pictures": 0})
+    config.evaluate.reconstruction.update({"views": (1, 2), "modes": (("random", 0.5),)})
+    config.evaluate.reconstruction.update({"references": (1,), "groups": 2})
+    shutil.copy(OLD_RESULTS, tmp_path / "results.jsonl")
+    old = results_file.read(tmp_path)
+    assert {unit.evaluator for unit in old} == {"reconstruction", "correspondence"}
+    models = job.find_models(config.evaluate.models, "last", config.evaluate.dtype)
+    units = job.plan_units(models, job.make_evaluators(config, tmp_path), config)
+    planned = {unit.identity: unit for unit in units}
+    for unit in old:
+        again = planned[unit.identity]
+        assert unit.setting["question"] == again.protocol_digest
+        assert again.setting.items() <= unit.setting.items()
+    contexts = {row.labels["context"] for row in old[0].rows}
+    assert contexts == {"own", "distractor"} and old[0].setting["distractors"] == ["shelf 1", "shelf 0"]
+
+
+def test_identities_depend_on_the_set_of_distractors(desk, tmp_path):
+    """With a second set, targets of a single scene get distractors."""
     alone = config_for(desk, "untrained:nano", evaluators=("reconstruction",))
     before = planned(alone, tmp_path)
     posed_trees.cameras(tmp_path / "more")
@@ -137,21 +159,22 @@ def test_distractors_are_part_of_the_question(desk, tmp_path):
     assert len(both) == 2 * len(before) and not both & before
 
 
-def test_figures_of_one_question_are_compared_whatever_the_number_of_views(whole):
-    folder, _ = whole
-    asked = {}
+def test_the_protocols_digest_does_not_depend_on_the_number_of_reconstructed_views(sweep):
+    folder, _ = sweep
+    digests = {}
     for line in lines_of(folder):
-        asked.setdefault(line["evaluator"], set()).add(line["setting"]["question"])
+        digests.setdefault(line["evaluator"], set()).add(line["setting"]["question"])
         assert line["setting"]["reader"] == "cameras"
-    assert {name: len(questions) for name, questions in asked.items()} == {
-        "correspondence": 1, "reconstruction": 1
-    }  # fmt: skip
+    assert {name: len(found) for name, found in digests.items()} == {
+        "correspondence": 1,
+        "reconstruction": 1,
+    }
 
 
-def test_what_fails_does_not_end_the_others(desk, tmp_path):
+def test_a_unit_that_fails_does_not_stop_the_others(desk, tmp_path):
     damaged = tmp_path / "weights" / "damaged.safetensors"
     damaged.parent.mkdir()
-    damaged.write_bytes(b"nothing of the kind")
+    damaged.write_bytes(b"not safetensors")
     config = config_for(desk, str(damaged), "still", evaluators=("correspondence",))
     with pytest.raises(
         UserError, match="damaged.safetensors.*the other 1 units are done and in the report"
@@ -166,13 +189,13 @@ def test_nothing_to_do_is_an_error(desk, tmp_path):
         evaluate(config_for(desk, "still", evaluators=("reconstruction",)), tmp_path)
 
 
-def test_the_headline_is_of_a_plain_predictor_with_our_protocol(whole):
-    folder, _ = whole
+def test_the_headline_is_of_an_unrefined_predictor_under_protocol_targets(sweep):
+    folder, _ = sweep
     for line in lines_of(folder):
         rows = [ResultRow(row["labels"], row["values"]) for row in line["rows"]]
-        said = job.headline(rows)
+        headline = job.headline(rows)
         if line["evaluator"] == "reconstruction":
-            assert said.startswith("masked error ")
+            assert headline.startswith("masked error ")
             continue
         predictor = {"still": "still", "patches": "feature"}.get(line["model"]["name"], "attention")
         layer = 1 if predictor == "feature" else "all"
@@ -184,32 +207,31 @@ def test_the_headline_is_of_a_plain_predictor_with_our_protocol(whole):
             "points": "all",
         }
         (row,) = [row for row in rows if labels.items() <= row.labels.items()]
-        assert said.startswith(predictor) and f"{row.values['px_10']:.1f}% within 10 px (targets)" in said
+        assert headline.startswith(predictor)
+        assert f"{row.values['px_10']:.1f}% within 10 px (targets)" in headline
 
 
-def test_two_hosts_share_the_work(whole, desk, tmp_path):
-    folder, _ = whole
+def test_two_hosts_split_the_units(sweep, desk, tmp_path):
+    folder, _ = sweep
     for number in (2, 1):
-        result = evaluate(config_for(desk, *MODELS, share=f"{number}/2"), tmp_path)
+        result = evaluate(config_for(desk, *MODELS, shard=f"{number}/2"), tmp_path)
         assert result["units"] == 5
     files = sorted(path.name for path in tmp_path.glob("results*.jsonl"))
     assert files == ["results.1.jsonl", "results.jsonl"]
     assert figures_of(lines_of(tmp_path)) == figures_of(lines_of(folder))
 
 
-def test_a_model_is_loaded_once_and_the_one_before_is_let_go(desk, tmp_path, monkeypatch):
+def test_a_model_is_loaded_once(desk, tmp_path, monkeypatch):
     loads = []
-    real = muskie_jax.evaluators.models.build_model
-    monkeypatch.setattr(
-        muskie_jax.evaluators.models, "build_model", lambda *a, **k: loads.append(a) or real(*a, **k)
-    )
+    build = model_specs.build_model
+    monkeypatch.setattr(model_specs, "build_model", lambda *a, **k: loads.append(a) or build(*a, **k))
     sizes = ((32, 48), (32, 32))
     config = config_for(desk, "untrained:nano", sizes=sizes, evaluators=("correspondence",), pictures=0)
     assert evaluate(config, tmp_path)["done"] == 2 and len(loads) == 1
 
 
 @pytest.mark.parametrize(
-    "key, value, said",
+    "key, value, message",
     [
         ("models", (), "write for example"),
         ("evaluators", ("correspondance",), "did you mean 'correspondence'"),
@@ -219,27 +241,31 @@ def test_a_model_is_loaded_once_and_the_one_before_is_let_go(desk, tmp_path, mon
         ("layers", (0,), "write 1 or more"),
         ("points", 0, "write 1 or more"),
         ("checkpoints", "each", "such as 'every 3'"),
-        ("share", "3/2", "write such as '2/4'"),
+        ("shard", "3/2", "write such as '2/4'"),
         ("dtype", "float16", "no 'float16'"),
     ],
 )
-def test_settings_that_cannot_be(desk, key, value, said):
+def test_invalid_settings(desk, key, value, message):
     config = config_for(desk, "still", **{key: value})
     with pytest.raises(UserError) as caught:
         validate(config)
-    assert f"config.evaluate.{key}" in str(caught.value) and said in str(caught.value)
+    assert f"config.evaluate.{key}" in str(caught.value) and message in str(caught.value)
 
 
-def test_the_command_says_what_is_wrong_before_anything_starts(desk, tmp_path):
-    flags = ["--config", "configs/evaluate.py:cameras", "--workdir", tmp_path / "out"]
-    missing = complaint_of(run_module("muskie_jax.main", *flags, "--config.posed.yours.root=/nowhere"))
-    assert "config.posed.yours" in missing and "/nowhere" in missing
-    flags += [f"--config.posed.yours.root={desk}", "--config.evaluate.models=('runs/nothing/x',)"]
-    assert "there is no 'runs/nothing/x'" in complaint_of(run_module("muskie_jax.main", *flags))
+def test_missing_data_and_models_are_errors_before_any_work(desk, tmp_path):
+    config = shipped("configs/evaluate.py:cameras")
+    config.posed.yours.root = "/nowhere"
+    with pytest.raises(UserError, match="config.posed.yours.*/nowhere"):
+        evaluate(config, tmp_path)
+    config.posed.yours.root = str(desk)
+    config.evaluate.models = ("runs/nothing/x",)
+    with pytest.raises(UserError, match="there is no 'runs/nothing/x'"):
+        evaluate(config, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("arg", [None, "photos", *READERS])
-def test_the_shipped_config_evaluates_every_kind_of_data(arg, desk):
+def test_the_shipped_config_has_every_kind_of_data(arg, desk):
     config = shipped("configs/evaluate.py" + (f":{arg}" if arg else ""))
     for dataset in config.posed.values():
         if "root" in dataset:
@@ -251,6 +277,6 @@ def test_the_shipped_config_evaluates_every_kind_of_data(arg, desk):
     assert bool(config.posed) != bool(config.sources)
 
 
-def test_the_shipped_config_names_what_there_is():
+def test_the_shipped_config_lists_its_arguments():
     with pytest.raises(Exception, match="there is photos, cameras"):
         shipped("configs/evaluate.py:camera")

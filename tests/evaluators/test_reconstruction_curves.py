@@ -1,4 +1,4 @@
-"""Curves of reconstruction, on networks and scenes whose errors are known."""
+"""Reconstruction curves, on networks and scenes with known errors."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from muskie_jax.data.posed.views import Group, PosedViews
 from muskie_jax.errors import UserError
+from muskie_jax.evaluators.eval_models import EvalModel, ModelInfo, MuskieNetwork
 from muskie_jax.evaluators.reconstruction_curves import CurveSettings, ReconstructionCurves, overlap_bins
 from muskie_jax.evaluators.results import Figure, ResultRow
 from muskie_jax.models.attention import Attention
@@ -23,10 +24,10 @@ SCENES = ("attic", "barn", "cave", "dome", "eaves")
 
 
 class Copier(nn.Module):
-    """Predicts of every patch the mean of what is visible at its place, in all views or in its own.
+    """Predicts each patch as the mean of its visible copies in all views, or as its own view's mean.
 
     Attributes:
-      seen: gets the images and masks of every call; unless it is None.
+      seen: callbacks that receive the images and masks of every call.
     """
 
     own_view_only: bool = False
@@ -37,13 +38,13 @@ class Copier(nn.Module):
     max_views: int = 8
 
     def __call__(self, images, mask):
-        assert self.attention.mesh is not None, "kernels have to know how groups are split"
+        assert self.attention.mesh is not None, "kernels must know how groups are sharded"
         for keep in self.seen:
             jax.debug.callback(keep, images, mask)
         patches, visible = patchify(images, self.patch), ~mask[..., None]
         axis = 2 if self.own_view_only else 1
         if self.own_view_only:
-            # The mean of each channel: what the baseline fills in.
+            # The mean of each channel, as the baseline predicts.
             channels = patches.reshape(*mask.shape, 3, -1).mean(-1).repeat(self.patch**2, axis=-1)
         else:
             channels = patches
@@ -55,11 +56,10 @@ class Copier(nn.Module):
 
 
 class Scenes:
-    """Groups of views that are all the same image, each of another scene; view v has the grey v in its
-    first pixel's red, and the scene's number in its green.
+    """Groups of identical views, each of another scene.
 
-    With `shifts`, view v >= 1 of group i is seen by a camera that far beside the others, in metres,
-    before a wall of which each camera sees 2 m.
+    The first pixel's red is the view's index, its green the scene's. With `shifts`, the camera of every
+    view but the first is moved sideways by that many metres before a wall, of which each camera sees 2 m.
     """
 
     parallel = True
@@ -90,9 +90,9 @@ def mesh_of(devices):
     return make_mesh({"data": -1, "fsdp": 1, "view": 1}, jax.devices()[:devices])
 
 
-def subject_of(model, params=None):
+def model_of(module, params=None):
     params = {"head": np.zeros(1)} if params is None else params
-    return types.SimpleNamespace(name="fake", kind="muskie", network=model, params=params)
+    return EvalModel(ModelInfo("fake", "muskie"), MuskieNetwork(module), params)
 
 
 def settings_of(**changes):
@@ -104,8 +104,8 @@ def curves(sets=None, devices=1, **changes):
     return ReconstructionCurves(sets or [Scenes()], settings_of(**changes), mesh_of(devices))
 
 
-def rows_of(evaluator, subject):
-    found = [out for setting in evaluator.settings() for out in evaluator.evaluate(subject, setting)]
+def rows_of(evaluator, model):
+    found = [out for setting in evaluator.settings() for out in evaluator.evaluate(model, setting)]
     rows = {}
     for row in found:
         assert isinstance(row, ResultRow)
@@ -116,18 +116,18 @@ def rows_of(evaluator, subject):
 
 @pytest.fixture(scope="module")
 def recorded():
-    """Rows of the copier, and what it was given: (views, images (5, V, ...), mask) of each call."""
+    """Rows of the copier, and the images (5, V, ...) and mask of each of its calls."""
     calls = []
     keep = lambda images, mask: calls.append((np.asarray(images), np.asarray(mask)))
     evaluator = curves(views_per_device=40)
-    rows = rows_of(evaluator, subject_of(Copier(seen=(keep,))))
+    rows = rows_of(evaluator, model_of(Copier(seen=(keep,))))
     jax.effects_barrier()
     keys = [key for key in rows if key[-1] == "all"]
     assert len(keys) == len(calls) == 1 + 2 * 2 + 2 * 3
     return rows, dict(zip(keys, calls))
 
 
-def test_copies_of_own_views_are_right_and_of_a_distractor_s_are_not(recorded):
+def test_a_copier_is_right_with_own_views_and_wrong_with_a_distractors(recorded):
     rows, calls = recorded
     for key, values in rows.items():
         _, _, views, references, context, _ = key
@@ -146,12 +146,12 @@ def test_copies_of_own_views_are_right_and_of_a_distractor_s_are_not(recorded):
         assert values["mse"] == pytest.approx(squared / count / 3, rel=1e-5, abs=1e-5)
         assert values["baseline_mse"] == pytest.approx(baseline / count / 3, rel=1e-5)
         if references and context == "own":
-            assert values["mse"] < 1e-4  # but for the first pixel
+            assert values["mse"] < 1e-4  # the first pixels differ
         if references and context == "distractor":
             assert values["mse"] > 0.3
 
 
-def test_target_mask_and_kind_of_context_are_the_same_for_own_views_and_a_distractor_s(recorded):
+def test_own_views_and_a_distractors_share_targets_masks_and_order(recorded):
     _, calls = recorded
     longest = {name: calls["scenes", "random 0.75", 4, 0, name, "all"] for name in ("own", "distractor")}
     names = lambda images: np.rint((np.moveaxis(images[:, :, 0, 0, :2], -1, 0) + 1) * 127.5)
@@ -164,62 +164,61 @@ def test_target_mask_and_kind_of_context_are_the_same_for_own_views_and_a_distra
     hidden = longest["own"][1]
     assert (hidden.sum(-1) == 18).all() and len(np.unique(hidden.reshape(20, -1), axis=0)) == 20
 
-    # Fewer views are the first of more, with the same masks; the whole ones come before the target.
+    # Fewer views are a prefix of more, with the same masks; reference views come before the target.
     for (*_, views, references, context, _), (images, mask) in calls.items():
-        places = [*range(1, references + 1), 0, *range(references + 1, views)]
-        np.testing.assert_array_equal(images, longest.get(context, longest["own"])[0][:, places])
+        order = [*range(1, references + 1), 0, *range(references + 1, views)]
+        np.testing.assert_array_equal(images, longest.get(context, longest["own"])[0][:, order])
         assert not mask[:, :references].any()
-        np.testing.assert_array_equal(mask[:, references:], hidden[:, places[references:]])
+        np.testing.assert_array_equal(mask[:, references:], hidden[:, order[references:]])
 
 
-def test_a_network_without_use_for_other_views_has_one_curve():
-    rows = rows_of(curves(), subject_of(Copier(own_view_only=True)))
+def test_a_network_that_ignores_other_views_has_one_curve():
+    rows = rows_of(curves(), model_of(Copier(own_view_only=True)))
     alone = next(values for key, values in rows.items() if key[4] == "none")
     assert alone["mse"] == pytest.approx(alone["baseline_mse"], rel=1e-5)
     for (*kind, context, overlap), values in rows.items():
         if context == "own":
-            assert values == rows[*kind, "distractor", overlap], "exactly"
+            assert values == rows[*kind, "distractor", overlap]
         assert values == pytest.approx(alone, rel=1e-6)
 
 
-def test_batches_devices_and_order_change_nothing():
-    subject, few = subject_of(Copier()), {"views": (1, 4), "references": (1,)}
-    expected = rows_of(curves(**few), subject)
-    for devices, held in ((1, 1), (1, 9), (8, 32), (4, 1)):
-        found = rows_of(curves(devices=devices, views_per_device=held, **few), subject)
+def test_results_do_not_depend_on_batches_devices_and_order():
+    model, few = model_of(Copier()), {"views": (1, 4), "references": (1,)}
+    expected = rows_of(curves(**few), model)
+    for devices, limit in ((1, 1), (1, 9), (8, 32), (4, 1)):
+        found = rows_of(curves(devices=devices, views_per_device=limit, **few), model)
         assert found.keys() == expected.keys()
         for key, values in found.items():
-            assert values == pytest.approx(expected[key], rel=1e-6), (key, devices, held)
-    # A set says the same with another beside it, and each unit on its own.
+            assert values == pytest.approx(expected[key], rel=1e-6), (key, devices, limit)
+    # A set has the same results beside another set, and each unit on its own.
     both = curves([Scenes("more", groups=2), Scenes()], **few)
-    again = rows_of(both, subject)
+    again = rows_of(both, model)
     assert {key: values for key, values in again.items() if key[0] == "scenes"} == expected
     setting = both.settings()[-1]
-    (row, *_) = curves([Scenes("more", groups=2), Scenes()], **few).evaluate(subject, setting)
+    (row, *_) = curves([Scenes("more", groups=2), Scenes()], **few).evaluate(model, setting)
     assert row.values == again["scenes", "random 0.75", 4, 1, "own", "all"]
 
 
 def test_errors_by_overlap():
-    """View 1 and on of each group sees 1 - shift / 2 of the target; of the last nothing is known."""
+    """Context views see the fraction 1 - shift / 2 of the target; the last group has no depth."""
     shifted = Scenes("shifted", shifts=(0.2, 1.1, 1.9, 0.1, None))
-    rows = rows_of(curves([shifted]), subject_of(Copier()))
-    plain = rows_of(curves([Scenes("shifted")]), subject_of(Copier()))
+    rows = rows_of(curves([shifted]), model_of(Copier()))
+    plain = rows_of(curves([Scenes("shifted")]), model_of(Copier()))
     assert {key: values for key, values in rows.items() if key[-1] == "all"} == plain
     for context in ("own", "distractor"):
         kind = ("shifted", "random 0.75", 4, 2, context)
         by_bin = {key[-1]: values for key, values in rows.items() if key[:-1] == kind}
         patches = {name: values["patches"] for name, values in by_bin.items()}
         assert patches == {"all": 90, "0.0-0.3": 18, "0.3-0.6": 18, "0.6-1.0": 36}
-        # Of the targets of a bin, whatever the distractor's view sees: leaving a target out of the
-        # whole changes the whole by its share.
-        known = sum(v["patches"] * v["mse"] for name, v in by_bin.items() if name != "all")
-        rest = 90 * by_bin["all"]["mse"] - known
+        # The bins hold all targets but the last, whose overlap is unknown, for the distractor's views too.
+        binned = sum(v["patches"] * v["mse"] for name, v in by_bin.items() if name != "all")
+        rest = 90 * by_bin["all"]["mse"] - binned
         # Two images of noise in [-1, 1] differ by 2/3 on average.
         assert rest / 18 == pytest.approx(0 if context == "own" else 2 / 3, abs=0.1)
-    assert not any(key[-1] != "all" for key in rows if key[3] == 0), "nothing is whole"
+    assert not any(key[-1] != "all" for key in rows if key[3] == 0), "no reference view"
 
 
-def test_overlap_is_that_of_the_whole_view_that_sees_most():
+def test_overlap_is_that_of_the_reference_view_that_sees_most():
     seen = np.array([[0.1, 0.7, 1.0], [0.5, 0.3, 0.7], [0.6, 0.0, 0.0], [np.nan] * 3])
     numbers = lambda bins: {name: np.flatnonzero(chosen).tolist() for name, chosen in bins.items()}
     everyone = {"all": [0, 1, 2, 3]}
@@ -232,7 +231,7 @@ def test_overlap_is_that_of_the_whole_view_that_sees_most():
 def test_sets_are_loaded_once_for_units_in_order():
     scenes = Scenes()
     evaluator = curves([scenes], modes=(("random", 0.75), ("rectangle", 0.5)))
-    rows_of(evaluator, subject_of(Copier()))
+    rows_of(evaluator, model_of(Copier()))
     assert sorted(scenes.loaded) == list(range(5))
     settings = evaluator.settings()
     assert len(settings[1]["distractors"]) == 5 and "scenes 0" in settings[1]["distractors"]
@@ -244,19 +243,19 @@ def test_sets_are_loaded_once_for_units_in_order():
 
 
 def test_muskie_and_its_picture():
-    model = build_model("nano", patch=PATCH, view_embed="learned", max_views=2)
+    module = build_model("nano", patch=PATCH, view_embed="learned", max_views=2)
     image = jnp.zeros((1, 1, *SIZE, 3))
-    params = jax.jit(model.init)(jax.random.key(0), image, jnp.zeros((1, 1, 24), bool))["params"]
-    subject = subject_of(model, params)
+    params = jax.jit(module.init)(jax.random.key(0), image, jnp.zeros((1, 1, 24), bool))["params"]
+    model = model_of(module, params)
     evaluator = curves(views=(2, 4), references=(1,), pictures=2)
     two, four = evaluator.settings()
-    own, distractor = evaluator.evaluate(subject, two)
+    own, distractor = evaluator.evaluate(model, two)
     assert math.isfinite(own.values["mse"]) and own.values["mse"] != distractor.values["mse"]
     assert own.values["baseline_mse"] == distractor.values["baseline_mse"]
-    assert list(evaluator.evaluate(subject, four)) == [], "more views than it has embeddings"
+    assert list(evaluator.evaluate(model, four)) == [], "more views than embeddings"
 
-    # A figure of the largest number of views: two targets, with own views and a distractor's.
-    figure = list(curves(views=(2,), references=(0, 1), pictures=2).evaluate(subject, two))[-1]
+    # The figure of the largest number of views: two targets, each with own views and a distractor's.
+    figure = list(curves(views=(2,), references=(0, 1), pictures=2).evaluate(model, two))[-1]
     assert isinstance(figure, Figure) and figure.kind == "reconstruction"
     kind = {"dataset": "scenes", "height": 16, "width": 24, "views": 2, "mask": "random 0.75"}
     assert figure.labels == kind | {"num_reference": 1}
@@ -266,36 +265,36 @@ def test_muskie_and_its_picture():
     first, other, second, _ = map(rows, groups)
     column = lambda row, number: row[:, number * 196 : number * 196 + 192]
     np.testing.assert_array_equal(column(first[3], 1), column(other[3], 1))
-    assert (column(first[3], 0) == column(first[3], 1)).mean() > 0.95, "own views, which are all alike"
+    assert (column(first[3], 0) == column(first[3], 1)).mean() > 0.95, "own views are identical"
     assert (column(first[3], 0) != column(other[3], 0)).mean() > 0.5
     assert (column(first[3], 1) != column(second[3], 1)).mean() > 0.5
-    assert (column(first[0], 1) == 128).mean() > 0.7, "the target is hidden"
-    assert (column(first[0], 0) == column(first[3], 0)).all(), "the reference view is not"
+    assert (column(first[0], 1) == 128).mean() > 0.7, "the target is masked"
+    assert (column(first[0], 0) == column(first[3], 0)).all(), "the reference view is not masked"
 
     assert evaluator.accepts("muskie") and not evaluator.accepts("mae")
     body = {name: value for name, value in params.items() if name != "head"}
-    assert list(evaluator.evaluate(subject_of(model, body), two)) == [], "nothing reconstructs"
+    assert list(evaluator.evaluate(model_of(module, body), two)) == [], "no reconstruction head"
 
 
 def test_a_single_scene_has_no_distractor():
     scene = Scenes()
     scene.groups = tuple(Group(f"attic/{i}", group.frames) for i, group in enumerate(scene.groups))
-    found = list(curves([scene], pictures=1).evaluate(subject_of(Copier()), curves([scene]).settings()[-1]))
+    found = list(curves([scene], pictures=1).evaluate(model_of(Copier()), curves([scene]).settings()[-1]))
     assert {row.labels["context"] for row in found if isinstance(row, ResultRow)} == {"own"}
     assert "another" not in found[-1].caption
 
 
-def test_a_size_that_cannot_be_cut_into_patches_is_made_the_nearest():
+def test_sizes_are_rounded_to_whole_patches():
     scenes = Scenes()
-    rows_of(curves([scenes], sizes=((18, 25),)), subject_of(Copier()))
+    rows_of(curves([scenes], sizes=((18, 25),)), model_of(Copier()))
     assert set(scenes.sizes) == {(16, 24)}
 
 
-def test_errors_say_what_to_write():
-    subject = subject_of(Copier())
+def test_errors_name_what_to_write():
+    model = model_of(Copier())
     with pytest.raises(UserError, match="random with ratio 0.01 hides nothing of 16x24: .* 0.0417"):
-        rows_of(curves(modes=(("random", 0.01),)), subject)
-    with pytest.raises(UserError, match="scenes scenes: give each set another name"):
+        rows_of(curves(modes=(("random", 0.01),)), model)
+    with pytest.raises(UserError, match="have the sets scenes, scenes: give each its own name"):
         curves([Scenes(), Scenes()])
     for changes, message in (
         ({"modes": (("checker", 0.5),)}, "reconstruction.modes: no 'checker'"),

@@ -1,17 +1,17 @@
-"""Layers with gradients of their own, against what they replace; attention on any mesh."""
+"""Layers with custom gradients, against the functions that they replace; attention on any mesh."""
 
 import functools
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax._src.cudnn import fused_attention_stablehlo as fused
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from muskie_jax.models.attention import CUDNN_PRIMITIVE, Attention
+from muskie_jax.models.attention import ATTENTION, CUDNN_PRIMITIVE, Attention, keep_only
 from muskie_jax.models.layers import TransformerLayer
 from muskie_jax.models.normalization import gelu, layer_norm
 from muskie_jax.models.rope import patch_positions, rotate, rotation_table
@@ -20,7 +20,7 @@ from muskie_jax.sharding import batch_sharding, make_mesh
 
 
 def assert_same(ours, theirs, *arguments):
-    """Two functions have the same values and gradients."""
+    """Asserts that two functions have the same values and gradients."""
     expected, pull = jax.vjp(theirs, *arguments)
     out, ours_pull = jax.vjp(ours, *arguments)
     gradient = jax.random.normal(jax.random.key(9), expected.shape)
@@ -29,7 +29,7 @@ def assert_same(ours, theirs, *arguments):
         np.testing.assert_allclose(mine, other, atol=1e-5 * max(1.0, np.abs(other).max()))
 
 
-def test_layer_norm_is_layer_norm():
+def test_layer_norm_matches_flax():
     x = 3.0 + 2.0 * jax.random.normal(jax.random.key(0), (2, 5, 7, 24))
     scale, bias = jax.random.normal(jax.random.key(1), (2, 24))
 
@@ -48,7 +48,7 @@ def test_gelu_is_the_exact_gelu():
 
 
 @pytest.mark.parametrize("function", [gelu, lambda x: layer_norm(x[None], jnp.ones(8), jnp.zeros(8))[0]])
-def test_half_precision_goes_in_and_out_and_float32_between(function):
+def test_half_precision_is_computed_in_float32(function):
     x = jax.random.normal(jax.random.key(0), (64, 8))
     half = x.astype(jnp.bfloat16)
     out, pull = jax.vjp(function, half)
@@ -57,10 +57,12 @@ def test_half_precision_goes_in_and_out_and_float32_between(function):
     np.testing.assert_array_equal(out, exact.astype(jnp.bfloat16))  # rounded once, at the end
 
 
-def test_gradients_are_summed_over_devices_and_nothing_is_gathered():
+def test_gradients_are_all_reduced_and_nothing_is_gathered():
     mesh = make_mesh({"data": 4, "fsdp": 1, "view": 2})
     table = rotation_table(patch_positions((2, 3), 1), 8)
-    layer = TransformerLayer(2, False, jnp.float32, Attention("xla", mesh))  # needs its own views alone
+    layer = TransformerLayer(
+        2, False, jnp.float32, Attention("xla", mesh)
+    )  # within views: needs no communication
     tokens = (4, 2 * 7, 16)
     params = jax.eval_shape(
         lambda: layer.clone(attend=Attention("xla")).init(jax.random.key(0), jnp.zeros(tokens), table)
@@ -75,24 +77,24 @@ def test_gradients_are_summed_over_devices_and_nothing_is_gathered():
     assert set(sent) == {"all-reduce"}
 
 
-def test_rotation_turns_gradients_back():
+def test_rotation_matches_its_definition_and_gradient():
     table = rotation_table(patch_positions((2, 3), 1), 8)
     qkv = jax.random.normal(jax.random.key(0), (2, 7, 3, 2, 8))
 
-    def plainly(qkv):
+    def reference(qkv):
         cosines, sines = (part[:, None] for part in table)
         swapped = jnp.concatenate([qkv[..., i : i + 2] for i in (2, 0, 6, 4)], axis=-1)
         turned = qkv[..., :2, :, :] * cosines[:, None] + swapped[..., :2, :, :] * sines[:, None]
         return jnp.concatenate([turned, qkv[..., 2:, :, :]], axis=-3)
 
-    assert_same(lambda x: jnp.stack(rotate(x, table), axis=-3), plainly, qkv)
+    assert_same(lambda x: jnp.stack(rotate(x, table), axis=-3), reference, qkv)
 
 
 @pytest.mark.parametrize("across_views", [False, True])
 @pytest.mark.parametrize("sizes", [(2, 1, 1), (1, 2, 1), (1, 1, 4), (2, 2, 2)])
 def test_attention_is_the_same_on_any_mesh(sizes, across_views):
     mesh = make_mesh(dict(zip(("data", "fsdp", "view"), sizes)), jax.devices()[: np.prod(sizes)])
-    qkv = jax.random.normal(jax.random.key(0), (3, 4, 4, 5, 2, 8))  # (B, V, T, heads, D) thrice
+    qkv = jax.random.normal(jax.random.key(0), (3, 4, 4, 5, 2, 8))  # three arrays (B, V, T, heads, D)
     split = jax.device_put(tuple(qkv), batch_sharding("images", mesh))
 
     def run(attend, arguments):
@@ -107,7 +109,14 @@ def test_attention_is_the_same_on_any_mesh(sizes, across_views):
     assert not ours[0].sharding.is_fully_replicated
 
 
-def test_the_fused_kernel_is_known_by_its_name():
-    """What `keep_only` looks for exists in this version of jax, and is no common prefix."""
-    assert fused._dot_product_attention_fwd_p_wrapper.name.startswith(CUDNN_PRIMITIVE)
-    assert not fused._dot_product_attention_bwd_p_wrapper.name.startswith(CUDNN_PRIMITIVE)
+@pytest.mark.parametrize(
+    "name, names, is_saved",
+    [
+        (f"{CUDNN_PRIMITIVE}_wrapper", (ATTENTION,), True),
+        (f"{CUDNN_PRIMITIVE}_wrapper", ("qkv",), False),
+        ("dot_product_attention_bwd_wrapper", (ATTENTION,), False),
+        ("dot_general", (ATTENTION,), False),
+    ],
+)
+def test_policy_saves_the_forward_kernel_only(name, names, is_saved):
+    assert keep_only(names)(jax.extend.core.Primitive(name)) == is_saved

@@ -1,4 +1,4 @@
-"""Properties of the network that follow from its definition."""
+"""Properties of Muskie that follow from its definition."""
 
 import jax
 import jax.numpy as jnp
@@ -29,14 +29,14 @@ def mask():
 @pytest.fixture(scope="module")
 def params(images, mask):
     params = build_model("nano").init(jax.random.key(0), images, mask)["params"]
-    # A mask token of zeros would hide mistakes that multiply by it.
+    # The initial mask token, zeros, would hide errors that scale it.
     return params | {"mask_token": jax.random.normal(jax.random.key(3), params["mask_token"].shape)}
 
 
 def run(params, images, mask, **options):
-    asked = {key: options.pop(key) for key in ("return_tokens", "return_attention") if key in options}
+    requests = {key: options.pop(key) for key in ("return_tokens", "return_attention") if key in options}
     model = build_model("nano", **options)
-    return jax.jit(lambda p, x, m: model.apply({"params": p}, x, m, **asked))(params, images, mask)
+    return jax.jit(lambda p, x, m: model.apply({"params": p}, x, m, **requests))(params, images, mask)
 
 
 def test_hidden_pixels_cannot_influence_the_prediction(params, images, mask):
@@ -50,7 +50,7 @@ def test_hidden_pixels_cannot_influence_the_prediction(params, images, mask):
 
 
 @pytest.mark.parametrize("options", [{}, {"remat": "full"}, {"view_embed": "learned", "max_views": VIEWS}])
-def test_hidden_patches_alone_are_predicted_as_among_all(params, images, mask, options):
+def test_predict_hidden_matches_the_full_prediction(params, images, mask, options):
     if "view_embed" in options:
         params = params | {"view_embedding": jax.random.normal(jax.random.key(4), (VIEWS, 48))}
     model, slots = build_model("nano", **options), 14
@@ -72,7 +72,7 @@ def test_permuting_views_permutes_the_output(params, images, mask):
     np.testing.assert_allclose(ours, permuted, atol=2e-5)
 
 
-def test_learned_view_embedding_tells_views_apart(params, images, mask):
+def test_learned_view_embedding_distinguishes_views(params, images, mask):
     options = {"view_embed": "learned", "max_views": VIEWS}
     table = jax.random.normal(jax.random.key(5), (VIEWS, 48))
     params = params | {"view_embedding": table}
@@ -86,9 +86,9 @@ def test_learned_view_embedding_tells_views_apart(params, images, mask):
 
 
 def influence(function, x):
-    """Which views of the output depend on which views of the input (B, V, T, d): bool (V, V)."""
+    """Whether each view of the output depends on each view of the input (B, V, T, d): bool (V, V)."""
     flat = lambda y: function(y.reshape(1, -1, y.shape[-1]))[0].reshape(y.shape).sum((0, 2, 3))
-    jacobian = jax.jacobian(flat)(x)  # (V, B, V, T, d)
+    jacobian = jax.jit(jax.jacobian(flat))(x)  # (V, B, V, T, d)
     return np.abs(jacobian).max((1, 3, 4)) > 1e-7
 
 
@@ -96,16 +96,32 @@ def test_frame_halves_do_not_mix_views_and_global_halves_do(params):
     tokens = jax.random.normal(jax.random.key(4), (1, VIEWS, 5, 48))
     table = rotation_table(patch_positions((1, 1), 4), 12)
     block = AlternatingBlock(4, jnp.float32, Attention("xla")).bind({"params": params["block_0"]})
-    whole = influence(lambda x: block(x, table), tokens)
-    assert whole.all()
-    # Without the global half's way out, only the frame half is left.
-    silent = jax.tree.map(jnp.zeros_like, params["block_0"]["global"])
+    assert influence(lambda x: block(x, table), tokens).all()
+    # With parameters of zero, the global half adds nothing.
+    zeros = jax.tree.map(jnp.zeros_like, params["block_0"]["global"])
     frame_only = AlternatingBlock(4, jnp.float32, Attention("xla")).bind(
-        {"params": {"frame": params["block_0"]["frame"], "global": silent}}
+        {"params": {"frame": params["block_0"]["frame"], "global": zeros}}
     )
     np.testing.assert_array_equal(
         influence(lambda x: frame_only(x, table), tokens), np.eye(VIEWS, dtype=bool)
     )
+
+
+def loss_and_gradients(params, images, mask, **options):
+    model = build_model("nano", **options)
+
+    @jax.jit
+    @jax.value_and_grad
+    def evaluate(params):
+        output = model.apply({"params": params}, images, mask, return_tokens=True)
+        return (output.pred**2).mean() + output.conf.mean() + (output.tokens[0] ** 2).mean()
+
+    return evaluate(params)
+
+
+@pytest.fixture(scope="module")
+def plain_loss_and_gradients(params, images, mask):
+    return loss_and_gradients(params, images, mask)
 
 
 @pytest.mark.parametrize(
@@ -118,13 +134,9 @@ def test_frame_halves_do_not_mix_views_and_global_halves_do(params):
         {"remat": "block", "scan_blocks": True},
     ],
 )
-def test_remat_and_scan_change_nothing(params, images, mask, options):
-    def loss(params, **options):
-        output = build_model("nano", **options).apply({"params": params}, images, mask, return_tokens=True)
-        return (output.pred**2).mean() + output.conf.mean() + (output.tokens[0] ** 2).mean()
-
-    plain, plain_gradients = jax.jit(jax.value_and_grad(loss))(params)
-    other, gradients = jax.jit(jax.value_and_grad(lambda p: loss(p, **options)))(params)
+def test_remat_and_scan_do_not_change_results(params, images, mask, plain_loss_and_gradients, options):
+    plain, plain_gradients = plain_loss_and_gradients
+    other, gradients = loss_and_gradients(params, images, mask, **options)
     np.testing.assert_allclose(plain, other, rtol=1e-6)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max()),
@@ -133,14 +145,14 @@ def test_remat_and_scan_change_nothing(params, images, mask, options):
     )
 
 
-def test_remat_keeps_fewer_activations(params, images, mask):
-    def kept(**options):
+def test_remat_saves_fewer_activations(params, images, mask):
+    def saved(**options):
         loss = lambda p: build_model("nano", **options).apply({"params": p}, images, mask).pred.sum()
         residuals = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)
         count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
         return count(residuals) - count(params)
 
-    none, elementwise, block, full = (kept(remat=remat) for remat in REMAT)
+    none, elementwise, block, full = (saved(remat=remat) for remat in REMAT)
     assert full < 0.8 * block and block < 0.6 * elementwise and elementwise < 0.8 * none
 
 
@@ -193,7 +205,7 @@ def test_patchify_orders_channels_first_and_is_inverted():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_has_its_size(name):
+def test_parameter_count_of_every_variant(name):
     variant = VARIANTS[name]
     images = jnp.zeros((1, 2, 32, 32, 3))
     shapes = jax.eval_shape(build_model(name).init, jax.random.key(0), images)["params"]
@@ -211,7 +223,7 @@ def test_bfloat16_computes_in_bfloat16_from_float32_parameters(params, images, m
     assert 1e-5 < difference < 0.1 * np.abs(full.pred).max()
 
 
-def test_wrong_inputs_are_named(params, images, mask):
+def test_invalid_inputs_raise(params, images, mask):
     model = build_model("nano")
     with pytest.raises(ValueError, match="30x48 is not divisible by the patch size 16"):
         model.apply({"params": params}, images[:, :, :30], mask)
@@ -221,16 +233,16 @@ def test_wrong_inputs_are_named(params, images, mask):
         build_model("giant")
 
 
-def test_counted_flops_are_those_the_compiler_sees():
+def test_counted_flops_match_the_compiler():
     model, bucket = build_model("base"), Bucket(96, 96, 4)
     images = jax.ShapeDtypeStruct((1, 4, 96, 96, 3), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), images)
     compiled = jax.jit(lambda p, x: model.apply(p, x)).lower(params, images).compile()
-    seen = compiled.cost_analysis()["flops"]
-    assert forward_flops(model, bucket) == pytest.approx(seen, rel=0.03)
+    compiler_flops = compiled.cost_analysis()["flops"]
+    assert forward_flops(model, bucket) == pytest.approx(compiler_flops, rel=0.03)
     mask = jax.ShapeDtypeStruct((1, 4, 36), bool)
     hidden = lambda *arguments: model.apply(*arguments, 64, method="predict_hidden")
     compiled = jax.jit(hidden).lower({"params": params["params"]}, images, mask).compile()
     fewer = compiled.cost_analysis()["flops"]
-    assert fewer < 0.97 * seen
+    assert fewer < 0.97 * compiler_flops
     assert forward_flops(model, bucket, 64) == pytest.approx(fewer, rel=0.03)

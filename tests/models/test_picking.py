@@ -1,4 +1,4 @@
-"""Tokens picked into an array of their own, and back."""
+"""Gathering picked tokens, and its gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +9,16 @@ from muskie_jax.models.picking import pick, take
 CHOSEN = np.array([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
 
 
-def test_chosen_tokens_get_places_in_their_order():
+def test_chosen_tokens_get_slots_in_order():
     picked = pick(jnp.asarray(CHOSEN), 4)
     assert picked.token[0, :3].tolist() == [1, 2, 4]
     assert picked.token[2].tolist() == [0, 1, 2, 3]
     assert picked.is_filled.tolist() == [[True] * 3 + [False], [False] * 4, [True] * 4]
-    # 4 stands for nowhere: tokens that were not chosen, and one for which there is no place.
-    assert picked.place.tolist() == [[4, 0, 1, 4, 2], [4] * 5, [0, 1, 2, 3, 4]]
+    # 4 means no slot: for tokens that were not chosen, and for one too many.
+    assert picked.slot.tolist() == [[4, 0, 1, 4, 2], [4] * 5, [0, 1, 2, 3, 4]]
 
 
-def test_taking_is_looking_up_and_its_gradient_goes_back_where_it_came_from():
+def test_take_gathers_tokens_and_its_gradient_scatters_them():
     picked = pick(jnp.asarray(CHOSEN), 4)
     x = jax.random.normal(jax.random.key(0), (3, 5, 2, 7))
     taken, pull = jax.vjp(lambda x: take(x, picked), x)

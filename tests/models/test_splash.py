@@ -1,4 +1,4 @@
-"""Splash attention, step by step on the CPU, against plain attention in float32."""
+"""Splash attention, interpreted on the CPU, against plain attention in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,19 @@ def plain_attention(query, key, value):
     return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(logits, axis=-1), value)
 
 
-def draw(shape_of_queries, keys, dtype=jnp.float32):
-    batch, queries, heads, size = shape_of_queries
+def draw(query_shape, keys, dtype=jnp.float32):
+    batch, queries, heads, size = query_shape
     rng = np.random.default_rng(queries * keys + size)
     lengths = (queries, keys, keys, queries)  # query, key, value, gradient of the output
     return [jnp.asarray(rng.normal(size=(batch, t, heads, size)), dtype) for t in lengths]
 
 
-# A whole block; padded keys and queries; padded queries alone and keys alone, in several blocks.
-LENGTHS = [(128, 128), (200, 200), (130, 256), (256, 1300)]
+# One full block; padded keys and queries; padded queries only; padded keys of several blocks.
+CASES = [(128, 128, 64), (200, 200, 80), (130, 256, 64), (256, 1300, 80)]
 
 
-@pytest.mark.parametrize("size", [64, 80])
-@pytest.mark.parametrize("queries, keys", LENGTHS)
-def test_outputs_and_gradients_are_those_of_plain_attention(queries, keys, size):
+@pytest.mark.parametrize("queries, keys, size", CASES)
+def test_outputs_and_gradients_match_plain_attention(queries, keys, size):
     *inputs, cotangent = draw((2, queries, 2, size), keys)
     splash = jax.jit(lambda *x: splash_attention(*x, interpret=True))
     expected, expected_vjp = jax.vjp(plain_attention, *inputs)
@@ -37,7 +36,7 @@ def test_outputs_and_gradients_are_those_of_plain_attention(queries, keys, size)
         np.testing.assert_allclose(got, want, atol=2e-5, err_msg=f"gradient of {name}")
 
 
-def test_bfloat16_stays_bfloat16_and_is_near_float32():
+def test_bfloat16_is_close_to_float32():
     *inputs, _ = draw((1, 200, 2, 80), 200, jnp.bfloat16)
     out = splash_attention(*inputs, interpret=True)
     assert out.dtype == jnp.bfloat16
@@ -47,7 +46,7 @@ def test_bfloat16_stays_bfloat16_and_is_near_float32():
 
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("length", [1, 64, 128, 200, 580, 1028, 1600, 4640, 8224, 100_003])
-def test_blocks_cover_a_sequence_with_little_padding(length, itemsize):
+def test_blocks_cover_sequences_with_little_padding(length, itemsize):
     block, padded = block_length(length, itemsize), padded_length(length, itemsize)
     assert block % LANES == 0 and block <= LONGEST_BLOCK[itemsize]
     assert padded % block == 0 and padded >= length

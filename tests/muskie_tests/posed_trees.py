@@ -1,12 +1,13 @@
-"""Miniature posed datasets: every layout that is read, written from one made scene of known geometry.
+"""Miniature posed datasets in every supported layout, rendered from one scene of known geometry.
 
-The scene is a slanted wall and a square before it. What a point of a surface looks like is a smooth
-function of where it is: so a pixel, its depth and its camera can be checked against each other.
+The scene is a slanted wall and a square in front of it. The colour of a surface point is a smooth function
+of its position, so that pixels, depth and cameras can be checked against each other. Each function writes
+the tree of one reader, and returns the views that the reader must return.
 """
 
 import json
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,12 +17,12 @@ INTRINSICS = np.array([[70.0, 0, 42.5], [0, 72.0, 28.0], [0, 0, 1]])
 CENTRED = np.array([[70.0, 0, 40.0], [0, 70.0, 30.0], [0, 0, 1]])
 WALL = np.array([0.2, -0.1, 1.0]), 3.0  # normal and offset: points with normal @ x = offset
 SQUARE = np.array([0.0, 0.0, 1.0]), 2.0
-HALF = 0.35  # of the square's side, metres
+HALF = 0.35  # half the square's side, metres
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 class View(NamedTuple):
-    """What a reader must give of a frame: see `PosedViews`."""
+    """What a reader must return for a frame: see `PosedViews`."""
 
     name: str
     image: np.ndarray
@@ -31,19 +32,19 @@ class View(NamedTuple):
 
 
 def rotation(x: float, y: float, z: float) -> np.ndarray:
-    """Turns about the axes, one after the other, radians."""
-    turned = np.eye(3)
+    """Returns the product of rotations about the x, y and z axis, in radians."""
+    result = np.eye(3)
     for axis, angle in enumerate((x, y, z)):
         i, j = (axis + 1) % 3, (axis + 2) % 3
         step = np.eye(3)
         step[[i, j], [i, j]] = np.cos(angle)
         step[i, j], step[j, i] = -np.sin(angle), np.sin(angle)
-        turned = step @ turned
-    return turned
+        result = step @ result
+    return result
 
 
 def pose_of(number: int) -> np.ndarray:
-    """world_to_camera of a frame: cameras side by side that turn a little about all axes."""
+    """Returns world_to_camera of a frame: cameras side by side, slightly rotated about all axes."""
     pose = np.eye(4)
     pose[:3, :3] = rotation(0.03 * np.sin(number), -0.04 * number, 0.05 * number)
     pose[:3, 3] = -pose[:3, :3] @ [0.12 * number - 0.3, 0.05 * np.cos(number), 0.02 * number]
@@ -51,19 +52,19 @@ def pose_of(number: int) -> np.ndarray:
 
 
 def colour_of(points: np.ndarray) -> np.ndarray:
-    """Of surface points (..., 3), metres: float (..., 3) in 0 .. 255."""
+    """Returns colours (..., 3), 0 to 255, of surface points (..., 3) in metres."""
     waves = np.array([[5.0, 2.0, 1.0], [-2.0, 6.0, 2.0], [3.0, -4.0, 5.0]])
     return 128 + 90 * np.sin(points @ waves.T)
 
 
 def render(intrinsics, world_to_camera, size=SIZE, scale=1.0, only_square=False):
-    """Image uint8 (h, w, 3) and depth (h, w) of the scene, which may be made smaller by a scale."""
+    """Renders image, uint8 (h, w, 3), and depth (h, w) of the scene, scaled by a factor."""
     rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
     rays = np.stack([columns, rows, np.ones(size)], -1) @ np.linalg.inv(intrinsics).T
-    turn, centre = world_to_camera[:3, :3], -world_to_camera[:3, :3].T @ world_to_camera[:3, 3] / scale
-    directions = rays @ turn  # rays have depth 1, so the distance along them is depth
-    far = lambda plane: (plane[1] - plane[0] @ centre) / (directions @ plane[0])
-    wall, square = far(WALL), far(SQUARE)
+    rotation, centre = world_to_camera[:3, :3], -world_to_camera[:3, :3].T @ world_to_camera[:3, 3] / scale
+    directions = rays @ rotation  # rays have depth 1, so the distance along them is depth
+    distance = lambda plane: (plane[1] - plane[0] @ centre) / (directions @ plane[0])
+    wall, square = distance(WALL), distance(SQUARE)
     hit = centre + directions * square[..., None]
     on_square = (np.abs(hit[..., :2]) < HALF).all(-1)
     depth = np.where(on_square, square, wall)
@@ -72,7 +73,7 @@ def render(intrinsics, world_to_camera, size=SIZE, scale=1.0, only_square=False)
 
 
 def views_of(names, intrinsics=INTRINSICS, **options) -> list[View]:
-    """One view for each name."""
+    """Renders one view for each name."""
     poses = [pose_of(number) for number in range(len(names))]
     if "scale" in options:
         poses = [pose * np.array([[1, 1, 1, options["scale"]]]) for pose in poses]
@@ -126,27 +127,28 @@ def transforms(root, count=6):
             "transform_matrix": camera_to_world.tolist(),
         })  # fmt: skip
     k = INTRINSICS
-    frames[1]["fl_x"] = frames[1]["fl_y"] = 71.0  # its own camera
-    whole = {
+    frames[1]["fl_x"] = frames[1]["fl_y"] = 71.0  # this frame has a camera of its own
+    contents = {
         "fl_x": k[0, 0], "fl_y": k[1, 1], "cx": k[0, 2], "cy": k[1, 2], "w": SIZE[1], "h": SIZE[0],
         "depth_unit_scale_factor": 1e-4, "frames": frames,
     }  # fmt: skip
-    (root / "lego" / "transforms.json").write_text(json.dumps(whole))
-    own = k.copy()
-    own[0, 0] = own[1, 1] = 71.0
-    image, depth = render(own, views[1].world_to_camera)
+    (root / "lego" / "transforms.json").write_text(json.dumps(contents))
+    second = k.copy()
+    second[0, 0] = second[1, 1] = 71.0
+    image, depth = render(second, views[1].world_to_camera)
     save(root / "lego" / "train" / "r_1.png", image)
     save_depth(root / "lego" / "depth_1.png", depth, 1e-4)
-    views[1] = views[1]._replace(image=image, depth=depth, intrinsics=own)
+    views[1] = views[1]._replace(image=image, depth=depth, intrinsics=second)
     return [view._replace(name=f"lego/r_{number}") for number, view in enumerate(views)]
 
 
 def scannet(root, numbers=(15, 30, 60, 90, 120, 300), scene="scene0707_00"):
     scale = np.diag([640 / SIZE[1], 480 / SIZE[0], 1])  # intrinsics are for 640x480
-    np.savez(root / "intrinsics.npz", **{scene: scale @ INTRINSICS})
+    matrices: dict[str, Any] = {scene: scale @ INTRINSICS}
+    np.savez(root / "intrinsics.npz", **matrices)
     views = views_of([f"{scene}/{number}" for number in numbers])
     for number, view in zip(numbers, views):
-        # Colour may be larger than depth.
+        # Colour may have a higher resolution than depth.
         larger = render(np.diag([2, 2, 1]) @ INTRINSICS, view.world_to_camera, (120, 160))[0]
         save(root / scene / "color" / f"{number}.jpg", larger, quality=100, subsampling=0)
         save_depth(root / scene / "depth" / f"{number}.png", view.depth)
@@ -170,7 +172,7 @@ def seven_scenes(root, numbers=range(0, 120, 20), registered=True):
         steps = np.round(1000 * raw).astype(np.uint16)
         steps[:2] = 65535  # missing
         save(folder / f"frame-{number:06d}.depth.png", steps)
-    for step in range(0, 100, 20):  # what lies between is never looked at
+    for step in range(0, 100, 20):  # frames between are never opened
         for between in range(step + 1, step + 20):
             (folder / f"frame-{between:06d}.color.png").touch()
     (root / "chess" / "seq-01").mkdir()
@@ -191,15 +193,16 @@ def neural_rgbd(root, count=6):
     return views
 
 
-def quaternion(turn: np.ndarray) -> np.ndarray:
-    """(w, x, y, z) of a rotation by less than half a turn."""
-    w = np.sqrt(1 + np.trace(turn)) / 2
-    x, y, z = turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]
+def quaternion(rotation: np.ndarray) -> np.ndarray:
+    """Returns (w, x, y, z) of a rotation by less than 180 degrees."""
+    w = np.sqrt(1 + np.trace(rotation)) / 2
+    r = rotation
+    x, y, z = r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]
     return np.array([w, x / (4 * w), y / (4 * w), z / (4 * w)])
 
 
 def navi(root, count=6, collections=("multiview_00_pixel",), name="vase"):
-    """All views of the last collection; the object is the square, a quarter of its size."""
+    """Returns the views of the last collection; the object is the square, scaled by a quarter."""
     (root / name / "wild_set").mkdir(parents=True)
     for collection in collections:
         folder = root / name / collection
@@ -226,7 +229,7 @@ def navi(root, count=6, collections=("multiview_00_pixel",), name="vase"):
 
 
 def colmap(root, count=6, model="PINHOLE", png=False):
-    import pycolmap
+    import pycolmap  # pyright: ignore[reportMissingImports]  # an optional extra
 
     views = views_of([f"{number:02d}.png" for number in range(count)])
     reconstruction = pycolmap.Reconstruction()

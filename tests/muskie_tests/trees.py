@@ -1,7 +1,7 @@
 """Miniature datasets: the ten published folder layouts, with a few tiny images each.
 
-The colour of an image tells its scene and frame: red is 40 times the scene's number, green 3 times the
-frame's. What lies beside the images in the published trees lies beside them here too.
+An image's colour encodes its scene and frame: red is 40 times the scene's number, green 3 times the
+frame's. The trees also have the other files and folders of the published ones, which must be ignored.
 """
 
 import pathlib
@@ -14,20 +14,20 @@ STEP = (40, 3)  # red per scene, green per frame
 
 
 def draw(path: pathlib.Path, scene: int, frame: int, size=SIZE) -> None:
-    """An image of one colour."""
+    """Writes an image of one colour, which encodes its scene and frame."""
     path.parent.mkdir(parents=True, exist_ok=True)
     colour = (STEP[0] * scene, STEP[1] * frame, 128)
-    Image.new("RGB", size[::-1], colour).save(path, **({"quality": 100} if path.suffix == ".jpg" else {}))
+    Image.new("RGB", size[::-1], colour).save(path, quality=100)  # PNG ignores the quality
 
 
 def which(pixels: np.ndarray) -> tuple[int, int]:
-    """(scene, frame) of an image or a part of it, uint8 (..., 3)."""
+    """Returns (scene, frame) of an image or a crop of it, uint8 (..., 3)."""
     red, green, _ = pixels.reshape(-1, 3).astype(float).mean(0)
     return round(red / STEP[0]), round(green / STEP[1])
 
 
 def draw_mask(path: pathlib.Path, box: tuple[int, int, int, int] | None, size=SIZE) -> None:
-    """A mask of one rectangle, (left, top, right, bottom) with the last pixel outside; None: empty."""
+    """Writes a mask of one rectangle: left, top, and exclusive right and bottom. None: an empty mask."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mask = Image.new("L", size[::-1])
     if box:
@@ -60,7 +60,7 @@ def co3d(root):
     for scene, name in enumerate(names):
         for frame in range(4):
             draw(root / name / "images" / f"frame{frame:06d}.jpg", scene, frame)
-            # Object boxes of growing size; one mask is empty.
+            # The object grows from frame to frame; the last mask is empty.
             box = None if frame == 3 else (20, 20, 24 + 4 * frame, 26)
             draw_mask(root / name / "masks" / f"frame{frame:06d}.png", box)
     draw(root / "apple" / "previews" / "images" / "a.jpg", 5, 5)
@@ -99,20 +99,20 @@ def waymo(root):
 
 
 def megadepth(root):
-    # Numbers of images are shared by all places, and groups take them out of order.
-    places, images, pairs = ("0000 dense0", "0001 dense1"), [], []
-    for place, name in enumerate(places):
+    # All scenes share one list of images, and groups do not list them in order.
+    scenes, images, pairs = ("0000 dense0", "0001 dense1"), [], []
+    for scene, name in enumerate(scenes):
         for frame in range(12):
-            image = f"{1000 * place + frame}_o"
-            draw(root.joinpath(*name.split()) / f"{image}.jpg", place, frame)
+            image = f"{1000 * scene + frame}_o"
+            draw(root.joinpath(*name.split()) / f"{image}.jpg", scene, frame)
             images.append(image)
-    for place, start in ((0, 0), (0, 4), (1, 2)):
-        group = [12 * place + start + frame for frame in (7, 2, 0, 1, 3, 6, 5, 4)]
-        pairs.append((place, group))
+    for scene, start in ((0, 0), (0, 4), (1, 2)):
+        group = [12 * scene + start + frame for frame in (7, 2, 0, 1, 3, 6, 5, 4)]
+        pairs.append((scene, group))
     array = np.empty(len(pairs), object)
     array[:] = pairs
     path = root / "all_metadata_8view.npz"
-    np.savez(path, pairs=array, scenes=np.array(places), images=np.array(images))
+    np.savez(path, pairs=array, scenes=np.array(scenes), images=np.array(images))
     return {"0000/dense0#0": 8, "0000/dense0#1": 8, "0001/dense1#2": 8}
 
 
@@ -141,7 +141,7 @@ def wildrgbd(root):
     return dict.fromkeys(names, 4)
 
 
-# Each writes a tree to a folder, and returns its scenes, in order, and how many frames they have.
+# Each function writes a tree to a folder, and returns {scene: number of frames} in natural order.
 TREES = {
     tree.__name__: tree
     for tree in (

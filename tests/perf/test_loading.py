@@ -146,7 +146,7 @@ def test_a_folder_of_ones_own(tmp_path):
     ((name, root),) = loading.photograph_folders(config.benchmark_data, tmp_path)
     sampler = loading.sampler_of(config, root, 32)
     assert name == "yours" and sampler.sources[0].scenes.counts.sum() == 2
-    assert sampler((0, 0, 0))["images"].shape == (8, 32, 32, 3)
+    assert sampler.photo_group(0, 0, 0).images.shape == (8, 32, 32, 3)
 
 
 def test_the_pytorch_loader_makes_normalised_views(tmp_path):

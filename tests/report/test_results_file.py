@@ -1,4 +1,4 @@
-"""Lines of results: what is written is read, what a kill cut off is not, and damage is named."""
+"""Results files: round trip, lines cut off by a kill, damaged lines, names of earlier versions."""
 
 import json
 import math
@@ -14,7 +14,7 @@ ROW = ResultRow({"dataset": "navi", "layer": 3, "mask": None}, {"px_ate": 0.1 + 
 FIGURE = FigureFile("figures/a.jpg", "tracks", {"views": 4}, "A caption.\nüber two lines")
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_round_trip(tmp_path):
     written = [unit(1, DINO, "correspondence", [ROW], [FIGURE]), unit(2, STILL, "correspondence")]
     for done in written:
         append(tmp_path / "results.jsonl", done)
@@ -22,7 +22,7 @@ def test_what_is_written_is_read(tmp_path):
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2
 
 
-def test_figures_that_are_not_finite_are_missing(tmp_path):
+def test_values_that_are_not_finite_are_missing(tmp_path):
     values = {"a": math.nan, "b": math.inf, "c": 1.5}
     append(tmp_path / "results.jsonl", unit(1, DINO, "x", [ResultRow({}, values)]))
     line = json.loads((tmp_path / "results.jsonl").read_text(), parse_constant=pytest.fail)
@@ -31,29 +31,29 @@ def test_figures_that_are_not_finite_are_missing(tmp_path):
 
 
 @pytest.mark.parametrize("cut", ['{"unit": "2', '{"unit": "2"}'[:-1], '{"caption": "\xc3'])
-def test_a_line_cut_short_is_not_there_and_goes_when_the_sweep_goes_on(tmp_path, cut):
+def test_an_incomplete_last_line_is_skipped_and_then_removed(tmp_path, cut):
     path = tmp_path / "results.jsonl"
     append(path, unit(1, DINO, "x"))
-    whole = path.read_bytes()
-    path.write_bytes(whole + cut.encode("latin-1"))
-    assert [done.unit for done in read(tmp_path)] == ["0001"]
+    complete = path.read_bytes()
+    path.write_bytes(complete + cut.encode("latin-1"))
+    assert [done.identity for done in read(tmp_path)] == ["0001"]
     append(path, unit(2, DINO, "x"))
-    assert [done.unit for done in read(tmp_path)] == ["0001", "0002"]
-    assert path.read_bytes().startswith(whole) and len(path.read_bytes().splitlines()) == 2
+    assert [done.identity for done in read(tmp_path)] == ["0001", "0002"]
+    assert path.read_bytes().startswith(complete) and len(path.read_bytes().splitlines()) == 2
 
 
-def test_a_whole_line_without_its_end_counts_and_stays(tmp_path):
+def test_a_complete_line_without_its_newline_counts_and_stays(tmp_path):
     path = tmp_path / "results.jsonl"
     append(path, unit(1, DINO, "x"))
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
     assert len(read(tmp_path)) == 1
     append(path, unit(2, DINO, "x"))
-    assert [done.unit for done in read(tmp_path)] == ["0001", "0002"]
+    assert [done.identity for done in read(tmp_path)] == ["0001", "0002"]
 
 
 @pytest.mark.parametrize("first, second", [("results.jsonl", "results.1.jsonl"), ("results.jsonl",) * 2])
 @pytest.mark.parametrize("later_first", [True, False])
-def test_a_unit_counts_once_the_one_that_finished_last(tmp_path, first, second, later_first):
+def test_of_equal_units_the_one_that_finished_last_counts(tmp_path, first, second, later_first):
     early, late = (unit(1, DINO, "x", finished=f"2026-11-22T20:00:0{second}Z") for second in (1, 2))
     pair = (late, early) if later_first else (early, late)
     for name, done in zip((first, second), pair):
@@ -65,16 +65,35 @@ def test_a_unit_counts_once_the_one_that_finished_last(tmp_path, first, second, 
     "line",
     ["{", "[]", '"text"', '{"unit": "1", "model": {"name": "a"}, "evaluator": "x", "rows": []}', "\0"],
 )
-def test_damage_is_named(tmp_path, line):
+def test_damaged_lines_are_named(tmp_path, line):
     path = tmp_path / "results.3.jsonl"
     append(path, unit(1, DINO, "x"))
     path.write_text(path.read_text() + line + "\n")
     append(path, unit(2, DINO, "x"))
-    with pytest.raises(UserError, match=r"results\.3\.jsonl:2 is no line of results"):
+    with pytest.raises(UserError, match=r"results\.3\.jsonl:2 is not a line of results"):
         read(tmp_path)
 
 
+def test_keys_in_the_file_are_those_of_the_first_version(tmp_path):
+    append(tmp_path / "results.jsonl", unit(1, DINO, "x", [ROW], [FIGURE]))
+    line = json.loads((tmp_path / "results.jsonl").read_text())
+    assert list(line) == [
+        *("unit", "model", "evaluator", "setting", "rows", "figures"),
+        *("seconds", "finished", "device", "version"),
+    ]
+    assert list(line["model"]) == ["name", "kind", "step", "source", "parameters", "digest"]
+
+
+def test_names_of_earlier_versions_are_translated(tmp_path):
+    labels = {"context": "stranger", "dataset": "stranger"}
+    old = unit(1, DINO, "reconstruction", [ResultRow(labels, {"mse": 0.5})], setting={"strangers": ["a 1"]})
+    append(tmp_path / "results.jsonl", old)
+    (done,) = read(tmp_path)
+    assert done.setting["distractors"] == ["a 1"] and "strangers" not in done.setting
+    assert done.rows[0].labels == {"context": "distractor", "dataset": "stranger"}
+
+
 @pytest.mark.parametrize("name", ["nowhere", "."])
-def test_no_results_are_named(tmp_path, name):
+def test_a_folder_without_results_is_an_error(tmp_path, name):
     with pytest.raises(UserError, match="has no results .* run the job evaluate"):
         read(tmp_path / name)

@@ -1,1 +1,1 @@
-"""Packing scenes into ArrayRecord shards that TFDS knows, and reading them."""
+"""Packs: scenes stored as TFDS-compatible ArrayRecord shards, written by `pack` and read for training."""

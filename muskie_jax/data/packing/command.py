@@ -11,32 +11,37 @@ from muskie_jax.command_line import CONFIG, OUT, Command
 from muskie_jax.config import validate
 from muskie_jax.data.mixture import build_mixture
 from muskie_jax.data.packing.encoding import DEFAULT_QUALITY, FORMATS, Encoding
-from muskie_jax.data.packing.frames import Frames, RenderedFrames, frames_of
+from muskie_jax.data.packing.frames import Frames, RenderedFrames, frames_from_source
 from muskie_jax.data.packing.pack import pack
-from muskie_jax.data.packing.packed import Pack
-from muskie_jax.data.packing.remote import RemotePack, gigabytes
+from muskie_jax.data.packing.pack_info import PackInfo
+from muskie_jax.data.packing.remote import RemotePack, format_bytes
 from muskie_jax.data.processes import available_cores
 from muskie_jax.data.sources import SyntheticSource
 from muskie_jax.errors import UserError
 from muskie_jax.files import ADDRESS, user_path
 from muskie_jax.writers import log
 
-_SOURCE = flags.DEFINE_string("source", None, "Which of config.sources; may be left out if there is one.")
-_SIZE = flags.DEFINE_integer("size", 0, "Short side of larger images, pixels; 0: as they are.")
+_SOURCE = flags.DEFINE_string("source", None, "Name of one of config.sources; optional if there is one.")
+_SIZE = flags.DEFINE_integer("size", 0, "Short side to shrink larger images to, pixels; 0 keeps all sizes.")
 _QUALITY = flags.DEFINE_integer(
-    "quality", 0, f"Of JPEG. 0: files are copied; what shrinks or is rendered gets {DEFAULT_QUALITY}."
+    "quality",
+    0,
+    f"JPEG quality. 0 copies files unchanged; resized or rendered images get {DEFAULT_QUALITY}.",
 )
-_FORMAT = flags.DEFINE_string("format", "", f"Of images that are encoded anew: {' or '.join(FORMATS)}.")
-_SHARDS = flags.DEFINE_integer("shards", 0, "Files; 0: as --shard_mb says.", lower_bound=0)
-_SHARD_MB = flags.DEFINE_integer("shard_mb", 256, "About how large a file is, megabytes.", lower_bound=1)
+_FORMAT = flags.DEFINE_string("format", "", f"Format of re-encoded images: {' or '.join(FORMATS)}.")
+_SHARDS = flags.DEFINE_integer("shards", 0, "Number of shards; 0 follows --shard_mb.", lower_bound=0)
+_SHARD_MB = flags.DEFINE_integer("shard_mb", 256, "Approximate size of a shard, megabytes.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer(
-    "workers", None, "Processes; by default one for each CPU. Rooms are rendered in one.", lower_bound=0
+    "workers",
+    None,
+    "Worker processes; default: one per core. Rooms are rendered in one.",
+    lower_bound=0,
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Delete another pack that is there.")
-_SCENES = flags.DEFINE_integer("scenes", 1000, "Synthetic: rooms.", lower_bound=1)
-_VIEWS = flags.DEFINE_integer("views", 8, "Synthetic: views of a room.", lower_bound=1)
-_HEIGHT = flags.DEFINE_integer("height", 384, "Synthetic: of a view, pixels.", lower_bound=16)
-_WIDTH = flags.DEFINE_integer("width", 512, "Synthetic: of a view, pixels.", lower_bound=16)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Delete a different pack in --out.")
+_SCENES = flags.DEFINE_integer("scenes", 1000, "Synthetic: number of rooms.", lower_bound=1)
+_VIEWS = flags.DEFINE_integer("views", 8, "Synthetic: views per room.", lower_bound=1)
+_HEIGHT = flags.DEFINE_integer("height", 384, "Synthetic: height of a view, pixels.", lower_bound=16)
+_WIDTH = flags.DEFINE_integer("width", 512, "Synthetic: width of a view, pixels.", lower_bound=16)
 SYNTHETIC_FLAGS = ("scenes", "views", "height", "width")
 PACK_FLAGS = ("source", "size", "quality", "format", "shards", "shard_mb", "workers", "overwrite")
 
@@ -45,19 +50,21 @@ def run_pack(arguments: list[str]) -> dict[str, Any]:
     """Packs a source of a config into shards for fast reading."""
     del arguments
     config = CONFIG.value
+    out = OUT.value
+    assert out is not None, "PACK requires --out"
     validate(config)
-    if ADDRESS in OUT.value:
-        raise UserError(f"--out={OUT.value} is an address: pack to a folder, then copy it there")
+    if ADDRESS in out:
+        raise UserError(f"--out={out} is an address: pack to a folder, then copy it there")
     encoding = Encoding(_SIZE.value, _QUALITY.value, _FORMAT.value)
-    frames = frames_to_pack(config, _source_name(config), encoding)
+    frames = frames_from_config(config, _source_name(config), encoding)
     scenes = len(frames.scenes)
     geometry = "with depth and cameras" if frames.geometry else "without depth and cameras"
-    log(f"{scenes:,} scenes, {frames.scenes.counts.sum():,} images, {geometry}{frames.reason}")
+    log(f"{scenes:,} scenes, {frames.scenes.counts.sum():,} images, {geometry}{frames.geometry_note}")
     start = time.perf_counter()
     workers = len(available_cores()) if _WORKERS.value is None else _WORKERS.value
-    done = pack(
+    info = pack(
         frames,
-        user_path(OUT.value),
+        user_path(out),
         encoding,
         shards=_SHARDS.value,
         shard_bytes=_SHARD_MB.value * 10**6,
@@ -65,52 +72,62 @@ def run_pack(arguments: list[str]) -> dict[str, Any]:
         overwrite=_OVERWRITE.value,
         max_bad_fraction=config.data.max_bad_fraction,
     )
-    for message in done.skipped:
+    for message in info.skipped:
         log(f"Skipped an unreadable image: {message}")
-    for scene in done.dropped:
+    for scene in info.dropped:
         log(f"Left out a scene without a readable image: {scene}")
     seconds = round(time.perf_counter() - start, 1)
-    return _summary(OUT.value, done) | {"scenes": scenes - len(done.dropped), "seconds": seconds}
+    return _summary(out, info) | {"scenes": scenes - len(info.dropped), "seconds": seconds}
 
 
 def run_verify(arguments: list[str]) -> dict[str, Any]:
     """Compares the files of a pack, in a folder or at an address, with what was packed."""
     (root,) = arguments
-    there = RemotePack(root)
-    damaged = there.damaged()
+    remote = RemotePack(root)
+    damaged = remote.damaged_files()
     if damaged:
         raise UserError(
-            f"{len(damaged)} of {len(there.pack.files)} files of {root} are missing or damaged, such as "
+            f"{len(damaged)} of {len(remote.info.files)} files of {root} are missing or damaged, such as "
             f"{damaged[0]}: copy them there again, or pack again with --overwrite"
         )
-    return _summary(root, there.pack)
+    return _summary(root, remote.info)
 
 
-def frames_to_pack(config: ConfigDict, name: str, encoding: Encoding) -> Frames:
-    """The frames of one source of a config: of all its scenes, those held out too.
+def frames_from_config(config: ConfigDict, name: str, encoding: Encoding) -> Frames:
+    """Returns the frames of all scenes of one source of a config, held-out scenes included.
+
+    Args:
+      config: of the command line.
+      name: of the source in `config.sources`.
+      encoding: applied to rendered frames.
 
     Raises:
-      UserError: if there are none, or flags do not fit the kind of source.
+      UserError: if there are no frames, or a flag does not apply to this kind of source.
     """
     source = config.sources[name].copy_and_resolve_references()
     config = config.copy_and_resolve_references()
-    synthetic = source.kind == "synthetic"
-    unfitting = [flag for flag in SYNTHETIC_FLAGS if flags.FLAGS[flag].present] if not synthetic else []
-    if synthetic and encoding.size:
-        unfitting = ["size"]
-    if unfitting:
-        kind = "rooms have --height and --width" if synthetic else "it is for synthetic sources"
-        raise UserError(f"--{unfitting[0]} is not for {name}: {kind}")
-    if not synthetic:
+    if source.kind == "synthetic":
+        if encoding.size:
+            raise UserError(f"--size does not apply to {name}: rooms have --height and --width")
+    else:
+        for flag in SYNTHETIC_FLAGS:
+            if flags.FLAGS[flag].present:
+                raise UserError(f"--{flag} does not apply to {name}, a source of photographs: leave it out")
         source.holdout, source.weight = 0.0, 1.0
     config.sources = ConfigDict({name: source})
     mixture = build_mixture(config)
-    (whole,) = mixture.training
-    if not isinstance(whole, SyntheticSource):
-        return frames_of(whole)
-    size = (_HEIGHT.value, _WIDTH.value)
-    photos = mixture.photos.get(0)
-    return RenderedFrames(whole.world, config.seed, _SCENES.value, _VIEWS.value, size, encoding, photos)
+    (all_scenes,) = mixture.training
+    if not isinstance(all_scenes, SyntheticSource):
+        return frames_from_source(all_scenes)
+    return RenderedFrames(
+        all_scenes.world,
+        config.seed,
+        scenes=_SCENES.value,
+        views=_VIEWS.value,
+        size=(_HEIGHT.value, _WIDTH.value),
+        encoding=encoding,
+        photos=mixture.photos.get(0),
+    )
 
 
 def _source_name(config: ConfigDict) -> str:
@@ -123,14 +140,14 @@ def _source_name(config: ConfigDict) -> str:
     return name
 
 
-def _summary(root: str, done: Pack) -> dict[str, Any]:
+def _summary(root: str, info: PackInfo) -> dict[str, Any]:
     return {
         "pack": root,
-        "images": sum(shard["records"] for shard in done.shards),
-        "shards": len(done.shards),
-        "size": gigabytes(done.bytes),
-        "lossless": done.lossless,
-        "skipped": len(done.skipped),
+        "images": sum(shard["records"] for shard in info.shards),
+        "shards": len(info.shards),
+        "size": format_bytes(info.bytes),
+        "lossless": info.lossless,
+        "skipped": len(info.skipped),
     }
 
 

@@ -1,10 +1,11 @@
-"""Making views smaller: resized and encoded anew, with depth and intrinsics to match."""
+"""Resizes and re-encodes images for a pack; depth and intrinsics follow the new size."""
 
 import dataclasses
 import io
 
 import numpy as np
 import simplejpeg
+from jaxtyping import Float, UInt8, UInt16
 from PIL import Image
 
 from muskie_jax.data.depth import read_depth
@@ -18,16 +19,17 @@ DEFAULT_QUALITY = 95
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """How images are stored.
+    """How a pack stores its images.
 
     Attributes:
-      size: the short side of images that are larger, pixels; 0: as they are. Nothing is enlarged.
-      quality: of JPEG, 1 to 100. 0: images that need not shrink are copied unchanged, others get
+      size: short side, in pixels, to which larger images are shrunk; 0 keeps every size. Nothing is
+        enlarged.
+      quality: JPEG quality, 1 to 100. 0 copies images that need no resizing and encodes the others with
         DEFAULT_QUALITY.
-      format: "jpeg" or "png" (without loss, and several times as large); empty: as `quality` says.
+      format: "jpeg", or "png", which is lossless but several times larger. "" follows `quality`.
 
     Raises:
-      UserError: one line, for values out of range.
+      UserError: if a value is out of range.
     """
 
     size: int = 0
@@ -42,86 +44,88 @@ class Encoding:
         if self.format not in ("", *FORMATS):
             raise UserError(f"--format={self.format!r}: write {' or '.join(FORMATS)}")
         if self.format == "png" and self.quality:
-            raise UserError("--quality is for JPEG: leave it out with --format=png")
+            raise UserError(f"--quality={self.quality} applies to JPEG: leave it out with --format=png")
 
     @property
     def lossless(self) -> bool:
         """Whether every file is copied unchanged."""
         return self == Encoding()
 
-    def target(self, height: int, width: int) -> tuple[int, int]:
-        """The stored (height, width) of an image."""
+    def stored_size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the stored (height, width) of an image of height x width."""
         short = min(height, width)
         if not self.size or short <= self.size:
             return height, width
         return round(height * self.size / short), round(width * self.size / short)
 
     def apply(self, record: Record, upright: bool) -> tuple[Record, tuple[int, int]]:
-        """The record as it is stored, and the image's (height, width).
+        """Returns the record as it is stored, and the stored image's (height, width).
 
         Args:
-          record: with the files as they were found.
-          upright: whether the image's EXIF orientation is applied.
+          record: the record with its original files.
+          upright: whether to apply the image's EXIF orientation.
 
         Raises:
-          BadImage: if image or depth cannot be read, or do not belong together.
+          BadImage: if the image or the depth map cannot be read, or their sizes differ.
         """
         photograph = open_photograph(record.image, record.frame, upright)
-        size = photograph.height, photograph.width
-        target = self.target(*size)
-        if target == size and not (self.quality or self.format):
-            photograph.pixels()  # only decoding shows whether a file is whole
+        original = photograph.height, photograph.width
+        stored = self.stored_size(*original)
+        if stored == original and not (self.quality or self.format):
+            photograph.pixels()  # only decoding detects a truncated or damaged file
             image = record.image
         else:
-            image = self.encode(_resized(photograph, target))
+            image = self.encode(_resize(photograph, stored))
         geometry = record.geometry
         if geometry:
             depth = read_depth(geometry.depth, record.frame)
-            if depth.shape != size:
+            if depth.shape != original:
                 raise BadImage(
-                    f"{record.frame}: the image is {size[1]}x{size[0]}, "
+                    f"{record.frame}: the image is {original[1]}x{original[0]}, "
                     f"its depth {depth.shape[1]}x{depth.shape[0]}"
                 )
-            if target != size:
-                geometry = resize_geometry(geometry, depth, target)
-        return dataclasses.replace(record, image=image, geometry=geometry), target
+            if stored != original:
+                geometry = resize_geometry(geometry, depth, stored)
+        return dataclasses.replace(record, image=image, geometry=geometry), stored
 
-    def encode(self, pixels: np.ndarray) -> bytes:
-        """The file of an image, uint8 (h, w, 3)."""
+    def encode(self, pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:
+        """Returns the image file of an RGB image, PNG if `format` is "png" and otherwise JPEG."""
         if self.format == "png":
-            return _png(pixels)
+            return _encode_png(pixels)
         pixels = np.ascontiguousarray(pixels)
         return simplejpeg.encode_jpeg(pixels, self.quality or DEFAULT_QUALITY, "RGB", "420", fastdct=False)
 
 
-def _resized(photograph: Photograph, target: tuple[int, int]) -> np.ndarray:
-    if target == (photograph.height, photograph.width):
+def _resize(photograph: Photograph, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    if size == (photograph.height, photograph.width):
         return photograph.pixels()
-    return photograph.crop((0, 0, photograph.width, photograph.height), target)
+    return photograph.crop((0, 0, photograph.width, photograph.height), size)
 
 
-def encode_depth(metres: np.ndarray) -> bytes:
-    """A depth map, float (h, w), as a 16-bit PNG of millimetres; 0 where 16 bits cannot hold it."""
+def encode_depth(metres: Float[np.ndarray, "H W"]) -> bytes:
+    """Encodes a depth map as a 16-bit PNG in millimetres; values outside of 16 bits become 0."""
     millimetres = np.round(1000 * metres)
     inside = (millimetres > 0) & (millimetres < 2**16)
-    return _png(np.where(inside, millimetres, 0).astype(np.uint16))
+    return _encode_png(np.where(inside, millimetres, 0).astype(np.uint16))
 
 
-def resize_geometry(geometry: Geometry, depth: np.ndarray, target: tuple[int, int]) -> Geometry:
-    """Depth and intrinsics of an image resized to `target` (height, width).
+def resize_geometry(
+    geometry: Geometry, depth: UInt16[np.ndarray, "H W"], size: tuple[int, int]
+) -> Geometry:
+    """Returns the geometry of a view whose image is resized to `size` (height, width).
 
-    Depth is that of the nearest pixel: a mean across an edge would lie on no surface.
+    Depth is sampled from the nearest pixel: a mean across an edge would lie on no surface.
     """
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(target, depth.shape)
-    )
-    scale = np.diag([target[1] / depth.shape[1], target[0] / depth.shape[0], 1.0])
+    rows, columns = ((np.arange(new) + 0.5) * old / new for new, old in zip(size, depth.shape))
+    scale = np.diag([size[1] / depth.shape[1], size[0] / depth.shape[0], 1.0])
     return dataclasses.replace(
-        geometry, depth=_png(depth[np.ix_(rows, columns)]), intrinsics=scale @ geometry.intrinsics
+        geometry,
+        depth=_encode_png(depth[np.ix_(rows.astype(int), columns.astype(int))]),
+        intrinsics=scale @ geometry.intrinsics,
     )
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def _encode_png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()

@@ -1,41 +1,64 @@
-"""The frames that are packed, with all that is known of them: from folders, rooms, or another pack.
-
-Each class has
-
-- `scenes`: a `SceneTable`;
-- `settings`: what a pack says of its source (see `pack`), and `origin`, where it is;
-- `geometry`: whether depth and cameras are known, and `reason`, why they are not;
-- `upright`: whether images are turned as their EXIF orientation says;
-- `record(scene, frame)`: the record, files unchanged; raises `BadImage`;
-- `object_box(scene, frame)`: as sources have it; raises `BadImage`;
-- `parallel`: whether several processes can share the work.
-"""
+"""The frames that `pack` reads: from a folder, from another pack, or rendered from the synthetic world."""
 
 import functools
 import hashlib
 import pathlib
+from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jaxtyping import UInt8, UInt32
 
-from muskie_jax.data.cameras_json import CAMERAS, CameraOfImage, read_cameras
+from muskie_jax.data.cameras_json import CAMERAS, PosedImage, read_cameras
 from muskie_jax.data.images import read_file
+from muskie_jax.data.objects import RelativeBox
 from muskie_jax.data.packing.encoding import Encoding, encode_depth
-from muskie_jax.data.packing.packed import PackedSource
+from muskie_jax.data.packing.packed_source import PackedSource
 from muskie_jax.data.packing.records import Geometry, Record
-from muskie_jax.data.scenes import GROUP_MARK, Scene, SceneTable, place
+from muskie_jax.data.scenes import GROUP_MARK, Scene, SceneTable, location
 from muskie_jax.data.sources import FolderSource, Source
 from muskie_jax.data.synthetic.render import render_group
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.synthetic.textures import photo_pyramid
 
-SEED_STREAM = 5  # keeps the seeds of packed rooms apart from what else is drawn from a run's seed
+SEED_STREAM = 5  # separates the seeds of packed rooms from other draws from a run's seed
+
+
+class Frames(Protocol):
+    """Frames to pack, with depth and cameras where they are known.
+
+    Attributes:
+      scenes: the scenes and the paths of their frames.
+      settings: the source's settings, stored in the pack (see `PackInfo.settings`).
+      origin: absolute path of the source; "" for rendered frames.
+      geometry: whether every frame has depth and a camera.
+      geometry_note: why it has none, for the log; may be empty.
+      upright: whether to apply the images' EXIF orientation.
+      parallel: whether worker processes may share the work.
+    """
+
+    scenes: SceneTable
+    settings: dict[str, Any]
+    origin: str
+    geometry: bool
+    geometry_note: str
+    upright: bool
+    parallel: bool
+
+    def record(self, scene: int, frame: int) -> Record:
+        """Returns a frame's record, its files unchanged; raises `BadImage`."""
+        ...
+
+    def object_box(self, scene: int, frame: int) -> RelativeBox | None:
+        """Returns the bounding box of the frame's object, or None; raises `BadImage`."""
+        ...
 
 
 class FolderFrames:
-    """Photographs of a folder; with depth and cameras, if every scene has a `cameras.json` of them all.
+    """Photographs of a folder, as `Frames`.
 
-    (See `muskie_jax.data.cameras_json` for that file, which lies in the folder of the images or above it.)
+    They have geometry if every scene has a `cameras.json` that lists all its images. That file lies in the
+    images' folder or in one above it (see `muskie_jax.data.cameras_json`).
     """
 
     parallel = True
@@ -43,12 +66,17 @@ class FolderFrames:
     def __init__(self, source: FolderSource):
         self.source, self.scenes = source, source.scenes
         self.origin = str(source.root.resolve())
-        without = self._without_cameras()
-        self.geometry = not without
-        # Where no scene has cameras, there is nothing to say.
-        some = without and any(self._camera(scene.frames[0]) for scene in source.scenes)
-        self.reason = f" (scene {without} has no {CAMERAS} of all its images)" if some else ""
-        self.upright = not self.geometry  # intrinsics are those of the pixels as they are stored
+        without_cameras = self._scene_without_cameras()
+        self.geometry = not without_cameras
+        # A folder without any cameras needs no note.
+        some_cameras = any(self._camera(scene.frames[0]) for scene in source.scenes)
+        self.geometry_note = (
+            f" (scene {without_cameras} has no {CAMERAS} of all its images)"
+            if without_cameras and some_cameras
+            else ""
+        )
+        # Intrinsics refer to pixels as they are stored, so images with cameras keep their orientation.
+        self.upright = not self.geometry
         self.settings = {
             "source": source.layout.title,
             "window": source.window,
@@ -56,57 +84,60 @@ class FolderFrames:
             "groups": any(GROUP_MARK in name for name in source.scenes.names()),
         }
 
-    def _without_cameras(self) -> str:
-        """A scene some of whose cameras are not known; empty if there is none."""
+    def _scene_without_cameras(self) -> str:
+        """Returns the name of the first scene with a frame whose camera is unknown; "" if there is none."""
         for scene in self.scenes:
             if not all(self._camera(frame) for frame in scene.frames):
                 return scene.name
         return ""
 
-    def _camera(self, path: str) -> CameraOfImage | None:
+    def _camera(self, path: str) -> PosedImage | None:
         return _cameras(self.source.root, pathlib.PurePosixPath(path).parent).get(path)
 
     def record(self, scene: int, frame: int) -> Record:
         name, frames = self.scenes[scene]
-        path, geometry = frames[frame], None
-        if self.geometry:
-            camera = self._camera(path)
-            geometry = Geometry(
-                read_file(self.source.root / camera.depth), camera.intrinsics, camera.world_to_camera
-            )
-        return Record(read_file(self.source.root / path), place(name), path, geometry)
+        path = frames[frame]
+        camera = self._camera(path) if self.geometry else None
+        geometry = None
+        if camera:
+            depth = read_file(self.source.root / camera.depth)
+            geometry = Geometry(depth, camera.intrinsics, camera.world_to_camera)
+        return Record(read_file(self.source.root / path), location(name), path, geometry)
 
-    def object_box(self, scene: int, frame: int):
+    def object_box(self, scene: int, frame: int) -> RelativeBox | None:
         return self.source.object_box(scene, frame)
 
 
 @functools.lru_cache(maxsize=64)
-def _cameras(root: pathlib.Path, folder: pathlib.PurePosixPath) -> dict[str, CameraOfImage]:
-    """The cameras of a folder's images, by path below the root; empty if they are not known."""
+def _cameras(root: pathlib.Path, folder: pathlib.PurePosixPath) -> dict[str, PosedImage]:
+    """Returns the cameras of a folder's images by path below the root; empty if there is no file."""
     for parent in (folder, *folder.parents):
         if (root / parent / CAMERAS).is_file():
-            below = lambda path, parent=parent: (parent / path).as_posix()
-            known = read_cameras(root / parent / CAMERAS)
-            return {below(camera.image): camera._replace(depth=below(camera.depth)) for camera in known}
+            below_root = lambda path, parent=parent: (parent / path).as_posix()
+            cameras = read_cameras(root / parent / CAMERAS)
+            return {
+                below_root(camera.image): camera._replace(depth=below_root(camera.depth))
+                for camera in cameras
+            }
     return {}
 
 
 class PackedFrames:
-    """The frames of another pack, such as to make smaller ones of them."""
+    """The frames of another pack, for example to pack them again at a smaller size."""
 
     parallel = True
+    geometry_note = ""
 
     def __init__(self, source: PackedSource):
         self.source, self.scenes = source, source.scenes
         self.origin = str(source.root.resolve())
-        self.geometry, self.upright = source.pack.geometry, source.pack.upright
-        self.settings = source.pack.settings | {"window": source.window, "zoom": source.zoom}
-        self.reason = ""
+        self.geometry, self.upright = source.info.geometry, source.info.upright
+        self.settings = source.info.settings | {"window": source.window, "zoom": source.zoom}
 
     def record(self, scene: int, frame: int) -> Record:
         return self.source.record(scene, frame)
 
-    def object_box(self, scene: int, frame: int):
+    def object_box(self, scene: int, frame: int) -> RelativeBox | None:
         return self.source.object_box(scene, frame)
 
 
@@ -116,14 +147,15 @@ class RenderedFrames:
     Args:
       world: the distribution that rooms are drawn from.
       seed: room i is a function of (seed, i).
-      scenes, views: rooms, and views of each.
+      scenes: number of rooms.
+      views: views of each room.
       size: (height, width) of a view.
-      encoding: of the images, which are encoded at once.
-      photos: textures, uint8 (N, S, S, 3), or None.
+      encoding: applied when a view is rendered, so records need no further encoding.
+      photos: textures, N squares of S pixels, or None for procedural textures only.
     """
 
-    parallel = False  # the device, or JAX's threads, are busy with one room already
-    geometry, upright, reason, origin = True, False, "", ""
+    parallel = False  # one room already occupies the device, or JAX's threads on a CPU
+    geometry, upright, geometry_note, origin = True, False, "", ""
 
     def __init__(
         self,
@@ -133,7 +165,7 @@ class RenderedFrames:
         views: int,
         size: tuple[int, int],
         encoding: Encoding,
-        photos: np.ndarray | None = None,
+        photos: UInt8[np.ndarray, "N S S 3"] | None = None,
     ):
         self.seed, self.encoding = seed, encoding
         digits = len(str(max(scenes, views) - 1))
@@ -160,12 +192,13 @@ class RenderedFrames:
         )
         pyramid = None if photos is None else photo_pyramid(jax.numpy.asarray(photos))
         compiled = jax.jit(lambda seed: render(seed, photos=pyramid))
+        # All views of a room are rendered together, and the records of a room are read one after another.
         self._render = functools.lru_cache(maxsize=1)(
             lambda scene: jax.device_get(compiled(self.seed_of(scene)))
         )
 
-    def seed_of(self, scene: int) -> np.ndarray:
-        """The seed of a room, uint32 (2,); see `render_group`."""
+    def seed_of(self, scene: int) -> UInt32[np.ndarray, " 2"]:
+        """Returns the seed of a room (see `render_group`)."""
         return np.random.default_rng([self.seed, SEED_STREAM, scene]).integers(2**32, size=2, dtype="u4")
 
     def record(self, scene: int, frame: int) -> Record:
@@ -178,13 +211,14 @@ class RenderedFrames:
         name, frames = self.scenes[scene]
         return Record(self.encoding.encode(views.images[frame]), name, frames[frame], geometry)
 
-    def object_box(self, scene: int, frame: int):
+    def object_box(self, scene: int, frame: int) -> RelativeBox | None:
         del scene, frame
+        return None
 
 
-Frames = FolderFrames | PackedFrames | RenderedFrames
-
-
-def frames_of(source: Source) -> FolderFrames | PackedFrames:
-    """What is packed of a source of photographs."""
-    return PackedFrames(source) if isinstance(source, PackedSource) else FolderFrames(source)
+def frames_from_source(source: Source) -> FolderFrames | PackedFrames:
+    """Returns the frames of a source of photographs."""
+    if isinstance(source, PackedSource):
+        return PackedFrames(source)
+    assert isinstance(source, FolderSource), "synthetic sources are packed as RenderedFrames"
+    return FolderFrames(source)

@@ -1,8 +1,8 @@
-"""Packing: scenes into shards, in several processes, going on where a killed run stopped.
+"""Packs scenes into shards, in several processes; a killed run continues where it stopped.
 
-A pack that is not finished has a folder `packing/` with its plan and, for every shard that is written
-and was read back, what became of its images. The shards' records are the frames of all scenes in
-order; a frame that several scenes share (fixed groups of views do) is one record.
+An unfinished pack has a folder `packing/`. It holds the plan and, for every shard that was written and
+verified, its `ShardResult`. Records are the frames of all scenes in order; a frame that several scenes
+share, as fixed groups of views do, is one record.
 """
 
 import contextlib
@@ -24,26 +24,26 @@ import numpy as np
 
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.packing.encoding import Encoding
-from muskie_jax.data.packing.finish import finish
+from muskie_jax.data.packing.finalize import finalize
 from muskie_jax.data.packing.frames import Frames
-from muskie_jax.data.packing.pack_plan import PackPlan, make_plan
-from muskie_jax.data.packing.packed import (
+from muskie_jax.data.packing.pack_info import (
     INDEX,
     METADATA,
     SHARDS,
     TFDS_FILES,
     UNFINISHED,
-    Pack,
-    load_pack,
+    PackInfo,
+    load_pack_info,
     parse_metadata,
 )
+from muskie_jax.data.packing.pack_plan import PackPlan, make_plan
 from muskie_jax.data.packing.records import serialize
-from muskie_jax.data.packing.shards import Shard, Stopped, write_shard
+from muskie_jax.data.packing.shards import ShardResult, Stopped, write_shard
 from muskie_jax.data.processes import exit_with_parent
 from muskie_jax.errors import UserError
 from muskie_jax.writers import duration, log
 
-SAMPLED = 8  # records whose mean size tells how many shards there should be
+SAMPLED_RECORDS = 8  # their mean size determines the number of shards
 PROGRESS_SECONDS = 10.0
 POLL_SECONDS = 0.5
 
@@ -58,55 +58,65 @@ def pack(
     workers: int = 0,
     overwrite: bool = False,
     max_bad_fraction: float = 0.05,
-) -> Pack:
-    """Packs all frames into a folder; a rerun of the same goes on.
+) -> PackInfo:
+    """Packs all frames into a folder, or continues a pack that was interrupted.
 
     Args:
-      frames: what to pack.
-      out: the folder; made if it is not there.
+      frames: the frames to pack.
+      out: the pack's folder, created if it does not exist.
       encoding: how images are stored.
-      shards: how many files; 0: as many as make each about `shard_bytes`.
-      workers: processes; 0: none beside this one.
-      overwrite: delete another pack that is there.
-      max_bad_fraction: of images that cannot be read, before packing stops.
+      shards: number of shards; 0 chooses it so that each has about `shard_bytes`.
+      shard_bytes: approximate size of a shard, bytes.
+      workers: number of worker processes; 0 packs in this process.
+      overwrite: delete a different pack in the folder.
+      max_bad_fraction: fraction of unreadable images above which packing stops.
+
+    Returns:
+      The description of the finished pack.
 
     Raises:
-      UserError: if something else is there, too many images cannot be read, or the disk fails.
+      UserError: if the folder holds something else, too many images are unreadable, or writing fails.
     """
     plan = make_plan(frames, encoding, shards)
     packing = out / UNFINISHED
     try:
         out.mkdir(parents=True, exist_ok=True)
-        done = _previous(plan, out, overwrite)
-        if done:
-            return done
+        finished = _finished_pack(plan, out, overwrite)
+        if finished:
+            return finished
         packing.mkdir(exist_ok=True)
-        with _alone(packing):
-            # What is rendered is encoded at once: there is nothing left to do to its records.
-            apply = encoding if frames.parallel else Encoding()
-            plan = _settle(plan, packing, frames, apply, shard_bytes)
-            run = _Run(plan, frames, apply, out, max_bad_fraction)
-            made = run.in_processes(workers) if workers and frames.parallel else run.alone()
-            finish(plan, made, frames, encoding, out)
+        with _exclusive_lock(packing):
+            # Rendered frames are encoded when they are rendered, so their records are stored unchanged.
+            record_encoding = encoding if frames.parallel else Encoding()
+            plan = _choose_shards(plan, packing, frames, record_encoding, shard_bytes)
+            job = _PackJob(plan, frames, record_encoding, out, max_bad_fraction)
+            results = job.run_parallel(workers) if workers and frames.parallel else job.run_serial()
+            finalize(plan, results, frames, encoding, out)
             shutil.rmtree(packing)
     except KeyboardInterrupt:
-        log("The same command goes on from the shards that are there")
+        log("Interrupted: the same command continues after the shards that are finished")
         raise
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror or error}") from error
-    return load_pack(out)
+    return load_pack_info(out)
 
 
-# --- What is there already ---------------------------------------------------------------------------
+# --- The output folder --------------------------------------------------------------------------------
 
 
-def _previous(plan: PackPlan, out: pathlib.Path, overwrite: bool) -> Pack | None:
-    """The pack, if it is finished. Otherwise makes sure that the folder is empty, or has its beginning."""
-    begun = out / UNFINISHED / "plan.json"
+def _finished_pack(plan: PackPlan, out: pathlib.Path, overwrite: bool) -> PackInfo | None:
+    """Returns the pack in the folder if it is finished and follows the plan, otherwise None.
+
+    With `overwrite`, deletes any other pack.
+
+    Raises:
+      UserError: if the folder holds anything but this pack, finished or not.
+    """
     if not any(out.iterdir()):
         return None
-    if begun.is_file():
-        before = json.loads(begun.read_text())["description"]
+    unfinished_plan = out / UNFINISHED / "plan.json"
+    if unfinished_plan.is_file():
+        before = json.loads(unfinished_plan.read_text())["description"]
     elif (out / UNFINISHED).is_dir():
         return None
     elif (out / METADATA).is_file():
@@ -115,14 +125,15 @@ def _previous(plan: PackPlan, out: pathlib.Path, overwrite: bool) -> Pack | None
         if finished.plan == plan.digest and not overwrite:
             if plan.shards not in (0, len(finished.shards)):
                 raise UserError(
-                    f"--out={out} has {len(finished.shards)} shards: write that, or --overwrite"
+                    f"--out={out} has {len(finished.shards)} shards, not {plan.shards}: leave out "
+                    "--shards, or write --overwrite"
                 )
-            log(f"{out} is packed already; --overwrite packs it again")
-            return load_pack(out)
+            log(f"{out} is already packed; --overwrite packs it again")
+            return load_pack_info(out)
     else:
-        raise UserError(f"--out={out} is not empty, and no pack: write a folder of its own")
+        raise UserError(f"--out={out} is not empty and is not a pack: write an empty or new folder")
     if overwrite:
-        _remove(out)
+        _delete_pack(out)
     elif before != plan.description:
         raise UserError(
             f"--out={out} has a pack of {_difference(before, plan.description)}: write --overwrite to "
@@ -132,15 +143,15 @@ def _previous(plan: PackPlan, out: pathlib.Path, overwrite: bool) -> Pack | None
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    for part in ("settings", "encoding"):
-        for key, value in now[part].items():
-            if before[part].get(key) != value:
-                return f"{key}={before[part].get(key)!r} instead of {value!r}"
+    for section in ("settings", "encoding"):
+        for key, value in now[section].items():
+            if before[section].get(key) != value:
+                return f"{key}={before[section].get(key)!r} instead of {value!r}"
     return "other scenes or images"
 
 
-def _remove(out: pathlib.Path) -> None:
-    """Deletes a pack, and nothing else."""
+def _delete_pack(out: pathlib.Path) -> None:
+    """Deletes the files of a pack, and no others."""
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     shutil.rmtree(out / INDEX, ignore_errors=True)
     for path in [*out.glob(f"{SHARDS}-*"), *(out / name for name in (METADATA, *TFDS_FILES))]:
@@ -148,52 +159,67 @@ def _remove(out: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(packing: pathlib.Path) -> Iterator[None]:
-    """Keeps a second process from packing into the same folder."""
+def _exclusive_lock(packing: pathlib.Path) -> Iterator[None]:
+    """Raises UserError if another process is packing into the same folder."""
     with (packing / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"another process is packing into {packing.parent}") from error
+            raise UserError(
+                f"another process is packing into {packing.parent}: wait for it, or write another --out"
+            ) from error
         yield
 
 
-def _settle(
+def _choose_shards(
     plan: PackPlan, packing: pathlib.Path, frames: Frames, encoding: Encoding, shard_bytes: int
 ) -> PackPlan:
-    """The plan with its number of shards: that of the run before, if there was one."""
+    """Returns the plan with its number of shards: that of the interrupted run, if there was one."""
     path = packing / "plan.json"
     if path.is_file():
         before = json.loads(path.read_text())["shards"]
         if plan.shards not in (0, before):
-            raise UserError(f"this pack was begun with --shards={before}: write that, or --overwrite")
+            raise UserError(
+                f"--shards={plan.shards}, but this pack was begun with {before}: write --shards={before}, "
+                "or --overwrite"
+            )
         return dataclasses.replace(plan, shards=before)
     if plan.shards > len(plan.records):
-        raise UserError(f"--shards={plan.shards}: there are {len(plan.records)} images, write fewer")
-    shards = plan.shards or _number_of_shards(plan, frames, encoding, shard_bytes)
+        raise UserError(f"--shards={plan.shards} for {len(plan.records)} images: write fewer shards")
+    shards = plan.shards or _estimate_shards(plan, frames, encoding, shard_bytes)
     part = path.with_suffix(".part")
     part.write_text(json.dumps({"description": plan.description, "shards": shards}))
     part.replace(path)
     return dataclasses.replace(plan, shards=shards)
 
 
-def _number_of_shards(plan: PackPlan, frames: Frames, encoding: Encoding, shard_bytes: int) -> int:
-    """By the mean size of a few records."""
-    count = len(plan.records) if frames.parallel else 1
+def _estimate_shards(plan: PackPlan, frames: Frames, encoding: Encoding, shard_bytes: int) -> int:
+    """Estimates how many shards of `shard_bytes` the pack needs from a few evenly spaced records."""
+    count = len(plan.records) if frames.parallel else 1  # rendering another room would be expensive
     sizes = []
-    for number in sorted({i * count // SAMPLED for i in range(SAMPLED)}):
+    for number in sorted({i * count // SAMPLED_RECORDS for i in range(SAMPLED_RECORDS)}):
         with contextlib.suppress(BadImage):
-            record, _ = encoding.apply(frames.record(*map(int, plan.records[number])), frames.upright)
+            scene, frame = map(int, plan.records[number])
+            record, _ = encoding.apply(frames.record(scene, frame), frames.upright)
             sizes.append(len(serialize(record)))
     mean = np.mean(sizes) if sizes else 0
     return min(max(1, round(mean * len(plan.records) / shard_bytes)), len(plan.records))
 
 
-# --- The work ----------------------------------------------------------------------------------------
+# --- Writing the shards -------------------------------------------------------------------------------
 
 
-class _Run:
-    """Writes the shards that are not there yet."""
+@dataclasses.dataclass(frozen=True)
+class _ShardPaths:
+    """Paths of one shard: its file, the file while it is written, and the saved `ShardResult`."""
+
+    shard: pathlib.Path
+    part: pathlib.Path
+    result: pathlib.Path
+
+
+class _PackJob:
+    """Writes the shards that a previous run has not finished."""
 
     def __init__(
         self, plan: PackPlan, frames: Frames, encoding: Encoding, out: pathlib.Path, max_bad_fraction: float
@@ -201,121 +227,143 @@ class _Run:
         self.plan, self.frames, self.encoding, self.out = plan, frames, encoding, out
         self.max_bad_fraction = max_bad_fraction
         paths = [self._paths(number) for number in range(plan.shards)]
-        self.made = [Shard.load(paths["result"], paths["shard"]) for paths in paths]
-        self.left = [number for number, shard in enumerate(self.made) if shard is None]
-        before = sum(len(shard.kept) for shard in self.made if shard)
-        if before:
-            log(f"Going on: {plan.shards - len(self.left)} of {plan.shards} shards are there")
-        self.progress = _Progress(len(plan.records), before)
-        self._check_share()
+        self.results = [ShardResult.load(path.result, path.shard) for path in paths]
+        self.missing = [number for number, result in enumerate(self.results) if result is None]
+        images_done = sum(len(result.kept) for result in self.results if result)
+        if images_done:
+            finished = plan.shards - len(self.missing)
+            log(f"Continuing: {finished} of {plan.shards} shards are finished")
+        self.progress = _Progress(len(plan.records), images_done)
+        self._check_bad_fraction()
 
-    def _paths(self, number: int) -> dict[str, pathlib.Path]:
-        name = self.plan.name_of_shard(number)
+    def _paths(self, number: int) -> _ShardPaths:
+        name = self.plan.shard_name(number)
         packing = self.out / UNFINISHED
-        return {
-            "shard": self.out / name,
-            "part": packing / f"{name}.writing",
-            "result": packing / f"{name}.json",
-        }
+        return _ShardPaths(self.out / name, packing / f"{name}.writing", packing / f"{name}.json")
 
-    def _finished(self, number: int, shard: Shard) -> None:
-        self.made[number] = shard
-        self._check_share()
-
-    def _check_share(self) -> None:
-        skipped = [message for shard in self.made if shard for message in shard.skipped]
+    def _check_bad_fraction(self) -> None:
+        """Raises UserError if too many of the images processed so far were unreadable."""
+        skipped = [message for result in self.results if result for message in result.skipped]
         total = len(self.plan.records)
         if len(skipped) == total:
-            raise UserError(f"none of {total} images can be read, such as {skipped[0]}")
+            raise UserError(
+                f"none of {total} images can be read, such as {skipped[0]}: check the source's files"
+            )
         if len(skipped) > self.max_bad_fraction * total:
             raise UserError(
-                f"{len(skipped)} of {total} images cannot be read, such as {skipped[0]}: mend the data, "
+                f"{len(skipped)} of {total} images cannot be read, such as {skipped[0]}: repair the files, "
                 f"or write a --config.data.max_bad_fraction above {self.max_bad_fraction}"
             )
 
-    def _task(self, number: int) -> Callable[..., Shard]:
-        paths, records = self._paths(number), self.plan.of_shard(number)
-        return functools.partial(_make_shard, paths, records.tolist())
+    def _add_result(self, number: int, result: ShardResult) -> None:
+        self.results[number] = result
+        self._check_bad_fraction()
 
-    def alone(self) -> list[Shard]:
-        """In this process."""
-        for number in self.left:
-            self._finished(number, self._task(number)(self.frames, self.encoding, self.progress.advance))
-        return self.made
+    def _all_results(self) -> list[ShardResult]:
+        return [result for result in self.results if result is not None]
 
-    def in_processes(self, workers: int) -> list[Shard]:
-        """In several others."""
+    def _task(self, number: int) -> Callable[..., ShardResult]:
+        """Returns the function that writes a shard, given the arguments that all shards share."""
+        records = self.plan.records_of_shard(number)
+        return functools.partial(_write_and_save, self._paths(number), records.tolist())
+
+    def run_serial(self) -> list[ShardResult]:
+        """Writes the missing shards in this process; returns all results in order."""
+        for number in self.missing:
+            self._add_result(number, self._task(number)(self.frames, self.encoding, self.progress.advance))
+        return self._all_results()
+
+    def run_parallel(self, workers: int) -> list[ShardResult]:
+        """Writes the missing shards in worker processes; returns all results in order."""
         context = multiprocessing.get_context("spawn")
-        done, stop = context.Value("q", 0), context.Event()
+        images_done, stop = context.Value("q", 0), context.Event()
         executor = futures.ProcessPoolExecutor(
-            min(workers, max(len(self.left), 1)),
+            min(workers, max(len(self.missing), 1)),
             mp_context=context,
-            initializer=_begin,
-            initargs=(self.frames, self.encoding, done, stop),
+            initializer=_init_worker,
+            initargs=(self.frames, self.encoding, images_done, stop),
         )
         try:
-            running = {executor.submit(_work, self._task(number)): number for number in self.left}
+            running = {executor.submit(_run_task, self._task(number)): number for number in self.missing}
             while running:
                 ready, _ = futures.wait(running, POLL_SECONDS, futures.FIRST_COMPLETED)
                 for future in ready:
-                    self._finished(running.pop(future), future.result())
-                self.progress.show(done.value)
+                    self._add_result(running.pop(future), future.result())
+                self.progress.update(images_done.value)
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker process was killed, perhaps for want of memory: the same command goes on, "
-                "with fewer --workers if need be"
+                "a worker process was killed, perhaps for lack of memory: run the same command to "
+                f"continue, with fewer --workers than {workers} if memory is short"
             ) from error
         finally:
             stop.set()
             executor.shutdown(wait=True, cancel_futures=True)
-        return self.made
+        return self._all_results()
 
 
-def _make_shard(
-    paths: dict[str, pathlib.Path],
+def _write_and_save(
+    paths: _ShardPaths,
     numbers: list[tuple[int, int]],
     frames: Frames,
     encoding: Encoding,
     advance: Callable[[], None],
-) -> Shard:
-    shard = write_shard(paths["shard"], paths["part"], numbers, frames, encoding, advance)
-    # At once, by whoever wrote it: then it counts, also when this run is stopped.
-    shard.save(paths["result"])
-    return shard
+) -> ShardResult:
+    """Writes a shard and saves its result.
+
+    The process that wrote the shard also saves the result, so a finished shard counts even if the run is
+    stopped right afterwards.
+    """
+    result = write_shard(paths.shard, paths.part, numbers, frames, encoding, advance)
+    result.save(paths.result)
+    return result
 
 
-_worker: dict[str, Any] = {}  # what a worker process was begun with
+_worker: dict[str, Any] = {}  # the arguments that all shards of a worker process share
 
 
-def _begin(frames: Frames, encoding: Encoding, done, stop) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the first process tells the others
+def _init_worker(frames: Frames, encoding: Encoding, images_done: Any, stop: Any) -> None:
+    """Prepares a worker process.
+
+    Args:
+      frames, encoding: see `pack`.
+      images_done: shared counter of the images that all workers have processed.
+      stop: event; once it is set, workers abandon their shards.
+    """
+    # Ctrl-C reaches every process of the group; the main process handles it and sets `stop`.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_with_parent()
 
     def advance() -> None:
         if stop.is_set():
             raise Stopped
-        with done.get_lock():
-            done.value += 1
+        with images_done.get_lock():
+            images_done.value += 1
 
     _worker.update(frames=frames, encoding=encoding, advance=advance)
 
 
-def _work(task: Callable[..., Shard]) -> Shard:
+def _run_task(task: Callable[..., ShardResult]) -> ShardResult:
     return task(_worker["frames"], _worker["encoding"], _worker["advance"])
 
 
 class _Progress:
-    """A line on standard error now and then."""
+    """Logs progress every PROGRESS_SECONDS.
+
+    Args:
+      total: images of the pack.
+      before: images that previous runs have processed.
+    """
 
     def __init__(self, total: int, before: int):
         self.total, self.before, self.done = total, before, 0
         self.start = self.last = time.perf_counter()
 
     def advance(self) -> None:
-        self.show(self.done + 1)
+        """Counts one more image."""
+        self.update(self.done + 1)
 
-    def show(self, done: int) -> None:
-        """Says how far it is, if the last line was some time ago."""
+    def update(self, done: int) -> None:
+        """Sets the number of images that this run has processed."""
         self.done, now = done, time.perf_counter()
         if now - self.last < PROGRESS_SECONDS or not done:
             return

@@ -1,4 +1,4 @@
-"""One record: a view of a scene as it lies in a shard, an example of the TFDS features below."""
+"""The record format: one view of a scene, stored in a shard as a `tf.train.Example`."""
 
 import dataclasses
 import functools
@@ -8,38 +8,38 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import Float64
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
-# Encoded files go in and come out unchanged.
+# Encoded files are stored and returned unchanged.
 DECODERS = {"image": tfds.decode.SkipDecoding(), "depth": tfds.decode.SkipDecoding()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """What is known of a view beside its image.
+    """Depth and camera of a view.
 
     Attributes:
-      depth: a 16-bit PNG of the image's size: z-depth in millimetres, so up to 65.5 m, rounded to the
-        nearest; 0 = missing.
-      intrinsics: float64 (3, 3), pixels; the image's upper left corner is (0, 0), its first pixel's
-        centre (0.5, 0.5).
-      world_to_camera: float64 (4, 4), metres, OpenCV axes.
+      depth: a 16-bit PNG of the image's size. It holds z-depth in millimetres, rounded to the nearest,
+        up to 65.5 m; 0 = missing.
+      intrinsics: in pixels. The image's upper left corner is (0, 0), its first pixel's centre (0.5, 0.5).
+      world_to_camera: in metres, OpenCV axes (x right, y down, z forward).
     """
 
     depth: bytes
-    intrinsics: np.ndarray
-    world_to_camera: np.ndarray
+    intrinsics: Float64[np.ndarray, "3 3"]
+    world_to_camera: Float64[np.ndarray, "4 4"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A view.
+    """One view.
 
     Attributes:
-      image: the encoded file.
-      scene: the name of the scene it is of.
-      frame: its path below the source's root.
-      geometry: None where it is not known.
+      image: the encoded image file.
+      scene: name of the scene.
+      frame: path of the image below the root of its source.
+      geometry: depth and camera; None if unknown.
     """
 
     image: bytes
@@ -50,14 +50,14 @@ class Record:
 
 @functools.cache
 def features(geometry: bool) -> tfds.features.FeaturesDict:
-    """The TFDS features of records with or without geometry."""
+    """Returns the TFDS features of records with or without geometry."""
     kinds = {
         "image": tfds.features.Image(doc="The encoded file; its EXIF orientation is not applied."),
         "scene": tfds.features.Text(doc="Name of the scene."),
         "frame": tfds.features.Text(doc="Path of the image below the root of its source."),
     }
     if geometry:
-        # Matrices as bytes: a tf.train.Example has no 64-bit floats.
+        # Matrices are stored as bytes because tf.train.Example has no float64.
         matrix = functools.partial(tfds.features.Tensor, dtype=np.float64, encoding="bytes")
         kinds |= {
             "depth": tfds.features.Image(
@@ -74,24 +74,25 @@ def features(geometry: bool) -> tfds.features.FeaturesDict:
 
 @functools.cache
 def _serializer(geometry: bool) -> ExampleSerializer:
-    return ExampleSerializer(features(geometry).get_serialized_info())
+    specs: Any = features(geometry).get_serialized_info()  # TFDS's own annotations of the two disagree
+    return ExampleSerializer(specs)
 
 
 def serialize(record: Record) -> bytes:
-    """The record's bytes in a shard."""
-    # Names on disk need not be valid UTF-8.
+    """Returns the record's bytes in a shard, identical for identical records."""
+    # os.fsencode because file names need not be valid UTF-8.
     scene, frame = os.fsencode(record.scene), os.fsencode(record.frame)
     example = {"image": record.image, "scene": scene, "frame": frame}
     geometry = record.geometry
     if geometry:
         example |= {field.name: getattr(geometry, field.name) for field in dataclasses.fields(geometry)}
     encoded = features(geometry is not None).encode_example(example)
-    # In a fixed order of features, so that the same pack has the same bytes.
+    # A fixed feature order, so that equal packs are equal byte for byte.
     return _serializer(geometry is not None).get_tf_example(encoded).SerializeToString(deterministic=True)
 
 
-def from_example(example: Mapping[str, Any]) -> Record:
-    """The record that TFDS read with `DECODERS`."""
+def record_from_example(example: Mapping[str, Any]) -> Record:
+    """Converts an example that TFDS read with `DECODERS` to a record."""
     names = [field.name for field in dataclasses.fields(Geometry)]
     geometry = Geometry(*(example[name] for name in names)) if names[0] in example else None
     scene, frame = (os.fsdecode(example[key]) for key in ("scene", "frame"))

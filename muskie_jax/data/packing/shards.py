@@ -1,4 +1,4 @@
-"""Writing one shard, and reading it back before it counts."""
+"""Writes one shard, and verifies it by reading it back."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,8 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from array_record.python import array_record_module
+# A compiled module without type stubs.
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.objects import RelativeBox
@@ -18,20 +19,21 @@ from muskie_jax.data.packing.frames import Frames
 from muskie_jax.data.packing.records import serialize
 from muskie_jax.errors import UserError
 
-OPTIONS = "group_size:1,uncompressed"  # each record on its own; image files cannot be compressed again
-READ_TOGETHER = 64  # records, on reading back
+# Random access reads single records, and image files do not compress further.
+OPTIONS = "group_size:1,uncompressed"
+VERIFY_BATCH = 64  # records read at a time for verification
 
 
 @dataclasses.dataclass
-class Shard:
-    """What became of one shard.
+class ShardResult:
+    """Outcome of writing one shard; saved beside the shards so that a rerun can skip it.
 
     Attributes:
-      bytes, sha256: of its file.
-      kept: whether each image that was meant for it is in it.
-      sizes: (height, width) of those that are.
-      boxes: of the objects in them, or None.
-      skipped: messages on those that are not.
+      bytes, sha256: of the shard's file.
+      kept: for each image assigned to the shard, whether the shard contains it.
+      sizes: (height, width) of each contained image.
+      boxes: object box of each contained image, or None.
+      skipped: messages about unreadable images.
     """
 
     bytes: int = 0
@@ -46,8 +48,8 @@ class Shard:
         return len(self.sizes)
 
     @classmethod
-    def load(cls, path: pathlib.Path, shard: pathlib.Path) -> "Shard | None":
-        """What `save` wrote, if the shard is there and as large as it was then."""
+    def load(cls, path: pathlib.Path, shard: pathlib.Path) -> "ShardResult | None":
+        """Loads what `save` wrote; None if it is missing or the shard has another size than recorded."""
         try:
             loaded = cls(**json.loads(path.read_text()))
             return loaded if shard.stat().st_size == loaded.bytes else None
@@ -55,14 +57,14 @@ class Shard:
             return None
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes a file, which appears whole or not at all."""
+        """Writes the result to a JSON file atomically."""
         part = path.with_suffix(".part")
         part.write_text(json.dumps(dataclasses.asdict(self)))
         part.replace(path)
 
 
 class Stopped(Exception):
-    """The shard was given up since the pack was stopped."""
+    """Raised to abandon a shard when packing is interrupted."""
 
 
 def write_shard(
@@ -72,50 +74,59 @@ def write_shard(
     frames: Frames,
     encoding: Encoding,
     advance: Callable[[], None],
-) -> Shard:
-    """Writes a shard under a temporary name, reads it back, and gives it its name.
+) -> ShardResult:
+    """Writes a shard to a temporary file, verifies it, and renames it to its final name.
 
     Args:
-      path: of the shard.
-      part: the temporary name, on the same disk.
-      numbers: (scene, frame) of the images meant for it, in order.
-      frames: where they come from.
+      path: final path of the shard.
+      part: temporary path, on the same file system.
+      numbers: (scene, frame) of the images assigned to the shard, in order.
+      frames: where the images come from.
       encoding: how they are stored.
-      advance: called after every image; may raise `Stopped`.
+      advance: called before every image; may raise `Stopped`.
 
     Raises:
-      UserError: if it cannot be written, or is not read back as it was written.
+      UserError: if the file cannot be written, or reads back differently from what was written.
     """
-    shard = Shard()
+    result = ShardResult()
     try:
-        digest = _write(shard, part, numbers, frames, encoding, advance)
-        with _written(path):
-            _sync(part)
-            if _digest_of_records(part, shard.records) != digest:
-                raise OSError("what is read back is not what was written")
-            shard.bytes, shard.sha256 = part.stat().st_size, sha256_of(part)
+        digest = _write_records(result, part, numbers, frames, encoding, advance)
+        with _write_errors(path):
+            _fsync(part)
+            if _digest_of_records(part, result.records) != digest:
+                raise OSError("it reads back differently from what was written")
+            result.bytes, result.sha256 = part.stat().st_size, sha256_of(part)
             part.rename(path)
     finally:
         part.unlink(missing_ok=True)
-    return shard
+    return result
 
 
 @contextlib.contextmanager
-def _written(path: pathlib.Path) -> Iterator[None]:
-    """Turns what goes wrong with a shard's file into one line."""
+def _write_errors(path: pathlib.Path) -> Iterator[None]:
+    """Re-raises errors of writing or verifying a shard as a `UserError`."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # the latter from ArrayRecord
+    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError
         reason = getattr(error, "strerror", None) or str(error).partition(";")[0]
         reason = reason.removeprefix("write() failed: ")
-        raise UserError(f"{path} cannot be written: {reason}; then the same command goes on") from error
+        raise UserError(
+            f"{path} cannot be written: {reason}: fix that, then run the same command to continue"
+        ) from error
 
 
-def _write(shard: Shard, part, numbers, frames, encoding, advance) -> str:
-    """Fills a file; returns the digest of its records."""
+def _write_records(
+    result: ShardResult,
+    part: pathlib.Path,
+    numbers: Iterable[tuple[int, int]],
+    frames: Frames,
+    encoding: Encoding,
+    advance: Callable[[], None],
+) -> str:
+    """Writes the records to a file, adds them to `result`, and returns the digest of all records."""
     digest = hashlib.sha256()
-    with _written(part):
-        part.touch()  # ArrayRecord says nothing of a file that it cannot make
+    with _write_errors(part):
+        part.touch()  # ArrayRecord does not report that it cannot create a file
         writer = array_record_module.ArrayRecordWriter(str(part), OPTIONS)
     try:
         for scene, frame in numbers:
@@ -124,49 +135,48 @@ def _write(shard: Shard, part, numbers, frames, encoding, advance) -> str:
                 record, size = encoding.apply(frames.record(scene, frame), frames.upright)
                 box = frames.object_box(scene, frame)
             except BadImage as error:
-                shard.skipped.append(str(error))
-                shard.kept.append(False)
+                result.skipped.append(str(error))
+                result.kept.append(False)
                 continue
             data = serialize(record)
-            with _written(part):
+            with _write_errors(part):
                 writer.write(data)
-            _add(digest, data)
-            shard.kept.append(True)
-            shard.sizes.append(size)
-            shard.boxes.append(box)
+            _update_digest(digest, data)
+            result.kept.append(True)
+            result.sizes.append(size)
+            result.boxes.append(box)
     finally:
-        with _written(part):
+        with _write_errors(part):
             writer.close()
     return digest.hexdigest()
 
 
-def _add(digest: Any, record: bytes) -> None:
+def _update_digest(digest: Any, record: bytes) -> None:
     digest.update(len(record).to_bytes(8, "little") + record)
 
 
 def _digest_of_records(path: pathlib.Path, expected: int) -> str:
-    """The digest of all records of a file; empty if they are not as many as expected."""
+    """Returns the digest of all records of a file; "" if their number is not `expected`."""
     reader = array_record_module.ArrayRecordReader(str(path), options="readahead_buffer_size:0")
     try:
         if reader.num_records() != expected:
             return ""
         digest = hashlib.sha256()
-        for start in range(0, expected, READ_TOGETHER):
-            for record in reader.read(list(range(start, min(start + READ_TOGETHER, expected)))):
-                _add(digest, record)
+        for start in range(0, expected, VERIFY_BATCH):
+            for record in reader.read(list(range(start, min(start + VERIFY_BATCH, expected)))):
+                _update_digest(digest, record)
         return digest.hexdigest()
     finally:
         reader.close()
 
 
 def sha256_of(path: pathlib.Path) -> str:
-    """Of a file's bytes."""
+    """Returns the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: pathlib.Path) -> None:
-    """Waits until a file is on the disk."""
+def _fsync(path: pathlib.Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

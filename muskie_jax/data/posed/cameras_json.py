@@ -1,32 +1,38 @@
-"""Folders with a `cameras.json` each (see `muskie_jax.data.cameras_json`); the root may be one of them."""
+"""Reads folders with a `cameras.json` each (see `muskie_jax.data.cameras_json`).
+
+The root is a folder of such folders, or one of them.
+"""
 
 import pathlib
 
 from ml_collections import ConfigDict
 
 from muskie_jax.data.cameras_json import CAMERAS, read_cameras
-from muskie_jax.data.posed.frames import (
-    Frame,
-    Recordings,
-    sequence_folders,
-    sequence_of,
-    short_names,
-    understood,
-)
+from muskie_jax.data.posed.frames import Frame, RGBDDataset, Sequence, build_sequence
+from muskie_jax.data.posed.parsing import find_sequences, names_from_paths, parsing
 
-IN_ROOT = CAMERAS
+EXPECTED_FILES = CAMERAS
 
 
-def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
-    """All sequences of a folder; raises UserError."""
-    sequences = []
-    for name, folder in sequence_folders(root, lambda path: (path / CAMERAS).is_file(), IN_ROOT):
-        cameras = read_cameras(folder / CAMERAS)
-        with understood(folder / CAMERAS):
-            names = short_names([camera.image for camera in cameras])
-        frames = [
-            Frame(own, number, folder / c.image, folder / c.depth, c.intrinsics, c.world_to_camera)
-            for number, (own, c) in enumerate(zip(names, cameras))
-        ]
-        sequences.append(sequence_of(name, frames, settings.every))
-    return Recordings(tuple(sequences))
+def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
+    """Returns all sequences of a folder; raises UserError."""
+    folders = find_sequences(root, lambda path: (path / CAMERAS).is_file(), EXPECTED_FILES)
+    return RGBDDataset(tuple(_sequence(name, folder, settings.every) for name, folder in folders))
+
+
+def _sequence(name: str, folder: pathlib.Path, every: int) -> Sequence:
+    cameras = read_cameras(folder / CAMERAS)
+    with parsing(folder / CAMERAS):
+        names = names_from_paths([camera.image for camera in cameras])
+    frames = [
+        Frame(
+            frame_name,
+            number,
+            folder / camera.image,
+            folder / camera.depth,
+            camera.intrinsics,
+            camera.world_to_camera,
+        )
+        for number, (frame_name, camera) in enumerate(zip(names, cameras))
+    ]
+    return build_sequence(name, frames, every)

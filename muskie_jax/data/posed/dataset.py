@@ -1,4 +1,4 @@
-"""Opening a posed dataset of a config, and loading its groups from their files."""
+"""Opens a posed dataset of a config, and loads its groups of views."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,17 +16,18 @@ from muskie_jax.data.posed import (
     seven_scenes,
     transforms,
 )
-from muskie_jax.data.posed.frames import Recordings, WrongRoot
+from muskie_jax.data.posed.frames import RGBDDataset
 from muskie_jax.data.posed.groups import choose_groups
-from muskie_jax.data.posed.pixels import check_headers, checked_depth, load_view
+from muskie_jax.data.posed.parsing import WrongRoot
+from muskie_jax.data.posed.pixels import check_headers, load_view, read_checked_depth
 from muskie_jax.data.posed.rooms import open_rooms
 from muskie_jax.data.posed.settings import PROTOCOLS
 from muskie_jax.data.posed.views import Group, PosedSet, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
 
-# Each has `read` and `IN_ROOT`, what a root is known by, for messages.
-READING = {
+# Modules with `read` and `EXPECTED_FILES`: see the package's docstring.
+READER_MODULES = {
     "navi": navi,
     "scannet": scannet,
     "seven_scenes": seven_scenes,
@@ -38,52 +39,54 @@ READING = {
 
 
 def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "") -> PosedSet:
-    """A posed dataset, its groups chosen and the files of their frames found to be there.
+    """Opens a posed dataset: chooses its groups, and checks the files of their frames.
 
-    Of files only text is read, the headers of what the groups need, and depth where overlap is asked for.
+    Reads text files and the headers of the groups' images and depth maps. Whole depth maps are read only to
+    select groups by overlap.
 
     Args:
-      name: what it is called in the config.
-      settings: made by `posed` and checked by `check_posed`.
-      views: of each group.
-      data_root: the folder that a relative `settings.root` starts from.
+      name: of the dataset in the config.
+      settings: created by `posed`, checked by `check_posed`.
+      views: number of views per group.
+      data_root: folder that a relative `settings.root` starts from.
 
     Raises:
-      UserError: if it is not there, cannot be understood, has cameras that cannot be true, no group, or
-        images and depth maps whose headers are wrong.
+      UserError: if files are missing or cannot be parsed, a camera or a header is invalid, or there is no
+        group.
     """
     if settings.reader == "synthetic":
         return open_rooms(name, settings, views)
     root = user_path(data_root) / user_path(settings.root)
-    module = READING[settings.reader]
+    reader = READER_MODULES[settings.reader]
     if not root.exists():
         raise UserError(
             f"config.posed.{name}.root: no folder {str(root)!r}: write --config.posed.{name}.root=..., a "
-            f"folder with {module.IN_ROOT} in it, or the folder that relative roots start from, "
+            f"folder that contains {reader.EXPECTED_FILES}, or the folder that relative roots start from, "
             "--config.data.root=..."
         )
-    with _said_of(name):
-        recordings = module.read(root, settings)
+    protocol_select, _ = PROTOCOLS[settings.reader]
+    with _prefix_errors(name):
+        dataset = reader.read(root, settings)
         groups = choose_groups(
-            recordings.sequences,
+            dataset.sequences,
             views,
-            settings.select or PROTOCOLS[settings.reader][0],
-            read_depth=lambda frame: checked_depth(frame, recordings),
+            settings.select or protocol_select,
+            read_depth=lambda frame: read_checked_depth(frame, dataset),
             key=f"config.posed.{name}",
             every=settings.every,
-            most=settings.groups,
-            one_in=1 if settings.select else recordings.one_in,
+            max_groups=settings.groups,
+            group_stride=1 if settings.select else dataset.group_stride,
             overlap=tuple(settings.overlap),
             stride=settings.stride,
         )
-    opened = RecordedSet(name, recordings, groups)
+    opened = RecordedSet(name, dataset, groups)
     opened.check_headers()
     return opened
 
 
 @contextlib.contextmanager
-def _said_of(name: str, sequence: str = "") -> Iterator[None]:
-    """Errors begin with the dataset that they are of, and its sequence, where they do not name that."""
+def _prefix_errors(name: str, sequence: str = "") -> Iterator[None]:
+    """Re-raises errors as a `UserError` that begins with the dataset and, if given, the sequence."""
     try:
         yield
     except WrongRoot as error:
@@ -93,33 +96,33 @@ def _said_of(name: str, sequence: str = "") -> Iterator[None]:
 
 
 class RecordedSet:
-    """A `PosedSet` of files."""
+    """A `PosedSet` whose views are read from files."""
 
     parallel = True
 
-    def __init__(self, name: str, recordings: Recordings, groups: tuple[Group, ...]):
-        self.name, self.groups, self._recordings = name, groups, recordings
+    def __init__(self, name: str, dataset: RGBDDataset, groups: tuple[Group, ...]):
+        self.name, self.groups, self._dataset = name, groups, dataset
         self._frames = {
             f"{sequence.name}/{frame.name}": (sequence.name, frame)
-            for sequence in recordings.sequences
+            for sequence in dataset.sequences
             for frame in sequence.frames
         }
 
     def check_headers(self) -> None:
-        """Raises UserError for files of the groups that are missing, or whose headers are wrong."""
+        """Raises UserError if a file of the groups is missing or its header is invalid."""
         for name in dict.fromkeys(name for group in self.groups for name in group.frames):
             sequence, frame = self._frames[name]
-            with _said_of(self.name, sequence):
-                check_headers(frame, self._recordings)
+            with _prefix_errors(self.name, sequence):
+                check_headers(frame, self._dataset)
 
     def load(self, number: int, size: tuple[int, int]) -> PosedViews:
         """See `PosedSet`."""
-        frames, views = [], []
+        height, width = size
+        poses, views = [], []
         for name in self.groups[number].frames:
             sequence, frame = self._frames[name]
-            with _said_of(self.name, sequence):
-                views.append(load_view(frame, tuple(size), self._recordings))
-            frames.append(frame)
+            with _prefix_errors(self.name, sequence):
+                views.append(load_view(frame, (height, width), self._dataset))
+            poses.append(frame.world_to_camera)
         images, depth, intrinsics = map(np.stack, zip(*views))
-        poses = np.stack([frame.world_to_camera for frame in frames])
-        return PosedViews(images, depth, depth > 0, intrinsics, poses)
+        return PosedViews(images, depth, depth > 0, intrinsics, np.stack(poses))

@@ -1,13 +1,14 @@
-"""Which frames of a posed dataset are evaluated together: always the same for the same settings.
+"""Chooses which frames of a posed dataset are evaluated together, the same for the same settings.
 
-A group has a first frame, by which it is called, and others of its sequence. There are three ways to
-choose them, see `choose_groups`.
+A group has an anchor frame, which names it, and other frames of its sequence. `choose_groups` documents the
+three ways to choose them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, Float64
 
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.overlap import visible_fraction
@@ -16,14 +17,14 @@ from muskie_jax.data.posed.pixels import sample_nearest
 from muskie_jax.data.posed.views import Group
 from muskie_jax.errors import UserError
 
-SMALL = 96  # longer side of the depth maps from which overlap is known, pixels
+OVERLAP_SIDE = 96  # longer side, in pixels, of the depth maps that overlap is computed from
 SELECTIONS = ("overlap", "consecutive", "rotation")
 
 ReadDepth = Callable[[Frame], np.ndarray]
 
 
 class Choice(NamedTuple):
-    """A group, as numbers of frames of a sequence; its first frame first."""
+    """A group as indices of frames in a sequence, the anchor first."""
 
     sequence: Sequence
     frames: list[int]
@@ -37,52 +38,57 @@ def choose_groups(
     read_depth: ReadDepth,
     key: str,
     every: int = 1,
-    most: int = 0,
-    one_in: int = 1,
+    max_groups: int = 0,
+    group_stride: int = 1,
     overlap: tuple[float, float] = (0.3, 0.9),
     stride: int = 35,
 ) -> tuple[Group, ...]:
-    """Groups of `views` frames of a sequence, evenly spread over all that there could be.
+    """Returns groups of `views` frames of one sequence, evenly spaced over all candidates.
 
     Args:
-      sequences: those of fewer than `views` frames are left out.
-      select: how a group is found for a first frame.
-        "consecutive": those that come next, none more than `stride` numbers after the one before;
-        "rotation": those whose rotations are nearest to the first one's, the nearest first;
-        "overlap": of those that see a share of the first one's pixels within `overlap`, some from the
-        largest share to the smallest, evenly spread. Depth is read for that.
-      read_depth: see `Recordings`; what it raises is said of the sequence.
-      key: of the dataset's settings, such as `config.posed.kitchen`, for messages.
-      every: so many frames of the recordings, one is there at all; for messages.
-      most: groups, at most; 0: all.
-      one_in: of all possible groups, only every so many is a candidate (not for "overlap").
+      sequences: sequences with fewer than `views` frames are ignored.
+      views: frames of a group.
+      select: which frames join an anchor.
+        "consecutive": the following frames, if the frame numbers of neighbours differ by at most `stride`.
+        "rotation": the frames with the nearest rotations, nearest first.
+        "overlap": frames that see a fraction of the anchor's pixels within `overlap`, evenly spaced from
+        the largest fraction to the smallest. This reads depth.
+      read_depth: see `RGBDDataset`.
+      key: path of the dataset's settings, such as `config.posed.kitchen`, for messages.
+      every: stride of the frames that were read from the recordings, for messages.
+      max_groups: number of groups at most; 0 for all.
+      group_stride: only one of this many candidates may become a group (not for "overlap").
+      overlap: lowest and highest fraction, for "overlap".
+      stride: largest difference of frame numbers, for "consecutive".
 
     Raises:
-      UserError: if there is none, or depth is read, and cannot be.
+      UserError: if there is no group, or depth cannot be read.
     """
-    long = [sequence for sequence in sequences if len(sequence.frames) >= views]
-    thinned = [f"{key}.every=1 (now one of every {every} frames is read)"] if every > 1 else []
-    if not long:
+    long_enough = [sequence for sequence in sequences if len(sequence.frames) >= views]
+    every_frame = [f"{key}.every=1 (now one of every {every} frames is read)"] if every > 1 else []
+    if not long_enough:
         longest = max((len(sequence.frames) for sequence in sequences), default=0)
-        mends = [*thinned, *_fewer(longest)]
-        advice = f"write {', or '.join(mends)}" if mends else "add frames"
+        remedies = [*every_frame, *_fewer_views(longest)]
+        advice = f"write {', or '.join(remedies)}" if remedies else "add frames"
         raise UserError(f"no sequence has {views} frames, the longest has {longest}: {advice}")
     if select == "overlap":
-        chosen = list(_overlapping(long, views, read_depth, most, *overlap))
-        wanted = f"frames that see {overlap[0]:.0%} to {overlap[1]:.0%} of another"
-        mends = [f"a wider {key}.overlap", f"{key}.select='consecutive'", *_fewer(views - 1)]
+        chosen = _choose_by_overlap(long_enough, views, read_depth, max_groups, *overlap)
     else:
-        find = {
-            "consecutive": lambda sequence: _consecutive(sequence, views, stride),
-            "rotation": lambda sequence: _by_rotation(sequence, views),
-        }[select]
-        possible = [Choice(sequence, frames) for sequence in long for frames in find(sequence)][::one_in]
-        chosen = [possible[i] for i in spread(len(possible), most)]
+        candidates = [
+            Choice(sequence, frames)
+            for sequence in long_enough
+            for frames in _candidates(sequence, views, select, stride)
+        ][::group_stride]
+        chosen = [candidates[i] for i in evenly_spaced(len(candidates), max_groups)]
+    if chosen:
+        return tuple(_group(choice) for choice in chosen)
+    if select == "overlap":
+        wanted = f"frames that see {overlap[0]:.0%} to {overlap[1]:.0%} of another"
+        remedies = [f"a wider {key}.overlap", f"{key}.select='consecutive'", *_fewer_views(views - 1)]
+    else:  # by rotation, every sequence that is long enough has groups
         wanted = f"frames at most {stride} apart"
-        mends = [] if chosen else _consecutive_mends(sequences, views, stride, key)
-    if not chosen:
-        raise UserError(f"no sequence has {views} {wanted}: write {', or '.join([*thinned, *mends])}")
-    return tuple(_group(choice) for choice in chosen)
+        remedies = _remedies_for_gaps(sequences, views, stride, key)
+    raise UserError(f"no sequence has {views} {wanted}: write {', or '.join([*every_frame, *remedies])}")
 
 
 def _group(choice: Choice) -> Group:
@@ -90,77 +96,89 @@ def _group(choice: Choice) -> Group:
     return Group(names[0], names)
 
 
-def spread(count: int, most: int) -> list[int]:
-    """Of the numbers below `count`, at most `most` (0: all) in order, evenly spread."""
-    most = min(most or count, count)
-    return [(2 * i + 1) * count // (2 * most) for i in range(most)]
+def evenly_spaced(count: int, at_most: int) -> list[int]:
+    """Returns at most `at_most` (0: all) evenly spaced numbers below `count`, in order."""
+    chosen = min(at_most or count, count)
+    return [(2 * i + 1) * count // (2 * chosen) for i in range(chosen)]
+
+
+def _candidates(sequence: Sequence, views: int, select: str, stride: int) -> list[list[int]]:
+    if select == "consecutive":
+        return _consecutive(sequence, views, stride)
+    return _by_rotation(sequence, views)
 
 
 def _consecutive(sequence: Sequence, views: int, stride: int) -> list[list[int]]:
     numbers = np.array([frame.number for frame in sequence.frames])
     starts = range(len(numbers) - views + 1)
-    near = [i for i in starts if (np.diff(numbers[i : i + views]) <= stride).all()]
-    return [list(range(i, i + views)) for i in near]
+    close = [i for i in starts if (np.diff(numbers[i : i + views]) <= stride).all()]
+    return [list(range(i, i + views)) for i in close]
 
 
-def _consecutive_mends(sequences: tuple[Sequence, ...], views: int, stride: int, key: str) -> list[str]:
-    """What to write where no `views` frames are consecutive, though some sequence has as many."""
-    has = lambda views, stride: any(_consecutive(sequence, views, stride) for sequence in sequences)
+def _remedies_for_gaps(sequences: tuple[Sequence, ...], views: int, stride: int, key: str) -> list[str]:
+    """Returns settings with which some sequence has `views` consecutive frames, or fewer.
+
+    Some sequence must have `views` frames.
+    """
+    has_group = lambda views, stride: any(_consecutive(sequence, views, stride) for sequence in sequences)
     gaps = {gap for s in sequences for gap in np.diff([frame.number for frame in s.frames]).tolist()}
-    enough = next(gap for gap in sorted(gaps) if has(views, gap))
-    fewer = next((fewer for fewer in range(views - 1, 1, -1) if has(fewer, stride)), 0)
-    return [f"{key}.stride={enough}", *_fewer(fewer)]
+    enough = next(gap for gap in sorted(gaps) if has_group(views, gap))
+    fewer = next((fewer for fewer in range(views - 1, 1, -1) if has_group(fewer, stride)), 0)
+    return [f"{key}.stride={enough}", *_fewer_views(fewer)]
 
 
-def _fewer(views: int) -> list[str]:
+def _fewer_views(views: int) -> list[str]:
     return [f"fewer views, such as config.evaluate.views=({views},)"] if views > 1 else []
 
 
 def _by_rotation(sequence: Sequence, views: int) -> list[list[int]]:
     rotations = np.stack([frame.world_to_camera[:3, :3] for frame in sequence.frames])
-    # The trace of the relative rotation falls as its angle grows.
+    # The trace of the relative rotation decreases as its angle grows.
     traces = np.einsum("aij,bij->ab", rotations, rotations)
-    np.fill_diagonal(traces, np.inf)  # of frames that are turned alike, the anchor is the first
+    np.fill_diagonal(traces, np.inf)  # the anchor comes first, also among frames of equal rotation
     return np.argsort(-traces, axis=1, kind="stable")[:, :views].tolist()
 
 
-def _overlapping(
-    sequences: list[Sequence], views: int, read_depth: ReadDepth, most: int, low: float, high: float
-) -> Iterator[Choice]:
-    """Groups in order. First frames are tried evenly spread, then ever more densely, until enough work."""
+def _choose_by_overlap(
+    sequences: list[Sequence], views: int, read_depth: ReadDepth, max_groups: int, low: float, high: float
+) -> list[Choice]:
+    """Returns groups in order of their anchors.
+
+    Anchors are tried evenly spaced, then more and more densely, until there are enough groups.
+    """
     anchors = [(sequence, i) for sequence in sequences for i in range(len(sequence.frames))]
-    most = most or len(anchors)
-    small, found = {}, {}
-    for number in _ever_denser(len(anchors), most):
-        sequence, first = anchors[number]
-        if sequence.name not in small:
-            small[sequence.name] = _small_geometry(sequence, read_depth)
-        shares = visible_fraction(first, *small[sequence.name])
-        fits = [i for i in np.argsort(-shares, kind="stable") if low <= shares[i] <= high and i != first]
+    max_groups = max_groups or len(anchors)
+    geometry, found = {}, {}
+    for number in _progressively_denser(len(anchors), max_groups):
+        sequence, anchor = anchors[number]
+        if sequence.name not in geometry:
+            geometry[sequence.name] = _small_geometry(sequence, read_depth)
+        fractions = visible_fraction(anchor, *geometry[sequence.name])
+        by_fraction = np.argsort(-fractions, kind="stable").tolist()
+        fits = [i for i in by_fraction if low <= fractions[i] <= high and i != anchor]
         if len(fits) >= views - 1:
-            found[number] = Choice(sequence, [first, *(fits[i] for i in _some(len(fits), views - 1))])
-        if len(found) == most:
+            others = [fits[i] for i in evenly_spaced(len(fits), views - 1)] if views > 1 else []
+            found[number] = Choice(sequence, [anchor, *others])
+        if len(found) == max_groups:
             break
-    return (found[number] for number in sorted(found))
+    return [found[number] for number in sorted(found)]
 
 
-def _some(count: int, wanted: int) -> list[int]:
-    return spread(count, wanted) if wanted else []
-
-
-def _ever_denser(count: int, most: int) -> dict[int, None]:
-    """All numbers below `count`: first `most` of them, evenly spread, then twice as many, and so on."""
-    numbers = dict.fromkeys(spread(count, most))
-    while most < count:
-        most *= 2
-        numbers |= dict.fromkeys(spread(count, most))
+def _progressively_denser(count: int, at_most: int) -> dict[int, None]:
+    """Returns all numbers below `count`: `at_most` evenly spaced ones, then twice as many, and so on."""
+    numbers = dict.fromkeys(evenly_spaced(count, at_most))
+    while at_most < count:
+        at_most *= 2
+        numbers |= dict.fromkeys(evenly_spaced(count, at_most))
     return numbers
 
 
 def _small_geometry(
     sequence: Sequence, read_depth: ReadDepth
-) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Depth maps of a sequence made small, their intrinsics, and poses, as `visible_fraction` has them."""
+) -> tuple[
+    list[Float32[np.ndarray, "h w"]], Float64[np.ndarray, "frames 3 3"], Float64[np.ndarray, "frames 4 4"]
+]:
+    """Returns downsampled depth maps, their intrinsics and world_to_camera, for `visible_fraction`."""
     depths, intrinsics = [], []
     for frame in sequence.frames:
         try:
@@ -168,9 +186,10 @@ def _small_geometry(
         except (UserError, BadImage) as error:
             raise UserError(f"{sequence.name}, {error}") from error
         height, width = depth.shape
-        size = tuple(max(1, round(side * min(1, SMALL / max(depth.shape)))) for side in depth.shape)
-        depths.append(sample_nearest(depth, depth.shape, (0, 0, width, height), size))
-        seen_at = frame.size or depth.shape
-        scale = np.diag([size[1] / seen_at[1], size[0] / seen_at[0], 1])
-        intrinsics.append(scale @ frame.intrinsics)
+        scale = min(1, OVERLAP_SIDE / max(height, width))
+        size = max(1, round(scale * height)), max(1, round(scale * width))
+        depths.append(sample_nearest(depth, (height, width), (0, 0, width, height), size))
+        of_intrinsics = frame.size or (height, width)
+        to_small = np.diag([size[1] / of_intrinsics[1], size[0] / of_intrinsics[0], 1])
+        intrinsics.append(to_small @ frame.intrinsics)
     return depths, np.stack(intrinsics), np.stack([frame.world_to_camera for frame in sequence.frames])

@@ -1,4 +1,4 @@
-"""Sizes of images and depth maps, from the beginnings of their files: no pixel is decoded."""
+"""Sizes of images and depth maps from their headers, without decoding pixels."""
 
 import contextlib
 import pathlib
@@ -10,22 +10,29 @@ from muskie_jax.data.images import FORMATS, MAX_PIXELS, ORIENTATION, UPRIGHT, Ba
 
 
 def image_size(path: pathlib.Path, upright: bool = False) -> tuple[int, int]:
-    """(height, width) of an image as it is stored, or turned as its EXIF says; raises `BadImage`."""
-    with _header(path, str(path), FORMATS) as image:
-        turned = upright and UPRIGHT.get(image.getexif().get(ORIENTATION), (False,))[0]
-        return image.size if turned else image.size[::-1]
+    """Returns (height, width) of an image; raises `BadImage`.
+
+    Args:
+      path: of the image.
+      upright: whether to apply its EXIF orientation.
+    """
+    with _open_header(path, str(path), FORMATS) as image:
+        width, height = image.size
+        transposed = upright and UPRIGHT.get(image.getexif().get(ORIENTATION, 1), (False,))[0]
+        return (width, height) if transposed else (height, width)
 
 
 def depth_size(path: pathlib.Path) -> tuple[int, int]:
-    """(height, width) of a depth map, a 16-bit PNG; raises `BadImage` if it is none."""
-    with _header(path, f"{path}: its depth", ("PNG",)) as image:
+    """Returns (height, width) of a depth map; raises `BadImage` unless it is a 16-bit PNG."""
+    with _open_header(path, f"{path}: its depth", ("PNG",)) as image:
         if image.mode != "I;16":
             raise BadImage(f"{path}: its depth has pixel mode {image.mode}, not 16 bits of grey")
-        return image.size[::-1]
+        width, height = image.size
+        return height, width
 
 
 @contextlib.contextmanager
-def _header(path: pathlib.Path, name: str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+def _open_header(path: pathlib.Path, name: str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -33,7 +40,7 @@ def _header(path: pathlib.Path, name: str, formats: tuple[str, ...]) -> Iterator
             yield image
     except (BadImage, MemoryError):
         raise
-    except Exception as error:  # Pillow raises many kinds for broken files
+    except Exception as error:  # Pillow raises many kinds of exceptions for broken files
         if isinstance(error, OSError) and error.errno:
             raise BadImage(f"{path}: {error.strerror}") from error
         raise bad_image(name, error, formats) from error

@@ -1,73 +1,68 @@
-"""NAVI: photographs of objects, with depth of the object alone.
+"""Reads NAVI: photographs of objects, with depth of the object only.
 
-`<object>/<multiview_*>/annotations.json` has for each image `filename`, `image_size` (height, width) and
-`camera`: `q` (w, x, y, z) and `t` (millimetres), world_to_camera being [R(q) | t], and `focal_length` in
-pixels of that size; the principal point is the centre. Images are `images/<name>.jpg`, depth is
-`depth/<name>.png`: 16 bits of inverse depth, 655350 / value in millimetres, 0 = not the object. As is
-usual, files made smaller and called `downsampled_<name>` are read where they are there, which is many times
-faster. Cameras are those of images turned upright: the originals have an EXIF orientation.
+`<object>/<multiview_*>/annotations.json` has for each image
 
-Protocol: of each object that has a `wild_set` too, the last tenth of its multiview collections, at least
-one. Every image is the first of a group, the others are those with the nearest rotations; every twentieth
-group is evaluated. Images are cropped to a square in the middle, then to the smallest square around the
-object.
+- `filename`, and `image_size`, (height, width);
+- `camera`: `q` (w, x, y, z) and `t` (millimetres), where world_to_camera = [R(q) | t], and `focal_length`
+  in pixels of `image_size`. The principal point is the centre.
+
+Images are `images/<name>.jpg`. Depth is `depth/<name>.png`, 16 bits of inverse depth: 655350 / value in
+millimetres, 0 = not the object. As in other evaluations on NAVI, downscaled files `downsampled_<name>` are
+preferred where they exist, because they load many times faster. Cameras belong to upright images: the
+originals have an EXIF orientation.
+
+Protocol: of each object that also has a `wild_set`, the last tenth of its multiview collections, at least
+one. Every image is the anchor of a group, joined by the images with the nearest rotations, and every 20th
+group is evaluated. Images are cropped to a centred square, then to the smallest square around the object.
 """
 
 import math
 import pathlib
 
 import numpy as np
+from jaxtyping import Float32, Float64
 from ml_collections import ConfigDict
 
 from muskie_jax.data.depth import read_depth
 from muskie_jax.data.images import read_file
-from muskie_jax.data.posed.frames import (
-    Frame,
-    Recordings,
-    Sequence,
-    WrongRoot,
-    pinhole,
-    read_json,
-    sequence_of,
-    subfolders,
-    understood,
-)
+from muskie_jax.data.posed.frames import Frame, RGBDDataset, Sequence, build_sequence, pinhole_intrinsics
+from muskie_jax.data.posed.parsing import WrongRoot, parsing, read_json, subfolders
 from muskie_jax.data.scan import natural_key
 
-IN_ROOT = "<object>/multiview_*/annotations.json beside <object>/wild_set"
-INVERSE_DEPTH = 655.350  # metres times steps of the depth maps
-TRAINING_SHARE = 0.9
-ONE_IN = 20
+EXPECTED_FILES = "<object>/multiview_*/annotations.json beside <object>/wild_set"
+INVERSE_DEPTH = 655.350  # product of depth in metres and the value in the file
+TRAINING_FRACTION = 0.9
+GROUP_STRIDE = 20
 COLLECTIONS = ("multiview_", "multiview-")  # releases differ
-SMALLER = "downsampled_"
+DOWNSCALED = "downsampled_"
 
 
-def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
-    """The validation collections of a folder of objects; raises UserError."""
+def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
+    """Returns the validation collections of a folder of objects; raises UserError."""
     collections = [
         collection for folder in subfolders(root) for collection in validation_collections(folder)
     ]
     if not collections:
-        raise WrongRoot(root, IN_ROOT)
-    sequences = tuple(_collection(folder, settings.every) for folder in collections)
-    return Recordings(sequences, depth_of_object, upright=True, zoomed=True, one_in=ONE_IN)
+        raise WrongRoot(root, EXPECTED_FILES)
+    sequences = tuple(_sequence(folder, settings.every) for folder in collections)
+    return RGBDDataset(sequences, read_object_depth, upright=True, zoomed=True, group_stride=GROUP_STRIDE)
 
 
 def validation_collections(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Of an object's folder, the collections that are evaluated."""
+    """Returns the collections in an object's folder that are evaluated."""
     if not (folder / "wild_set").is_dir():
         return []
     collections = [path for path in subfolders(folder) if path.name.startswith(COLLECTIONS)]
-    return collections[math.floor(TRAINING_SHARE * len(collections)) :]
+    return collections[math.floor(TRAINING_FRACTION * len(collections)) :]
 
 
-def _collection(folder: pathlib.Path, every: int) -> Sequence:
+def _sequence(folder: pathlib.Path, every: int) -> Sequence:
     path = folder / "annotations.json"
     annotations = read_json(path)
-    with understood(path):
+    with parsing(path):
         annotations = sorted(annotations, key=lambda image: natural_key(image["filename"]))
         frames = [_frame(folder, number, image) for number, image in enumerate(annotations)]
-    return sequence_of(f"{folder.parent.name}/{folder.name}", frames, every)
+    return build_sequence(f"{folder.parent.name}/{folder.name}", frames, every)
 
 
 def _frame(folder: pathlib.Path, number: int, annotation: dict) -> Frame:
@@ -75,18 +70,18 @@ def _frame(folder: pathlib.Path, number: int, annotation: dict) -> Frame:
     height, width = (int(side) for side in annotation["image_size"])
     focal = float(camera["focal_length"])
     pose = np.eye(4)
-    pose[:3, :3] = rotation_of_quaternion(np.array(camera["q"], np.float64))
+    pose[:3, :3] = rotation_from_quaternion(np.array(camera["q"], np.float64))
     pose[:3, 3] = np.array(camera["t"], np.float64).reshape(3) / 1000
-    image = folder / "images" / f"{SMALLER}{stem}.jpg"
+    image = folder / "images" / f"{DOWNSCALED}{stem}.jpg"
     if not image.is_file():
         image = folder / "images" / annotation["filename"]
     depth = folder / "depth" / f"{image.stem}.png"
-    intrinsics = pinhole(focal, focal, width / 2, height / 2)
+    intrinsics = pinhole_intrinsics(focal, focal, width / 2, height / 2)
     return Frame(stem, number, image, depth, intrinsics, pose, (height, width))
 
 
-def rotation_of_quaternion(quaternion: np.ndarray) -> np.ndarray:
-    """The rotation (3, 3) of a quaternion (w, x, y, z) of any length; NaN if that is zero."""
+def rotation_from_quaternion(quaternion: Float64[np.ndarray, " 4"]) -> Float64[np.ndarray, "3 3"]:
+    """Returns the rotation of a quaternion (w, x, y, z) of any length; NaN if all components are zero."""
     with np.errstate(invalid="ignore"):
         w, x, y, z = quaternion / np.linalg.norm(quaternion)
     return np.array([
@@ -96,7 +91,7 @@ def rotation_of_quaternion(quaternion: np.ndarray) -> np.ndarray:
     ])  # fmt: skip
 
 
-def depth_of_object(frame: Frame) -> np.ndarray:
-    """Depth in metres, float32 (h, w), 0 where the object is not; raises `BadImage`."""
-    steps = read_depth(read_file(frame.depth), str(frame.depth)).astype(np.float32)
-    return np.divide(INVERSE_DEPTH, steps, out=np.zeros_like(steps), where=steps > 0)
+def read_object_depth(frame: Frame) -> Float32[np.ndarray, "H W"]:
+    """Returns depth in metres, 0 outside the object; raises `BadImage`."""
+    values = read_depth(read_file(frame.depth), str(frame.depth)).astype(np.float32)
+    return np.divide(INVERSE_DEPTH, values, out=np.zeros_like(values), where=values > 0)

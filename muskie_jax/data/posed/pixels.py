@@ -1,141 +1,150 @@
-"""One view's pixels: image and depth resized and cropped alike, the intrinsics with them."""
+"""Loads one view: resizes and crops its image and depth map, and adapts the intrinsics."""
 
 import numpy as np
+from jaxtyping import Float, Float32, Float64, UInt8
 
 from muskie_jax.data.images import BadImage, Box, read_photograph
-from muskie_jax.data.posed.frames import Frame, Recordings, check_intrinsics
+from muskie_jax.data.posed.frames import Frame, RGBDDataset, check_intrinsics
 from muskie_jax.data.posed.headers import image_size
 
-SAME_SHAPE = 0.02  # relative difference of two aspect ratios that are taken for the same
+ASPECT_TOLERANCE = 0.02  # relative difference up to which two aspect ratios count as equal
 
 
 def load_view(
-    frame: Frame, size: tuple[int, int], recordings: Recordings
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A view of `size` (height, width), the largest and most central part of the image of that shape.
+    frame: Frame, size: tuple[int, int], dataset: RGBDDataset
+) -> tuple[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "H W"], Float64[np.ndarray, "3 3"]]:
+    """Returns image, depth in metres and intrinsics of a view of `size` (height, width).
 
-    Images are resized bicubically, antialiased where they shrink. Depth is that of the pixel that a new
-    pixel's centre falls into: a mean across an edge would lie on no surface.
-
-    Returns:
-      image uint8 (H, W, 3), depth float32 (H, W) in metres, intrinsics float64 (3, 3) of this view.
+    The view shows the largest centred crop of the image with the aspect ratio of `size`. Images are resized
+    bicubically, with antialiasing where they shrink. Depth is sampled from the nearest pixel, since a mean
+    across an edge would lie on no surface.
 
     Raises:
-      BadImage: if a file cannot be read, or sizes or depth cannot be true.
-      UserError: if the intrinsics cannot be those of such an image.
+      BadImage: if a file cannot be read, sizes disagree, or the view has no depth.
+      UserError: if the intrinsics are invalid for such an image.
     """
-    photograph = read_photograph(frame.image, recordings.upright)
+    photograph = read_photograph(frame.image, dataset.upright)
     stored = photograph.height, photograph.width
-    depth = recordings.read_depth(frame)
-    intrinsics = _stored_intrinsics(frame, stored, depth.shape, recordings)
+    depth = dataset.read_depth(frame)
+    intrinsics = _stored_intrinsics(frame, stored, (depth.shape[0], depth.shape[1]), dataset)
     box = covering_box((0.0, 0.0, stored[1], stored[0]), size)
-    if recordings.zoomed:
-        box = object_box(depth, stored, box, size)
+    if dataset.zoomed:
+        box = object_crop(depth, stored, box, size)
     sampled = sample_nearest(depth, stored, box, size)
     if not (sampled > 0).any():
         raise BadImage(f"{frame.depth}: its depth is empty")
     return photograph.crop(box, size), sampled, crop_intrinsics(intrinsics, box, size)
 
 
-def check_headers(frame: Frame, recordings: Recordings) -> None:
-    """Raises what `load_view` would, as far as the headers of a frame's files tell."""
-    stored = image_size(frame.image, recordings.upright)
-    _stored_intrinsics(frame, stored, recordings.depth_size(frame.depth), recordings)
+def check_headers(frame: Frame, dataset: RGBDDataset) -> None:
+    """Raises the errors of `load_view` that the headers of a frame's files reveal."""
+    stored = image_size(frame.image, dataset.upright)
+    _stored_intrinsics(frame, stored, dataset.depth_size(frame.depth), dataset)
 
 
-def checked_depth(frame: Frame, recordings: Recordings) -> np.ndarray:
-    """Depth of the whole image, float32 (h, w); raises as `load_view` does, and where it is empty."""
-    depth = recordings.read_depth(frame)
-    stored = image_size(frame.image, recordings.upright)
-    _stored_intrinsics(frame, stored, depth.shape, recordings)
+def read_checked_depth(frame: Frame, dataset: RGBDDataset) -> Float32[np.ndarray, "H W"]:
+    """Returns the depth of the whole image; raises as `load_view` does, and if it is empty."""
+    depth = dataset.read_depth(frame)
+    stored = image_size(frame.image, dataset.upright)
+    _stored_intrinsics(frame, stored, (depth.shape[0], depth.shape[1]), dataset)
     if not (depth > 0).any():
         raise BadImage(f"{frame.depth}: its depth is empty, leave this frame out")
     return depth
 
 
 def _stored_intrinsics(
-    frame: Frame, stored: tuple[int, int], depth_size: tuple[int, int], recordings: Recordings
-) -> np.ndarray:
-    """Intrinsics in pixels of the image as it is, once sizes (height, width) are found to agree."""
-    _check_sizes(frame, stored, depth_size, recordings.any_depth_size)
+    frame: Frame, stored: tuple[int, int], depth_size: tuple[int, int], dataset: RGBDDataset
+) -> Float64[np.ndarray, "3 3"]:
+    """Returns intrinsics in pixels of the image as it is stored, after checking that sizes agree."""
+    _check_sizes(frame, stored, depth_size, dataset.any_depth_size)
     intrinsics = np.diag([*_scale(frame.size or stored, stored), 1.0]) @ frame.intrinsics
     check_intrinsics(intrinsics, str(frame.image), stored)
     return intrinsics
 
 
 def covering_box(around: Box, size: tuple[int, int]) -> Box:
-    """The largest box of the shape of `size` (height, width) within another, in its middle."""
+    """Returns the largest centred box inside `around` with the aspect ratio of `size` (height, width)."""
     left, top, right, bottom = around
     scale = min((right - left) / size[1], (bottom - top) / size[0])
-    return _centred((left + right) / 2, (top + bottom) / 2, scale * size[1], scale * size[0])
+    return _centred_box((left + right) / 2, (top + bottom) / 2, scale * size[1], scale * size[0])
 
 
-def object_box(depth: np.ndarray, stored: tuple[int, int], box: Box, size: tuple[int, int]) -> Box:
-    """The smallest box of the shape of `size` around all within `box` that has depth, in its middle.
+def object_crop(
+    depth: Float[np.ndarray, "h w"], stored: tuple[int, int], box: Box, size: tuple[int, int]
+) -> Box:
+    """Returns the smallest box around the object with the aspect ratio of `size` (height, width).
 
-    Where it would reach beyond `box`, it is moved inside; no side becomes longer than that of `box`.
+    It is centred on the object, but shifted where it would extend beyond `box`, and no larger than `box`.
 
     Args:
-      depth: (h, w) of the whole image; 0 = not the object.
-      stored: (height, width) of the image that `box` speaks of.
+      depth: of the whole image; 0 outside the object.
+      stored: (height, width) of the image, in whose pixels `box` is given.
+      box: the part of the image to search.
+      size: of the view.
     """
-    to_depth = np.array(_scale(stored, depth.shape))
+    to_depth = np.array(_scale(stored, (depth.shape[0], depth.shape[1])))
     corners = np.array(box).reshape(2, 2)
     rows, columns = np.nonzero(depth)
     pixels = (np.stack([columns, rows], 1) + 0.5) / to_depth
     pixels = pixels[((pixels > corners[0]) & (pixels < corners[1])).all(1)]
     if not len(pixels):
-        return box  # what is made of it is found empty
+        return box  # `load_view` then reports that the depth is empty
     low = np.maximum(pixels.min(0) - 0.5 / to_depth, corners[0])
     high = np.minimum(pixels.max(0) + 0.5 / to_depth, corners[1])
     scale = min(max((high - low) / size[::-1]), (box[2] - box[0]) / size[1])
     half = scale * np.array(size[::-1]) / 2
-    middle = np.clip((low + high) / 2, corners[0] + half, np.maximum(corners[1] - half, corners[0] + half))
-    return _centred(*middle, *(2 * half))
+    x, y = np.clip((low + high) / 2, corners[0] + half, np.maximum(corners[1] - half, corners[0] + half))
+    width, height = 2 * half
+    return _centred_box(x, y, width, height)
 
 
-def _centred(x: float, y: float, width: float, height: float) -> Box:
+def _centred_box(x: float, y: float, width: float, height: float) -> Box:
     return float(x - width / 2), float(y - height / 2), float(x + width / 2), float(y + height / 2)
 
 
 def sample_nearest(
-    depth: np.ndarray, stored: tuple[int, int], box: Box, size: tuple[int, int]
-) -> np.ndarray:
-    """Depth at the centres of a view's pixels: float32 (H, W).
+    depth: Float[np.ndarray, "h w"], stored: tuple[int, int], box: Box, size: tuple[int, int]
+) -> Float32[np.ndarray, "H W"]:
+    """Samples depth at the pixel centres of a view.
 
     Args:
-      depth: (h, w) of the whole image, whose size is `stored`.
-      box: the part of the image that the view of `size` shows.
+      depth: of the whole image, possibly at another resolution.
+      stored: (height, width) of the image, in whose pixels `box` is given.
+      box: the part of the image that the view shows.
+      size: (height, width) of the view.
     """
     left, top, right, bottom = box
-    rows = _indices(top, bottom, size[0], depth.shape[0] / stored[0], depth.shape[0])
-    columns = _indices(left, right, size[1], depth.shape[1] / stored[1], depth.shape[1])
+    rows = _nearest_indices(top, bottom, size[0], depth.shape[0] / stored[0], depth.shape[0])
+    columns = _nearest_indices(left, right, size[1], depth.shape[1] / stored[1], depth.shape[1])
     return depth[np.ix_(rows, columns)].astype(np.float32)
 
 
-def _indices(low: float, high: float, count: int, scale: float, limit: int) -> np.ndarray:
+def _nearest_indices(low: float, high: float, count: int, scale: float, limit: int) -> np.ndarray:
+    """Returns indices below `limit` at `scale` times the centres of `count` intervals from low to high."""
     centres = low + (np.arange(count) + 0.5) * (high - low) / count
     return np.clip((centres * scale).astype(int), 0, limit - 1)
 
 
-def crop_intrinsics(intrinsics: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """Intrinsics (3, 3) of a box of an image that is resized to `size` (height, width)."""
+def crop_intrinsics(
+    intrinsics: Float64[np.ndarray, "3 3"], box: Box, size: tuple[int, int]
+) -> Float64[np.ndarray, "3 3"]:
+    """Returns the intrinsics of a box of an image, resized to `size` (height, width)."""
     left, top, right, bottom = box
     x, y = size[1] / (right - left), size[0] / (bottom - top)
     return np.array([[x, 0, -x * left], [0, y, -y * top], [0, 0, 1]]) @ intrinsics
 
 
 def _scale(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, float]:
-    """How many times wider and higher one size (height, width) is than another."""
+    """Returns the horizontal and vertical scale from one size (height, width) to another."""
     return new[1] / old[1], new[0] / old[0]
 
 
 def _check_sizes(
     frame: Frame, stored: tuple[int, int], depth: tuple[int, int], any_depth_size: bool
 ) -> None:
-    same_shape = lambda a, b: abs(a[0] * b[1] / (a[1] * b[0]) - 1) < SAME_SHAPE
+    same_aspect = lambda a, b: abs(a[0] * b[1] / (a[1] * b[0]) - 1) < ASPECT_TOLERANCE
     text = lambda size: f"{size[1]}x{size[0]}"
-    if depth != stored and not (any_depth_size and same_shape(depth, stored)):
+    if depth != stored and not (any_depth_size and same_aspect(depth, stored)):
         raise BadImage(f"{frame.depth}: the depth is {text(depth)}, its image {text(stored)}")
-    if frame.size and not same_shape(frame.size, stored):
-        raise BadImage(f"{frame.image} is {text(stored)}, and its camera is of {text(frame.size)}")
+    if frame.size and not same_aspect(frame.size, stored):
+        raise BadImage(f"{frame.image} is {text(stored)}, but its camera is for {text(frame.size)}")

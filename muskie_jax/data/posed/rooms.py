@@ -1,10 +1,11 @@
-"""Rooms of the synthetic world: exact depth and cameras, and as many as one likes."""
+"""Rooms of the synthetic world as a posed dataset: exact depth and cameras, any number of groups."""
 
 import functools
 from collections.abc import Callable
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from muskie_jax.data.posed.views import Group, PosedViews
@@ -12,28 +13,28 @@ from muskie_jax.data.synthetic.render import render_group
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.synthetic.textures import photo_pyramid
 
-SEED_STREAM = 6  # keeps the seeds of these rooms apart from what else is drawn from a run's seed
+SEED_STREAM = 6  # separates the seeds of these rooms from other draws from a run's seed
 
 
 class Rooms:
-    """A `PosedSet` whose groups are a room each, rendered when they are asked for.
+    """A `PosedSet` whose groups are rooms, each rendered when it is loaded.
 
     Args:
       name: of the dataset.
-      world: what rooms are like.
-      photos: textures, uint8 (N, S, S, 3), or None.
-      views: of each room.
-      groups: rooms.
-      seed_of: a room's number -> its seed, uint32 (2,); see `render_group`.
+      world: the distribution that rooms are drawn from.
+      photos: textures, N squares of S pixels, or None for procedural textures only.
+      views: views of each room.
+      groups: number of rooms.
+      seed_of: returns the seed of a room, uint32 (2,), from its number; see `render_group`.
     """
 
-    parallel = False  # the device is busy with one room already
+    parallel = False  # one room already occupies the device
 
     def __init__(
         self,
         name: str,
         world: WorldConfig,
-        photos: np.ndarray | None,
+        photos: UInt8[np.ndarray, "N S S 3"] | None,
         views: int,
         groups: int,
         seed_of: Callable[[int], np.ndarray],
@@ -41,7 +42,7 @@ class Rooms:
         self.name, self.seed_of = name, seed_of
         self._world, self._views = world, views
         self._pyramid = None if photos is None else photo_pyramid(jax.numpy.asarray(photos))
-        self._programs = {}
+        self._programs = {}  # by size
         digits = len(str(max(groups, views) - 1))
         rooms = [f"room_{number:0{digits}d}" for number in range(groups)]
         self.groups = tuple(
@@ -49,10 +50,11 @@ class Rooms:
         )
 
     def load(self, number: int, size: tuple[int, int]) -> PosedViews:
-        """See `PosedSet`. A program is compiled for every size."""
+        """See `PosedSet`; compiles one program per size."""
         if not 0 <= number < len(self.groups):
             raise IndexError(number)
-        rendered = jax.device_get(self._render(tuple(size))(self.seed_of(number)))
+        height, width = size
+        rendered = jax.device_get(self._render(height, width)(self.seed_of(number)))
         cameras = rendered.cameras
         return PosedViews(
             images=rendered.images,
@@ -62,39 +64,38 @@ class Rooms:
             world_to_camera=cameras.world_to_camera.astype(np.float64),
         )
 
-    def _render(self, size: tuple[int, int]):
-        if size not in self._programs:
+    def _render(self, height: int, width: int):
+        if (height, width) not in self._programs:
             render = functools.partial(
                 render_group,
                 num_views=self._views,
-                height=size[0],
-                width=size[1],
+                height=height,
+                width=width,
                 config=self._world,
                 with_geometry=True,
             )
             pyramid = self._pyramid
-            self._programs[size] = jax.jit(lambda seed: render(seed, photos=pyramid))
-        return self._programs[size]
+            self._programs[height, width] = jax.jit(lambda seed: render(seed, photos=pyramid))
+        return self._programs[height, width]
 
 
 def open_rooms(name: str, settings: ConfigDict, views: int) -> Rooms:
-    """Rooms as evaluation sees them.
+    """Opens the rooms of a posed dataset of a config.
 
     Args:
       name: of the dataset.
-      settings: `groups`, the number of rooms; `seed`: room i is a function of it and i; `world`, fields of
-        `WorldConfig`; `photos`, a folder whose images become textures, `num_photos` at most.
-      views: of each room.
+      settings: of `posed("synthetic")`. Room i is a function of `settings.seed` and i.
+      views: views of each room.
 
     Raises:
-      UserError: if there are no images for textures where there should be.
+      UserError: if `settings.photos` is a folder without readable images.
     """
     photos = None
     if settings.photos:
-        from muskie_jax.data.mixture import photo_textures  # late: Grain takes its time to load
+        from muskie_jax.data.mixture import photo_textures  # late, since importing Grain takes seconds
 
         photos = photo_textures(settings.photos, settings.num_photos)
-    seed = settings.seed  # as it is now, whatever becomes of the settings
+    seed = settings.seed  # copied, so that later changes of the settings have no effect
     draw = lambda number: np.random.default_rng([seed, SEED_STREAM, number])
     seed_of = lambda number: draw(number).integers(2**32, size=2, dtype="u4")
     return Rooms(name, WorldConfig(**settings.world), photos, views, settings.groups, seed_of)

@@ -1,71 +1,72 @@
-"""ScanNet as its test set of 1500 pairs is handed round: `scannet_test_1500`, 100 scenes.
+"""Reads `scannet_test_1500`, the 100 scenes of ScanNet's widely used test set of 1500 image pairs.
 
-`<scene>/color/<n>.jpg`, `depth/<n>.png` (16 bits, millimetres), `pose/<n>.txt` (camera-to-world, 4x4; not
-finite where tracking failed: such frames are left out). n is the frame's number in the video; frames are
-some 15 apart. Intrinsics, for images of 640x480, are in `intrinsics.npz` beside the scenes, which comes
-with the list of pairs; or, if that is not there, in `<scene>/intrinsic/intrinsic_depth.txt`. They are taken
-as they are, as everybody does: what they call the centre of a pixel may be half a pixel off.
+Files of a scene: `color/<n>.jpg`, `depth/<n>.png` (16 bits, millimetres) and `pose/<n>.txt`
+(camera_to_world, 4x4). n is the frame number in the video; the frames are about 15 apart. A pose that is
+not finite means that tracking failed, and its frame is skipped.
 
-Protocol: consecutive frames of a scene, neighbours at most 35 numbers apart.
+Intrinsics are for images of 640x480. They are in `intrinsics.npz` beside the scenes, which is distributed
+with the list of pairs; otherwise in `<scene>/intrinsic/intrinsic_depth.txt`. They are used unchanged, as in
+other evaluations, although their convention for pixel centres may be off by half a pixel.
+
+Protocol: consecutive frames of a scene, neighbours at most 35 frame numbers apart.
 """
 
 import pathlib
 import zipfile
 
 import numpy as np
+from jaxtyping import Float64
 from ml_collections import ConfigDict
 
 from muskie_jax.data.posed.frames import (
     Frame,
-    Recordings,
+    RGBDDataset,
     Sequence,
-    inverse_pose,
-    read_matrix,
-    sequence_folders,
-    sequence_of,
-    understood,
-    was_tracked,
+    build_sequence,
+    invert_pose,
+    is_tracked,
 )
+from muskie_jax.data.posed.parsing import find_sequences, parsing, read_matrix
 from muskie_jax.data.scan import natural_key
 from muskie_jax.errors import UserError
 
-IN_ROOT = "color/<n>.jpg"
-SIZE = (480, 640)  # height and width that the intrinsics speak of
+EXPECTED_FILES = "color/<n>.jpg"
+SIZE = (480, 640)  # (height, width) that the intrinsics refer to
 INTRINSICS = "intrinsics.npz"
 
 
-def read(root: pathlib.Path, settings: ConfigDict) -> Recordings:
-    """All scenes of a folder; raises UserError."""
-    scenes = sequence_folders(root, lambda path: (path / "color").is_dir(), IN_ROOT)
-    # Colour may be of its own, larger size.
-    return Recordings(tuple(_scene(*scene, settings.every) for scene in scenes), any_depth_size=True)
+def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
+    """Returns all scenes of a folder; raises UserError."""
+    scenes = find_sequences(root, lambda path: (path / "color").is_dir(), EXPECTED_FILES)
+    sequences = tuple(_sequence(name, folder, settings.every) for name, folder in scenes)
+    return RGBDDataset(sequences, any_depth_size=True)  # colour may have a higher resolution than depth
 
 
-def _scene(name: str, folder: pathlib.Path, every: int) -> Sequence:
-    intrinsics = _intrinsics(name, folder)
+def _sequence(name: str, folder: pathlib.Path, every: int) -> Sequence:
+    intrinsics = _read_intrinsics(name, folder)
     frames = []
     for image in sorted((folder / "color").glob("*.jpg"), key=lambda path: natural_key(path.name))[::every]:
-        path = folder / "pose" / f"{image.stem}.txt"
-        pose = read_matrix(path)
-        if not was_tracked(pose):
+        pose_path = folder / "pose" / f"{image.stem}.txt"
+        pose = read_matrix(pose_path)
+        if not is_tracked(pose):
             continue
         depth = folder / "depth" / f"{image.stem}.png"
-        with understood(image):
+        with parsing(image):
             number = int(image.stem)
-        world_to_camera = inverse_pose(pose, str(path))
+        world_to_camera = invert_pose(pose, str(pose_path))
         frames.append(Frame(image.stem, number, image, depth, intrinsics, world_to_camera, SIZE))
-    return sequence_of(name, frames)
+    return build_sequence(name, frames)
 
 
-def _intrinsics(name: str, folder: pathlib.Path) -> np.ndarray:
-    shared, own = folder.parent / INTRINSICS, folder / "intrinsic" / "intrinsic_depth.txt"
-    if shared.is_file():
+def _read_intrinsics(scene: str, folder: pathlib.Path) -> Float64[np.ndarray, "3 3"]:
+    all_scenes, one_scene = folder.parent / INTRINSICS, folder / "intrinsic" / "intrinsic_depth.txt"
+    if all_scenes.is_file():
         try:
-            with understood(shared), np.load(shared, allow_pickle=False) as matrices:
-                if name in matrices.files:
-                    return np.array(matrices[name], np.float64)[:3, :3].reshape(3, 3)
+            with parsing(all_scenes), np.load(all_scenes, allow_pickle=False) as matrices:
+                if scene in matrices.files:
+                    return np.array(matrices[scene], np.float64)[:3, :3].reshape(3, 3)
         except zipfile.BadZipFile as error:
-            raise UserError(f"{shared} cannot be understood: {error}") from error
-    if own.is_file():
-        return read_matrix(own)[:3, :3]
-    raise UserError(f"{folder}: no intrinsics, neither in {shared} nor in {own}")
+            raise UserError(f"{all_scenes} cannot be parsed: {error}") from error
+    if one_scene.is_file():
+        return read_matrix(one_scene)[:3, :3]
+    raise UserError(f"{folder}: no intrinsics, neither in {all_scenes} nor in {one_scene}")

@@ -1,35 +1,36 @@
-"""What every posed dataset gives: views with depth and cameras."""
+"""What every posed dataset provides: groups of views with depth and cameras."""
 
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from jaxtyping import Bool, Float32, Float64, UInt8
 
 
 class PosedViews(NamedTuple):
-    """Views of one scene, whose geometry is known. V views of H x W pixels.
+    """Views of one scene with depth and cameras: V views of H x W pixels.
 
-    Pixels are squares: the centre of the first is (0.5, 0.5), and intrinsics speak of that frame.
+    In pixel coordinates, which intrinsics refer to, the centre of the first pixel is (0.5, 0.5).
 
     Attributes:
-      images: uint8 (V, H, W, 3).
-      depth: float32 (V, H, W), z-depth at the pixels' centres, metres; 0 = missing.
-      valid: bool (V, H, W), where points may be drawn: depth is there and, for objects, it is the object.
-      intrinsics: float64 (V, 3, 3), in pixels of these images.
-      world_to_camera: float64 (V, 4, 4), metres, OpenCV axes (x right, y down, z forward).
+      images: RGB.
+      depth: z-depth at the pixels' centres, metres; 0 = missing.
+      valid: where points may be sampled: depth is known and, in datasets of objects, shows the object.
+      intrinsics: in pixels of these images.
+      world_to_camera: in metres, OpenCV axes (x right, y down, z forward).
     """
 
-    images: np.ndarray
-    depth: np.ndarray
-    valid: np.ndarray
-    intrinsics: np.ndarray
-    world_to_camera: np.ndarray
+    images: UInt8[np.ndarray, "V H W 3"]
+    depth: Float32[np.ndarray, "V H W"]
+    valid: Bool[np.ndarray, "V H W"]
+    intrinsics: Float64[np.ndarray, "V 3 3"]
+    world_to_camera: Float64[np.ndarray, "V 4 4"]
 
 
 class Group(NamedTuple):
-    """Views that are evaluated together; the first is the one whose points are followed.
+    """Views that are evaluated together; query points are sampled in the first one.
 
     Attributes:
-      label: unique in its set, such as `kitchen/000040`.
+      label: unique in its dataset, such as `kitchen/000040`.
       frames: names of the views.
     """
 
@@ -42,8 +43,8 @@ class PosedSet(Protocol):
 
     Attributes:
       name: of the dataset, as in the config.
-      groups: all that are evaluated, always the same for the same settings.
-      parallel: whether threads may call `load` side by side.
+      groups: all groups to evaluate, always the same for the same settings.
+      parallel: whether threads may call `load` concurrently.
     """
 
     name: str
@@ -51,9 +52,9 @@ class PosedSet(Protocol):
     parallel: bool
 
     def load(self, number: int, size: tuple[int, int]) -> PosedViews:
-        """Group `number`, each view resized and cropped to (height, width).
+        """Returns group `number`, each view resized and cropped to `size` (height, width).
 
         Raises:
-          UserError: if a file cannot be read, or its geometry cannot be true; it names the file.
+          UserError: if a file cannot be read, or its depth or camera is invalid; it names the file.
         """
         ...

@@ -1,4 +1,4 @@
-"""An endless synthetic world: textured rooms, sampled from a seed and ray-cast on the device."""
+"""Unlimited synthetic training data: textured rooms, sampled from a seed and ray-cast on the device."""
 
 from muskie_jax.data.synthetic.rays import Hits, cast_rays
 from muskie_jax.data.synthetic.render import RenderedViews, render_group, render_groups

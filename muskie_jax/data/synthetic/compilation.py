@@ -1,23 +1,23 @@
-"""Keeps the compiler from fusing too much."""
+"""Limits XLA's fusion."""
 
 import jax
 from jax import Array
 
 
 def materialise(array: Array) -> Array:
-    """The same array, written to memory before it is used.
+    """Returns the array unchanged, but forces XLA to write it to memory first.
 
-    A compiler that fuses everything computes (and compiles) an index again, with all that leads to
-    it, in each of the gathers that use it.
+    Otherwise XLA fuses the computation of an index into every gather that uses it. That repeats the work,
+    both at compile time and at run time.
     """
     return jax.lax.platform_dependent(array, cpu=_copy_in_halves, default=jax.lax.optimization_barrier)
 
 
 def _copy_in_halves(array: Array) -> Array:
-    """Copies in a loop of two turns: XLA drops barriers for CPUs before it fuses, but not loops."""
+    """Copies in a loop of two iterations: on CPUs XLA removes barriers before fusion, but not loops."""
     if array.size % 2:
         return array
-    # With nothing between in and out, jax would leave out the loop itself.
+    # Without the barrier, JAX would optimise the loop away.
     _, halves = jax.lax.scan(
         lambda _, half: (None, jax.lax.optimization_barrier(half)), None, array.reshape(2, -1)
     )

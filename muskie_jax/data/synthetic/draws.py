@@ -1,4 +1,4 @@
-"""Random numbers for the synthetic world."""
+"""Random numbers for synthetic scenes."""
 
 import math
 import zlib
@@ -11,7 +11,7 @@ from muskie_jax.data.synthetic.compilation import materialise
 
 
 def hash_bits(*words: Array) -> Array:
-    """Pseudo-random bits (uint32) from integers; any number of words, broadcast together."""
+    """Hashes integers, broadcast together, to pseudo-random uint32."""
     bits = jnp.uint32(0x9E3779B1)
     for word in words:
         bits = (bits ^ word.astype(jnp.uint32)) * jnp.uint32(0x85EBCA77)
@@ -21,19 +21,26 @@ def hash_bits(*words: Array) -> Array:
 
 
 class Draws:
-    """Hands out uniform random numbers, all of one shape, in a fixed order.
+    """A stream of uniform random arrays of one shape, in a fixed order.
 
-    A scene is made of some hundred differently distributed numbers. Hashes of a key and a counter
-    are random enough for them; threefry for each would be most of what there is to compile.
+    A scene needs about a hundred differently distributed numbers. Hashes of a key and a counter are
+    random enough; a threefry call for each would dominate compile time.
     """
 
     def __init__(self, key: Array, stream: str, shape: tuple[int, ...], capacity: int):
-        """Prepares `capacity` arrays; streams of different names from one key are independent."""
+        """Generates `capacity` arrays.
+
+        Args:
+          key: threefry key.
+          stream: name; streams of different names from one key are independent.
+          shape: of each array.
+          capacity: the most arrays of the shape that can be drawn. A vector counts once per component.
+        """
         words = jax.random.key_data(key)
         name = jnp.uint32(zlib.crc32(stream.encode()))
         index = jnp.arange(capacity * math.prod(shape), dtype=jnp.uint32)
         bits = hash_bits(hash_bits(words[0], words[1], name), index)
-        # Each number feeds another computation, which would hash anew.
+        # Otherwise every consumer of a number would repeat the hash.
         self._bits = materialise(bits.reshape(capacity, *shape))
         self._units = (self._bits >> 8).astype(jnp.float32) * 2.0**-24
         self._used = 0
@@ -45,17 +52,17 @@ class Draws:
         return slice(used, self._used)
 
     def bits(self) -> Array:
-        """The next array of random bits, uint32."""
+        """Returns the next array of random bits, uint32."""
         return self._bits[self._next(1)][0]
 
     def uniform(self, low: float | Array, high: float | Array) -> Array:
-        """Between `low` and `high`, scalars or arrays of the shape."""
+        """Returns uniform numbers between `low` and `high`, scalars or arrays of the shape."""
         return low + (high - low) * self._units[self._next(1)][0]
 
     def vectors(self, size: int, low: float, high: float) -> Array:
-        """Vectors of independent components: (*shape, size)."""
+        """Returns vectors (*shape, size) with independent uniform components."""
         return low + (high - low) * jnp.moveaxis(self._units[self._next(size)], 0, -1)
 
     def chance(self, probability: float) -> Array:
-        """True with a probability."""
+        """Returns booleans that are True with the given probability."""
         return self.uniform(0.0, 1.0) < probability

@@ -1,84 +1,96 @@
 """Exact intersections of rays with a scene's primitives.
 
-In a primitive's own unit space (see `scenes`) each shape is the common part of slabs and balls, and
-a ray meets each of those in an interval of its parameter: the shape is entered at the last of the
-starts if that comes before the first of the ends. An affine map keeps the parameter.
+In its unit space (see `scenes`), each primitive is an intersection of slabs and balls. A ray o + t d
+meets each of these in an interval of t. It enters the primitive at the largest start, if that is below
+the smallest end. Affine maps preserve t, so intervals in unit space hold in world space.
 
-Vectors are tuples (x, y, z) of arrays, so that the search is elementwise and writes one number a ray.
+Vectors are tuples (x, y, z) of arrays, so that the search is elementwise and writes one number per ray.
 """
 
 import functools
 
-import flax.struct
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
+from jaxtyping import Float, Int32
 
 from muskie_jax.data.synthetic.compilation import materialise
 from muskie_jax.data.synthetic.scenes import RoomScene
 
 Vector = tuple[Array, Array, Array]
-Interval = tuple[Array, Array]  # where a ray enters and leaves; empty if the first is larger
+Interval = tuple[Array, Array]  # values of t where a ray enters and leaves; empty if the first is larger
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Hits:
-    """Where rays meet the scene; every array leads with the rays' shape."""
+    """The first intersection of each ray with the scene.
 
-    distance: Array  # in lengths of the ray's direction
-    primitive: Array  # int32, 0 is the room
-    surface: Array  # int32, 6 * primitive + face
-    surface_coordinates: Array  # (..., 2), metres
-    normal: Array  # (..., 3), unit vector towards the ray's side
+    Attributes:
+      distance: in lengths of the ray's direction.
+      primitive: index; 0 is the room.
+      surface: 6 * primitive + face.
+      surface_coordinates: on the face, metres.
+      normal: unit vector, on the side that the ray comes from.
+    """
+
+    distance: Float[Array, "*rays"]
+    primitive: Int32[Array, "*rays"]
+    surface: Int32[Array, "*rays"]
+    surface_coordinates: Float[Array, "*rays 2"]
+    normal: Float[Array, "*rays 3"]
 
 
-def cast_rays(scene: RoomScene, origins: Array, directions: Array) -> Hits:
-    """The first surface that each ray meets; there is one, since the room encloses everything.
+def cast_rays(
+    scene: RoomScene, origins: Float[Array, "*#rays 3"], directions: Float[Array, "*#rays 3"]
+) -> Hits:
+    """Returns the first surface that each ray hits. There always is one: the room encloses all rays.
 
     Args:
-      scene: what to meet.
-      origins: (..., 3) metres, inside the room and outside the objects.
-      directions: (..., 3) of any length, broadcast against origins. Distances are in lengths of the
-        direction, so along directions with depth 1 in a camera's axes they are z-depths.
+      origins: metres, inside the room and outside the objects.
+      directions: of any length. Distances are in multiples of it, so they are z-depths for directions of
+        depth 1 in a camera's frame.
     """
     distance, primitive = nearest_primitive(scene, origins, directions)
     return _surface_hit(scene, distance, primitive, origins, directions)
 
 
-def nearest_primitive(scene: RoomScene, origins: Array, directions: Array) -> tuple[Array, Array]:
-    """Distance to and number of the primitive that each ray meets first; see `cast_rays`.
+def nearest_primitive(
+    scene: RoomScene, origins: Float[Array, "*#rays 3"], directions: Float[Array, "*#rays 3"]
+) -> tuple[Float[Array, "*rays"], Int32[Array, "*rays"]]:
+    """Returns distance and index of the primitive that each ray hits first; see `cast_rays`.
 
-    Distances are exact to 2^-18 of themselves (for up to 32 primitives): their last bits make room
-    for the number, so that the nearest is a minimum of integers and the search has one output.
+    The lowest bits of a distance are replaced by the index, so that the search is a minimum over integers
+    with a single output. For up to 32 primitives, distances keep a relative precision of 2^-18.
     """
-    number_bits = jnp.uint32(2 ** (len(scene.centre) - 1).bit_length() - 1)
+    index_bits = jnp.uint32(2 ** (len(scene.centre) - 1).bit_length() - 1)
 
-    def search(at_once):
-        return functools.partial(_search, number_bits=number_bits, at_once=at_once)
+    def search(vectorised):
+        return functools.partial(_search, index_bits=index_bits, vectorised=vectorised)
 
     nearest = jax.lax.platform_dependent(
-        scene, origins, directions, cpu=search(at_once=False), default=search(at_once=True)
+        scene, origins, directions, cpu=search(vectorised=False), default=search(vectorised=True)
     )
-    # It feeds dozens of gathers, which would all search anew.
+    # Otherwise each of the dozens of gathers that use it would repeat the search.
     nearest = materialise(nearest)
-    distance = jax.lax.bitcast_convert_type(nearest & ~number_bits, jnp.float32)
-    return distance, (nearest & number_bits).astype(jnp.int32)
+    distance = jax.lax.bitcast_convert_type(nearest & ~index_bits, jnp.float32)
+    return distance, (nearest & index_bits).astype(jnp.int32)
 
 
 def _search(
-    scene: RoomScene, origins: Array, directions: Array, *, number_bits: Array, at_once: bool
+    scene: RoomScene, origins: Array, directions: Array, *, index_bits: Array, vectorised: bool
 ) -> Array:
-    """The least bits of a distance with the primitive's number as its lowest bits, uint32.
+    """Returns the smallest uint32 key of each ray: a distance whose lowest bits are a primitive's index.
 
     Args:
-      at_once: make it a minimum over an axis of primitives, for accelerators: one kernel, each of whose
-        threads loops over them. A loop around them would write and read the nearest for each. To a
-        processor's cache that is little, and its vectors run along the rays.
+      vectorised: reduce over an axis of primitives, for accelerators: one kernel, whose threads loop over
+        primitives. False: a loop of kernels, which read and write the nearest key for each primitive. On
+        CPUs this stays in the cache, and SIMD runs along the rays.
     """
     origin, direction = _components(origins), _components(directions)
 
-    def key(distance, number):  # positive floats are ordered as their bits are
-        return jax.lax.bitcast_convert_type(distance, jnp.uint32) & ~number_bits | number
+    def key(distance, index):  # positive floats are ordered as their bits are
+        return jax.lax.bitcast_convert_type(distance, jnp.uint32) & ~index_bits | index
 
     maps = scene.world_to_unit
     _, leave_room = _cube(*_to_unit_space(_rows(maps[0]), origin, direction))
@@ -90,18 +102,18 @@ def _search(
         (_cylinder, scene.num_cylinders),
     ):
 
-        def candidate(number, unit_map, shape=shape):
+        def candidate(index, unit_map, shape=shape):
             start, end = shape(*_to_unit_space(_rows(unit_map), origin, direction))
-            return jnp.where((start < end) & (start > 0), key(start, number), miss)
+            return jnp.where((start < end) & (start > 0), key(start, index), miss)
 
-        numbers = jnp.arange(first, first + count, dtype=jnp.uint32)
-        numbered_maps = numbers, maps[first : first + count]
-        if at_once:
-            candidates = jax.vmap(candidate)(*numbered_maps)
+        indices = jnp.arange(first, first + count, dtype=jnp.uint32)
+        indexed_maps = indices, maps[first : first + count]
+        if vectorised:
+            candidates = jax.vmap(candidate)(*indexed_maps)
             nearest = jnp.minimum(nearest, candidates.min(0, initial=miss))
         else:
-            nearer = lambda so_far, numbered: (jnp.minimum(so_far, candidate(*numbered)), None)
-            nearest, _ = jax.lax.scan(nearer, nearest, numbered_maps)
+            nearer = lambda so_far, indexed: (jnp.minimum(so_far, candidate(*indexed)), None)
+            nearest, _ = jax.lax.scan(nearer, nearest, indexed_maps)
         first += count
     return nearest
 
@@ -109,7 +121,7 @@ def _search(
 def _surface_hit(
     scene: RoomScene, distance: Array, primitive: Array, origins: Array, directions: Array
 ) -> Hits:
-    """What rays meet, given the primitive and where."""
+    """Returns the hits of rays, given the primitive and the distance."""
     unit_map = [[scene.world_to_unit[:, i, j][primitive] for j in range(4)] for i in range(3)]
     o, d = _to_unit_space(unit_map, _components(origins), _components(directions))
     x, y, z = (a + distance * b for a, b in zip(o, d))
@@ -117,8 +129,8 @@ def _surface_hit(
     is_cylinder = primitive >= num_flat + scene.num_ellipsoids
     is_ball = (primitive >= num_flat) & ~is_cylinder
 
-    # The normal in unit space. A cube's points along its larger coordinate; so does a cylinder's
-    # at the caps; elsewhere round shapes point where the point itself lies.
+    # The normal in unit space: along the largest coordinate on cubes and on the caps of cylinders, along
+    # the radius on balls and on the sides of cylinders.
     ax, ay, az = jnp.abs(x), jnp.abs(y), jnp.abs(z)
     along_x = (ax >= ay) & (ax >= az)
     along_y = ~along_x & (ay >= az)
@@ -130,7 +142,7 @@ def _surface_hit(
     keep_z = is_ball | on_cap | (along_z & ~on_side)
     normal = jnp.where(keep_x, x, 0.0), jnp.where(keep_y, y, 0.0), jnp.where(keep_z, z, 0.0)
 
-    # Faces are those of the unit cube, by the normal's largest component.
+    # The face is that of the unit cube, by the largest component of the normal.
     nx, ny, nz = normal
     face_x = (jnp.abs(nx) >= jnp.abs(ny)) & (jnp.abs(nx) >= jnp.abs(nz))
     face_y = ~face_x & (jnp.abs(ny) >= jnp.abs(nz))
@@ -139,16 +151,16 @@ def _surface_hit(
         jnp.where(nx > 0, 1, 0),
         jnp.where(face_y, jnp.where(ny > 0, 3, 2), jnp.where(nz > 0, 5, 4)),
     )
-    # An index of dozens of gathers again.
+    # Another index of dozens of gathers.
     surface = materialise(6 * primitive + face)
     x, y, z = (a * scene.half_size[:, i][primitive] for i, a in enumerate((x, y, z)))  # metres
     u, v = jnp.where(face_x, y, x), jnp.where(face_x | face_y, z, y)
 
-    # Normals transform with the transpose of the map to unit space; the room's point inwards.
+    # Normals transform with the transpose of the map to unit space. Those of the room point inwards.
     world = [nx * unit_map[0][i] + ny * unit_map[1][i] + nz * unit_map[2][i] for i in range(3)]
     length = jnp.sqrt(sum(a * a for a in world))
-    towards = jnp.where(primitive == 0, -1.0, 1.0) / length
-    normal = jnp.stack([a * towards for a in world], -1)
+    sign = jnp.where(primitive == 0, -1.0, 1.0) / length
+    normal = jnp.stack([a * sign for a in world], -1)
     return Hits(distance, primitive, surface, jnp.stack([u, v], -1), normal)
 
 
@@ -157,12 +169,12 @@ def _components(vectors: Array) -> Vector:
 
 
 def _rows(unit_map: Array) -> list[list[Array]]:
-    """A map (3, 4) as rows of scalars."""
+    """Splits a map (3, 4) into rows of scalars."""
     return [[unit_map[i, j] for j in range(4)] for i in range(3)]
 
 
 def _to_unit_space(unit_map, origin: Vector, direction: Vector) -> tuple[Vector, Vector]:
-    """Applies 3 x 4 affine maps (rows of scalars or arrays) to rays."""
+    """Applies a 3 x 4 affine map (rows of scalars or arrays) to rays."""
     (ox, oy, oz), (dx, dy, dz) = origin, direction
     o = tuple(m[0] * ox + m[1] * oy + m[2] * oz + m[3] for m in unit_map)
     d = tuple(m[0] * dx + m[1] * dy + m[2] * dz for m in unit_map)
@@ -170,24 +182,24 @@ def _to_unit_space(unit_map, origin: Vector, direction: Vector) -> tuple[Vector,
 
 
 def _slab(o: Array, d: Array) -> Interval:
-    """Where -1 <= o + t d <= 1."""
+    """Returns the interval of t where -1 <= o + t d <= 1."""
     inverse = 1 / jnp.where(jnp.abs(d) < 1e-9, 1e-9, d)
     middle, half = -o * inverse, jnp.abs(inverse)
     return middle - half, middle + half
 
 
 def _round(o: tuple[Array, ...], d: tuple[Array, ...]) -> Interval:
-    """Where |o + t d| <= 1, in 2 or 3 dimensions."""
+    """Returns the interval of t where |o + t d| <= 1, in 2 or 3 dimensions."""
     inverse = 1 / jnp.maximum(sum(b * b for b in d), 1e-12)
     middle = -sum(a * b for a, b in zip(o, d)) * inverse
-    # From the point nearest to the centre: the usual discriminant cancels in float32.
-    miss = sum((a + middle * b) ** 2 for a, b in zip(o, d))
-    half = jnp.sqrt(jnp.maximum(1 - miss, 0.0) * inverse)
-    # Where the ray misses, the interval is empty: start = end.
+    # By the distance to the centre: the usual discriminant suffers from cancellation in float32.
+    squared_distance = sum((a + middle * b) ** 2 for a, b in zip(o, d))
+    half = jnp.sqrt(jnp.maximum(1 - squared_distance, 0.0) * inverse)
+    # If the ray misses, start = end, so the interval is empty.
     return middle - half, middle + half
 
 
-def _common(*intervals: Interval) -> Interval:
+def _intersection(*intervals: Interval) -> Interval:
     starts, ends = zip(*intervals)
     start, end = starts[0], ends[0]
     for s, e in zip(starts[1:], ends[1:]):
@@ -196,7 +208,7 @@ def _common(*intervals: Interval) -> Interval:
 
 
 def _cube(o: Vector, d: Vector) -> Interval:
-    return _common(*(_slab(a, b) for a, b in zip(o, d)))
+    return _intersection(*(_slab(a, b) for a, b in zip(o, d)))
 
 
 def _ball(o: Vector, d: Vector) -> Interval:
@@ -204,4 +216,4 @@ def _ball(o: Vector, d: Vector) -> Interval:
 
 
 def _cylinder(o: Vector, d: Vector) -> Interval:
-    return _common(_round(o[:2], d[:2]), _slab(o[2], d[2]))
+    return _intersection(_round(o[:2], d[:2]), _slab(o[2], d[2]))

@@ -1,13 +1,14 @@
-"""Renders groups of views of synthetic scenes: pure functions of seeds, on the device.
+"""Renders groups of views of synthetic scenes on the device, as a pure function of seeds.
 
-A pixel is the mean of a few rays. A ray is cast (`rays`), the surface that it meets is textured
-(`textures`) and lit by a lamp, and the camera's exposure and tone make a display colour of it.
+A pixel is the mean of a few rays. Each ray is cast (`rays`); its surface is textured (`textures`) and lit
+by a lamp. The camera's exposure and tone curve map the result to a display colour.
 """
 
-import flax.struct
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
+from jaxtyping import Float, Float32, UInt8, UInt32
 
 from muskie_jax.data.synthetic.draws import Draws
 from muskie_jax.data.synthetic.rays import cast_rays, nearest_primitive
@@ -19,7 +20,7 @@ from muskie_jax.data.synthetic.textures import (
 )
 from muskie_jax.data.synthetic.viewpoints import camera_centres, sample_cameras
 
-# Where a pixel's rays go, from its upper left corner: rotated grids.
+# Positions of a pixel's rays, from its upper left corner: rotated grids.
 SAMPLE_OFFSETS = {
     1: ((0.5, 0.5),),
     2: ((0.25, 0.25), (0.75, 0.75)),
@@ -27,26 +28,26 @@ SAMPLE_OFFSETS = {
 }
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class RenderedViews:
-    """V views of one scene; depth and cameras are None unless they were asked for."""
+    """V views of one scene; depth and cameras are None unless requested."""
 
-    images: Array  # (V, H, W, 3) uint8
-    depth: Array | None  # (V, H, W) float32, z-depth at the pixels' centres, metres
+    images: UInt8[Array, "V H W 3"]
+    depth: Float32[Array, "V H W"] | None  # z-depth at pixel centres, metres
     cameras: Cameras | None
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Appearance:
-    """What differs between the images of V views beside their cameras."""
+    """Lighting and exposure of V views."""
 
-    light: Array  # (V, 3), position of the lamp, metres
-    gain: Array  # (V, 3), factor on red, green and blue
-    tone: Array  # (V,), curvature of the response
+    light: Float[Array, "V 3"]  # position of the lamp, metres
+    gain: Float[Array, "V 3"]  # factor on red, green and blue
+    tone: Float[Array, " V"]  # curvature of the tone curve
 
 
 def render_group(
-    seed: Array,
+    seed: UInt32[Array, "2"],
     *,
     num_views: int,
     height: int,
@@ -55,17 +56,17 @@ def render_group(
     photos: PhotoPyramid | None = None,
     with_geometry: bool = False,
 ) -> RenderedViews:
-    """Renders a group of views of the scene that a seed stands for.
+    """Renders the group of views that a seed determines.
 
     Args:
-      seed: (2,) uint32, data of a threefry key.
-      num_views: views of the group.
-      height, width: of the images, pixels. Every resolution of the same shape shows the same.
+      seed: data of a threefry key.
+      num_views: V.
+      height, width: of the images, pixels. All resolutions of one aspect ratio show the same view.
       config: the distribution of scenes.
-      photos: made by `photo_pyramid`; textures for some of the surfaces.
+      photos: textures for some of the surfaces, from `photo_pyramid`.
       with_geometry: also return depth and cameras.
     """
-    key = jax.random.wrap_key_data(seed, impl="threefry2x32")  # each draws its own streams from it
+    key = jax.random.wrap_key_data(seed, impl="threefry2x32")  # each function draws named streams from it
     scene = sample_scene(key, config)
     cameras = sample_cameras(key, scene, config, num_views, height, width)
     appearance = sample_appearance(key, scene, config, num_views)
@@ -78,7 +79,7 @@ def render_group(
 
 
 def render_groups(
-    seeds: Array,
+    seeds: UInt32[Array, "B 2"],
     *,
     num_views: int,
     height: int,
@@ -87,7 +88,7 @@ def render_groups(
     photos: PhotoPyramid | None = None,
     with_geometry: bool = False,
 ) -> RenderedViews:
-    """`render_group` for seeds (B, 2): images (B, V, H, W, 3), and so on."""
+    """Renders B groups: `render_group`, with a leading axis of groups on all results."""
 
     def render(seed):
         return render_group(
@@ -106,12 +107,14 @@ def render_groups(
 def pixel_rays(
     cameras: Cameras, height: int, width: int, offset: tuple[float, float] | Array = (0.5, 0.5)
 ) -> tuple[Array, Array]:
-    """Origins (V, 1, 1, 3) and directions (V, H, W, 3), of depth 1, of all pixels' rays.
+    """Returns origins (V, 1, 1, 3) and directions (V, H, W, 3) of all pixels' rays.
+
+    Directions have depth 1 in the camera's frame.
 
     Args:
       cameras: V cameras.
-      height, width: of the images.
-      offset: where in a pixel its ray goes, (right, down) from its upper left corner.
+      height, width: of the images, pixels.
+      offset: (right, down) position of the ray from its pixel's upper left corner.
     """
     intrinsics = cameras.intrinsics[:, None, None]
     columns = jnp.arange(width) + offset[0]
@@ -119,13 +122,13 @@ def pixel_rays(
     x = (columns - intrinsics[..., 0, 2]) / intrinsics[..., 0, 0]
     y = (rows - intrinsics[..., 1, 2]) / intrinsics[..., 1, 1]
     axes = cameras.world_to_camera[:, None, None, :3, :3]
-    # Written out: a matrix product would be rounded, and a kernel of its own.
+    # No matrix product: accelerators would round its operands, and run it as a separate kernel.
     directions = [x * axes[..., 0, i] + y * axes[..., 1, i] + axes[..., 2, i] for i in range(3)]
     return camera_centres(cameras.world_to_camera)[:, None, None], jnp.stack(directions, -1)
 
 
 def sample_appearance(key: Array, scene: RoomScene, config: WorldConfig, num_views: int) -> Appearance:
-    """Draws lamp, exposure and colour of V views."""
+    """Draws the lamp, exposure and colour of V views."""
     draws = Draws(key, "appearance", (num_views,), capacity=8)
     exposure = config.exposure * draws.vectors(1, -1.0, 1.0)
     cast = config.colour_cast * draws.vectors(3, -1.0, 1.0)
@@ -145,7 +148,7 @@ def _render_images(
     width: int,
     pyramid: PhotoPyramid | None,
 ) -> Array:
-    """(V, H, W, 3) uint8."""
+    """Returns the images, uint8 (V, H, W, 3)."""
     offsets = SAMPLE_OFFSETS[config.samples_per_pixel]
 
     def add_sample(total, offset):
@@ -153,7 +156,7 @@ def _render_images(
         colours = _ray_colours(scene, cameras, appearance, origins, directions, pyramid)
         return total + _pack(colours), None
 
-    # One sample after the other: all at once would need that many times the memory.
+    # One sample at a time, to save memory.
     zeros = jnp.zeros((len(cameras.intrinsics), height, width), jnp.uint32)
     total, _ = jax.lax.scan(add_sample, zeros, jnp.array(offsets))
     return _unpack_mean(total, len(offsets))
@@ -167,14 +170,14 @@ def _ray_colours(
     directions: Array,
     pyramid: PhotoPyramid | None,
 ) -> tuple[Array, Array, Array]:
-    """Display colours in [0, 1] of what rays (V, H, W) see, as (red, green, blue)."""
+    """Returns the display colours of rays (V, H, W) in [0, 1], as (red, green, blue)."""
     hits = cast_rays(scene, origins, directions)
     u, v = hits.surface_coordinates[..., 0], hits.surface_coordinates[..., 1]
 
     def dot(a, b):
         return sum(a[..., i] * b[..., i] for i in range(3))
 
-    # A pixel covers distance / focal length, stretched where the surface is seen at an angle.
+    # A pixel covers distance / focal length, stretched on slanted surfaces.
     facing = -dot(hits.normal, directions) * jax.lax.rsqrt(dot(directions, directions))
     focal = cameras.intrinsics[:, None, None, 0, 0]
     footprint = hits.distance / focal * jax.lax.rsqrt(jnp.maximum(facing, 0.05))
@@ -195,19 +198,20 @@ def _ray_colours(
     tone = appearance.tone[:, None, None]
     gain = appearance.gain[:, None, None]
     exposed = (jnp.clip(c * shade * gain[..., i], 0, 1) for i, c in enumerate(colours))
-    return tuple(c + tone * c * (1 - c) for c in exposed)
+    red, green, blue = (c + tone * c * (1 - c) for c in exposed)
+    return red, green, blue
 
 
 def _pack(colours: tuple[Array, Array, Array]) -> Array:
-    """Colours in [0, 1] as one uint32, ten bits each: up to four of them may be added.
+    """Packs colours in [0, 1] into uint32, ten bits each, so that up to four can be summed.
 
-    One output instead of three keeps all that leads to it in a single loop over the rays.
+    With one output instead of three, XLA fuses the whole computation into a single loop over the rays.
     """
     red, green, blue = (jnp.round(255 * c).astype(jnp.uint32) for c in colours)
     return red | green << 10 | blue << 20
 
 
 def _unpack_mean(total: Array, count: int) -> Array:
-    """(..., 3) uint8 from the sum of `count` packed colours."""
+    """Returns the mean of `count` packed colours, given their sum: uint8 (..., 3)."""
     channels = jnp.stack([(total >> shift) & 0x3FF for shift in (0, 10, 20)], -1)
     return ((channels + count // 2) // count).astype(jnp.uint8)

@@ -1,18 +1,19 @@
-"""What a synthetic scene is: a textured room with objects, a light and cameras, from a key.
+"""Synthetic scenes: a textured room with objects and a lamp, sampled from a key; and its cameras.
 
-Every primitive is a unit shape under an affine map: the room and the boxes are the cube [-1, 1]³,
-ellipsoids the unit ball, cylinders the unit disc times [-1, 1]. Primitive 0 is the room, then come
-the boxes, the ellipsoids and the cylinders. Each primitive has six faces (of its unit cube: -x, +x,
--y, +y, -z, +z) with a texture each; surface 6 p + f is face f of primitive p.
+Every primitive is a unit shape under an affine map. The room and the boxes are the cube [-1, 1]³,
+ellipsoids the unit ball, cylinders the unit disc times [-1, 1]. Primitive 0 is the room; boxes,
+ellipsoids and cylinders follow. Each primitive has six faces, those of its unit cube: -x, +x, -y, +y, -z,
++z. Each face has a texture; surface 6 p + f is face f of primitive p.
 
-World axes: z up, the floor at z = 0, metres. Camera axes: OpenCV (x right, y down, z forward).
+World axes: z up, floor at z = 0, metres. Camera axes: OpenCV (x right, y down, z forward).
 """
 
 import dataclasses
 
-import flax.struct
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
+from jaxtyping import Float, Float32
 
 from muskie_jax.data.synthetic.draws import Draws
 from muskie_jax.data.synthetic.textures import Textures, sample_textures
@@ -20,82 +21,82 @@ from muskie_jax.data.synthetic.textures import Textures, sample_textures
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
-    """The distribution that scenes, cameras and lighting are drawn from. Ranges are (low, high)."""
+    """The distribution of scenes, cameras and lighting. Ranges are (low, high)."""
 
     # Geometry, metres.
     num_boxes: int = 10
     num_ellipsoids: int = 4
     num_cylinders: int = 2
-    room_width: tuple[float, float] = (4.0, 8.0)  # both horizontal sides
+    room_width: tuple[float, float] = (4.0, 8.0)  # of both horizontal sides
     room_height: tuple[float, float] = (2.4, 3.6)
-    object_size: tuple[float, float] = (0.3, 1.4)  # each side of an object's box
-    floating_share: float = 0.4  # of the objects; the others stand on the floor
+    object_size: tuple[float, float] = (0.3, 1.4)  # of each side of an object's box
+    floating_share: float = 0.4  # fraction of the objects that float; the others stand on the floor
 
     # Textures.
-    wall_cell: float = 0.45  # metres; typical coarse detail of the room's sides ...
-    object_cell: float = 0.2  # ... and of the objects
-    photo_texture_fraction: float = 0.5  # of the surfaces, where a bank of photographs is given
+    wall_cell: float = 0.45  # metres, typical size of coarse detail on the room's sides
+    object_cell: float = 0.2  # metres, the same on objects
+    photo_texture_fraction: float = 0.5  # of the surfaces, if photographs are given
 
-    # Cameras. The views of a group surround a common hub that looks at a common focus.
-    # Radius of the ball that a group's cameras lie in, in units of the distance between hub and
-    # focus; drawn for each group. The larger, the harder: two views share 66% of their pixels (the
-    # median) at (0.1, 0.3), 60% at (0.1, 0.8), 52% at (1.0, 1.2).
+    # Cameras. The views of a group surround a hub, a pose that looks at the group's focus.
+    # Radius of the ball of a group's cameras, as a multiple of the distance between hub and focus; drawn
+    # per group. Larger is harder: the median overlap of two views is 66% of their pixels at (0.1, 0.3),
+    # 60% at (0.1, 0.8), 52% at (1.0, 1.2).
     baseline: tuple[float, float] = (0.1, 0.8)
-    min_shared: float = 0.35  # share of what the hub sees that each view must see too
-    clearance: float = 0.35  # metres from a camera to the nearest surface, at least
+    min_shared: float = 0.35  # least fraction of the hub's probed points that each view should see
+    clearance: float = 0.35  # least distance of a camera from the nearest surface, metres
     field_of_view: tuple[float, float] = (45.0, 75.0)  # degrees, for a square of equal area
     zoom_jitter: float = 0.1  # relative range of each view's focal length
-    aim_jitter: float = 0.35  # shift of each view's aim, in units of half the image's width
+    aim_jitter: float = 0.35  # shift of each view's aim, in half widths of the image
     roll_jitter: float = 12.0  # degrees
-    centre_jitter: float = 0.04  # shift of the principal point, in units of the image's width
+    centre_jitter: float = 0.04  # shift of the principal point, in widths of the image
 
     # Appearance of each view.
-    ambient: tuple[float, float] = (0.35, 0.65)  # share of the light that is ambient
+    ambient: tuple[float, float] = (0.35, 0.65)  # fraction of ambient light
     light_jitter: float = 0.5  # metres that the lamp moves between views
     exposure: float = 0.25  # brightness varies by a factor of exp(-exposure .. exposure)
     colour_cast: float = 0.08  # each channel varies by exp(-colour_cast .. colour_cast)
-    tone_jitter: float = 0.25  # curvature of the response
+    tone_jitter: float = 0.25  # largest curvature of the tone curve
 
-    samples_per_pixel: int = 2  # rays averaged in each pixel: 1, 2 or 4
+    samples_per_pixel: int = 2  # rays averaged per pixel: 1, 2 or 4
 
     def __post_init__(self):
         if self.samples_per_pixel not in (1, 2, 4):
-            raise ValueError(f"samples_per_pixel must be 1, 2 or 4, not {self.samples_per_pixel}")
+            raise ValueError(f"samples_per_pixel={self.samples_per_pixel}: write 1, 2 or 4")
         if not 1 <= self.num_objects <= 63:
-            raise ValueError(f"a room holds 1 to 63 objects, not {self.num_objects}")
+            raise ValueError(f"{self.num_objects} objects in a room: write 1 to 63")
 
     @property
     def num_objects(self) -> int:
         return self.num_boxes + self.num_ellipsoids + self.num_cylinders
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class RoomScene:
-    """P = 1 + objects primitives and 6 P surfaces."""
+    """A room and its objects: P = 1 + objects primitives, with 6 P surfaces."""
 
-    centre: Array  # (P, 3), metres
-    half_size: Array  # (P, 3), metres, along the primitive's own axes
-    rotation: Array  # (P, 3, 3), world to the primitive's own axes
-    textures: Textures  # 6 P
-    light: Array  # (3,), position of the lamp, metres
-    ambient: Array  # (), share of the light
-    num_boxes: int = flax.struct.field(pytree_node=False)
-    num_ellipsoids: int = flax.struct.field(pytree_node=False)
-    num_cylinders: int = flax.struct.field(pytree_node=False)
+    centre: Float[Array, "P 3"]  # metres
+    half_size: Float[Array, "P 3"]  # metres, along the primitive's own axes
+    rotation: Float[Array, "P 3 3"]  # from world axes to the primitive's own
+    textures: Textures  # of 6 P surfaces
+    light: Float[Array, "3"]  # position of the lamp, metres
+    ambient: Float[Array, ""]  # fraction of ambient light
+    num_boxes: int = struct.field(pytree_node=False)
+    num_ellipsoids: int = struct.field(pytree_node=False)
+    num_cylinders: int = struct.field(pytree_node=False)
 
     @property
-    def world_to_unit(self) -> Array:
-        """(P, 3, 4): affine maps from the world to each primitive's unit shape."""
+    def world_to_unit(self) -> Float[Array, "P 3 4"]:
+        """Affine maps from the world to each primitive's unit space."""
         linear = self.rotation / self.half_size[..., None]
         return jnp.concatenate([linear, -transform(linear, self.centre)[..., None]], -1)
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Cameras:
-    """V pinhole cameras. The centre of the pixel (column u, row v) is (u + 0.5, v + 0.5)."""
+    """V pinhole cameras. The pixel in column u and row v has its centre at (u + 0.5, v + 0.5)."""
 
-    intrinsics: Array  # (V, 3, 3) float32, pixels
-    world_to_camera: Array  # (V, 4, 4) float32, metres
+    intrinsics: Float32[Array, "V 3 3"]  # pixels
+    world_to_camera: Float32[Array, "V 4 4"]  # metres
 
 
 def sample_scene(key: Array, config: WorldConfig) -> RoomScene:
@@ -114,7 +115,7 @@ def sample_scene(key: Array, config: WorldConfig) -> RoomScene:
     half_size = jnp.concatenate([room_half_size[None], half_size])
     rotation = jnp.concatenate([jnp.eye(3)[None], rotation])
 
-    # Each face is spanned by the two axes that it is not normal to.
+    # A face extends along the two axes that are not normal to it.
     extent = jnp.stack([half_size[:, list(axes)] for axes in ((1, 2), (0, 2), (0, 1))], 1)
     is_room = jnp.arange(len(centre)) == 0
     cell = jnp.where(is_room, config.wall_cell, config.object_cell)
@@ -140,7 +141,7 @@ def sample_scene(key: Array, config: WorldConfig) -> RoomScene:
 def _sample_objects(
     key: Array, config: WorldConfig, room_centre: Array, room_half_size: Array
 ) -> tuple[Array, Array, Array]:
-    """Centres, half sizes and rotations of the objects; they may run into each other."""
+    """Draws centres, half sizes and rotations of the objects, which may overlap."""
     count = config.num_objects
     draws = Draws(key, "objects", (count,), capacity=10)
     low, high = config.object_size
@@ -156,14 +157,14 @@ def _sample_objects(
     floating = draws.chance(config.floating_share)
     tilt = jnp.where(floating, draws.uniform(-1.0, 1.0), 0.0)
     rotation = _rotations(tilt, yaw=draws.uniform(-jnp.pi, jnp.pi))
-    place = draws.vectors(3, -0.85, 0.85)
-    height = jnp.where(floating, (room_centre + place * room_half_size)[:, 2], half_size[:, 2])
-    centre = (room_centre + place * room_half_size).at[:, 2].set(height)
+    offset = draws.vectors(3, -0.85, 0.85)
+    height = jnp.where(floating, (room_centre + offset * room_half_size)[:, 2], half_size[:, 2])
+    centre = (room_centre + offset * room_half_size).at[:, 2].set(height)
     return centre, half_size, rotation
 
 
 def _rotations(tilt: Array, yaw: Array) -> Array:
-    """(..., 3, 3): rotations by `yaw` about z, then by `tilt` about x, radians."""
+    """Returns rotations (..., 3, 3) by `yaw` about z, then by `tilt` about x, radians."""
     sin_yaw, cos_yaw, sin, cos = jnp.sin(yaw), jnp.cos(yaw), jnp.sin(tilt), jnp.cos(tilt)
     rows = (
         (cos_yaw, -sin_yaw, jnp.zeros_like(yaw)),
@@ -173,18 +174,20 @@ def _rotations(tilt: Array, yaw: Array) -> Array:
     return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
 
 
-def transform(matrices: Array, vectors: Array) -> Array:
-    """Matrices (..., 3, 3) times vectors (..., 3), in full precision.
+def transform(
+    matrices: Float[Array, "*#batch 3 3"], vectors: Float[Array, "*#batch 3"]
+) -> Float[Array, "*batch 3"]:
+    """Multiplies matrices by vectors in full precision.
 
-    Accelerators round the operands of a matrix product to 10 or even 7 bits: centimetres here.
+    Accelerators round the operands of a matrix product to 10 or even 7 bits, an error of centimetres here.
     """
     return (matrices * vectors[..., None, :]).sum(-1)
 
 
-def clearance(scene: RoomScene, points: Array) -> Array:
-    """Distance (metres) from points (..., 3) to the nearest surface; negative inside objects.
+def clearance(scene: RoomScene, points: Float[Array, "*points 3"]) -> Float[Array, "*points"]:
+    """Returns a lower bound on the distance to the nearest surface, metres; negative inside objects.
 
-    A lower bound: curved objects count as their boxes.
+    Curved objects are replaced by their bounding boxes.
     """
     local = transform(scene.rotation, points[..., None, :] - scene.centre)
     outside = jnp.abs(local) - scene.half_size

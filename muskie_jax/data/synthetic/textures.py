@@ -1,61 +1,64 @@
-"""Surface textures: random fields made of hashed lattices, and photographs.
+"""Surface textures: random fields on hashed lattices, and photographs.
 
-A procedural texture is three lattices of cells (coarse, medium, fine), each with one random value a
-cell. Read smoothly a lattice is value noise; read by the cell it is a mosaic; stretched it becomes
-grain, planks or stripes. The summed field passes through a contrast of random steepness (soft
-clouds to hard-edged camouflage) between two colours, a motif (dots or grid lines) adds a third.
-Because the values are hashed, no texture repeats: every place is distinct.
+A procedural texture sums three lattices of cells (coarse, medium, fine), with one random value per cell.
+Interpolated smoothly, a lattice is value noise; constant per cell, a mosaic; stretched, it becomes grain,
+planks or stripes. The sum passes through a step of random steepness between two colours, from soft clouds
+to hard-edged camouflage. A motif (dots or grid lines) adds a third colour. Values are hashed, so textures
+never repeat: every point of a surface is distinct.
 
-Everything is per ray and elementwise: colours are tuples (red, green, blue) of arrays rather than
-arrays with a last axis of 3, so that a compiler makes a single loop over the rays of all of it.
+All computation is per ray and elementwise. Colours are tuples (red, green, blue) of arrays, not arrays
+with a last axis of 3, so that XLA fuses everything into one loop over the rays.
 """
 
-import flax.struct
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
+from jaxtyping import Bool, Float, UInt8, UInt32
 
 from muskie_jax.data.synthetic.draws import Draws, hash_bits
 
 LACUNARITY = 2.4  # ratio of frequencies between one lattice and the next
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Textures:
-    """Parameters of S textures; every leaf leads with S. Lengths are metres."""
+    """Parameters of S textures."""
 
-    to_cells: Array  # (S, 2, 2), surface metres -> cells of the coarse lattice
-    offset: Array  # (S, 2), cells
-    hash_seed: Array  # (S,), uint32
-    warp: Array  # (S,), how far the lattice is bent, cells
-    blockiness: Array  # (S,), 0 = value noise, 1 = mosaic
-    contrast: Array  # (S,), slope of the step between the two colours
-    detail: Array  # (S,), amplitude of fine brightness changes
-    dots: Array  # (S,), largest radius of the dots, cells of the medium lattice; <= 0: none
-    lines: Array  # (S,), half width of the grid lines, cells of the medium lattice; <= 0: none
-    colours: Array  # (S, 3, 3), three colours, display RGB in [0, 1]
-    use_photo: Array  # (S,), bool: show a photograph if there is a bank of them
-    photo: Array  # (S,), uint32, which photograph, modulo the size of the bank
-    photo_span: Array  # (S,), width of the photograph, metres
+    to_cells: Float[Array, "S 2 2"]  # maps surface metres to cells of the coarse lattice
+    offset: Float[Array, "S 2"]  # cells
+    hash_seed: UInt32[Array, " S"]
+    warp: Float[Array, " S"]  # distortion of the lattice, cells
+    blockiness: Float[Array, " S"]  # 0 = value noise, 1 = mosaic
+    contrast: Float[Array, " S"]  # slope of the step between the first two colours
+    detail: Float[Array, " S"]  # amplitude of fine variations in brightness
+    dots: Float[Array, " S"]  # largest radius of the dots, cells of the medium lattice; <= 0: none
+    lines: Float[Array, " S"]  # half width of the grid lines, cells of the medium lattice; <= 0: none
+    colours: Float[Array, "S 3 3"]  # three colours, display RGB in [0, 1]
+    use_photo: Bool[Array, " S"]  # show a photograph if a bank is given
+    photo: UInt32[Array, " S"]  # index of the photograph, modulo the size of the bank
+    photo_span: Float[Array, " S"]  # width of the photograph, metres
 
 
-def sample_textures(key: Array, extent: Array, coarse_cell: Array, *, photo_fraction: float) -> Textures:
+def sample_textures(
+    key: Array, extent: Float[Array, "S 2"], coarse_cell: Float[Array, " S"], *, photo_fraction: float
+) -> Textures:
     """Draws one texture per surface.
 
     Args:
       key: a PRNG key.
-      extent: (S, 2) half sizes of the surfaces, metres.
-      coarse_cell: (S,) typical cell of the coarse lattice, metres.
-      photo_fraction: share of the surfaces that show a photograph when a bank is given.
+      extent: half sizes of the surfaces, metres.
+      coarse_cell: typical cell size of the coarse lattice, metres.
+      photo_fraction: fraction of the surfaces that show a photograph if a bank is given.
     """
     count = len(extent)
     draws = Draws(key, "textures", (count,), capacity=40)
     uniform, chance = draws.uniform, draws.chance
 
     cell = coarse_cell * 2 ** uniform(-0.7, 0.7)
-    # A share of the surfaces is stretched: grain, planks, stripes.
+    # Stretches about a third of the surfaces: grain, planks, stripes.
     stretch = 2 ** jnp.where(chance(0.35), uniform(0.5, 1.3), uniform(-0.2, 0.2))
     scale = jnp.stack([stretch**0.5, stretch**-0.5], -1) / cell[:, None]
-    # Half of the lattices stand upright or lie, as most man-made patterns do.
+    # Half of the lattices are axis-aligned, as most man-made patterns are.
     angle = jnp.where(chance(0.5), jnp.pi / 2 * chance(0.5), uniform(-jnp.pi, jnp.pi))
     rotation = jnp.stack([jnp.cos(angle), -jnp.sin(angle), jnp.sin(angle), jnp.cos(angle)], -1)
 
@@ -78,9 +81,9 @@ def sample_textures(key: Array, extent: Array, coarse_cell: Array, *, photo_frac
 
 
 def _sample_palettes(draws: Draws) -> Array:
-    """(S, 3, 3): three colours for each surface, distinct in brightness."""
+    """Returns three colours per surface, distinct in brightness: (S, 3, 3)."""
     first = draws.uniform(0.12, 0.88)
-    # Away from the first brightness, wrapped so that the darkest and brightest meet.
+    # Away from the first brightness, modulo the range of brightness.
     second, third = (0.1 + (first - 0.1 + sign * draws.uniform(0.25, 0.5)) % 0.82 for sign in (1, -1))
     brightness = jnp.stack([first, second, third], -1)[..., None]
     chroma = draws.vectors(9, -1.7, 1.7).reshape(-1, 3, 3)
@@ -90,15 +93,21 @@ def _sample_palettes(draws: Draws) -> Array:
 
 
 def _signed_unit(bits: Array) -> Array:
-    """The upper 16 bits as a number in [-1, 1)."""
+    """Maps the upper 16 bits to [-1, 1)."""
     return (bits >> 16).astype(jnp.float32) * (2.0 / 65536.0) - 1.0
 
 
-def lattice(x: Array, y: Array, seed: Array, blockiness: Array) -> tuple[Array, ...]:
-    """A lattice of random values at points (x, y), measured in cells.
+def lattice(
+    x: Array, y: Array, seed: Array, blockiness: Array | float
+) -> tuple[Array, Array, Array, Array]:
+    """Evaluates a lattice of random values at points (x, y), in cells.
 
-    Returns (value in [-1, 1], bits of the cell, x and y relative to the cell's centre). The
-    value moves from smooth interpolation to the cell's own constant as `blockiness` goes 0 to 1.
+    Args:
+      seed: of the hash.
+      blockiness: 0 interpolates smoothly between cells, 1 is constant on each cell.
+
+    Returns:
+      The value in [-1, 1]; the cell's random bits; x and y relative to the cell's centre.
     """
     column, row = jnp.floor(x), jnp.floor(y)
     fx, fy = x - column, y - row
@@ -108,7 +117,7 @@ def lattice(x: Array, y: Array, seed: Array, blockiness: Array) -> tuple[Array, 
     right = _signed_unit(hash_bits(seed, column + 1, row))
     below = _signed_unit(hash_bits(seed, column, row + 1))
     diagonal = _signed_unit(hash_bits(seed, column + 1, row + 1))
-    # Towards a mosaic the interpolation's weights shrink to 0.
+    # At blockiness 1 the weights of the neighbours are 0.
     wx = fx * fx * (3 - 2 * fx) * (1 - blockiness)
     wy = fy * fy * (3 - 2 * fy) * (1 - blockiness)
     top = here + wx * (right - here)
@@ -119,16 +128,16 @@ def lattice(x: Array, y: Array, seed: Array, blockiness: Array) -> tuple[Array, 
 def procedural_colour(
     textures: Textures, surface: Array, u: Array, v: Array, footprint: Array
 ) -> tuple[Array, ...]:
-    """Colours of points on procedurally textured surfaces.
+    """Returns the colours of points on procedurally textured surfaces, as (red, green, blue).
 
     Args:
       textures: the scene's textures.
-      surface: which texture each point has, int32; u, v and footprint have its shape.
+      surface: index of each point's texture, int32. u, v and footprint have its shape.
       u, v: surface coordinates, metres.
       footprint: size of a pixel on the surface, metres; finer detail fades out.
     """
 
-    def of(column):  # a scalar a gather: gathered rows would all be written to memory
+    def of(column):  # gathers one scalar per point: gathered rows would be written to memory
         return column[surface]
 
     (m00, m01), (m10, m11) = ([of(textures.to_cells[:, i, j]) for j in range(2)] for i in range(2))
@@ -147,15 +156,15 @@ def procedural_colour(
     pixels_medium = pixels / LACUNARITY
     medium, bits, dx, dy = lattice(x * LACUNARITY, y * LACUNARITY, seed + 1, blockiness)
     pixels_fine = pixels_medium / LACUNARITY
-    # The fine lattice is turned (3-4-5 triangle) so that it does not line up with the others.
-    turned_x, turned_y = 0.8 * x - 0.6 * y, 0.6 * x + 0.8 * y
-    fine, _, _, _ = lattice(turned_x * LACUNARITY**2, turned_y * LACUNARITY**2, seed + 2, 0.0)
+    # The fine lattice is rotated (3-4-5 triangle) so that it does not align with the others.
+    rotated_x, rotated_y = 0.8 * x - 0.6 * y, 0.6 * x + 0.8 * y
+    fine, _, _, _ = lattice(rotated_x * LACUNARITY**2, rotated_y * LACUNARITY**2, seed + 2, 0.0)
     medium, fine = medium * fade(pixels_medium), fine * fade(pixels_fine)
 
-    # A step steeper than a pixel would alias: limit its slope.
+    # Limits the slope: a step sharper than a pixel would alias.
     slope = jnp.minimum(of(textures.contrast), pixels)
     mix = jnp.clip(0.5 + slope * (0.6 * coarse + 0.5 * medium + 0.25 * fine), 0.0, 1.0)
-    # Dots of hashed radii, or grid lines; both are masks with edges a pixel wide.
+    # Dots of hashed radii, or grid lines, with edges one pixel wide.
     dots, lines = of(textures.dots), of(textures.lines)
     dot = dots * (bits & 0xFF).astype(jnp.float32) / 255.0 - jnp.sqrt(dx * dx + dy * dy)
     line = lines - (0.5 - jnp.maximum(jnp.abs(dx), jnp.abs(dy)))
@@ -171,22 +180,29 @@ def procedural_colour(
     return channel(0), channel(1), channel(2)
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class PhotoPyramid:
-    """A bank of N square photographs of S pixels and its halvings, as one flat list of texels."""
+    """An image pyramid of N square photographs, side S, as a flat array of texels.
 
-    texels: Array  # (N * (S² + (S/2)² + ...),) uint32, red + 2^8 green + 2^16 blue
-    count: int = flax.struct.field(pytree_node=False)  # N
-    size: int = flax.struct.field(pytree_node=False)  # S
-    levels: int = flax.struct.field(pytree_node=False)
+    Attributes:
+      texels: N * (S² + (S/2)² + ...) texels, red + 2^8 green + 2^16 blue.
+      count: N.
+      size: S, pixels.
+      levels: of the pyramid.
+    """
+
+    texels: UInt32[Array, " texels"]
+    count: int = struct.field(pytree_node=False)
+    size: int = struct.field(pytree_node=False)
+    levels: int = struct.field(pytree_node=False)
 
 
-def photo_pyramid(photos: Array, levels: int = 5) -> PhotoPyramid:
-    """Prepares a bank of photographs, uint8 (N, S, S, 3), S a power of two."""
+def photo_pyramid(photos: UInt8[Array, "N S S 3"], levels: int = 5) -> PhotoPyramid:
+    """Builds the pyramid of a bank of photographs, S a power of two."""
     count, size = photos.shape[:2]
     if photos.shape != (count, size, size, 3) or photos.dtype != jnp.uint8 or size & (size - 1):
         raise ValueError(
-            f"photos must be uint8 (N, S, S, 3), S a power of two; got {photos.dtype} {photos.shape}"
+            f"photos must be uint8 (N, S, S, 3), S a power of two, got {photos.dtype} {photos.shape}"
         )
     levels = min(levels, size.bit_length())
     packed = []
@@ -208,10 +224,10 @@ def photo_colour(
     v: Array,
     footprint: Array,
 ) -> tuple[Array, ...]:
-    """Colours of points on surfaces that show photographs, mirrored where they end.
+    """Returns the colours of points on surfaces that show photographs, as (red, green, blue).
 
-    Arguments as for `procedural_colour`. Bilinear, in the level of the pyramid whose texels are
-    nearest to the footprint.
+    Photographs are mirrored at their borders. Sampling is bilinear, in the pyramid level whose texel size
+    is closest to the footprint. Arguments as for `procedural_colour`.
     """
     span = textures.photo_span[surface]
     level = jnp.log2(jnp.maximum(footprint * pyramid.size / span, 1.0))
@@ -220,14 +236,14 @@ def photo_colour(
     # Levels before this one hold N * (S² + S²/4 + ...) texels: a geometric series.
     start = pyramid.count * (4 * (pyramid.size**2 - size**2) // 3)
     start += (textures.photo[surface] % pyramid.count).astype(jnp.int32) * size**2
-    # Rows go down where v goes up, so that photographs on walls stand upright.
+    # Rows run against v, so that photographs on walls are upright.
     columns = (u / span + textures.offset[:, 0][surface]) * size - 0.5
     rows = (textures.offset[:, 1][surface] - v / span) * size - 0.5
     column, row = jnp.floor(columns), jnp.floor(rows)
     wx, wy = columns - column, rows - row
 
     def texel(column, row):
-        """Red, green, blue of whole texels, in [0, 255]."""
+        """Returns red, green and blue of texels, in [0, 255]."""
         column, row = (_mirror(i.astype(jnp.int32), size) for i in (column, row))
         word = pyramid.texels[start + row * size + column]
         return tuple(((word >> shift) & 0xFF).astype(jnp.float32) for shift in (0, 8, 16))
@@ -241,6 +257,6 @@ def photo_colour(
 
 
 def _mirror(index: Array, size: Array) -> Array:
-    """Folds any integer into [0, size): 0 .. size-1, size-1 .. 0, 0 .. again; size a power of 2."""
+    """Reflects any integer into [0, size): 0 .. size-1, size-1 .. 0, and so on; size a power of two."""
     index = index & (2 * size - 1)
     return jnp.minimum(index, 2 * size - 1 - index)

@@ -1,16 +1,16 @@
-"""Cameras that look at a common part of a synthetic scene, from a controllable baseline.
+"""Samples cameras that see a common part of a synthetic scene, with a configurable baseline.
 
-A group of views surrounds a *hub*: a pose in free space that looks at some object. What the hub
-sees is probed with a few rays; a view is drawn from a ball around the hub, aims at the hub's focus,
-and is accepted if it keeps clear of all surfaces and sees enough of the probed points itself. Since
-everything must have a fixed shape, a fixed number of candidates is drawn at once and the first
-acceptable one, or else the best one, is taken.
+The views of a group surround a *hub*: a pose in free space that looks at some object. A few rays from the
+hub probe the surfaces that it sees. A view is drawn from a ball around the hub and aims at the hub's
+focus. It is accepted if it is clear of all surfaces and sees enough of the probed points. As shapes are
+static, a fixed number of candidates is drawn at once. The first acceptable one is taken, or the best.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from muskie_jax.data.synthetic.draws import Draws
 from muskie_jax.data.synthetic.rays import nearest_primitive
@@ -19,13 +19,15 @@ from muskie_jax.data.synthetic.scenes import Cameras, RoomScene, WorldConfig, cl
 HUB_CANDIDATES = 32
 VIEW_CANDIDATES = 16
 PROBES = 4  # rays along each side of the hub's image
-HUB_OBJECT_FRACTION = 0.4  # of the hub's rays should meet objects rather than the room
-HUB_DISTANCE = 1.2  # metres between hub and focus, at least
-HUB_RISE = (-1.2, 0.8)  # metres from the hub up to what it looks at
+HUB_OBJECT_FRACTION = 0.4  # fraction of the hub's rays that should hit objects rather than the room
+HUB_DISTANCE = 1.2  # least distance between hub and focus, metres
+HUB_RISE = (-1.2, 0.8)  # height of the hub's target above the hub, metres
 
 
-def look_at(position: Array, target: Array, roll: Array) -> Array:
-    """(..., 4, 4) world-to-camera matrices of upright cameras turned by `roll` (radians)."""
+def look_at(
+    position: Float[Array, "*batch 3"], target: Float[Array, "*batch 3"], roll: Float[Array, "*batch"]
+) -> Float[Array, "*batch 4 4"]:
+    """Returns world-to-camera matrices of upright cameras, rotated by `roll` radians about their axis."""
     forward = _unit(target - position)
     level = _unit(jnp.cross(forward, jnp.array([0.0, 0.0, 1.0])))
     down = jnp.cross(forward, level)
@@ -36,8 +38,8 @@ def look_at(position: Array, target: Array, roll: Array) -> Array:
     return jnp.concatenate([jnp.concatenate([rotation, translation], -1), last_row], -2)
 
 
-def camera_centres(world_to_camera: Array) -> Array:
-    """(..., 3) positions in the world of cameras (..., 4, 4)."""
+def camera_centres(world_to_camera: Float[Array, "*batch 4 4"]) -> Float[Array, "*batch 3"]:
+    """Returns the cameras' positions in the world."""
     rotation, translation = world_to_camera[..., :3, :3], world_to_camera[..., :3, 3]
     return -transform(jnp.swapaxes(rotation, -1, -2), translation)
 
@@ -45,10 +47,10 @@ def camera_centres(world_to_camera: Array) -> Array:
 def sample_cameras(
     key: Array, scene: RoomScene, config: WorldConfig, num_views: int, height: int, width: int
 ) -> Cameras:
-    """Draws the cameras of one group of views; only the intrinsics depend on the resolution."""
+    """Draws the cameras of one group of views. Only the intrinsics depend on the resolution."""
     group_draws = Draws(key, "group", (), capacity=2)
     angle = jnp.deg2rad(group_draws.uniform(*config.field_of_view))
-    # Half of the image's (width, height) at unit distance.
+    # Half of the image's (width, height) at depth 1.
     aspect = jnp.array([width / height, height / width]) ** 0.5
     half_image = jnp.tan(angle / 2) * aspect
 
@@ -69,19 +71,19 @@ def sample_cameras(
 
 class _Hub(NamedTuple):
     world_to_camera: Array  # (4, 4)
-    probes: Array  # (PROBES², 3), points that the hub sees
-    focus_distance: Array  # (), metres straight ahead of the hub
+    probes: Array  # (PROBES², 3), surface points that the hub sees
+    focus_distance: Array  # (), metres along the hub's optical axis
 
 
 def _sample_hub(key: Array, scene: RoomScene, config: WorldConfig, half_image: Array) -> _Hub:
-    """The first pose in free space that sees enough of some object, from not too near."""
+    """Returns the first pose in free space that sees enough of some object from far enough away."""
     draws = Draws(key, "hub", (HUB_CANDIDATES,), capacity=8)
     reach = scene.half_size[0] - config.clearance
     position = scene.centre[0] + reach * draws.vectors(3, -1.0, 1.0)
     objects = scene.centre[1:]
     target = objects[(draws.uniform(0.0, 1.0) * len(objects)).astype(jnp.int32)]
     target += draws.vectors(3, -0.5, 0.5)
-    # Neither straight up nor down, where a camera has no upright.
+    # Neither straight up nor down, where "upright" is undefined.
     rise = jnp.clip(target[:, 2] - position[:, 2], *HUB_RISE)
     target = target.at[:, 2].set(position[:, 2] + rise)
     world_to_camera = look_at(position, target, jnp.zeros(HUB_CANDIDATES))
@@ -91,12 +93,12 @@ def _sample_hub(key: Array, scene: RoomScene, config: WorldConfig, half_image: A
     camera_to_world = jnp.swapaxes(world_to_camera[:, :3, :3], -1, -2)
     directions = transform(camera_to_world[:, None], jnp.stack([x, y, jnp.ones_like(x)], -1))
     depth, primitive = nearest_primitive(scene, position[:, None], directions)
-    # The mean of inverse depths counts most what moves most between views.
+    # The mean of inverse depths gives most weight to the points that move most between views.
     distance = 1 / (1 / depth).mean(-1)
 
     clear = clearance(scene, position)
-    object_share = (primitive > 0).mean(-1) / HUB_OBJECT_FRACTION
-    score = jnp.minimum(object_share, 1.0) + jnp.minimum(distance / HUB_DISTANCE, 1.0)
+    object_score = (primitive > 0).mean(-1) / HUB_OBJECT_FRACTION
+    score = jnp.minimum(object_score, 1.0) + jnp.minimum(distance / HUB_DISTANCE, 1.0)
     best = jnp.argmax(jnp.where(clear > config.clearance, score, clear - 100.0))
     points = position[best] + depth[best][:, None] * directions[best]
     return _Hub(world_to_camera[best], points, distance[best])
@@ -112,13 +114,13 @@ def _sample_views(
     hub: _Hub,
     radius: Array,
 ) -> Array:
-    """(V, 4, 4) world-to-camera matrices of views from within `radius` metres of the hub."""
+    """Returns world-to-camera matrices (V, 4, 4) of views within `radius` metres of the hub."""
     draws = Draws(key, "views", (num_views, VIEW_CANDIDATES), capacity=8)
-    # Candidates close in on the hub; the last is there, hence as clear of surfaces as the hub is.
+    # Candidates approach the hub. The last coincides with it, so it is as clear of surfaces as the hub.
     reach = radius * jnp.linspace(1.0, 0.0, VIEW_CANDIDATES) * draws.uniform(0.0, 1.0) ** (1 / 3)
-    away = reach[..., None] * _unit(draws.vectors(3, -1.0, 1.0))
-    position = camera_centres(hub.world_to_camera) + away
-    # Half of the image is half_image * focus_distance metres wide at the focus.
+    offset = reach[..., None] * _unit(draws.vectors(3, -1.0, 1.0))
+    position = camera_centres(hub.world_to_camera) + offset
+    # At the focus, half of the image spans half_image * focus_distance metres.
     aim = config.aim_jitter * half_image.min() * draws.vectors(3, -1.0, 1.0)
     forward = hub.world_to_camera[2, :3]
     target = camera_centres(hub.world_to_camera) + hub.focus_distance * (forward + aim)
@@ -129,10 +131,10 @@ def _sample_views(
     probes = transform(pose[..., :3, :3], hub.probes) + pose[..., :3, 3]
     bounds = half_image * probes[..., 2:]
     inside = (probes[..., 2] > 0) & (jnp.abs(probes[..., :2]) < bounds).all(-1)
-    # A ray of length 1 up to the probe is cut shorter where something hides it.
+    # The probe is at distance 1 of its ray. A hit before that occludes it.
     origin = position[..., None, :]
-    reached, _ = nearest_primitive(scene, origin, hub.probes - origin)
-    shared = (inside & (reached > 0.99)).mean(-1)
+    distance, _ = nearest_primitive(scene, origin, hub.probes - origin)
+    shared = (inside & (distance > 0.99)).mean(-1)
 
     clear = clearance(scene, position)
     score = jnp.where(clear > config.clearance, jnp.minimum(shared, config.min_shared), clear - 100.0)

@@ -1,4 +1,4 @@
-"""How models of a sweep are written."""
+"""Parsing of `config.evaluate.models`."""
 
 import functools
 
@@ -11,9 +11,9 @@ import safetensors.numpy
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config
 from muskie_jax.errors import UserError
-from muskie_jax.evaluators import models
-from muskie_jax.evaluators.models import find_models
-from muskie_jax.evaluators.subjects import FramewiseSubject, MuskieSubject
+from muskie_jax.evaluators import model_specs
+from muskie_jax.evaluators.eval_models import FramewiseNetwork, MuskieNetwork
+from muskie_jax.evaluators.model_specs import find_models
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
 from muskie_jax.train_step import TrainState
@@ -42,8 +42,8 @@ def runs(tmp_path_factory):
     return root
 
 
-def found(*written, checkpoints="last"):
-    return find_models(written, checkpoints, "float32")
+def found(*entries, checkpoints="last"):
+    return find_models(entries, checkpoints, "float32")
 
 
 @pytest.mark.parametrize(
@@ -57,91 +57,92 @@ def test_checkpoints_of_a_run(runs, checkpoints, steps):
     assert len({model.version for model in models}) == len(models)
 
 
-@pytest.mark.parametrize("place", ["first/20", "first/checkpoints/20"])
-def test_one_checkpoint(runs, place):
-    (model,) = found(f"mine={runs / place}", checkpoints="all")
-    assert (model.name, model.step, model.source) == ("mine", 20, str(runs / "first"))
-    subject = model.load()
-    assert isinstance(subject, MuskieSubject) and subject.step == 20 and subject.network.width == 48
+@pytest.mark.parametrize("path", ["first/20", "first/checkpoints/20"])
+def test_one_checkpoint(runs, path):
+    (spec,) = found(f"mine={runs / path}", checkpoints="all")
+    assert (spec.name, spec.step, spec.source) == ("mine", 20, str(runs / "first"))
+    model = spec.load()
+    assert isinstance(model.network, MuskieNetwork) and model.network.module.width == 48
+    assert model.info.step == 20 and model.info.parameters > 1e5 and len(model.info.digest) == 16
 
 
-def test_a_pattern_takes_runs_and_nothing_else(runs):
+def test_a_pattern_matches_runs_only(runs):
     models = found(str(runs / "*"))
     assert [(model.name, model.step) for model in models] == [("first", 40), ("second", 5)]
     named = found(f"ours={runs / '*'}")
     assert [model.name for model in named] == ["ours/first", "ours/second"]
 
 
-def test_untrained_is_like_the_first_muskie_before_it(runs):
+def test_untrained_has_the_size_of_the_first_muskie_before_it(runs):
     _, twin, small = found(str(runs / "first"), "untrained", "untrained:tiny")
     assert (twin.name, twin.step, small.name, small.step) == ("untrained", 0, "untrained (tiny)", 0)
-    subject = twin.load()
-    assert (subject.network.width, subject.network.depth, subject.step) == (48, 2, 0)
+    model = twin.load()
+    assert (model.network.module.width, model.network.module.depth, model.info.step) == (48, 2, 0)
     first, again = (np.asarray(twin.load().params["patch_embed"]["kernel"]) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    assert small.load().network.width == 192
+    assert small.load().network.module.width == 192
 
 
-def test_rules_and_backbones(tmp_path):
+def test_baselines_and_backbones(tmp_path):
     (tmp_path / "dino.pth").write_bytes(b"no weights")
     still, patches, dino = found("still", "raw=patches", f"dinov2:{tmp_path / 'dino.pth'}")
     assert (still.kind, patches.kind, patches.name) == ("still", "patches", "raw")
-    assert still.load().kind == "still" and patches.load().name == "raw"
+    assert still.load().info.kind == "still" and patches.load().info.name == "raw"
     assert (dino.kind, dino.name, dino.step) == ("dinov2", "dinov2 dino", None)
     with pytest.raises(UserError, match=r"dino\.pth"):
         dino.load()
 
 
 def test_a_backbone_is_loaded(tmp_path, monkeypatch):
-    # So small a network does not exist, so that its heads must be told.
-    load = functools.partial(models.load_framewise, num_heads=framewise_networks.HEADS)
-    monkeypatch.setattr(models, "load_framewise", load)
+    # No published network is this small, so its number of heads must be given.
+    load = functools.partial(model_specs.load_framewise, num_heads=framewise_networks.HEADS)
+    monkeypatch.setattr(model_specs, "load_framewise", load)
     safetensors.numpy.save_file(
         framewise_networks.transformers_tensors("dinov2"), tmp_path / "dino.safetensors"
     )
-    (model,) = found(f"ours=dinov2:{tmp_path / 'dino.safetensors'}")
-    subject = model.load()
-    assert isinstance(subject, FramewiseSubject) and subject.name == "ours"
+    (spec,) = found(f"ours=dinov2:{tmp_path / 'dino.safetensors'}")
+    model = spec.load()
+    assert isinstance(model.network, FramewiseNetwork) and model.info.name == "ours"
     images = jnp.zeros((1, 2, 30, 44, 3))
-    traces = jax.eval_shape(subject.traces, subject.params, images)
-    patch = subject.network.settings.patch
+    activations = jax.eval_shape(model.network.activations, model.params, images)
+    patch = model.network.module.settings.patch
     rows, columns = round(30 / patch), round(44 / patch)
-    assert [x.shape[:4] for x in traces.features] == [
+    assert [x.shape[:4] for x in activations.features] == [
         (1, 2, rows, columns)
-    ] * subject.network.settings.depth
-    assert not traces.to_others
+    ] * model.network.module.settings.depth
+    assert not activations.to_others
 
 
 @pytest.mark.parametrize(
-    "written, said",
+    "entries, message",
     [
         (("untrained",), "write 'untrained:small'"),
         (("untrained:smal",), "did you mean 'small'"),
         (("runs/nowhere/at all",), "there is no 'runs/nowhere/at all'"),
         (("=runs/a",), "write 'name=source'"),
         (("name=",), "write 'name=source'"),
-        (("nothing/like/*/this",), "no weights are there like 'nothing/like/*/this'"),
+        (("nothing/like/*/this",), "no weights match 'nothing/like/*/this'"),
         (("dinov2:nowhere/at/all.pth",), "there is no 'nowhere/at/all.pth'"),
         (("a=still", "a=patches"), "still and patches would both be called 'a'"),
     ],
 )
-def test_what_cannot_be(written, said):
+def test_invalid_entries(entries, message):
     with pytest.raises(UserError) as caught:
-        found(*written)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+        found(*entries)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_weights_that_are_written_anew_are_other_weights(tmp_path):
+def test_rewritten_weights_have_another_version(tmp_path):
     path = tmp_path / "saved" / "model.safetensors"
     path.parent.mkdir()
     versions = set()
     for content in (b"one", b"others"):
         path.write_bytes(content)
-        versions |= {found(str(place))[0].version for place in (path, path.parent)}
+        versions |= {found(str(source))[0].version for source in (path, path.parent)}
     assert len(versions) == 2
 
 
-def test_a_mistyped_run_is_not_looked_for_on_the_hub(runs, monkeypatch):
+def test_a_mistyped_run_is_not_taken_for_a_hub_repository(runs, monkeypatch):
     monkeypatch.chdir(runs.parent)
     with pytest.raises(UserError, match=f"there is no '{runs.name}/frist'"):
         found(f"{runs.name}/frist")

@@ -1,0 +1,112 @@
+"""The files of a pack, and `PackInfo`, the description of a pack that its metadata.json holds.
+
+dataset_info.json, features.json, metadata.json       TFDS's files; `PackInfo` is part of metadata.json
+muskie-train.array_record-00000-of-00042, ...          shards, one record per frame
+index/                                                 the scenes, and the record numbers of their frames
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from muskie_jax.errors import UserError
+
+FORMAT = 1  # version of the pack format; this version of the code reads no other
+KEY = "muskie_jax"  # of the description in metadata.json
+METADATA, INDEX, UNFINISHED = "metadata.json", "index", "packing"
+TFDS_FILES = ("dataset_info.json", "features.json")
+DATASET = "muskie"
+SPLIT = "train"  # holds all records; held-out scenes are chosen when training starts
+SHARDS = f"{DATASET}-{SPLIT}.array_record"  # prefix of the shards' names, as TFDS requires
+
+
+@dataclasses.dataclass(frozen=True)
+class PackInfo:
+    """Description of a pack. The field names are keys of metadata.json and must not change.
+
+    Attributes:
+      settings: of the packed source: `source`, its kind; `window` and `zoom`, as in `FolderSource`;
+        `groups`, whether scenes are fixed groups of views.
+      encoding: `size`, `quality` and `format` of `Encoding`.
+      lossless: whether all files were copied unchanged.
+      geometry: whether records have depth and cameras.
+      upright: whether readers apply the images' EXIF orientation.
+      shards, index: files, each with `name`, `bytes` and `sha256`; shards have `records` too.
+      skipped: messages about unreadable images, which are not in the pack.
+      dropped: names of scenes without a readable image.
+      plan: digest of the `PackPlan`.
+    """
+
+    settings: dict[str, Any]
+    encoding: dict[str, Any]
+    lossless: bool
+    geometry: bool
+    upright: bool
+    shards: list[dict[str, Any]]
+    index: list[dict[str, Any]]
+    skipped: list[str]
+    dropped: list[str]
+    plan: str
+
+    @property
+    def files(self) -> list[dict[str, Any]]:
+        return self.shards + self.index
+
+    @property
+    def bytes(self) -> int:
+        return sum(file["bytes"] for file in self.files)
+
+
+def parse_metadata(text: str | bytes, root: str) -> PackInfo:
+    """Returns the description in a metadata.json.
+
+    Args:
+      text: contents of the file.
+      root: folder or address of the pack, for messages.
+
+    Raises:
+      UserError: if it does not describe a pack, or one of another format version.
+    """
+    try:
+        values = json.loads(text)[KEY]
+        written, _ = values.pop("format"), values.pop("version")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{root!r} was not packed by `python -m muskie_jax.data pack`: write the root of a pack"
+        ) from None
+    if written != FORMAT:
+        raise UserError(
+            f"{root!r} is a pack of format {written}, this version reads {FORMAT}: pack it again, or "
+            "use the version of muskie_jax that packed it"
+        )
+    return PackInfo(**values)
+
+
+def load_pack_info(root: pathlib.Path) -> PackInfo:
+    """Returns the description of the pack in a folder, after checking that its files are complete.
+
+    Files are checked by their size, not by their contents: see `RemotePack.damaged_files`.
+
+    Raises:
+      UserError: if there is no pack, packing did not finish, or a file is missing or has another size.
+    """
+    if (root / UNFINISHED).is_dir():
+        raise UserError(f"the pack {str(root)!r} is not finished: run the same pack command again")
+    try:
+        info = parse_metadata((root / METADATA).read_bytes(), str(root))
+    except OSError as error:
+        raise UserError(
+            f"no pack in {str(root)!r} ({METADATA}: {error.strerror}): write the folder that "
+            "`python -m muskie_jax.data pack` wrote"
+        ) from error
+    for file in info.files:
+        path = root / file["name"]
+        # ArrayRecord reads a missing or truncated file as an empty one.
+        size = path.stat().st_size if path.is_file() else 0
+        if size != file["bytes"]:
+            raise UserError(f"{path} has {size} bytes, not {file['bytes']}: copy or pack it again")
+    for name in TFDS_FILES:
+        if not (root / name).is_file():
+            raise UserError(f"{root / name} is missing: copy or pack it again")
+    return info

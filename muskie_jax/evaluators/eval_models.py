@@ -1,0 +1,152 @@
+"""Models that can be evaluated: networks of any kind and trivial baselines, behind one interface.
+
+Letters in shapes: B groups, V views, H x W pixels, L = h x w patches of a view, d channels.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol, cast
+
+import jax
+from jax import Array
+from jaxtyping import Float
+
+from muskie_jax.checks import nearest_size
+from muskie_jax.models.framewise import Framewise
+from muskie_jax.models.muskie import PATCH, Muskie, patchify
+
+MUSKIE, STILL, PATCHES = "muskie", "still", "patches"
+
+
+class Activations(NamedTuple):
+    """Intermediate results of a network that are used for matching, one entry per layer.
+
+    Attributes:
+      features: patch features.
+      to_others: attention weights of the first view's queries on the keys of all views, float32; empty
+        for networks without attention across views.
+      to_first: attention weights of all queries on the first view's keys, float32; empty likewise.
+    """
+
+    features: tuple[Float[Array, "B V h w d"], ...] = ()
+    to_others: tuple[Float[Array, "B L V L"], ...] = ()
+    to_first: tuple[Float[Array, "B V L L"], ...] = ()
+
+
+class EvalNetwork(Protocol):
+    """A function of parameters and images; hashable, so that equal networks share compiled programs."""
+
+    def __hash__(self) -> int: ...
+
+    def activations(self, params: Any, images: Float[Array, "B V H W 3"]) -> Activations:
+        """Returns the activations for images in [-1, 1]."""
+        ...
+
+
+class ModelInfo(NamedTuple):
+    """Describes a model in results and reports.
+
+    Attributes:
+      name: as shown in tables.
+      kind: "muskie", "mae", "dinov2", "dinov3", "crocov2", "still" or "patches".
+      step: training step, if known; 0 is untrained.
+      source: where the weights come from; checkpoints of one run share its work directory.
+      parameters: number of parameters.
+      digest: of the parameters, see `muskie_jax.fingerprint`; "" without parameters.
+    """
+
+    name: str
+    kind: str
+    step: int | None = None
+    source: str = ""
+    parameters: int | None = None
+    digest: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.name if self.step is None else f"{self.name} (step {self.step})"
+
+
+class EvalModel(NamedTuple):
+    """A loaded model."""
+
+    info: ModelInfo
+    network: EvalNetwork
+    params: Any = None
+
+
+def resize_to_patches(images: Float[Array, "B V H W 3"], patch: int) -> Float[Array, "B V rows columns 3"]:
+    """Resizes images to the nearest size that is divisible into patches."""
+    height, width = images.shape[2:4]
+    size = nearest_size((height, width), patch)
+    if size == (height, width):
+        return images
+    return jax.image.resize(images, (*images.shape[:2], *size, images.shape[4]), "cubic")
+
+
+def to_grid(
+    tokens: Float[Array, "B V L d"], images: Float[Array, "B V H W 3"], patch: int
+) -> Float[Array, "B V h w d"]:
+    """Arranges the patch tokens of images as a grid."""
+    rows, columns = images.shape[2] // patch, images.shape[3] // patch
+    return tokens.reshape(*tokens.shape[:2], rows, columns, tokens.shape[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class MuskieNetwork:
+    """A Muskie: features and attention of every block."""
+
+    module: Muskie
+
+    def activations(self, params: Any, images: Float[Array, "B V H W 3"]) -> Activations:
+        patch = self.module.patch
+        images = resize_to_patches(images, patch)
+        outputs = self.module.apply({"params": params}, images, method=_tokens_and_attention)
+        tokens, attention = cast(tuple[tuple[Array, ...], tuple[Array, ...]], outputs)
+        return Activations(
+            tuple(to_grid(x, images, patch) for x in tokens),
+            tuple(weights[:, 0] for weights in attention),
+            tuple(weights[:, :, :, 0] for weights in attention),
+        )
+
+
+def _tokens_and_attention(model: Muskie, images: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Returns the tokens and attention of every block; works without the reconstruction head's weights."""
+    x = model.embed(images, None)
+    height, width = images.shape[2:4]
+    _, tokens, attention = model.run_blocks(x, (height, width), True, True)
+    return tokens, attention
+
+
+@dataclasses.dataclass(frozen=True)
+class FramewiseNetwork:
+    """A backbone that encodes every view separately: features of every block."""
+
+    module: Framewise
+
+    def activations(self, params: Any, images: Float[Array, "B V H W 3"]) -> Activations:
+        patch = self.module.settings.patch
+        images = resize_to_patches(images, patch)
+        batch, views = images.shape[:2]
+        flat = images.reshape(-1, *images.shape[2:])
+        tokens = cast(tuple[Array, ...], self.module.apply({"params": params}, flat, method="features"))
+        by_view = (x.reshape(batch, views, *x.shape[1:]) for x in tokens)
+        return Activations(tuple(to_grid(x, images, patch) for x in by_view))
+
+
+@dataclasses.dataclass(frozen=True)
+class RawPatches:
+    """Raw pixels of each patch as its features: how well matching works without a network."""
+
+    def activations(self, params: Any, images: Float[Array, "B V H W 3"]) -> Activations:
+        del params
+        images = resize_to_patches(images, PATCH)
+        return Activations((to_grid(patchify(images, PATCH), images, PATCH),))
+
+
+@dataclasses.dataclass(frozen=True)
+class NoMotion:
+    """Predicts that nothing moves: every point keeps its coordinates of the first view."""
+
+    def activations(self, params: Any, images: Float[Array, "B V H W 3"]) -> Activations:
+        del params, images
+        return Activations()

@@ -1,0 +1,122 @@
+"""Identifies a source of weights as a user writes it: a path, a pattern of paths, or a hub repository."""
+
+import enum
+import glob
+import os
+import pathlib
+from typing import NamedTuple
+
+from muskie_jax.errors import UserError
+from muskie_jax.files import user_path
+from muskie_jax.interop.hub import WEIGHTS, names_repository
+from muskie_jax.interop.weights import SUFFIXES
+
+CHECKPOINTS = "checkpoints"  # folder of a work directory; one subfolder per saved step
+
+
+class SourceKind(enum.Enum):
+    """What a source is; NO_WEIGHTS is an existing path without weights, MISSING does not exist at all."""
+
+    WORKDIR = enum.auto()
+    CHECKPOINT = enum.auto()
+    FILE = enum.auto()
+    EXPORT = enum.auto()
+    REPOSITORY = enum.auto()
+    NO_WEIGHTS = enum.auto()
+    MISSING = enum.auto()
+
+
+class Source(NamedTuple):
+    """An identified source.
+
+    Attributes:
+      kind: see `SourceKind`.
+      path: what to read: the work directory, the checkpoint's folder, or the file of weights. For the
+        other kinds, the path as written.
+      workdir: the work directory that a WORKDIR or CHECKPOINT belongs to, if any. Also set for a MISSING
+        checkpoint of an existing work directory.
+    """
+
+    kind: SourceKind
+    path: pathlib.Path
+    workdir: pathlib.Path | None = None
+
+    @property
+    def is_local(self) -> bool:
+        return self.kind not in (SourceKind.REPOSITORY, SourceKind.MISSING)
+
+
+def identify_source(source: str | os.PathLike) -> Source:
+    """Returns what a source of weights is; looks at local paths only, never at the hub.
+
+    - WORKDIR: `runs/x` or `runs/x/checkpoints`, where `runs/x/checkpoints` is a folder.
+    - CHECKPOINT: `runs/x/5000` or `runs/x/checkpoints/5000`, or a copy of such a folder elsewhere.
+    - FILE: any file. EXPORT: a folder with `model.safetensors`, as `save_pretrained` writes it.
+    - REPOSITORY: `user/name`, if no such path exists.
+
+    Raises:
+      UserError: if the source cannot be a path, for example because it is too long.
+    """
+    path = user_path(source)
+    try:
+        local = _identify_local(path)
+    except OSError as error:
+        raise UserError(f"{str(source)[:100]!r} is not a valid path: {error.strerror}") from error
+    if local:
+        return local
+    if names_repository(source, SUFFIXES):
+        return Source(SourceKind.REPOSITORY, path)
+    return Source(SourceKind.MISSING, path, _run_of(path))
+
+
+def _identify_local(path: pathlib.Path) -> Source | None:
+    """Returns None if nothing exists at the path."""
+    if path.is_file():
+        return Source(SourceKind.FILE, path)
+    if (path / CHECKPOINTS).is_dir():
+        return Source(SourceKind.WORKDIR, path, path)
+    if path.name == CHECKPOINTS and path.is_dir():
+        return Source(SourceKind.WORKDIR, path.parent, path.parent)
+    if (path / "meta").is_dir():
+        run = _run_of(path)
+        in_run = run is not None and (run / CHECKPOINTS / path.name).is_dir()
+        return Source(SourceKind.CHECKPOINT, path, run if in_run else None)
+    saved = path.parent / CHECKPOINTS / path.name
+    if saved.is_dir():
+        return Source(SourceKind.CHECKPOINT, saved, _run_of(path))
+    if (path / WEIGHTS).is_file():
+        return Source(SourceKind.EXPORT, path / WEIGHTS)
+    return Source(SourceKind.NO_WEIGHTS, path) if os.path.lexists(path) else None
+
+
+def _run_of(checkpoint: pathlib.Path) -> pathlib.Path | None:
+    """Returns the work directory of `runs/x/5000` or `runs/x/checkpoints/5000`; None for other paths."""
+    if not checkpoint.name.isdigit():
+        return None
+    parent = checkpoint.parent
+    run = parent.parent if parent.name == CHECKPOINTS else parent
+    return run if (run / CHECKPOINTS).is_dir() else None
+
+
+def saved_steps(workdir: pathlib.Path) -> list[int]:
+    """Returns the steps of a work directory's checkpoints, ascending."""
+    return sorted(int(entry.name) for entry in (workdir / CHECKPOINTS).iterdir() if entry.name.isdigit())
+
+
+def expand_pattern(source: str) -> list[str]:
+    """Returns the matching paths that hold weights, sorted; [source] if it contains no `*`.
+
+    Other paths in the same folder, such as an index of scenes beside the runs, are skipped.
+    """
+    if "*" not in source:
+        return [source]
+    return sorted(path for path in glob.glob(str(user_path(source))) if _holds_weights(pathlib.Path(path)))
+
+
+def _holds_weights(path: pathlib.Path) -> bool:
+    source = identify_source(path)
+    if source.kind is SourceKind.FILE:
+        return path.suffix in SUFFIXES
+    if source.kind is SourceKind.WORKDIR:  # not its folder `checkpoints`, which would name the run again
+        return path.name != CHECKPOINTS and bool(saved_steps(path))
+    return source.kind in (SourceKind.CHECKPOINT, SourceKind.EXPORT)

@@ -1,26 +1,27 @@
-r"""Which masks, reference views and numbers of views teach the most: 15 trainings, to be compared.
+r"""Sweep over masks, reference views and numbers of views: 15 trainings of Muskie-S on synthetic rooms.
 
     bash launch/sweep.sh configs/ablations.py --workdir runs/ablations
 
-Each run differs from `base` in one thing. That is Muskie-S on synthetic rooms, like configs/rooms.py, with
-the masks of the paper, in groups of four and of eight views; it needs one GPU and no data. On your own
-photographs:
+Each run differs in one setting from `base`, which trains like configs/rooms.py, but with the paper's
+masks and with groups of four and eight views. It needs one GPU and no data; a run takes about as long as
+configs/rooms.py. On your own photographs:
 
     bash launch/sweep.sh configs/ablations.py:photos --workdir runs/ablations \
         --config.sources.photos.root=/path/to/scenes
 
-One run alone is a config, too: configs/ablations.py:views_1, configs/ablations.py:photos,views_1.
+A single run is a config too: configs/ablations.py:views_1, configs/ablations.py:photos,views_1.
 
-| runs | what is compared |
+| runs | what differs from `base` |
 |---|---|
 | random, rectangle, ellipse, blob, random_walk | one mask mode instead of the paper's three |
-| ratio_50, ratio_90 | the modes of `base`, all with this ratio |
-| references_0, references_1, references_3 | a fixed number of views that stay whole, not V/4 to V/2 |
-| views_1, views_2, views_4, views_8 | groups of this size only; the first learns from single views |
+| ratio_50, ratio_90 | all modes of `base` with this ratio |
+| references_0, references_1, references_3 | a fixed number of reference views instead of V/4 to V/2 |
+| views_1, views_2, views_4, views_8 | groups of this size only; `views_1` learns from single views |
 
-All see as many images in each update. The errors that they print are of their own masks, and not to be
-compared: launch/sweep.sh ends with the command that evaluates all of them alike. Another
---config.duration='30_000 steps', --config.model.variant=base or --config.seed=1 is for all runs.
+All runs see the same number of images per update. Each prints the error under its own masks, so these
+errors are not comparable: launch/sweep.sh ends with the command that evaluates all runs alike. Overrides
+such as --config.duration='30_000 steps', --config.model.variant=base or --config.seed=1 apply to all
+runs.
 """
 
 from typing import Any
@@ -30,7 +31,7 @@ from ml_collections import ConfigDict
 from muskie_jax.config import default_config, folder, synthetic
 from muskie_jax.sweeps import choose, override
 
-# The paper's ratio of a mode that covers a region is also that of those that the paper leaves out.
+# Modes that hide one region get the paper's ratio for regions, also those that the paper does not use.
 RANDOM_RATIO, REGION_RATIO = 0.9, 0.75
 PUBLISHED_MODES = ("random", "rectangle", "ellipse")
 

@@ -1,18 +1,18 @@
-r"""How fast views are decoded and augmented here, per core, beside a PyTorch loader with Pillow.
+r"""Times decoding and augmentation per core, beside a PyTorch loader that uses Pillow.
 
-    python -m muskie_jax.main --config configs/benchmark_data.py --workdir runs/benchmark_data
+    muskie benchmark_data --config configs/benchmark_data.py --workdir runs/benchmark_data
 
-Photographs are made for it, unless there are some of your own:
+It generates photographs, unless you name a folder of your own:
 
     --config.benchmark_data.photos=/folder/of/photographs
 
-It takes about ten minutes, during which the machine should have nothing else to do. It ends with the cores
-that feed one GPU; step times are of an H100 (docs/speed.md), for another GPU write those that
-configs/benchmark.py prints there:
+It takes about ten minutes; leave the machine otherwise idle. It ends with the number of cores that feed
+one GPU. That number is for the step times of an H100 (docs/speed.md). For another GPU, write the step
+times that configs/benchmark.py measures there:
 
     --config.benchmark_data.steps='(("base", 224, 12.6), ("base", 512, 89.4))'
 
-To see what it prints: configs/benchmark_data.py:quick.
+configs/benchmark_data.py:quick shows the output within a minute. docs/speed.md has the numbers to expect.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +25,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise ValueError(f"configs/benchmark_data.py:{arg}: there is quick")
     config = default_config()
     config.job = "benchmark_data"
-    config.sources.rooms = synthetic()  # not looked at
+    config.sources.rooms = synthetic()  # unused
     config.batch.groups = 4
     if arg == "quick":
         config.benchmark_data.photo_sizes = ((480, 640),)

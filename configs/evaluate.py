@@ -1,28 +1,29 @@
-r"""How well networks find the points of one view in others, and reconstruct what is hidden, side by side.
+r"""Evaluates networks side by side: correspondence between views, and reconstruction of masked views.
 
-    python -m muskie_jax.main --config configs/evaluate.py --workdir runs/evaluation \
+    muskie evaluate --config configs/evaluate.py --workdir runs/evaluation \
         --config.evaluate.models="('runs/rooms', 'untrained', 'still', 'patches')"
 
-As it is, on a dozen rooms of the synthetic world, whose geometry is exact; it needs no data, and takes a
-small network a minute on two CPU cores. On your own views with depth and cameras (docs/evaluation.md says
-how they may lie on your disk):
+Without an argument it evaluates on a dozen synthetic rooms, whose geometry is exact. That needs no data
+and takes about a minute per small network on two CPU cores. docs/evaluation.md has the numbers to expect.
+On your own views with depth and cameras, in one of the layouts of docs/evaluation.md:
 
     --config configs/evaluate.py:cameras --config.posed.yours.root=/folder/of/sequences
 
-On photographs without geometry, each scene in a folder of its own, reconstruction alone:
+The other arguments for views with geometry are navi, scannet, seven_scenes, neural_rgbd, transforms and
+colmap. On photographs without geometry, one folder per scene, it evaluates reconstruction only:
 
     --config configs/evaluate.py:photos --config.sources.photos.root=/folder/of/scenes
 
-(all scenes; write a --config.sources.photos.holdout to have only those that a run with it held out).
-Likewise navi, scannet, seven_scenes, neural_rgbd, transforms and colmap. Published backbones are models,
-too: 'dinov2:facebook/dinov2-base', 'mae:/path/to/mae_pretrain_vit_base.pth'.
+This uses all scenes; --config.sources.photos.holdout=0.1 uses those that a training with this holdout did
+not see. Published backbones are models too: 'dinov2:facebook/dinov2-base',
+'mae:/path/to/mae_pretrain_vit_base.pth'.
 """
 
 from ml_collections import ConfigDict
 
 from muskie_jax.config import default_config, folder, posed
 
-# The sizes of the published protocols; others can be set.
+# Image sizes of the published protocols, (height, width).
 SIZES = {"navi": (512, 512), "scannet": (480, 640), "seven_scenes": (480, 640), "neural_rgbd": (480, 640)}
 READERS = ("cameras", "transforms", "colmap", *SIZES)
 PHOTOS = "photos"
@@ -33,7 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise ValueError(f"configs/evaluate.py:{arg}: there is {', '.join((PHOTOS, *READERS))}")
     config = default_config()
     config.job = "evaluate"
-    config.evaluate.models = ("untrained:small", "still", "patches")  # beside these, yours
+    config.evaluate.models = ("untrained:small", "still", "patches")  # add yours
     if not arg:
         config.posed.rooms = posed("synthetic", groups=12)
         config.evaluate.sizes = ((128, 128),)

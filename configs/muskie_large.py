@@ -1,16 +1,20 @@
-r"""Muskie-L as published: 400 epochs of 100 000 groups of 8 views, on 8 devices with 16 groups each.
+r"""Published recipe of Muskie-L: 400 epochs of 100,000 groups of 8 views, on 8 devices with 16 groups each.
 
-    python -m muskie_jax.main --config configs/muskie_large.py \
-        --config.data.root=/path/to/datasets --workdir runs/muskie_large
+    muskie train --config configs/muskie_large.py --config.data.root=/path/to/datasets \
+        --workdir runs/muskie_large
 
-The ten datasets are in folders of the names they have in muskie_jax/data/layouts.py; docs/data.md says
-where they come from. --config.data.allow_missing trains on those that are there. If they are packed:
---config configs/muskie_large.py:packed. On your own photographs: --config configs/muskie_large.py:photos
---config.sources.photos.root=/path/to/scenes
+`config.data.root` holds one folder per dataset, named as in muskie_jax/data/layouts.py; docs/data.md says
+where to get the ten datasets. --config.data.allow_missing trains on those that exist. For packed
+datasets, write configs/muskie_large.py:packed. For your own photographs, write
+configs/muskie_large.py:photos and --config.sources.photos.root=/path/to/scenes.
 
-Every update averages the gradients of three batches, at 224, 384 and 512 pixels; 28 programs are
-compiled at the start. Other numbers of devices share the same 128 groups. Blocks are
-rematerialised.
+Each of the 625,000 updates averages the gradients of three batches, at 224, 384 and 512 pixels. 28
+programs are compiled at the start. Blocks are rematerialised, to save memory. On another number of
+devices the same 128 groups are split differently.
+
+The recipe was not run to its end, so there is no error to expect. The time it would take on a machine:
+
+    muskie plan --config configs/plan.py:muskie_large --config.plan.machine=h100:8 --workdir runs/plan
 """
 
 from ml_collections import ConfigDict

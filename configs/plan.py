@@ -1,11 +1,11 @@
-r"""What another config needs on a machine that you need not have: memory, arithmetic, traffic, time.
+r"""Predicts memory, arithmetic, traffic and time of another config on a machine that need not be present.
 
-    python -m muskie_jax.main --config configs/plan.py:muskie_large --config.plan.machine=v5e:4x4 \
-        --workdir runs/plan
+    muskie plan --config configs/plan.py:muskie_large --config.plan.machine=v5e:4x4 --workdir runs/plan
 
-After the colon comes the name of a config of this folder; settings can be overridden as for training.
-Compiling all 28 programs of the published recipe takes an hour or two on two CPU cores; a few of them
-say nearly as much: --config.plan.buckets='224x224x8, 512x512x8'. docs/plan.md explains the table.
+The argument is the name of a config of this folder; override its settings as for training. Compiling all
+28 programs of the published recipe takes one to two hours on two CPU cores. A few programs are nearly as
+informative: --config.plan.buckets='224x224x8, 512x512x8'. docs/plan.md explains the table and has the
+numbers to expect.
 """
 
 import pathlib

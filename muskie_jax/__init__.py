@@ -1,11 +1,16 @@
 """Muskie, a multi-view vision backbone, in JAX: pre-training, evaluation and use."""
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from muskie_jax.interop.load import load_pretrained
+    from muskie_jax.interop.save import push_to_hub, save_pretrained
 
 __version__ = "0.2.0"
 
-# Loaded when used, so that `muskie_jax.interop.torch_model` works where JAX is not installed.
-_FROM = {
+# Imported on first use, so that `muskie_jax.interop.torch_model` works where JAX is not installed.
+_LAZY = {
     "load_pretrained": "muskie_jax.interop.load",
     "push_to_hub": "muskie_jax.interop.save",
     "save_pretrained": "muskie_jax.interop.save",
@@ -13,10 +18,10 @@ _FROM = {
 __all__ = ["load_pretrained", "push_to_hub", "save_pretrained"]
 
 
-def __getattr__(name: str):
-    if name not in _FROM:
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_FROM[name]), name)
+    return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:

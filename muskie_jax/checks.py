@@ -1,58 +1,179 @@
-"""Checks of settings: each raises a `UserError` of one line."""
+"""Settings: config sections derived from dataclasses, renamed settings, and checks.
 
+Every check raises a `UserError` of one line that names the setting, its value, and what to write instead.
+"""
+
+import dataclasses
 import difflib
-from collections.abc import Iterable
+import types
+import typing
+from collections.abc import Collection, Iterable
+from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from muskie_jax.errors import UserError
 
+# Settings of earlier versions: old path -> new path. "*" stands for any name, the same in both.
+RENAMED = {
+    "sweep.share": "evaluate.shard",
+    "sweep": "evaluate",
+    "data.max_bad_share": "data.max_bad_fraction",
+    "sources.*.world.photo_texture_share": "sources.*.world.photo_texture_fraction",
+    "posed.*.world.photo_texture_share": "posed.*.world.photo_texture_fraction",
+}
 
-def require(condition, message: str) -> None:
-    """The message, unless the condition holds."""
+
+def section(settings: Any) -> ConfigDict:
+    """Returns a config section with the fields of a settings dataclass.
+
+    A nested dataclass becomes a nested section. A field that is None becomes a placeholder of its type,
+    so that an override of another type is an error.
+    """
+    result = ConfigDict()
+    annotations = typing.get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            value = section(value)
+        elif value is None:
+            (kind,) = (
+                each for each in typing.get_args(annotations[field.name]) if each is not types.NoneType
+            )
+            value = config_dict.placeholder(kind)
+        result[field.name] = value
+    return result
+
+
+def current_path(path: str) -> str:
+    """Returns today's path of a setting, such as "evaluate.models", given today's or an old one."""
+    keys = path.split(".")
+    for old, new in RENAMED.items():
+        old_keys, new_keys = old.split("."), new.split(".")
+        if len(keys) >= len(old_keys) and all(o in ("*", key) for o, key in zip(old_keys, keys)):
+            renamed = [key if n == "*" else n for n, key in zip(new_keys, keys)]
+            return ".".join(renamed + keys[len(old_keys) :])
+    return path
+
+
+def renamed_setting(name: str) -> str | None:
+    """Returns what became of a setting of an earlier version, given the last key of its path.
+
+    For example "config.sweep is now config.evaluate"; None for any other name.
+    """
+    for old, new in RENAMED.items():
+        if old.rpartition(".")[2] == name:
+            if "*" in old:  # where it stands depends on the config
+                return f"{name} is now {new.rpartition('.')[2]}"
+            return f"config.{old} is now config.{new}"
+    return None
+
+
+def require(condition: object, message: str) -> None:
+    """Raises UserError(message) unless condition."""
     if not condition:
         raise UserError(message)
 
 
-def one_of(value, allowed: Iterable[str], path: str) -> None:
-    """For a setting that is none of those allowed, what may have been meant."""
-    if value not in tuple(allowed):
+def one_of(value: object, allowed: Iterable[str], path: str) -> None:
+    """Raises UserError for a value that is not allowed, with the nearest one that is."""
+    allowed = tuple(allowed)
+    if value not in allowed:
         raise UserError(f"{path}: no {value!r}{suggest(str(value), allowed)}")
 
 
 def suggest(word: str, allowed: Iterable[str]) -> str:
-    """The end of an error message: the word that was probably meant, and all that could be."""
+    """Returns the end of an error message: the nearest allowed word, if one is near, and all of them."""
     allowed = sorted(allowed)
     near = difflib.get_close_matches(word, allowed, n=1)
     meant = f"; did you mean {near[0]!r}?" if near else ""
     return f"{meant} (there is: {', '.join(allowed)})"
 
 
-def check_setting(config: ConfigDict, path: str, said: str) -> None:
-    """For a setting such as "optim.lr" that there is not in a config; messages begin with what was said."""
-    section = config
-    for key in path.split("."):
-        if not isinstance(section, ConfigDict) or key not in section:
-            known = section if isinstance(section, ConfigDict) else ()
-            raise UserError(f"{said}: no setting {key!r}{suggest(key, known)}")
-        section = section[key]
+def at_least(least: int, settings: ConfigDict, path: str, *names: str) -> None:
+    """Raises UserError unless each of the named settings is at least `least`.
+
+    Args:
+      least: the smallest valid value.
+      settings: the section that holds them.
+      path: of the section, for messages: "config.batch".
+      *names: keys of the section.
+    """
+    for name in names:
+        value = settings[name]
+        require(value >= least, f"{path}.{name}={value}: write {least} or more")
 
 
-def is_pair(size) -> bool:
-    """Whether a setting is two whole numbers, as (height, width) is."""
-    return isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(x, int) for x in size)
+def check_fraction(value: float, path: str) -> None:
+    """Raises UserError unless a value is from 0 to 1."""
+    require(0 <= value <= 1, f"{path}={value}: write a fraction from 0 to 1")
+
+
+def check_overlap(overlap: Collection[float], path: str, instead: str = "") -> None:
+    """Raises UserError unless an overlap is (low, high), two ascending fractions.
+
+    Args:
+      overlap: the setting.
+      path: of the setting, for messages.
+      instead: another valid value, for messages.
+    """
+    if len(overlap) == 2:
+        low, high = overlap
+        if 0 <= low < high <= 1:
+            return
+    raise UserError(f"{path}={overlap}: write two ascending fractions, such as (0.3, 0.9){instead}")
+
+
+def is_pair(value: object) -> bool:
+    """Returns whether a value is two integers, as (height, width) is."""
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(x, int) for x in value)
 
 
 def nearest_size(size: tuple[int, int], patch: int) -> tuple[int, int]:
-    """The (height, width) nearest to an image's, itself if possible, that can be cut into patches."""
+    """Returns the (height, width) nearest to `size` whose sides are multiples of the patch size."""
     height, width = (max(patch, round(side / patch) * patch) for side in size)
     return height, width
 
 
+def check_size(size: tuple[int, int], patch: int, path: str) -> None:
+    """Raises UserError for a (height, width) that is not divisible by the patch size."""
+    nearest = nearest_size(size, patch)
+    if nearest != tuple(size):
+        height, width = size
+        raise UserError(
+            f"{path} has {height}x{width}, not divisible by the patch size {patch}: "
+            f"the nearest valid size is {nearest}"
+        )
+
+
+def check_setting(config: ConfigDict, path: str, shown: str) -> None:
+    """Raises UserError for the path of a setting that a config does not have.
+
+    Args:
+      config: the config to look in.
+      path: such as "optim.b1".
+      shown: beginning of messages: how the user wrote the path.
+    """
+    settings = config
+    for key in path.split("."):
+        if not isinstance(settings, ConfigDict) or key not in settings:
+            known = settings if isinstance(settings, ConfigDict) else ()
+            raise UserError(f"{shown}: no setting {key!r}{suggest(key, known)}")
+        settings = settings[key]
+
+
 def check_keys(config: ConfigDict, known: ConfigDict, path: str, skip: tuple[str, ...] = ()) -> None:
-    """For settings that there are not, or that are missing, in a config and its sections."""
+    """Raises UserError for an unknown or missing setting of a section or of those below it.
+
+    Args:
+      config: the section to check.
+      known: a section with all settings.
+      path: of the section, for messages: "config.batch".
+      skip: keys of sections that are not looked into.
+    """
     for key in config:
         if key not in known:
+            check_renamed(f"{path}.{key}".removeprefix("config."))
             raise UserError(f"{path}.{key}: no such setting{suggest(key, known)}")
     for key in known:
         if key not in config:
@@ -61,3 +182,20 @@ def check_keys(config: ConfigDict, known: ConfigDict, path: str, skip: tuple[str
             if not isinstance(config[key], ConfigDict):
                 raise UserError(f"{path}.{key} is a group of settings: set one of {', '.join(known[key])}")
             check_keys(config[key], known[key], f"{path}.{key}")
+
+
+def check_renamed(path: str, value: str = "") -> None:
+    """Raises UserError for a setting of an earlier version, with what to write now.
+
+    Args:
+      path: without "config.", such as "sweep.models".
+      value: as written on the command line, with "="; otherwise empty.
+    """
+    now = current_path(path)
+    if now == path:
+        return
+    old_keys, new_keys = path.split("."), now.split(".")
+    last = max(i for i, (old, new) in enumerate(zip(old_keys, new_keys)) if old != new) + 1
+    old, new = ".".join(old_keys[:last]), ".".join(new_keys[:last])
+    instead = f": write --config.{now}{value}" if value else ""
+    raise UserError(f"config.{old} is now config.{new}{instead}")

@@ -1,35 +1,38 @@
-"""Flags of the commands: a config file with overrides, and one line for every mistake."""
+"""Command lines: a config file with overrides, other flags, and one line for every mistake.
+
+An `invocation` is how a program was started, for messages: "python -m muskie_jax.data" or "muskie data".
+"""
 
 import json
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from muskie_jax.checks import check_setting
+from muskie_jax.checks import check_renamed, check_setting, renamed_setting
 from muskie_jax.config import default_config
-from muskie_jax.errors import UserError, one_line
+from muskie_jax.errors import UserError, fail
 
 FLAGS = flags.FLAGS
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with its settings.")
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for what comes of it: checkpoints, figures, pictures."
-)
-OUT = flags.DEFINE_string("out", None, "The file or folder to make.")
-USAGE_ERROR = 2
-INTERRUPTED = 130
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/quickstart.py.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for results: checkpoints, metrics and pictures.")
+OUT = flags.DEFINE_string("out", None, "File or folder to write.")
+SHARED_FLAGS = ("config", "workdir", "out")
+INTERRUPTED = 130  # exit status
+HELP = ("-h", "--help")
 
 
 class Command(NamedTuple):
     """A command of a program that has several.
 
     Attributes:
-      run: gets the arguments that are no flags, returns what is printed as JSON.
-      needed: flags that must be given, with an example of each.
+      run: gets the positional arguments and returns what is printed as JSON.
+      needed: required flags, with an example of each.
       optional: other flags that it takes.
-      arguments: names of the arguments.
+      arguments: names of the positional arguments.
     """
 
     run: Callable[[list[str]], dict[str, Any]]
@@ -38,35 +41,35 @@ class Command(NamedTuple):
     arguments: tuple[str, ...] = ()
 
 
-def run_program(program: str, about: str, commands: Mapping[str, Command]) -> None:
-    """Runs `python -m <program> <command> <flags>`, and prints its result as one JSON object.
+def run_program(invocation: str, about: str, commands: Mapping[str, Command]) -> None:
+    """Runs `<invocation> <command> <flags>` and prints its result as one JSON object.
 
     Args:
-      program: what comes after `python -m`.
-      about: shown for --help, a line for each command.
+      invocation: how the program was started.
+      about: printed for --help; it has a line per command.
       commands: by name.
     """
 
     def parse(argv: list[str]) -> list[str]:
-        _, *rest = argv
-        if rest and rest[0] in ("help", "-h", "--help"):
+        rest = argv[1:]
+        if rest and rest[0] in ("help", *HELP):
             print(about.strip())
             sys.exit(0)
         if not rest or rest[0] not in commands:
-            said = f"no command {rest[0]!r}" if rest else "no command"
-            fail(f"{said}: write python -m {program} with one of {', '.join(commands)}")
+            problem = f"no command {rest[0]!r}" if rest else "no command"
+            fail(f"{problem}: write {invocation} with one of {', '.join(commands)}")
         name, *rest = rest
-        command = commands[name]
+        command, full_name = commands[name], f"{invocation} {name}"
         taken = (*command.needed, *command.optional)
-        if "--help" in rest or "-h" in rest:
-            print(describe_command(program, name, command))
+        if asks_for_help(rest):
+            first_line = (command.run.__doc__ or "").splitlines()[0]
+            print(help_text(full_name, first_line, command.needed, command.optional, command.arguments))
             sys.exit(0)
-        _, *arguments = parse_flags([program, *rest], command.needed, f"{program} {name}")
-        for flag in FLAGS.get_key_flags_for_module(sys.modules[command.run.__module__]):
-            if flag.present and flag.name not in taken:
-                fail(f"--{flag.name} is not for {name} (its flags: python -m {program} {name} --help)")
+        _, *arguments = parse_flags([invocation, *rest], command.needed, full_name)
+        module = sys.modules[command.run.__module__]
+        check_taken(FLAGS.get_key_flags_for_module(module), taken, full_name)
         if len(arguments) != len(command.arguments):
-            fail(f"write python -m {program} {' '.join((name, *command.arguments))} and its flags")
+            fail(f"write {' '.join((full_name, *command.arguments))} and its flags")
         return [name, *arguments]
 
     def run(arguments: list[str]) -> None:
@@ -84,58 +87,99 @@ def run_program(program: str, about: str, commands: Mapping[str, Command]) -> No
     app.run(run, flags_parser=parse)
 
 
-def describe_command(program: str, name: str, command: Command) -> str:
-    """What --help says of one of several commands: an example, what it does, and its flags."""
-    examples = [f"--{flag} {example}" for flag, example in command.needed.items()]
-    lines = [" ".join(["python -m", program, name, *command.arguments, *examples]), ""]
-    lines += [(command.run.__doc__ or "").splitlines()[0], ""]
-    for flag in (FLAGS[name] for name in (*command.needed, *command.optional)):
-        if "-" in flag.name:  # another spelling
+def run_command(
+    invocation: str,
+    about: str,
+    main: Callable[[], None],
+    needed: Mapping[str, str],
+    optional: Sequence[str] = (),
+) -> None:
+    """Runs a program that is a single command, `<invocation> <flags>`, once its flags are parsed.
+
+    Args:
+      invocation: how the program was started.
+      about: printed for --help.
+      main: called without arguments.
+      needed: required flags, with an example of each.
+      optional: other flags that it takes.
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        if asks_for_help(argv[1:]):
+            print(help_text(invocation, about, needed, optional))
+            sys.exit(0)
+        _, *arguments = parse_flags(argv, needed, invocation)
+        if arguments:
+            first = arguments[0]
+            instead = f"write --{first}" if "=" in first else "leave it out"
+            fail(f"{first!r} is not a flag: {instead}")
+        check_taken((FLAGS[name] for name in SHARED_FLAGS), (*needed, *optional), invocation)
+        return argv[:1]
+
+    app.run(lambda _: main(), flags_parser=parse)
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Returns whether -h or --help is among the arguments."""
+    return any(argument in HELP for argument in arguments)
+
+
+def help_text(
+    command: str,
+    about: str,
+    needed: Mapping[str, str],
+    optional: Sequence[str] = (),
+    arguments: Sequence[str] = (),
+) -> str:
+    """Returns the help of a command: an example, what it does, and its flags with their defaults."""
+    examples = [f"--{flag} {example}" for flag, example in needed.items()]
+    lines = [" ".join([command, *arguments, *examples]), "", about.strip(), ""]
+    width = max(14, *map(len, (*needed, *optional, "")))
+    for flag in (FLAGS[name] for name in (*needed, *optional)):
+        if "-" in flag.name:  # another spelling of a flag
             continue
         default = "" if flag.default in (None, "", False) else f" ({flag.default})"
         lines.append(
-            f"  --{flag.name:<14} {flag.help}{' (needed)' if flag.name in command.needed else default}"
+            f"  --{flag.name:<{width}} {flag.help}{' (needed)' if flag.name in needed else default}"
         )
     return "\n".join(lines)
 
 
-def fail(message: str) -> None:
-    """Ends the program with one line on standard error."""
-    print(f"error: {one_line(message)}", file=sys.stderr)
-    sys.exit(USAGE_ERROR)
+def check_taken(present: Iterable[flags.Flag], taken: Sequence[str], command: str) -> None:
+    """Exits with one line if a flag was given that the command does not take."""
+    for flag in present:
+        if flag.present and flag.name not in taken:
+            fail(f"--{flag.name} is not for `{command}` (its flags: {command} --help)")
 
 
-def parse_flags(argv: list[str], needed: Mapping[str, str], program: str) -> list[str]:
-    """absl's flags, with one line for what is wrong in them or in the config file.
+def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> list[str]:
+    """Parses the command line with absl; exits with one line for a mistake in it or in the config file.
 
     Args:
-      argv: of the command.
-      needed: flags that must be given, and an example of each.
-      program: for messages: what comes after `python -m`.
+      argv: the program's name and its arguments.
+      needed: required flags, with an example of each.
+      invocation: how the program was started, with its command.
+
+    Returns:
+      The program's name and the positional arguments.
     """
     try:
         check_overrides(argv)
         rest = FLAGS(argv)
         for flag, example in needed.items():
-            if FLAGS[flag].value is None and not FLAGS["help"].value:
+            if FLAGS[flag].value is None:
                 raise UserError(f"--{flag} is missing: write --{flag} {example}")
         if CONFIG.value is not None:
-            _ = CONFIG.value.job  # a file that could not be loaded is reported only when it is used
+            _ = CONFIG.value.job  # absl reports a file that could not be loaded only when it is used
     except flags.Error as error:
-        if "Traceback" in str(error):  # of a config file that was given an argument, and raised
+        if "Traceback" in str(error):  # the config file was given an argument, and raised
             reason = str(error).strip().splitlines()[-1].partition(": ")[2]
             fail(f"the config could not be loaded: {reason}")
-        fail(f"{error} (all flags: python -m {program} --help)")
+        fail(f"{error} (all flags: {invocation} --help)")
     except UserError as error:
         fail(str(error))
-    except AttributeError as error:
-        text = str(error).replace("\\n", "\n").replace("\\'", "'")  # some are quoted twice
-        said = [line.strip("\"' ") for line in text.splitlines()] or [""]
-        if not any(f".{said[0]}=" in argument for argument in argv):  # it is the config file's own
-            fail(f"the config could not be loaded: AttributeError: {said[-1]}")
-        fail(f"no setting {said[0]!r} (in an override of --config). {' '.join(said[1:])}")
-    except KeyError as error:
-        fail(f"no setting {error.args[0]} (in an override of --config)")
+    except (AttributeError, KeyError) as error:
+        fail(_unknown_setting(error, argv))
     except Exception as error:  # a config file is Python: it can raise anything
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         reason = lines[-1] if lines else "no reason given"
@@ -143,14 +187,28 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], program: str) -> lis
     return rest
 
 
-def check_overrides(argv: list[str]) -> None:
-    """Raises UserError for an override such as --config.optim.lr=1 of a setting that there is not.
+def _unknown_setting(error: AttributeError | KeyError, argv: Sequence[str]) -> str:
+    """Returns a message for an error of ml_collections: an override or the config file has a wrong key."""
+    text = str(error).replace("\\n", "\n").replace("\\'", "'")  # ml_collections quotes some keys twice
+    name, *hints = [line.strip("\"' ") for line in text.splitlines()] or [""]
+    if any(f".{name}=" in argument for argument in argv):
+        return f"no setting {name!r} (in an override of --config). {' '.join(hints)}"
+    key = re.match(r"""["']*(?:Key ")?(\w+)""", text)
+    renamed = renamed_setting(key[1]) if key else None
+    reason = renamed or f"{type(error).__name__}: {[name, *hints][-1]}"
+    return f"the config could not be loaded: {reason}"
 
-    Settings of sources and posed datasets depend on the config file: they are checked when it is loaded.
+
+def check_overrides(argv: Sequence[str]) -> None:
+    """Raises UserError for an override of an unknown or renamed setting, such as --config.optim.lr=1.
+
+    Which settings sources and posed datasets have depends on the config file, so theirs are checked when it
+    is loaded.
     """
     for argument in argv:
         if not argument.startswith(("--config.", "-config.")):
             continue
-        path = argument.lstrip("-").partition("=")[0].partition(".")[2]
+        path, equals, value = argument.lstrip("-").partition(".")[2].partition("=")
+        check_renamed(path, equals + value)
         if path.partition(".")[0] not in ("sources", "posed"):
             check_setting(default_config(), path, argument)

@@ -1,4 +1,4 @@
-"""Loads config files, which are Python, and what `get_config` in them returns."""
+"""Loading of config files, which are Python modules with a function `get_config`."""
 
 import importlib.util
 import os
@@ -7,11 +7,18 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
+from muskie_jax.errors import UserError
+
 
 def load_config(file: str | os.PathLike) -> ConfigDict:
-    """The config of a file, named as after --config: "configs/benchmark.py", "configs/benchmark.py:remat".
+    """Returns the config of a file.
 
-    Raises whatever the file raises.
+    Args:
+      file: as after --config, such as "configs/benchmark.py" or, with an argument,
+        "configs/benchmark.py:remat".
+
+    Raises:
+      UserError: if the file is not Python. Anything else that the file raises.
     """
     path, colon, argument = str(file).partition(":")
     get_config = load_module(path).get_config
@@ -19,8 +26,14 @@ def load_config(file: str | os.PathLike) -> ConfigDict:
 
 
 def load_module(path: str | os.PathLike) -> ModuleType:
-    """A config file as a module of its own, which nothing else imports."""
+    """Executes a config file and returns its module, which is not added to `sys.modules`.
+
+    Raises:
+      UserError: if the file is not Python. Anything else that the file raises.
+    """
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file: write a config file such as configs/quickstart.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,27 +1,32 @@
-"""Errors that end a run with one line and no traceback."""
+"""Errors that end a run with one line instead of a traceback."""
+
+import sys
+from typing import NoReturn
+
+USAGE_ERROR = 2  # exit status
 
 
 def printable(text: str) -> str:
-    """A text with names of files in it, on one line and harmless to terminals, whatever the names are."""
+    """Returns text with non-printable characters escaped, so that no file name can harm a terminal."""
     escaped = lambda c: c.encode("unicode_escape").decode()
     return "".join(c if c.isprintable() else escaped(c) for c in text)
 
 
 def one_line(message: str) -> str:
-    """A message as one harmless line, however it was broken."""
+    """Returns a message as one printable line, with runs of white space as single spaces."""
     return printable(" ".join(message.split()))
 
 
 def first_line(error: Exception) -> str:
-    """What somebody else's exception says first, or its kind if it says nothing."""
+    """Returns the first line of a library's exception, or the exception's type if it has no message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
 class UserError(Exception):
-    """Something in the config, the data or the work directory is wrong.
+    """The config, the data or the work directory is wrong.
 
-    The message is one line: what is wrong, and what to write instead.
+    The message is one line: what is wrong, with its value, and what to write instead.
     """
 
     def __init__(self, message: str):
@@ -29,4 +34,10 @@ class UserError(Exception):
 
 
 class NotFinite(Exception):
-    """A loss or a state holds an infinite or undefined number; nothing of it was saved."""
+    """A loss or a training state is infinite or NaN. The state was not saved."""
+
+
+def fail(message: str) -> NoReturn:
+    """Prints one line on standard error and exits with status 2."""
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    sys.exit(USAGE_ERROR)

@@ -32,7 +32,7 @@ from muskie_jax.evaluators.model_specs import ModelSpec, find_models
 from muskie_jax.evaluators.reconstruction_curves import CurveSettings, ReconstructionCurves
 from muskie_jax.evaluators.results import Figure, ResultRow, Setting, SweepEvaluator
 from muskie_jax.evaluators.settings import parse_shard
-from muskie_jax.files import atomic_write
+from muskie_jax.files import atomic_write, create_workdir
 from muskie_jax.report import results_file
 from muskie_jax.report.results_file import FigureFile, ResultUnit
 from muskie_jax.report.write import write_report
@@ -80,6 +80,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     # --- Plan ----------------------------------------------------------------------------------------
     config_lib.validate(config)
+    create_workdir(workdir)
     models = find_models(config.evaluate.models, config.evaluate.checkpoints, config.evaluate.dtype)
     units = list(plan_units(models, make_evaluators(config, workdir), config))
     if not units:

@@ -95,3 +95,17 @@ def _replace_folder(part: pathlib.Path, path: pathlib.Path, old: pathlib.Path) -
         if there:
             old.rename(path)
         raise
+
+
+def create_workdir(workdir: pathlib.Path) -> None:
+    """Creates a work directory unless it exists.
+
+    Raises:
+      UserError: if it cannot be created or written to.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be created: {error.strerror}") from error
+    if not os.access(workdir, os.W_OK):
+        raise UserError(f"--workdir={workdir} cannot be written to: write another folder")

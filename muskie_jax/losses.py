@@ -4,17 +4,41 @@ P = p*p*3 values per patch; the axes before it are those of the tokens: groups, 
 groups and their hidden patches.
 """
 
+import dataclasses
 from typing import Literal
 
 import flax
 import jax
 import jax.numpy as jnp
 from jax import Array
+from ml_collections import ConfigDict
+
+from muskie_jax.checks import one_of
 
 ERRORS = ("l2", "l1", "smooth_l1")
 EPSILON = 0.1  # the paper's eps: error weight at confidence 0
 REGULARISER = 0.1  # the paper's lambda: price of low confidence
 LOG_OFFSET = 1e-6  # keeps log(confidence) finite
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """Settings of the reconstruction loss: `config.loss`.
+
+    Attributes:
+      error: how the error of a value is measured: "l2", "l1" or "smooth_l1".
+      confidence: weights errors by (c + eps) and penalises -log c, as published.
+      normalize_targets: compares with each target patch normalised to mean 0 and variance 1, as in MAE.
+    """
+
+    error: Literal["l2", "l1", "smooth_l1"] = "l2"
+    confidence: bool = True
+    normalize_targets: bool = False
+
+
+def check_loss(loss: ConfigDict) -> None:
+    """Raises UserError for an unknown error of `config.loss`."""
+    one_of(loss.error, ERRORS, "config.loss.error")
 
 
 @flax.struct.dataclass
@@ -58,27 +82,22 @@ def token_losses(
     conf: Array,
     target: Array,
     mask: Array,
-    *,
-    error: str = "l2",
-    confidence: bool = True,
-    normalize_targets: bool = False,
+    options: LossOptions = LossOptions(),
 ) -> TokenLosses:
     """Losses of every token.
 
     Args:
       pred, conf, target: float32 (..., P), see `MuskieOutput`; target is the patch's own pixels.
       mask: bool (...), True = hidden.
-      error: how a value's error is measured.
-      confidence: weight errors by (c + eps), and report -log c; as published.
-      normalize_targets: compare with the target patch normalised to mean 0, variance 1.
+      options: which loss.
     """
-    if normalize_targets:
+    if options.normalize_targets:
         target = normalize_patches(target)
     hidden = mask.astype(jnp.float32)
     difference = pred - target
-    errors = elementwise_error(difference, error)
+    errors = elementwise_error(difference, options.error)
     log_confidence = jnp.zeros_like(hidden)
-    if confidence:
+    if options.confidence:
         errors = (conf + EPSILON) * errors
         log_confidence = -jnp.log(conf + LOG_OFFSET).mean(axis=-1)
     return TokenLosses(

@@ -1,16 +1,23 @@
-"""The command line: `python -m muskie_jax.main --config configs/quickstart.py --workdir /tmp/run`."""
+"""Runs the job of a config: `train`, `evaluate`, `benchmark`, `benchmark_data` or `plan`.
 
-import functools
+Any setting can be overridden, for example with --config.seed=1. The last line of standard output is the
+result, as one JSON object. The same command resumes a training or an evaluation that was stopped.
+"""
+
 import os
 import pathlib
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
 
-from muskie_jax.command_line import CONFIG, INTERRUPTED, WORKDIR, fail, parse_flags
+from muskie_jax.checks import one_of
+from muskie_jax.command_line import CONFIG, FLAGS, INTERRUPTED, WORKDIR, run_command
 from muskie_jax.config import validate
-from muskie_jax.errors import NotFinite, UserError
+from muskie_jax.errors import NotFinite, UserError, fail
 from muskie_jax.evaluate import evaluate
 from muskie_jax.files import user_path
 from muskie_jax.perf.benchmark import benchmark
@@ -23,42 +30,50 @@ _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Run as one of several processes: connect to the others before starting."
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, with --distributed.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes, with --distributed.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process, with --distributed.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --distributed.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, with --distributed.")
 _STOPPED_EXIT_CODE = flags.DEFINE_integer(
-    "stopped_exit_code", 0, "Exit code of a run that a signal ended early, to tell it from a complete one."
+    "stopped_exit_code",
+    0,
+    "Exit status of a run that a signal stopped, to distinguish it from a finished one.",
 )
 
-# config.job -> what runs it
-JOBS = {
+# config.job -> the function that runs it. Each validates the config before it does anything else.
+JOBS: dict[str, Callable[[ConfigDict, pathlib.Path], dict[str, Any]]] = {
     "train": train,
     "evaluate": evaluate,
     "benchmark": benchmark,
     "benchmark_data": benchmark_data,
     "plan": plan,
 }
-for flag in (CONFIG, WORKDIR):
-    flags.declare_key_flag(flag.name)  # so that --help shows them
-NEEDED = {"config": "configs/quickstart.py", "workdir": "runs/my_first"}
+INVOCATION = "python -m muskie_jax.main"
+EXAMPLES = {
+    "train": {"config": "configs/quickstart.py", "workdir": "runs/my_first"},
+    "evaluate": {"config": "configs/evaluate.py", "workdir": "runs/evaluation"},
+    "benchmark": {"config": "configs/benchmark.py", "workdir": "runs/benchmark"},
+    "benchmark_data": {"config": "configs/benchmark_data.py", "workdir": "runs/benchmark_data"},
+    "plan": {"config": "configs/plan.py:muskie_large", "workdir": "runs/plan"},
+}
+OPTIONAL = ("distributed", "coordinator", "num_processes", "process_id", "stopped_exit_code")
 
 
 def keep_compiled_programs() -> None:
-    """Compiled programs are kept between runs, unless JAX was told where, or ("") not to."""
+    """Caches compiled programs across runs, unless JAX_COMPILATION_CACHE_DIR is set (also if to "")."""
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "muskie_jax"
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return  # a home that cannot be written to costs time only
+        return  # a home that cannot be written to only costs time
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def connect() -> None:
-    """Makes this process one of several.
+    """Connects this process to the others of a distributed run.
 
     Raises:
-      UserError: if the flags do not say how, and JAX cannot find out either.
+      UserError: if the flags do not describe the processes and JAX cannot detect them.
     """
     try:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -69,31 +84,37 @@ def connect() -> None:
         ) from error
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        fail(f"{argv[1]!r} is no flag: write --{argv[1]}")
+def check_job(config: ConfigDict, job: str | None) -> None:
+    """Raises UserError for an unknown `config.job`, or if `muskie <job>` was started for another one."""
+    one_of(config.job, JOBS, "config.job")
+    if job not in (None, config.job):
+        file = config_flags.get_config_filename(FLAGS[CONFIG.name])
+        raise UserError(
+            f"{file} is for `muskie {config.job}`: write that instead of `muskie {job}`, or add "
+            f"--config.job={job}"
+        )
+
+
+def run(job: str | None) -> None:
+    """Runs the job of the config, once flags are parsed."""
     for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID):
         if flag.value is not None and not _DISTRIBUTED.value:
             fail(f"--{flag.name} is for one of several processes: write --distributed too")
     logging.set_verbosity(logging.WARNING)
     keep_compiled_programs()
+    config, workdir = CONFIG.value, WORKDIR.value
+    assert config is not None and workdir is not None, "needed flags were checked"
     try:
-        config = CONFIG.value
-        validate(config)
-        workdir = user_path(WORKDIR.value)
+        check_job(config, job)
+        workdir = user_path(workdir)
         if _DISTRIBUTED.value:
+            validate(config)  # before connecting: the other processes would wait for one that fails
             connect()
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from error
-        if not os.access(workdir, os.W_OK):
-            raise UserError(f"--workdir={workdir} cannot be written to: write another folder")
         result = JOBS[config.job](config, workdir)
     except (UserError, NotFinite) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from what was saved", file=sys.stderr)
+        print("interrupted: the same command resumes from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
     if jax.process_index() == 0:
         print_result(result)
@@ -101,5 +122,15 @@ def main(argv: list[str]) -> None:
         sys.exit(_STOPPED_EXIT_CODE.value)
 
 
+def main(invocation: str = INVOCATION, job: str | None = None) -> None:
+    """Parses `sys.argv` and runs the job of its config.
+
+    Args:
+      invocation: how the program was started, for messages.
+      job: the only job to accept; None: any.
+    """
+    run_command(invocation, __doc__ or "", lambda: run(job), EXAMPLES[job or "train"], OPTIONAL)
+
+
 if __name__ == "__main__":
-    app.run(main, flags_parser=functools.partial(parse_flags, needed=NEEDED, program="muskie_jax.main"))
+    main()

@@ -9,9 +9,13 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
+from ml_collections import ConfigDict
+
+from muskie_jax.checks import one_of, require
+from muskie_jax.errors import UserError
 
 Grid = tuple[int, int]
 
@@ -172,18 +176,60 @@ LARGEST = {
 
 @dataclasses.dataclass(frozen=True)
 class MaskOptions:
-    """How the masks of a group are drawn: the fields of `config.mask`.
+    """Settings of the masks of a group: `config.mask`. The defaults are the published ones.
 
     Attributes:
-      modes: pairs (mode, ratio), one of which is drawn for each group.
-      num_reference: reference views; None draws uniformly from {V//4, ..., V//2} for each group.
+      modes: pairs (mode, ratio), one of which is drawn for each group; the ratio is the fraction of a
+        view's patches that a mask hides.
+      num_reference: reference views of a group, which stay unmasked; None draws their number uniformly
+        from {V//4, ..., V//2} for each group.
     """
 
-    modes: tuple[tuple[str, float], ...]
+    modes: tuple[tuple[str, float], ...] = (("random", 0.9), ("rectangle", 0.75), ("ellipse", 0.75))
     num_reference: int | None = None
 
-    def __post_init__(self):
-        object.__setattr__(self, "modes", tuple(map(tuple, self.modes)))  # configs may have lists
+    @classmethod
+    def of(cls, mask: ConfigDict) -> "MaskOptions":
+        """Returns the options of `config.mask`, which may hold lists, as a hashable object."""
+        return cls(tuple((mode, ratio) for mode, ratio in mask.modes), mask.num_reference)
+
+
+def check_masks(
+    mask: ConfigDict, sizes: Collection[tuple[int, int]], patch: int, views: Collection[int]
+) -> None:
+    """Checks `config.mask`.
+
+    Args:
+      mask: `config.mask`.
+      sizes: (height, width) of all images that masks are drawn for, pixels.
+      patch: side of a patch, pixels.
+      views: all numbers of views that a group may have.
+
+    Raises:
+      UserError: for an unknown mode, a ratio that hides no patch, or too many reference views.
+    """
+    require(len(mask.modes) > 0, "config.mask.modes is empty: add a pair such as ('random', 0.9)")
+    for entry in mask.modes:
+        if not (isinstance(entry, (tuple, list)) and len(entry) == 2):
+            raise UserError(f"config.mask.modes has {entry!r}: write a pair such as ('random', 0.9)")
+        mode, ratio = entry
+        one_of(mode, MODES, "config.mask.modes")
+        valid = isinstance(ratio, (int, float)) and 0 < ratio <= 1
+        require(valid, f"config.mask.modes: {mode} has ratio {ratio!r}: write one above 0, at most 1")
+        for height, width in sizes:
+            grid = (height // patch, width // patch)
+            if hidden_count(grid, ratio) == 0:
+                raise UserError(
+                    f"config.mask.modes: {mode} with ratio {ratio} hides no patch of {height}x{width}: "
+                    f"write at least {1 / (grid[0] * grid[1]):.3g}"
+                )
+    count, fewest = mask.num_reference, min(views)
+    require(count is None or count >= 0, f"config.mask.num_reference={count}: write 0 or more, or None")
+    if count is not None and count >= fewest:
+        raise UserError(
+            f"config.mask.num_reference={count} leaves no view to mask in groups of {fewest} views: "
+            f"write less than {fewest}, or remove {fewest} from config.buckets.views"
+        )
 
 
 def reference_range(views: int, num_reference: int | None) -> tuple[int, int]:

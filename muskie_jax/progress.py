@@ -11,6 +11,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket
+from muskie_jax.checks import current_path
 from muskie_jax.perf.flops import peak_flops, training_flops
 from muskie_jax.train_step import Task
 from muskie_jax.writers import duration, log_main
@@ -119,7 +120,8 @@ def describe_parameters(params) -> None:
 
 def describe_changes(old: Mapping[str, Any], config: ConfigDict) -> None:
     """Tells which settings differ from those a checkpoint was trained with."""
-    before, now = _flatten(old), _flatten(json.loads(config.to_json_best_effort()))
+    before = {current_path(path): value for path, value in _flatten(old).items()}
+    now = _flatten(json.loads(config.to_json_best_effort()))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             log_main(f"  config.{name} was {before.get(name)!r} and is {now.get(name)!r} now")

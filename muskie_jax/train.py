@@ -17,6 +17,7 @@ from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.data.prefetch import prefetch
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
+from muskie_jax.files import create_workdir
 from muskie_jax.fingerprint import digest
 from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue
@@ -51,6 +52,7 @@ def train(
     """
     # --- Config, data, devices ---------------------------------------------------------------------
     config_lib.validate(config)
+    create_workdir(workdir)
     total_steps = config_lib.total_steps(config)
     mesh = make_mesh(config.mesh, devices)
     check_batch(config, mesh)

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket
 from muskie_jax.errors import UserError
-from muskie_jax.losses import TokenLosses, token_losses, total_loss
+from muskie_jax.losses import LossOptions, TokenLosses, token_losses, total_loss
 from muskie_jax.masking import MaskOptions, most_hidden
 from muskie_jax.metrics import Mean
 from muskie_jax.models.attention import Attention
@@ -40,15 +40,6 @@ class TrainState:
     step: Array
     params: Params
     opt_state: optax.OptState
-
-
-@dataclasses.dataclass(frozen=True)
-class LossOptions:
-    """The fields of `config.loss`, see `token_losses`."""
-
-    error: str = "l2"
-    confidence: bool = True
-    normalize_targets: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +82,7 @@ def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
         model = build_model(**config.model, mesh=mesh)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from error
-    return Task(model, LossOptions(**config.loss), num_sources, MaskOptions(**config.mask))
+    return Task(model, LossOptions(**config.loss), num_sources, MaskOptions.of(config.mask))
 
 
 def _make_state(model: Muskie, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
@@ -125,7 +116,7 @@ def reconstruct(task: Task, params: Params, batch: Batch) -> tuple[Array, Muskie
     images = to_float(batch["images"])
     output = task.model.apply({"params": params}, images, batch["mask"])
     target = patchify(images, task.model.patch)
-    losses = token_losses(output.pred, output.conf, target, batch["mask"], **dataclasses.asdict(task.loss))
+    losses = token_losses(output.pred, output.conf, target, batch["mask"], task.loss)
     return images, output, losses
 
 
@@ -145,7 +136,7 @@ def hidden_losses(task: Task, params: Params, batch: Batch) -> TokenLosses:
     )
     patches = patchify(images, task.model.patch)
     target = take(patches.reshape(groups, -1, patches.shape[-1]), picked)
-    losses = token_losses(pred, conf, target, picked.is_filled, **dataclasses.asdict(task.loss))
+    losses = token_losses(pred, conf, target, picked.is_filled, task.loss)
     too_many = jnp.count_nonzero(mask, axis=(1, 2))[:, None] > slots
     return jax.tree.map(lambda x: jnp.where(too_many, jnp.nan, x), losses)
 

@@ -1,8 +1,8 @@
-"""The command line as a user meets it: one line for every mistake, results on standard output."""
+"""The command line: one line for every mistake, results on standard output."""
 
+import importlib.util
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -11,10 +11,14 @@ import time
 import jax
 import pytest
 
-from conftest import write_scene, xla_flags
-from muskie_jax.main import keep_compiled_programs
+import muskie_jax
+from conftest import ROOT, write_scene, xla_flags
+from muskie_jax import __main__ as muskie
+from muskie_jax import main
+from muskie_jax.config import default_config, posed, synthetic
+from muskie_jax.errors import UserError
+from muskie_tests.commands import complaint_of, run_in_process, run_module
 
-ROOT = pathlib.Path(__file__).parent.parent
 SMALL = [
     "--config.model.variant=nano",
     "--config.batch.groups=4",
@@ -44,16 +48,6 @@ def run(*arguments):
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def complaint(*arguments):
-    """The single line of a run that fails at once."""
-    done = run(*arguments)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stdout == ""
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
-    return lines[0]
-
-
 @pytest.mark.parametrize(
     "arguments, expected",
     [
@@ -78,8 +72,6 @@ def complaint(*arguments):
          "'gs://b/run' is an address: write a path"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--num_processes=2"],
          "--num_processes is for one of several processes: write --distributed too"),
-        (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--distributed"],
-         "write --coordinator=HOST:PORT --num_processes=N --process_id=I"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "config.seed=1"],
          "write --config.seed=1"),
     ],
@@ -87,7 +79,154 @@ def complaint(*arguments):
 def test_mistakes_are_one_line(tmp_path, arguments, expected):
     (tmp_path / "file").touch()
     filled = [argument.format(tmp=tmp_path) for argument in arguments]
-    assert expected.format(tmp=tmp_path) in complaint(*filled)
+    assert expected.format(tmp=tmp_path) in complaint_of(run_in_process("muskie_jax.main", *filled))
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["--config.model.variant=bse"], "error: config.model.variant: no 'bse'; did you mean 'base'? ("),
+        (["--distributed"], "write --coordinator=HOST:PORT --num_processes=N --process_id=I"),
+    ],
+)
+def test_mistakes_are_one_line_in_a_process_of_their_own(tmp_path, arguments, expected):
+    workdir = tmp_path / "run"
+    done = run_module("muskie_jax.main", "--config=configs/quickstart.py", "--workdir", workdir, *arguments)
+    assert expected in complaint_of(done)
+    assert not workdir.exists(), "settings are checked first"
+
+
+QUICKSTART = ("--config", "configs/quickstart.py", "--workdir", "runs/x")
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("--config.sweep.models=('a',)",
+         "config.sweep is now config.evaluate: write --config.evaluate.models=('a',)"),
+        ("--config.sweep.share=2/4",
+         "config.sweep.share is now config.evaluate.shard: write --config.evaluate.shard=2/4"),
+        ("--config.data.max_bad_share=0.1",
+         "config.data.max_bad_share is now config.data.max_bad_fraction: write "
+         "--config.data.max_bad_fraction=0.1"),
+        ("--config.sources.rooms.world.photo_texture_share=1",
+         "config.sources.rooms.world.photo_texture_share is now "
+         "config.sources.rooms.world.photo_texture_fraction: write "
+         "--config.sources.rooms.world.photo_texture_fraction=1"),
+    ],
+)  # fmt: skip
+def test_overrides_of_renamed_settings_name_the_new_ones(override, expected):
+    done = run_in_process("muskie_jax.main", *QUICKSTART, override)
+    assert complaint_of(done) == f"error: {expected}"
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("config.sweep.models = ('a',)", "config.sweep is now config.evaluate"),
+        ("config.sweep = {}", "config.sweep is now config.evaluate"),
+        ("config.data.max_bad_share = 0.1",
+         "config.data.max_bad_share is now config.data.max_bad_fraction"),
+        ("config.data.update(max_bad_share=0.1)",
+         "config.data.max_bad_share is now config.data.max_bad_fraction"),
+        ("config.sources.rooms = synthetic(photo_texture_share=1.0)",
+         "synthetic(): photo_texture_share is now photo_texture_fraction"),
+    ],
+)  # fmt: skip
+def test_config_files_with_renamed_settings_name_the_new_ones(tmp_path, line, expected):
+    path = tmp_path / "old.py"
+    path.write_text(
+        "from muskie_jax.config import default_config, synthetic\n"
+        f"def get_config():\n    config = default_config()\n    {line}\n    return config\n"
+    )
+    done = run_in_process("muskie_jax.main", "--config", path, "--workdir", tmp_path / "run")
+    reason = complaint_of(done).removeprefix("error: ").removeprefix("the config could not be loaded: ")
+    assert reason == expected
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("muskie_jax.data.synthetic.speed", "muskie_jax.perf.rendering"),
+        ("muskie_jax.correspondence.speed", "muskie_jax.perf.correspondence"),
+    ],
+)
+def test_moved_modules_name_the_new_ones(old, new):
+    assert complaint_of(run_module(old)) == f"error: {old} has moved: write python -m {new}"
+    assert importlib.util.find_spec(new)
+
+
+# --- The command `muskie` ---------------------------------------------------------------------------
+
+
+def test_muskie_lists_its_commands_without_importing_jax():
+    code = "import sys; from muskie_jax.__main__ import main; main(); assert 'jax' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    listed = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert listed == list(muskie.COMMANDS)
+    assert done.stdout == run_in_process("muskie_jax", "help").stdout
+
+
+def test_muskie_prints_its_version():
+    assert run_in_process("muskie_jax", "--version").stdout == f"muskie_jax {muskie_jax.__version__}\n"
+
+
+@pytest.mark.parametrize("command", muskie.COMMANDS)
+def test_every_command_of_muskie_has_help(command):
+    done = run_in_process("muskie_jax", command, "--help")
+    assert done.returncode == 0 and done.stderr == "" and len(done.stdout) > 100
+    if command not in ("data", "interop"):
+        assert done.stdout.startswith(f"muskie {command} --")
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ([], "no command: write muskie with one of train, evaluate, "),
+        (["trian"], "no command 'trian' (did you mean 'train'?): write muskie with one of train, "),
+        (["evaluate", *QUICKSTART], "configs/quickstart.py is for `muskie train`: write that instead of "
+         "`muskie evaluate`, or add --config.job=evaluate"),
+        (["train", *QUICKSTART, "--config.job=trian"], "config.job: no 'trian'; did you mean 'train'?"),
+        (["plan", "--config", "configs/plan.py:rooms"], "--workdir is missing: write --workdir runs/plan"),
+        (["train", *QUICKSTART, "--out=x"], "--out is not for `muskie train` (its flags: muskie train --h"),
+        (["data", "verify"], "write muskie data verify <folder or address> and its flags"),
+        (["data", "pak"], "no command 'pak': write muskie data with one of inspect, groups, pack, verify"),
+        (["interop", "export", "--out=m.pth"], "--checkpoint is missing: write --checkpoint runs/quicks"),
+        (["report", "--workdir", "runs", "x"], "'x' is not a flag: leave it out"),
+        (["sweeps", "--config", "configs/ablations.py", "--config.optim.b1=2.0"], "run 'base': config."),
+    ],
+)  # fmt: skip
+def test_mistakes_of_muskie_are_one_line(arguments, expected):
+    assert expected in complaint_of(run_in_process("muskie_jax", *arguments))
+
+
+def test_muskie_runs_the_job(tmp_path, monkeypatch):
+    """The command reaches the job, with the overrides, and prints its result."""
+    calls = []
+    job = lambda config, workdir: calls.append((config.seed, workdir)) or {"job": "train"}
+    monkeypatch.setitem(main.JOBS, "train", job)
+    flags = ("--config", "configs/quickstart.py", "--config.seed=3", "--workdir", tmp_path)
+    done = run_in_process("muskie_jax", "train", *flags)
+    assert done.returncode == 0 and json.loads(done.stdout) == {"job": "train"}, done.stderr
+    assert calls == [(3, tmp_path)]
+
+
+@pytest.mark.parametrize("job", main.JOBS)
+def test_every_job_validates_before_anything_else(job, tmp_path):
+    config = default_config()
+    config.job = job
+    config.optim.b1 = 2.0
+    config.sources.rooms = synthetic()
+    config.posed.rooms = posed("synthetic")
+    config.evaluate.models = ("still",)
+    with pytest.raises(UserError, match="config.optim.b1=2.0"):
+        main.JOBS[job](config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# --- Runs ---------------------------------------------------------------------------------------------
 
 
 def test_photographs_train_survive_a_kill_and_name_a_bad_file(tmp_path):
@@ -123,14 +262,14 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     arguments = ["--config", "configs/quickstart.py", "--workdir", tmp_path, *SMALL,
                  "--config.duration=100000 steps", "--config.checkpoint.every=50000"]  # fmt: skip
     process = start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    told = ""
-    while "step 4/" not in told:
+    log = ""
+    while "step 4/" not in log:
         line = process.stderr.readline()
-        assert line, told
-        told += line
+        assert line, log
+        log += line
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, told + err
+    assert process.returncode == 0, log + err
     result = json.loads(out.splitlines()[-1])
     assert result["stopped"] == "SIGINT" and f"Stopped by SIGINT at step {result['step']} of" in out
     assert (tmp_path / "checkpoints" / str(result["step"])).is_dir()
@@ -141,17 +280,17 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["step"] == result["step"] + 2
 
 
-@pytest.mark.parametrize("told", [None, "", "/elsewhere"])
-def test_compiled_programs_are_kept_unless_jax_was_told_otherwise(told, tmp_path, monkeypatch):
+@pytest.mark.parametrize("setting", [None, "", "/elsewhere"])
+def test_compiled_programs_are_cached_unless_jax_is_configured(setting, tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    if told is not None:
-        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", told)
+    if setting is not None:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", setting)
     try:
-        keep_compiled_programs()
+        main.keep_compiled_programs()
         kept = jax.config.jax_compilation_cache_dir
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
-    assert kept == (str(tmp_path / "muskie_jax") if told is None else before)
-    assert (tmp_path / "muskie_jax").is_dir() == (told is None)
+    assert kept == (str(tmp_path / "muskie_jax") if setting is None else before)
+    assert (tmp_path / "muskie_jax").is_dir() == (setting is None)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muskie_jax.losses import elementwise_error, normalize_patches, token_losses, total_loss
+from muskie_jax.losses import LossOptions, elementwise_error, normalize_patches, token_losses, total_loss
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_against_plain_numpy(case, error, confidence):
         expected += 0.1 * (mask * -np.log(conf + 1e-6).mean(-1)).mean()
     else:
         expected = errors.mean(-1)[mask > 0].mean()
-    losses = token_losses(*case, error=error, confidence=confidence)
+    losses = token_losses(*case, LossOptions(error, confidence))
     assert float(total_loss(losses)) == pytest.approx(expected, rel=1e-5)
     squared = float(losses.squared.sum() / losses.hidden.sum())
     assert squared == pytest.approx((difference**2).mean(-1)[mask > 0].mean(), rel=1e-5)
@@ -43,7 +43,7 @@ def test_normalised_targets(case):
     normal = normalize_patches(target)
     np.testing.assert_allclose(normal.mean(-1), 0, atol=1e-5)
     np.testing.assert_allclose(normal.std(-1), 1, atol=1e-3)
-    ours = total_loss(token_losses(*case, normalize_targets=True))
+    ours = total_loss(token_losses(*case, LossOptions(normalize_targets=True)))
     assert float(ours) == pytest.approx(float(total_loss(token_losses(pred, conf, normal, mask))))
     assert jnp.isfinite(normalize_patches(jnp.ones((1, 4)))).all()
 

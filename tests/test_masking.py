@@ -196,9 +196,7 @@ def test_the_largest_mask_is_as_large_as_said(mode):
 def test_groups_hide_no_more_than_the_most_and_as_much():
     rng = np.random.default_rng(0)
     for views, num_reference in [(1, None), (2, None), (8, None), (4, 1), (4, 0), (2, 5)]:
-        options = MaskOptions(
-            [["random", 0.6], ["rectangle", 0.75]], num_reference
-        )  # as a file may write it
+        options = MaskOptions((("random", 0.6), ("rectangle", 0.75)), num_reference)
         most = most_hidden(views, (6, 8), options)
         drawn = group_masks(rng, DRAWS, views, (6, 8), options).sum((1, 2))
         assert drawn.max() <= most

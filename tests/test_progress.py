@@ -1,14 +1,19 @@
 """Speeds that the progress line tells."""
 
+import json
+
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket
+from muskie_jax.config import default_config, synthetic
+from muskie_jax.losses import LossOptions
 from muskie_jax.masking import MaskOptions
 from muskie_jax.models.muskie import build_model
 from muskie_jax.perf.flops import training_flops
-from muskie_jax.progress import Progress
-from muskie_jax.train_step import LossOptions, Task
+from muskie_jax.progress import Progress, describe_changes
+from muskie_jax.train_step import Task
 
 
 def test_arithmetic_is_that_of_what_is_computed():
@@ -21,3 +26,25 @@ def test_arithmetic_is_that_of_what_is_computed():
         counted.append(progress.flops)
     assert counted == [6 * training_flops(model, bucket), 6 * training_flops(model, bucket, 384)]
     assert counted[1] < counted[0]
+
+
+def test_settings_of_old_checkpoints_are_compared_under_their_new_names(capfd):
+    config = default_config()
+    old = json.loads(config.to_json_best_effort())
+    old["sweep"] = old.pop("evaluate")
+    old["sweep"]["share"] = old["sweep"].pop("shard")
+    old["data"]["max_bad_share"] = old["data"].pop("max_bad_fraction")
+    old["sources"] = json.loads(synthetic_sources().to_json_best_effort())
+    world = old["sources"]["rooms"]["world"]
+    world["photo_texture_share"] = world.pop("photo_texture_fraction")
+    config.sources = synthetic_sources()
+    describe_changes(old, config)
+    assert capfd.readouterr().err == ""
+    config.seed, config.data.max_bad_fraction = 1, 0.5
+    describe_changes(old, config)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines] == ["config.data.max_bad_fraction", "config.seed"]
+
+
+def synthetic_sources():
+    return ConfigDict({"rooms": synthetic()})

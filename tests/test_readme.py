@@ -1,4 +1,4 @@
-"""What the README says of weights is run, line by line."""
+"""Runs the code that README.md and docs/weights.md show for weights, in order, as a reader would."""
 
 import os
 import re
@@ -16,18 +16,16 @@ from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
 from muskie_jax.train_step import TrainState
 
-SECTION = "## Use the weights"
 
-
-def blocks():
-    """(language, code) of the section's code blocks."""
-    text = (ROOT / "README.md").read_text().split(SECTION)[1].split("\n## ")[0]
-    return re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)
+def code_blocks(path: str, heading: str) -> list[tuple[str, str]]:
+    """Returns (language, code) of the code blocks below a heading, up to the next heading of its level."""
+    section = (ROOT / path).read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL)
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """Where a reader would be: runs/quickstart is there, of the smallest network."""
+def reader(tmp_path):
+    """Returns a function that runs code in a folder with `runs/quickstart`, of the smallest network."""
     config = default_config()
     params = build_model("nano").init(
         jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)), jnp.zeros((1, 1, 1), bool)
@@ -36,33 +34,65 @@ def folder(tmp_path):
     checkpoints = Checkpointer(tmp_path / "runs" / "quickstart", keep=1)
     checkpoints.save(TrainState(jnp.int32(400), params, make_optimizer(config).init(params)), config)
     checkpoints.close()
-    python = tmp_path / "bin" / "python"
-    python.parent.mkdir()
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    return tmp_path
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, module in (("python", ""), ("muskie", "-m muskie_jax ")):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {module}"$@"\n')
+        program.chmod(0o755)
 
-
-def test_every_line_of_use_the_weights(folder):
-    for name in ("torch", "onnxscript"):
-        pytest.importorskip(name)
-    found = blocks()
-    assert [language for language, _ in found] == ["python", "bash", "python", "bash", "python"]
-    environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    environment["XLA_FLAGS"] = xla_flags(1)
-    ends = [
-        "assert output.pred.shape == (1, 4, 196, 768) and len(tokens) == 2 and tokens[0].shape[-1] == 48",
-        "",
-        "assert output.pred.shape == (1, 4, 196, 768) and tokens[1].shape == (1, 4, 196, 48)",
-        "",
-        "assert tokens[1].shape == (2, 4, 196, 48)",
-    ]
-    for (language, code), end in zip(found, ends):
-        command = ["bash", "-euc", code] if language == "bash" else ["python", "-c", f"{code}\n{end}"]
+    def run(language: str, code: str, folder: str = ".") -> None:
+        environment = os.environ | {
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'muskie_jax' / 'interop'}",
+            "XLA_FLAGS": xla_flags(1),
+        }
+        command = ["bash", "-euc", code] if language == "bash" else ["python", "-c", code]
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+            command,
+            cwd=tmp_path / folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         assert done.returncode == 0, code + done.stderr
-    made = {"muskie.safetensors", "muskie.pth", "muskie.onnx", "muskie_program", "runs", "bin"}
-    assert {path.name for path in folder.iterdir()} == made
-    assert (folder / "runs" / "imported" / "checkpoints" / "0").is_dir()
+
+    run.folder = tmp_path
+    return run
+
+
+def test_loading_and_exporting_as_the_readme_says(reader):
+    (_, load), (_, export) = code_blocks("README.md", "Load weights")
+    reader("python", f"{load}\nassert [t.shape for t in tokens] == [(1, 4, 196, 48)] * 2")
+    reader("bash", export)
+    assert (reader.folder / "muskie.safetensors").is_file()
+
+
+IMAGES = "import numpy as np\nimages = np.zeros((1, 4, 224, 224, 3), np.float32)\n"
+TORCH_IMAGES = "import torch\nimages = torch.zeros(1, 4, 3, 224, 224)\n"
+TOKENS = "\nassert [tuple(t.shape) for t in {}] == [(1, 4, 196, 48)] * 2"
+
+
+@pytest.mark.slow
+@pytest.mark.extras
+def test_every_form_of_weights_in_the_docs(reader):
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    page = "docs/weights.md"
+    ((_, load),) = code_blocks(page, "Load weights")
+    reader("python", IMAGES + load + TOKENS.format("tokens"))
+    (_, export), (_, publish) = code_blocks(page, "Export weights")
+    reader("bash", export)
+    reader("bash", publish.splitlines()[0])  # not the upload
+    assert (reader.folder / "exported" / "README.md").is_file()
+    ((_, torch_code),) = code_blocks(page, "Use weights in PyTorch")
+    reader("python", TORCH_IMAGES + torch_code + TOKENS.format("tokens"))
+    ((_, train_on),) = code_blocks(page, "Continue training from weights")
+    reader("bash", train_on.splitlines()[0].replace("muskie-base.pth", "muskie.safetensors"))
+    assert (reader.folder / "runs" / "imported" / "checkpoints" / "0").is_dir()
+    (_, programs), (_, program) = code_blocks(page, "Export a program")
+    reader("bash", programs)
+    reader("python", IMAGES + program + TOKENS.format("results"), folder="muskie_program")
+    assert (reader.folder / "muskie.onnx").is_file()

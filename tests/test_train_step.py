@@ -10,11 +10,12 @@ import pytest
 from muskie_jax import train_step
 from muskie_jax.buckets import Bucket
 from muskie_jax.config import default_config
+from muskie_jax.losses import LossOptions
 from muskie_jax.masking import MaskOptions, group_masks
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import build_model
 from muskie_jax.sharding import make_mesh
-from muskie_jax.train_step import LossOptions, Task, accumulate_gradients, make_task
+from muskie_jax.train_step import Task, accumulate_gradients, make_task
 
 BUCKET = Bucket(48, 64, 4)
 MASKS = MaskOptions((("random", 0.8), ("rectangle", 0.5)), None)

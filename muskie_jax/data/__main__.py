@@ -13,5 +13,11 @@ from muskie_jax.data.packing.command import PACK, VERIFY
 
 COMMANDS = {"inspect": INSPECT, "groups": GROUPS, "pack": PACK, "verify": VERIFY}
 
+
+def main(invocation: str = "python -m muskie_jax.data") -> None:
+    """Runs the command of `sys.argv`; messages name the invocation."""
+    run_program(invocation, __doc__ or "", COMMANDS)
+
+
 if __name__ == "__main__":
-    run_program("muskie_jax.data", __doc__ or "", COMMANDS)
+    main()

@@ -221,7 +221,7 @@ def training_sampler(config: ConfigDict, mixture: Mixture) -> GroupSampler:
         views=config.batch.views,
         reuse=config.batch.reuse,
         patch=config.model.patch,
-        masks=MaskOptions(**config.mask),
+        masks=MaskOptions.of(config.mask),
         seed=config.seed,
         stream=GROUP_STREAM,
     )

@@ -1,6 +1,6 @@
-"""Sources of a config: where photographs come from, or rooms, and the checks of what was written.
+"""Settings of the data: `config.data`, and the sources of `config.sources`.
 
-A config file imports these functions from `muskie_jax.config`.
+Config files import the functions that make sources from `muskie_jax.config`.
 """
 
 import dataclasses
@@ -8,10 +8,51 @@ import functools
 
 from ml_collections import ConfigDict, config_dict
 
-from muskie_jax.checks import check_keys, one_of, require, suggest
+from muskie_jax.checks import (
+    at_least,
+    check_fraction,
+    check_keys,
+    check_overlap,
+    one_of,
+    renamed_setting,
+    require,
+    suggest,
+)
 from muskie_jax.data.layouts import LAYOUTS
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """How data is found and loaded: `config.data`.
+
+    Attributes:
+      root: folder that relative roots of sources start from.
+      allow_missing: trains on the sources whose folders exist, instead of failing for one that is missing.
+      index: folder for lists of scenes; empty: `scene_index/` beside the work directory.
+      cache: folder for local copies of packs in buckets; empty: `~/.cache/muskie_jax/packed`.
+      workers: processes per host that load photographs; 0: threads of the main process.
+      threads: threads per worker.
+      prefetch: updates kept ready on the device.
+      max_bad_fraction: fraction of unreadable images above which a run stops.
+    """
+
+    root: str = ""
+    allow_missing: bool = False
+    index: str = ""
+    cache: str = ""
+    workers: int = 8
+    threads: int = 4
+    prefetch: int = 2
+    max_bad_fraction: float = 0.05
+
+
+def check_data(data: ConfigDict) -> None:
+    """Raises UserError for an invalid value of `config.data`."""
+    at_least(0, data, "config.data", "workers")
+    at_least(1, data, "config.data", "threads", "prefetch")
+    check_fraction(data.max_bad_fraction, "config.data.max_bad_fraction")
 
 
 def folder(
@@ -22,11 +63,16 @@ def folder(
     holdout: float = 0.1,
     overlap: tuple[float, ...] = (),
 ) -> ConfigDict:
-    """A source of photographs: `<root>/<scene>/<image>`, or what `glob` matches below `root`.
+    """Returns a source of photographs in a folder.
 
-    `window` is the number of consecutive frames a sample is drawn from (None: the whole scene);
-    `holdout` the share of scenes kept for evaluation; `overlap`, such as (0.3, 0.9), how much of a
-    sample's first view the others see, where it is known (see `muskie_jax.data.overlap`).
+    Args:
+      root: the folder.
+      glob: pattern below `root` that matches the images. An image's folder is its scene.
+      window: number of consecutive frames that a sample is drawn from; None: the whole scene.
+      weight: relative frequency of the source in the mixture.
+      holdout: fraction of the scenes that is kept for evaluation.
+      overlap: (low, high), such as (0.3, 0.9): fraction of a sample's first view that each other view
+        sees, where overlap is known (see `muskie_jax.data.overlap`); (): any.
     """
     source = ConfigDict({"kind": "folder", "root": root, "glob": glob, "weight": weight})
     source.window = config_dict.placeholder(int) if window is None else window
@@ -41,10 +87,17 @@ def dataset(
     holdout: float = 0.01,
     overlap: tuple[float, ...] = (),
 ) -> ConfigDict:
-    """A source of one of the datasets of `muskie_jax.data.layouts`, in its published folder layout.
+    """Returns a source of a known dataset, in its published folder layout.
 
-    Its `window` and `zoom`, the share of samples cropped to the object, are the published ones, and can
-    be set. `holdout` and `overlap`: see `folder`.
+    `window`, and `zoom`, the fraction of samples that are cropped to the object, have the published
+    values; set them on the result to change them.
+
+    Args:
+      layout: name of the dataset in `muskie_jax.data.layouts`.
+      root, weight, holdout, overlap: see `folder`.
+
+    Raises:
+      UserError: for an unknown layout.
     """
     one_of(layout, LAYOUTS, "dataset()")
     row = LAYOUTS[layout]
@@ -62,10 +115,13 @@ def packed(
     holdout: float = 0.1,
     overlap: tuple[float, ...] = (),
 ) -> ConfigDict:
-    """A source that `python -m muskie_jax.data pack` packed: a folder, or an address such as gs://...
+    """Returns a source that was packed with `python -m muskie_jax.data pack`.
 
-    `window` and `zoom` are by default those of the source that was packed; a `window` of 0 is the whole
-    scene. `holdout` and `overlap`: see `folder`.
+    Args:
+      root: folder of the pack, or an address such as gs://bucket/pack.
+      window: see `folder`; None: that of the source that was packed; 0: the whole scene.
+      zoom: fraction of samples that are cropped to the object; None: that of the source that was packed.
+      weight, holdout, overlap: see `folder`.
     """
     source = ConfigDict({"kind": "packed", "root": root, "weight": weight})
     source.window = config_dict.placeholder(int) if window is None else window
@@ -75,27 +131,37 @@ def packed(
 
 
 def published_sources(arg: str | None = None) -> ConfigDict:
-    """The sources of the published recipe, or a user's own photographs in its stead.
+    """Returns the sources of the published recipe, or one source for the user's own photographs.
 
     Args:
-      arg: of the config file. None: all ten datasets, drawn equally often, each in the folder of its
-        name below `config.data.root`. "packed": the same, each packed. "photos": one folder of scenes.
+      arg: argument of the config file. None: all ten datasets with equal weights, each in the folder of
+        its name below `config.data.root`. "packed": the same datasets, packed. "photos": one folder.
+
+    Raises:
+      UserError: for any other argument.
     """
     sources = ConfigDict()
     if arg == "photos":
         sources.photos = folder(window=32, holdout=0.01)
         return sources
     if arg not in (None, "packed"):
-        raise UserError(f"no {arg!r} of this config: write nothing after its name, or :packed, or :photos")
+        raise UserError(f"no {arg!r} in this config: write nothing after its name, or :packed, or :photos")
     for name in LAYOUTS:
         sources[name] = packed(root=name, holdout=0.01) if arg else dataset(name, root=name)
     return sources
 
 
 def synthetic(weight: float = 1.0, photos: str = "", num_photos: int = 256, **world) -> ConfigDict:
-    """A source of ray-cast rooms; `world` overrides fields of `WorldConfig`.
+    """Returns a source of ray-cast rooms.
 
-    `photos` is a folder, searched at any depth, whose images become textures (`num_photos` at most).
+    Args:
+      weight: relative frequency of the source in the mixture.
+      photos: folder, searched at any depth, whose images become textures; empty: procedural textures.
+      num_photos: number of images to use at most.
+      **world: fields of `WorldConfig` that differ from its defaults.
+
+    Raises:
+      UserError: for an unknown field.
     """
     source = ConfigDict({"kind": "synthetic", "weight": weight})
     source.photos, source.num_photos = photos, num_photos
@@ -103,11 +169,20 @@ def synthetic(weight: float = 1.0, photos: str = "", num_photos: int = 256, **wo
     return source
 
 
-def world_settings(where: str, **world) -> ConfigDict:
-    """All fields of `WorldConfig`, some overridden; a UserError begins with `where`."""
+def world_settings(caller: str, **world) -> ConfigDict:
+    """Returns a section with all fields of `WorldConfig`.
+
+    Args:
+      caller: beginning of error messages.
+      **world: fields that differ from the defaults.
+
+    Raises:
+      UserError: for an unknown field.
+    """
     defaults = dataclasses.asdict(WorldConfig())
     for key in world:
-        require(key in defaults, f"{where}: no {key!r}{suggest(key, defaults)}")
+        if key not in defaults:
+            raise UserError(f"{caller}: {renamed_setting(key) or f'no {key!r}{suggest(key, defaults)}'}")
     return ConfigDict(defaults | world)
 
 
@@ -117,24 +192,30 @@ SOURCE_KINDS = {
     "packed": packed,
     "synthetic": synthetic,
 }
-
-
-PHOTOGRAPHS = ("folder", "dataset", "packed")
+PHOTOGRAPHS = ("folder", "dataset", "packed")  # kinds of sources that read photographs
 
 
 def check_sources(sources: ConfigDict, needs_data: bool) -> None:
-    """Raises UserError for a source that cannot be read; roots are needed only where data is read."""
+    """Checks `config.sources`.
+
+    Args:
+      sources: `config.sources`.
+      needs_data: whether the job reads photographs, so that sources need a root.
+
+    Raises:
+      UserError: for an invalid source, or if no source has a weight above 0.
+    """
     require(len(sources) > 0, "config.sources is empty: add a folder(...) or synthetic(...) to it")
     for name, source in sources.items():
         path = f"config.sources.{name}"
         kind = source.get("kind")
         one_of(kind, SOURCE_KINDS, f"{path}.kind")
         check_keys(source, SOURCE_KINDS[kind](), path)
-        require(source.weight >= 0, f"{path}.weight={source.weight}: write 0 or more")
+        at_least(0, source, path, "weight")
         if kind in PHOTOGRAPHS:
             _check_photographs(source, path, needs_data)
         else:
-            require(source.num_photos >= 1, f"{path}.num_photos={source.num_photos}: write 1 or more")
+            at_least(1, source, path, "num_photos")
             check_world(source.world, f"{path}.world")
     require(any(s.weight > 0 for s in sources.values()), "config.sources: every weight is 0")
 
@@ -142,27 +223,32 @@ def check_sources(sources: ConfigDict, needs_data: bool) -> None:
 def _check_photographs(source: ConfigDict, path: str, needs_data: bool) -> None:
     has_root = source.root or not needs_data
     require(has_root, f"{path}.root is empty: write --{path}.root=/folder/of/scenes")
-    held = source.holdout
-    require(0 <= held < 1, f"{path}.holdout={held}: write a share from 0 to below 1")
+    holdout = source.holdout
+    require(0 <= holdout < 1, f"{path}.holdout={holdout}: write a fraction from 0 to below 1")
     window, least = source.window, 0 if source.kind == "packed" else 1
     require(window is None or window >= least, f"{path}.window={window}: write {least} or more, or None")
-    overlap = source.overlap
-    if overlap and not (len(overlap) == 2 and 0 <= overlap[0] < overlap[1] <= 1):
-        raise UserError(f"{path}.overlap={overlap}: write two shares, such as (0.3, 0.9), or ()")
+    if source.overlap:
+        check_overlap(source.overlap, f"{path}.overlap", ", or ()")
     if source.kind == "folder":
         glob = source.glob
         if not glob or glob.startswith("/"):
             raise UserError(f"{path}.glob={glob!r}: write a pattern below root, such as '*/*'")
     zoom = source.get("zoom")
-    require(zoom is None or 0 <= zoom <= 1, f"{path}.zoom={zoom}: write a share from 0 to 1")
+    if zoom is not None:
+        check_fraction(zoom, f"{path}.zoom")
     if source.kind == "dataset":
         one_of(source.layout, LAYOUTS, f"{path}.layout")
-        masks = LAYOUTS[source.layout].masks
-        require(masks or not zoom, f"{path}.zoom={zoom}: {source.layout} has no object masks, write 0")
+        has_masks = LAYOUTS[source.layout].masks
+        require(has_masks or not zoom, f"{path}.zoom={zoom}: {source.layout} has no object masks, write 0")
 
 
 def check_world(world: ConfigDict, path: str) -> None:
-    """Raises UserError for settings of the synthetic world that make none."""
+    """Raises UserError for invalid settings of the synthetic world.
+
+    Args:
+      world: section with all fields of `WorldConfig`.
+      path: of the section, for messages.
+    """
     for key, default in dataclasses.asdict(WorldConfig()).items():
         if isinstance(default, tuple) and len(world[key]) != len(default):
             raise UserError(f"{path}.{key}={world[key]}: write {len(default)} numbers, such as {default}")

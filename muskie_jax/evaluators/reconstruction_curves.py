@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, UInt8
 
-from muskie_jax.checks import nearest_size, one_of, require
+from muskie_jax.checks import nearest_size, require
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.contexts import (
     GroupKey,
@@ -35,7 +35,8 @@ from muskie_jax.evaluators.eval_models import MUSKIE, EvalModel, MuskieNetwork
 from muskie_jax.evaluators.loading import load_in_order
 from muskie_jax.evaluators.reconstruction import SheetParts, sheet_parts, visible_mean_error
 from muskie_jax.evaluators.results import Figure, Labels, ResultRow, Setting
-from muskie_jax.masking import MODES, hidden_count
+from muskie_jax.evaluators.settings import ReconstructionSettings
+from muskie_jax.masking import hidden_count
 from muskie_jax.metrics import Mean
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import Muskie, MuskieOutput, patchify, to_float
@@ -47,16 +48,12 @@ ALL = "all"  # targets of any overlap, including those of unknown overlap
 OWN, DISTRACTOR, NO_CONTEXT = "own", "distractor", "none"  # whose views are the context
 
 
-@dataclasses.dataclass(frozen=True)
-class CurveSettings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CurveSettings(ReconstructionSettings):
     """Settings of the reconstruction curves.
 
     Attributes:
       sizes: (height, width) of views, pixels.
-      views: numbers of views, including the target.
-      references: numbers of reference views, which are not masked; each less than the number of views.
-      modes: (mode, ratio) of masks, see `muskie_jax.masking`.
-      groups: maximum number of targets per set.
       pictures: maximum number of targets in a figure, at most those of one batch.
       views_per_device: maximum number of views per device and batch, but at least one group.
 
@@ -64,35 +61,13 @@ class CurveSettings:
       UserError: if a value is invalid.
     """
 
-    sizes: tuple[tuple[int, int], ...] = ((224, 224),)
-    views: tuple[int, ...] = (1, 2, 4, 8)
-    references: tuple[int, ...] = (0, 1, 2, 4)
-    modes: tuple[tuple[str, float], ...] = (("random", 0.9), ("rectangle", 0.75))
-    groups: int = 64
-    pictures: int = 1
+    sizes: tuple[tuple[int, int], ...]
+    pictures: int
     views_per_device: int = 32
 
     def __post_init__(self):
-        path = "config.evaluate.reconstruction"
-        for name in ("views", "references", "modes"):
-            require(len(getattr(self, name)) > 0, f"{path}.{name} is empty: write at least one")
-        for name, least in (("groups", 1), ("views_per_device", 1)):
-            value = getattr(self, name)
-            require(value >= least, f"{path}.{name}={value}: write {least} or more")
-        require(min(self.views) >= 1, f"{path}.views={self.views}: write 1 or more")
-        require(min(self.references) >= 0, f"{path}.references={self.references}: write 0 or more")
-        for mode, ratio in self.modes:
-            one_of(mode, MODES, f"{path}.modes")
-            require(0 < ratio <= 1, f"{path}.modes: {mode} has ratio {ratio}: write above 0, at most 1")
-        if not any(map(self.references_of, self.views)):
-            raise UserError(
-                f"{path}.references={self.references} leaves nothing of {path}.views={self.views}: "
-                f"write numbers below {max(self.views)}"
-            )
-
-    def references_of(self, views: int) -> tuple[int, ...]:
-        """Returns the numbers of reference views that fit into groups of `views` views."""
-        return (0,) if views == 1 else tuple(count for count in self.references if count < views)
+        super().__post_init__()
+        require(self.views_per_device >= 1, f"views_per_device={self.views_per_device}: write 1 or more")
 
 
 class _Scenes(NamedTuple):

@@ -1,79 +1,165 @@
-"""Settings of the job `evaluate`: what is evaluated, on what, and how."""
+"""Settings of the evaluators: `config.evaluation`, during training, and `config.evaluate`, the job."""
 
+import dataclasses
 import re
 
 from ml_collections import ConfigDict
 
-from muskie_jax.checks import is_pair, one_of, require
+from muskie_jax.checks import at_least, check_size, is_pair, one_of, require
 from muskie_jax.correspondence import PROTOCOLS
 from muskie_jax.errors import UserError
+from muskie_jax.masking import MODES
 from muskie_jax.models.muskie import DTYPES
 
 EVALUATORS = ("correspondence", "reconstruction")
 CHECKPOINTS = re.compile(r"last|all|every ([1-9]\d*)")
 
 
-def default_evaluate() -> ConfigDict:
-    """Every setting of config.evaluate, with its default."""
-    sweep = ConfigDict()
-    sweep.models = ()  # see muskie_jax/evaluators/models.py, such as ("runs/base", "untrained", "still")
-    sweep.checkpoints = "last"  # of work directories: "last", "all", or "every 3", each third and the last
-    sweep.evaluators = EVALUATORS
-    sweep.sizes = ((512, 512),)  # (height, width) of views, each
-    sweep.views = (8,)  # of a group, each; of correspondence
-    sweep.points = 100  # followed from the first view of a group
-    sweep.layers = ()  # whose features and attention are measured, from 1; empty: all
-    sweep.protocols = PROTOCOLS  # "targets" is exact; "published" is the paper's, quirks included
-    sweep.dtype = "float32"  # of matrix products
-    sweep.pictures = 1  # groups of each set that are drawn
-    sweep.shard = ""  # "2/4": the second of four parts of the work, the others are done elsewhere
-    sweep.reconstruction = ConfigDict()
-    sweep.reconstruction.views = (1, 2, 4, 8)  # of a group, each
-    sweep.reconstruction.references = (0, 1, 2, 4)  # views besides the target that are whole, each
-    sweep.reconstruction.modes = (("random", 0.9), ("rectangle", 0.75))
-    sweep.reconstruction.groups = 64  # of each set, at most
-    return sweep
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """Reconstruction of held-out scenes during and after training: `config.evaluation`.
+
+    Attributes:
+      every: steps between evaluations; 0: only one at the end.
+      groups: number of groups.
+      size: (height, width) of views, pixels.
+      views: views of a group.
+      pictures: groups in the picture of reconstructions.
+    """
+
+    every: int = 5_000
+    groups: int = 64
+    size: tuple[int, int] = (224, 224)
+    views: int = 8
+    pictures: int = 2
 
 
-def check_evaluate(config: ConfigDict) -> None:
-    """Raises UserError for settings that cannot be."""
-    sweep = config.evaluate
+def check_evaluation(evaluation: ConfigDict, patch: int) -> None:
+    """Raises UserError for an invalid value of `config.evaluation`; `patch` is in pixels."""
+    size = evaluation.size
+    require(is_pair(size), f"config.evaluation.size={size!r}: write (height, width)")
+    check_size(size, patch, "config.evaluation.size")
+    at_least(1, evaluation, "config.evaluation", "views", "groups")
+    at_least(0, evaluation, "config.evaluation", "every", "pictures")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReconstructionSettings:
+    """Groups and masks of the reconstruction curves: `config.evaluate.reconstruction`.
+
+    Attributes:
+      views: numbers of views of a group, the target included.
+      references: numbers of unmasked views besides the target; those that a group is too small for are
+        skipped.
+      modes: pairs (mode, ratio) of masks, see `muskie_jax.masking`.
+      groups: number of targets of each dataset at most.
+
+    Raises:
+      UserError: for an invalid value.
+    """
+
+    views: tuple[int, ...] = (1, 2, 4, 8)
+    references: tuple[int, ...] = (0, 1, 2, 4)
+    modes: tuple[tuple[str, float], ...] = (("random", 0.9), ("rectangle", 0.75))
+    groups: int = 64
+
+    def __post_init__(self):
+        path = "config.evaluate.reconstruction"
+        for name in ("views", "references", "modes"):
+            require(len(getattr(self, name)) > 0, f"{path}.{name} is empty: write at least one")
+        require(self.groups >= 1, f"{path}.groups={self.groups}: write 1 or more")
+        require(min(self.views) >= 1, f"{path}.views={self.views}: write 1 or more")
+        require(min(self.references) >= 0, f"{path}.references={self.references}: write 0 or more")
+        for mode, ratio in self.modes:
+            one_of(mode, MODES, f"{path}.modes")
+            require(0 < ratio <= 1, f"{path}.modes: {mode} has ratio {ratio}: write above 0, at most 1")
+        if not any(map(self.references_of, self.views)):
+            raise UserError(
+                f"{path}.references={self.references} do not fit any of {path}.views={self.views}: "
+                f"write numbers below {max(self.views)}"
+            )
+
+    def references_of(self, views: int) -> tuple[int, ...]:
+        """Returns the numbers of references that a group of `views` views can have; (0,) for one."""
+        return (0,) if views == 1 else tuple(count for count in self.references if count < views)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings:
+    """The job `evaluate`: `config.evaluate`.
+
+    Attributes:
+      models: what is evaluated, such as ("runs/base", "untrained", "still"); see docs/evaluation.md.
+      checkpoints: of work directories: "last"; "all"; or "every 3", each third one and the last.
+      evaluators: a subset of EVALUATORS.
+      sizes: (height, width) of views, pixels; every size is evaluated.
+      views: numbers of views of a group, for correspondence; every number is evaluated.
+      points: points of a group's first view that correspondence follows.
+      layers: layers, from 1, whose features and attention correspondence measures; empty: all.
+      protocols: of correspondence: "targets" is exact; "published" is the paper's, with its quirks.
+      dtype: of matrix products.
+      pictures: groups of each dataset that are drawn.
+      shard: part of the work that this run does: "2/4" is the second of four parts; empty: all of it.
+      reconstruction: settings of the reconstruction curves.
+    """
+
+    models: tuple[str, ...] = ()
+    checkpoints: str = "last"
+    evaluators: tuple[str, ...] = EVALUATORS
+    sizes: tuple[tuple[int, int], ...] = ((512, 512),)
+    views: tuple[int, ...] = (8,)
+    points: int = 100
+    layers: tuple[int, ...] = ()
+    protocols: tuple[str, ...] = PROTOCOLS
+    dtype: str = "float32"
+    pictures: int = 1
+    shard: str = ""
+    reconstruction: ReconstructionSettings = ReconstructionSettings()
+
+
+def check_evaluate(evaluate: ConfigDict, has_posed: bool) -> None:
+    """Checks `config.evaluate`, for the job of that name.
+
+    Args:
+      evaluate: `config.evaluate`.
+      has_posed: whether `config.posed` has datasets.
+
+    Raises:
+      UserError: for an invalid value, or if correspondence has no dataset.
+    """
+    path = "config.evaluate"
     require(
-        sweep.models,
-        "config.evaluate.models is empty: write for example ('runs/quickstart', 'untrained', 'still')",
+        evaluate.models,
+        f"{path}.models is empty: write for example ('runs/quickstart', 'untrained', 'still')",
     )
     for key in ("models", "evaluators", "sizes", "views", "protocols"):
-        value = sweep[key]
-        require(
-            isinstance(value, (tuple, list)) and value,
-            f"config.evaluate.{key}={value!r}: write a tuple of one at least",
-        )
-    for entry in sweep.models:
-        require(
-            isinstance(entry, str) and entry,
-            f"config.evaluate.models has {entry!r}: write text, as in 'runs/base'",
-        )
-    for evaluator in sweep.evaluators:
-        one_of(evaluator, EVALUATORS, "config.evaluate.evaluators")
-    for protocol in sweep.protocols:
-        one_of(protocol, PROTOCOLS, "config.evaluate.protocols")
-    one_of(sweep.dtype, DTYPES, "config.evaluate.dtype")
+        value = evaluate[key]
+        valid = isinstance(value, (tuple, list)) and value
+        require(valid, f"{path}.{key}={value!r}: write a tuple of at least one")
+    for entry in evaluate.models:
+        valid = isinstance(entry, str) and entry
+        require(valid, f"{path}.models has {entry!r}: write text, such as 'runs/base'")
+    for evaluator in evaluate.evaluators:
+        one_of(evaluator, EVALUATORS, f"{path}.evaluators")
+    for protocol in evaluate.protocols:
+        one_of(protocol, PROTOCOLS, f"{path}.protocols")
+    one_of(evaluate.dtype, DTYPES, f"{path}.dtype")
     require(
-        CHECKPOINTS.fullmatch(sweep.checkpoints),
-        f"config.evaluate.checkpoints={sweep.checkpoints!r}: write 'last', 'all', or such as 'every 3'",
+        CHECKPOINTS.fullmatch(evaluate.checkpoints),
+        f"{path}.checkpoints={evaluate.checkpoints!r}: write 'last', 'all', or such as 'every 3'",
     )
-    for size in sweep.sizes:
-        require(
-            is_pair(size) and min(size) > 0, f"config.evaluate.sizes has {size!r}: write (height, width)"
-        )
+    for size in evaluate.sizes:
+        valid = is_pair(size) and min(size) > 0
+        require(valid, f"{path}.sizes has {size!r}: write (height, width)")
     for key, least in (("views", 2), ("layers", 1)):
-        for value in sweep[key]:
-            whole = isinstance(value, int) and value >= least
-            require(whole, f"config.evaluate.{key} has {value!r}: write {least} or more")
-    for key, least in (("points", 1), ("pictures", 0)):
-        require(sweep[key] >= least, f"config.evaluate.{key}={sweep[key]}: write {least} or more")
-    parse_shard(sweep.shard)
-    if "correspondence" in sweep.evaluators and not config.posed:
+        for value in evaluate[key]:
+            valid = isinstance(value, int) and value >= least
+            require(valid, f"{path}.{key} has {value!r}: write {least} or more")
+    at_least(1, evaluate, path, "points")
+    at_least(0, evaluate, path, "pictures")
+    parse_shard(evaluate.shard)
+    ReconstructionSettings(**evaluate.reconstruction)
+    if "correspondence" in evaluate.evaluators and not has_posed:
         raise UserError(
             "config.posed is empty, and correspondence needs views with depth and cameras: see "
             "docs/evaluation.md"
@@ -81,10 +167,16 @@ def check_evaluate(config: ConfigDict) -> None:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Number, from 0, and count of the parts that a setting such as "2/4" means."""
+    """Returns the index, from 0, and the number of parts of a shard such as "2/4"; (0, 1) for "".
+
+    Raises:
+      UserError: for text of another form.
+    """
     if not text:
         return 0, 1
     match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
     if not match or int(match[1]) > int(match[2]):
-        raise UserError(f"config.evaluate.shard={text!r}: write such as '2/4', the second of four parts")
+        raise UserError(
+            f"config.evaluate.shard={text!r}: write for example '2/4', the second of four parts"
+        )
     return int(match[1]) - 1, int(match[2])

@@ -12,5 +12,11 @@ from muskie_jax.interop.command import EXPORT, IMPORT, ONNX, PUSH, STABLEHLO
 
 COMMANDS = {"export": EXPORT, "import": IMPORT, "push": PUSH, "stablehlo": STABLEHLO, "onnx": ONNX}
 
+
+def main(invocation: str = "python -m muskie_jax.interop") -> None:
+    """Runs the command of `sys.argv`; messages name the invocation."""
+    run_program(invocation, __doc__ or "", COMMANDS)
+
+
 if __name__ == "__main__":
-    run_program("muskie_jax.interop", __doc__ or "", COMMANDS)
+    main()

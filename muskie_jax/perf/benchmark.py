@@ -14,7 +14,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket, BucketSchedule
+from muskie_jax.config import validate
 from muskie_jax.errors import UserError
+from muskie_jax.files import create_workdir
 from muskie_jax.masking import MaskOptions, group_masks
 from muskie_jax.optim import make_optimizer
 from muskie_jax.perf.flops import peak_flops, training_flops
@@ -90,6 +92,8 @@ def benchmark(
     Raises:
       UserError: for cases that cannot be run here, before any is.
     """
+    validate(config)
+    create_workdir(workdir)
     devices = jax.devices() if devices is None else list(devices)
     counts = device_counts(config.benchmark.devices, len(devices))
     settled = [(case, *settle(config, case, devices)) for case in cases(config, counts)]

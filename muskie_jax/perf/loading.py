@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from muskie_jax.config import folder
+from muskie_jax.config import folder, validate
 from muskie_jax.data.images import read_photograph, resize_box
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.pipeline import GroupSampler, Pipeline
 from muskie_jax.data.processes import available_cores
 from muskie_jax.data.views import random_crop_box
 from muskie_jax.errors import UserError
-from muskie_jax.files import user_path
+from muskie_jax.files import create_workdir, user_path
 from muskie_jax.masking import group_masks
 from muskie_jax.perf.made_photographs import make_photographs
 from muskie_jax.perf.pace import items_per_second
@@ -54,6 +54,8 @@ def benchmark_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       the PyTorch loader, `ratio` and `ratio_all`, and `stages`, ms of a core per view; `needs`, how
       many cores feed one GPU.
     """
+    validate(config)
+    create_workdir(workdir)
     settings = config.benchmark_data
     cores, has_torch = len(available_cores()), importlib.util.find_spec("torch") is not None
     if not has_torch:

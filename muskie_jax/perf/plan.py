@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.checks import suggest
-from muskie_jax.config import total_steps
+from muskie_jax.config import total_steps, validate
 from muskie_jax.errors import UserError
+from muskie_jax.files import create_workdir
 from muskie_jax.models.attention import PLATFORMS
 from muskie_jax.optim import make_optimizer
 from muskie_jax.perf.flops import hardware_flops, training_flops
@@ -37,7 +38,7 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Compiles, prints a table, and writes `plan.json`; needs no data and none of the devices.
 
     Args:
-      config: one that `muskie_jax.config.validate` accepts.
+      config: see `muskie_jax.config.default_config`.
       workdir: for `plan.json`.
 
     Returns:
@@ -48,6 +49,8 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       UserError: for an unknown machine or bucket, or a batch that the mesh cannot split.
     """
     # --- Machine, model, batches ---------------------------------------------------------------------
+    validate(config)
+    create_workdir(workdir)
     machine = parse_machine(config.plan.machine)
     if not machine.chip.is_tpu:
         gpu_share()  # a mistake is told before minutes of compiling

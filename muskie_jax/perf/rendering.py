@@ -18,10 +18,11 @@ from absl import app, flags
 from muskie_jax.data.synthetic.render import render_groups
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.synthetic.textures import photo_pyramid
+from muskie_jax.losses import LossOptions
 from muskie_jax.masking import MaskOptions, group_masks
 from muskie_jax.models.muskie import build_model
 from muskie_jax.perf.roofline import best_time
-from muskie_jax.train_step import LossOptions, Task, TrainState, update_at_once
+from muskie_jax.train_step import Task, TrainState, update_at_once
 
 VARIANT = flags.DEFINE_string("variant", "small", "Of the network.")
 GROUPS = flags.DEFINE_integer("groups", 64, "Groups of a batch.")

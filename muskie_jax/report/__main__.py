@@ -1,29 +1,25 @@
-"""Writes a report again from results alone: `python -m muskie_jax.report --workdir runs/evaluation`.
+"""Writes a report from stored results: `python -m muskie_jax.report --workdir runs/evaluation`.
 
-The folder is that of a job `evaluate`, finished or not. results.csv, tables.md, tables.tex and report.html
-come into it.
+The folder is that of the job `evaluate`, finished or not. The command writes results.csv, tables.md,
+tables.tex and report.html into it, and prints their paths as JSON.
 """
 
-import functools
 import json
 
-from absl import app, flags, logging
+from absl import logging
 
-from muskie_jax.command_line import CONFIG, OUT, WORKDIR, fail, parse_flags
-from muskie_jax.errors import UserError
+from muskie_jax.command_line import WORKDIR, run_command
+from muskie_jax.errors import UserError, fail
 from muskie_jax.files import user_path
 from muskie_jax.report.write import write_report
 
-flags.declare_key_flag(WORKDIR.name)  # so that --help shows it
+NEEDED = {"workdir": "runs/evaluation"}
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        fail(f"{argv[1]!r} is no flag: write --workdir {argv[1]}")
-    for flag in (CONFIG, OUT):
-        if flag.present:
-            fail(f"--{flag.name} is not for muskie_jax.report: write --workdir alone")
+def report() -> None:
+    """Writes the report of --workdir, once flags are parsed."""
     logging.set_verbosity(logging.WARNING)
+    assert WORKDIR.value is not None, "a needed flag"
     try:
         paths = write_report(user_path(WORKDIR.value))
     except UserError as error:
@@ -31,8 +27,10 @@ def main(argv: list[str]) -> None:
     print(json.dumps({kind: str(path) for kind, path in paths.items()}))
 
 
+def main(invocation: str = "python -m muskie_jax.report") -> None:
+    """Writes the report of the folder of `sys.argv`; messages name the invocation."""
+    run_command(invocation, __doc__ or "", report, NEEDED)
+
+
 if __name__ == "__main__":
-    parse = functools.partial(
-        parse_flags, needed={"workdir": "runs/evaluation"}, program="muskie_jax.report"
-    )
-    app.run(main, flags_parser=parse)
+    main()

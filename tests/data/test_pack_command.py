@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
-from muskie_tests.commands import call_module, complaint_of, run_module
+from muskie_tests.commands import complaint_of, run_in_process, run_module
 from muskie_tests.packs import flip_bit
 
 DATA = "muskie_jax.data"
@@ -20,13 +20,13 @@ PHOTOS = ("--config", "configs/photos.py")
 
 
 def complaint(*arguments):
-    return complaint_of(call_module(DATA, *arguments))
+    return complaint_of(run_in_process(DATA, *arguments))
 
 
 def test_pack_and_verify_by_command(photo_folder, tmp_path):
     root = f"--config.sources.photos.root={photo_folder}"
     arguments = (*PHOTOS, root, "--out", tmp_path / "pack", "--shards=2", "--workers=0")
-    done = call_module(DATA, "pack", *arguments)
+    done = run_in_process(DATA, "pack", *arguments)
     assert done.returncode == 0, done.stderr
     assert "4 scenes, 28 images, without depth and cameras" in done.stderr
     result = json.loads(done.stdout)
@@ -83,6 +83,6 @@ def test_ctrl_c_stops_workers_and_the_same_command_continues(tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and "same command continues" in stderr, stderr
     assert len(list((tmp_path / "pack").glob("*.array_record-*"))) == 1, "the other shards are abandoned"
-    again = call_module(DATA, *command, "--workers=0")
+    again = run_in_process(DATA, *command, "--workers=0")
     assert again.returncode == 0 and "1 of 4 shards are finished" in again.stderr, again.stderr
     assert json.loads(again.stdout)["images"] == 24

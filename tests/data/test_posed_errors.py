@@ -305,7 +305,7 @@ SETTINGS_ERRORS = [
         {"reader": "navi", "select": "overlp"},
         "config.posed.kitchen.select: no 'overlp'; did you mean 'overlap'",
     ),
-    ({"overlap": (0.9, 0.3)}, "config.posed.kitchen.overlap=.*write two shares"),
+    ({"overlap": (0.9, 0.3)}, "config.posed.kitchen.overlap=.*write two ascending fractions"),
     ({"root": ""}, "config.posed.kitchen.root is empty: write --config.posed.kitchen.root="),
     ({"groups": -1}, "config.posed.kitchen.groups=-1: write a whole number, 0 or more"),
     ({"stride": 0}, "config.posed.kitchen.stride=0: write a whole number, 1 or more"),

@@ -241,7 +241,7 @@ def test_a_model_is_loaded_once(desk, tmp_path, monkeypatch):
         ("layers", (0,), "write 1 or more"),
         ("points", 0, "write 1 or more"),
         ("checkpoints", "each", "such as 'every 3'"),
-        ("shard", "3/2", "write such as '2/4'"),
+        ("shard", "3/2", "write for example '2/4'"),
         ("dtype", "float16", "no 'float16'"),
     ],
 )

@@ -1,69 +1,95 @@
-"""Runs commands as a user runs them."""
+"""Commands run as a user runs them, in a process of their own or, faster, in this one."""
 
 import contextlib
+import importlib
 import io
+import logging
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from unittest import mock
 
-from absl import app, flags
+from absl import flags
 from absl.testing import flagsaver
 
-import muskie_jax.command_line  # noqa: F401  (its flags belong to all commands, so they must outlive each run)
 from conftest import ROOT
+from muskie_jax.__main__ import COMMANDS
+from muskie_jax.command_line import FLAGS
 
 
 def run_module(module: str, *arguments, **environment: str) -> subprocess.CompletedProcess:
-    """`python -m <module> <arguments>` in the repository's root, with more environment variables."""
+    """Runs `python -m <module> <arguments>` in the repository's root, with more environment variables."""
     return subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 
+def run_in_process(module: str, *arguments) -> subprocess.CompletedProcess:
+    """Does what `run_module` does, in this process: for commands that end before they use devices.
+
+    Args:
+      module: one with a function `main` that reads `sys.argv`, or a package whose `__main__` has one.
+      *arguments: of the command.
+    """
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    main_module = _main_module(module)
+    defines_flags = main_module
+    if main_module == "muskie_jax.__main__" and arguments and arguments[0] in COMMANDS:
+        defines_flags = COMMANDS[arguments[0]].module
+    with (
+        contextlib.chdir(ROOT),
+        mock.patch.object(sys, "argv", [module, *map(str, arguments)]),
+        mock.patch.object(logging.root, "handlers", list(logging.root.handlers)),  # absl adds its own
+        _flags_of(defines_flags),
+        flagsaver.flagsaver(),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            importlib.import_module(main_module).main()
+        except SystemExit as end:
+            status = end.code or 0
+    return subprocess.CompletedProcess((module, *arguments), status, out.getvalue(), err.getvalue())
+
+
+def _main_module(module: str) -> str:
+    is_package = hasattr(importlib.import_module(module), "__path__")
+    return f"{module}.__main__" if is_package else module
+
+
+_DEFINED: dict[str, list[tuple[str, flags.Flag]]] = {}  # module -> flags that importing it defined
+
+
+@contextlib.contextmanager
+def _flags_of(module: str) -> Iterator[None]:
+    """Defines the flags of a command; removes them again, since other commands use some of their names."""
+    known = set(FLAGS)  # among them the flags of every command, which command_line defines
+    importlib.import_module(module)
+    if module not in _DEFINED:
+        by_module = FLAGS.flags_by_module_dict().items()
+        defined = [
+            (owner, flag)
+            for owner, listed in by_module
+            for flag in listed
+            if flag.name not in known and owner.startswith("muskie_jax")
+        ]
+        _DEFINED[module] = defined
+    for owner, flag in _DEFINED[module]:
+        if flag.name not in FLAGS:
+            FLAGS[flag.name] = flag
+            FLAGS.register_flag_by_module(owner, flag)
+    try:
+        yield
+    finally:
+        for _, flag in _DEFINED[module]:
+            delattr(FLAGS, flag.name)
+
+
 def complaint_of(done: subprocess.CompletedProcess) -> str:
-    """The single line with which a command refuses."""
+    """Returns the single line with which a command refuses."""
     assert done.returncode == 2 and done.stdout == "", done.stdout + done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert "Traceback" not in done.stderr
     return line
-
-
-def call_module(module: str, *arguments) -> subprocess.CompletedProcess:
-    """`run_module` without a new interpreter, which takes seconds to import JAX."""
-    argv = [module, *map(str, arguments)]
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_own_flags())
-        stack.enter_context(mock.patch.object(sys, "argv", argv))
-        stack.enter_context(contextlib.chdir(ROOT))
-        stack.enter_context(contextlib.redirect_stdout(out))
-        stack.enter_context(contextlib.redirect_stderr(err))
-        try:
-            runpy.run_module(module, run_name="__main__")
-        except SystemExit as exit:
-            code = exit.code or 0
-    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
-
-
-@contextlib.contextmanager
-def _own_flags() -> Iterator[None]:
-    """Restores flags, and forgets those that are defined meanwhile, together with the modules that did.
-
-    Commands of several programs have flags of the same name, such as --size.
-    """
-    app.define_help_flags()  # absl defines them once per process
-    with flagsaver.flagsaver():
-        known = _modules_with_flags()
-        try:
-            yield
-        finally:
-            for name in _modules_with_flags() - known:
-                sys.modules.pop(name, None)
-
-
-def _modules_with_flags() -> set[str]:
-    return {name for name, defined in flags.FLAGS.flags_by_module_dict().items() if defined}

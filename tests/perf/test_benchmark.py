@@ -11,13 +11,14 @@ from muskie_jax.buckets import Bucket
 from muskie_jax.config import validate
 from muskie_jax.config_file import load_config
 from muskie_jax.errors import UserError
+from muskie_jax.losses import LossOptions
 from muskie_jax.models.muskie import build_model
 from muskie_jax.perf import benchmark as job
 from muskie_jax.perf.benchmark import benchmark, device_counts, device_roofline
 from muskie_jax.perf.flops import forward_flops
 from muskie_jax.perf.roofline import Roofline, best_time, forward_products, operations
 from muskie_jax.sharding import make_mesh
-from muskie_jax.train_step import LossOptions, Task
+from muskie_jax.train_step import Task
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "benchmark.py"
 

@@ -6,10 +6,11 @@ import pytest
 from jax._src.ad_checkpoint import saved_residuals
 
 from muskie_jax.buckets import Bucket
+from muskie_jax.losses import LossOptions
 from muskie_jax.models.muskie import build_model
 from muskie_jax.perf.machines import GIB
 from muskie_jax.perf.memory import KEPT_BY_BLOCK, KEPT_OF_PLACES, training_memory
-from muskie_jax.train_step import LossOptions, MaskOptions, Task
+from muskie_jax.train_step import MaskOptions, Task
 
 LARGE = build_model("large", dtype="bfloat16", remat="block")
 BUCKET = Bucket(224, 224, 8)

@@ -75,7 +75,7 @@ def test_gpus_are_reckoned_with_the_memory_that_jax_takes(monkeypatch):
     assert gpu_share() == 0.9
     for wrong in ("90%", "90", "0"):
         monkeypatch.setenv(name, wrong)
-        with pytest.raises(UserError, match="write a share"):
+        with pytest.raises(UserError, match="write a fraction"):
             gpu_share()
 
 

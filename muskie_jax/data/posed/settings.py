@@ -1,13 +1,16 @@
-"""Posed datasets of a config: `config.posed.<name> = posed(...)`, and the checks of what was written."""
+"""Settings of posed datasets, `config.posed.<name> = posed(...)`, and their checks."""
+
+import dataclasses
 
 from ml_collections import ConfigDict
 
-from muskie_jax.checks import check_keys, one_of, require, suggest
+from muskie_jax.checks import check_keys, check_overlap, one_of, require, section, suggest
 from muskie_jax.data.posed.groups import SELECTIONS
 from muskie_jax.data.source_settings import check_world, world_settings
+from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError
 
-# For each reader its own way to choose groups (see `choose_groups`), and how much it thins out videos.
+# Protocol of each reader: how groups are chosen (see `choose_groups`), and the stride of video frames.
 PROTOCOLS = {
     "navi": ("rotation", 1),
     "scannet": ("consecutive", 1),
@@ -18,96 +21,143 @@ PROTOCOLS = {
     "colmap": ("overlap", 1),
 }
 READERS = (*PROTOCOLS, "synthetic")
+NUM_GROUPS = 20  # evaluated by default
+
+
+@dataclasses.dataclass(frozen=True)
+class RoomSettings:
+    """Settings of the reader "synthetic".
+
+    Attributes:
+      reader: "synthetic".
+      groups: number of groups to evaluate.
+      seed: of the rooms.
+      photos: folder whose images become textures; empty: procedural textures.
+      num_photos: number of images to use at most.
+      world: the distribution of rooms and cameras.
+    """
+
+    reader: str = "synthetic"
+    groups: int = NUM_GROUPS
+    seed: int = 0
+    photos: str = ""
+    num_photos: int = 256
+    world: WorldConfig = dataclasses.field(default_factory=WorldConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordingSettings:
+    """Settings of every reader of files.
+
+    Attributes:
+      reader: a key of PROTOCOLS.
+      groups: number of groups to evaluate at most, evenly spread over all; 0: all.
+      root: folder of sequences, or of one sequence.
+      select: how groups are chosen, "overlap", "consecutive" or "rotation" (see `choose_groups`); empty: by
+        the reader's protocol.
+      overlap: (low, high), for "overlap": fraction of the first view's pixels that each other view sees.
+      stride: for "consecutive": largest difference between the frame numbers of neighbours.
+      every: stride of the frames that are used at all.
+    """
+
+    reader: str
+    groups: int = NUM_GROUPS
+    root: str = ""
+    select: str = ""
+    overlap: tuple[float, float] = (0.3, 0.9)
+    stride: int = 35
+    every: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class UnscaledRecordingSettings(RecordingSettings):
+    """Settings of the readers "transforms" and "colmap", whose depth has no fixed unit.
+
+    Attributes:
+      depth_unit: metres per step of a depth PNG; 0: as the file says, otherwise a millimetre.
+    """
+
+    depth_unit: float = 0.0
 
 
 def posed(reader: str, root: str = "", **settings) -> ConfigDict:
-    """A posed dataset, for a config file; settings that are not written have their defaults.
+    """Returns a posed dataset for a config file.
 
     Args:
-      reader: "navi", "scannet", "seven_scenes", "neural_rgbd": datasets in their published layouts;
-        "cameras", "transforms", "colmap": anybody's recordings, with `cameras.json`, NeRF's
-        `transforms.json` or as COLMAP models; "synthetic": rooms, which need no root. Each is a module of
-        `muskie_jax.data.posed`, which says how its files must lie.
-      root: the folder of sequences, or one sequence.
-      **settings: for all readers
-        groups (20): evaluated at most, evenly spread over all that there could be; 0: all.
-        For those that read files
-        select (""): how groups are chosen, "overlap", "consecutive" or "rotation" (see `choose_groups`);
-          "": by the reader's own protocol.
-        overlap ((0.3, 0.9)): for "overlap", the share of the first view that each other sees.
-        stride (35): for "consecutive", the most that neighbours' numbers in the video differ by.
-        every (1; 20 for "seven_scenes" and "neural_rgbd"): only every so many frames are there at all.
-        For "transforms" and "colmap"
-        depth_unit (0.0): metres of one step of a depth PNG; 0: what the file says, or a millimetre.
-        For "synthetic"
-        seed (0): of the rooms. world ({}): fields of `WorldConfig`. photos (""): a folder whose images
-          become textures, num_photos (256) at most.
+      reader: "navi", "scannet", "seven_scenes" and "neural_rgbd" read datasets in their published layouts;
+        "cameras", "transforms" and "colmap" read any recordings with `cameras.json`, with NeRF's
+        `transforms.json` or as COLMAP models; "synthetic" renders rooms. Each is a module of
+        `muskie_jax.data.posed` that documents its files.
+      root: folder of sequences, or of one sequence; not for "synthetic".
+      **settings: fields that differ from the defaults of `RoomSettings` ("synthetic", whose `world` is a
+        dictionary of `WorldConfig` fields), of `UnscaledRecordingSettings` ("transforms", "colmap") or of
+        `RecordingSettings` (all others).
 
     Raises:
-      UserError: for a reader or setting that there is not.
+      UserError: for an unknown reader or setting.
     """
     one_of(reader, READERS, "posed()")
-    known = _defaults(reader)
+    result = _defaults(reader)
     if root:
         settings["root"] = root
     for key, value in settings.items():
-        require(key in known, f"posed({reader!r}): no {key!r}{suggest(key, known)}")
-        known[key] = world_settings(f"posed({reader!r}): world", **value) if key == "world" else value
-    return known
+        require(key in result, f"posed({reader!r}): no {key!r}{suggest(key, result)}")
+        result[key] = world_settings(f"posed({reader!r}): world", **value) if key == "world" else value
+    return result
 
 
 def _defaults(reader: str) -> ConfigDict:
-    own = ConfigDict({"reader": reader, "groups": 20})
     if reader == "synthetic":
-        own.update({"seed": 0, "photos": "", "num_photos": 256})
-        own.world = world_settings("world")
-        return own
-    own.update({"root": "", "select": "", "overlap": (0.3, 0.9), "stride": 35})
-    own.every = PROTOCOLS[reader][1]
-    if reader in ("transforms", "colmap"):
-        own.depth_unit = 0.0
-    return own
+        return section(RoomSettings())
+    has_unit = reader in ("transforms", "colmap")
+    settings = UnscaledRecordingSettings if has_unit else RecordingSettings
+    _, every = PROTOCOLS[reader]
+    return section(settings(reader, every=every))
 
 
 def check_posed(datasets: ConfigDict, needs_data: bool = True) -> None:
-    """Raises UserError for a dataset that cannot be read; roots are needed only where data is read.
+    """Checks `config.posed`.
 
     Args:
       datasets: `config.posed`.
+      needs_data: whether files are read, so that readers of files need a root.
+
+    Raises:
+      UserError: for an invalid setting.
     """
     for name, settings in datasets.items():
         path = f"config.posed.{name}"
         if not isinstance(settings, ConfigDict):
             raise UserError(f"{path}={settings!r}: write posed(...)")
         one_of(settings.get("reader"), READERS, f"{path}.reader")
-        check_keys(settings, _defaults(settings.reader), path, skip=("world",))
-        least = 1 if settings.reader == "synthetic" else 0
-        _at_least(settings, "groups", least, path)
+        check_keys(settings, _defaults(settings.reader), path)
         if settings.reader == "synthetic":
-            _at_least(settings, "num_photos", 1, path)
-            _at_least(settings, "seed", 0, path)
-            check_keys(settings.world, world_settings("world"), f"{path}.world")
+            _check_integers(settings, path, groups=1, num_photos=1, seed=0)
             check_world(settings.world, f"{path}.world")
         else:
-            _check_files(settings, path, needs_data)
+            _check_integers(settings, path, groups=0)
+            _check_recordings(settings, path, needs_data)
 
 
-def _check_files(settings: ConfigDict, path: str, needs_data: bool) -> None:
+def _check_recordings(settings: ConfigDict, path: str, needs_data: bool) -> None:
     has_root = settings.root or not needs_data
     require(has_root, f"{path}.root is empty: write --{path}.root=/folder/of/sequences")
     one_of(settings.select, ("", *SELECTIONS), f"{path}.select")
-    overlap = settings.overlap
-    if not (len(overlap) == 2 and 0 <= overlap[0] < overlap[1] <= 1):
-        raise UserError(f"{path}.overlap={overlap}: write two shares, such as (0.3, 0.9)")
-    _at_least(settings, "stride", 1, path)
-    _at_least(settings, "every", 1, path)
+    check_overlap(settings.overlap, f"{path}.overlap")
+    _check_integers(settings, path, stride=1, every=1)
     unit = settings.get("depth_unit", 0)
     require(
-        unit >= 0, f"{path}.depth_unit={unit}: write metres, such as 0.001, or 0 for what the file says"
+        unit >= 0, f"{path}.depth_unit={unit}: write metres, such as 0.001, or 0 for the unit of the file"
     )
 
 
-def _at_least(settings: ConfigDict, key: str, least: int, path: str) -> None:
-    value = settings[key]
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    require(is_number and value >= least, f"{path}.{key}={value}: write a whole number, {least} or more")
+def _check_integers(settings: ConfigDict, path: str, **least: int) -> None:
+    """Raises UserError unless each setting is an integer of at least `least`.
+
+    Sections of posed datasets are not locked, so their values may be of any type.
+    """
+    for key, smallest in least.items():
+        value = settings[key]
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
+        valid = is_integer and value >= smallest
+        require(valid, f"{path}.{key}={value}: write a whole number, {smallest} or more")

@@ -1,0 +1,75 @@
+"""The console command `muskie`, the same as `python -m muskie_jax`.
+
+Every command lives in a module of its own, which is imported only when the command is used: `muskie --help`
+answers without importing JAX.
+"""
+
+import difflib
+import importlib
+import sys
+from typing import NamedTuple
+
+from muskie_jax import __version__
+from muskie_jax.errors import fail
+
+
+class Room(NamedTuple):
+    """A module with a `main(invocation, **options)`, and the command's line in the help."""
+
+    module: str
+    about: str
+    is_job: bool = False
+
+
+COMMANDS = {
+    "train": Room("muskie_jax.main", "trains a network", is_job=True),
+    "evaluate": Room(
+        "muskie_jax.main", "measures correspondence and reconstruction of networks", is_job=True
+    ),
+    "benchmark": Room("muskie_jax.main", "times training steps on this machine", is_job=True),
+    "benchmark_data": Room("muskie_jax.main", "times the loading of photographs", is_job=True),
+    "plan": Room("muskie_jax.main", "predicts memory and time on a machine", is_job=True),
+    "data": Room("muskie_jax.data.__main__", "inspects, packs and verifies data"),
+    "interop": Room("muskie_jax.interop.__main__", "exports and imports weights and programs"),
+    "report": Room("muskie_jax.report.__main__", "writes the report of an evaluation again"),
+    "sweeps": Room("muskie_jax.sweeps.__main__", "lists the runs of a sweep"),
+}
+
+
+def help_text() -> str:
+    """Returns a line per command."""
+    width = max(map(len, COMMANDS))
+    lines = ["muskie <command> <flags>", ""]
+    lines += [f"  {name:<{width}}  {room.about}" for name, room in COMMANDS.items()]
+    lines += [
+        "",
+        "muskie <command> --help lists the flags of a command; muskie --version prints the version.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs `muskie <command> <flags>`, as given in `sys.argv`."""
+    name, *rest = sys.argv[1:] or [""]
+    if name in ("help", "-h", "--help"):
+        print(help_text())
+        return
+    if name == "--version":
+        print(f"muskie_jax {__version__}")
+        return
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        problem = f"no command {name!r}{meant}" if name else "no command"
+        fail(f"{problem}: write muskie with one of {', '.join(COMMANDS)}")
+    room, invocation = COMMANDS[name], f"muskie {name}"
+    sys.argv = [invocation, *rest]
+    command = importlib.import_module(room.module).main
+    if room.is_job:
+        command(invocation, job=name)
+    else:
+        command(invocation)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Settings of the network: `config.model`."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from muskie_jax.checks import at_least, one_of
+from muskie_jax.errors import UserError
+from muskie_jax.models.attention import IMPLEMENTATIONS
+from muskie_jax.models.muskie import DTYPES, PATCH, REGISTERS, REMAT, VARIANTS, VIEW_EMBED
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """The arguments of `muskie_jax.models.muskie.build_model`.
+
+    Attributes:
+      variant: size of the network: "nano", "tiny", "small", "base", "large" or "huge".
+      patch: side of a patch, pixels.
+      registers: register tokens of a view.
+      dtype: of matrix products; parameters are always float32.
+      remat: what the backward pass computes again to save memory: "none", "elementwise", "block" or
+        "full"; see docs/speed.md.
+      scan_blocks: loops over the blocks in one compiled program. Compiles faster and runs slower; the
+        parameters are the same.
+      attention: kernel: "auto", "xla", "cudnn" or "splash".
+      view_embed: "learned" adds a learned vector per view index; "none" is as published.
+      max_views: number of those vectors.
+    """
+
+    variant: str = "base"
+    patch: int = PATCH
+    registers: int = REGISTERS
+    dtype: str = "bfloat16"
+    remat: str = "none"
+    scan_blocks: bool = False
+    attention: str = "auto"
+    view_embed: str = "none"
+    max_views: int = 8
+
+
+def check_model(model: ConfigDict) -> None:
+    """Raises UserError for an invalid value of `config.model`."""
+    one_of(model.variant, VARIANTS, "config.model.variant")
+    one_of(model.dtype, DTYPES, "config.model.dtype")
+    one_of(model.remat, REMAT, "config.model.remat")
+    one_of(model.view_embed, VIEW_EMBED, "config.model.view_embed")
+    one_of(model.attention, IMPLEMENTATIONS, "config.model.attention")
+    if (model.attention, model.dtype) == ("cudnn", "float32"):
+        raise UserError(
+            "config.model.attention='cudnn' does not support float32: write 'auto', or dtype='bfloat16'"
+        )
+    at_least(1, model, "config.model", "patch")
+    at_least(0, model, "config.model", "registers")
+
+
+def check_max_views(model: ConfigDict, views: int, source: str) -> None:
+    """Raises UserError if a network with learned view embeddings has fewer than `views` of them.
+
+    Args:
+      model: `config.model`.
+      views: the largest number of views of a group.
+      source: where such groups come from, for the message.
+    """
+    if model.view_embed == "learned" and views > model.max_views:
+        raise UserError(
+            f"config.model.max_views={model.max_views}, but {source} groups of {views} views: "
+            f"write config.model.max_views={views}"
+        )

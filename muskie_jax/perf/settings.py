@@ -1,0 +1,124 @@
+"""Settings of the jobs that measure: `config.benchmark`, `config.benchmark_data` and `config.plan`."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from muskie_jax.checks import at_least, check_fraction, check_size, is_pair, one_of, require
+from muskie_jax.errors import UserError
+from muskie_jax.models.muskie import REMAT, VARIANTS
+from muskie_jax.models.settings import check_max_views
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkSettings:
+    """The job `benchmark`, which times training steps: `config.benchmark`.
+
+    Attributes:
+      cases: (variant, (height, width), remat) of each case; empty: the config's own model, at each of its
+        buckets.
+      groups_per_device: groups of a batch on each device; 0: `config.batch.groups` over all devices.
+      devices: numbers of devices to compare: integers, "all", or "doubling": 1, 2, 4, ... and all.
+      steps: steps that are timed together.
+      repeats: timings of a case; the fastest counts.
+      roofline: measures matrix products and attention alone, too.
+    """
+
+    cases: tuple[tuple[str, tuple[int, int], str], ...] = ()
+    groups_per_device: int = 0
+    devices: tuple[int | str, ...] = ("all",)
+    steps: int = 10
+    repeats: int = 3
+    roofline: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkDataSettings:
+    """The job `benchmark_data`, which times loading: `config.benchmark_data`.
+
+    Attributes:
+      photos: folder of photographs, searched at any depth; empty: generates some.
+      photo_sizes: (height, width) of the generated photographs, pixels.
+      sizes: sides of the square views, pixels.
+      seconds: duration of a measurement.
+      repeats: measurements; the fastest counts.
+      steps: (variant, size, milliseconds of a step) on the GPU that is to be fed, an H100.
+      step_views: views of such a step.
+    """
+
+    photos: str = ""
+    photo_sizes: tuple[tuple[int, int], ...] = ((480, 640), (1440, 1920))
+    sizes: tuple[int, ...] = (224, 384, 512)
+    seconds: float = 3.0
+    repeats: int = 3
+    steps: tuple[tuple[str, int, float], ...] = (
+        ("base", 224, 12.6),
+        ("base", 384, 41.2),
+        ("base", 512, 89.4),
+        ("large", 224, 36.8),
+        ("large", 512, 261.0),
+    )
+    step_views: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanSettings:
+    """The job `plan`, which predicts what a config needs on a machine: `config.plan`.
+
+    Attributes:
+      machine: "<chip>:<shape>", see `muskie_jax.perf.machines`.
+      buckets: buckets to compile, such as "224x224x8, 512x512x8"; "all".
+      utilisation: fraction of the peak FLOP/s to predict a duration for, besides the roofline; 0: none.
+    """
+
+    machine: str = "v5e:4x4"
+    buckets: str = "all"
+    utilisation: float = 0.0
+
+
+def check_benchmark(config: ConfigDict) -> None:
+    """Raises UserError for an invalid value of `config.benchmark`."""
+    settings, path = config.benchmark, "config.benchmark"
+    at_least(1, settings, path, "steps", "repeats")
+    at_least(0, settings, path, "groups_per_device")
+    for case in settings.cases:
+        if not (isinstance(case, (tuple, list)) and len(case) == 3 and is_pair(case[1])):
+            raise UserError(
+                f"{path}.cases has {case!r}: write (variant, (height, width), remat) for each, "
+                "such as (('base', (224, 224), 'none'),)"
+            )
+        variant, size, remat = case
+        one_of(variant, VARIANTS, f"{path}.cases")
+        check_size(size, config.model.patch, f"{path}.cases")
+        one_of(remat, REMAT, f"{path}.cases")
+    if settings.cases:
+        check_max_views(config.model, config.batch.views, f"{path}.cases train on")
+    require(settings.devices, f"{path}.devices is empty: write 'all', or numbers such as (1, 2)")
+    for count in settings.devices:
+        valid = count in ("all", "doubling") or (isinstance(count, int) and count >= 1)
+        require(valid, f"{path}.devices has {count!r}: write 1 or more, 'all' or 'doubling'")
+
+
+def check_benchmark_data(settings: ConfigDict, patch: int) -> None:
+    """Raises UserError for an invalid value of `config.benchmark_data`; `patch` is in pixels."""
+    path = "config.benchmark_data"
+    at_least(1, settings, path, "repeats", "step_views")
+    require(settings.seconds > 0, f"{path}.seconds={settings.seconds}: write above 0, such as 3.0")
+    require(settings.sizes, f"{path}.sizes is empty: write for example (224, 512)")
+    for size in settings.sizes:
+        check_size((size, size), patch, f"{path}.sizes")
+    for size in settings.photo_sizes:
+        valid = is_pair(size) and min(size) >= 1
+        require(valid, f"{path}.photo_sizes has {size!r}: write (height, width)")
+    for step in settings.steps:
+        if not (isinstance(step, (tuple, list)) and len(step) == 3 and step[2] > 0):
+            raise UserError(
+                f"{path}.steps has {step!r}: write (variant, size, milliseconds), such as "
+                "('base', 224, 12.6)"
+            )
+        one_of(step[0], VARIANTS, f"{path}.steps")
+
+
+def check_plan(plan: ConfigDict) -> None:
+    """Raises UserError for an invalid value of `config.plan`."""
+    check_fraction(plan.utilisation, "config.plan.utilisation")

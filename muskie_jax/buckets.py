@@ -1,8 +1,8 @@
-"""Which image size and how many views each update trains on.
+"""Draws the image size and the number of views of every update.
 
-A bucket fixes every shape of a batch, so that each bucket is one compiled program. The buckets of an
-update are a pure function of the seed and the step: hosts agree on them without talking, and a
-continued run draws the ones it would have drawn.
+A bucket fixes every shape of a batch, so each bucket needs one compiled program. The buckets of an update
+are a pure function of seed and step: hosts agree on them without communication, and a resumed run draws
+the same ones as an uninterrupted run.
 """
 
 import itertools
@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Keeps random streams that serve different purposes apart (first word after the seed).
-BUCKET_STREAM = 1
+BUCKET_STREAM = 1  # second word of the random seed, different for every purpose
 
 ImageSize = tuple[int, int]
 
@@ -28,18 +27,18 @@ class Bucket(NamedTuple):
         return f"{self.height}x{self.width}, {self.views} view{'s' * (self.views != 1)}"
 
     def grid(self, patch: int) -> tuple[int, int]:
-        """(hp, wp), the patches of a view."""
+        """Returns (hp, wp), the patch grid of a view."""
         return self.height // patch, self.width // patch
 
 
 class BucketSchedule:
-    """The buckets of every update.
+    """Draws the buckets of every update.
 
     Args:
-      resolutions: an update has one batch per entry; an entry lists the image sizes (height, width)
-        it may have, one of which is drawn for each update (an entry listed twice is twice as likely).
-      views: the view counts to draw from, for each resolution and update on its own.
-      seed: of the run.
+      resolutions: one entry for each batch of an update. An entry lists image sizes (height, width), of
+        which each update draws one; a size listed twice is twice as likely.
+      views: numbers of views; one is drawn for each batch.
+      seed: seed of the run.
     """
 
     def __init__(self, resolutions: Sequence[Sequence[ImageSize]], views: Sequence[int], seed: int):
@@ -48,7 +47,7 @@ class BucketSchedule:
         self.seed = seed
 
     def at(self, step: int) -> tuple[Bucket, ...]:
-        """The buckets of update `step`, one per resolution."""
+        """Returns the buckets of update `step`, one per resolution."""
         rng = np.random.default_rng([self.seed, BUCKET_STREAM, step])
         drawn = []
         for sizes in self.resolutions:
@@ -57,18 +56,18 @@ class BucketSchedule:
         return tuple(drawn)
 
     def canvas(self, resolution: int) -> ImageSize:
-        """The size that contains all sizes of a resolution; photographs are loaded at it."""
+        """Returns the smallest size that contains all sizes of a resolution; photographs load at it."""
         heights, widths = zip(*self.resolutions[resolution])
         return max(heights), max(widths)
 
     def all(self) -> tuple[Bucket, ...]:
-        """Every bucket that can occur, each once, smallest first."""
+        """Returns every possible bucket once, smallest first."""
         sizes = set(itertools.chain.from_iterable(self.resolutions))
         buckets = {Bucket(h, w, v) for (h, w), v in itertools.product(sizes, self.views)}
         return tuple(sorted(buckets, key=lambda b: (b.height * b.width, b)))
 
     def positions(self) -> tuple[tuple[Bucket, bool], ...]:
-        """Every bucket, and whether it is the first of an update; both, if it can be either."""
+        """Returns pairs (bucket, whether it is an update's first); both pairs if both are possible."""
         first, *later = (set(sizes) for sizes in self.resolutions)
         at = ((first, True), (set().union(*later), False))
         return tuple((b, is_first) for b in self.all() for sizes, is_first in at if b[:2] in sizes)

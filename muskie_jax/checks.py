@@ -21,6 +21,8 @@ RENAMED = {
     "data.max_bad_share": "data.max_bad_fraction",
     "sources.*.world.photo_texture_share": "sources.*.world.photo_texture_fraction",
     "posed.*.world.photo_texture_share": "posed.*.world.photo_texture_fraction",
+    "sources.*.world.floating_share": "sources.*.world.floating_fraction",
+    "posed.*.world.floating_share": "posed.*.world.floating_fraction",
 }
 
 

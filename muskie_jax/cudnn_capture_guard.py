@@ -1,14 +1,18 @@
-"""Programs run for the first time while nothing is copied to the devices.
+"""Keeps host-to-device copies away from the first run of programs with cuDNN attention.
 
-When a program with cuDNN's attention first runs, its kernels are made ready by recording them. Copies
-from another thread break that: of nine trainings on an H100 (jax 0.11.2, CUDA 13) whose images were copied
-meanwhile, seven ended at once, with an error of cuDNN or a crash; of 16 whose images waited, none.
+On the first run, XLA records cuDNN's kernels by CUDA stream capture to build a command buffer
+(`--xla_gpu_enable_command_buffer`). A copy from another thread can break that capture. Measured on an
+H100 (jax 0.11.2, CUDA 13): of nine runs that copied images meanwhile, seven ended at once with a cuDNN
+error or a crash; of 16 runs whose copies waited, none did.
+
+No upstream report of this race was found. https://github.com/jax-ml/jax/issues/27599 reports a capture of
+cuDNN attention that fails with two GPUs; its cause is open.
 """
 
 import contextlib
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 
@@ -16,37 +20,38 @@ T = TypeVar("T")
 
 
 class CudnnCaptureGuard:
-    """Keeps copies to the devices and first runs apart; later runs and copies overlap.
+    """Serialises copies and the first run of each program; later runs overlap with copies.
 
     Args:
-      programs: keys of those that will run.
+      programs: keys of the programs that will run.
     """
 
     def __init__(self, programs: Iterable[Hashable]):
-        self._waiting = set(programs)
+        self._not_yet_run = set(programs)
         self._lock = threading.RLock()
-        self._latest = None  # copy, which may still be under way
+        self._last_copy: Any = None  # may still be in progress
 
-    def copied(self, copy: Callable[[], T]) -> T:
-        """What `copy` returns: once it is there, or, when all programs have run, at once."""
+    def run_copy(self, copy: Callable[..., T], *arguments) -> T:
+        """Returns `copy(*arguments)`; waits for the copy while any program has still to run first."""
         with self._lock:
-            self._latest = copy()
-            if self._waiting:
-                jax.block_until_ready(self._latest)
-            return self._latest
+            copied = copy(*arguments)
+            self._last_copy = copied
+            if self._not_yet_run:
+                jax.block_until_ready(copied)
+            return copied
 
-    def run(self, key: Hashable, program: Callable[..., T], *arguments) -> T:
-        """Runs a program; the first time nothing else happens until it is done."""
-        if key not in self._waiting:
+    def run_program(self, key: Hashable, program: Callable[..., T], *arguments) -> T:
+        """Returns `program(*arguments)`; its first run blocks copies and waits for the result."""
+        if key not in self._not_yet_run:
             return program(*arguments)
-        with self.undisturbed():
+        with self.without_copies():
             results = jax.block_until_ready(program(*arguments))
-        self._waiting.discard(key)
+        self._not_yet_run.discard(key)
         return results
 
     @contextlib.contextmanager
-    def undisturbed(self) -> Iterator[None]:
-        """Nothing is copied by `copied` meanwhile: for programs that it does not know."""
+    def without_copies(self) -> Iterator[None]:
+        """Blocks `run_copy` inside the context, for programs that have no key here."""
         with self._lock:
-            jax.block_until_ready(self._latest)
+            jax.block_until_ready(self._last_copy)
             yield

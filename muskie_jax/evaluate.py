@@ -43,8 +43,12 @@ JPEG_QUALITY = 90  # of figures
 FIGURES = "figures"
 # Of the evaluation: raise it when evaluators compute other results, so that finished units are repeated.
 VERSION = 1
-# Digests use the names of the first version of the evaluation, so that a rename repeats no finished unit.
-DIGEST_NAMES = {"distractors": "strangers"}
+# Settings that were renamed keep their first name in digests, so that no finished unit is repeated.
+DIGEST_NAMES = {
+    "distractors": "strangers",
+    "photo_texture_fraction": "photo_texture_share",
+    "floating_fraction": "floating_share",
+}
 
 
 class WorkUnit(NamedTuple):
@@ -146,7 +150,7 @@ def protocol_digest(evaluator: SweepEvaluator, setting: Setting, config: ConfigD
         {
             "version": VERSION,
             "evaluator": evaluator.name,
-            "setting": _with_digest_names(protocol),
+            "setting": protocol,
             "data": {name: each and each.to_dict() for name, each in data.items()} | {"": config.data.root},
         }
     )
@@ -155,15 +159,20 @@ def protocol_digest(evaluator: SweepEvaluator, setting: Setting, config: ConfigD
 def unit_identity(protocol: str, setting: Setting, model: ModelSpec, dtype: str) -> str:
     """Returns a digest of a unit of work, given the digest of its protocol."""
     weights = [model.name, model.kind, model.step, model.source, model.version, dtype]
-    return _digest([protocol, _with_digest_names(setting), weights])
-
-
-def _with_digest_names(setting: Setting) -> dict[str, Any]:
-    return {DIGEST_NAMES.get(name, name): value for name, value in setting.items()}
+    return _digest([protocol, setting, weights])
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    text = json.dumps(_with_digest_names(value), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _with_digest_names(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {DIGEST_NAMES.get(name, name): _with_digest_names(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_digest_names(each) for each in value]
+    return value
 
 
 def run_units(

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and that replace only what is like them."""
+"""Atomic writes of files and folders, and checks that protect what exists from being replaced."""
 
 import contextlib
 import os
@@ -8,35 +8,34 @@ from collections.abc import Collection, Iterator
 
 from muskie_jax.errors import UserError
 
-ADDRESS = "://"  # tells an address, such as gs://bucket/run, from a path
+ADDRESS = "://"  # occurs in addresses such as gs://bucket/run, but not in paths
 
 
 def user_path(path: str | os.PathLike) -> pathlib.Path:
-    """A path as a user writes it, ~ included.
+    """Returns the path that a user wrote, with ~ expanded.
 
     Raises:
-      UserError: for an address, which would be taken for a folder called "gs:", or if there is no such
-        user.
+      UserError: for an address, which would become a folder named "gs:", or an unknown user's home.
     """
     if ADDRESS in str(path):
         raise UserError(
-            f"{str(path)!r} is an address: write a path, such as one where the bucket is mounted "
+            f"{str(path)!r} is an address: write a path, such as the folder where the bucket is mounted "
             "(docs/launch.md)"
         )
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{str(path)!r}: there is no such user's home") from error
+        raise UserError(f"{str(path)!r}: there is no such user's home: write another path") from error
 
 
 def check_free(path: pathlib.Path, force: bool, entries: Collection[str] | None = None) -> None:
-    """Raises UserError if what is at a path must not be replaced.
+    """Raises UserError if `path` exists and must not be replaced.
 
     Args:
-      path: of a file or folder that is to be made.
-      force: whether the user allows to replace one of its kind.
-      entries: names of what the folder will hold: one that holds anything else is not of its kind.
-        None: it is to be a file.
+      path: the file or folder to write.
+      force: whether the user allows replacing an earlier output.
+      entries: names of all entries of the folder to write; a folder with any other entry is never
+        replaced. None: `path` will be a file.
     """
     if not os.path.lexists(path):
         return
@@ -44,29 +43,30 @@ def check_free(path: pathlib.Path, force: bool, entries: Collection[str] | None 
     if is_folder != (entries is not None):
         kind = "a folder" if is_folder else "a file"
         raise UserError(f"{path} is {kind}, which is not replaced: write another name")
-    held = {entry.name for entry in path.iterdir()} if is_folder else set()
-    if is_folder and not held:
+    existing = {entry.name for entry in path.iterdir()} if is_folder else set()
+    if is_folder and not existing:
         return
     if not force:
-        raise UserError(f"{path} is there already: write another name, or --force (in Python force=True)")
-    others = sorted(held - set(entries or ()))
+        raise UserError(f"{path} exists already: write another name, or --force (in Python force=True)")
+    others = sorted(existing - set(entries or ()))
     if others:
-        raise UserError(f"{path} holds {others[0]!r} too, so it is not replaced: write another name")
+        raise UserError(f"{path} also holds {others[0]!r}, so it is not replaced: write another name")
 
 
 @contextlib.contextmanager
 def atomic_write(
     path: pathlib.Path, force: bool = False, entries: Collection[str] | None = None
 ) -> Iterator[pathlib.Path]:
-    """A place of the same name, elsewhere; what is made there comes to `path` if nothing is raised.
+    """Yields a temporary path to write to, and moves the result to `path` if nothing was raised.
 
-    A process that is killed leaves a folder `.muskie-...` beside `path`, and `path` as it was.
+    The temporary path has the name of `path`. A killed process leaves a folder `.muskie-...` beside `path`,
+    and `path` unchanged.
 
     Args:
       path, force, entries: see `check_free`.
 
     Raises:
-      UserError: if `path` is taken, or nothing can be written there.
+      UserError: if `path` must not be replaced, or cannot be written.
     """
     path = pathlib.Path(os.path.abspath(path))
     try:
@@ -75,7 +75,7 @@ def atomic_write(
         with tempfile.TemporaryDirectory(prefix=".muskie-", dir=path.parent) as beside:
             part = pathlib.Path(beside) / path.name
             yield part
-            check_free(path, force, entries)  # somebody may have been faster
+            check_free(path, force, entries)  # another process may have written it meanwhile
             if entries is None:
                 part.replace(path)
             else:
@@ -85,14 +85,14 @@ def atomic_write(
 
 
 def _replace_folder(part: pathlib.Path, path: pathlib.Path, old: pathlib.Path) -> None:
-    """Puts a folder at `path`; one that is there steps aside, since renaming cannot replace it."""
-    there = os.path.lexists(path)
-    if there:
+    """Moves folder `part` to `path`. Renaming cannot replace a folder, so `old` takes an existing one."""
+    exists = os.path.lexists(path)
+    if exists:
         path.rename(old)
     try:
         part.rename(path)
     except BaseException:
-        if there:
+        if exists:
             old.rename(path)
         raise
 

@@ -1,7 +1,7 @@
-"""Fingerprints of arrays that do not depend on how the arrays are spread over devices.
+"""Fingerprints of arrays, which do not depend on their sharding.
 
-The fingerprint is a sum, modulo 2^32, of a bijective hash of every element's bits and position. So it
-is computed where the data lies, is the same on any mesh, and always changes when one element does.
+A fingerprint is the sum, modulo 2^32, of a bijective hash of each element's bits and position. The devices
+compute it on their shards, it is the same on any mesh, and changing one element always changes it.
 """
 
 import hashlib
@@ -13,11 +13,11 @@ from jax import Array
 
 from muskie_jax.sharding import path_name
 
-LANES = (0x9E3779B9, 0x85EBCA6B)  # a sum with each constant: 64 bits in all
+LANES = (0x9E3779B9, 0x85EBCA6B)  # one sum per constant: 64 bits in all
 
 
 def _bits(x: Array) -> Array:
-    """The bits of every element as uint32."""
+    """Returns the bits of every element as uint32."""
     if x.dtype == jnp.bool_:
         return x.astype(jnp.uint32)
     unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
@@ -25,14 +25,14 @@ def _bits(x: Array) -> Array:
 
 
 def _mix(x: Array) -> Array:
-    """MurmurHash3's finaliser: a bijection of uint32 in which every bit depends on every bit."""
+    """Applies MurmurHash3's finaliser, a bijection of uint32 that mixes every bit into every bit."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
 
 
 def _fingerprint(x: Array) -> Array:
-    """uint32 (lanes,) of one array of elements of at most 32 bits."""
+    """Returns the fingerprint, uint32 (lanes,), of an array whose elements have at most 32 bits."""
     position = jnp.zeros(x.shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(x.ndim)):
@@ -46,18 +46,19 @@ def _fingerprint(x: Array) -> Array:
 
 @jax.jit
 def _examine(x: Array) -> tuple[Array, Array]:
-    """The fingerprint of an array, and whether all of it is finite.
+    """Returns an array's fingerprint, and whether all its elements are finite.
 
-    Compiled once for each shape, of which a network has few, and not once for the whole tree.
+    It is jitted per array, since a network has few different shapes; one program for the tree compiles
+    longer.
     """
     finite = jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.floating) else jnp.array(True)
     return _fingerprint(x), finite
 
 
 def examine(tree: Any) -> tuple[dict[str, str], bool]:
-    """The fingerprint of every leaf, by its path, and whether all numbers are finite."""
+    """Returns the fingerprint of every leaf, by path, and whether all leaves are finite."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    # One after the other: hundreds of sums over devices under way at once can starve virtual ones.
+    # Read one by one: hundreds of collectives in flight can starve virtual CPU devices.
     examined = [jax.device_get(_examine(leaf)) for _, leaf in leaves]
     fingerprints = {
         path_name(path): "".join(f"{int(lane):08x}" for lane in lanes)
@@ -67,11 +68,11 @@ def examine(tree: Any) -> tuple[dict[str, str], bool]:
 
 
 def digest(tree: Any) -> str:
-    """One digest of a whole tree: 16 hexadecimal digits over the names and fingerprints of its leaves."""
+    """Returns the digest of a tree: 16 hexadecimal digits over the paths and fingerprints of its leaves."""
     return digest_of(examine(tree)[0])
 
 
 def digest_of(fingerprints: dict[str, str]) -> str:
-    """`digest`, of a tree that was examined already."""
+    """Returns the digest of a tree from the fingerprints that `examine` returned."""
     text = "\n".join(f"{name} {fingerprints[name]}" for name in sorted(fingerprints))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,8 +1,9 @@
-"""Ending a run early without losing anything: Ctrl-C, SIGTERM, and preemption notices."""
+"""Ends a run early without losing work: Ctrl-C, SIGTERM and preemption notices."""
 
 import contextlib
 import os
 import signal
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -12,22 +13,25 @@ STANDARD_ERROR = 2
 
 
 class StopSignal:
-    """Within its context, the first SIGINT or SIGTERM asks the loop to save and end.
+    """A context in which the first SIGINT or SIGTERM asks the loop to save and stop.
 
-    A second one ends the process at once. With several processes, JAX's preemption service sees to it
-    that all of them stop at the same step.
+    A second signal ends the process at once. With several processes, JAX's preemption service makes all
+    of them stop after the same step.
+
+    Attributes:
+      name: of the signal, or "preemption"; empty until a stop is requested.
     """
 
     def __init__(self):
         self.name = ""
-        self._previous = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
         if jax.process_count() == 1:
             for number in SIGNALS:
                 try:
                     self._previous[number] = signal.signal(number, self._handle)
-                except ValueError:  # signals reach only the main thread
+                except ValueError:  # only the main thread may set signal handlers
                     break
         return self
 
@@ -41,13 +45,13 @@ class StopSignal:
             signal.raise_signal(number)
         self.name = signal.Signals(number).name
         if jax.process_index() == 0:
-            # Past Python's buffers: the loop may be in the middle of writing to them.
-            said = f"{self.name}: saving after this step, then stopping (again to stop at once)\n"
+            # os.write, since the signal may interrupt a write to Python's buffered stderr.
+            message = f"{self.name}: saving after this step, then stopping (again to stop at once)\n"
             with contextlib.suppress(OSError):
-                os.write(STANDARD_ERROR, said.encode())
+                os.write(STANDARD_ERROR, message.encode())
 
     def requested(self, step: int) -> bool:
-        """Whether to end after update `step`; the same answer in every process."""
+        """Returns whether to stop after update `step`; every process gets the same answer."""
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
             self.name = "preemption"
         return bool(self.name)

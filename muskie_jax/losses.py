@@ -1,23 +1,24 @@
-"""Per-token reconstruction losses. Nothing here reduces over the batch.
+"""Reconstruction losses per token, and the objective that averages them.
 
-P = p*p*3 values per patch; the axes before it are those of the tokens: groups, views and patches, or
-groups and their hidden patches.
+The last axis has the P = p*p*3 values of a patch. The axes before it are the token axes: groups, views and
+patches, or groups and their hidden patches.
 """
 
 import dataclasses
 from typing import Literal
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
+from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
 from muskie_jax.checks import one_of
 
 ERRORS = ("l2", "l1", "smooth_l1")
 EPSILON = 0.1  # the paper's eps: error weight at confidence 0
-REGULARISER = 0.1  # the paper's lambda: price of low confidence
+REGULARISER = 0.1  # the paper's lambda: weight of -log(confidence)
 LOG_OFFSET = 1e-6  # keeps log(confidence) finite
 
 
@@ -41,25 +42,25 @@ def check_loss(loss: ConfigDict) -> None:
     one_of(loss.error, ERRORS, "config.loss.error")
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class TokenLosses:
-    """What each token contributes, float32 (...), zero where the token was visible.
+    """Loss terms of each token, zero for visible tokens.
 
     Attributes:
-      weighted: the error weighted by confidence (plain, without confidence weighting).
-      squared: the squared error, whatever `error` is; of normalised patches if targets are normalised.
+      weighted: the error, weighted by confidence if that is on.
+      squared: the squared error for every kind of `error`; of normalised patches if targets are normalised.
       log_confidence: mean of -log(c + 1e-6); zero without confidence weighting.
-      hidden: 1 where the token was masked.
+      hidden: 1 for masked tokens.
     """
 
-    weighted: Array
-    squared: Array
-    log_confidence: Array
-    hidden: Array
+    weighted: Float[Array, "*tokens"]
+    squared: Float[Array, "*tokens"]
+    log_confidence: Float[Array, "*tokens"]
+    hidden: Float[Array, "*tokens"]
 
 
-def elementwise_error(difference: Array, kind: Literal["l2", "l1", "smooth_l1"]) -> Array:
-    """Error of every value; smooth_l1 is quadratic below 1 and linear above, as in PyTorch."""
+def elementwise_error(difference: Array, kind: str) -> Array:
+    """Returns the error of every value; smooth_l1 is quadratic below 1, linear above, as in PyTorch."""
     if kind == "l2":
         return jnp.square(difference)
     magnitude = jnp.abs(difference)
@@ -70,26 +71,27 @@ def elementwise_error(difference: Array, kind: Literal["l2", "l1", "smooth_l1"])
     raise ValueError(f"loss.error={kind!r}: choose one of {', '.join(ERRORS)}")
 
 
-def normalize_patches(patches: Array) -> Array:
-    """Each patch minus its mean, divided by its standard deviation (..., P), as in MAE."""
+def normalize_patches(patches: Float[Array, "*tokens P"]) -> Float[Array, "*tokens P"]:
+    """Normalises each patch to mean 0 and variance 1, as in MAE."""
     mean = patches.mean(axis=-1, keepdims=True)
     variance = patches.var(axis=-1, keepdims=True)
     return (patches - mean) * jax.lax.rsqrt(variance + 1e-6)
 
 
 def token_losses(
-    pred: Array,
-    conf: Array,
-    target: Array,
-    mask: Array,
+    pred: Float[Array, "*tokens P"],
+    conf: Float[Array, "*tokens P"],
+    target: Float[Array, "*tokens P"],
+    mask: Bool[Array, "*tokens"],
     options: LossOptions = LossOptions(),
 ) -> TokenLosses:
-    """Losses of every token.
+    """Returns the loss terms of every token.
 
     Args:
-      pred, conf, target: float32 (..., P), see `MuskieOutput`; target is the patch's own pixels.
-      mask: bool (...), True = hidden.
-      options: which loss.
+      pred, conf: predicted pixels and confidences, see `MuskieOutput`.
+      target: pixels of the patches, not yet normalised.
+      mask: True = hidden.
+      options: kind of error, confidence weighting, target normalisation.
     """
     if options.normalize_targets:
         target = normalize_patches(target)
@@ -109,13 +111,13 @@ def token_losses(
 
 
 def total_loss(losses: TokenLosses, tokens: int | None = None) -> Array:
-    """The objective: mean over masked tokens of the error + lambda * mean over all of -log c.
+    """Returns the objective: mean error of masked tokens + lambda * mean of mask * -log c over all tokens.
 
-    Finite, and zero in both terms, if no token of the batch was masked.
+    It is 0 if no token of the batch is masked.
 
     Args:
-      losses: of all tokens, or of hidden ones alone.
-      tokens: how many there are in all, if not all have losses.
+      losses: of all tokens, or of hidden tokens only.
+      tokens: number of all tokens, if `losses` covers hidden tokens only.
     """
     error = losses.weighted.sum() / jnp.maximum(losses.hidden.sum(), 1.0)
     return error + REGULARISER * losses.log_confidence.sum() / (tokens or losses.hidden.size)

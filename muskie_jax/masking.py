@@ -1,46 +1,48 @@
-"""Which patches are hidden (paper section 3.2).
+"""Draws masks: which patches of each view are hidden (paper section 3.2).
 
-Every sampler is a pure function of a numpy Generator, the patch grid, a ratio and the number of masks, and
-returns a bool array (count, hp, wp), True = hidden. Masks are drawn many at a time, since a step on small
-images is over sooner than Python has gone through its views one by one.
+Each sampler takes a numpy Generator, the patch grid (hp, wp), the masking ratio and the number of masks. It
+returns masks (count, hp, wp), True = hidden. Samplers are vectorised over masks: a Python loop over views
+would take longer than a training step on small images.
 """
 
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
+from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
 from muskie_jax.checks import one_of, require
 from muskie_jax.errors import UserError
 
 Grid = tuple[int, int]
+Masks = Bool[np.ndarray, "count hp wp"]
 
 ASPECT_RANGE = (0.3, 3.0)  # width / height of rectangles and ellipses, drawn log-uniformly
-BLOB_RADIUS = 1  # of the box that blurs a blob's noise, in patches
+BLOB_RADIUS = 1  # radius, in patches, of the box filter that blurs a blob's noise
 
 
 def hidden_count(grid: Grid, ratio: float) -> int:
-    """The patches that a ratio of a grid means, rounded half to even."""
+    """Returns the number of hidden patches, ratio * L, rounded half to even."""
     return round(ratio * grid[0] * grid[1])
 
 
-def _hide_largest(scores: np.ndarray, ratio: float) -> np.ndarray:
-    """Exactly round(ratio * L) patches of each mask, those with the largest scores (count, hp, wp)."""
-    count, *grid = scores.shape
-    size = grid[0] * grid[1]
-    kept = size - hidden_count(grid, ratio)
-    smallest_first = np.argpartition(scores.reshape(count, size), min(kept, size - 1), axis=1)
+def _hide_largest(scores: Float[np.ndarray, "count hp wp"], ratio: float) -> Masks:
+    """Hides exactly round(ratio * L) patches of each mask: those with the largest scores."""
+    count, rows, columns = scores.shape
+    size = rows * columns
+    visible = size - hidden_count((rows, columns), ratio)
+    smallest_first = np.argpartition(scores.reshape(count, size), min(visible, size - 1), axis=1)
     mask = np.ones((count, size), bool)
-    np.put_along_axis(mask, smallest_first[:, :kept], False, axis=1)
+    np.put_along_axis(mask, smallest_first[:, :visible], False, axis=1)
     return mask.reshape(scores.shape)
 
 
-def random_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> np.ndarray:
-    """Exactly round(ratio * L) patches, uniformly."""
+def random_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> Masks:
+    """Hides exactly round(ratio * L) patches, drawn uniformly."""
     return _hide_largest(rng.random((count, *grid)), ratio)
 
 
@@ -52,52 +54,54 @@ def _rounded(lengths: np.ndarray) -> np.ndarray:
     return np.rint(lengths).astype(int)
 
 
-def rectangle_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> np.ndarray:
-    """One rectangle of area about round(ratio * L), smaller where its sides would leave the grid."""
+def rectangle_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> Masks:
+    """Hides one rectangle of about round(ratio * L) patches, fewer if its sides exceed the grid."""
     area, aspects = hidden_count(grid, ratio), _draw_aspects(rng, count)
     heights = _rounded(np.sqrt(area / aspects))
     sides = np.minimum(heights, grid[0]), np.minimum(_rounded(aspects * heights), grid[1])
 
-    def inside(length: int, sides: np.ndarray) -> np.ndarray:
-        """The rows, or the columns, of each rectangle: (count, length)."""
+    def draw_span(length: int, sides: np.ndarray) -> np.ndarray:
+        """Draws a position along one axis; True inside the rectangle, bool (count, length)."""
         first = rng.integers(length - sides + 1)[:, None]
         return (np.arange(length) >= first) & (np.arange(length) < first + sides[:, None])
 
-    rows, columns = map(inside, grid, sides)
+    rows, columns = map(draw_span, grid, sides)
     return rows[:, :, None] & columns[:, None, :]
 
 
-def ellipse_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> np.ndarray:
-    """One ellipse with radii in whole patches, its boundary included, wholly inside the grid."""
+def ellipse_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> Masks:
+    """Hides one ellipse with integer radii, including its boundary, entirely inside the grid."""
     area, aspects = hidden_count(grid, ratio), _draw_aspects(rng, count)
     radius = math.sqrt(area / math.pi)
     radii = radius / np.sqrt(aspects), radius * np.sqrt(aspects)
 
-    def squared_distance(length: int, radii: np.ndarray) -> np.ndarray:
-        """Of each row, or column, from each centre, in radii: (count, length)."""
+    def draw_squared_distances(length: int, radii: np.ndarray) -> np.ndarray:
+        """Draws a centre along one axis; squared distances from it in radii, (count, length)."""
         radii = np.minimum(_rounded(radii), length // 2)
-        # Half an even side would not fit around any whole patch: the centre is kept inside.
+        # A radius of half an even side fits around no patch; the upper bound keeps the centre inside.
         centres = rng.integers(radii, np.maximum(radii, length - 1 - radii) + 1)
         return np.square((np.arange(length) - centres[:, None]) / np.maximum(radii, 0.5)[:, None])
 
-    rows, columns = map(squared_distance, grid, radii)
+    rows, columns = map(draw_squared_distances, grid, radii)
     return columns[:, None, :] + rows[:, :, None] <= 1.0
 
 
-def blob_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> np.ndarray:
-    """Exactly round(ratio * L) patches, the largest values of box-blurred Gaussian noise."""
-    around = (BLOB_RADIUS, BLOB_RADIUS)
-    noise = np.pad(rng.standard_normal((count, *grid)), ((0, 0), around, around), mode="edge")
+def blob_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> Masks:
+    """Hides exactly round(ratio * L) patches: the largest values of box-blurred Gaussian noise."""
+    padding = (BLOB_RADIUS, BLOB_RADIUS)
+    noise = np.pad(rng.standard_normal((count, *grid)), ((0, 0), padding, padding), mode="edge")
     side = 2 * BLOB_RADIUS + 1
-    blurred = sum(noise[:, y : y + grid[0], x : x + grid[1]] for y, x in np.ndindex(side, side))
+    blurred = np.zeros((count, *grid))
+    for y, x in np.ndindex(side, side):
+        blurred += noise[:, y : y + grid[0], x : x + grid[1]]
     return _hide_largest(blurred, ratio)
 
 
-def random_walk_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> np.ndarray:
-    """A connected region of exactly round(ratio * L) patches, grown from a random patch.
+def random_walk_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> Masks:
+    """Hides a connected region of exactly round(ratio * L) patches, grown from a random patch.
 
-    A walk goes on from the patch it hid last, trying the four directions in random order; where all
-    neighbours are hidden or outside, it goes back to the latest patch that still has a free one.
+    The walk moves from the last hidden patch to a free neighbour, tried in random order. Without a free
+    neighbour, it backtracks to the latest hidden patch that has one.
     """
     masks = np.zeros((count, *grid), bool)
     for mask in masks:
@@ -106,23 +110,23 @@ def random_walk_masks(rng: np.random.Generator, grid: Grid, ratio: float, count:
 
 
 def _random_walk(rng: np.random.Generator, grid: Grid, count: int) -> np.ndarray:
-    """One walk over `count` patches, bool (hp, wp)."""
+    """Returns the mask of one walk over `count` patches, bool (hp, wp)."""
     mask = np.zeros(grid, bool)
     if count == 0:
         return mask
-    # Plain Python on a frame of hidden patches around the grid: numpy is slow one patch at a time.
+    # Python lists, since numpy is slow for single elements. A border of hidden patches bounds the walk.
     stride = grid[1] + 2
     hidden = np.pad(mask, 1, constant_values=True).ravel().tolist()
     orders = list(itertools.permutations((-stride, stride, -1, 1)))
-    draws = iter(rng.integers(len(orders), size=2 * count).tolist())  # each patch is met twice at most
+    draws = iter(rng.integers(len(orders), size=2 * count).tolist())  # a patch is visited at most twice
     patch = (int(rng.integers(grid[0])) + 1) * stride + int(rng.integers(grid[1])) + 1
     hidden[patch] = True
     path = [patch]
     for _ in range(count - 1):
         free = None
-        while free is None:  # the hidden region is connected, so some patch of the path has a way on
-            around = (path[-1] + step for step in orders[next(draws)])
-            free = next((patch for patch in around if not hidden[patch]), None)
+        while free is None:  # ends: the grid is connected, so some patch of the path has a free neighbour
+            neighbours = (path[-1] + step for step in orders[next(draws)])
+            free = next((patch for patch in neighbours if not hidden[patch]), None)
             if free is None:
                 path.pop()
         hidden[free] = True
@@ -131,25 +135,25 @@ def _random_walk(rng: np.random.Generator, grid: Grid, count: int) -> np.ndarray
 
 
 def _rounded_heights(side: float) -> Iterator[tuple[int, float]]:
-    """The values that round(side / sqrt(a)) takes over all aspects a, and the largest a of each."""
+    """Yields each value of round(side / sqrt(a)) over all aspects a, with the largest a that gives it."""
     lowest, highest = ASPECT_RANGE
     for height in range(round(side / math.sqrt(highest)), round(side / math.sqrt(lowest)) + 1):
         yield height, min(highest, (side / (height - 0.5)) ** 2) if height else highest
 
 
 def largest_rectangle(grid: Grid, ratio: float) -> int:
-    """Patches of the largest mask that `rectangle_masks` can draw: rounding may exceed the ratio."""
+    """Returns the most patches that `rectangle_masks` can hide; rounding may exceed the ratio."""
     sides = _rounded_heights(math.sqrt(hidden_count(grid, ratio)))
     return max(min(height, grid[0]) * min(round(aspect * height), grid[1]) for height, aspect in sides)
 
 
 def largest_ellipse(grid: Grid, ratio: float) -> int:
-    """Patches of the largest mask that `ellipse_masks` can draw, if it were in the middle of a grid."""
+    """Returns an upper bound on the patches that `ellipse_masks` hides: an ellipse that no edge clips."""
     radius = math.sqrt(hidden_count(grid, ratio) / math.pi)
 
     def area(rows: int, columns: int) -> int:
         squares = [np.square(np.arange(-r, r + 1) / max(r, 0.5)) for r in (rows, columns)]
-        return np.count_nonzero(squares[1] + squares[0][:, None] <= 1.0)
+        return int(np.count_nonzero(squares[1] + squares[0][:, None] <= 1.0))
 
     return max(
         area(min(rows, grid[0] // 2), min(round(radius * math.sqrt(aspect)), grid[1] // 2))
@@ -157,15 +161,15 @@ def largest_ellipse(grid: Grid, ratio: float) -> int:
     )
 
 
-MODES = {
+MODES: dict[str, Callable[[np.random.Generator, Grid, float, int], Masks]] = {
     "random": random_masks,
     "rectangle": rectangle_masks,
     "ellipse": ellipse_masks,
     "blob": blob_masks,
     "random_walk": random_walk_masks,
 }
-# Patches of the largest mask of a mode, by grid and ratio.
-LARGEST = {
+# Upper bound on the hidden patches of a mask, from the grid and the ratio.
+MAX_HIDDEN: dict[str, Callable[[Grid, float], int]] = {
     "random": hidden_count,
     "rectangle": largest_rectangle,
     "ellipse": largest_ellipse,
@@ -233,7 +237,7 @@ def check_masks(
 
 
 def reference_range(views: int, num_reference: int | None) -> tuple[int, int]:
-    """Smallest and largest number of reference views of a group; at least one view stays masked."""
+    """Returns the least and the most reference views of a group; at least one view is masked."""
     if num_reference is None:
         return views // 4, views // 2
     fixed = min(num_reference, views - 1)
@@ -241,9 +245,9 @@ def reference_range(views: int, num_reference: int | None) -> tuple[int, int]:
 
 
 @functools.cache
-def most_hidden(views: int, grid: Grid, options: MaskOptions) -> int:
-    """The most patches of a group that `group_masks`, with the same arguments, can hide."""
-    largest = max(LARGEST[mode](grid, ratio) for mode, ratio in options.modes)
+def max_hidden(views: int, grid: Grid, options: MaskOptions) -> int:
+    """Returns an upper bound on the patches of a group that `group_masks` hides."""
+    largest = max(MAX_HIDDEN[mode](grid, ratio) for mode, ratio in options.modes)
     masked = views - reference_range(views, options.num_reference)[0]
     return masked * min(largest, grid[0] * grid[1])
 
@@ -254,15 +258,10 @@ def group_masks(
     views: int,
     grid: Grid,
     options: MaskOptions,
-) -> np.ndarray:
-    """Masks of groups, whose first views are reference views and stay whole.
+) -> Bool[np.ndarray, "B V L"]:
+    """Draws the masks of `groups` groups, True = hidden; the first views, the references, are not masked.
 
-    Args:
-      groups, views, grid: B, V and (hp, wp).
-      options: which masks.
-
-    Returns:
-      bool (B, V, hp*wp), True = hidden.
+    Each masked view has its own mask; all views of a group share the mode.
     """
     low, high = reference_range(views, options.num_reference)
     references = rng.integers(low, high + 1, size=groups)
@@ -271,6 +270,6 @@ def group_masks(
     masks = np.zeros((groups, views, *grid), bool)
     for number, (mode, ratio) in enumerate(options.modes):
         chosen = masked & (drawn == number)[:, None]
-        if count := np.count_nonzero(chosen):
+        if count := int(np.count_nonzero(chosen)):
             masks[chosen] = MODES[mode](rng, grid, ratio, count)
     return masks.reshape(groups, views, grid[0] * grid[1])

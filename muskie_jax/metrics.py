@@ -1,34 +1,34 @@
-"""Metrics that can be merged: every one is a sum and a count, never a mean of means."""
+"""Metrics that merge exactly: each is a sum and a count, never a mean of means."""
 
 import collections
 from collections.abc import Iterable, Mapping
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import Array
 
 from muskie_jax.errors import NotFinite
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Mean:
-    """A weighted mean in the making. Arrays of equal shape hold several means side by side."""
+    """A weighted mean as sum and count. Arrays, of equal shape, hold several means side by side."""
 
     total: Array | np.ndarray | float
     count: Array | np.ndarray | float
 
     @classmethod
     def of(cls, value: Array) -> "Mean":
-        """The mean of one number."""
+        """Returns the mean of a single value."""
         return cls(value, jnp.ones_like(value))
 
     def merge(self, other: "Mean") -> "Mean":
         return Mean(self.total + other.total, self.count + other.count)
 
     def compute(self) -> np.ndarray:
-        """float64; nan where nothing was counted."""
+        """Returns the means in float64; NaN where the count is 0."""
         total, count = np.asarray(self.total, np.float64), np.asarray(self.count, np.float64)
         return np.where(count > 0, total / np.where(count > 0, count, 1), np.nan)
 
@@ -44,44 +44,44 @@ def merge_all(metrics: Iterable[Mapping[str, Mean]]) -> dict[str, Mean]:
 
 
 class MetricsQueue:
-    """Reads the metrics of updates some updates late, so that devices wait for the host at reports only.
+    """Reads metrics some updates late, so that the host does not wait for the devices after each update.
 
     Args:
-      lag: updates in flight before the metrics of the oldest are read.
+      lag: number of updates in flight before the metrics of the oldest are read.
     """
 
     def __init__(self, lag: int = 2):
         self.lag = lag
-        self._flying: collections.deque = collections.deque()
-        self._landed: list[dict[str, Mean]] = []
+        self._in_flight: collections.deque[tuple[int, list[dict[str, Mean]]]] = collections.deque()
+        self._on_host: list[dict[str, Mean]] = []
 
     def add(self, step: int, metrics: list[dict[str, Mean]]) -> None:
-        """Queues the metrics of an update's programs.
+        """Queues the metrics of update `step`, one dictionary per program.
 
         Raises:
-          NotFinite: if the loss of an earlier update is.
+          NotFinite: if the loss of an earlier update, read now, is not finite.
         """
-        self._flying.append((step, metrics))
-        while len(self._flying) > self.lag:
+        self._in_flight.append((step, metrics))
+        while len(self._in_flight) > self.lag:
             self._read()
 
-    def settle(self) -> None:
-        """Reads all that is queued: returns when the devices have done every update."""
-        while self._flying:
+    def wait(self) -> None:
+        """Reads everything queued, and so returns when the devices have finished every update."""
+        while self._in_flight:
             self._read()
 
     def drain(self) -> dict[str, Mean]:
-        """All metrics since the last call, merged."""
-        self.settle()
-        landed, self._landed = self._landed, []
-        return merge_all(landed)
+        """Returns all metrics since the last call, merged."""
+        self.wait()
+        metrics, self._on_host = self._on_host, []
+        return merge_all(metrics)
 
     def _read(self) -> None:
-        step, metrics = self._flying.popleft()
-        metrics = jax.device_get(metrics)
+        step, on_device = self._in_flight.popleft()
+        metrics = jax.device_get(on_device)
         if not all(np.isfinite(m["loss"].total) for m in metrics if "loss" in m):
             raise NotFinite(
-                f"the loss is not a finite number at step {step}: continue from the latest checkpoint "
-                "with a lower config.optim.learning_rate"
+                f"the loss is not finite at step {step}: write a lower config.optim.learning_rate; "
+                "the same command continues from the latest checkpoint"
             )
-        self._landed += metrics
+        self._on_host += metrics

@@ -1,4 +1,4 @@
-"""The published optimizer: AdamW under linear warm-up and a half cosine to zero."""
+"""The published optimizer: AdamW with linear warm-up and a half-cosine decay to zero."""
 
 from typing import Any
 
@@ -10,24 +10,26 @@ from muskie_jax.config import total_steps, warmup_steps
 
 
 def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
-    """Learning rate of every update, counted from 0: rises from 0 to the peak, then falls to 0,
-    which it would reach after the last."""
+    """Returns the learning rate by update, counted from 0: linear from 0 to the peak, half-cosine to 0.
+
+    It would reach 0 at the update after the last.
+    """
     warmup = warmup_steps(config)
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=config.optim.learning_rate,
         warmup_steps=warmup,
-        decay_steps=max(total_steps(config), warmup + 1),  # of a run without updates it is never asked
+        decay_steps=max(total_steps(config), warmup + 1),  # optax rejects decay_steps <= warmup_steps
     )
 
 
 def is_matrix(params: Any) -> Any:
-    """True for the kernels of linear layers: not for biases, norms, and learned tokens."""
+    """Returns a tree of booleans: True for kernels, False for biases, norms and learned tokens."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """AdamW, after clipping by global norm where `clip_norm` is not 0."""
+    """Builds AdamW, with clipping by global norm first if `clip_norm` is not 0."""
     optim = config.optim
     adamw = optax.adamw(
         learning_rate_schedule(config),

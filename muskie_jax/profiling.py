@@ -1,4 +1,4 @@
-"""A trace of some updates, to be opened with XProf, TensorBoard's profiler, or Perfetto."""
+"""Traces some updates with JAX's profiler, for XProf, TensorBoard or Perfetto."""
 
 import pathlib
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from muskie_jax.writers import log_main
 
 
 class StepProfile:
-    """Traces the updates from the first to the last of `steps`, both counted, as far as they are run.
+    """Traces a range of updates; a run that covers only part of the range traces that part.
 
     Args:
-      steps: two numbers of updates, from 1 on; empty for no trace.
+      steps: first and last update of the trace, both included and counted from 1; empty for no trace.
       folder: where the trace is written.
     """
 
@@ -24,7 +24,7 @@ class StepProfile:
         self.running = False
 
     def before(self, step: int) -> None:
-        """To be called before update `step` is started."""
+        """Starts the trace if it includes `step`; call it before the update."""
         if step in self.steps:
             if not self.running:
                 jax.profiler.start_trace(self.folder)
@@ -32,17 +32,17 @@ class StepProfile:
             self.traced.append(step)
 
     def after(self, step: int, result: Any) -> None:
-        """To be called after update `step` was started; waits for its `result` if it is the last."""
+        """Ends the trace after its last update, whose `result` it waits for; call it after the update."""
         if self.running and step == self.steps[-1]:
             jax.block_until_ready(result)
             self._stop()
 
     def close(self) -> None:
-        """Writes what was traced, also of a run that ends early, and says if nothing was."""
+        """Ends a trace that is still running; logs if a trace was asked for and nothing was traced."""
         if self.running:
             self._stop()
         elif self.steps and not self.traced:
-            log_main(f"Traced nothing: no update from {self.steps[0]} to {self.steps[-1]} was run")
+            log_main(f"Traced nothing: this run had no update from {self.steps[0]} to {self.steps[-1]}")
 
     def _stop(self) -> None:
         jax.profiler.stop_trace()

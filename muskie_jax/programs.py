@@ -1,4 +1,4 @@
-"""The compiled programs of a run: all of them are made before the first update."""
+"""Compiles every program of a run before the first update, checks its memory, and runs it."""
 
 import concurrent.futures
 import contextlib
@@ -29,48 +29,47 @@ from muskie_jax.train_step import (
     TrainState,
     accumulate_gradients,
     apply_gradients,
-    update_at_once,
+    single_batch_update,
 )
 from muskie_jax.writers import duration, log_main
 
 OPTIMIZER = "optimizer"
-# What to change if memory does not suffice.
-SMALLER = (
+USE_LESS_MEMORY = (  # advice at the end of out-of-memory messages
     "write a smaller config.batch.groups, config.model.remat='elementwise', 'block' or 'full', "
     "or a larger config.mesh.fsdp"
 )
-Lower = Callable[[], jax.stages.Lowered]  # traces a program when it is called
+Lower = Callable[[], jax.stages.Lowered]  # traces and lowers one program
 T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def refused_if_too_large(what: str) -> Iterator[None]:
-    """Raises UserError where the compiler, or a program that runs, finds too little memory."""
+def explain_out_of_memory(what: str) -> Iterator[None]:
+    """Turns an out-of-memory error, at compile time or run time, into a UserError about `what`."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).splitlines()[0]
-        raise UserError(f"{what} does not fit the devices' memory: {SMALLER} ({reason})") from error
+        raise UserError(f"{what} does not fit in device memory: {USE_LESS_MEMORY} ({reason})") from error
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What some work returns, and its seconds."""
-    began = time.perf_counter()
-    return work(), time.perf_counter() - began
+    """Returns the result of `work()` and the seconds it took."""
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start
 
 
 def batch_shapes(
     bucket: Bucket, groups: int, views: int, patch: int, mesh: Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and shardings of a batch: `groups` loaded groups of `views`, split as the bucket says."""
-    split = groups * views // bucket.views
+    """Returns shapes and shardings of a batch: `groups` loaded groups of `views`, split for the bucket."""
+    batch = groups * views // bucket.views
     rows, columns = bucket.grid(patch)
     entries = {
-        "images": ((split, bucket.views, bucket.height, bucket.width, 3), jnp.uint8),
-        "mask": ((split, bucket.views, rows * columns), jnp.bool_),
-        "source": ((split,), jnp.int32),
+        "images": ((batch, bucket.views, bucket.height, bucket.width, 3), jnp.uint8),
+        "mask": ((batch, bucket.views, rows * columns), jnp.bool_),
+        "source": ((batch,), jnp.int32),
     }
     return {
         key: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(key, mesh))
@@ -79,20 +78,21 @@ def batch_shapes(
 
 
 def peak_bytes(program: jax.stages.Compiled) -> int:
-    """Memory that a program needs on a device: arguments, results, and all between."""
+    """Returns the bytes a program needs on one device: arguments, results and temporaries."""
     sizes = program.memory_analysis()
-    own = sizes.output_size_in_bytes - sizes.alias_size_in_bytes + sizes.temp_size_in_bytes
-    return sizes.argument_size_in_bytes + own
+    assert sizes is not None
+    results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes  # donated arguments hold results
+    return sizes.argument_size_in_bytes + results + sizes.temp_size_in_bytes
 
 
 def device_bytes(tree: Any) -> int:
-    """Memory that arrays take of one device; leaves have a shape, a type and a sharding."""
+    """Returns the bytes of a tree's shards on one device; leaves have shape, dtype and sharding."""
     size = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     return sum(map(size, jax.tree.leaves(tree)))
 
 
 class ProgramKey(NamedTuple):
-    """A bucket, and whether its batch is the first of an update: the key of a gradient program."""
+    """Key of a gradient program: the bucket, and whether its batch is the first of the update."""
 
     bucket: Bucket
     is_first: bool
@@ -109,34 +109,36 @@ def training_programs(
     schedule: BucketSchedule,
     mesh: Mesh,
 ) -> dict[ProgramKey | str, Lower]:
-    """What traces each program of training, for the buckets of `batches`; see `Programs`.
+    """Returns the lowering function of each training program, for the buckets of `batches`.
 
-    The devices of the mesh need not be there: their programs can be compiled without them.
+    See `Programs` for which there are. The mesh may describe devices that this machine does not have.
     """
-    whole = NamedSharding(mesh, P())
-    # Results are pinned, so that a continued run runs the very programs of an uninterrupted one.
+    replicated = NamedSharding(mesh, P())
+    # Fixed output shardings: a resumed run compiles the same programs as an uninterrupted one.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     per_update = len(schedule.resolutions)
     if per_update == 1:
         step = jax.jit(
-            functools.partial(update_at_once, task=task, optimizer=optimizer),
+            functools.partial(single_batch_update, task=task, optimizer=optimizer),
             donate_argnames=("state",),
-            out_shardings=(shardings, whole),
+            out_shardings=(shardings, replicated),
         )
         lower = lambda bucket: functools.partial(step.lower, state, dict(batches[bucket]))
         return {ProgramKey(bucket, True): lower(bucket) for bucket in batches}
     gradient_step = jax.jit(
         functools.partial(accumulate_gradients, task=task, weight=1.0 / per_update),
         donate_argnames=("gradients",),
-        out_shardings=(shardings.params, whole),
+        out_shardings=(shardings.params, replicated),
     )
     optimizer_step = jax.jit(
         functools.partial(apply_gradients, optimizer=optimizer),
         donate_argnames=("state",),
-        out_shardings=(shardings, whole),
+        out_shardings=(shardings, replicated),
     )
     params = state.params
-    programs = {OPTIMIZER: functools.partial(optimizer_step.lower, state, params)}
+    programs: dict[ProgramKey | str, Lower] = {
+        OPTIMIZER: functools.partial(optimizer_step.lower, state, params)
+    }
     for bucket, is_first in schedule.positions():
         if bucket in batches:
             so_far = None if is_first else params
@@ -146,41 +148,42 @@ def training_programs(
 
 
 class Programs:
-    """The programs of a run.
+    """Compiles and runs the programs of a run.
 
-    Where an update has one batch there is one program per bucket, which does all of it. Else there is a
-    gradient program per bucket (those of an update's first batch have no gradients to add to) and one for
-    the optimizer.
+    With one batch per update, each bucket has one program, which runs the update. Otherwise each bucket has
+    a gradient program, another one if its batch can be the first of an update, and there is one optimizer
+    program. The gradient program of a first batch takes no gradients to add to.
 
     Args:
-      training: see `training_programs`; small batches come first.
-      others: more to compile at the same time, by name; their results are found by calling them.
-      quiet: whether to say nothing of progress.
+      training: see `training_programs`; small batches first.
+      others: further programs to compile in parallel, by name. Their jitted functions find the result
+        in JAX's cache when called.
+      quiet: log no progress.
     """
 
     def __init__(
         self, training: Mapping[ProgramKey | str, Lower], others: Mapping[str, Lower], quiet: bool = False
     ):
-        self._lower = {**training, **others}
-        # The longest first, so that threads end together: renderers, and large batches before small ones.
-        self._queue = [*others, *reversed(training)]
-        self._tell = (lambda text: None) if quiet else log_main
+        self._lower: dict[ProgramKey | str, Lower] = {**training, **others}
+        # Longest first, so that threads finish together: renderers, then large batches before small ones.
+        self._queue = [*others, *reversed([*training])]
+        self._quiet = quiet
         self._compiled: dict[ProgramKey | str, jax.stages.Compiled] = {}
-        self._telling = threading.Lock()
+        self._compiled_lock = threading.Lock()
         self.capture_guard = CudnnCaptureGuard(training)
 
     def compile(self) -> float:
-        """Traces and compiles all programs, tells how long each took, and returns the seconds of all.
+        """Compiles all programs, logs how long each took, and returns the seconds for all.
 
         Raises:
-          UserError: if the compiler says that a program does not fit the devices' memory.
+          UserError: if the compiler finds that a program does not fit in device memory.
         """
         start = time.perf_counter()
-        self._tell(f"Compiling {len(self._lower)} programs ...")
+        self._log(f"Compiling {len(self._lower)} programs ...")
         threads = min(8, os.cpu_count() or 1)
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             try:
-                # Tracing is Python, of which only one thread runs at a time: others compile meanwhile.
+                # Tracing holds Python's lock, so this thread traces while the others compile.
                 compiling = [
                     pool.submit(self._compile, key, *timed(self._lower[key])) for key in self._queue
                 ]
@@ -190,65 +193,73 @@ class Programs:
                 pool.shutdown(cancel_futures=True)
                 raise
         elapsed = time.perf_counter() - start
-        self._tell(f"Compiled in {duration(elapsed)}")
+        self._log(f"Compiled in {duration(elapsed)}")
         return elapsed
 
-    def _compile(self, key: ProgramKey | str, lowered: jax.stages.Lowered, seconds: float) -> None:
-        """Compiles a program, and tells how long that and its tracing, `seconds`, took."""
-        with refused_if_too_large(str(key)):
-            compiled, more = timed(lowered.compile)
-        with self._telling:
+    def _compile(self, key: ProgramKey | str, lowered: jax.stages.Lowered, tracing_seconds: float) -> None:
+        """Compiles a program, and logs its seconds of tracing and compilation."""
+        with explain_out_of_memory(str(key)):
+            compiled, seconds = timed(lowered.compile)
+        with self._compiled_lock:
             self._compiled[key] = compiled
-            self._tell(f"  {len(self._compiled)}/{len(self._lower)}  {key}: {seconds + more:.1f}s")
+            counter = f"{len(self._compiled)}/{len(self._lower)}"
+            self._log(f"  {counter}  {key}: {tracing_seconds + seconds:.1f}s")
+
+    def _log(self, message: str) -> None:
+        if not self._quiet:
+            log_main(message)
 
     def check_memory(self, state: TrainState, device: jax.Device, config: ConfigDict) -> None:
-        """Raises UserError if a program and what lies beside it do not fit a device.
+        """Raises UserError if a program and the state beside it do not fit on a device.
 
         Args:
           state: shapes and shardings.
-          device: one of this process; nothing is known of CPUs.
-          config: for what the message says.
+          device: a device of this process; one that reports no limit, such as a CPU, is not checked.
+          config: the settings that the message quotes.
         """
         limit = (device.memory_stats() or {}).get("bytes_limit")
         if limit is None:
             return
-        need, key = self.needed_bytes(state)
-        if need > limit:
-            held = device_bytes(state)
+        needed, key = self.needed_bytes(state)
+        if needed > limit:
             raise UserError(
-                f"{key} needs {need / GIB:.1f} GiB of every device, {held / GIB:.1f} of them for "
-                f"parameters and optimizer, and JAX has {limit / GIB:.1f}: {SMALLER} (now "
+                f"{key} needs {needed / GIB:.1f} GiB on every device, {device_bytes(state) / GIB:.1f} of "
+                f"them for parameters and optimizer, but JAX has {limit / GIB:.1f}: {USE_LESS_MEMORY} (now "
                 f"{config.batch.groups}, {config.model.remat!r}, fsdp={config.mesh.fsdp}); "
-                "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 lets JAX have more of a GPU"
+                "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 gives JAX more of a GPU's memory"
             )
 
     def needed_bytes(self, state: TrainState) -> tuple[int, ProgramKey | str]:
-        """The most memory of a device that a program and the state beside it need, and which one does."""
+        """Returns the peak bytes on a device over all programs, and the key of the program that needs them.
 
-        def need(key):
-            is_update = key == OPTIMIZER or (
+        The optimizer state counts for every program: it stays in memory even if it is no argument.
+        """
+
+        def needed(key: ProgramKey | str) -> int:
+            updates_params = key == OPTIMIZER or (
                 OPTIMIZER not in self._compiled and isinstance(key, ProgramKey)
             )
-            return peak_bytes(self._compiled[key]) + (0 if is_update else device_bytes(state.opt_state))
+            beside = 0 if updates_params else device_bytes(state.opt_state)
+            return peak_bytes(self._compiled[key]) + beside
 
-        most = max(self._compiled, key=need)
-        return need(most), most
+        largest = max(self._compiled, key=needed)
+        return needed(largest), largest
 
     def update(
         self, state: TrainState, batches: Iterable[tuple[Bucket, Batch]]
     ) -> tuple[TrainState, list[dict[str, Mean]]]:
-        """One update; `state` is used up. Returns at once, before it is computed."""
+        """Runs one update, and returns before the devices finish it. `state` is donated."""
         if OPTIMIZER not in self._compiled:
             ((bucket, batch),) = batches
-            state, measured = self._run(ProgramKey(bucket, True), state, batch)
-            return state, [measured]
-        gradients, metrics = None, []
+            state, metrics = self._run(ProgramKey(bucket, True), state, batch)
+            return state, [metrics]
+        gradients, all_metrics = None, []
         for bucket, batch in batches:
-            place = ProgramKey(bucket, gradients is None)
-            gradients, measured = self._run(place, state.params, gradients, batch)
-            metrics.append(measured)
-        state, measured = self._run(OPTIMIZER, state, gradients)
-        return state, [*metrics, measured]
+            key = ProgramKey(bucket, is_first=gradients is None)
+            gradients, metrics = self._run(key, state.params, gradients, batch)
+            all_metrics.append(metrics)
+        state, metrics = self._run(OPTIMIZER, state, gradients)
+        return state, [*all_metrics, metrics]
 
     def _run(self, key: ProgramKey | str, *arguments):
-        return self.capture_guard.run(key, self._compiled[key], *arguments)
+        return self.capture_guard.run_program(key, self._compiled[key], *arguments)

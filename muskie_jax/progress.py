@@ -1,4 +1,4 @@
-"""What a person at the terminal sees while a network trains."""
+"""Progress lines of a training run: speed, arithmetic rate, time left, and what is trained."""
 
 import contextlib
 import json
@@ -16,15 +16,18 @@ from muskie_jax.perf.flops import peak_flops, training_flops
 from muskie_jax.train_step import Task
 from muskie_jax.writers import duration, log_main
 
-SMOOTHING = 0.2  # weight of the latest interval in the speed that the time left is reckoned from
+SMOOTHING = 0.2  # weight of the latest interval in the moving average that estimates the time left
 
 
 class Progress:
-    """Speeds between two progress lines, and over the whole run.
+    """Measures speed between progress lines and over the run.
 
     Args:
-      task, device, num_devices: whose arithmetic, and on what.
-      first_step, total_steps: where this run starts, and where training ends.
+      task: the task trained, for its FLOPs.
+      device: one of the devices, for its peak FLOP/s.
+      num_devices: number of devices.
+      first_step: step at which this run starts.
+      total_steps: last step of the training.
     """
 
     def __init__(
@@ -38,37 +41,37 @@ class Progress:
         self.task, self.step, self.total_steps = task, first_step, total_steps
         peak = peak_flops(device)
         self.peak = peak * num_devices if peak else None
-        self.mark = time.perf_counter()  # start of the interval, moved on by every pause
+        self.mark = time.perf_counter()  # start of the interval; pauses shift it forward
         self.views = self.flops = self.waited = 0.0
         self.total_views = self.total_seconds = 0.0
         self.seconds_per_step, self.intervals = 0.0, 0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Measures time in which the devices might run out of data."""
+        """Counts the time in the context as waiting for data."""
         start = time.perf_counter()
         yield
         self.waited += time.perf_counter() - start
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves what is not training, evaluation and saving, out of all speeds."""
+        """Excludes the time in the context, such as evaluation and saving, from all speeds."""
         start = time.perf_counter()
         yield
         self.mark += time.perf_counter() - start
 
     def count(self, update: Iterable[tuple[Bucket, Mapping[str, Any]]]) -> None:
-        """Counts the batches of an update."""
+        """Adds the views and FLOPs of an update's batches."""
         for bucket, batch in update:
             groups = batch["mask"].shape[0]
             self.views += groups * bucket.views
             self.flops += groups * training_flops(self.task.model, bucket, self.task.slots(bucket))
 
     def interval(self, step: int) -> dict[str, float]:
-        """Speeds since the last call.
+        """Returns the speeds since the last call, and starts a new interval.
 
-        `flops_per_second` counts the model's arithmetic; `mfu` is its share of the devices' peak,
-        if that is known; `data_wait` the share of time spent waiting for data.
+        `flops_per_second` counts the model's FLOPs; `mfu` is its fraction of the devices' peak, and absent
+        if the peak is unknown; `data_wait` is the fraction of time spent waiting for data.
         """
         now = time.perf_counter()
         seconds, steps = now - self.mark, step - self.step
@@ -80,7 +83,7 @@ class Progress:
         }
         if self.peak:
             values["mfu"] = values["flops_per_second"] / self.peak
-        # The first interval has what only happens once in it, and says little of the time left.
+        # The first interval includes one-time costs, so the second replaces its estimate.
         self.intervals += 1
         weight = 1.0 if self.intervals <= 2 else SMOOTHING
         self.seconds_per_step += weight * (values["seconds_per_step"] - self.seconds_per_step)
@@ -91,24 +94,24 @@ class Progress:
         return values
 
     def line(self, values: Mapping[str, float]) -> str:
-        """The progress line."""
-        left = (self.total_steps - self.step) * self.seconds_per_step
+        """Formats the progress line."""
+        seconds_left = (self.total_steps - self.step) * self.seconds_per_step
         arithmetic = f"{values['flops_per_second'] / 1e12:.3g} TFLOP/s"
         if "mfu" in values:
             arithmetic += f" (MFU {values['mfu']:.0%})"
         return (
             f"step {self.step}/{self.total_steps}  loss {values['loss']:.4f}  "
             f"mse {values['mse']:.4f}  {values['views_per_second']:.0f} views/s  {arithmetic}  "
-            f"data wait {values['data_wait']:.0%}  {duration(left)} left"
+            f"data wait {values['data_wait']:.0%}  {duration(seconds_left)} left"
         )
 
     def views_per_second(self) -> float:
-        """Over the whole run, without pauses; 0 if it did nothing."""
+        """Returns the average over the run, without pauses; 0 if no update ran."""
         return self.total_views / self.total_seconds if self.total_seconds else 0.0
 
 
 def describe_parameters(params) -> None:
-    """Prints the number of parameters, and of each part of the network."""
+    """Logs the number of parameters, in total and for each part of the network."""
     total = parameter_overview.count_parameters(params)
     parts: dict[str, int] = {}
     for name, part in params.items():
@@ -119,12 +122,12 @@ def describe_parameters(params) -> None:
 
 
 def describe_changes(old: Mapping[str, Any], config: ConfigDict) -> None:
-    """Tells which settings differ from those a checkpoint was trained with."""
+    """Logs the settings that differ from those a checkpoint was trained with."""
     before = {current_path(path): value for path, value in _flatten(old).items()}
     now = _flatten(json.loads(config.to_json_best_effort()))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
-            log_main(f"  config.{name} was {before.get(name)!r} and is {now.get(name)!r} now")
+            log_main(f"  config.{name} was {before.get(name)!r} and is now {now.get(name)!r}")
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

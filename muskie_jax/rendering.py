@@ -1,4 +1,4 @@
-"""Puts batches on the devices; synthetic groups are rendered there, so every batch has images."""
+"""Copies batches to the devices and renders synthetic groups there, so that every batch has images."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +10,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
+from jaxtyping import Int, Int32, UInt8, UInt32
 
 from muskie_jax.buckets import Bucket, ImageSize
 from muskie_jax.data.synthetic.render import render_groups
@@ -17,20 +18,20 @@ from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.synthetic.textures import PhotoPyramid, photo_pyramid
 from muskie_jax.sharding import batch_sharding, local_rows, platform, put_batch
 
-Textures = dict[int, PhotoPyramid]  # by source number, for worlds with photo textures
+Textures = dict[int, PhotoPyramid]  # source number -> photo textures of its world
 
 
 class BatchPlacer:
-    """Turns a host's batches into global arrays on the devices.
+    """Turns a host's batches into global arrays on the devices, rendering synthetic groups.
 
     Args:
-      groups: loaded groups of a batch, all hosts' together.
-      worlds: by source number; None where the source is photographs.
+      groups: number of loaded groups of a batch, on all hosts together.
+      worlds: the world of each source, by source number; None for photographs.
       photos: source number -> photo textures, uint8 (N, S, S, 3).
       mesh: the devices.
 
     Attributes:
-      rows: the loaded groups that this host makes.
+      rows: indices of the loaded groups that this host provides.
     """
 
     def __init__(
@@ -45,15 +46,15 @@ class BatchPlacer:
         self.synthetic = any(world is not None for world in worlds)
         pyramids = {number: photo_pyramid(jnp.asarray(bank)) for number, bank in photos.items()}
         self._textures = jax.device_put(pyramids, NamedSharding(mesh, P()))
-        self._render, self._split = _renderer(tuple(worlds), mesh), _splitter(mesh)
+        self._render, self._split = _jitted_renderer(tuple(worlds), mesh), _jitted_splitter(mesh)
 
     def to_compile(
         self, buckets: Iterable[Bucket], views: int
     ) -> dict[str, Callable[[], jax.stages.Lowered]]:
-        """What traces the programs that make images of groups of `views`, by name; see `Programs`.
+        """Returns the lowering functions of the rendering programs, by name; see `Programs`.
 
-        Rendering takes long to compile and does not depend on how groups are split into those of a
-        bucket: one program serves all buckets of an image size, and whoever renders as many groups.
+        Rendering is slow to compile, and is the same for every bucket of an image size: loaded groups, of
+        `views` views, are rendered first and split afterwards.
         """
         if not self.synthetic:
             return {}
@@ -71,7 +72,7 @@ class BatchPlacer:
         shapes = {
             "scene": ((self.groups, 2), jnp.uint32),
             "order": ((self.groups, views), jnp.int32),
-            "own": ((self.groups,), jnp.int32),
+            "group_source": ((self.groups,), jnp.int32),
         }
         arguments = [self._shape(key, *shape) for key, shape in shapes.items()]
         return self._render.lower(*arguments, self._textures, size=size)
@@ -84,24 +85,29 @@ class BatchPlacer:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(key, self.mesh))
 
     def __call__(self, bucket: Bucket, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
-        """A batch with `images`, `mask` and `source`; see "How data flows" in the README."""
+        """Copies a host's batch to the devices, and renders its images if it has none.
+
+        Returns:
+          `images` uint8 (B, V, H, W, 3), `mask` bool (B, V, L), True = hidden, and `source` int32 (B,).
+        """
         if "images" in batch:
             return put_batch(batch, self.rows, self.groups, self.mesh)
         order, source = batch["order"], batch["source"]
         order = order_for_splitting(order, bucket.views, self.mesh.shape["view"])
-        own = source[:: len(source) // len(order)]
-        placed = put_batch({**batch, "order": order, "own": own}, self.rows, self.groups, self.mesh)
-        scene, order, own = (placed.pop(key) for key in ("scene", "order", "own"))
-        images = self._render(scene, order, own, self._textures, size=bucket[:2])
+        group_source = source[:: len(source) // len(order)]
+        on_host = {**batch, "order": order, "group_source": group_source}
+        placed = put_batch(on_host, self.rows, self.groups, self.mesh)
+        arguments = [placed.pop(key) for key in ("scene", "order", "group_source")]
+        images = self._render(*arguments, self._textures, size=bucket[:2])
         if images.shape[1] != bucket.views:
             images = self._split(images, views=bucket.views)
         return {**placed, "images": images}
 
 
 @functools.cache
-def _renderer(worlds: tuple[WorldConfig | None, ...], mesh: Mesh):
-    """One jitted function for all who render the same worlds, so that they share its programs."""
-    # There is nothing in it to choose kernels for, but looking for them doubles the time to compile.
+def _jitted_renderer(worlds: tuple[WorldConfig | None, ...], mesh: Mesh):
+    """Returns one jitted function for equal worlds, so that training and evaluation share programs."""
+    # Autotuning finds nothing to tune in the renderer, and doubles its compile time.
     return jax.jit(
         functools.partial(render_views, worlds=worlds),
         static_argnames=("size",),
@@ -111,7 +117,7 @@ def _renderer(worlds: tuple[WorldConfig | None, ...], mesh: Mesh):
 
 
 @functools.cache
-def _splitter(mesh: Mesh):
+def _jitted_splitter(mesh: Mesh):
     return jax.jit(
         functools.partial(split_groups, shards=mesh.shape["view"]),
         static_argnames=("views",),
@@ -119,46 +125,48 @@ def _splitter(mesh: Mesh):
     )
 
 
-def order_for_splitting(order: np.ndarray, views: int, shards: int) -> np.ndarray:
-    """The order in which to render so that `split_groups` finds each view on the device that it goes to.
+def order_for_splitting(
+    order: Int[np.ndarray, "G loaded_views"], views: int, shards: int
+) -> Int[np.ndarray, "G loaded_views"]:
+    """Returns the order of rendering that lets `split_groups` leave each view on its device.
 
     Args:
-      order: int (G, loaded views); groups of `views` are made of its successive parts.
-      views: of a group after splitting, each of the `shards` devices that share it having equally many.
+      order: the order of each loaded group's views; each run of `views` becomes one group.
+      views: views of a group after splitting.
+      shards: devices over which the views of a group are sharded evenly.
     """
     loaded = order.shape[1]
     parts = order.reshape(len(order), loaded // views, shards, views // shards)
     return parts.swapaxes(1, 2).reshape(order.shape)
 
 
-def split_groups(images: Array, *, views: int, shards: int) -> Array:
-    """(G, loaded views, H, W, 3), ordered by `order_for_splitting`, as (B, views, H, W, 3)."""
+def split_groups(
+    images: UInt8[Array, "G loaded_views H W 3"], *, views: int, shards: int
+) -> UInt8[Array, "B V H W 3"]:
+    """Splits loaded groups, in the order of `order_for_splitting`, into groups of `views` views."""
     groups, loaded, *image = images.shape
     parts = images.reshape(groups, shards, loaded // views, views // shards, *image)
     return parts.swapaxes(1, 2).reshape(-1, views, *image)
 
 
 def render_views(
-    scene: Array,
-    order: Array,
-    own: Array,
+    scene: UInt32[Array, "G 2"],
+    order: Int32[Array, "G V"],
+    group_source: Int32[Array, " G"],
     textures: Textures,
     *,
     size: ImageSize,
     worlds: tuple[WorldConfig | None, ...],
-) -> Array:
-    """Renders loaded groups whole, then orders their views as photographs are on the host.
+) -> UInt8[Array, "G V H W 3"]:
+    """Renders loaded groups and reorders their views, as the host does with photographs.
 
     Args:
-      scene: uint32 (G, 2), a seed for each loaded group.
-      order: int32 (G, views), the new order of its views.
-      own: int32 (G,), the number of each group's source, hence of its world.
-      textures: see `BatchPlacer`.
+      scene: the seed of each loaded group.
+      order: the new order of its views.
+      group_source: the source number of each group, which selects its world.
+      textures: photo textures by source number.
       size: H and W.
-      worlds: by source number.
-
-    Returns:
-      uint8 (G, views, H, W, 3).
+      worlds: the world of each source, by source number; at least one is not None.
     """
     images = None
     for number, world in enumerate(worlds):
@@ -172,6 +180,7 @@ def render_views(
             config=world,
             photos=textures.get(number),
         ).images
-        mine = (own == number)[:, None, None, None, None]
-        images = rendered if images is None else jnp.where(mine, rendered, images)
+        in_world = (group_source == number)[:, None, None, None, None]
+        images = rendered if images is None else jnp.where(in_world, rendered, images)
+    assert images is not None
     return jnp.take_along_axis(images, order[:, :, None, None, None], axis=1)

@@ -1,11 +1,15 @@
-"""How arrays lie on the devices.
+"""The device mesh, and how parameters, optimizer state and batches are sharded over it.
 
-The mesh has three axes: `data` (parameters copied), `fsdp` (parameters and optimizer state split) and
-`view` (the views of a group split). Groups are split over `data` and `fsdp` together.
+The mesh has three axes: `data` (replicates parameters), `fsdp` (shards parameters and optimizer state) and
+`view` (shards the views of a group). Groups are sharded over `data` and `fsdp` together.
 
-Layers know nothing of this. `RULES` says how the state is split, `batch_sharding` how a batch is; XLA
-derives the rest, gathering kernels where they are used and keys and values where attention spans
-views.
+`RULES` shards the state and `batch_sharding` a batch. XLA derives all other shardings from these, and
+gathers kernels where they are used. Only two layers know of the mesh:
+
+- `models.attention.Attention` has the mesh itself. XLA cannot partition a custom kernel, so attention runs
+  per device under `shard_map`, and gathers keys and values over `view` by hand.
+- `models.normalization.LayerNorm` has the numbers of group and view shards. Its gradient sums over the
+  tokens of a device first, so that XLA does not communicate for each norm.
 """
 
 import math
@@ -25,48 +29,53 @@ from muskie_jax.errors import UserError
 AXES = ("data", "fsdp", "view")
 GROUP_AXES = ("data", "fsdp")
 
-# The first pattern found in a leaf's path decides. The optimizer's moments carry the paths of their
-# parameters, so they are split alike.
+# The first pattern that matches a leaf's path applies. The optimizer's moments have the paths of their
+# parameters, so they are sharded in the same way.
 RULES: tuple[tuple[str, P], ...] = (
-    (r"(qkv|fc1|head|patch_embed)/kernel$", P(None, "fsdp")),  # split what comes out
-    (r"(proj|fc2)/kernel$", P("fsdp", None)),  # split what goes in
-    (r"", P()),  # biases, norms, tokens and counters are small
+    (r"(qkv|fc1|head|patch_embed)/kernel$", P(None, "fsdp")),  # shard output features
+    (r"(proj|fc2)/kernel$", P("fsdp", None)),  # shard input features
+    (r"", P()),  # replicate biases, norms, tokens and counters, which are small
 )
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of the given sizes, one of which may be -1 for all remaining devices.
+    """Returns a mesh of the given axis sizes, one of which may be -1 for all remaining devices.
+
+    Args:
+      shape: size of each of `AXES`.
+      devices: all by default.
 
     Raises:
-      UserError: if the sizes do not use every device exactly once, or the devices cannot be laid out so.
+      UserError: if the sizes do not multiply to the number of devices, or the devices' topology does not
+        allow them.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = [shape[axis] for axis in AXES]
     known = math.prod(size for size in sizes if size != -1)
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
-    asked = ", ".join(f"{axis}={shape[axis]}" for axis in AXES)
+    requested = ", ".join(f"{axis}={shape[axis]}" for axis in AXES)
     if math.prod(sizes) != len(devices):
         raise UserError(
-            f"config.mesh ({asked}) does not fit {len(devices)} devices: "
-            "write sizes whose product is that, or -1 for one of them"
+            f"config.mesh ({requested}) does not fit {len(devices)} devices: "
+            f"write sizes whose product is {len(devices)}, or -1 for one of them"
         )
     try:
         arranged = _arrange(sizes, devices)
-    except (ValueError, NotImplementedError, AssertionError) as error:  # JAX's, of topologies
+    except (ValueError, NotImplementedError, AssertionError) as error:  # raised by mesh_utils
         reason = " ".join(str(error).split()) or "JAX does not know their topology"
         raise UserError(
-            f"config.mesh ({asked}) cannot be laid out on {len(devices)} {devices[0].device_kind} chips: "
-            f"{reason}: write other sizes, or use all chips of the machine"
+            f"config.mesh ({requested}) cannot be laid out on {len(devices)} {devices[0].device_kind} "
+            f"chips: {reason}: write other sizes, or use all chips of the machine"
         ) from error
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _arrange(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
-    """The devices in the shape of the mesh, so that what communicates is near in the network.
+    """Arranges devices in the shape of the mesh, with neighbours on the mesh close in the network.
 
-    The chips of a host, a block of a TPU's torus, need not follow one another in it. Slices of TPUs are
-    joined by a slower network: only `data` goes across.
+    The chips of a host, a block of a TPU's torus, may end up apart on the mesh. A slower network connects
+    TPU slices, so only the `data` axis spans them.
     """
     slices: dict[int, list[jax.Device]] = {}
     for device in devices:
@@ -76,52 +85,53 @@ def _arrange(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
     if data % len(slices):
         raise UserError(
             f"config.mesh.data={data} cannot be split over {len(slices)} TPU slices: "
-            f"write a multiple of {len(slices)}, and fsdp and view that one slice can hold"
+            f"write a multiple of {len(slices)}, and fsdp and view that fit in one slice"
         )
-    part = (data // len(slices), *others)
-    arrange = lambda chips: mesh_utils.create_device_mesh(part, chips, allow_split_physical_axes=True)
+    shape = (data // len(slices), *others)
+    arrange = lambda chips: mesh_utils.create_device_mesh(shape, chips, allow_split_physical_axes=True)
     return np.concatenate([arrange(slices[index]) for index in sorted(slices)])
 
 
 def platform(mesh: Mesh) -> str:
-    """ "cpu", "gpu" or "tpu": what the devices of a mesh are."""
+    """Returns the platform of a mesh's devices: "cpu", "gpu" or "tpu"."""
     name = mesh.devices.flat[0].platform
     return "gpu" if name in ("cuda", "rocm") else name
 
 
 def check_batch(config: ConfigDict, mesh: Mesh) -> None:
-    """Raises UserError unless every batch of the config can be split over the mesh."""
-    across, views = group_shards(mesh), mesh.shape["view"]
-    for key in ("batch.groups", "evaluation.groups"):
-        section, name = key.split(".")
-        groups = config[section][name]
-        if groups % across:
-            nearest = max(1, round(groups / across)) * across
-            raise UserError(f"config.{key}={groups} cannot be split over {across} devices: write {nearest}")
-    for count in (*config.buckets.views, config.evaluation.views):
-        if count % views:
+    """Raises UserError unless every batch of the config can be sharded evenly over the mesh."""
+    shards, view_shards = group_shards(mesh), mesh.shape["view"]
+    for section in ("batch", "evaluation"):
+        groups = config[section].groups
+        if groups % shards:
+            nearest = max(1, round(groups / shards)) * shards
             raise UserError(
-                f"groups of {count} views cannot be split over config.mesh.view={views}: "
-                f"leave {count} out of config.buckets.views and config.evaluation.views, or write "
+                f"config.{section}.groups={groups} cannot be split over {shards} devices: write {nearest}"
+            )
+    for views in (*config.buckets.views, config.evaluation.views):
+        if views % view_shards:
+            raise UserError(
+                f"groups of {views} views cannot be split over config.mesh.view={view_shards}: "
+                f"leave {views} out of config.buckets.views and config.evaluation.views, or write "
                 "config.mesh.view=1"
             )
 
 
 def group_shards(mesh: Mesh) -> int:
-    """Into how many parts the groups of a batch are split."""
+    """Returns the number of shards of a batch's group axis."""
     return math.prod(mesh.shape[axis] for axis in GROUP_AXES)
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A tree path as text: params/block_0/frame/mlp/fc1/kernel."""
+    """Returns a tree path as text, such as params/block_0/frame/mlp/fc1/kernel."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def state_sharding(state: Any, mesh: Mesh) -> Any:
-    """The sharding of every leaf of a state, by RULES.
+    """Returns the sharding of every leaf of a state, by RULES.
 
     Raises:
-      UserError: for a leaf that the mesh cannot split evenly.
+      UserError: if the mesh cannot shard a leaf evenly.
     """
 
     def choose(path, leaf):
@@ -139,29 +149,34 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
 
 
 def batch_sharding(key: str, mesh: Mesh) -> NamedSharding:
-    """The sharding of one entry of a batch: groups first, then, where there are any, views."""
+    """Returns the sharding of one entry of a batch: of its groups and, if it has them, its views."""
     with_views = key in ("images", "mask")
     return NamedSharding(mesh, P(GROUP_AXES, "view") if with_views else P(GROUP_AXES))
 
 
 def local_rows(groups: int, mesh: Mesh) -> tuple[int, ...]:
-    """The groups of a batch that this host's devices hold, in order; there may be others between them.
+    """Returns the sorted group indices of a batch that this host loads, which may have gaps.
 
-    Where a group's views are split over hosts, each of these hosts makes the whole group.
+    A host loads every group of which its devices hold a view. Hosts that share a group's views all load
+    the complete group.
     """
-    held = NamedSharding(mesh, P(GROUP_AXES)).devices_indices_map((groups,))
+    indices = NamedSharding(mesh, P(GROUP_AXES)).devices_indices_map((groups,))
     host = jax.process_index()
-    spans = {index[0].indices(groups) for device, index in held.items() if device.process_index == host}
+    spans = {index[0].indices(groups) for device, index in indices.items() if device.process_index == host}
     return tuple(row for span in sorted(spans) for row in range(*span))
 
 
-def put_batch(batch: Mapping[str, np.ndarray], rows: Sequence[int], groups: int, mesh: Mesh) -> dict:
-    """Puts a host's part of a batch on its devices, as global arrays.
+def put_batch(
+    batch: Mapping[str, np.ndarray], rows: Sequence[int], groups: int, mesh: Mesh
+) -> dict[str, jax.Array]:
+    """Copies this host's part of a batch to its devices, and returns global arrays.
 
     Args:
-      batch: arrays whose leading axis covers `rows` (or, for groups that were split into smaller
-        ones, a multiple of them).
-      rows, groups: this host's loaded groups and the number of all hosts' together.
+      batch: arrays with one entry on the leading axis for each of `rows`, or n consecutive entries if
+        loaded groups were split into n smaller ones.
+      rows: the group indices that this host loads, see `local_rows`.
+      groups: number of loaded groups on all hosts together.
+      mesh: the devices.
     """
 
     def put(key: str, local: np.ndarray) -> jax.Array:
@@ -169,10 +184,11 @@ def put_batch(batch: Mapping[str, np.ndarray], rows: Sequence[int], groups: int,
 
         def shard(index):
             first, stop, _ = index[0].indices(groups * splits)
-            start = rows.index(first // splits) * splits  # a device's groups follow one another
+            start = rows.index(first // splits) * splits  # the groups of one device are consecutive
             return local[(slice(start, start + stop - first), *index[1:])]
 
         shape = (groups * splits, *local.shape[1:])
         return jax.make_array_from_callback(shape, batch_sharding(key, mesh), shard)
 
-    return {key: put(key, value) for key, value in batch.items()}
+    with jax.transfer_guard_host_to_device("allow"):  # JAX counts make_array_from_callback as implicit
+        return {key: put(key, value) for key, value in batch.items()}

@@ -1,9 +1,10 @@
-"""Training: set-up in labelled sections, then one short loop."""
+"""Trains a network: set-up in labelled sections, then one short loop."""
 
 import contextlib
+import functools
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.profiling import StepProfile
-from muskie_jax.programs import Programs, batch_shapes, refused_if_too_large, training_programs
+from muskie_jax.programs import Programs, batch_shapes, explain_out_of_memory, training_programs
 from muskie_jax.progress import Progress, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
@@ -34,21 +35,21 @@ from muskie_jax.writers import Writers, log_main, save_picture
 def train(
     config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, Any]:
-    """Trains to the end, or goes on from the newest intact checkpoint of the work directory.
+    """Trains to the last step, from the newest intact checkpoint of the work directory if it has one.
 
     Args:
       config: see `muskie_jax.config.default_config`.
-      workdir: for checkpoints, metrics and pictures.
-      devices: to train on; all by default.
+      workdir: folder of checkpoints, metrics and pictures.
+      devices: devices to train on; all by default.
 
     Returns:
       The final figures: `step`; `loss`, `mse` and `baseline_mse` on held-out scenes; `train_loss`;
-      `views_per_second`; `params_digest`. If a signal ended the run early, `stopped` names it and
-      the evaluation is None.
+      `views_per_second`; `params_digest`. If a signal stopped the run early, `stopped` names it and
+      the three evaluation figures are None.
 
     Raises:
-      UserError: for a config, data or work directory that cannot be trained with.
-      NotFinite: if the loss is no longer a number; nothing is saved then.
+      UserError: if the config, the data or the work directory does not allow training.
+      NotFinite: if the loss is not finite; that state is not saved.
     """
     # --- Config, data, devices ---------------------------------------------------------------------
     config_lib.validate(config)
@@ -60,7 +61,7 @@ def train(
     for note in mixture.notes:
         log_main(note)
     sampler = training_sampler(config, mixture)
-    place = BatchPlacer(config.batch.groups, mixture.worlds, mixture.photos, mesh)
+    placer = BatchPlacer(config.batch.groups, mixture.worlds, mixture.photos, mesh)
     log_main(f"Devices: {mesh.size} {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}")
 
     # --- Model and optimizer -----------------------------------------------------------------------
@@ -75,7 +76,7 @@ def train(
     if restored:
         state, old_config = restored
         log_main(f"Continuing from step {int(state.step)} in {checkpoints.folder}")
-        if state.step > 0:  # else the weights were imported, and no config was used yet
+        if state.step > 0:  # at step 0 the weights were imported, and the saved config was never used
             describe_changes(old_config, config)
     else:
         state = init_state(model, optimizer, config.seed, mesh)
@@ -83,7 +84,7 @@ def train(
     if first_step > total_steps:
         raise UserError(
             f"{checkpoints.folder} is at step {first_step}, beyond config.duration="
-            f"{config.duration!r} ({total_steps} steps): write a longer one, or another --workdir"
+            f"{config.duration!r} ({total_steps} steps): write a longer duration or another --workdir"
         )
 
     # --- Programs ----------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ def train(
         for bucket in sampler.schedule.all()
     }
     evaluator = ReconstructionEvaluator(config, task, mixture, mesh)
-    others = place.to_compile(sampler.schedule.all(), config.batch.views)
+    others = placer.to_compile(sampler.schedule.all(), config.batch.views)
     others |= evaluator.to_compile(state_shapes.params)
     training = training_programs(task, optimizer, state_shapes, shapes, sampler.schedule, mesh)
     programs = Programs(training, others)
@@ -101,24 +102,27 @@ def train(
         programs.check_memory(state_shapes, mesh.local_devices[0], config)
 
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
-    _ = evaluator.batches  # held-out images that cannot be read are found now, not hours later
-    # Metrics are read some updates late, all at reports; a checkpoint is the state between two updates.
-    pipeline = Pipeline(sampler, place.rows, config.data.workers, config.data.threads)
+    evaluator.load()  # an unreadable held-out image ends the run now, not hours later
+    pipeline = Pipeline(sampler, placer.rows, config.data.workers, config.data.threads)
     writers = Writers(workdir, first_step, config.log.tensorboard)
     progress = Progress(task, mesh.devices.flat[0], mesh.size, first_step, total_steps)
-    learning_rate = jax.jit(learning_rate_schedule(config))  # else a program for each of its parts
+    learning_rate = jax.jit(learning_rate_schedule(config))  # one program, not one for each operation
     metrics = MetricsQueue()
-    place_update = lambda update: [(bucket, place(bucket, batch)) for bucket, batch in update]
-    to_devices = lambda update: programs.capture_guard.copied(lambda: place_update(update))
+    profile = StepProfile(config.profile.steps, workdir / "profile")
+
+    def copy_to_devices(update):
+        return [(bucket, placer(bucket, batch)) for bucket, batch in update]
+
+    guarded_copy = functools.partial(programs.capture_guard.run_copy, copy_to_devices)
     updates = pipeline.updates(first_step, total_steps)
     step, train_loss, stopping = first_step, math.nan, False
-    profile = StepProfile(config.profile.steps, workdir / "profile")
     with (
-        refused_if_too_large("this batch, beside all else that is there,"),
+        explain_out_of_memory("this batch, with everything else in memory,"),
         StopSignal() as stop,
         contextlib.closing(profile),
-        contextlib.closing(checkpoints),  # a save under way is finished, whatever ends the loop
-        prefetch(updates, to_devices, config.data.prefetch) as batches,
+        contextlib.closing(checkpoints),  # waits for a save in progress, even after an error
+        prefetch(updates, guarded_copy, config.data.prefetch) as batches,
+        jax.transfer_guard("disallow"),  # an implicit transfer would make the host wait for the devices
     ):
         while step < total_steps and not stopping:
             with progress.waiting():
@@ -135,22 +139,22 @@ def train(
                 values = scalars(metrics.drain(), mixture.names) | progress.interval(step)
                 train_loss = values["loss"]
                 log_main(progress.line(values))
-                values["learning_rate"] = float(learning_rate(step - 1))
+                values["learning_rate"] = float(jax.device_get(learning_rate(jax.device_put(step - 1))))
                 writers.scalars(step, "train", values)
                 pipeline.check_bad_fraction(config.data.max_bad_fraction)
             if is_due(step, config.evaluation.every) and not last:
-                metrics.settle()
-                with progress.paused(), programs.capture_guard.undisturbed():
+                metrics.wait()
+                with progress.paused(), programs.capture_guard.without_copies():
                     evaluate(evaluator, state.params, step, writers, workdir)
             if is_due(step, config.checkpoint.every) or last:
-                metrics.settle()
+                metrics.wait()
                 with progress.paused():
                     checkpoints.save(state, config)
 
     # --- Summary -----------------------------------------------------------------------------------
     for line in pipeline.skipped_lines():
         log_main(line)
-    result = {"job": "train", "step": step, "loss": None, "mse": None, "baseline_mse": None}
+    result: dict[str, Any] = {"job": "train", "step": step, "loss": None, "mse": None, "baseline_mse": None}
     if stopping:
         result["stopped"] = stop.name
     else:
@@ -168,12 +172,12 @@ def train(
 
 
 def is_due(step: int, every: int) -> bool:
-    """Whether something done every so many steps is done after `step`; 0 means never."""
+    """Returns whether `step` is a multiple of `every`; never if `every` is 0."""
     return every > 0 and step % every == 0
 
 
 def scalars(metrics: dict[str, Mean], sources: Sequence[str]) -> dict[str, float]:
-    """The values of an interval's metrics, with the weighted error of each source that occurred."""
+    """Returns an interval's metrics as floats, with `error/<source>` for each source that occurred."""
     means = {name: mean.compute() for name, mean in metrics.items()}
     by_source = zip(sources, means.pop("source_loss"))
     values = {name: float(value) for name, value in means.items()}
@@ -187,18 +191,18 @@ def evaluate(
     writers: Writers,
     workdir: pathlib.Path,
 ) -> dict[str, float]:
-    """Runs an evaluator, and writes and tells what it found."""
+    """Runs the evaluator; writes and logs its figures, which it returns."""
     values = dict(evaluator.run(params))
     writers.scalars(step, "evaluation", values)
     for name, picture in evaluator.figures():
         writers.picture(step, name, picture)
         save_picture(workdir / "pictures" / f"{name}_{step:07d}.png", picture)
-    log_main(f"step {step}  evaluation: {masked_error(values, evaluator.baseline)}")
+    log_main(f"step {step}  evaluation: {describe_error(values, evaluator.baseline)}")
     return values
 
 
-def masked_error(values: dict[str, float], baseline: str) -> str:
-    """An evaluation in words."""
+def describe_error(values: Mapping[str, float], baseline: str) -> str:
+    """Describes an evaluation's masked error in words, relative to the baseline."""
     gain = 1 - values["mse"] / values["baseline_mse"]
     return (
         f"masked error {values['mse']:.4f}, {abs(gain):.0%} {'below' if gain >= 0 else 'ABOVE'} "
@@ -207,16 +211,17 @@ def masked_error(values: dict[str, float], baseline: str) -> str:
 
 
 def summarise(result: dict[str, Any], total_steps: int, baseline: str, workdir: pathlib.Path) -> None:
-    """Prints what came of a run, and where it is."""
+    """Prints a run's outcome and its output folders to standard output."""
     step = result["step"]
     if "stopped" in result:
         lines = [f"Stopped by {result['stopped']} at step {step} of {total_steps}, saved."]
     else:
-        scenes = "held-out scenes" if result["held_out"] else "scenes of the training"
-        lines = [f"Trained {step} steps. On {scenes}: {masked_error(result, baseline)}."]
-    places = {"checkpoints": "checkpoints", "metrics": "metrics.jsonl", "pictures": "pictures"}
-    lines += [f"  {name:12s} {workdir / place}" for name, place in places.items()]
+        scenes = "held-out scenes" if result["held_out"] else "training scenes"
+        lines = [f"Trained {step} steps. On {scenes}: {describe_error(result, baseline)}."]
+    outputs = {"checkpoints": "checkpoints", "metrics": "metrics.jsonl", "pictures": "pictures"}
+    lines += [f"  {name:12s} {workdir / path}" for name, path in outputs.items()]
     lines += [f"  curves       tensorboard --logdir {workdir}"]
-    lines += ["  The same command goes on from here." if "stopped" in result else ""]
+    if "stopped" in result:
+        lines += ["  Run the same command again to continue."]
     if jax.process_index() == 0:
-        print("\n".join(line for line in lines if line))
+        print("\n".join(lines))

@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go: JSON lines, TensorBoard, and the terminal."""
+"""Writes a run's figures and pictures: to JSON lines, TensorBoard and the terminal."""
 
 import json
 import math
@@ -15,7 +15,12 @@ from muskie_jax.errors import printable
 
 
 class JsonLines:
-    """`metrics.jsonl`: one object a line. Lines of steps that a continued run repeats are removed."""
+    """Writes `metrics.jsonl`, one JSON object per line.
+
+    Args:
+      path: an existing file is continued, without its lines of later steps and broken ones.
+      first_step: the step that the run continues from.
+    """
 
     def __init__(self, path: pathlib.Path, first_step: int):
         kept = []
@@ -24,19 +29,24 @@ class JsonLines:
         part = path.with_suffix(".part")
         part.write_text("".join(line + "\n" for line in kept))
         part.replace(path)
-        self._known = {_identity(json.loads(line)) for line in kept}
+        self._written = {_identity(json.loads(line)) for line in kept}
         self._file = path.open("a")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a line, unless one of this step with the same names is there already."""
-        if _identity({"step": step} | values) in self._known:
+        """Adds a line, unless the file had one with this step and these names when it was opened."""
+        row = {"step": step, **{key: _json_number(value) for key, value in values.items()}}
+        if _identity(row) in self._written:
             return
-        clean = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        self._file.write(json.dumps({"step": step} | clean) + "\n")
+        self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
+
+
+def _json_number(value: float) -> float | None:
+    """Returns None for infinity and NaN, which JSON does not have."""
+    return value if math.isfinite(value) else None
 
 
 def _identity(row: Mapping[str, Any]) -> tuple[int, frozenset[str]]:
@@ -44,7 +54,7 @@ def _identity(row: Mapping[str, Any]) -> tuple[int, frozenset[str]]:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line; infinite for one that a killed run left half written."""
+    """Returns the step of a line; infinity for a line that a killed run left incomplete."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
@@ -52,17 +62,17 @@ def _step_of(line: str) -> float:
 
 
 class Writers:
-    """Sends scalars and pictures where they are wanted. Only the first process writes."""
+    """Writes scalars and pictures to `metrics.jsonl` and TensorBoard, in the first process only."""
 
     def __init__(self, workdir: pathlib.Path, first_step: int, tensorboard: bool):
         self._json = self._board = None
         if jax.process_index() == 0:
             self._json = JsonLines(workdir / "metrics.jsonl", first_step)
             if tensorboard:
-                # Late, since it takes its time to load (and loads PyTorch where that is installed).
+                # Imported here because it is slow, and imports PyTorch if that is installed.
                 from tensorboardX import SummaryWriter
 
-                # Events of steps that this run repeats are hidden by TensorBoard (purge_step).
+                # With purge_step, TensorBoard hides earlier events of steps that this run repeats.
                 folder = str(workdir / "tensorboard")
                 self._board = SummaryWriter(folder, purge_step=first_step + 1)
 
@@ -94,35 +104,38 @@ def save_picture(path: pathlib.Path, image: np.ndarray) -> None:
 
 
 def log(message: str) -> None:
-    """A line for the person at the terminal: on standard error, since standard output is for results."""
+    """Prints one line to standard error; standard output is for results.
+
+    Control characters are escaped. absl logging would prefix each line with time and source file.
+    """
     print(printable(message), file=sys.stderr, flush=True)
 
 
 def log_main(message: str) -> None:
-    """`log`, from the first process only."""
+    """Logs from the first process only."""
     if jax.process_index() == 0:
         log(message)
 
 
 def table_row(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
-    """A line of a table, given the (name, width) of its columns."""
+    """Formats one row of a table whose columns are (name, width) pairs."""
     return "  ".join(f"{text:>{width}}" for text, (_, width) in zip(cells, columns))
 
 
 def table_head(columns: Sequence[tuple[str, int]]) -> str:
-    """The first line of a table."""
+    """Formats the header row of a table."""
     return table_row([name for name, _ in columns], columns)
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """The last line of standard output: the job's final figures as one JSON object."""
-    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
+    """Prints a job's final figures as one JSON object, the last line of standard output."""
+    clean = {k: _json_number(v) if isinstance(v, float) else v for k, v in result.items()}
     sys.stderr.flush()
     print(json.dumps(clean), flush=True)
 
 
 def duration(seconds: float) -> str:
-    """1h02m, 3m05s or 12s."""
+    """Formats a duration as 1h02m, 3m05s or 12s."""
     seconds = max(0, round(seconds))
     hours, minutes = seconds // 3600, seconds // 60 % 60
     if hours:

@@ -1,4 +1,4 @@
-"""Checkpoints are what was saved, or are not used."""
+"""A restored checkpoint is exactly what was saved; any other is not used."""
 
 import shutil
 
@@ -44,12 +44,12 @@ def restored(workdir, width=64):
 
 
 def array_files(folder):
-    """The files that hold array data, largest first."""
+    """Returns the files with array data, largest first."""
     files = [path for path in (folder / "state").rglob("*") if path.is_file() and "/d/" in str(path)]
     return sorted(files, key=lambda path: -path.stat().st_size)
 
 
-def test_what_was_saved_comes_back(tmp_path):
+def test_restoring_returns_what_was_saved(tmp_path):
     assert restored(tmp_path) is None
     saved(tmp_path, 1, 2, 3, 4)
     state, config = restored(tmp_path)
@@ -59,7 +59,7 @@ def test_what_was_saved_comes_back(tmp_path):
     assert kept == [2, 3, 4]
 
 
-def test_a_flipped_bit_anywhere_in_the_data_is_noticed(tmp_path):
+def test_a_flipped_bit_in_the_data_is_detected(tmp_path):
     saved(tmp_path, 1, 2)
     path = array_files(tmp_path / "checkpoints" / "2")[0]
     data = bytearray(path.read_bytes())
@@ -93,19 +93,19 @@ def test_other_damage_falls_back_too(tmp_path, damage):
     assert int(restored(tmp_path)[0].step) == 1
 
 
-def test_when_nothing_is_intact_the_user_is_told(tmp_path):
+def test_without_an_intact_checkpoint_restoring_raises(tmp_path):
     saved(tmp_path, 1)
     for path in array_files(tmp_path / "checkpoints" / "1"):
         path.unlink()
     with pytest.raises(UserError, match="none of the checkpoints .* is intact"):
         restored(tmp_path)
     with pytest.raises(UserError, match=f"no intact checkpoint .*: delete {tmp_path}/checkpoints_damaged"):
-        restored(tmp_path)  # never silently from the beginning
+        restored(tmp_path)  # training must not silently start from the beginning
     shutil.rmtree(tmp_path / "checkpoints_damaged")
     assert restored(tmp_path) is None
 
 
-def test_a_failing_disk_is_no_reason_to_move_checkpoints(tmp_path, monkeypatch):
+def test_a_failing_disk_does_not_move_checkpoints(tmp_path, monkeypatch):
     saved(tmp_path, 1, 2)
 
     def stale(*args, **kwargs):
@@ -118,7 +118,7 @@ def test_a_failing_disk_is_no_reason_to_move_checkpoints(tmp_path, monkeypatch):
     assert int(restored(tmp_path)[0].step) == 2
 
 
-def test_another_network_is_named_and_nothing_is_moved(tmp_path):
+def test_a_checkpoint_of_another_network_raises_and_is_not_moved(tmp_path):
     saved(tmp_path, 1)
     with pytest.raises(
         UserError, match=r"params/kernel is float32 64x32 there and float32 48x32 in the config"
@@ -139,7 +139,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
-def test_fingerprints_notice_every_single_change(dtype):
+def test_changing_any_element_changes_the_fingerprint(dtype):
     rng = np.random.default_rng(0)
     array = np.asarray(jnp.asarray(rng.integers(0, 2, (7, 5, 3))).astype(dtype))
     before = digest({"a": array})

@@ -1,4 +1,4 @@
-"""A program's first run is not disturbed by copies; later ones are."""
+"""Copies and the first run of a program exclude each other; later runs overlap with copies."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from muskie_jax.cudnn_capture_guard import CudnnCaptureGuard
 
 
 def in_thread(function):
-    """Starts a function; its result is what `wait` returns."""
+    """Starts a function in a thread; returns a function that waits for its result."""
     results = []
     thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
     thread.start()
@@ -22,9 +22,11 @@ def in_thread(function):
     return wait
 
 
-def timed(log, name, seconds):
+def logged_sleep(log, name, seconds):
+    """Returns a function that logs its start and end, and sleeps between them."""
+
     def work(*_):
-        log.append(f"{name} begins")
+        log.append(f"{name} starts")
         time.sleep(seconds)
         log.append(f"{name} ends")
         return jnp.ones(())
@@ -32,60 +34,60 @@ def timed(log, name, seconds):
     return work
 
 
-def overlapped(runs, key):
-    """Whether a copy began while a program ran, and whether a program began while a copy was under way."""
+def overlaps(guard, key):
+    """Returns whether a copy starts during a program, and whether a program starts during a copy."""
     log = []
-    running = in_thread(lambda: runs.run(key, timed(log, "program", 0.3)))
+    program = in_thread(lambda: guard.run_program(key, logged_sleep(log, "program", 0.3)))
     time.sleep(0.1)
-    runs.copied(timed(log, "copy", 0.0))
-    running()
-    during_program = log.index("copy begins") < log.index("program ends")
+    guard.run_copy(logged_sleep(log, "copy", 0.0))
+    program()
+    during_program = log.index("copy starts") < log.index("program ends")
     log.clear()
-    copying = in_thread(lambda: runs.copied(timed(log, "copy", 0.3)))
+    copy = in_thread(lambda: guard.run_copy(logged_sleep(log, "copy", 0.3)))
     time.sleep(0.1)
-    runs.run(key, timed(log, "program", 0.0))
-    copying()
-    return during_program, log.index("program begins") < log.index("copy ends")
+    guard.run_program(key, logged_sleep(log, "program", 0.0))
+    copy()
+    return during_program, log.index("program starts") < log.index("copy ends")
 
 
 def test_first_runs_and_copies_wait_for_each_other():
-    runs = CudnnCaptureGuard(["a", "b"])
-    assert overlapped(runs, "a")[0] is False
-    assert overlapped(runs, "b")[0] is False
-    assert overlapped(runs, "a") == (True, True), "all have run: nothing waits any more"
+    guard = CudnnCaptureGuard(["a", "b"])
+    assert overlaps(guard, "a")[0] is False
+    assert overlaps(guard, "b")[0] is False
+    assert overlaps(guard, "a") == (True, True), "all programs have run, so nothing waits"
     log = []
-    runs = CudnnCaptureGuard(["a"])
-    copying = in_thread(lambda: runs.copied(timed(log, "copy", 0.3)))
+    guard = CudnnCaptureGuard(["a"])
+    copy = in_thread(lambda: guard.run_copy(logged_sleep(log, "copy", 0.3)))
     time.sleep(0.1)
-    runs.run("a", timed(log, "program", 0.0), None)
-    copying()
-    assert log.index("copy ends") < log.index("program begins")
+    guard.run_program("a", logged_sleep(log, "program", 0.0), None)
+    copy()
+    assert log.index("copy ends") < log.index("program starts")
 
 
-def test_an_evaluation_is_never_disturbed():
-    runs, log = CudnnCaptureGuard([]), []
-    with runs.undisturbed():
-        copying = in_thread(lambda: runs.copied(timed(log, "copy", 0.0)))
-        runs.run("a", timed(log, "program", 0.1))
-        assert "copy begins" not in log
-    copying()
+def test_without_copies_blocks_copies_even_after_all_first_runs():
+    guard, log = CudnnCaptureGuard([]), []
+    with guard.without_copies():
+        copy = in_thread(lambda: guard.run_copy(logged_sleep(log, "copy", 0.0)))
+        guard.run_program("a", logged_sleep(log, "program", 0.1))
+        assert "copy starts" not in log
+    copy()
     assert log[-1] == "copy ends"
 
 
-def test_a_program_that_fails_is_run_undisturbed_again():
-    runs = CudnnCaptureGuard(["a"])
+def test_a_program_whose_first_run_fails_is_guarded_again():
+    guard = CudnnCaptureGuard(["a"])
 
     def fails():
         raise RuntimeError("no memory")
 
     for _ in range(2):
         with pytest.raises(RuntimeError, match="no memory"):
-            runs.run("a", fails)
-    assert overlapped(runs, "a")[0] is False
+            guard.run_program("a", fails)
+    assert overlaps(guard, "a")[0] is False
 
 
 class Copy:
-    """A copy under way, which says when somebody waits for it."""
+    """A copy in progress, which logs when it is waited for."""
 
     def __init__(self, log):
         self.log = log
@@ -94,13 +96,13 @@ class Copy:
         self.log.append("waited")
 
 
-def test_copies_are_waited_for_only_before_something_runs_first():
-    log, runs = [], CudnnCaptureGuard(["a"])
-    runs.copied(lambda: Copy(log))
+def test_copies_are_waited_for_only_before_a_first_run():
+    log, guard = [], CudnnCaptureGuard(["a"])
+    guard.run_copy(Copy, log)
     assert log == ["waited"]
-    runs.run("a", lambda: None)
+    guard.run_program("a", lambda: None)
     log.clear()
-    runs.copied(lambda: Copy(log))
-    assert log == [], "the thread that copies is free to load what comes next"
-    with runs.undisturbed():
+    guard.run_copy(Copy, log)
+    assert log == [], "the copying thread is free to load the next batch"
+    with guard.without_copies():
         assert log == ["waited"]

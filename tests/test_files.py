@@ -1,4 +1,4 @@
-"""Files and folders come whole, and replace only what is like them."""
+"""Writes are atomic, and replace only earlier outputs of the same kind."""
 
 import pathlib
 
@@ -14,21 +14,21 @@ def make(path, force=False, text="new", entries=("a",)):
         (part / "a").write_text(text)
 
 
-def test_a_folder_is_made_and_replaced(tmp_path):
+def test_a_folder_is_written_and_replaced(tmp_path):
     make(tmp_path / "deep" / "folder", text="old")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         make(tmp_path / "deep" / "folder")
     make(tmp_path / "deep" / "folder", force=True)
     assert (tmp_path / "deep" / "folder" / "a").read_text() == "new"
     (tmp_path / "empty").mkdir()
     make(tmp_path / "empty")
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["folder"], "nothing is left"
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["folder"], "no temporary folder is left"
 
 
-def test_what_is_of_another_kind_is_never_replaced(tmp_path):
+def test_a_file_or_folder_of_another_kind_is_never_replaced(tmp_path):
     make(tmp_path / "folder")
     (tmp_path / "folder" / "thesis").touch()
-    with pytest.raises(UserError, match="holds 'thesis' too"):
+    with pytest.raises(UserError, match="also holds 'thesis'"):
         make(tmp_path / "folder", force=True)
     with pytest.raises(UserError, match="is a folder, which is not replaced"):
         check_free(tmp_path / "folder", force=True)
@@ -41,7 +41,7 @@ def test_what_is_of_another_kind_is_never_replaced(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ValueError])
 @pytest.mark.parametrize("when", ["in the middle", "at the end"])
-def test_whatever_goes_wrong_the_old_one_stays(tmp_path, monkeypatch, error, when):
+def test_an_error_leaves_the_old_folder_in_place(tmp_path, monkeypatch, error, when):
     path = tmp_path / "folder"
     make(path, text="old")
     rename = pathlib.Path.rename
@@ -63,17 +63,17 @@ def test_whatever_goes_wrong_the_old_one_stays(tmp_path, monkeypatch, error, whe
 
 
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://b", "file:///tmp/run", "memory://run"])
-def test_addresses_are_no_paths(address):
+def test_an_address_is_rejected_as_a_path(address):
     with pytest.raises(UserError, match=f"'{address}' is an address: write a path"):
         user_path(address)
 
 
-def test_homes():
+def test_a_home_is_expanded_and_an_unknown_one_is_an_error():
     assert user_path("~") == pathlib.Path.home()
     with pytest.raises(UserError, match="no such user's home"):
         user_path("~nobody-of-this-name/x")
 
 
-def test_messages_are_one_harmless_line():
+def test_messages_are_one_line_without_control_characters():
     assert str(UserError("a\n  b\x1b[2J\udc80")) == "a b\\x1b[2J\\udc80"
     assert printable("Grüße, 東京\n") == "Grüße, 東京\\n"

@@ -1,4 +1,4 @@
-"""Our numbers against those of the published implementation, float32 on a CPU."""
+"""Compares results with those of the published implementation, in float32 on a CPU."""
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +37,9 @@ def as_images(patches):
     return np.asarray(unpatchify(patches, GRID, PATCH)).transpose(0, 1, 4, 2, 3)
 
 
-def test_the_tree_is_the_models_own(golden, inputs, params):
-    made = jax.eval_shape(build_model("nano").init, jax.random.key(0), *inputs)["params"]
-    assert jax.tree.map(np.shape, made) == jax.tree.map(np.shape, params)
+def test_the_golden_tree_has_the_models_structure(golden, inputs, params):
+    initial = jax.eval_shape(build_model("nano").init, jax.random.key(0), *inputs)["params"]
+    assert jax.tree.map(np.shape, initial) == jax.tree.map(np.shape, params)
     assert sum(np.size(p) for p in jax.tree.leaves(params)) == sum(
         value.size for name, value in golden.items() if name.startswith("param/")
     )
@@ -83,8 +83,17 @@ def test_parameters_after_a_step(golden, inputs, params):
     gradients = jax.grad(losses_of, has_aux=True)(params, inputs)[0]
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     stepped = optax.apply_updates(params, updates)
-    theirs = golden_params(golden, "param_after_step")
-    worst = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), stepped, theirs)
-    assert max(jax.tree.leaves(worst)) < 2e-5, worst
+    theirs, golden_gradients = (golden_params(golden, name) for name in ("param_after_step", "grad"))
+
+    def compare(ours, golden_step, gradient):
+        """Adam's first step is lr * g / (|g| + eps): where |g| is near eps, it amplifies rounding of g."""
+        difference = np.abs(ours - golden_step)
+        conditioned = np.abs(gradient) > 10 * config.optim.eps
+        assert difference[conditioned].max(initial=0) < 2e-6
+        assert difference.max() < config.optim.learning_rate / 10
+        return conditioned.mean()
+
+    fractions = jax.tree.leaves(jax.tree.map(compare, stepped, theirs, golden_gradients))
+    assert np.mean(fractions) > 0.95
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), stepped, params)
     assert min(jax.tree.leaves(moved)) > 1e-5

@@ -1,4 +1,4 @@
-"""Signals ask a run to end, whatever it is doing."""
+"""A signal requests a stop, even while the run is writing a message."""
 
 import signal
 import sys
@@ -9,7 +9,7 @@ from muskie_jax.interrupt import StopSignal
 
 
 class Busy:
-    """A standard error that is being written to."""
+    """A standard error that is in the middle of a write."""
 
     def write(self, text):
         raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
@@ -18,7 +18,7 @@ class Busy:
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_in_the_middle_of_a_message(monkeypatch, capfd, name):
+def test_a_signal_during_a_write_requests_a_stop(monkeypatch, capfd, name):
     with StopSignal() as stop:
         assert not stop.requested(1)
         with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Loss options beyond the published one, which tests/test_golden.py checks."""
+"""Loss options other than the published ones, which tests/test_golden.py checks."""
 
 import jax
 import jax.numpy as jnp

@@ -1,17 +1,18 @@
-"""Masks have the published statistics, over a thousand draws of each mode."""
+"""Masks have the published statistics, over 1000 draws of each mode."""
 
 import dataclasses
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from muskie_jax.masking import (
-    LARGEST,
+    MAX_HIDDEN,
     MODES,
     MaskOptions,
     group_masks,
     hidden_count,
-    most_hidden,
+    max_hidden,
     reference_range,
 )
 
@@ -24,7 +25,7 @@ def draws(mode, ratio, grid=GRID):
 
 
 def connected(mask):
-    """Whether the hidden patches are one region, by their sides."""
+    """Returns whether the hidden patches form one 4-connected region."""
     reached = np.zeros_like(mask)
     reached[tuple(np.argwhere(mask)[0])] = True
     for _ in range(mask.size):
@@ -49,9 +50,9 @@ def test_exact_counts(mode, ratio):
 
 
 def test_random_is_uniform():
-    share = draws("random", 0.9).mean(0)
+    frequency = draws("random", 0.9).mean(0)
     # Each patch is hidden with probability 227/252, with a standard error of 0.0095 over 1000 draws.
-    assert np.abs(share - hidden_count(GRID, 0.9) / 252).max() < 5 * 0.0095
+    assert np.abs(frequency - hidden_count(GRID, 0.9) / 252).max() < 5 * 0.0095
 
 
 @pytest.mark.parametrize("ratio", [0.75, 0.3])
@@ -59,7 +60,7 @@ def test_rectangles(ratio):
     masks = draws("rectangle", ratio)
     height, width = masks.any(2).sum(1), masks.any(1).sum(1)
     assert (masks.sum((1, 2)) == height * width).all(), "a rectangle is filled"
-    for lines in (masks.any(2), masks.any(1)):  # and in one piece
+    for lines in (masks.any(2), masks.any(1)):  # and connected
         assert (np.abs(np.diff(np.pad(lines, ((0, 0), (1, 1))).astype(int))).sum(1) == 2).all()
     area = ratio * 14 * 18
     free = (height < 14) & (width < 18)  # where neither side was clipped
@@ -80,14 +81,14 @@ def test_rectangle_positions_are_uniform():
     firsts = []
     for lines in (masks.any(2), masks.any(1)):
         first, length = lines.argmax(1), lines.sum(1)
-        often = [size for size in np.unique(length) if (length == size).sum() > 200]
-        assert often
-        for size in often:
+        frequent = [size for size in np.unique(length) if (length == size).sum() > 200]
+        assert frequent
+        for size in frequent:
             counts = np.bincount(first[length == size], minlength=12 - size + 1)
             assert counts.min() > 0.5 * counts.mean() and counts.max() < 1.6 * counts.mean()
             assert len(counts) == 12 - size + 1
         firsts.append(first / (12 - length))
-    assert abs(np.corrcoef(firsts)[0, 1]) < 0.1, "rows and columns are drawn on their own"
+    assert abs(np.corrcoef(firsts)[0, 1]) < 0.1, "rows and columns are independent"
 
 
 @pytest.mark.parametrize("grid", [(14, 18), (15, 15)])
@@ -112,7 +113,7 @@ def test_ellipses(grid):
     assert np.allclose(centre, np.round(centre)), "symmetric about a patch"
 
 
-def test_blobs_are_smoother_than_chance():
+def test_blobs_are_smoother_than_random_masks():
     def edges(masks):
         return (masks[:, 1:] != masks[:, :-1]).mean() + (masks[:, :, 1:] != masks[:, :, :-1]).mean()
 
@@ -127,15 +128,15 @@ def test_random_walks_are_connected_and_start_anywhere():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_masks_drawn_together_are_as_those_drawn_one_by_one(mode):
+def test_masks_drawn_together_have_the_statistics_of_single_draws(mode):
     together = draws(mode, 0.35)
     rng = np.random.default_rng(1)
     alone = np.concatenate([MODES[mode](rng, GRID, 0.35, 1) for _ in range(DRAWS)])
     error = np.sqrt(together.mean(0) * (1 - together.mean(0)) * 2 / DRAWS)
     assert (np.abs(together.mean(0) - alone.mean(0)) <= 5 * error + 0.005).all()
     sizes = [np.sort(masks.sum((1, 2))) for masks in (together, alone)]
-    assert np.abs(sizes[0] - sizes[1]).mean() < 2.5, "areas are spread alike"
-    # One mask says nothing of the next: two that follow overlap as much as two far apart.
+    assert np.abs(sizes[0] - sizes[1]).mean() < 2.5, "areas have the same distribution"
+    # Masks are independent: consecutive ones overlap as much as distant ones.
     overlap = lambda distance: (together & np.roll(together, distance, 0)).sum((1, 2)).mean()
     assert overlap(1) == pytest.approx(overlap(DRAWS // 2), rel=0.1)
 
@@ -152,7 +153,7 @@ def test_full_and_tiny_grids():
 
 
 @pytest.mark.parametrize("views", [1, 2, 4, 8])
-def test_reference_views_stay_whole(views):
+def test_reference_views_are_not_masked(views):
     rng = np.random.default_rng(0)
     modes = (("random", 0.9), ("rectangle", 0.75))
     masks = group_masks(rng, DRAWS, views, (4, 6), MaskOptions(modes))
@@ -166,43 +167,50 @@ def test_reference_views_stay_whole(views):
         different = (masks[:, -1] != masks[:, -2]).any(1)[masked[:, -2]]
         assert different.mean() > 0.8, "each masked view has its own mask"
     is_random = masks.sum(2) == round(0.9 * 24)  # more than any rectangle hides
-    assert is_random[:, -1].mean() == pytest.approx(0.5, abs=0.06), "modes are drawn evenly"
-    assert (is_random[:, -1:] == is_random)[masked].all(), "and one for all views of a group"
+    assert is_random[:, -1].mean() == pytest.approx(0.5, abs=0.06), "modes are equally frequent"
+    assert (is_random[:, -1:] == is_random)[masked].all(), "all views of a group share a mode"
     if low < high:
         assert abs(np.corrcoef(references, is_random[:, -1])[0, 1]) < 0.1
 
 
 def test_a_fixed_number_of_references_leaves_a_masked_view():
     rng = np.random.default_rng(0)
-    whole = MaskOptions((("random", 1.0),), 3)
-    assert group_masks(rng, 2, 4, (3, 3), whole).sum(2).tolist() == [[0, 0, 0, 9]] * 2
-    assert group_masks(rng, 1, 2, (3, 3), whole).sum(2).tolist() == [[0, 9]]
+    options = MaskOptions((("random", 1.0),), 3)
+    assert group_masks(rng, 2, 4, (3, 3), options).sum(2).tolist() == [[0, 0, 0, 9]] * 2
+    assert group_masks(rng, 1, 2, (3, 3), options).sum(2).tolist() == [[0, 9]]
     assert reference_range(1, 2) == (0, 0)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_largest_mask_is_as_large_as_said(mode):
+def test_max_hidden_bounds_the_largest_mask_closely(mode):
     rng = np.random.default_rng(0)
     for grid in [(1, 5), (4, 3), (8, 8), (14, 14), (15, 15), (14, 18), (32, 18)]:
         for ratio in (0.1, 0.35, 0.75, 0.9, 1.0):
-            largest = LARGEST[mode](grid, ratio)
+            largest = MAX_HIDDEN[mode](grid, ratio)
             count = 4 * DRAWS if mode in ("rectangle", "ellipse") else 3
             seen = MODES[mode](rng, grid, ratio, count).sum((1, 2)).max()
             assert seen <= largest, (grid, ratio)
-            # Ellipses that fill the grid never have their boundary wholly inside it.
+            # An ellipse that fills the grid never has its entire boundary inside.
             assert seen >= largest - 4, (grid, ratio)
 
 
-def test_groups_hide_no_more_than_the_most_and_as_much():
+def test_options_of_a_config_file_with_lists_are_hashable():
+    config = ConfigDict({"modes": [["random", 0.6], ["blob", 0.75]], "num_reference": 1})
+    options = MaskOptions.of(config)
+    assert options == MaskOptions((("random", 0.6), ("blob", 0.75)), 1)
+    assert isinstance(hash(options), int)
+
+
+def test_max_hidden_of_a_group_is_reached_and_not_exceeded():
     rng = np.random.default_rng(0)
     for views, num_reference in [(1, None), (2, None), (8, None), (4, 1), (4, 0), (2, 5)]:
         options = MaskOptions((("random", 0.6), ("rectangle", 0.75)), num_reference)
-        most = most_hidden(views, (6, 8), options)
+        most = max_hidden(views, (6, 8), options)
         drawn = group_masks(rng, DRAWS, views, (6, 8), options).sum((1, 2))
         assert drawn.max() <= most
         if views == 1:
             assert drawn.max() == most > round(0.75 * 48)  # rectangles are rounded
     half = MaskOptions((("random", 0.5),))
-    assert most_hidden(8, (6, 8), half) == 6 * 24
-    assert most_hidden(4, (6, 8), dataclasses.replace(half, num_reference=3)) == 24
-    assert LARGEST.keys() == MODES.keys()
+    assert max_hidden(8, (6, 8), half) == 6 * 24
+    assert max_hidden(4, (6, 8), dataclasses.replace(half, num_reference=3)) == 24
+    assert MAX_HIDDEN.keys() == MODES.keys()

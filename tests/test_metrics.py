@@ -1,4 +1,4 @@
-"""Metrics merge as sums and counts, and what is written is what was measured."""
+"""Metrics merge as sums and counts, and are written as measured."""
 
 import json
 import time
@@ -25,13 +25,13 @@ def test_means_of_unequal_counts():
     assert values[0] == 2.5 and np.isnan(values[1])
 
 
-def test_a_queue_reads_late_and_names_the_step_that_broke():
+def test_a_queue_reads_late_and_reports_the_step_of_a_loss_that_is_not_finite():
     queue = MetricsQueue(lag=2)
     for step in (1, 2):
         queue.add(step, [{"loss": Mean(np.float32(step), np.float32(1))}])
     queue.add(3, [{"loss": Mean(np.float32(np.nan), np.float32(1))}])
     with pytest.raises(NotFinite, match="at step 3"):
-        queue.settle()
+        queue.wait()
     queue = MetricsQueue(lag=1)
     for step in range(1, 5):
         queue.add(step, [{"loss": Mean(np.float32(step), np.float32(1))}])
@@ -39,16 +39,16 @@ def test_a_queue_reads_late_and_names_the_step_that_broke():
     assert queue.drain() == {}
 
 
-def test_json_lines_forget_steps_that_are_repeated(tmp_path):
+def test_json_lines_of_repeated_steps_are_removed(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = JsonLines(path, 0)
     for step in range(1, 6):
         lines.write(step, {"loss": float("nan") if step == 2 else step / 2})
     lines.close()
     with path.open("a") as file:
-        file.write('{"step": 6, "lo')  # a killed run
+        file.write('{"step": 6, "lo')  # what a killed run leaves
     lines = JsonLines(path, 3)
-    lines.write(3, {"loss": 9.0})  # known already
+    lines.write(3, {"loss": 9.0})  # written already
     lines.write(4, {"loss": 0.0})
     lines.close()
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -65,18 +65,18 @@ def test_durations_are_readable():
 
 
 def test_prefetch_keeps_order_works_ahead_and_passes_errors_on():
-    made = []
+    produced = []
 
     def items():
         for number in range(6):
-            made.append(number)
+            produced.append(number)
             yield number
         raise KeyError("broken source")
 
     with prefetch(items(), lambda x: 10 * x, ahead=2) as results:
         assert next(results) == 0
         time.sleep(0.3)
-        assert 3 <= len(made) <= 4, "two wait, one is being prepared"
+        assert 3 <= len(produced) <= 4, "two are ready, one is being prepared"
         assert [next(results) for _ in range(5)] == [10, 20, 30, 40, 50]
         with pytest.raises(KeyError, match="broken source"):
             next(results)
@@ -102,14 +102,14 @@ def test_the_baseline_fills_with_the_mean_of_visible_pixels():
     images = rng.uniform(-1, 1, (2, 2, 32, 48, 3)).astype(np.float32)
     mask = np.zeros((2, 2, 6), bool)
     mask[0, 0, [0, 2, 3]] = True
-    mask[0, 1] = True  # nothing of this view is visible: its group's mean
-    mask[1] = True  # nothing of this group is: grey
+    mask[0, 1] = True  # this view has no visible patch: filled with its group's mean
+    mask[1] = True  # this group has no visible patch: filled with grey
     errors = np.asarray(visible_mean_error(images, mask, 16))
     patches = np.asarray(patchify(images, 16)).reshape(2, 2, 6, 3, 256)
-    own = patches[0, 0][~mask[0, 0]].mean((0, 2))
+    mean = patches[0, 0][~mask[0, 0]].mean((0, 2))
     for view in (0, 1):
         for patch in range(6):
-            expected = ((patches[0, view, patch] - own[:, None]) ** 2).mean() * mask[0, view, patch]
+            expected = ((patches[0, view, patch] - mean[:, None]) ** 2).mean() * mask[0, view, patch]
             assert errors[0, view, patch] == pytest.approx(expected, rel=1e-5)
     assert errors[1, 0, 0] == pytest.approx((patches[1, 0, 0] ** 2).mean(), rel=1e-5)
 

@@ -1,4 +1,4 @@
-"""Two processes of four devices each train as one device does, and stop together."""
+"""Two processes of four devices each train like one device, and stop together."""
 
 import json
 import os
@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from conftest import xla_flags
+
+pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parent.parent
 PER_PROCESS = 4
@@ -43,7 +45,7 @@ def launch(photos, workdir, steps, devices, *flags):
 
 
 def finish(*processes, code=0):
-    """The final figures of the first process; all must have ended with the exit code."""
+    """Returns the final figures of the first process; every process must exit with `code`."""
     outputs = [process.communicate(timeout=240) for process in processes]
     for process, (_, err) in zip(processes, outputs):
         assert process.returncode == code, err
@@ -68,7 +70,7 @@ def losses(workdir):
     return [row["train/loss"] for row in rows if "train/loss" in row]
 
 
-def test_two_processes_train_and_continue_as_one_device_does(photo_folder, tmp_path):
+def test_two_processes_train_and_resume_like_one_device(photo_folder, tmp_path):
     alone = finish(launch(photo_folder, tmp_path / "one", 6, 1))
     result = together(photo_folder, tmp_path / "two", 6)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
@@ -78,7 +80,7 @@ def test_two_processes_train_and_continue_as_one_device_does(photo_folder, tmp_p
     assert restored["params_digest"] == result["params_digest"] and restored["mse"] == result["mse"]
 
 
-def test_when_one_process_gets_sigterm_both_save_and_stop(photo_folder, tmp_path):
+def test_sigterm_to_one_process_makes_both_save_and_stop(photo_folder, tmp_path):
     flags = ["--config.checkpoint.every=50_000", "--stopped_exit_code=75"]
     processes = launch_two(photo_folder, tmp_path, 100_000, *flags)
     try:

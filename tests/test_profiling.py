@@ -1,38 +1,45 @@
-"""Which updates are traced, and that a run says so."""
+"""Which updates a trace contains, and what is logged about it."""
+
+import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from muskie_jax.profiling import StepProfile
 
 
+def run_updates(profile, steps):
+    """Runs annotated computations as updates, then closes the profile."""
+    for step in steps:
+        profile.before(step)
+        with jax.profiler.TraceAnnotation(f"update number {step};"):
+            result = jnp.sin(jnp.ones(3))
+        profile.after(step, result)
+    profile.close()
+
+
 @pytest.mark.parametrize(
-    "run, expected",
+    "steps, traced",
     [
-        (range(1, 9), ["start", 3, 4, 5, "stop", "Traced updates 3 to 5"]),
-        (range(1, 5), ["start", 3, 4, "stop", "Traced updates 3 to 4"]),  # ends early
-        (range(5, 9), ["start", 5, "stop", "Traced updates 5 to 5"]),  # goes on
-        (range(6, 9), ["Traced nothing: no update from 3 to 5 was run"]),
+        (range(1, 9), [3, 4, 5]),
+        (range(1, 5), [3, 4]),  # the run ends early
+        (range(5, 9), [5]),  # the run resumes within the range
     ],
 )
-def test_the_updates_that_are_run_are_traced(run, expected, tmp_path, monkeypatch):
-    events = []
-    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: events.append("start"))
-    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("stop"))
-    monkeypatch.setattr("muskie_jax.profiling.tell", lambda text: events.append(text.split(": x")[0]))
-    profile = StepProfile((3, 5), tmp_path)
-    for step in run:
-        profile.before(step)
-        if profile.running:
-            events.append(step)
-        profile.after(step, None)
-    profile.close()
-    assert events == expected
+def test_a_trace_contains_the_updates_of_the_range_that_ran(steps, traced, tmp_path, capsys):
+    run_updates(StepProfile((3, 5), tmp_path), steps)
+    (trace,) = tmp_path.rglob("*.xplane.pb")
+    found = {int(number) for number in re.findall(rb"update number (\d+);", trace.read_bytes())}
+    assert sorted(found) == traced
+    message = f"Traced updates {traced[0]} to {traced[-1]}: xprof --logdir {tmp_path}"
+    assert capsys.readouterr().err.splitlines() == [message]
 
 
-def test_nothing_is_said_where_no_trace_is_asked_for(tmp_path, capsys):
-    profile = StepProfile((), tmp_path)
-    profile.before(1)
-    profile.after(1, None)
-    profile.close()
-    assert capsys.readouterr() == ("", "")
+@pytest.mark.parametrize(
+    "range_to_trace, log", [((3, 5), "Traced nothing: this run had no update from 3 to 5\n"), ((), "")]
+)
+def test_a_run_outside_the_range_traces_nothing(range_to_trace, log, tmp_path, capsys):
+    run_updates(StepProfile(range_to_trace, tmp_path), range(6, 9))
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err == log

@@ -1,4 +1,4 @@
-"""What is compiled, and that it fits."""
+"""Which programs are compiled, and that they fit in memory."""
 
 import functools
 import threading
@@ -26,18 +26,18 @@ from muskie_tests.runs import nano_config
 RESOLUTIONS = (((32, 32),), ((48, 48), (32, 48)), ((32, 32), (48, 48)))
 
 
-def test_places_are_all_that_an_update_can_need():
+def test_positions_are_exactly_those_that_updates_draw():
     schedule = BucketSchedule(RESOLUTIONS, (1, 2), seed=0)
-    places = set(schedule.positions())
-    needed = {(b, i == 0) for step in range(300) for i, b in enumerate(schedule.at(step))}
-    assert places == needed
-    assert (Bucket(32, 32, 2), True) in places and (Bucket(32, 32, 2), False) in places
-    assert (Bucket(48, 48, 1), True) not in places
+    positions = set(schedule.positions())
+    drawn = {(b, i == 0) for step in range(300) for i, b in enumerate(schedule.at(step))}
+    assert positions == drawn
+    assert (Bucket(32, 32, 2), True) in positions and (Bucket(32, 32, 2), False) in positions
+    assert (Bucket(48, 48, 1), True) not in positions
 
 
 @pytest.fixture(scope="module")
 def setting(photo_folder):
-    """A config, its state's shapes, and the programs of single and of double updates, compiled."""
+    """A config, its state's shapes, and compiled programs by the number of batches per update."""
     config = nano_config(photo_folder)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
@@ -60,7 +60,7 @@ def test_an_update_of_one_batch_is_one_program(setting):
 
 
 class Device:
-    """A device with so many bytes."""
+    """A device with a memory limit in bytes."""
 
     def __init__(self, limit):
         self.limit = limit
@@ -70,28 +70,27 @@ class Device:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_what_does_not_fit_is_refused_with_the_numbers(setting, count):
+def test_a_program_that_does_not_fit_raises_with_its_sizes(setting, count):
     config, state, programs = setting
-    need, key = programs[count].needed_bytes(state)
-    # What every program needs besides: the whole state, and the gradients.
-    assert need > device_bytes(state) + device_bytes(state.params)
-    if count == 2:  # a gradient program's optimizer state is no argument of it, and there all the same
+    needed, key = programs[count].needed_bytes(state)
+    assert needed > device_bytes(state) + device_bytes(state.params)  # the state and the gradients
+    if count == 2:  # the optimizer state stays in memory while a gradient program runs
         beside = {k: 0 if k == OPTIMIZER else device_bytes(state.opt_state) for k in programs[2]._compiled}
-        assert need == max(peak_bytes(p) + beside[k] for k, p in programs[2]._compiled.items())
-    programs[count].check_memory(state, Device(need), config)
-    programs[count].check_memory(state, jax.devices("cpu")[0], config)  # nothing is known of it
+        assert needed == max(peak_bytes(p) + beside[k] for k, p in programs[2]._compiled.items())
+    programs[count].check_memory(state, Device(needed), config)
+    programs[count].check_memory(state, jax.devices("cpu")[0], config)  # a CPU reports no limit
     with pytest.raises(UserError, match=rf"{key} needs .* GiB .*smaller config.batch.groups.*\(now 8"):
-        programs[count].check_memory(state, Device(need - 1), config)
+        programs[count].check_memory(state, Device(needed - 1), config)
 
 
 class Traced:
-    """Compiles by calling a function."""
+    """A fake lowered program, which compiles by calling a function."""
 
     def __init__(self, compile):
         self.compile = compile
 
 
-def test_the_compilers_own_refusal_is_one_line_and_ends_it(monkeypatch):
+def test_out_of_memory_in_the_compiler_is_one_line_and_stops_compilation(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     all_traced, compiled = threading.Event(), []
 
@@ -112,13 +111,13 @@ def test_the_compilers_own_refusal_is_one_line_and_ends_it(monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_programs_are_traced_one_by_one_while_others_compile(threads, monkeypatch, capsys):
-    """Whatever the order in which they are ready, all are there and each is counted once."""
+    """In any order of completion, all programs are compiled and each is counted once."""
     monkeypatch.setattr("os.cpu_count", lambda: threads)
     traced, tracing, free = [], threading.Lock(), threading.Event()
 
     def lower(key, is_last):
         def compile():
-            assert is_last or free.wait(10)  # the first ones are compiled last
+            assert is_last or free.wait(10)  # programs that are traced first finish last
             return key
 
         def trace():
@@ -136,6 +135,6 @@ def test_programs_are_traced_one_by_one_while_others_compile(threads, monkeypatc
     programs.compile()
     assert traced == ["rendering", "large", "middle", "small"]
     assert programs._compiled == {key: key for key in traced}
-    told = capsys.readouterr()
-    lines = [line.split()[0] for line in (told.out + told.err).splitlines() if "/4" in line]
+    log = capsys.readouterr().err
+    lines = [line.split()[0] for line in log.splitlines() if "/4" in line]
     assert lines == ["1/4", "2/4", "3/4", "4/4"]

@@ -1,4 +1,4 @@
-"""Speeds that the progress line tells."""
+"""The FLOPs and views that progress lines count."""
 
 import json
 
@@ -16,7 +16,7 @@ from muskie_jax.progress import Progress, describe_changes
 from muskie_jax.train_step import Task
 
 
-def test_arithmetic_is_that_of_what_is_computed():
+def test_flops_count_only_the_patches_that_are_computed():
     bucket, model = Bucket(128, 128, 8), build_model("nano")
     counted = []
     for masks in (None, MaskOptions((("random", 0.9),))):

@@ -1,4 +1,4 @@
-"""Synthetic groups become batches just as photographs do."""
+"""Synthetic groups become the same batches as photographs do."""
 
 import dataclasses
 import functools
@@ -56,7 +56,7 @@ def test_one_program_renders_all_buckets_of_a_size(batch):
     programs = placer.to_compile(buckets, 4)
     assert sum("as groups" not in name for name in programs) == 1 and len(programs) == 3
     assert set(evaluator.to_compile(buckets[2:], 4)) < set(programs)
-    for lower in programs.values():  # the calls below find them; the tests below, too
+    for lower in programs.values():  # fills the cache for the calls below
         lower().compile()
     compiled = []
     count = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
@@ -70,22 +70,22 @@ def test_one_program_renders_all_buckets_of_a_size(batch):
         evaluator(bucket, split)
         assert not compiled
         jax.jit(lambda x: x + 1)(1)
-        assert compiled  # so that it would have been noticed
+        assert compiled  # the listener does see compilations
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
 
 
-def test_views_are_ordered_and_split_like_those_of_photographs(batch):
+def test_views_are_reordered_and_split_like_photographs(batch):
     alone = place(batch, WORLD, WORLD)
     assert sorted(alone) == ["images", "mask", "source"]
-    # Differently compiled programs may round a pixel the other way.
+    # Programs compiled differently may round single pixels differently.
     assert np.abs(np.asarray(alone["images"], int) - rendered(batch, WORLD)).max() <= 1
-    spread = place(batch, WORLD, WORLD, devices=4, view=2)
-    assert {shard.data.shape for shard in spread["images"].addressable_shards} == {(2, 1, 32, 48, 3)}
-    assert np.abs(np.asarray(alone["images"], int) - np.asarray(spread["images"], int)).max() <= 1
+    sharded = place(batch, WORLD, WORLD, devices=4, view=2)
+    assert {shard.data.shape for shard in sharded["images"].addressable_shards} == {(2, 1, 32, 48, 3)}
+    assert np.abs(np.asarray(alone["images"], int) - np.asarray(sharded["images"], int)).max() <= 1
 
 
-def test_views_are_split_where_they_are():
+def test_splitting_groups_needs_no_communication():
     mesh = make_mesh({"data": 1, "fsdp": 2, "view": 2}, jax.devices()[:4])
     placer = BatchPlacer(2, (WORLD,), {}, mesh)
     (name,) = (name for name in placer.to_compile([BUCKET], 8) if name.endswith("groups of 2"))
@@ -96,7 +96,7 @@ def test_views_are_split_where_they_are():
     np.testing.assert_array_equal(split.ravel(), range(16))
 
 
-def test_every_group_is_rendered_in_its_own_world(batch):
+def test_every_group_is_rendered_in_the_world_of_its_source(batch):
     other = dataclasses.replace(WORLD, exposure=0.0, num_boxes=3)
     images = np.asarray(place(batch, WORLD, other)["images"], int)
     assert np.abs(images[:2] - rendered(batch, WORLD)[:2]).max() <= 1

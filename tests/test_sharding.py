@@ -1,4 +1,4 @@
-"""Meshes of TPU slices of several hosts, with stand-ins for their devices."""
+"""Meshes of TPU slices with several hosts, built from fake devices."""
 
 import dataclasses
 import itertools
@@ -29,7 +29,7 @@ class Chip:
 
 
 def tpu(kind, shape, slices=1):
-    """The chips of slices of this shape; a host has 2 x 2 of them."""
+    """Returns the chips of slices of a shape; each host has 2 x 2 chips."""
     blocks = [range(0, size, step) for size, step in zip(shape, (2, 2, 1))]
     hosts = [(part, *corner) for part in range(slices) for corner in itertools.product(*reversed(blocks))]
     return [
@@ -50,35 +50,35 @@ SLICES = {
 
 @pytest.mark.parametrize("sizes", [{}, {"fsdp": 2}, {"fsdp": 8}, {"view": 2}, {"view": 8}], ids=str)
 @pytest.mark.parametrize("name", SLICES)
-def test_hosts_make_the_groups_that_their_chips_hold(monkeypatch, name, sizes):
+def test_hosts_provide_the_groups_that_their_chips_hold(monkeypatch, name, sizes):
     chips = tpu(*SLICES[name])
     mesh = make_mesh({"data": -1, "fsdp": 1, "view": 1} | sizes, chips)
     assert set(mesh.devices.flat) == set(chips)
     assert all(mesh.shape[axis] == size for axis, size in sizes.items())
     positions = mesh.devices.reshape(-1, mesh.shape["view"])
     groups, splits = 2 * len(positions), 3
-    holders = [{chip.process_index for chip in positions[group // 2]} for group in range(groups)]
-    whole = np.arange(groups * splits * 8).reshape(groups * splits, 8)
-    put = []
+    hosts_of = [{chip.process_index for chip in positions[group // 2]} for group in range(groups)]
+    batch = np.arange(groups * splits * 8).reshape(groups * splits, 8)
+    filled = []
 
-    def check(shape, sharding, part):
-        assert shape == whole.shape
+    def check(shape, sharding, shard):
+        assert shape == batch.shape
         for chip, index in sharding.devices_indices_map(shape).items():
             if chip.process_index == jax.process_index():
-                np.testing.assert_array_equal(part(index), whole[index])
-                put.append(chip)
+                np.testing.assert_array_equal(shard(index), batch[index])
+                filled.append(chip)
 
     monkeypatch.setattr(jax, "make_array_from_callback", check)
     for host in sorted({chip.process_index for chip in chips}):
         monkeypatch.setattr(jax, "process_index", lambda host=host: host)
         rows = local_rows(groups, mesh)
-        assert list(rows) == [group for group in range(groups) if host in holders[group]]
-        local = whole.reshape(groups, splits, 8)[list(rows)].reshape(-1, 8)
+        assert list(rows) == [group for group in range(groups) if host in hosts_of[group]]
+        local = batch.reshape(groups, splits, 8)[list(rows)].reshape(-1, 8)
         put_batch({"images": local}, rows, groups, mesh)
-    assert sorted(put, key=lambda chip: chip.id) == chips
+    assert sorted(filled, key=lambda chip: chip.id) == chips
 
 
-def test_only_data_goes_across_slices():
+def test_only_the_data_axis_spans_slices():
     chips = tpu("TPU v5 lite", (4, 4, 1), slices=2)
     mesh = make_mesh({"data": -1, "fsdp": 4, "view": 2}, chips)
     assert all(len({chip.slice_index for chip in part.flat}) == 1 for part in mesh.devices)
@@ -86,14 +86,14 @@ def test_only_data_goes_across_slices():
         make_mesh({"data": 1, "fsdp": 32, "view": 1}, chips)
 
 
-def test_chips_that_are_no_block_are_refused_in_one_line():
+def test_chips_that_do_not_form_a_block_raise_one_line():
     chips = tpu("TPU v5 lite", (4, 4, 1))
     with pytest.raises(UserError, match=r"config.mesh \(data=-1, fsdp=1, view=1\) cannot be laid") as error:
         make_mesh({"data": -1, "fsdp": 1, "view": 1}, chips[1:])
     assert "\n" not in str(error.value)
 
 
-def test_plans_suggest_only_fsdp_that_splits_the_parameters():
+def test_plans_suggest_only_fsdp_sizes_that_shard_the_parameters_evenly():
     model = build_model("huge").clone(depth=1)
 
     def splits(fsdp):

@@ -1,4 +1,4 @@
-"""What an update computes: only what the loss needs, and the same as if it computed all."""
+"""An update computes hidden patches only, with the same result as computing all patches."""
 
 import dataclasses
 
@@ -23,8 +23,8 @@ GROUPS = 5
 
 
 @pytest.fixture
-def few_places(monkeypatch):
-    """Places in so small numbers that they matter to small images."""
+def small_multiple(monkeypatch):
+    """A multiple that leaves fewer slots than patches even for small images."""
     monkeypatch.setattr(train_step, "SLOTS_MULTIPLE", 4)
 
 
@@ -32,7 +32,7 @@ def few_places(monkeypatch):
 def batch():
     rng = np.random.default_rng(0)
     masks = group_masks(rng, GROUPS, BUCKET.views, BUCKET.grid(16), MASKS)
-    masks[1] = False  # nothing is hidden of a group
+    masks[1] = False  # a group without hidden patches
     return {
         "images": rng.integers(0, 256, (GROUPS, BUCKET.views, 48, 64, 3), np.uint8),
         "mask": masks,
@@ -56,13 +56,13 @@ def gradients(task, params, batch):
 @pytest.mark.parametrize(
     "loss", [LossOptions(), LossOptions("smooth_l1", confidence=False, normalize_targets=True)]
 )
-def test_an_update_is_the_same_if_only_hidden_patches_are_computed(few_places, params, batch, loss):
+def test_computing_hidden_patches_only_gives_the_same_update(small_multiple, params, batch, loss):
     task = Task(build_model("nano"), loss, 3, MASKS)
-    assert task.slots(BUCKET) == 32  # 3 views, 10 of 12 patches each, in fours; of 48
+    assert task.slots(BUCKET) == 32  # of 48: 3 views with 10 of 12 patches hidden, rounded up to 4
     ours, measured = gradients(task, params, batch)
     expected, all_measured = gradients(dataclasses.replace(task, masks=None), params, batch)
-    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(mine, other, atol=1e-5 * max(1e-3, np.abs(other).max()))
+    for leaf, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(leaf, other, atol=1e-5 * max(1e-3, np.abs(other).max()))
     assert measured.keys() == all_measured.keys()
     for name in measured:
         np.testing.assert_allclose(
@@ -70,7 +70,7 @@ def test_an_update_is_the_same_if_only_hidden_patches_are_computed(few_places, p
         )
 
 
-def test_masks_drawn_otherwise_do_not_go_unnoticed(few_places, params, batch):
+def test_more_hidden_patches_than_slots_make_the_loss_nan(small_multiple, params, batch):
     task = Task(build_model("nano"), LossOptions(), 3, MASKS)
     mask = batch["mask"].copy()
     mask[3] = np.arange(48).reshape(4, 12) < 32  # as many as there are slots
@@ -81,14 +81,14 @@ def test_masks_drawn_otherwise_do_not_go_unnoticed(few_places, params, batch):
 
 
 @pytest.mark.parametrize("num_reference, slots", [(None, 384), (0, None), (1, 448), (6, 128)])
-def test_places_are_for_the_masks_of_the_config(num_reference, slots):
+def test_slots_follow_the_masks_of_the_config(num_reference, slots):
     config = default_config()
     config.mask.update(modes=[["random", 0.9]], num_reference=num_reference)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     assert make_task(config, mesh, 1).slots(Bucket(128, 128, 8)) == slots  # of 512
 
 
-def test_all_patches_are_computed_where_nothing_would_be_spared_or_parts_are_alike(few_places, monkeypatch):
+def test_all_patches_are_computed_if_slots_are_unsupported_or_save_nothing(small_multiple, monkeypatch):
     task = Task(build_model("nano"), LossOptions(), 1, MASKS)
     change = lambda **options: dataclasses.replace(task, model=task.model.clone(**options))
     split = make_mesh({"data": 2, "fsdp": 1, "view": 2}, jax.devices()[:4])
@@ -96,7 +96,7 @@ def test_all_patches_are_computed_where_nothing_would_be_spared_or_parts_are_ali
     assert change(scan_blocks=True).slots(BUCKET) is None
     assert change(attention=Attention("xla", split)).slots(BUCKET) is None
     assert change(attention=Attention("xla", groups)).slots(BUCKET) == 32
-    assert task.slots(BUCKET._replace(views=1)) is None  # 10 of 12, in fours: all
+    assert task.slots(BUCKET._replace(views=1)) is None  # 10 of 12, rounded up to 4: all 12
     assert task.slots(BUCKET._replace(views=2)) == 20
     monkeypatch.undo()
     assert task.slots(BUCKET) is None and task.slots(Bucket(224, 224, 8)) == 960

@@ -208,7 +208,7 @@ def photo_textures(root: str, most: int) -> UInt8[np.ndarray, "N 256 256 3"]:
         except BadImage:
             continue
     if not textures:
-        raise UserError(f"no readable image for textures in {str(folder)!r}")
+        raise UserError(f"no readable image for textures under {str(folder)!r}")
     return np.stack(textures)
 
 

@@ -192,9 +192,9 @@ def _size(path: pathlib.Path) -> tuple[int, int]:
 def _nothing_found(folder: pathlib.Path, layout: Layout) -> str:
     kinds = ", ".join(EXTENSIONS)
     pattern = layout.image_pattern.lstrip("/")
-    message = f"no image ({kinds}) matches {pattern!r} in {str(folder)!r}"
+    message = f"no image ({kinds}) matches {pattern!r} under {str(folder)!r}"
     if layout.title != "photographs":
-        message = f"no scene of {layout.title} in {str(folder)!r}: images are expected at {pattern}"
+        message = f"no scene of {layout.title} under {str(folder)!r}: images are expected at {pattern}"
     for _, (path, _, names) in zip(range(MAX_FOLDERS_FOR_ADVICE), os.walk(folder)):
         found = next(filter(is_image, sorted(names)), None)
         if found is not None:

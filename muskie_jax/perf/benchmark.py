@@ -22,7 +22,7 @@ from muskie_jax.optim import make_optimizer
 from muskie_jax.perf.flops import peak_flops, training_flops
 from muskie_jax.perf.machines import GIB
 from muskie_jax.perf.roofline import Roofline, best_time, composed_roofline
-from muskie_jax.programs import Programs, batch_shapes, refused_if_too_large, training_programs
+from muskie_jax.programs import Programs, batch_shapes, explain_out_of_memory, training_programs
 from muskie_jax.sharding import check_batch, group_shards, make_mesh
 from muskie_jax.train_step import Batch, Task, TrainState, abstract_state, init_state, make_task
 from muskie_jax.writers import log_main, table_head, table_row
@@ -161,7 +161,7 @@ def run_case(
         row["compile_seconds"] = programs.compile()
         row["gib"] = programs.needed_bytes(state_shapes)[0] / GIB
         programs.check_memory(state_shapes, mesh.local_devices[0], config)
-        with refused_if_too_large(str(case.bucket)):
+        with explain_out_of_memory(str(case.bucket)):
             state = init_state(task.model, optimizer, config.seed, mesh)
             batch = random_batch(shapes, case.bucket.grid(task.model.patch), task.masks)
             seconds = time_updates(programs, state, (case.bucket, batch), config.benchmark)
@@ -196,7 +196,7 @@ def device_roofline(
     key = (model.width, model.depth, bucket, own)
     if key not in known:
         try:
-            with refused_if_too_large("the roofline"):
+            with explain_out_of_memory("the roofline"):
                 known[key] = composed_roofline(model, bucket, own, task.slots(bucket))
         except UserError:
             known[key] = None

@@ -22,7 +22,7 @@ from muskie_jax.losses import LossOptions
 from muskie_jax.masking import MaskOptions, group_masks
 from muskie_jax.models.muskie import build_model
 from muskie_jax.perf.roofline import best_time
-from muskie_jax.train_step import Task, TrainState, update_at_once
+from muskie_jax.train_step import Task, TrainState, single_batch_update
 
 VARIANT = flags.DEFINE_string("variant", "small", "Of the network.")
 GROUPS = flags.DEFINE_integer("groups", 64, "Groups of a batch.")
@@ -64,7 +64,7 @@ def training(images: jax.Array) -> Callable[[], TrainState]:
     batch = {"images": images, "mask": mask, "source": jnp.zeros(len(images), jnp.int32)}
     params = jax.jit(model.init)(jax.random.key(0), images[:1].astype(jnp.float32))["params"]
     optimizer, task = optax.adamw(1e-4), Task(model, LossOptions(), 1, masks)
-    step = functools.partial(update_at_once, task=task, optimizer=optimizer)
+    step = functools.partial(single_batch_update, task=task, optimizer=optimizer)
     compiled = jax.jit(step, donate_argnums=0)
     state = TrainState(jnp.int32(0), params, optimizer.init(params))
 

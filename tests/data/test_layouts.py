@@ -352,7 +352,7 @@ def test_a_missing_dataset_is_one_clear_error_or_left_out(datasets):
 def test_the_error_for_a_root_of_another_dataset_has_the_expected_layout(datasets):
     with pytest.raises(
         UserError,
-        match=r"no scene of WildRGB-D in .* expected at \*/scenes/scene_\*/rgb/\*.png, "
+        match=r"no scene of WildRGB-D under .* expected at \*/scenes/scene_\*/rgb/\*.png, "
         r"but there is \w+/\w+/\w+/\w+\.(jpg|png)",
     ):
         scan(datasets[0] / "co3d", LAYOUTS["wildrgbd"])

@@ -149,6 +149,17 @@ def test_units_finished_before_distractors_were_renamed_are_recognised(tmp_path,
     assert contexts == {"own", "distractor"} and old[0].setting["distractors"] == ["shelf 1", "shelf 0"]
 
 
+def test_identities_of_synthetic_data_are_those_of_earlier_versions(tmp_path):
+    """A setting of the synthetic world was renamed since."""
+    config = default_config()
+    config.posed.rooms = posed("synthetic", groups=2)
+    config.evaluate.update({"models": ("still", "untrained:nano"), "sizes": ((32, 32),), "views": (2,)})
+    config.evaluate.points = 20
+    config.evaluate.reconstruction.update({"views": (2,), "modes": (("random", 0.5),)})
+    config.evaluate.reconstruction.update({"references": (1,), "groups": 2})
+    assert planned(config, tmp_path) == {"88fa78afeb4e28aa", "e47672ae05f3646a", "592565e6446c82d9"}
+
+
 def test_identities_depend_on_the_set_of_distractors(desk, tmp_path):
     """With a second set, targets of a single scene get distractors."""
     alone = config_for(desk, "untrained:nano", evaluators=("reconstruction",))

@@ -76,8 +76,8 @@ PROGRAM = ["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p"]
             "'{tmp}/no' does not exist: write",
         ),
         ([*EXPORT, "{tmp}/m.npz"], "write a name that ends with .safetensors or .pth, or a folder's"),
-        ([*EXPORT, "{weights}"], "is there already: write another"),
-        (["export", "--checkpoint", "{weights}", "--out", "{tmp}", "--force"], "holds 'thesis.tex' too"),
+        ([*EXPORT, "{weights}"], "exists already: write another"),
+        (["export", "--checkpoint", "{weights}", "--out", "{tmp}", "--force"], "also holds 'thesis.tex'"),
         (["onnx", "--checkpoint", "{weights}", "--out", "{tmp}/p"], "ends with .onnx"),
         (
             [*EXPORT, "{tmp}/m.pth", "--views=3"],

@@ -209,7 +209,7 @@ def test_saved_folders(trained, tmp_path):
                  "| 32x32, 32x48 |", "| random 0.9, rectangle 0.75, ellipse 0.75 |"):  # fmt: skip
         assert text in body, text
     assert "secret" not in card
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         save_pretrained(folder, model, params)
     save_pretrained(
         folder, model, {k: v for k, v in params.items() if k not in ("norm", "head")}, force=True
@@ -219,7 +219,7 @@ def test_saved_folders(trained, tmp_path):
     assert "not stated yet" in card and "authors of Muskie state no licence" in card
     for force in (False, True):
         (folder / "thesis.tex").touch()
-        with pytest.raises(UserError, match="holds 'thesis.tex' too" if force else "is there already"):
+        with pytest.raises(UserError, match="also holds 'thesis.tex'" if force else "exists already"):
             save_pretrained(folder, model, params, force=force)
     (folder / "thesis.tex").unlink()
     assert load_pretrained(folder)[1].keys() == params.keys() - {"norm", "head"}
@@ -275,7 +275,7 @@ def test_imported_work_directory(trained, tmp_path):
     imported = open_weights(tmp_path / "w")
     assert same(imported.params, params[20])
     assert imported.provenance["origin"]["step"] == 20 and "training" not in imported.provenance
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         make_workdir(tmp_path / "w", imported, None, force=False)
     make_workdir(tmp_path / "w", imported, None, force=True)
     assert [p.name for p in (tmp_path / "w" / "checkpoints").iterdir()] == ["0"]
@@ -312,7 +312,7 @@ def test_training_continues_from_an_imported_work_directory(trained, tmp_path, p
     write_folder(tmp_path / "folder", fine_tuned, None, force=False)
     assert fine_tuned.provenance["origin"]["params_digest"] == digest(params[20])
     assert "Initialised from other weights (variant nano" in (tmp_path / "folder" / "README.md").read_text()
-    with pytest.raises(UserError, match="holds 'metrics.jsonl' too, so it is not replaced"):
+    with pytest.raises(UserError, match="also holds 'metrics.jsonl', so it is not replaced"):
         make_workdir(tmp_path / "w", fine_tuned, None, force=True)
 
 

@@ -1,4 +1,4 @@
-"""Commands run as a user runs them, in a process of their own or, faster, in this one."""
+"""Runs commands as a user does, in a subprocess or, faster, in this process."""
 
 import contextlib
 import importlib
@@ -88,7 +88,7 @@ def _flags_of(module: str) -> Iterator[None]:
 
 
 def complaint_of(done: subprocess.CompletedProcess) -> str:
-    """Returns the single line with which a command refuses."""
+    """Returns the single error line of a command that exited with code 2 and printed no result."""
     assert done.returncode == 2 and done.stdout == "", done.stdout + done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert "Traceback" not in done.stderr

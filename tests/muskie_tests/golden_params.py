@@ -1,10 +1,10 @@
-"""The golden network's parameters as a tree of ours."""
+"""Converts the golden network's parameters to our parameter tree."""
 
 import numpy as np
 
 
 def golden_params(golden: dict[str, np.ndarray], prefix: str, depth: int = 2) -> dict:
-    """The tree of `<prefix>/<PyTorch name>` arrays. A PyTorch linear weight is (out, in)."""
+    """Returns the tree of the arrays `<prefix>/<PyTorch name>`; PyTorch's linear weights are (out, in)."""
     get = lambda name: golden[f"{prefix}/{name}"]
     norm = lambda name: {"scale": get(f"{name}.weight"), "bias": get(f"{name}.bias")}
 

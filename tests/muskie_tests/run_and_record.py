@@ -1,8 +1,9 @@
-"""A training run in a process of its own, that can die in the middle as machines do.
+"""Trains in a process of its own, which can kill itself in the middle.
 
     python run_and_record.py ROOT WORKDIR WORKERS [STEP]
 
-Appends a digest of every batch to WORKDIR/drawn.txt, and kills its own process (SIGKILL) after update STEP.
+Appends a digest of every update's batches to WORKDIR/drawn.txt. Kills its own process (SIGKILL) after
+update STEP.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import pathlib
 import signal
 import sys
 
-import numpy as np
+import jax
 from absl import app, flags
 
 import conftest  # noqa: F401 (sets JAX up as the tests do)
@@ -30,24 +31,29 @@ def main(argv):
     workdir.mkdir(exist_ok=True)
     update = Programs.update
 
-    def recorded(self, state, batches):
+    def recorded_update(self, state, batches):
         digest = hashlib.sha256()
         for bucket, batch in batches:
             for key in ("images", "mask", "source"):
-                digest.update(str((bucket, key)).encode() + np.asarray(batch[key]).tobytes())
-        step = int(state.step) + 1
+                digest.update(str((bucket, key)).encode() + jax.device_get(batch[key]).tobytes())
+        step = int(jax.device_get(state.step)) + 1
         with (workdir / "drawn.txt").open("a") as file:
             file.write(f"{step} {digest.hexdigest()}\n")
         result = update(self, state, batches)
         if step == die_after:
-            waiting[0]._manager.wait_until_finished()  # until the latest checkpoint is whole
+            checkpointers[0]._manager.wait_until_finished()  # the latest checkpoint must be complete
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
-    waiting = []
-    opened = Checkpointer.__init__
-    Checkpointer.__init__ = lambda self, *args: (opened(self, *args), waiting.append(self))[0]
-    Programs.update = recorded
+    checkpointers = []
+    init = Checkpointer.__init__
+
+    def recorded_init(self, *arguments):
+        init(self, *arguments)
+        checkpointers.append(self)
+
+    Checkpointer.__init__ = recorded_init
+    Programs.update = recorded_update
     config = nano_config(root)
     config.data.workers = int(workers)
     print(json.dumps(train(config, workdir)))

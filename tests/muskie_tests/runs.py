@@ -6,7 +6,7 @@ from muskie_jax.config import default_config, folder
 
 
 def nano_config(root, **source) -> ConfigDict:
-    """A run of the smallest network on photographs: two resolutions, float32, 20 steps."""
+    """Returns a run of the smallest network on photographs: two resolutions, float32, 20 steps."""
     config = default_config()
     config.model.variant = "nano"
     config.model.dtype = "float32"

@@ -30,7 +30,7 @@ class WorldConfig:
     room_width: tuple[float, float] = (4.0, 8.0)  # of both horizontal sides
     room_height: tuple[float, float] = (2.4, 3.6)
     object_size: tuple[float, float] = (0.3, 1.4)  # of each side of an object's box
-    floating_share: float = 0.4  # fraction of the objects that float; the others stand on the floor
+    floating_fraction: float = 0.4  # fraction of the objects that float; the others stand on the floor
 
     # Textures.
     wall_cell: float = 0.45  # metres, typical size of coarse detail on the room's sides
@@ -154,7 +154,7 @@ def _sample_objects(
     y = jnp.where(is_cylinder | is_sphere, x, y)
     half_size = jnp.stack([x, y, jnp.where(is_sphere, x, z)], -1)
 
-    floating = draws.chance(config.floating_share)
+    floating = draws.chance(config.floating_fraction)
     tilt = jnp.where(floating, draws.uniform(-1.0, 1.0), 0.0)
     rotation = _rotations(tilt, yaw=draws.uniform(-jnp.pi, jnp.pi))
     offset = draws.vectors(3, -0.85, 0.85)

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Prints the figures of README.md and docs/ again, a group at a time; results go to runs/figures.
+#   bash docs/figures.sh               lists the groups
+#   bash docs/figures.sh quickstart    prints one of them
+# Some groups need data that is not part of this repository:
+#   PHOTOS      a folder of scenes of photographs
+#   RECORDINGS  a folder of sequences with a cameras.json each
+#   DEMO        one folder of photographs
+#   WEIGHTS     trained weights; by default those of the group rooms
+# Groups marked GPU are timings or trainings of one GPU; figures of others are those of two CPU cores.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+WEIGHTS=${WEIGHTS:-runs/figures/rooms}
+export PATH="$PWD/.venv/bin:$PATH"
+
+groups=$(sed -n 's/^  \([a-z_]*\)) # \(.*\)/\1|\2/p' "$0")
+muskie_run() { # JOB CONFIG FOLDER FLAGS...
+  muskie "$1" --config "configs/$2" --workdir "runs/figures/$3" "${@:4}"
+}
+recorded=(--config.posed.yours.root="${RECORDINGS:-}" --config.evaluate.sizes='((240, 320),)'
+  --config.evaluate.reconstruction.views='(4,)' --config.evaluate.reconstruction.references='(2,)'
+  --config.evaluate.reconstruction.modes="(('rectangle', 0.75),)"
+  --config.evaluate.models="('trained=$WEIGHTS', 'untrained', 'still', 'patches')")
+
+case ${1:-} in
+  quickstart) # README, docs/training.md: error of the quickstart and its time
+    WORKDIR=runs/figures/quickstart bash launch/quickstart.sh ;;
+  evaluate) # docs/evaluation.md: what the quickstart's report shows (after: quickstart)
+    muskie_run evaluate evaluate.py evaluate \
+      --config.evaluate.models="('runs/figures/quickstart', 'untrained', 'still', 'patches')"
+    grep -A 14 "## Reconstruction" runs/figures/evaluate/tables.md ;;
+  photos) # docs/training.md: photos.py on PHOTOS
+    muskie_run train photos.py photos --config.sources.photos.root="$PHOTOS" ;;
+  rooms) # GPU. README, docs/training.md, docs/speed.md: rooms.py to its end, textures from PHOTOS
+    muskie_run train rooms.py rooms --config.sources.rooms.photos="$PHOTOS" ;;
+  results) # README, docs/evaluation.md: WEIGHTS on RECORDINGS, 24 groups of 8 views
+    muskie_run evaluate evaluate.py:cameras results --config.posed.yours.groups=24 "${recorded[@]}"
+    cat runs/figures/results/tables.md ;;
+  report) # docs/evaluation.jpg: part of the report of WEIGHTS on RECORDINGS, 9 groups of 4 views
+    muskie_run evaluate evaluate.py:cameras report --config.posed.yours.groups=9 --config.evaluate.views='(4,)' \
+      --config.evaluate.pictures=3 "${recorded[@]}" ;;
+  notebook) # docs/features.jpg, docs/matches.png: the notebook's pictures of WEIGHTS, with DEMO's photographs
+    MUSKIE_WEIGHTS=$WEIGHTS MUSKIE_PHOTOS=${DEMO:-} MUSKIE_SIZE=320 \
+      jupyter execute notebooks/features.ipynb --output=executed.ipynb ;;
+  steps) # GPU. docs/speed.md: time and memory of a training step, and the roofline
+    muskie_run benchmark benchmark.py benchmark ;;
+  remat) # GPU. docs/speed.md: rematerialisation
+    muskie_run benchmark benchmark.py:remat benchmark ;;
+  scaling) # GPUs. docs/speed.md: weak scaling
+    muskie_run benchmark benchmark.py:scaling benchmark ;;
+  long) # GPUs. docs/speed.md: many views
+    muskie_run benchmark benchmark.py:long benchmark ;;
+  loading) # docs/speed.md, docs/data.md: views loaded per second, beside a PyTorch loader
+    muskie_run benchmark_data benchmark_data.py loading ;;
+  rendering) # GPU. docs/speed.md: rendering of synthetic rooms beside a training step
+    python -m muskie_jax.perf.rendering
+    python -m muskie_jax.perf.rendering --variant=base --groups=4 --size=224 ;;
+  correspondence) # docs/evaluation.md: time to match and score the points of a group
+    python -m muskie_jax.perf.correspondence
+    python -m muskie_jax.perf.correspondence --dtype=bfloat16 ;;
+  packing) # docs/data.md: size and time of packs of PHOTOS
+    for flags in "" "--size=224" "--size=224 --quality=90" "--size=224 --format=png"; do
+      # shellcheck disable=SC2086 # several flags
+      (time muskie data pack --config configs/photos.py --config.sources.photos.root="$PHOTOS" --workers=0 \
+        --out "runs/figures/pack_${flags//[^a-z0-9]/}" $flags) 2>&1 | grep -v "^$\|user\|sys"
+    done
+    du -sh runs/figures/pack_* ;;
+  plans) # docs/plan.md: both examples (needs libtpu)
+    plan=(--config.plan.machine=v5e:4x4 --config.plan.buckets=512x512x1)
+    muskie_run plan plan.py:muskie_large plan "${plan[@]}"
+    muskie_run plan plan.py:muskie_large plan "${plan[@]}" --config.model.remat=full --config.mesh.fsdp=2 ;;
+  *)
+    echo "bash docs/figures.sh GROUP prints the figures of a group:"
+    echo "$groups" | while IFS='|' read -r name about; do printf '  %-15s %s\n' "$name" "$about"; done
+    [ -z "${1:-}" ] ;;
+esac

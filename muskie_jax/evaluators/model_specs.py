@@ -205,7 +205,7 @@ def _select(steps: Sequence[int], checkpoints: str) -> list[int]:
 def _load_muskie(source: str, dtype: str) -> LoadedNetwork:
     weights = open_weights(source)
     network = MuskieNetwork(model_of(weights.network, dtype))
-    return LoadedNetwork(network, jax.device_put(weights.params), weights.about.get("step"))
+    return LoadedNetwork(network, jax.device_put(weights.params), weights.provenance.get("step"))
 
 
 def _untrained(

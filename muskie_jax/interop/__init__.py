@@ -1,4 +1,4 @@
-"""Weights elsewhere: PyTorch's names, files, the Hugging Face hub, StableHLO and ONNX.
+"""Import and export of weights: PyTorch names, files, the Hugging Face hub, StableHLO and ONNX.
 
-Nothing is imported here, so that `torch_model` can be used where JAX is not installed.
+This file imports nothing, so that `torch_model` works where JAX is not installed.
 """

@@ -1,10 +1,10 @@
-"""Commands on weights: `python -m muskie_jax.interop <command> --help` tells the flags of each.
+"""Imports and exports weights. `python -m muskie_jax.interop <command> --help` lists a command's flags.
 
-export      writes weights as .safetensors or .pth, or as a folder for the Hugging Face hub
-import      makes a work directory of weights, to train on from them
-push        uploads such a folder to the Hugging Face hub
-stablehlo   writes a program for CPUs, GPUs and TPUs that needs no muskie_jax
-onnx        writes a program for ONNX runtimes
+export      writes weights to a .safetensors or .pth file, or to a folder for the Hugging Face hub
+import      makes a work directory from weights, to continue training from them
+push        uploads an exported folder to the Hugging Face hub
+stablehlo   exports a program that JAX runs on CPUs, GPUs and TPUs without muskie_jax
+onnx        exports a program for ONNX runtimes
 """
 
 from muskie_jax.command_line import run_program

@@ -21,75 +21,86 @@ from muskie_jax.models.muskie import DTYPES
 from muskie_jax.writers import log
 
 _SOURCE = "a work directory, a checkpoint in it, a file or folder of weights, or user/name on the hub"
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, f"What to export: {_SOURCE}.")
-_FROM = flags.DEFINE_string("from", None, f"Weights: {_SOURCE}.")
-_REPO = flags.DEFINE_string("repo", None, "user/name on the Hugging Face hub.")
-_PRIVATE = flags.DEFINE_bool("private", False, "If the repository is made, for its owner's eyes only.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, f"The weights to export: {_SOURCE}.")
+_FROM = flags.DEFINE_string("from", None, f"Weights: {_SOURCE}. push takes an exported folder.")
+_REPO = flags.DEFINE_string("repo", None, "Repository on the Hugging Face hub, as user/name.")
+_PRIVATE = flags.DEFINE_bool("private", False, "Make the repository private, if it does not exist yet.")
 _NUM_HEADS = flags.DEFINE_integer(
-    "num_heads", None, "Of files that do not say, if their size is that of no known network.", lower_bound=1
+    "num_heads",
+    None,
+    "Number of attention heads; needed if the file does not store it and no variant has the file's sizes.",
+    lower_bound=1,
 )
-_BACKBONE_ONLY = flags.DEFINE_bool("backbone_only", False, "Leave the reconstruction head out.")
+_BACKBONE_ONLY = flags.DEFINE_bool("backbone_only", False, "Leave out the reconstruction head.")
 flags.DEFINE_alias("backbone-only", "backbone_only")
-_FORCE = flags.DEFINE_bool("force", False, "Replace what is there.")
-_LICENCE = flags.DEFINE_string("licence", None, "Of the weights, for the card, such as cc-by-nc-4.0.")
-_VIEWS = flags.DEFINE_integer("views", 4, "Views of a group.", lower_bound=1)
-_SIZE = flags.DEFINE_string("size", "224", "Of the images, pixels: 224, or 384x512 for height x width.")
+_FORCE = flags.DEFINE_bool("force", False, "Replace an existing output.")
+_LICENCE = flags.DEFINE_string(
+    "licence", None, "Licence of the weights, for the model card, such as cc-by-nc-4.0."
+)
+_VIEWS = flags.DEFINE_integer("views", 4, "Views per group.", lower_bound=1)
+_SIZE = flags.DEFINE_string("size", "224", "Image size in pixels: 224, or 384x512 for height x width.")
 _OUTPUT = flags.DEFINE_enum(
     "output", "features", ["features", "reconstruction"], "What the program computes."
 )
-_DTYPE = flags.DEFINE_enum("dtype", "float32", DTYPES, "Of matrix products.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", DTYPES, "Type of matrix products.")
 
 EXAMPLE = "runs/quickstart"
 ROOT = pathlib.Path(__file__).parents[2]
-# Suffixes of files that weights are not written as: a folder of such a name is not what is meant.
+# Suffixes of unsupported file formats: a user who writes one does not mean a folder.
 OTHER_FILES = (".bin", ".ckpt", ".h5", ".json", ".msgpack", ".npy", ".npz", ".onnx", ".pkl", ".tar", ".zip")
 
 
 def run_export(arguments: list[str]) -> dict[str, Any]:
-    """Writes weights as .safetensors or .pth, or as a folder for the Hugging Face hub."""
+    """Writes weights to a .safetensors or .pth file, or to a folder for the Hugging Face hub."""
     del arguments
-    out = user_path(OUT.value)
+    out = user_path(_required(OUT))
     if out.suffix in OTHER_FILES:
         raise UserError(f"--out={out}: write a name that ends with .safetensors or .pth, or a folder's")
     is_file = out.suffix in SUFFIXES
     if is_file and _LICENCE.value:
-        raise UserError("--licence is for the card of a folder: write --out without .safetensors or .pth")
+        raise UserError(
+            "--licence is for the model card of a folder: write --out without .safetensors or .pth"
+        )
     check_free(out, _FORCE.value, None if is_file else ENTRIES)
-    weights = open_weights(_CHECKPOINT.value, _NUM_HEADS.value)
+    weights = open_weights(_required(_CHECKPOINT), _NUM_HEADS.value)
     if _BACKBONE_ONLY.value:
         weights = weights.backbone()
     if is_file:
-        described = write_weights(out, weights, _FORCE.value)
+        metadata = write_weights(out, weights, _FORCE.value)
     else:
-        described = write_folder(out, weights, _LICENCE.value, _FORCE.value)
-    return _summary("export", described, out)
+        metadata = write_folder(out, weights, _LICENCE.value, _FORCE.value)
+    return _summary("export", metadata, out)
 
 
 def run_import(arguments: list[str]) -> dict[str, Any]:
-    """Makes a work directory of weights, to train on from them, or to evaluate them."""
+    """Makes a work directory from weights, to continue training from them or to evaluate them."""
     del arguments
-    workdir = user_path(OUT.value)
+    workdir = user_path(_required(OUT))
     check_free(workdir, _FORCE.value, WORKDIR_ENTRIES)
-    weights = open_weights(_FROM.value, _NUM_HEADS.value)
+    weights = open_weights(_required(_FROM), _NUM_HEADS.value)
     make_workdir(workdir, weights, CONFIG.value, _FORCE.value)
     variant = weights.network.variant
-    own = ROOT / "configs" / f"muskie_{variant}.py"
-    config = f"configs/{own.name}" if own.is_file() else f"<a config> --config.model.variant={variant}"
-    log(f"Trains on with: python -m muskie_jax.main --config {config} --workdir {workdir}")
-    described = weights.described()
-    described.pop("step", None)  # of the training before: this is step 0 of one to come
-    return _summary("import", described, workdir)
+    config_file = ROOT / "configs" / f"muskie_{variant}.py"
+    if config_file.is_file():
+        config = f"configs/{config_file.name}"
+    else:
+        config = f"<a config> --config.model.variant={variant}"
+    log(f"To continue training: python -m muskie_jax.main --config {config} --workdir {workdir}")
+    metadata = weights.metadata()
+    metadata.pop("step", None)  # of the previous training; the work directory is at step 0
+    return _summary("import", metadata, workdir)
 
 
 def run_push(arguments: list[str]) -> dict[str, Any]:
-    """Uploads a folder of export to the Hugging Face hub."""
+    """Uploads an exported folder to the Hugging Face hub."""
     del arguments
-    commit = push_to_hub(_FROM.value, _REPO.value, private=_PRIVATE.value)
-    return {"job": "push", "repo": _REPO.value, "commit": commit}
+    repo = _required(_REPO)
+    commit = push_to_hub(_required(_FROM), repo, private=_PRIVATE.value)
+    return {"job": "push", "repo": repo, "commit": commit}
 
 
 def run_stablehlo(arguments: list[str]) -> dict[str, Any]:
-    """Writes a folder with a program for CPUs, GPUs and TPUs, its weights, and what runs it."""
+    """Writes a folder with a program for CPUs, GPUs and TPUs, its weights, and a script that loads it."""
     del arguments
     return _write_program("stablehlo", write_stablehlo, PROGRAM_ENTRIES, dtype=_DTYPE.value)
 
@@ -97,29 +108,30 @@ def run_stablehlo(arguments: list[str]) -> dict[str, Any]:
 def run_onnx(arguments: list[str]) -> dict[str, Any]:
     """Writes a program for ONNX runtimes."""
     del arguments
-    if not OUT.value.endswith(".onnx"):
-        raise UserError(f"--out={OUT.value}: write a name that ends with .onnx")
+    out = _required(OUT)
+    if not out.endswith(".onnx"):
+        raise UserError(f"--out={out}: write a name that ends with .onnx")
     return _write_program("onnx", write_onnx, None)
 
 
 def _write_program(
     job: str, write: Callable[..., None], entries: tuple[str, ...] | None, **options: Any
 ) -> dict[str, Any]:
-    out, size = user_path(OUT.value), parse_size(_SIZE.value)
+    out, size = user_path(_required(OUT)), parse_size(_SIZE.value)
     check_free(out, _FORCE.value, entries)
-    weights = open_weights(_CHECKPOINT.value, _NUM_HEADS.value)
+    weights = open_weights(_required(_CHECKPOINT), _NUM_HEADS.value)
     check_size(size, weights.network.patch)
     if _OUTPUT.value == "reconstruction" and weights.backbone_only:
         raise UserError(f"{_CHECKPOINT.value} has no reconstruction head: write --output features")
     write(out, weights, _VIEWS.value, size, _OUTPUT.value, force=_FORCE.value, **options)
-    return _summary(job, weights.described(), out)
+    return _summary(job, weights.metadata(), out)
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """ "224" or "384x512" -> (height, width).
+    """Parses "224" or "384x512" into (height, width).
 
     Raises:
-      UserError: if it is neither.
+      UserError: if the text has neither form.
     """
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
     if not match:
@@ -129,16 +141,24 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def check_size(size: tuple[int, int], patch: int) -> None:
-    """Raises UserError for an image size that cannot be cut into patches."""
+    """Raises UserError unless both sides are multiples of the patch size."""
     nearest = nearest_size(size, patch)
     if nearest != size:
-        said = "x".join(map(str, nearest))
-        raise UserError(f"--size: sides must be multiples of the patch size {patch}: write {said}")
+        height, width = nearest
+        raise UserError(
+            f"--size: sides must be multiples of the patch size {patch}: write {height}x{width}"
+        )
 
 
-def _summary(job: str, described: dict[str, Any], out: pathlib.Path) -> dict[str, Any]:
-    told = ("variant", "backbone_only", "step", "params_digest")
-    return {"job": job} | {name: described[name] for name in told if name in described} | {"out": str(out)}
+def _required(flag: flags.FlagHolder[str | None]) -> str:
+    """Returns the value of a flag listed in `Command.needed`, which the parser requires."""
+    assert flag.value is not None
+    return flag.value
+
+
+def _summary(job: str, metadata: dict[str, Any], out: pathlib.Path) -> dict[str, Any]:
+    shown = ("variant", "backbone_only", "step", "params_digest")
+    return {"job": job} | {name: metadata[name] for name in shown if name in metadata} | {"out": str(out)}
 
 
 _PROGRAM_FLAGS = ("views", "size", "output", "num_heads", "force")

@@ -1,9 +1,9 @@
-"""The names under which weights of MAE, DINOv2, DINOv3 and CroCo v2 are published, as tables.
+"""Tables of the names under which MAE, DINOv2, DINOv3 and CroCo v2 weights are published.
 
-Each was published under the names of its own repository (facebookresearch/mae, dinov2 and dinov3,
-naver/croco), and all but CroCo v2 also under those of Hugging Face's `transformers`, which keeps queries,
-keys and values apart. A table maps our names to theirs; where theirs are several, joined by " + ", they
-are parts of one of ours, one after the other along its outputs.
+Each model is published under the names of its own repository (facebookresearch/mae, dinov2 and dinov3,
+naver/croco). All but CroCo v2 also exist under those of Hugging Face's `transformers`, which stores
+queries, keys and values separately. A table maps our names to theirs. Several names joined by " + " are
+concatenated along the output axis into one parameter of ours.
 """
 
 import re
@@ -17,18 +17,18 @@ from muskie_jax.models.muskie import CHANNELS
 
 
 class Naming(NamedTuple):
-    """How weights of a kind of network are named by somebody.
+    """One naming scheme for the weights of one kind of network.
 
     Attributes:
       kind: a name from `muskie_jax.models.framewise.FAMILIES`.
-      whole: what there is once.
-      prefix: of what there is in every block; {i} is its number.
-      block: what comes after it.
-      gated: whether these are networks with gated MLPs.
+      shared: modules outside the blocks, our name to theirs.
+      prefix: of the names in a block; {i} is the block index.
+      block: modules of a block, our name to theirs after the prefix.
+      gated: whether the scheme belongs to networks with gated MLPs.
     """
 
     kind: str
-    whole: dict[str, str]
+    shared: dict[str, str]
     prefix: str
     block: dict[str, str]
     gated: bool = False
@@ -100,24 +100,24 @@ NAMINGS = (
     Naming("dinov3", _HF_DINOV3, "layer.{i}.", _HF_DINOV3_GATED, gated=True),
     Naming("crocov2", _CROCO, "enc_blocks.{i}.", _BLOCK),
 )
-# What a file may hold besides: decoders, masked tokens, and a norm that only training uses.
+# Tensors that a file may hold besides: decoders, mask tokens, and a norm that only training uses.
 IGNORED = {
     "mae": r"mask_token|decoder_pos_embed|decoder(_embed|_blocks|_norm|_pred)?\..+",
     "dinov2": r"(embeddings\.)?mask_token",
     "dinov3": r"(embeddings\.)?mask_token|local_cls_norm\.(weight|bias)",
     "crocov2": r"mask_token|(decoder_embed|dec_blocks|dec_norm|prediction_head)\..+",
 }
-PERIODS = "rope_embed.periods"  # of DINOv3's rotations, in its repository's files
+PERIODS = "rope_embed.periods"  # DINOv3's rotation periods, stored in its repository's files
 
-# Shapes there, by the last word of our names; what is learned alone, then weights of modules.
-_ALONE = {
+# Published shapes by the last component of our name: single parameters, then weights of modules.
+_SINGLE_SHAPES = {
     "class_token": "1 1 width",
     "registers": "1 registers width",
     "positions": "1 positions width",
     "scale1": "width",
     "scale2": "width",
 }
-_WEIGHTS = {
+_WEIGHT_SHAPES = {
     "patch_embed": "width channels patch patch",
     "norm": "width",
     "norm1": "width",
@@ -130,9 +130,12 @@ _WEIGHTS = {
 
 
 class FramewiseParameter(NamedTuple):
-    """A parameter of ours, or a part of it: its name and shape there, its path in our tree.
+    """A published tensor that is one of our parameters, or part of one.
 
-    `name` is None for a bias that a file does not have, which is 0.
+    Attributes:
+      name: as published; None for a bias that the file lacks, which is then 0.
+      shape: as published.
+      path: of our parameter in the tree.
     """
 
     name: str | None
@@ -140,23 +143,25 @@ class FramewiseParameter(NamedTuple):
     path: tuple[str, ...]
 
     def to_jax(self, array: np.ndarray) -> np.ndarray:
-        """A linear layer's kernel is (in, out) here and (out, in) there, or a convolution."""
+        """Converts from PyTorch's layout, where a kernel is (out, in) or a convolution, to (in, out)."""
         if self.path[-1] == "kernel":
             return array.reshape(len(array), -1).T
         return array[0] if array.ndim == 3 else array
 
 
-def numbers_of_blocks(naming: Naming, names: Collection[str]) -> list[int]:
-    """The numbers of the blocks that there are parameters of."""
+def block_indices(naming: Naming, names: Collection[str]) -> list[int]:
+    """Returns the sorted indices of the blocks that have tensors among `names`."""
     number = re.compile(re.escape(naming.prefix).replace(re.escape("{i}"), r"(\d{1,4})"))
     return sorted({int(match[1]) for name in names if (match := number.match(name))})
 
 
 def parameters(naming: Naming, settings: Settings, names: Collection[str]) -> list[FramewiseParameter]:
-    """Every parameter of a network, those in several parts part by part.
+    """Lists every tensor that a network needs; parts of one parameter follow each other.
 
     Args:
-      names: of a file: registers, and in DINOv3 biases of queries, keys and values, may be none at all.
+      naming: the naming scheme.
+      settings: of the network.
+      names: of the tensors in the file. DINOv3 files may lack biases of queries, keys or values.
     """
     sizes = {
         "width": settings.width,
@@ -166,42 +171,43 @@ def parameters(naming: Naming, settings: Settings, names: Collection[str]) -> li
         "registers": settings.registers,
         "positions": 1 + settings.table**2,
     }
-    found = []
-    for ours, theirs in naming.whole.items():
+    listed = []
+    for ours, theirs in naming.shared.items():
         if ours != "registers" or settings.registers:
-            found += _of_one(ours, theirs, sizes)
-    no_bias = set()
+            listed += _module_parameters(ours, theirs, sizes)
+    without_bias = set()
     if settings.kind == "dinov3":
-        no_bias = {p for p in naming.block["attention/qkv"].split(" + ") if not _any_bias(p, names)}
+        qkv_parts = naming.block["attention/qkv"].split(" + ")
+        without_bias = {part for part in qkv_parts if not _any_bias(part, names)}
     for i in range(settings.depth):
+        prefix = naming.prefix.format(i=i)
+        absent = {f"{prefix}{part}.bias" for part in without_bias}
         for ours, theirs in naming.block.items():
-            place = naming.prefix.format(i=i)
-            parts = _of_one(f"block_{i}/{ours}", theirs, sizes, place, settings.gated)
-            absent = {f"{place}{part}.bias" for part in no_bias}
-            found += [p._replace(name=None) if p.name in absent else p for p in parts]
-    return found
+            parts = _module_parameters(f"block_{i}/{ours}", theirs, sizes, prefix, settings.gated)
+            listed += [p._replace(name=None) if p.name in absent else p for p in parts]
+    return listed
 
 
 def _any_bias(part: str, names: Collection[str]) -> bool:
     return any(name.endswith(f".{part}.bias") for name in names)
 
 
-def _of_one(
-    ours: str, theirs: str, sizes: Mapping[str, int], place: str = "", gated: bool = False
+def _module_parameters(
+    ours: str, theirs: str, sizes: Mapping[str, int], prefix: str = "", gated: bool = False
 ) -> list[FramewiseParameter]:
     path = tuple(ours.split("/"))
     last = path[-1]
     shape_of = lambda words: tuple(int(sizes.get(word, word)) for word in words.split())
-    if last in _ALONE:
-        return [FramewiseParameter(place + theirs, shape_of(_ALONE[last]), path)]
+    if last in _SINGLE_SHAPES:
+        return [FramewiseParameter(prefix + theirs, shape_of(_SINGLE_SHAPES[last]), path)]
     leaf = "scale" if last.startswith("norm") else "kernel"
-    outputs, *inputs = shape_of(_WEIGHTS[last])
+    outputs, *inputs = shape_of(_WEIGHT_SHAPES[last])
     parts = theirs.split(" + ")
-    # Ours has three times the width, or two hidden halves, in one or several parts there.
+    # Our qkv has 3 * width outputs and our gated fc1 2 * hidden; a file may store them in several parts.
     outputs *= {"qkv": 3, "fc1": 1 + gated}.get(last, 1)
     outputs //= len(parts)
     weights = [
-        FramewiseParameter(f"{place}{part}.weight", (outputs, *inputs), (*path, leaf)) for part in parts
+        FramewiseParameter(f"{prefix}{part}.weight", (outputs, *inputs), (*path, leaf)) for part in parts
     ]
-    biases = [FramewiseParameter(f"{place}{part}.bias", (outputs,), (*path, "bias")) for part in parts]
+    biases = [FramewiseParameter(f"{prefix}{part}.bias", (outputs,), (*path, "bias")) for part in parts]
     return weights + biases

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: weights from there, and folders of `save_pretrained` to there."""
+"""The Hugging Face hub: downloads of weights, and uploads of `save_pretrained` folders."""
 
 import os
 import pathlib
@@ -10,15 +10,17 @@ from muskie_jax.files import user_path
 from muskie_jax.interop.weights import SUFFIXES
 
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
-WEIGHTS = "model.safetensors"  # of a folder made by `save_pretrained`, and of most repositories
+WEIGHTS = "model.safetensors"  # file name in a `save_pretrained` folder and in most repositories
 
 
 def names_repository(source: str | os.PathLike, suffixes: Collection[str]) -> bool:
-    """Whether what is not here may be a repository of the hub: it is no file's name, and in no folder.
+    """Returns whether a source that does not exist locally may be a repository of the hub.
+
+    It may unless it has the suffix of a weights file, or its parent folder exists.
 
     Args:
-      source: as a user writes it.
-      suffixes: of files of weights.
+      source: as the user wrote it.
+      suffixes: of weights files.
     """
     path = user_path(source)
     return path.suffix not in suffixes and not path.parent.is_dir() and bool(REPO.fullmatch(str(source)))
@@ -30,16 +32,16 @@ def download(
     filename: str | None = None,
     suffixes: tuple[str, ...] = SUFFIXES,
 ) -> pathlib.Path:
-    """The file of weights of a repository, in the hub's cache on this computer.
+    """Downloads a repository's weights and returns the path of the file in the local cache.
 
     Args:
       repo: `user/name`.
       revision: a branch, tag or commit; None is the newest.
-      filename: None is `model.safetensors`, or else the only file of weights that there is.
-      suffixes: of files of weights.
+      filename: None means `model.safetensors`, or else the only weights file in the repository.
+      suffixes: of weights files.
 
     Raises:
-      UserError: if there is no such repository or file, or the hub cannot be reached.
+      UserError: if the repository or the file does not exist, or the hub cannot be reached.
     """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -47,30 +49,32 @@ def download(
     try:
         try:
             return pathlib.Path(hf_hub_download(repo, filename or WEIGHTS, revision=revision))
-        except LocalEntryNotFoundError:  # offline; of the other kind too, so it comes first
+        except LocalEntryNotFoundError:  # offline; a subclass of EntryNotFoundError, so it comes first
             raise
         except EntryNotFoundError:
             if filename:
                 raise
         files = HfApi().list_repo_files(repo, revision=revision)
-        found = [name for name in files if name.endswith(suffixes)]
-        if len(found) != 1:
-            said = (
-                f"has several: {', '.join(sorted(found))}; write one as filename=" if found else "has none"
+        candidates = sorted(name for name in files if name.endswith(suffixes))
+        if not candidates:
+            raise UserError(f"{repo} on the hub has no {WEIGHTS} and no other file of weights")
+        if len(candidates) > 1:
+            raise UserError(
+                f"{repo} on the hub has no {WEIGHTS} but several files of weights: choose one with "
+                f"filename= ({', '.join(candidates)})"
             )
-            raise UserError(f"which weights of the hub's {repo}? It has no {WEIGHTS}, and {said}")
-        return pathlib.Path(hf_hub_download(repo, found[0], revision=revision))
+        return pathlib.Path(hf_hub_download(repo, candidates[0], revision=revision))
     except UserError:
         raise
-    except Exception as error:  # its errors are of many kinds, and those of the network below it too
-        raise _not_got(repo, filename, revision, error) from error
+    except Exception as error:  # the library raises many kinds, and so does the network layer below it
+        raise _download_error(repo, filename, revision, error) from error
 
 
 def upload(folder: pathlib.Path, repo: str, private: bool) -> str:
-    """Uploads a folder made by `save_pretrained`, as one commit; the repository is made if need be.
+    """Uploads a `save_pretrained` folder as one commit; creates the repository if it does not exist.
 
     Returns:
-      The address of the commit.
+      The URL of the commit.
 
     Raises:
       UserError: if the hub refuses or cannot be reached.
@@ -80,25 +84,27 @@ def upload(folder: pathlib.Path, repo: str, private: bool) -> str:
     try:
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
-        done = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Weights of Muskie")
+        commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Muskie weights")
     except Exception as error:
-        raise UserError(f"the hub did not take {folder} as {repo}: {first_line(error)[:300]}") from error
-    return str(done.commit_url)
+        raise UserError(
+            f"cannot upload {folder} to {repo} on the hub: {first_line(error)[:300]}"
+        ) from error
+    return str(commit.commit_url)
 
 
-def _not_got(repo: str, filename: str | None, revision: str | None, error: Exception) -> UserError:
+def _download_error(repo: str, filename: str | None, revision: str | None, error: Exception) -> UserError:
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
-        return UserError(
-            f"the hub's {repo} is for those whom its owner lets in: ask there, then hf auth login"
-        )
+        return UserError(f"{repo} on the hub is gated: request access there, then run hf auth login")
     if isinstance(error, errors.RepositoryNotFoundError):
-        return UserError(f"there is no {repo!r} here, and no such repository on the hub that you may read")
+        return UserError(
+            f"{repo!r} does not exist locally, and the hub has no such repository, or you may not read it"
+        )
     if isinstance(error, errors.RevisionNotFoundError):
-        return UserError(f"the hub's {repo} has no revision {revision!r}")
+        return UserError(f"{repo} on the hub has no revision {revision!r}")
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return UserError(f"there is no {repo!r} here, and the hub could not be reached for it")
+        return UserError(f"{repo!r} does not exist locally, and the hub cannot be reached")
     if isinstance(error, errors.EntryNotFoundError):
-        return UserError(f"the hub's {repo} has no file {filename!r}")
-    return UserError(f"{repo} could not be had from the hub: {first_line(error)[:300]}")
+        return UserError(f"{repo} on the hub has no file {filename!r}")
+    return UserError(f"cannot download {repo} from the hub: {first_line(error)[:300]}")

@@ -1,4 +1,4 @@
-"""Weights from wherever they are: work directories, checkpoints, files, folders, the Hugging Face hub."""
+"""Loads weights from work directories, checkpoints, files, folders and the Hugging Face hub."""
 
 import contextlib
 import dataclasses
@@ -13,8 +13,8 @@ import jax
 from muskie_jax.checkpoint import read_params
 from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
-from muskie_jax.interop.description import metrics_of, plain, shareable
 from muskie_jax.interop.hub import WEIGHTS, download
+from muskie_jax.interop.metadata import latest_evaluation, shareable_config, to_json
 from muskie_jax.interop.names import Network, check_heads, check_params
 from muskie_jax.interop.sources import CHECKPOINTS, SourceKind, identify_source
 from muskie_jax.interop.weights import Weights, read_weights
@@ -22,9 +22,9 @@ from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
 from muskie_jax.writers import log
 
-ORIGIN = "imported.json"  # of a work directory made of weights: what they said of themselves
-OPTIONS = ("remat", "scan_blocks")  # attributes of a network that change no parameter
-TRIES = 10  # of listing checkpoints, when a training deletes them meanwhile
+ORIGIN = "imported.json"  # in an imported work directory: the metadata of the weights it started from
+OPTIONS = ("remat", "scan_blocks")  # attributes of a Muskie that change no parameter
+TRIES = 10  # attempts to read the newest checkpoint while a running training deletes old ones
 
 
 def load_pretrained(
@@ -37,28 +37,29 @@ def load_pretrained(
     attention: str = "auto",
     **options: Any,
 ) -> tuple[Muskie, dict[str, Any]]:
-    """A network and its parameters.
+    """Loads a Muskie and its parameters.
 
         model, params = load_pretrained("runs/quickstart")
         output = model.apply({"params": params}, images, mask)  # images (B, V, H, W, 3) in [-1, 1]
         tokens = model.apply({"params": params}, images, method="features")  # of every block
 
     Args:
-      source: a work directory (its newest intact checkpoint), one checkpoint in it (`runs/x/5000` or
-        `runs/x/checkpoints/5000`), a `.safetensors` or `.pth` file (ours or published), a folder made by
-        `save_pretrained`, or a repository of the Hugging Face hub (`user/name`).
-      num_heads: for files without a description whose size is that of no known network; or to override.
-      revision, filename: of a repository, the branch, tag or commit, and the file.
-      dtype: of matrix products: "float32", or "bfloat16", faster on GPUs and TPUs.
+      source: a work directory (its newest intact checkpoint), one of its checkpoints (`runs/x/5000` or
+        `runs/x/checkpoints/5000`), a `.safetensors` or `.pth` file (exported or published), a folder made
+        by `save_pretrained`, or a repository of the Hugging Face hub (`user/name`).
+      num_heads: overrides the number of heads; needed for a file without metadata whose size is that of no
+        variant.
+      revision, filename: of a repository: the branch, tag or commit, and the file.
+      dtype: of matrix products: "float32", or "bfloat16", which is faster on GPUs and TPUs.
       attention: see `muskie_jax.models.attention.Attention`.
       options: `remat` and `scan_blocks`, see `Muskie`.
 
     Returns:
-      The model and its parameters, float32, on the default device. Parameters of a file without the
-      reconstruction head are those of `features` only.
+      The model and its parameters, float32, on the default device. If the source lacks the reconstruction
+      head, only `method="features"` works.
 
     Raises:
-      UserError: one line, if there are no weights, or they are damaged or of something else.
+      UserError: one line, if the source has no weights, or they are damaged or of another network.
     """
     weights = open_weights(source, num_heads, revision, filename)
     model = model_of(weights.network, dtype, attention, **options)
@@ -66,17 +67,20 @@ def load_pretrained(
 
 
 def model_of(network: Network, dtype: Any = "float32", attention: str = "auto", **options: Any) -> Muskie:
-    """The module of a network; for arguments and errors see `load_pretrained`."""
-    dtype, kernel = checked_choices(dtype, attention)
+    """Builds the Flax module of a network; arguments and errors are those of `load_pretrained`."""
+    dtype, kernel = parse_compute_options(dtype, attention)
     for name in options:
         one_of(name, OPTIONS, "load_pretrained")
     one_of(options.get("remat", "none"), REMAT, "remat")
     return Muskie(**dataclasses.asdict(network), dtype=dtype, attention=kernel, **options)
 
 
-def checked_choices(dtype: Any, attention: str) -> tuple[Any, Attention]:
-    """The type of matrix products and the kernel; for arguments and errors see `load_pretrained`."""
-    with contextlib.suppress(TypeError):  # of what is no type: the message below names it
+def parse_compute_options(dtype: Any, attention: str) -> tuple[Any, Attention]:
+    """Returns the type of matrix products and the attention kernel.
+
+    Arguments and errors are those of `load_pretrained`.
+    """
+    with contextlib.suppress(TypeError):  # raised for what is not a type; one_of then names the value
         dtype = jax.numpy.dtype(dtype)
     one_of(getattr(dtype, "name", dtype), DTYPES, "dtype")
     try:
@@ -91,17 +95,20 @@ def open_weights(
     revision: str | None = None,
     filename: str | None = None,
 ) -> Weights:
-    """Reads weights and their metadata into host memory; for arguments and errors see `load_pretrained`."""
+    """Reads weights and their provenance into host memory.
+
+    Arguments and errors are those of `load_pretrained`.
+    """
     found = identify_source(source)
     if found.is_local and (revision or filename):
         raise UserError(
-            f"{found.path} is here, and revision= and filename= are for repositories of the hub"
+            f"{found.path} is a local path: revision= and filename= are for hub repositories only"
         )
     match found.kind:
         case SourceKind.WORKDIR:
-            return _newest_intact(found.path / CHECKPOINTS, num_heads)
+            return _read_newest_intact(found.path / CHECKPOINTS, num_heads)
         case SourceKind.CHECKPOINT:
-            return _of_checkpoint(found.path, num_heads)
+            return _read_checkpoint(found.path, num_heads)
         case SourceKind.FILE | SourceKind.EXPORT:
             return read_weights(found.path, num_heads)
         case SourceKind.REPOSITORY:
@@ -112,12 +119,13 @@ def open_weights(
                 f"{found.path} is neither a work directory nor a checkpoint, and has no {WEIGHTS}"
             )
     raise UserError(
-        f"there is no {str(found.path)!r}: write a work directory, a checkpoint, a file of weights, or "
-        "user/name of the hub"
+        f"{str(found.path)!r} does not exist: write a work directory, a checkpoint, a file of weights, or "
+        "user/name on the hub"
     )
 
 
-def _newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Weights:
+def _read_newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Weights:
+    """Reads the newest checkpoint that is intact; a training may be writing and deleting meanwhile."""
     damaged: dict[pathlib.Path, UserError] = {}
     vanished = 0
     while vanished < TRIES:
@@ -126,50 +134,55 @@ def _newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Weights:
             break
         newest = max(steps, key=lambda path: int(path.name))
         try:
-            return _of_checkpoint(newest, num_heads)
+            return _read_checkpoint(newest, num_heads)
         except UserError as error:
             if not newest.is_dir():
-                vanished += 1  # a training that goes on has deleted it, and has a newer one
+                vanished += 1  # the running training deleted it, and has written a newer one
                 continue
-            log(f"{error}; taking the one before")
+            log(f"{error}; trying the previous one")
             damaged[newest] = error
     if not damaged and not vanished:
         raise UserError(f"{checkpoints} has no checkpoint yet")
-    reason = next(iter(damaged.values()), "they change too fast to be read")
-    raise UserError(f"{checkpoints} has no intact checkpoint; of the newest: {reason}")
+    reason = next(iter(damaged.values()), "a running training deletes them faster than they can be read")
+    raise UserError(f"{checkpoints} has no intact checkpoint: {reason}")
 
 
-def _of_checkpoint(folder: pathlib.Path, num_heads: int | None) -> Weights:
+def _read_checkpoint(folder: pathlib.Path, num_heads: int | None) -> Weights:
+    """Reads the parameters of a checkpoint; the work directory around it has their provenance."""
     params, step, config = read_params(folder)
-    network = network_of_config(config["model"])
+    network = network_from_config(config["model"])
     if num_heads is not None:
         check_heads(network.width, num_heads)
         network = dataclasses.replace(network, heads=num_heads)
     check_params(params, network)
     workdir = folder.absolute().parent.parent
-    about = {"origin": _origin(workdir)}
-    if step > 0:  # else it was imported, and its config is that of a training to come
-        about |= {"step": step, "training": shareable(config), "metrics": metrics_of(workdir, step)}
+    provenance: dict[str, Any] = {"origin": _origin(workdir)}
+    if step > 0:  # a checkpoint of step 0 was imported: its config is that of a training to come
+        provenance |= {
+            "step": step,
+            "training": shareable_config(config),
+            "metrics": latest_evaluation(workdir, step),
+        }
     return Weights(
-        network, params, {name: value for name, value in about.items() if value not in (None, {})}
+        network, params, {name: value for name, value in provenance.items() if value not in (None, {})}
     )
 
 
 def _origin(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """What the weights said of themselves that a work directory was made of, if it was."""
+    """Returns the metadata of the weights that a work directory was imported from; None if it was not."""
     try:
-        return plain(json.loads((workdir / ORIGIN).read_text(encoding="utf-8")))
+        return to_json(json.loads((workdir / ORIGIN).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{workdir / ORIGIN} cannot be read: {error}") from error
 
 
-def network_of_config(model: Mapping[str, Any]) -> Network:
-    """The network of a config's section `model`.
+def network_from_config(model: Mapping[str, Any]) -> Network:
+    """Returns the network of a config's section `model`.
 
     Raises:
-      UserError: if this code has no such variant.
+      UserError: if the variant does not exist.
     """
     sizes = ("patch", "registers", "view_embed", "max_views")
     try:

@@ -1,4 +1,4 @@
-"""The card that goes along with weights: what they are, how they were trained, how well."""
+"""The model card that is exported with weights: what they are, how they were trained, how well they do."""
 
 import json
 import re
@@ -12,26 +12,26 @@ CARD = """---
 
 # {title}
 
-[Muskie](https://arxiv.org/abs/2511.18115) is a vision backbone that looks at several photographs of a
-scene at once. It was trained to paint hidden parts back by finding the same surface in another view.
-These weights were written by muskie_jax {version}.
+[Muskie](https://arxiv.org/abs/2511.18115) is a vision backbone that processes several photographs of a
+scene together. It is pre-trained to reconstruct masked patches by finding the same surface in another view.
+These weights were exported by muskie_jax {version}.
 
 | | |
 |---|---|
 {network}
 
-## Use
+## Usage
 
 In JAX, with muskie_jax:
 
 ```python
 from muskie_jax import load_pretrained
 
-model, params = load_pretrained("user/name")  # this repository's name, or its folder
+model, params = load_pretrained("user/name")  # this repository, or a local copy of its folder
 tokens = model.apply({{"params": params}}, images, method="features")  # images (B, V, H, W, 3) in [-1, 1]
 ```
 
-In PyTorch, with muskie_jax's `torch_model.py` alone:
+In PyTorch, with only the file `torch_model.py` of muskie_jax:
 
 ```python
 from torch_model import load
@@ -49,7 +49,9 @@ tokens = load("model.safetensors").features(images)  # images (B, V, 3, H, W) in
 
 ## Licence
 
-The code is under the Apache License 2.0. {licence}
+The muskie_jax code is under the Apache License 2.0. {licence}
+
+## Citation
 
 ```bibtex
 @misc{{li2025muskie,
@@ -60,49 +62,49 @@ The code is under the Apache License 2.0. {licence}
 ```
 """
 
+NO_LICENCE = (
+    "The licence of these weights is **not stated yet**: write it here, and as `license:` in the header. "
+    "The training photographs may restrict it. The authors of Muskie state no licence for the weights that "
+    "they publish."
+)
 
-def model_card(described: Mapping[str, Any], licence: str | None) -> str:
-    """The README.md of a folder of weights.
+
+def model_card(metadata: Mapping[str, Any], licence: str | None) -> str:
+    """Returns the README.md of an exported folder.
 
     Args:
-      described: what the weights say of themselves, see `Weights.described`.
-      licence: of the weights, as the hub names it ("cc-by-nc-4.0"); None leaves a place for it.
+      metadata: of the weights, see `Weights.metadata`.
+      licence: of the weights, as the hub names it ("cc-by-nc-4.0"); None asks the owner to add it.
     """
-    name = (described["variant"] or f"width {described['width']}").capitalize()
+    name = (metadata["variant"] or f"width {metadata['width']}").capitalize()
     network = {
-        "blocks, of two transformer layers each": described["depth"],
-        "width": described["width"],
-        "heads": described["num_heads"],
-        "patch size": described["patch"],
-        "register tokens per view": described["registers"],
-        "reconstruction head": "no, features only" if described["backbone_only"] else "yes",
-        "digest of the parameters": described["params_digest"],
+        "blocks, of two transformer layers each": metadata["depth"],
+        "width": metadata["width"],
+        "attention heads": metadata["num_heads"],
+        "patch size": metadata["patch"],
+        "register tokens per view": metadata["registers"],
+        "reconstruction head": "no, features only" if metadata["backbone_only"] else "yes",
+        "parameter digest": metadata["params_digest"],
     }
-    if described["view_embed"] != "none":
-        network["view embedding"] = described["view_embed"]
+    if metadata["view_embed"] != "none":
+        network["view embedding"] = metadata["view_embed"]
     header = ["library_name: muskie_jax", "pipeline_tag: image-feature-extraction"]
     header += ["tags:", "- muskie", "- multi-view", "- 3d-vision", "- jax", "- pytorch"]
     if licence:
         header.insert(0, f"license: {json.dumps(licence)}")
-        said = f"The weights are under: {_cell(licence)}."
-    else:
-        said = (
-            "That of the weights: **not stated yet**. Write it here, and as `license:` above; the "
-            "photographs that they were trained on may limit it."
-        )
     return CARD.format(
         header="".join(f"{line}\n" for line in header),
         title=f"Muskie ({name})",
-        version=described["muskie_jax"],
+        version=metadata["muskie_jax"],
         network=_rows(network),
-        training=_training(described),
-        results=_results(described),
-        licence=said,
+        training=_training(metadata),
+        results=_results(metadata),
+        licence=f"The weights are under: {_cell(licence)}." if licence else NO_LICENCE,
     )
 
 
 def _cell(value: Any) -> str:
-    """A value inside a table: one line, nothing that ends the cell, begins markup or becomes a link."""
+    """Formats a value as one table cell; escapes what would end the cell, or become markup or a link."""
     text = " ".join((value if isinstance(value, str) else json.dumps(value)).split())
     text = text if len(text) <= MAX_CELL else f"{text[:MAX_CELL]} ..."
     return re.sub(r"([|<>`*_~#&\\\[\]:@])", r"\\\1", text).replace("www.", "www\\.")
@@ -112,46 +114,52 @@ def _rows(values: Mapping[str, Any]) -> str:
     return "\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in values.items())
 
 
-def _training(described: Mapping[str, Any]) -> str:
-    """In words what most readers ask for; all of it is in config.json."""
-    training, origin = described.get("training"), described.get("origin")
-    said = []
+def _training(metadata: Mapping[str, Any]) -> str:
+    """Summarises the training settings that readers ask for most; config.json has all of them."""
+    training, origin = metadata.get("training"), metadata.get("origin")
+    start = ""
     if origin:
-        told = [f"{name} {origin[name]}" for name in ("variant", "step", "params_digest") if name in origin]
-        said.append(f"Trained on from other weights ({_cell(', '.join(told))}). What follows came after.")
+        names = ("variant", "step", "params_digest")
+        start = _cell(", ".join(f"{name} {origin[name]}" for name in names if name in origin))
     if not training:
-        said.append("Not known: the file that these weights came from does not say.")
-        return "\n\n".join(said)
-    of = lambda section: training[section] if isinstance(training.get(section), dict) else {}
+        if origin:
+            return f"Imported from other weights ({start}); no further training is recorded."
+        return "Unknown: the file that these weights came from does not describe it."
+    section = lambda name: training[name] if isinstance(training.get(name), dict) else {}
     rows: dict[str, Any] = {
-        "updates": described.get("step"),
-        "of a planned": training.get("duration"),
-        "groups per batch": of("batch").get("groups"),
-        "views per group": _listed(of("buckets").get("views")),
-        "image sizes, height x width": _sizes(of("buckets").get("resolutions")),
-        "masks and their ratios": _listed(of("mask").get("modes")),
-        "peak learning rate": of("optim").get("learning_rate"),
-        "weight decay": of("optim").get("weight_decay"),
+        "updates": metadata.get("step"),
+        "planned duration": training.get("duration"),
+        "groups per batch": section("batch").get("groups"),
+        "views per group": _listed(section("buckets").get("views")),
+        "image sizes, height x width": _sizes(section("buckets").get("resolutions")),
+        "masks and their ratios": _listed(section("mask").get("modes")),
+        "peak learning rate": section("optim").get("learning_rate"),
+        "weight decay": section("optim").get("weight_decay"),
     }
-    for name, source in of("sources").items():
-        told = source if isinstance(source, dict) else {"": source}
-        words = [f"{k} {v}" for k, v in told.items() if v not in (None, "") and not isinstance(v, dict)]
-        rows[f"data: {name}"] = ", ".join(words)
+    for name, source in section("sources").items():
+        settings = source if isinstance(source, dict) else {"": source}
+        shown = [f"{k} {v}" for k, v in settings.items() if v not in (None, "") and not isinstance(v, dict)]
+        rows[f"data: {name}"] = ", ".join(shown)
     table = _rows({name: value for name, value in rows.items() if value is not None})
-    said.append(f"| | |\n|---|---|\n{table}\n\nAll of it is in `config.json`.")
-    return "\n\n".join(said)
+    text = f"| | |\n|---|---|\n{table}\n\n`config.json` has all settings."
+    if origin:
+        text = (
+            f"Initialised from other weights ({start}). The settings below are those of the training that "
+            f"followed.\n\n{text}"
+        )
+    return text
 
 
 def _listed(values: Any) -> str | None:
-    """1, 2, 4; or random 0.9, rectangle 0.75."""
+    """Formats a list such as "1, 2, 4" or "random 0.9, rectangle 0.75"; None if it is not a list."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         return None
-    one = lambda value: " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return ", ".join(map(one, values))
+    item = lambda value: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(item, values))
 
 
 def _sizes(resolutions: Any) -> str | None:
-    """224x224, 384x384; each once."""
+    """Formats the distinct image sizes, such as "224x224, 384x384"; None if they are malformed."""
     try:
         sizes = [f"{height}x{width}" for choices in resolutions for height, width in choices]
     except (TypeError, ValueError):
@@ -159,13 +167,15 @@ def _sizes(resolutions: Any) -> str | None:
     return ", ".join(dict.fromkeys(sizes))
 
 
-def _results(described: Mapping[str, Any]) -> str:
-    metrics = described.get("metrics") or {}
+def _results(metadata: Mapping[str, Any]) -> str:
+    metrics = metadata.get("metrics") or {}
     if "mse" not in metrics:
         return "Not measured."
-    rows = {"squared error of hidden patches": f"{metrics['mse']:.4f}"}
+    rows = {"squared error on masked patches": f"{metrics['mse']:.4f}"}
     if "baseline_mse" in metrics:
-        rows["filling them with the mean of what is visible"] = f"{metrics['baseline_mse']:.4f}"
+        rows["baseline: masked patches filled with the mean of the visible ones"] = (
+            f"{metrics['baseline_mse']:.4f}"
+        )
     when = f", after {metrics['step']} updates" if "step" in metrics else ""
-    whole = " by the whole network, of which this is the backbone" if described["backbone_only"] else ""
-    return f"Reconstruction of held-out scenes{whole}{when}:\n\n| | |\n|---|---|\n{_rows(rows)}"
+    network = ", by the full network that this backbone comes from" if metadata["backbone_only"] else ""
+    return f"Reconstruction of held-out scenes{network}{when}:\n\n| | |\n|---|---|\n{_rows(rows)}"

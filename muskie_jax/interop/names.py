@@ -1,7 +1,7 @@
-"""The published PyTorch names of every parameter, as one table that is read in both directions.
+"""The published PyTorch name of every parameter, as one table for both directions.
 
-Only arrangement differs between the two: a linear layer's kernel is (in, out) here and (out, in) there,
-and the patch embedding is a convolution there. So nothing is rounded on the way, in either direction.
+The two layouts differ only in arrangement. A linear layer's kernel is (in, out) here and (out, in) there,
+and the patch embedding is a convolution there. Conversion therefore rounds nothing, in either direction.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from muskie_jax.errors import UserError
 from muskie_jax.models.muskie import CHANNELS, VARIANTS, Muskie
 
-# (name of the PyTorch module, path in our tree, kind); {i} is the number of a block.
+# (name of the PyTorch module, path in our tree, kind); {i} is the block index.
 MODULES = (
     ("patch_embed.proj", "patch_embed", "patches"),
     ("blocks.{i}.norm1", "block_{i}/frame/norm1", "norm"),
@@ -32,23 +32,23 @@ MODULES = (
     ("decoder_norm", "norm", "norm"),
     ("decoder_pred", "head", "linear"),
 )
-HEAD = ("decoder_norm", "decoder_pred")  # what only reconstruction needs
+HEAD = ("decoder_norm", "decoder_pred")  # modules of the reconstruction head
 
-# (PyTorch name, path in our tree, the shape there).
+# (PyTorch name, path in our tree, PyTorch shape).
 TOKENS = (
     ("register_tokens", "register_tokens", "1 1 registers width"),
     ("mask_placeholder", "mask_token", "1 1 1 width"),
-    # Our option, which the published implementation does not have.
+    # An option of ours; the published implementation has no view embedding.
     ("view_embedding", "view_embedding", "1 max_views 1 width"),
 )
 
-WIDENED = ("float16", "bfloat16")  # types that are read as float32
-LISTED, SHOWN = 6, 100  # names in a message, characters of each
+HALF_TYPES = ("float16", "bfloat16")  # converted to float32 when read
+MAX_NAMES, MAX_NAME = 6, 100  # parameters listed in a message, characters of each
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What fixes the shape of every parameter, and the number of heads, which no shape tells.
+    """The sizes that fix every parameter's shape, and the number of heads, which shapes do not reveal.
 
     Attributes are those of `muskie_jax.models.muskie.Muskie`.
     """
@@ -67,7 +67,7 @@ class Network:
 
     @property
     def variant(self) -> str | None:
-        """The name of its size, or None if it has none."""
+        """The name of the variant of this size, or None if no variant has it."""
         size = (self.width, self.depth, self.heads)
         return next((name for name, v in VARIANTS.items() if (v.width, v.depth, v.heads) == size), None)
 
@@ -94,40 +94,40 @@ class Parameter(NamedTuple):
 
 
 def parameters(network: Network, backbone_only: bool = False) -> list[Parameter]:
-    """Every parameter of a network, without those of the reconstruction head if so wished."""
+    """Lists every parameter of a network; `backbone_only` leaves out the reconstruction head."""
     sizes = dataclasses.asdict(network)
-    found = []
+    listed = []
     for torch_name, path, dimensions in TOKENS:
         if torch_name == "view_embedding" and network.view_embed == "none":
             continue
         torch_shape = tuple(int(sizes.get(word, word)) for word in dimensions.split())
         shape = tuple(size for size, word in zip(torch_shape, dimensions.split()) if word != "1")
-        found.append(Parameter(torch_name, torch_shape, (path,), shape))
+        listed.append(Parameter(torch_name, torch_shape, (path,), shape))
     for module, path, kind in MODULES:
         if backbone_only and module in HEAD:
             continue
         for block in range(network.depth) if "{i}" in module else (0,):
-            found += _of_module(module.format(i=block), path.format(i=block), kind, network)
-    return found
+            listed += _module_parameters(module.format(i=block), path.format(i=block), kind, network)
+    return listed
 
 
-def _of_module(module: str, path: str, kind: str, network: Network) -> list[Parameter]:
-    """The weight and the bias of a module."""
-    place = tuple(path.split("/"))
-    into, out = _features(place[-1], network)
+def _module_parameters(module: str, path: str, kind: str, network: Network) -> list[Parameter]:
+    """Returns the weight and the bias of a module."""
+    keys = tuple(path.split("/"))
+    inputs, outputs = _features(keys[-1], network)
     leaf, torch_shape, shape = {
-        "norm": ("scale", (out,), (out,)),
-        "linear": ("kernel", (out, into), (into, out)),
-        "patches": ("kernel", (out, CHANNELS, network.patch, network.patch), (into, out)),
+        "norm": ("scale", (outputs,), (outputs,)),
+        "linear": ("kernel", (outputs, inputs), (inputs, outputs)),
+        "patches": ("kernel", (outputs, CHANNELS, network.patch, network.patch), (inputs, outputs)),
     }[kind]
     return [
-        Parameter(f"{module}.weight", torch_shape, (*place, leaf), shape),
-        Parameter(f"{module}.bias", (out,), (*place, "bias"), (out,)),
+        Parameter(f"{module}.weight", torch_shape, (*keys, leaf), shape),
+        Parameter(f"{module}.bias", (outputs,), (*keys, "bias"), (outputs,)),
     ]
 
 
 def _features(layer: str, network: Network) -> tuple[int, int]:
-    """How many numbers go into a layer and come out of it."""
+    """Returns a layer's numbers of input and output features."""
     width, pixels = network.width, CHANNELS * network.patch**2
     return {
         "patch_embed": (pixels, width),
@@ -139,20 +139,20 @@ def _features(layer: str, network: Network) -> tuple[int, int]:
 
 
 def to_torch(params: Mapping[str, Any], network: Network) -> dict[str, np.ndarray]:
-    """Our tree -> float32 arrays by their PyTorch names.
+    """Converts our tree to float32 arrays under their PyTorch names.
 
     Args:
       params: of the network; `norm` and `head` may both be missing.
 
     Raises:
-      UserError: listing parameters that are missing, unknown or of another shape or type.
+      UserError: if parameters are missing, unknown, or of the wrong shape or type; it lists them.
     """
     table, flat = check_params(params, network), flatten_dict(params)
     return {p.torch_name: p.to_torch(np.asarray(flat[p.path])) for p in table}
 
 
 def check_params(params: Mapping[str, Any], network: Network) -> list[Parameter]:
-    """The table of a tree of ours; raises what `to_torch` does."""
+    """Checks our tree against the table and returns the table; raises the errors of `to_torch`."""
     flat = {"/".join(path): array for path, array in flatten_dict(params).items()}
     table = parameters(network, backbone_only=not params.keys() & {"norm", "head"})
     check_tensors({"/".join(p.path): p.shape for p in table}, flat, "the parameters")
@@ -160,90 +160,88 @@ def check_params(params: Mapping[str, Any], network: Network) -> list[Parameter]
 
 
 def to_jax(tensors: Mapping[str, np.ndarray], network: Network) -> dict[str, Any]:
-    """Arrays by their PyTorch names -> our tree, float32.
+    """Converts arrays under their PyTorch names to our tree, in float32.
 
     Args:
-      tensors: of float32, or of a 16-bit type; `decoder_norm` and `decoder_pred` may both be missing.
+      tensors: float32 or a 16-bit float; `decoder_norm` and `decoder_pred` may both be missing.
 
     Raises:
-      UserError: listing tensors that are missing, unknown or of another shape or type.
+      UserError: if tensors are missing, unknown, or of the wrong shape or type; it lists them.
     """
     table = parameters(network, backbone_only=not any(name.startswith(HEAD) for name in tensors))
-    wanted = {p.torch_name: p.torch_shape for p in table}
-    check_tensors(wanted, tensors, "the weights", (*WIDENED, "float32"))
-    return unflatten_dict({p.path: p.to_jax(widened(tensors[p.torch_name])) for p in table})
+    expected = {p.torch_name: p.torch_shape for p in table}
+    check_tensors(expected, tensors, "the weights", (*HALF_TYPES, "float32"))
+    return unflatten_dict({p.path: p.to_jax(to_float32(tensors[p.torch_name])) for p in table})
 
 
-def widened(array: np.ndarray) -> np.ndarray:
-    """An array of 16-bit floats as float32, which holds them exactly; any other as it is."""
-    return array.astype(np.float32) if array.dtype.name in WIDENED else array
+def to_float32(array: np.ndarray) -> np.ndarray:
+    """Converts 16-bit floats to float32, which is exact; returns other types unchanged."""
+    return array.astype(np.float32) if array.dtype.name in HALF_TYPES else array
 
 
 def check_tensors(
-    wanted: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, Any],
-    what: str,
+    expected: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, Any],
+    subject: str,
     types: tuple[str, ...] = ("float32",),
 ) -> None:
-    """Raises UserError, listing them, if arrays are missing, unknown, or of another shape or type.
+    """Raises UserError if tensors are missing, unknown, or of the wrong shape or type; it lists them.
 
     Args:
-      wanted: the shapes, by name.
-      found: the arrays.
-      what: the start of the message: "the weights".
-      types: which may be.
+      expected: shapes by name.
+      tensors: arrays by name.
+      subject: what the message starts with, such as "the weights".
+      types: names of the allowed types.
     """
     shape = lambda dimensions: "x".join(map(str, dimensions)) or "a scalar"
-    both = [name for name in wanted if name in found]
+    common = [name for name in expected if name in tensors]
     problems = {
-        "missing": [name for name in wanted if name not in found],
-        "unknown": [name for name in found if name not in wanted],
-        "of another shape": [
-            f"{name} ({shape(found[name].shape)}, not {shape(wanted[name])})"
-            for name in both
-            if found[name].shape != wanted[name]
+        "missing": [name for name in expected if name not in tensors],
+        "unknown": [name for name in tensors if name not in expected],
+        "wrong shape": [
+            f"{name} ({shape(tensors[name].shape)}, not {shape(expected[name])})"
+            for name in common
+            if tensors[name].shape != expected[name]
         ],
-        "of another type than float32": [
-            f"{name} ({found[name].dtype})" for name in both if found[name].dtype.name not in types
+        "not float32": [
+            f"{name} ({tensors[name].dtype})" for name in common if tensors[name].dtype.name not in types
         ],
     }
-    said = [f"{kind}: {_listed(names)}" for kind, names in problems.items() if names]
-    if said:
-        raise UserError(f"{what} are not those of this network; {'; '.join(said)}")
+    found = [f"{kind}: {_abridged(names)}" for kind, names in problems.items() if names]
+    if found:
+        raise UserError(f"{subject} do not fit this network; {'; '.join(found)}")
 
 
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(name[:SHOWN] for name in names[:LISTED]) + more
+def _abridged(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(name[:MAX_NAME] for name in names[:MAX_NAMES]) + more
 
 
-def network_of(tensors: Mapping[str, np.ndarray], num_heads: int | None = None) -> Network:
-    """The network that tensors belong to, from their names and shapes.
+def network_from_tensors(tensors: Mapping[str, np.ndarray], num_heads: int | None = None) -> Network:
+    """Infers the network from the names and shapes of its tensors.
 
     Args:
-      num_heads: what no shape tells; None takes that of the published network of this width and depth.
+      num_heads: not recoverable from shapes; None takes that of the variant with this width and depth.
 
     Raises:
-      UserError: if these are no weights of a Muskie, or the number of heads is not known.
+      UserError: if these are not the weights of a Muskie, or the number of heads is unknown.
     """
-    needed = ("register_tokens", "mask_placeholder", "patch_embed.proj.weight")
-    for name in (*needed, *({"view_embedding"} & tensors.keys())):
+    required = ("register_tokens", "mask_placeholder", "patch_embed.proj.weight")
+    for name in (*required, *({"view_embedding"} & tensors.keys())):
         if name not in tensors:
-            raise UserError(f"these are no weights of a Muskie: {name} is missing")
+            raise UserError(f"these are not Muskie weights: {name} is missing")
         if len(tensors[name].shape) != 4:
-            raise UserError(f"these are no weights of a Muskie: {name} is {tensors[name].shape}")
+            raise UserError(f"these are not Muskie weights: {name} has shape {tensors[name].shape}")
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.") and name.count(".") > 2}
     depth = len(blocks)
     if not (width and patch and depth):
-        raise UserError(f"these are no weights of a Muskie: width {width}, patch {patch}, {depth} blocks")
+        raise UserError(f"these are not Muskie weights: width {width}, patch size {patch}, {depth} blocks")
     if num_heads is None:
         known = {(v.width, v.depth): v.heads for v in VARIANTS.values()}
         num_heads = known.get((width, depth))
     if num_heads is None:
-        raise UserError(
-            f"no known network has width {width} and {depth} blocks: say how many heads it has (num_heads=)"
-        )
+        raise UserError(f"no variant has width {width} and {depth} blocks: set num_heads= (--num_heads)")
     check_heads(width, num_heads)
     views = tensors["view_embedding"].shape[1] if "view_embedding" in tensors else None
     learned = {} if views is None else {"view_embed": "learned", "max_views": views}
@@ -251,7 +249,7 @@ def network_of(tensors: Mapping[str, np.ndarray], num_heads: int | None = None) 
 
 
 def check_heads(width: int, heads: int) -> None:
-    """Raises UserError unless a width can be split over heads, with two axes of rotations in each."""
+    """Raises UserError unless the width splits over the heads and a head over both axes of the rotation."""
     if type(heads) is not int or heads < 1 or width % heads or (width // heads) % 4:
         raise UserError(
             f"num_heads={str(heads)[:20]} does not fit width {width}: each head needs a multiple of 4 "

@@ -1,4 +1,4 @@
-"""Muskie as an ONNX file, by way of the PyTorch module."""
+"""Exports Muskie as an ONNX file, by way of the PyTorch module."""
 
 import importlib.util
 import logging
@@ -10,7 +10,7 @@ from muskie_jax.errors import UserError
 from muskie_jax.files import atomic_write
 from muskie_jax.interop.weights import Weights, import_torch, state_dict
 
-MAX_BYTES = 2 * 10**9  # an ONNX file is one protocol buffer
+MAX_BYTES = 2 * 10**9  # limit of a protocol buffer, which an ONNX file is
 OPSET = 20
 
 
@@ -23,40 +23,44 @@ def write_onnx(
     *,
     force: bool = False,
 ) -> None:
-    """Writes an ONNX file with its weights inside, in float32, for any number of groups.
+    """Writes an ONNX file that contains float32 weights, for any number of groups.
 
-    Its inputs are `images`, float32 (groups, views, 3, height, width) in [-1, 1], and `mask`, bool (groups,
-    views, L), True = hidden. Its outputs are `tokens_0`, ... after every block, (groups, views, L, d); or
+    The inputs are `images`, float32 (groups, views, 3, height, width) in [-1, 1], and `mask`, bool (groups,
+    views, L), True = masked. The outputs are `tokens_0`, ... after every block, (groups, views, L, d); or
     `pred` and `conf`, (groups, views, L, p*p*3).
 
     Args:
-      views, size: of every group, and (height, width) of every image.
+      path: of the file.
+      weights: of the network.
+      views: per group.
+      size: (height, width) of every image, pixels.
       output: "features" or "reconstruction".
+      force: replace an existing file.
 
     Raises:
-      UserError: if PyTorch or ONNX are not installed, the network is too large for a file, or the file is
-        there and not `force`.
+      UserError: if PyTorch or ONNX is not installed, the weights exceed MAX_BYTES, or the file exists and
+        `force` is false.
     """
     torch = import_torch()
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f'this needs {missing[0]}: python -m pip install -e ".[onnx]" -c constraints.txt gets it'
+            f'this needs {missing[0]}, which python -m pip install -e ".[onnx]" -c constraints.txt installs'
         )
     from muskie_jax.interop import torch_model
 
     tensors = state_dict(weights)
     if sum(tensor.nbytes for tensor in tensors.values()) > MAX_BYTES:
-        raise UserError("these weights are over 2 GB, which an ONNX file cannot hold: use stablehlo")
+        raise UserError("these weights exceed the 2 GB that an ONNX file can hold: use stablehlo instead")
     network = weights.network
     model = torch_model.from_state_dict(tensors, network.heads)
     names = (
         ["pred", "conf"] if output == "reconstruction" else [f"tokens_{i}" for i in range(network.depth)]
     )
     patches = (size[0] // network.patch) * (size[1] // network.patch)
-    # Two groups, since of one the exporter would take it that there is always one.
+    # With one group, the exporter would fix that axis at size 1.
     examples = (torch.zeros(2, views, 3, *size), torch.zeros(2, views, patches, dtype=torch.bool))
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not used
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision, unused, is missing
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -70,14 +74,14 @@ def write_onnx(
             verbose=False,
         )
     content = program.model_proto
-    for node in content.graph.node:  # they tell which lines of which files they come from
-        del node.metadata_props[:]
+    for node in content.graph.node:
+        del node.metadata_props[:]  # source file names, which would disclose paths of this machine
     with atomic_write(path, force) as part:
         part.write_bytes(content.SerializeToString())
 
 
 def _program(torch: Any, model: Any, output: str) -> Any:
-    """A module whose `forward` is what the file should compute."""
+    """Wraps the model in a module whose `forward` computes the exported output."""
 
     class Program(torch.nn.Module):
         def __init__(self):

@@ -1,11 +1,11 @@
-"""Runs an exported Muskie. It needs jax, flatbuffers, numpy and safetensors, and no muskie_jax.
+"""Runs an exported Muskie. It needs jax, flatbuffers, numpy and safetensors, but not muskie_jax.
 
     from load_muskie import load
 
-    muskie = load()  # from this file's folder
-    results = muskie(images)  # (groups, views, height, width, 3) in [-1, 1], and a mask if you like
+    muskie = load()  # the program in this file's folder
+    results = muskie(images)  # (groups, views, height, width, 3) in [-1, 1]; a mask is optional
 
-Views, height and width are those it was exported for; there may be any number of groups.
+The program is for the views, height and width it was exported with, and any number of groups.
 """
 
 import pathlib
@@ -21,12 +21,12 @@ WEIGHTS = "weights.safetensors"
 
 
 def load(folder: str | pathlib.Path | None = None) -> Callable[..., tuple[jax.Array, ...]]:
-    """The network of a folder, by default of the one that this file is in.
+    """Loads the program of a folder, by default of the one that holds this file.
 
     Returns:
-      A function of images, float (groups, views, height, width, 3) in [-1, 1], and of a mask, bool
-      (groups, views, patches), True = hidden, none by default. It returns what was exported: the tokens
-      after every block, or the predicted pixels and their confidence.
+      A function of images, float (groups, views, height, width, 3) in [-1, 1], and of an optional mask,
+      bool (groups, views, patches), True = masked. It returns what was exported: the tokens after every
+      block, or the predicted pixels and their confidence.
     """
     folder = pathlib.Path(folder or pathlib.Path(__file__).parent)
     program = export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
@@ -35,9 +35,9 @@ def load(folder: str | pathlib.Path | None = None) -> Callable[..., tuple[jax.Ar
     _, images_shape, mask_shape = jax.tree.unflatten(program.in_tree, program.in_avals)[0]
 
     def muskie(images: np.ndarray, mask: np.ndarray | None = None) -> tuple[jax.Array, ...]:
-        wanted = images_shape.shape[1:]
-        if images.shape[1:] != wanted or not jax.numpy.issubdtype(images.dtype, jax.numpy.floating):
-            sizes = ", ".join(map(str, wanted))
+        expected = images_shape.shape[1:]
+        if images.shape[1:] != expected or not jax.numpy.issubdtype(images.dtype, jax.numpy.floating):
+            sizes = ", ".join(map(str, expected))
             raise ValueError(
                 f"images must be float, of shape (groups, {sizes}), got {images.dtype} {images.shape}"
             )

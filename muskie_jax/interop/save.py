@@ -1,4 +1,4 @@
-"""Folders of weights as the Hugging Face hub likes them: numbers, description and a card."""
+"""Writes folders of weights for the Hugging Face hub: the tensors, their metadata and a model card."""
 
 import json
 import os
@@ -12,16 +12,16 @@ import numpy as np
 from muskie_jax.checks import require
 from muskie_jax.errors import UserError
 from muskie_jax.files import atomic_write, user_path
-from muskie_jax.interop.description import finite, shareable
 from muskie_jax.interop.hub import WEIGHTS, upload
+from muskie_jax.interop.metadata import finite_numbers, shareable_config
 from muskie_jax.interop.model_card import model_card
 from muskie_jax.interop.names import Network
 from muskie_jax.interop.weights import Weights, write_weights
 from muskie_jax.models.muskie import Muskie
 
-DESCRIPTION = "config.json"
+METADATA_FILE = "config.json"
 CARD = "README.md"
-ENTRIES = (WEIGHTS, DESCRIPTION, CARD)
+ENTRIES = (WEIGHTS, METADATA_FILE, CARD)
 
 
 def save_pretrained(
@@ -29,67 +29,71 @@ def save_pretrained(
     model: Muskie,
     params: Mapping[str, Any],
     *,
-    training: Mapping[str, Any] | None = None,
+    training: Any = None,
     metrics: Mapping[str, float] | None = None,
     licence: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Writes `model.safetensors`, `config.json` and a model card, `README.md`; all or nothing.
+    """Writes a folder with `model.safetensors`, `config.json` and a model card, `README.md`.
+
+    The folder appears once it is complete; a failed write leaves nothing behind.
 
     Args:
-      folder: to be made; one that is there, and not empty, is replaced with `force` alone.
+      folder: is created. An existing one that is not empty is replaced only with `force`.
       model, params: as `load_pretrained` returns them.
-      training: the config that they were trained with (a ConfigDict, say); of paths the last part is kept.
-      metrics: what was measured, such as {"mse": 0.09, "baseline_mse": 0.15}; finite numbers are kept.
+      training: the training config, a ConfigDict or a mapping. Paths are cut to their last component.
+      metrics: such as {"mse": 0.09, "baseline_mse": 0.15}; only finite numbers are kept.
       licence: of the weights, as the hub names it, such as "cc-by-nc-4.0".
+      force: replace an existing folder, unless it holds other files.
 
     Returns:
-      What is in `config.json`.
+      The metadata in `config.json`.
 
     Raises:
-      UserError: if the parameters are not those of the model, or the folder is taken.
+      UserError: if the parameters do not fit the model, or the folder exists.
     """
-    about: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
     if training is not None:
-        training = getattr(training, "to_dict", lambda: training)()
-        require(isinstance(training, Mapping), f"training is a {type(training).__name__}, and no config")
-        about["training"] = shareable(training)
+        config = training.to_dict() if hasattr(training, "to_dict") else training
+        require(isinstance(config, Mapping), f"training is a {type(config).__name__}, not a config")
+        provenance["training"] = shareable_config(config)
     if metrics is not None:
-        about["metrics"] = finite(metrics)
-    weights = Weights(Network.of(model), jax.tree.map(np.asarray, dict(params)), about)
+        provenance["metrics"] = finite_numbers(metrics)
+    weights = Weights(Network.of(model), jax.tree.map(np.asarray, dict(params)), provenance)
     return write_folder(user_path(folder), weights, licence, force)
 
 
 def write_folder(
     folder: pathlib.Path, weights: Weights, licence: str | None, force: bool
 ) -> dict[str, Any]:
-    """`save_pretrained` of weights that bring along what is known of them."""
+    """Writes the folder of `save_pretrained` for weights that carry their provenance."""
     with atomic_write(folder, force, ENTRIES) as part:
         part.mkdir()
-        described = write_weights(part / WEIGHTS, weights)
-        text = json.dumps({"model_type": "muskie"} | described, indent=2)
-        (part / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-        (part / CARD).write_text(model_card(described, licence), encoding="utf-8")
-    return described
+        metadata = write_weights(part / WEIGHTS, weights)
+        text = json.dumps({"model_type": "muskie"} | metadata, indent=2)
+        (part / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
+        (part / CARD).write_text(model_card(metadata, licence), encoding="utf-8")
+    return metadata
 
 
 def push_to_hub(folder: str | os.PathLike, repo: str, *, private: bool = False) -> str:
-    """Uploads a folder made by `save_pretrained` to the Hugging Face hub, as its token allows.
+    """Uploads a folder made by `save_pretrained` to the Hugging Face hub, with the user's access token.
 
     Args:
-      repo: `user/name`, made if it is not there.
-      private: if it is made, for its owner's eyes only.
+      folder: as `save_pretrained` or `export` wrote it.
+      repo: `user/name`; created if it does not exist.
+      private: if the repository does not exist yet, create it as private.
 
     Returns:
-      The address of the commit.
+      The URL of the commit.
 
     Raises:
-      UserError: if the folder is of something else, or the hub refuses.
+      UserError: if the folder lacks a file, or the hub refuses.
     """
     folder = user_path(folder)
     missing = [name for name in ENTRIES if not (folder / name).is_file()]
     if missing:
         raise UserError(
-            f"{folder} has no {missing[0]}: make it with export --out {folder}, or save_pretrained"
+            f"{folder} has no {missing[0]}: make the folder with export --out {folder} or save_pretrained"
         )
     return upload(folder, repo, private)

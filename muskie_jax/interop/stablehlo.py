@@ -1,7 +1,7 @@
-"""Muskie as a serialized program: JAX runs it on CPUs, GPUs and TPUs without muskie_jax.
+"""Exports Muskie as a serialized program that JAX runs on CPUs, GPUs and TPUs without muskie_jax.
 
-The program (`jax.export`) is compiled for the device where it is loaded. Weights lie beside it and are
-arguments, since a file with weights inside could not be larger than two gigabytes.
+JAX compiles the program (`jax.export`) for the device that loads it. The weights are arguments and lie in
+a separate file, because a program that contained them could not exceed two gigabytes.
 """
 
 import contextlib
@@ -28,43 +28,45 @@ PROGRAM_ENTRIES = (program_loader.PROGRAM, program_loader.WEIGHTS, LOADER)
 def export_program(
     weights: Weights, views: int, size: tuple[int, int], output: str, dtype: str = "float32"
 ) -> export.Exported:
-    """The network as a function of its parameters, images and a mask, for any number of groups.
+    """Exports a function of parameters, images and a mask, for any number of groups.
 
     Args:
       weights: of the network.
-      views, size: of every group, and (height, width) of every image.
-      output: "features": a tuple of the tokens after every block, (groups, views, L, d); or
-        "reconstruction": a tuple (pred, conf), (groups, views, L, p*p*3) each.
-      dtype: of matrix products; those in float32 are computed without rounding, on TPUs and GPUs too.
+      views: per group.
+      size: (height, width) of every image, pixels.
+      output: "features" for a tuple of the tokens after every block, (groups, views, L, d) each; or
+        "reconstruction" for the tuple (pred, conf), (groups, views, L, p*p*3) each.
+      dtype: of matrix products. With "float32" GPUs and TPUs do not round their factors.
     """
-    # The kernels of cuDNN and Pallas belong to one platform each.
+    # The cuDNN and Pallas kernels exist on one platform each, so the program uses plain XLA attention.
     model = model_of(weights.network, dtype, attention="xla")
 
     def program(params: dict[str, Any], images: Any, mask: Any) -> tuple[Any, ...]:
         params = unflatten_dict(params, sep="/")
         if output == "features":
             return model.apply({"params": params}, images, mask, method="features")
-        result = model.apply({"params": params}, images, mask)
+        result: Any = model.apply({"params": params}, images, mask)
         return result.pred, result.conf
 
     (groups,) = export.symbolic_shape("groups")
     patches = (size[0] // model.patch) * (size[1] // model.patch)
     shapes = (
-        {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in _flat(weights).items()},
+        {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in _params_by_path(weights).items()},
         jax.ShapeDtypeStruct((groups, views, *size, 3), np.float32),
         jax.ShapeDtypeStruct((groups, views, patches), np.bool_),
     )
     with (
         jax.default_matmul_precision("highest" if dtype == "float32" else "default"),
-        _without_locations(),
+        _without_source_locations(),
     ):
         return export.export(jax.jit(program), platforms=PLATFORMS)(*shapes)
 
 
 @contextlib.contextmanager
-def _without_locations() -> Iterator[None]:
-    """Programs do not tell which lines of which files they come from: paths are their owner's."""
-    before = jax.config.jax_traceback_in_locations_limit
+def _without_source_locations() -> Iterator[None]:
+    """Keeps source file names out of programs, since they would disclose paths of this machine."""
+    # JAX defines this attribute at run time, so its stubs lack it.
+    before = jax.config.jax_traceback_in_locations_limit  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
         yield
@@ -72,9 +74,9 @@ def _without_locations() -> Iterator[None]:
         jax.config.update("jax_traceback_in_locations_limit", before)
 
 
-def _flat(weights: Weights) -> dict[str, np.ndarray]:
-    """Parameters by path, as text."""
-    return flatten_dict(weights.params, sep="/")
+def _params_by_path(weights: Weights) -> dict[str, Any]:
+    """Returns the parameters by "/"-joined path."""
+    return {path: array for path, array in flatten_dict(weights.params, sep="/").items()}
 
 
 def write_stablehlo(
@@ -89,14 +91,14 @@ def write_stablehlo(
 ) -> None:
     """Writes a folder with the program, its weights, and `load_muskie.py`, which runs it.
 
-    For arguments see `export_program`.
+    `export_program` describes the arguments.
 
     Raises:
-      UserError: if the folder is taken, and not `force`.
+      UserError: if the folder exists and `force` is false.
     """
     program = export_program(weights, views, size, output, dtype).serialize()
     with atomic_write(folder, force, PROGRAM_ENTRIES) as part:
         part.mkdir()
         (part / program_loader.PROGRAM).write_bytes(program)
-        save_safetensors(part / program_loader.WEIGHTS, _flat(weights))
+        save_safetensors(part / program_loader.WEIGHTS, _params_by_path(weights))
         shutil.copyfile(program_loader.__file__, part / LOADER)

@@ -1,13 +1,13 @@
-"""Muskie in PyTorch, for weights that were exported: this file needs PyTorch and safetensors, and no JAX.
+"""Muskie in PyTorch, for exported weights. This file needs PyTorch and safetensors, but not JAX.
 
-    model = load("muskie.safetensors")  # or a .pth file, ours or the published one
+    model = load("muskie.safetensors")  # or a .pth file, exported or published
     with torch.inference_mode():
-        output = model(images, mask)  # images (B, V, 3, H, W) in [-1, 1]; mask (B, V, L), True = hidden
+        output = model(images, mask)  # images (B, V, 3, H, W) in [-1, 1]; mask (B, V, L), True = masked
         tokens = model.features(images)  # after every block: (B, V, L, d)
 
-Names of parameters are the published ones (arXiv 2511.18115), so state dicts fit both ways. Letters:
+Parameters have their published names (arXiv 2511.18115), so state dicts load in both directions. Letters:
 B groups, V views, L = (H/p)(W/p) patches per view, R registers, T = R + L tokens per view, d width, D
-channels of a head.
+channels per head.
 """
 
 import argparse
@@ -19,16 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BASE = 100.0  # of the wavelengths of the rotary embedding
+BASE = 100.0  # of the rotary embedding's frequencies
 EPSILON = 1e-5  # of layer norms
-# Heads of networks with names, by width and number of blocks.
+# Number of heads of every variant, by width and number of blocks.
 HEADS = {(48, 2): 4, (192, 3): 3, (384, 6): 6, (768, 6): 12, (1024, 12): 16, (1280, 16): 16}
 
 
 class Output(NamedTuple):
-    """What the network says of every patch: (B, V, L, p*p*3) each, inside a patch channel, row, column.
+    """The reconstruction of every patch: (B, V, L, p*p*3) each, ordered (channel, row, column) in a patch.
 
-    `pred` are pixels in [-1, 1], `conf` the confidence of each in (0, 1).
+    `pred` holds pixels in [-1, 1], and `conf` the confidence of each in (0, 1).
     """
 
     pred: Tensor
@@ -41,7 +41,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, patch, stride=patch)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, L, d), patches row by row."""
+        """Embeds images (N, 3, H, W) as tokens (N, L, d), patches row by row."""
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
@@ -53,7 +53,7 @@ class TorchAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        """Attention over x (N, tokens, d), given the rotations (tokens, D) of its queries and keys."""
+        """Attends over x (N, tokens, d); `cosines` and `sines` (tokens, D) rotate queries and keys."""
         n, tokens, width = x.shape
         qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (N, heads, tokens, D) each
@@ -73,7 +73,7 @@ class TorchMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A layer whose attention stays inside each view, then one whose attention sees all views."""
+    """A frame layer, which attends within each view, then a global layer, which attends across views."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -87,7 +87,7 @@ class Block(nn.Module):
         self.global_mlp = TorchMLP(width)
 
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        """x (B, V, T, d) -> the same; `cosines` and `sines` (T, D) are those of one view's tokens."""
+        """Maps x (B, V, T, d) to the same shape; `cosines` and `sines` (T, D) are those of one view."""
         groups, views, tokens, width = x.shape
         x = x.reshape(groups * views, tokens, width)
         x = x + self.frame_attn(self.norm1(x), cosines, sines)
@@ -99,13 +99,14 @@ class Block(nn.Module):
 
 
 class TorchMuskie(nn.Module):
-    """The backbone with its reconstruction head.
+    """The Muskie backbone with its reconstruction head.
 
     Args:
-      width, depth, heads: 768, 6, 12 for Muskie-B; each block has two transformer layers.
-      patch, registers: pixels along a patch's side, and learned tokens in front of each view.
-      max_views: of networks that were trained with a learned vector per view index; 0 for others.
-      head: whether there is a reconstruction head; without it only `features` can be used.
+      width, depth, heads: 768, 6, 12 for Muskie-B; each of the `depth` blocks has two transformer layers.
+      patch: side of a patch in pixels.
+      registers: learned tokens in front of each view's patches.
+      max_views: number of learned view embeddings; 0 for a network without them.
+      head: whether to build the reconstruction head. Without it only `features` works.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class TorchMuskie(nn.Module):
 
         Args:
           images: (B, V, 3, H, W) in [-1, 1]; H and W divisible by the patch size.
-          mask: bool (B, V, L), True = hidden from the network; None hides nothing.
+          mask: bool (B, V, L), True = hidden from the network; None masks nothing.
         """
         if not hasattr(self, "decoder_pred"):
             raise ValueError("these weights have no reconstruction head: call features()")
@@ -144,14 +145,14 @@ class TorchMuskie(nn.Module):
         return Output(pred, logit.sigmoid())
 
     def features(self, images: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """Patch tokens after every block, (B, V, L, d) each, without a final norm."""
+        """Returns the patch tokens after every block, (B, V, L, d) each, without a final norm."""
         groups, views, _, height, width = images.shape
         if height % self.patch or width % self.patch:
             raise ValueError(f"image size {height}x{width} is not divisible by the patch size {self.patch}")
         x = self.patch_embed(images.flatten(0, 1)).unflatten(0, (groups, views))
         if mask is not None:
             x = torch.where(mask.unsqueeze(-1), self.mask_placeholder, x)
-        # Under autocast these are of float32, and so is all that layers add to, from here on.
+        # Under autocast registers are float32, so the concatenation keeps the residual stream in float32.
         registers = self.register_tokens.expand(groups, views, -1, -1)
         first = registers.shape[2]
         x = torch.cat([registers, x], dim=2)
@@ -169,9 +170,10 @@ class TorchMuskie(nn.Module):
 def rotations(
     grid: tuple[int, int], registers: int, head_size: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (T, D) of the angles by which each token's queries and keys turn.
+    """Returns the cosines and sines (T, D) of the rotary embedding's angles for one view's tokens.
 
-    The first half of D turns by a patch's row + 1, the second by its column + 1; registers do not turn.
+    The first half of D rotates by the patch's row + 1, the second by its column + 1. Registers have
+    position (0, 0), so they are not rotated.
     """
     rows, columns = torch.meshgrid(*(torch.arange(1, n + 1, device=device) for n in grid), indexing="ij")
     positions = torch.stack([rows, columns], dim=-1).reshape(-1, 2)
@@ -183,34 +185,35 @@ def rotations(
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turns x (..., T, D): in each half of D, channel i together with channel i + D/4."""
-    wide = x.float()
-    first, second = wide.unflatten(-1, (2, 2, -1)).unbind(-2)  # (..., T, 2, D/4) each
-    turned = torch.stack([-second, first], dim=-2).flatten(-3)
-    return (wide * cosines + turned * sines).to(x.dtype)
+    """Rotates x (..., T, D): in each half of D, channel i pairs with channel i + D/4."""
+    x32 = x.float()
+    first, second = x32.unflatten(-1, (2, 2, -1)).unbind(-2)  # (..., T, 2, D/4) each
+    quarter_turn = torch.stack([-second, first], dim=-2).flatten(-3)
+    return (x32 * cosines + quarter_turn * sines).to(x.dtype)
 
 
 def load(path: str | os.PathLike, num_heads: int | None = None) -> TorchMuskie:
-    """The network of a .safetensors or .pth file, with its weights, in float32.
+    """Loads the network of a .safetensors or .pth file, in float32.
 
     Args:
-      num_heads: overrides what the file says; needed for files without a description whose width is
-        that of no known network.
+      path: of the file.
+      num_heads: overrides the file's metadata; needed for a file without metadata whose size is that of no
+        variant.
 
     Raises:
-      ValueError: if the number of heads is not known.
+      ValueError: if the number of heads is unknown.
     """
-    weights, described = read(path)
-    return from_state_dict(weights, described.get("num_heads") if num_heads is None else num_heads)
+    weights, metadata = read(path)
+    return from_state_dict(weights, metadata.get("num_heads") if num_heads is None else num_heads)
 
 
 def from_state_dict(weights: dict[str, Tensor], num_heads: int | None = None) -> TorchMuskie:
-    """The network that tensors belong to, by their published names; see `load`."""
+    """Builds the network of tensors with published names; `load` describes `num_heads` and the error."""
     width, _, patch, _ = weights["patch_embed.proj.weight"].shape
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     heads = HEADS.get((width, depth)) if num_heads is None else num_heads
     if heads is None:
-        raise ValueError(f"say how many heads a network of width {width} has, with num_heads=")
+        raise ValueError(f"no variant has width {width} and {depth} blocks: set num_heads=")
     model = TorchMuskie(
         width,
         depth,
@@ -225,18 +228,18 @@ def from_state_dict(weights: dict[str, Tensor], num_heads: int | None = None) ->
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
-    """The tensors of a file by name, and what the file says of itself; no code of a file is run.
+    """Reads the tensors of a file by name, and its metadata; executes nothing in the file.
 
-    Names and shapes are checked when they are put into a network. That no number has changed is not
-    checked here, and is by `muskie_jax.load_pretrained`.
+    `from_state_dict` checks names and shapes. Only `muskie_jax.load_pretrained` checks the numbers against
+    the file's digest.
     """
     if str(path).endswith(".safetensors"):
         from safetensors import safe_open
 
         with safe_open(path, "pt") as file:
-            described = json.loads((file.metadata() or {}).get("muskie", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, described  # noqa: SIM118
-    # Published files also hold the training's arguments, which are no more than names and values.
+            metadata = json.loads((file.metadata() or {}).get("muskie", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    # Published files also hold the training arguments, a Namespace of names and plain values.
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(path, map_location="cpu", weights_only=True)
     return content.get("model", content), content.get("muskie", {})

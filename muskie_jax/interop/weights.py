@@ -1,8 +1,8 @@
-"""Weights in files: `.safetensors`, and PyTorch's `.pth`, ours or the published ones.
+"""Files of weights: `.safetensors`, and PyTorch's `.pth`, written here or published by the authors.
 
-Files come from distractors. Nothing in a file is run: safetensors are plain numbers, and a `.pth` is read
-by PyTorch's restricted unpickler alone. What a file says of itself is checked: names and shapes by the
-table in `names`, and numbers by the digest that was written with them.
+Files are untrusted. Nothing in one is executed: safetensors hold plain numbers, and PyTorch's restricted
+unpickler reads `.pth` files. The table in `names` checks names and shapes. The digest stored in a file
+checks its numbers.
 """
 
 import argparse
@@ -24,40 +24,41 @@ import muskie_jax
 from muskie_jax.errors import UserError, first_line
 from muskie_jax.files import atomic_write
 from muskie_jax.fingerprint import digest_of, examine
-from muskie_jax.interop.description import FORMAT, checked_description
-from muskie_jax.interop.names import Network, network_of, to_jax, to_torch
+from muskie_jax.interop.metadata import FORMAT, parse_metadata
+from muskie_jax.interop.names import Network, network_from_tensors, to_jax, to_torch
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
-KEY = "muskie"  # of a file's description of itself
-MAX_PICKLE = 2**26  # bytes of what is no tensors in a PyTorch file; a published checkpoint has 0.1 MB
+METADATA_KEY = "muskie"  # the entry of a file that holds its metadata
+PICKLE_START = b"\x80"  # of every pickle since protocol 2; torch.save's old format is a row of pickles
+MAX_PICKLE = 2**26  # bytes of a PyTorch file that are not tensors; a published checkpoint has 0.1 MB
 UNREADABLE = "it cannot be read: it is damaged, or not a file of weights"
-_ALLOWING = threading.Lock()  # what PyTorch is allowed to make is told to the whole process
+_SAFE_GLOBALS_LOCK = threading.Lock()  # torch.serialization.safe_globals applies to the whole process
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A network's parameters, and what is known of them.
+    """The parameters of a network with their provenance.
 
     Attributes:
-      network: whose they are.
-      params: our tree, float32 numpy arrays; without `norm` and `head` if only the backbone is there.
-      about: what is known of them, see `muskie_jax.interop.description`.
+      network: the sizes of the network.
+      params: our tree, float32 numpy arrays; a backbone alone lacks `norm` and `head`.
+      provenance: what is known of the training, see `muskie_jax.interop.metadata`.
     """
 
     network: Network
     params: dict[str, Any]
-    about: dict[str, Any] = dataclasses.field(default_factory=dict)
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def params_digest(self) -> str:
-        """The digest that a training run prints of the same parameters.
+        """The digest that a training run prints for the same parameters.
 
         Raises:
           UserError: if a number is not finite.
         """
         fingerprints, finite = examine(self.params)
         if not finite:
-            raise UserError("the weights hold numbers that are not finite, and are of no use")
+            raise UserError("the weights hold infinite or undefined numbers, so they cannot be used")
         return digest_of(fingerprints)
 
     @property
@@ -65,12 +66,12 @@ class Weights:
         return "head" not in self.params
 
     def backbone(self) -> "Weights":
-        """The same without the reconstruction head."""
+        """Returns these weights without the reconstruction head."""
         kept = {name: value for name, value in self.params.items() if name not in ("norm", "head")}
         return dataclasses.replace(self, params=kept)
 
-    def described(self) -> dict[str, Any]:
-        """What a file says of itself.
+    def metadata(self) -> dict[str, Any]:
+        """Returns the metadata that is written with these weights.
 
         Raises:
           UserError: if a number is not finite.
@@ -88,46 +89,46 @@ class Weights:
             "view_embed": network.view_embed,
             "backbone_only": self.backbone_only,
             "params_digest": self.params_digest,
-        } | self.about
+        } | self.provenance
 
 
 def write_weights(path: pathlib.Path, weights: Weights, force: bool = False) -> dict[str, Any]:
-    """Writes a `.safetensors` or `.pth` file of float32 tensors by their published names.
+    """Writes float32 tensors under their published names to a `.safetensors` or `.pth` file.
 
     Returns:
-      The description that was written with them.
+      The metadata in the file.
 
     Raises:
-      UserError: if the file is there and not `force`, cannot be written, or its suffix is unknown.
+      UserError: if the file exists and `force` is false, it cannot be written, or its suffix is unknown.
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: write a name that ends with .safetensors, .pth or .pt")
-    described = weights.described()
+    metadata = weights.metadata()
     with atomic_write(path, force) as part:
         if path.suffix == ".safetensors":
-            metadata = {"format": "pt", KEY: json.dumps(described)}
-            save_safetensors(part, to_torch(weights.params, weights.network), metadata)
+            header = {"format": "pt", METADATA_KEY: json.dumps(metadata)}
+            save_safetensors(part, to_torch(weights.params, weights.network), header)
         else:
-            save_pth(part, {"model": state_dict(weights), KEY: described})
-    return described
+            save_pth(part, {"model": state_dict(weights), METADATA_KEY: metadata})
+    return metadata
 
 
 def state_dict(weights: Weights) -> dict[str, Any]:
-    """Weights as PyTorch's tensors, by their published names.
+    """Returns PyTorch tensors under their published names.
 
     Raises:
       UserError: if PyTorch is not installed.
     """
     torch = import_torch()
     tensors = to_torch(weights.params, weights.network)
-    # Arrays that JAX made cannot be written to, and PyTorch's tensors always can.
+    # torch.from_numpy needs writable arrays, and those that JAX returns are read-only.
     return {name: torch.from_numpy(np.require(x, requirements="W")) for name, x in tensors.items()}
 
 
 def save_safetensors(
-    path: pathlib.Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None
+    path: pathlib.Path, tensors: dict[str, np.ndarray], header: dict[str, str] | None = None
 ) -> None:
-    """Writes a file as readable as the user's others; the library alone would make it private.
+    """Writes a `.safetensors` file with the user's default permissions; the library would make it private.
 
     Raises:
       OSError: if it cannot be written.
@@ -135,7 +136,7 @@ def save_safetensors(
     path.touch()
     mode = path.stat().st_mode
     try:
-        safetensors.numpy.save_file(tensors, path, metadata)
+        safetensors.numpy.save_file(tensors, path, header)
     except safetensors.SafetensorError as error:
         raise OSError(str(error)) from error
     path.chmod(mode)
@@ -154,124 +155,137 @@ def save_pth(path: pathlib.Path, content: dict[str, Any]) -> None:
 
 
 def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
-    """Reads a file of weights by their published names.
+    """Reads a file of weights that uses the published names.
 
     Args:
       path: `.safetensors`, `.pth` or `.pt`.
-      num_heads: overrides what the file says, or, for files that say nothing, what the published
-        network of its size has.
+      num_heads: overrides the file's metadata. By default a file without metadata gets the number of
+        heads of the published network of its size.
 
     Raises:
-      UserError: one line, for a file that cannot be read, is damaged, or holds something else.
+      UserError: one line, if the file is unreadable or damaged, or does not hold Muskie weights.
     """
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} is no file of weights: its name ends with none of {', '.join(SUFFIXES)}")
+        raise UserError(
+            f"{path} is not a file of weights: its name must end with one of {', '.join(SUFFIXES)}"
+        )
     try:
-        tensors, described = read_tensors(path)
-        heads, digest, about = checked_description(described)
-        network = network_of(tensors, heads if num_heads is None else num_heads)
-        weights = Weights(network, to_jax(tensors, network), about)
+        tensors, metadata = read_tensors(path)
+        heads, digest, provenance = parse_metadata(metadata)
+        network = network_from_tensors(tensors, heads if num_heads is None else num_heads)
+        weights = Weights(network, to_jax(tensors, network), provenance)
         if digest not in (None, weights.params_digest):
-            raise UserError("its numbers are not those that were written: get it again")
+            raise UserError("it is damaged: its numbers do not match its digest; get the file again")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return weights
 
 
 def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
-    """The tensors of a `.safetensors` file, or else of one of PyTorch's, by name; nothing in it is run.
+    """Reads the tensors of a `.safetensors` or PyTorch file; executes nothing in it.
 
     Returns:
-      Also what the file says of itself, unchecked.
+      Tensors by name, and the file's metadata, unchecked.
 
     Raises:
-      UserError: if it cannot be read, is damaged, or holds something else.
+      UserError: if the file cannot be read, is damaged, or holds anything but tensors and plain values.
     """
-    tensors, described = (_read_safetensors if path.suffix == ".safetensors" else _read_pth)(path)
-    return _unwrapped(tensors), described
+    tensors, metadata = (_read_safetensors if path.suffix == ".safetensors" else _read_pth)(path)
+    return _without_wrapper_prefixes(tensors), metadata
 
 
-def _unwrapped(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tensors without what DistributedDataParallel and torch.compile, in either order, put before names."""
-    for wrapper in ("module.", "_orig_mod.", "module."):
-        if all(name.startswith(wrapper) for name in tensors):
-            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+def _without_wrapper_prefixes(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Removes the name prefixes that DistributedDataParallel and torch.compile add, in either order."""
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 
 def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            described = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors raises its own kind, and others for broken headers
         raise UserError(f"{UNREADABLE}: {str(error)[:200]}") from error
-    return tensors, described
+    return tensors, metadata
 
 
 def _read_pth(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
-    torch = import_torch()
+    # These checks come before the import, so that a damaged file is reported without PyTorch too.
     is_archive = zipfile.is_zipfile(path)
     if is_archive:
         _check_archive(path)
+    elif not _starts_with_pickle(path):
+        raise UserError(UNREADABLE)
+    torch = import_torch()
     try:
-        # Published checkpoints hold the training's arguments too, an argparse.Namespace, which is a plain
-        # record of names and values. Anything else that is no tensor, number or text is refused.
-        with _ALLOWING, torch.serialization.safe_globals([argparse.Namespace]):
+        # Published checkpoints also hold the training arguments, an argparse.Namespace: names and plain
+        # values. Anything else that is not a tensor, number or string is refused.
+        with _SAFE_GLOBALS_LOCK, torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
-    except Exception as error:  # of an unpickler fed with anything
+    except Exception as error:  # the unpickler may raise anything on arbitrary bytes
         raise UserError(_why_not_loaded(str(error))) from error
-    content = _dictionary(content)
-    state = _dictionary(content.get("model", content.get("state_dict", content)))
+    content = _as_dictionary(content)
+    state = _as_dictionary(content.get("model", content.get("state_dict", content)))
     others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if others or not state:
-        said = f"{str(others[0])[:80]!r} is no tensor" if others else "it holds no tensor"
-        raise UserError(f"no state dict, neither itself nor under the key 'model': {said}")
+        reason = f"{str(others[0])[:80]!r} is not a tensor" if others else "it holds no tensor"
+        raise UserError(f"no state dict at the top level or under the key 'model': {reason}")
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-            raise UserError(f"{str(name)[:80]} is no plain tensor of numbers")
-    # A few bytes of a file can stand for a tensor of any size, all of whose numbers are one.
+            raise UserError(f"{str(name)[:80]} is not a plain dense tensor")
+    # A few bytes can declare an expanded tensor of any size, which would then fill the memory.
     if sum(tensor.nbytes for tensor in state.values()) > path.stat().st_size:
         raise UserError("its tensors are larger than the file")
-    tensors = {str(name): _array(str(name), tensor, torch) for name, tensor in state.items()}
-    return tensors, content.get(KEY, {})
+    tensors = {str(name): _to_numpy(str(name), tensor, torch) for name, tensor in state.items()}
+    return tensors, content.get(METADATA_KEY, {})
 
 
 def _check_archive(path: pathlib.Path) -> None:
-    """Raises UserError unless a zip archive is as PyTorch writes them, and intact.
+    """Raises UserError unless a zip archive has the layout that PyTorch writes, and is intact.
 
-    PyTorch maps tensors into memory and does not compare them with the archive's checksums.
+    PyTorch maps tensors into memory without comparing them with the archive's checksums.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise UserError("its archive is compressed, as PyTorch never does")
+                raise UserError("its archive is compressed, which PyTorch never does")
             if any(entry.filename.endswith(".pkl") and entry.file_size > MAX_PICKLE for entry in entries):
-                raise UserError("the part of it that is no tensors is too large")
+                raise UserError(f"its pickled part is larger than {MAX_PICKLE:,} bytes")
             if archive.testzip():
                 raise UserError("it is damaged: a checksum does not match")
     except (OSError, ValueError, zipfile.BadZipFile, RuntimeError) as error:
         raise UserError(f"{UNREADABLE}: {str(error)[:200]}") from error
 
 
+def _starts_with_pickle(path: pathlib.Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(1) == PICKLE_START
+    except OSError as error:
+        raise UserError(f"{UNREADABLE}: {error.strerror}") from error
+
+
 def _why_not_loaded(message: str) -> str:
-    """PyTorch's errors are pages of advice, such as how to run a file all the same."""
+    """Reduces PyTorch's error to its reason; the rest is advice, such as how to load the file unsafely."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    telling = [line for line in lines if "GLOBAL" in line or "Unsupported class" in line]
-    if telling:
-        reason = telling[0].partition(" was not an allowed global")[0].partition(". Please")[0]
+    reasons = [line for line in lines if "GLOBAL" in line or "Unsupported class" in line]
+    if reasons:
+        reason = reasons[0].partition(" was not an allowed global")[0].partition(". Please")[0]
         return (
-            f"it holds more than plain weights, and nothing of it was run: {reason[:120]} (if you trust "
-            "it, save its state dict alone in PyTorch)"
+            f"it holds Python objects besides weights, and none was run: {reason[:120]} (if you trust the "
+            "file, save its state dict alone with PyTorch)"
         )
     return UNREADABLE
 
 
-def _array(name: str, tensor: Any, torch: Any) -> np.ndarray:
-    """A tensor's numbers, without a copy."""
+def _to_numpy(name: str, tensor: Any, torch: Any) -> np.ndarray:
+    """Returns the tensor as a numpy array without copying it."""
     tensor = tensor.detach()
-    if tensor.dtype == torch.bfloat16:  # which numpy does not have
+    if tensor.dtype == torch.bfloat16:  # numpy has no such type of its own
         return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     try:
         return tensor.numpy()
@@ -279,14 +293,14 @@ def _array(name: str, tensor: Any, torch: Any) -> np.ndarray:
         raise UserError(f"{name[:80]} is of type {tensor.dtype}, not float32") from error
 
 
-def _dictionary(value: Any) -> dict[Any, Any]:
+def _as_dictionary(value: Any) -> dict[Any, Any]:
     if not isinstance(value, Mapping):
-        raise UserError(f"it holds a {type(value).__name__}, where a dictionary should be")
+        raise UserError(f"it holds a {type(value).__name__}, not a dictionary")
     return dict(value)
 
 
 def import_torch() -> Any:
-    """PyTorch, which only those need who read or write its files.
+    """Imports PyTorch, an optional dependency that only its own files need.
 
     Raises:
       UserError: if it is not installed.
@@ -295,7 +309,7 @@ def import_torch() -> Any:
         import torch
     except ImportError as error:
         raise UserError(
-            'this needs PyTorch: python -m pip install -e ".[torch]" -c constraints.txt gets it; '
-            ".safetensors files need none"
+            'this needs PyTorch, which python -m pip install -e ".[torch]" -c constraints.txt installs; '
+            ".safetensors files do not need it"
         ) from error
     return torch

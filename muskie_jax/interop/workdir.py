@@ -1,4 +1,4 @@
-"""Work directories made of weights: training goes on from them with a fresh optimizer."""
+"""Makes work directories from weights, from which training continues with a fresh optimizer."""
 
 import dataclasses
 import json
@@ -12,39 +12,39 @@ from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config, validate
 from muskie_jax.errors import UserError, first_line
 from muskie_jax.files import atomic_write
-from muskie_jax.interop.load import ORIGIN, network_of_config
+from muskie_jax.interop.load import ORIGIN, network_from_config
 from muskie_jax.interop.weights import Weights
 from muskie_jax.optim import make_optimizer
 from muskie_jax.train_step import TrainState
 
-WORKDIR_ENTRIES = ("checkpoints", ORIGIN)  # of one in which nothing was trained yet
+WORKDIR_ENTRIES = ("checkpoints", ORIGIN)  # of a work directory in which nothing was trained yet
 
 
 def make_workdir(path: pathlib.Path, weights: Weights, config: ConfigDict | None, force: bool) -> None:
-    """Writes a work directory whose one checkpoint, of step 0, holds the weights.
+    """Writes a work directory whose only checkpoint, of step 0, holds the weights.
 
-    What they said of themselves is kept in `imported.json`, so that weights trained on from there tell.
+    `imported.json` keeps the metadata of the weights, so that later exports name their origin.
 
     Args:
       path: of the work directory.
       weights: with the reconstruction head, which training needs.
-      config: that training will be started with; None is the published recipe. Only its `model` and its
-        optimizer matter.
-      force: replace a work directory that is there, as long as nothing was trained in it.
+      config: of the training to come; None is the published recipe. Only its `model` and its optimizer
+        matter here.
+      force: replace an existing work directory, unless something was trained in it.
 
     Raises:
-      UserError: if the weights cannot be trained, are not the config's, or the folder is taken.
+      UserError: if the weights cannot be trained or do not fit the config, or the folder exists.
     """
     network = weights.network
     if weights.backbone_only:
-        raise UserError("there is no reconstruction head in these weights, and training needs one")
+        raise UserError("these weights have no reconstruction head, and training needs one")
     if network.variant is None:
         raise UserError(
             f"no variant has width {network.width}, {network.depth} blocks and {network.heads} heads: "
             "add one to VARIANTS in muskie_jax/models/muskie.py"
         )
     if config is None:
-        config = _config_of(weights)
+        config = _default_config_for(weights)
     else:
         validate(config)
         _check_same_network(config, weights)
@@ -52,30 +52,30 @@ def make_workdir(path: pathlib.Path, weights: Weights, config: ConfigDict | None
     state = TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params))
     with atomic_write(path, force, WORKDIR_ENTRIES) as part:
         part.mkdir()
-        described = {name: value for name, value in weights.described().items() if name != "origin"}
-        (part / ORIGIN).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        # Without the origin's own origin, which would make metadata grow with every import.
+        metadata = {name: value for name, value in weights.metadata().items() if name != "origin"}
+        (part / ORIGIN).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
         checkpoints = Checkpointer(part, keep=1)
         try:
             checkpoints.save(state, config)
             checkpoints.close()
-        except ValueError as error:  # Orbax's, of a full disk
+        except ValueError as error:  # Orbax raises it when the disk is full
             raise OSError(first_line(error)) from error
 
 
-def _config_of(weights: Weights) -> ConfigDict:
+def _default_config_for(weights: Weights) -> ConfigDict:
     config, network = default_config(), weights.network
-    config.model.variant = network.variant
-    for name in ("patch", "registers", "view_embed", "max_views"):
-        config.model[name] = getattr(network, name)
+    names = ("variant", "patch", "registers", "view_embed", "max_views")
+    config.update({"model": {name: getattr(network, name) for name in names}})
     return config
 
 
 def _check_same_network(config: ConfigDict, weights: Weights) -> None:
-    asked, got = network_of_config(config.model), weights.network
-    for name, value in dataclasses.asdict(asked).items():
-        found = getattr(got, name)
-        if value != found and not (name == "max_views" and got.view_embed == "none"):
+    configured, actual = network_from_config(config.to_dict()["model"]), weights.network
+    for name, value in dataclasses.asdict(configured).items():
+        weights_value = getattr(actual, name)
+        if value != weights_value and not (name == "max_views" and actual.view_embed == "none"):
             raise UserError(
-                f"the weights have {name} {found} and the config's network has {value}: write "
-                f"--config.model.variant={got.variant}, or what else differs"
+                f"the weights have {name} {weights_value}, but the config's network has {value}: write "
+                f"--config.model.variant={actual.variant}, or change the setting that differs"
             )

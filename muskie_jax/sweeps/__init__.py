@@ -25,7 +25,7 @@ from muskie_jax.checks import check_setting, require, suggest
 from muskie_jax.config import total_steps, validate
 from muskie_jax.config_file import load_module
 from muskie_jax.errors import UserError, first_line
-from muskie_jax.interop.description import metrics_of
+from muskie_jax.interop.metadata import latest_evaluation
 
 __all__ = ["choose", "is_complete", "override", "sweep_configs"]
 
@@ -122,4 +122,4 @@ def is_complete(config: ConfigDict, workdir: pathlib.Path) -> bool:
         return False
     steps = total_steps(config)
     is_saved = (workdir / "checkpoints" / str(steps)).is_dir()
-    return is_saved and metrics_of(workdir, steps).get("step") == steps
+    return is_saved and latest_evaluation(workdir, steps).get("step") == steps

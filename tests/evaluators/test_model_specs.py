@@ -17,7 +17,7 @@ from muskie_jax.evaluators.model_specs import find_models
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
 from muskie_jax.train_step import TrainState
-from muskie_tests import framewise_made
+from muskie_tests import framewise_networks
 
 STEPS = (10, 20, 30, 40)
 
@@ -95,9 +95,11 @@ def test_baselines_and_backbones(tmp_path):
 
 def test_a_backbone_is_loaded(tmp_path, monkeypatch):
     # No published network is this small, so its number of heads must be given.
-    load = functools.partial(model_specs.load_framewise, num_heads=framewise_made.HEADS)
+    load = functools.partial(model_specs.load_framewise, num_heads=framewise_networks.HEADS)
     monkeypatch.setattr(model_specs, "load_framewise", load)
-    safetensors.numpy.save_file(framewise_made.published("dinov2"), tmp_path / "dino.safetensors")
+    safetensors.numpy.save_file(
+        framewise_networks.transformers_tensors("dinov2"), tmp_path / "dino.safetensors"
+    )
     (spec,) = found(f"ours=dinov2:{tmp_path / 'dino.safetensors'}")
     model = spec.load()
     assert isinstance(model.network, FramewiseNetwork) and model.info.name == "ours"

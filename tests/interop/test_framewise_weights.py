@@ -1,4 +1,4 @@
-"""Published files of MAE, DINOv2, DINOv3 and CroCo v2: every tensor finds its place, others are refused."""
+"""Published files of MAE, DINOv2, DINOv3 and CroCo v2: all tensors are used, wrong files are refused."""
 
 import re
 
@@ -13,12 +13,18 @@ from conftest import GOLDEN
 from muskie_jax.errors import UserError
 from muskie_jax.interop.framewise import HEADS as KNOWN_HEADS
 from muskie_jax.interop.framewise import load_framewise, read_framewise
-from muskie_tests.framewise_made import CASES, HEADS, kind_of, of_the_repository, published
+from muskie_tests.framewise_networks import (
+    CASES,
+    HEADS,
+    kind_of,
+    repository_tensors,
+    transformers_tensors,
+)
 
 
 @pytest.fixture
 def read(tmp_path):
-    """Tensors, through a file, as settings and parameters."""
+    """Writes tensors to a file and reads settings and parameters back."""
 
     def read(kind, tensors, num_heads=HEADS):
         safetensors.numpy.save_file(tensors, tmp_path / "m.safetensors")
@@ -29,7 +35,7 @@ def read(tmp_path):
 
 @pytest.fixture
 def refusal(read, tmp_path):
-    """The one line with which they are refused."""
+    """Returns the message, without the path, with which a file of tensors is refused."""
 
     def refusal(kind, tensors, num_heads=HEADS):
         with pytest.raises(UserError) as error:
@@ -54,9 +60,9 @@ def same(one, other):
 
 @pytest.mark.parametrize("case", CASES)
 def test_both_names_give_the_same_parameters(case, read):
-    settings, params = read(kind_of(case), published(case))
-    tensors = of_the_repository(case)
-    assert not tensors.keys() & published(case).keys() - {"norm.weight", "norm.bias"}
+    settings, params = read(kind_of(case), transformers_tensors(case))
+    tensors = repository_tensors(case)
+    assert not tensors.keys() & transformers_tensors(case).keys() - {"norm.weight", "norm.bias"}
     other_settings, other = read(kind_of(case), tensors)
     assert same(params, other)
     if "dinov3" in case:
@@ -70,7 +76,7 @@ def test_both_names_give_the_same_parameters(case, read):
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_number_of_a_file_is_in_the_tree(case, read):
-    tensors = published(case)
+    tensors = transformers_tensors(case)
     used = {n: x for n, x in tensors.items() if not re.match(r"decoder|embeddings\.mask_token", n)}
     assert len(used) < len(tensors)
     numbers = np.concatenate([x.ravel() for x in used.values()])
@@ -81,8 +87,8 @@ def test_every_number_of_a_file_is_in_the_tree(case, read):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("names", [published, of_the_repository])
-def test_a_tensor_too_few_or_too_many_is_named(case, names, refusal):
+@pytest.mark.parametrize("names", [transformers_tensors, repository_tensors])
+def test_missing_and_unknown_tensors_are_named(case, names, refusal):
     kind, tensors = kind_of(case), names(case)
     wanted = [
         n for n in tensors if not re.search(r"decoder|mask_token|register|storage|bias_mask|rope|local", n)
@@ -95,8 +101,8 @@ def test_a_tensor_too_few_or_too_many_is_named(case, names, refusal):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("names", [published, of_the_repository])
-def test_another_shape_is_named(case, names, refusal):
+@pytest.mark.parametrize("names", [transformers_tensors, repository_tensors])
+def test_a_wrong_shape_is_named(case, names, refusal):
     kind, tensors = kind_of(case), names(case)
     for name, array in tensors.items():
         if re.search(r"decoder|mask_token|local_cls|bias_mask", name):
@@ -104,8 +110,8 @@ def test_another_shape_is_named(case, names, refusal):
         message = refusal(
             kind, tensors | {name: np.ones((*array.shape[:-1], array.shape[-1] + 1), np.float32)}
         )
-        # What tells a width or a number tells it to all others.
-        assert name.removeprefix("vit.") in message or "of another shape" in message, message
+        # A tensor that the width or a count is read from makes the others' shapes wrong instead.
+        assert name.removeprefix("vit.") in message or "wrong shape" in message, message
 
 
 @pytest.mark.parametrize("case", [*CASES, "crocov2"])
@@ -114,72 +120,74 @@ def test_weights_of_another_kind_are_named(case, kind, refusal, croco):
     titles = {"mae": "MAE", "dinov2": "DINOv2", "dinov3": "DINOv3", "crocov2": "CroCo v2"}
     if kind == kind_of(case):
         return
-    for names in (published, of_the_repository):
+    for names in (transformers_tensors, repository_tensors):
         message = refusal(kind, croco if case == "crocov2" else names(case))
         theirs = kind_of(case)
-        assert message == f"these are weights of {titles[theirs]}, not of {titles[kind]}: say {theirs!r}"
+        expected = (
+            f"these are {titles[theirs]} weights, not {titles[kind]} weights: write {theirs!r} as kind"
+        )
+        assert message == expected
 
 
 def test_weights_of_muskie_are_named(refusal, golden):
     muskie = {name.removeprefix("param/"): x for name, x in golden.items() if name.startswith("param/")}
-    assert refusal("dinov2", muskie) == "these are weights of Muskie, not of DINOv2"
+    assert refusal("dinov2", muskie) == "these are Muskie weights, not DINOv2 weights"
 
 
-def test_croco_of_the_first_version_is_refused(refusal, croco):
+def test_version_1_of_croco_is_refused(refusal, croco):
     message = refusal("crocov2", croco | {"enc_pos_embed": np.ones((15, 32), np.float32)})
     assert "unknown: enc_pos_embed" in message
 
 
-def test_a_bias_that_only_some_layers_lack_is_missing(read, refusal):
-    tensors = published("dinov3")
+def test_a_bias_may_be_absent_from_all_layers_but_not_from_one(read, refusal):
+    tensors = transformers_tensors("dinov3")
     one = "layer.1.attention.q_proj.bias"
     assert f"missing: {one}" in refusal("dinov3", {n: x for n, x in tensors.items() if n != one})
-    # The largest has none at all.
+    # The largest DINOv3 has none at all.
     none = {n: x for n, x in tensors.items() if not re.search(r"[qkv]_proj\.bias", n)}
     assert not read("dinov3", none)[1]["block_1"]["attention"]["qkv"]["bias"].any()
 
 
 @pytest.mark.parametrize(
-    "heads, said",
+    "heads, expected",
     [
-        (None, "no DINOv2 has width 32: say how many heads this one has (num_heads=)"),
+        (None, "no published DINOv2 has width 32: set num_heads="),
         (3, "num_heads=3 does not fit width 32"),
         (16, "num_heads=16 does not fit width 32"),
     ],
 )
-def test_heads_that_are_not_known(heads, said, refusal):
-    assert said in refusal("dinov2", published("dinov2"), heads)
+def test_unknown_numbers_of_heads_are_refused(heads, expected, refusal):
+    assert expected in refusal("dinov2", transformers_tensors("dinov2"), heads)
 
 
-def test_heads_of_the_published_sizes():
-    """64 channels each, but for two."""
+def test_exceptions_to_64_channels_per_head():
     assert KNOWN_HEADS == {("mae", 1280): 16, ("dinov3", 4096): 32}
 
 
-def test_heads_of_64_channels(read):
+def test_heads_have_64_channels_by_default(read):
     wide = {}
-    for name, array in published("dinov2").items():  # four times the width, and four times the hidden one
+    for name, array in transformers_tensors("dinov2").items():  # width and hidden width times 4
         wide[name] = np.tile(array, [4 if n in (32, 128) else 1 for n in array.shape])
     settings, _ = read("dinov2", wide, None)
     assert (settings.width, settings.hidden, settings.heads) == (128, 512, 2)
 
 
 @pytest.mark.parametrize(
-    "changed, said",
+    "changed, expected",
     [
         ({"rope_embed.periods": np.ones(5, np.float32)}, "rope_embed.periods (5, not 4)"),
-        ({"rope_embed.periods": np.zeros(4, np.float32)}, "rope_embed.periods are not all positive"),
-        ({"norm.bias": np.full(32, np.nan, np.float32)}, "norm.bias holds numbers that are not finite"),
-        ({"norm.bias": np.zeros(32, np.float64)}, "of another type than float32: norm.bias (float64)"),
+        ({"rope_embed.periods": np.zeros(4, np.float32)}, "rope_embed.periods must be positive"),
+        ({"norm.bias": np.full(32, np.nan, np.float32)}, "norm.bias holds infinite or undefined numbers"),
+        ({"norm.bias": np.zeros(32, np.float64)}, "not float32: norm.bias (float64)"),
         ({"blocks.0.attn.qkv.bias_mask": np.ones(5, np.float32)}, "unknown: blocks.0.attn.qkv.bias_mask"),
     ],
 )
-def test_broken_numbers_are_named(changed, said, refusal):
-    assert said in refusal("dinov3", of_the_repository("dinov3") | changed)
+def test_invalid_numbers_are_named(changed, expected, refusal):
+    assert expected in refusal("dinov3", repository_tensors("dinov3") | changed)
 
 
-def test_16_bits_are_widened(read):
-    tensors = {name: x.astype(np.float16) for name, x in of_the_repository("dinov3").items()}
+def test_16_bit_floats_become_float32(read):
+    tensors = {name: x.astype(np.float16) for name, x in repository_tensors("dinov3").items()}
     params = flatten_dict(read("dinov3", tensors)[1])
     assert {x.dtype.name for x in params.values()} == {"float32"}
     assert np.array_equal(
@@ -188,20 +196,20 @@ def test_16_bits_are_widened(read):
 
 
 @pytest.mark.parametrize("name", ["m.pth", "pytorch_model.bin"])
-def test_files_of_pytorch(name, tmp_path, read):
+def test_pytorch_files(name, tmp_path, read):
     torch = pytest.importorskip("torch")
-    state = {n: torch.from_numpy(x.copy()) for n, x in of_the_repository("mae").items()}
+    state = {n: torch.from_numpy(x.copy()) for n, x in repository_tensors("mae").items()}
     torch.save({"model": state, "croco_kwargs": {"enc_depth": 2, "pos_embed": "RoPE100"}}, tmp_path / name)
     model, params = load_framewise("mae", tmp_path / name, num_heads=HEADS)
-    settings, expected = read("mae", of_the_repository("mae"))
+    settings, expected = read("mae", repository_tensors("mae"))
     assert model.settings == settings and same(params, expected)
 
 
-def test_a_repository_of_the_hub(tmp_path, monkeypatch):
-    """As those of MAE are: an old file of PyTorch beside one of TensorFlow."""
+def test_hub_repository(tmp_path, monkeypatch):
+    """Like MAE's: an old PyTorch file beside a TensorFlow file."""
     torch = pytest.importorskip("torch")
     path = tmp_path / "pytorch_model.bin"
-    torch.save({n: torch.from_numpy(x.copy()) for n, x in published("mae").items()}, path)
+    torch.save({n: torch.from_numpy(x.copy()) for n, x in transformers_tensors("mae").items()}, path)
 
     def get(repo, name, revision):
         assert repo == "facebook/vit-mae-base"
@@ -217,27 +225,37 @@ def test_a_repository_of_the_hub(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "kind, source, options, said",
+    "kind, source, options, expected",
     [
         ("dino", "m.safetensors", {}, "kind: no 'dino'; did you mean"),
-        ("mae", "m.safetensors", {}, "there is no 'm.safetensors': write a file of weights, or user/name"),
-        ("mae", "here.npz", {}, "here.npz is no file of weights: write one that ends with .safetensors"),
-        ("mae", "folder", {}, "folder is no file of weights"),
-        ("mae", "here.pth", {"revision": "x"}, "revision= and filename= are for repositories of the hub"),
+        (
+            "mae",
+            "m.safetensors",
+            {},
+            "'m.safetensors' does not exist: write a file of weights, or user/name",
+        ),
+        (
+            "mae",
+            "here.npz",
+            {},
+            "here.npz is not a file of weights: its name must end with one of .safeten",
+        ),
+        ("mae", "folder", {}, "folder is not a file of weights"),
+        ("mae", "here.pth", {"revision": "x"}, "revision= and filename= are for hub repositories only"),
         ("mae", "here.pth", {}, "here.pth: it cannot be read"),
         ("mae", "here.pth", {"dtype": "float16"}, "dtype: no 'float16'"),
         ("mae", "here.pth", {"attention": "flash"}, "attention='flash': choose one of"),
     ],
 )
-def test_sources_that_are_none(kind, source, options, said, tmp_path, monkeypatch):
+def test_invalid_sources_are_refused(kind, source, options, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     for name in ("here.npz", "here.pth"):
         (tmp_path / name).touch()
-    with pytest.raises(UserError, match=re.escape(said)):
+    with pytest.raises(UserError, match=re.escape(expected)):
         load_framewise(kind, source, **options)
 
 
-def test_a_folder_is_its_file(tmp_path):
-    safetensors.numpy.save_file(published("dinov2"), tmp_path / "model.safetensors")
+def test_a_folder_with_model_safetensors(tmp_path):
+    safetensors.numpy.save_file(transformers_tensors("dinov2"), tmp_path / "model.safetensors")
     assert load_framewise("dinov2", tmp_path, num_heads=HEADS)[0].settings.kind == "dinov2"

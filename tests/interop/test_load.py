@@ -1,4 +1,4 @@
-"""`load_pretrained` from everywhere, `save_pretrained`, and work directories made of weights."""
+"""`load_pretrained` from every source, `save_pretrained`, and imported work directories."""
 
 import json
 import pathlib
@@ -26,7 +26,7 @@ from muskie_jax.interop.workdir import make_workdir
 from muskie_jax.optim import make_optimizer
 from muskie_jax.train import train
 from muskie_jax.train_step import TrainState
-from muskie_tests.networks import made_inputs, made_network, named_network, same
+from muskie_tests.networks import random_inputs, random_network, random_variant, same
 from muskie_tests.runs import nano_config
 
 STEPS = (20, 100)
@@ -36,10 +36,10 @@ STEPS = (20, 100)
 def trained(tmp_path_factory):
     """A work directory with checkpoints of two steps, and the parameters of each."""
     workdir = tmp_path_factory.mktemp("runs") / "nano"
-    config = nano_config("/secret/place/photos")
+    config = nano_config("/secret/folder/photos")
     checkpoints, params = Checkpointer(workdir, keep=3), {}
     for step in STEPS:
-        params[step] = named_network("nano", step)[1]
+        params[step] = random_variant("nano", step)[1]
         on_device = jax.tree.map(jnp.asarray, params[step])
         state = TrainState(jnp.int32(step), on_device, make_optimizer(config).init(on_device))
         checkpoints.save(state, config)
@@ -55,11 +55,11 @@ def trained(tmp_path_factory):
     "where, step",
     [("", 100), ("checkpoints", 100), ("20", 20), ("checkpoints/20", 20), ("checkpoints/100", 100)],
 )
-def test_from_a_work_directory(trained, where, step):
+def test_loads_from_a_work_directory(trained, where, step):
     workdir, params = trained
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     model, loaded = load_pretrained(workdir / where)
-    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before, "only read"
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before, "nothing was written"
     assert same(loaded, params[step])
     assert (model.width, model.depth, model.heads) == (48, 2, 4)
 
@@ -77,7 +77,7 @@ def test_reconstructs_and_gives_features_at_any_size(trained, tmp_path, name, vi
         write_weights(tmp_path / name, weights)
     model, loaded = load_pretrained(str(tmp_path / name))
     assert same(loaded, params[20])
-    images, mask = made_inputs(0, views, size)
+    images, mask = random_inputs(0, views, size)
     output = model.apply({"params": loaded}, images, mask)
     patches = size[0] // 16 * (size[1] // 16)
     assert output.pred.shape == output.conf.shape == (2, views, patches, 768)
@@ -86,20 +86,20 @@ def test_reconstructs_and_gives_features_at_any_size(trained, tmp_path, name, vi
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((output, tokens)))
 
 
-def test_what_is_known_of_the_training(trained, tmp_path):
+def test_provenance_of_a_checkpoint(trained, tmp_path):
     copied = shutil.copytree(trained[0] / "checkpoints" / "20", tmp_path / "best")
-    assert open_weights(copied).about["step"] == 20, "whatever its folder is called"
-    about = open_weights(trained[0] / "20").about
-    assert about["step"] == 20
-    assert about["metrics"] == {"step": 20, "mse": 1 / 20, "baseline_mse": 0.5}
-    assert about["training"]["optim"]["learning_rate"] == 3e-3
-    assert about["training"]["sources"]["photos"]["root"] == "photos"
-    assert "secret" not in json.dumps(about), "paths of the training's computer are its owner's"
+    assert open_weights(copied).provenance["step"] == 20, "the step does not come from the folder's name"
+    provenance = open_weights(trained[0] / "20").provenance
+    assert provenance["step"] == 20
+    assert provenance["metrics"] == {"step": 20, "mse": 1 / 20, "baseline_mse": 0.5}
+    assert provenance["training"]["optim"]["learning_rate"] == 3e-3
+    assert provenance["training"]["sources"]["photos"]["root"] == "photos"
+    assert "secret" not in json.dumps(provenance), "paths of the training machine are private"
 
 
 @pytest.fixture
 def damaged(trained, tmp_path):
-    """The same with the newest checkpoint damaged."""
+    """A copy of the work directory whose newest checkpoint is damaged."""
     workdir = shutil.copytree(trained[0], tmp_path / "damaged")
     largest = max((workdir / "checkpoints" / "100").rglob("*"), key=lambda path: path.stat().st_size)
     data = bytearray(largest.read_bytes())
@@ -108,33 +108,38 @@ def damaged(trained, tmp_path):
     return workdir
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(trained, damaged, capfd):
+def test_falls_back_from_a_damaged_checkpoint_to_the_previous_one(trained, damaged, capfd):
     files = sorted(damaged.rglob("*"))
     assert same(load_pretrained(damaged)[1], trained[1][20])
     assert "checkpoints/100 cannot be read or is damaged" in capfd.readouterr().err
-    assert sorted(damaged.rglob("*")) == files, "moving it aside is the trainer's affair"
+    assert sorted(damaged.rglob("*")) == files, "only the trainer moves it aside"
     with pytest.raises(UserError, match="checkpoints/100 cannot be read or is damaged"):
         load_pretrained(damaged / "100")
     shutil.rmtree(damaged / "checkpoints" / "20" / "meta")
-    with pytest.raises(UserError, match="has no intact checkpoint; of the newest: the checkpoint"):
+    with pytest.raises(UserError, match="has no intact checkpoint: the checkpoint"):
         load_pretrained(damaged)
 
 
-def test_what_is_not_there_is_said(trained, tmp_path, monkeypatch):
+def test_sources_without_weights_are_refused(trained, tmp_path, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     for source, expected in [
         (tmp_path, "has no checkpoint yet"),
         ("empty", "is neither a work directory nor a checkpoint, and has no model.safetensors"),
-        ("empty/nothing", "there is no 'empty/nothing': write a work directory, a checkpoint, a file of"),
-        ("user/model.safetensors", "there is no 'user/model.safetensors': write"),
+        (
+            "empty/nothing",
+            "'empty/nothing' does not exist: write a work directory, a checkpoint, a file of",
+        ),
+        ("user/model.safetensors", "'user/model.safetensors' does not exist: write"),
         ("~nobody-of-this-name/x", "there is no such user's home"),
         ("a" * 5000, "is not a valid path: File name too long"),
     ]:
         with pytest.raises(UserError, match=expected):
             load_pretrained(source)
-    with pytest.raises(UserError, match="is here, and revision= and filename= are for repositories"):
+    with pytest.raises(
+        UserError, match="is a local path: revision= and filename= are for hub repositories"
+    ):
         load_pretrained(trained[0], filename="model.safetensors")
 
 
@@ -156,37 +161,37 @@ def test_options_of_the_model(trained):
             load_pretrained(trained[0] / "20", **options)
 
 
-def test_what_the_network_cannot_use_is_said(trained):
+def test_unusable_inputs_are_refused(trained):
     model, params = load_pretrained(trained[0])
     backbone = {name: value for name, value in params.items() if name not in ("norm", "head")}
-    images, mask = made_inputs(0, 2, (32, 32))
+    images, mask = random_inputs(0, 2, (32, 32))
     with pytest.raises(ValueError, match="no reconstruction head: write method='features'"):
         model.apply({"params": backbone}, images, mask)
     with pytest.raises(ValueError, match=r"images must be float, in \[-1, 1\], got uint8"):
         model.apply({"params": params}, np.zeros(images.shape, np.uint8), method="features")
 
 
-def test_checkpoints_that_a_training_deletes_meanwhile(trained, tmp_path, monkeypatch):
-    """The newest is deleted while it is read: by then there is a newer one."""
+def test_a_checkpoint_deleted_while_it_is_read(trained, tmp_path, monkeypatch):
+    """A running training deletes it and has written a newer one, which is loaded instead."""
     workdir = shutil.copytree(trained[0], tmp_path / "w")
     shutil.move(workdir / "checkpoints" / "100", tmp_path / "newer")
     read = load.read_params
 
-    def training_goes_on(folder):
+    def read_while_training(folder):
         if folder.name == "20":
             shutil.rmtree(folder)
             shutil.move(tmp_path / "newer", workdir / "checkpoints" / "100")
         return read(folder)
 
-    monkeypatch.setattr(load, "read_params", training_goes_on)
+    monkeypatch.setattr(load, "read_params", read_while_training)
     assert same(load_pretrained(workdir)[1], trained[1][100])
 
 
 def test_saved_folders(trained, tmp_path):
     folder = tmp_path / "deep" / "folder"
     model, params = load_pretrained(trained[0])
-    config = nano_config("/secret/place/photos")
-    described = save_pretrained(
+    config = nano_config("/secret/folder/photos")
+    metadata = save_pretrained(
         folder,
         model,
         params,
@@ -195,14 +200,14 @@ def test_saved_folders(trained, tmp_path):
         licence="cc-by-4.0",
     )
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-    assert json.loads((folder / "config.json").read_text()) == {"model_type": "muskie"} | described
-    assert described["params_digest"] == digest(params) and described["variant"] == "nano"
+    assert json.loads((folder / "config.json").read_text()) == {"model_type": "muskie"} | metadata
+    assert metadata["params_digest"] == digest(params) and metadata["variant"] == "nano"
     card = (folder / "README.md").read_text()
     _, header, body = card.split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "cc-by-4.0"
-    for said in ("# Muskie (Nano)", "| 0.0900 |", "| 20 steps |", "under: cc-by-4.0.", "root photos",
+    for text in ("# Muskie (Nano)", "| 0.0900 |", "| 20 steps |", "under: cc-by-4.0.", "root photos",
                  "| 32x32, 32x48 |", "| random 0.9, rectangle 0.75, ellipse 0.75 |"):  # fmt: skip
-        assert said in body, said
+        assert text in body, text
     assert "secret" not in card
     with pytest.raises(UserError, match="exists already"):
         save_pretrained(folder, model, params)
@@ -210,7 +215,8 @@ def test_saved_folders(trained, tmp_path):
         folder, model, {k: v for k, v in params.items() if k not in ("norm", "head")}, force=True
     )
     card = (folder / "README.md").read_text()
-    assert "no, features only" in card and "not stated yet" in card and "Not known" in card
+    assert "no, features only" in card and "Unknown: the file" in card
+    assert "not stated yet" in card and "authors of Muskie state no licence" in card
     for force in (False, True):
         (folder / "thesis.tex").touch()
         with pytest.raises(UserError, match="also holds 'thesis.tex'" if force else "exists already"):
@@ -231,9 +237,9 @@ HOSTILE = "`x` |\n\n## Licence\n\nMIT <img src=x> ![p](http://evil.example/x) ww
         {"sources": {"a": "b"}, "mask": {"modes": {"a": 1}}},
     ],
 )
-def test_what_a_card_says_cannot_break_out_of_it(tmp_path, training):
-    """Descriptions come from files, and files from distractors."""
-    model, params = made_network(0)
+def test_metadata_cannot_inject_markup_into_the_card(tmp_path, training):
+    """Metadata comes from files, which are untrusted."""
+    model, params = random_network(0)
     weights = Weights(Network.of(model), params, {"training": training, "metrics": {"mse": 1.0}})
     write_weights(tmp_path / "m.safetensors", weights)
     again = open_weights(tmp_path / "m.safetensors")
@@ -244,73 +250,90 @@ def test_what_a_card_says_cannot_break_out_of_it(tmp_path, training):
     assert all(len(line) < 2000 for line in card.splitlines())
 
 
-def test_a_training_is_a_config(tmp_path):
-    with pytest.raises(UserError, match="training is a str, and no config"):
-        save_pretrained(tmp_path / "m", *made_network(0), training="400 epochs")
+def test_training_must_be_a_config(tmp_path):
+    with pytest.raises(UserError, match="training is a str, not a config"):
+        save_pretrained(tmp_path / "m", *random_network(0), training="400 epochs")
 
 
-def test_only_such_folders_are_pushed(tmp_path):
-    with pytest.raises(UserError, match="has no model.safetensors: make it with export --out"):
+def test_only_exported_folders_are_pushed(tmp_path):
+    with pytest.raises(UserError, match="has no model.safetensors: make the folder with export --out"):
         push_to_hub(tmp_path, "user/name")
 
 
-def test_a_work_directory_of_weights_is_trained_on(trained, tmp_path, photo_folder):
-    workdir, params = trained
-    config = nano_config(photo_folder)
+def short_config(root):
+    config = nano_config(root)
     config.duration, config.optim.warmup = "2 steps", "1 steps"
     config.buckets.views = (2,)
     config.buckets.resolutions = (((32, 32),),)
     config.evaluation.pictures = 0
+    return config
+
+
+def test_imported_work_directory(trained, tmp_path):
+    workdir, params = trained
     make_workdir(tmp_path / "w", open_weights(workdir / "20"), None, force=False)
     imported = open_weights(tmp_path / "w")
     assert same(imported.params, params[20])
-    assert imported.about["origin"]["step"] == 20 and "training" not in imported.about
+    assert imported.provenance["origin"]["step"] == 20 and "training" not in imported.provenance
     with pytest.raises(UserError, match="exists already"):
         make_workdir(tmp_path / "w", imported, None, force=False)
     make_workdir(tmp_path / "w", imported, None, force=True)
     assert [p.name for p in (tmp_path / "w" / "checkpoints").iterdir()] == ["0"]
+    write_folder(tmp_path / "folder", imported, None, force=False)
+    card = (tmp_path / "folder" / "README.md").read_text()
+    assert "Imported from other weights (variant nano" in card and "no further training" in card
 
-    only_evaluate = config.copy_and_resolve_references()
-    only_evaluate.duration = "0 steps"
-    result = train(only_evaluate, tmp_path / "w")
+
+def test_evaluation_of_an_imported_work_directory(trained, tmp_path, photo_folder):
+    workdir, params = trained
+    weights = open_weights(workdir / "20")
+    config = short_config(photo_folder)
+    config.duration = "0 steps"
+    config.optim.clip_norm = 1.0  # gives the optimizer's state other leaves than the default recipe's
+    make_workdir(tmp_path / "default", weights, None, force=False)
+    with pytest.raises(UserError, match="is of another network or optimizer"):
+        train(config, tmp_path / "default")
+    make_workdir(tmp_path / "clipped", weights, config, force=False)
+    result = train(config, tmp_path / "clipped")
     assert result["step"] == 0 and result["params_digest"] == digest(params[20]) and result["mse"] > 0
 
-    only_evaluate.optim.clip_norm = 1.0  # an optimizer with other leaves
-    with pytest.raises(UserError, match="is of another network or optimizer"):
-        train(only_evaluate, tmp_path / "w")
-    make_workdir(tmp_path / "clipped", imported, only_evaluate, force=False)
-    assert train(only_evaluate, tmp_path / "clipped")["params_digest"] == digest(params[20])
 
+def test_training_continues_from_an_imported_work_directory(trained, tmp_path, photo_folder):
+    workdir, params = trained
+    make_workdir(tmp_path / "w", open_weights(workdir / "20"), None, force=False)
+    config = short_config(photo_folder)
+    config.optim.learning_rate = 1e-4  # Adam moves each parameter by about this much per step
     result = train(config, tmp_path / "w")
-    assert result["step"] == 2 and result["params_digest"] == digest(load_pretrained(tmp_path / "w")[1])
-    fresh = train(config, tmp_path / "fresh")
-    assert result["train_loss"] != fresh["train_loss"], "it began where the weights were"
-    trained_on = open_weights(tmp_path / "w")
-    write_folder(tmp_path / "folder", trained_on, None, force=False)
-    assert trained_on.about["origin"]["params_digest"] == digest(params[20])
-    assert "Trained on from other weights (variant nano" in (tmp_path / "folder" / "README.md").read_text()
+    assert result["step"] == 2
+    fine_tuned = open_weights(tmp_path / "w")
+    assert result["params_digest"] == fine_tuned.params_digest != digest(params[20])
+    distances = jax.tree.map(lambda a, b: np.abs(a - b).max(), fine_tuned.params, params[20])
+    assert max(jax.tree.leaves(distances)) < 1e-3, "training started from the imported weights"
+    write_folder(tmp_path / "folder", fine_tuned, None, force=False)
+    assert fine_tuned.provenance["origin"]["params_digest"] == digest(params[20])
+    assert "Initialised from other weights (variant nano" in (tmp_path / "folder" / "README.md").read_text()
     with pytest.raises(UserError, match="also holds 'metrics.jsonl', so it is not replaced"):
-        make_workdir(tmp_path / "w", imported, None, force=True)
+        make_workdir(tmp_path / "w", fine_tuned, None, force=True)
 
 
 def test_weights_that_cannot_be_trained_are_refused(trained, tmp_path):
     weights = open_weights(trained[0])
     make = lambda weights, config=None: make_workdir(tmp_path / "w", weights, config, force=False)
-    with pytest.raises(UserError, match="no reconstruction head in these weights"):
+    with pytest.raises(UserError, match="these weights have no reconstruction head"):
         make(weights.backbone())
-    model, params = made_network(0)
+    model, params = random_network(0)
     with pytest.raises(
         UserError, match="no variant has width 24, 2 blocks and 2 heads: add one to VARIANTS"
     ):
         make(Weights(Network.of(model), params))
     config = default_config()
     config.sources.photos = nano_config("x").sources.photos
-    with pytest.raises(UserError, match=r"have width 48 and the config's network has 768: .*variant=nano"):
+    with pytest.raises(UserError, match=r"have width 48, but the config's network has 768: .*variant=nano"):
         make(weights, config)
     assert not (tmp_path / "w").exists()
 
 
-def test_the_package_says_what_it_offers():
+def test_public_names_of_the_package():
     assert {"load_pretrained", "push_to_hub", "save_pretrained"} <= set(dir(muskie_jax))
     with pytest.raises(AttributeError, match="no attribute 'load_pretraned'"):
         muskie_jax.load_pretraned  # noqa: B018

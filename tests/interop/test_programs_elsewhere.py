@@ -1,4 +1,4 @@
-"""StableHLO and ONNX programs compute what the network does, without this package."""
+"""StableHLO and ONNX programs compute the same results as the network, without this package."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from muskie_jax.interop.names import Network
 from muskie_jax.interop.onnx_program import write_onnx
 from muskie_jax.interop.stablehlo import PLATFORMS, export_program, write_stablehlo
 from muskie_jax.interop.weights import Weights
-from muskie_tests.networks import made_inputs, made_network
+from muskie_tests.networks import random_inputs, random_network
 
 VIEWS, SIZE = 3, (32, 48)
 
@@ -22,7 +22,7 @@ VIEWS, SIZE = 3, (32, 48)
 @pytest.fixture(scope="module")
 def network():
     """A model, its parameters, and the same as weights."""
-    model, params = made_network(7)
+    model, params = random_network(7)
     return model, params, Weights(Network.of(model), params)
 
 
@@ -51,7 +51,7 @@ results = {}
 for groups in (1, 2):
     images, mask = inputs["images"][:groups], inputs["mask"][:groups]
     results |= {f"{groups}/{i}": np.asarray(x) for i, x in enumerate(muskie(images, mask))}
-results |= {f"whole/{i}": np.asarray(x) for i, x in enumerate(muskie(inputs["images"]))}
+results |= {f"unmasked/{i}": np.asarray(x) for i, x in enumerate(muskie(inputs["images"]))}
 np.savez("results.npz", **results)
 try:
     muskie(inputs["images"][:, :2])
@@ -70,7 +70,7 @@ def test_stablehlo_without_this_package(tmp_path, network, output):
         "muskie.stablehlo",
         "weights.safetensors",
     ]
-    images, mask = made_inputs(7, VIEWS, SIZE)
+    images, mask = random_inputs(7, VIEWS, SIZE)
     np.savez(folder / "inputs.npz", images=images, mask=mask)
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
@@ -81,25 +81,25 @@ def test_stablehlo_without_this_package(tmp_path, network, output):
         text=True,
         check=False,
     )
-    said = "images must be float, of shape (groups, 3, 32, 48, 3), got float32 (2, 2, 32, 48, 3)\n"
-    assert done.stdout == said, done.stderr
-    assert b".py" not in (folder / "muskie.stablehlo").read_bytes(), "paths are their owner's"
+    complaint = "images must be float, of shape (groups, 3, 32, 48, 3), got float32 (2, 2, 32, 48, 3)\n"
+    assert done.stdout == complaint, done.stderr
+    assert b".py" not in (folder / "muskie.stablehlo").read_bytes(), "source paths are private"
     results = np.load(folder / "results.npz")
     for groups in (1, 2):
         expected = expected_results(model, params, images[:groups], mask[:groups], output)
         check([results[f"{groups}/{i}"] for i in range(len(expected))], expected, 2e-5)
     expected = expected_results(model, params, images, None, output)
-    check([results[f"whole/{i}"] for i in range(len(expected))], expected, 2e-5)
+    check([results[f"unmasked/{i}"] for i in range(len(expected))], expected, 2e-5)
     with pytest.raises(UserError, match="exists already"):
         write_stablehlo(folder, weights, VIEWS, SIZE, output)
 
 
-def test_stablehlo_is_for_all_platforms_and_any_number_of_groups(network):
+def test_stablehlo_runs_on_all_platforms_with_any_number_of_groups(network):
     exported = export_program(network[2], VIEWS, SIZE, "features")
     assert set(exported.platforms) == set(PLATFORMS) == {"cpu", "cuda", "tpu"}
     images = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0][1]
     assert str(images.shape[0]) == "groups" and images.shape[1:] == (VIEWS, *SIZE, 3)
-    # On a TPU, products of float32 are rounded to 16 bits unless the program says that they must not be.
+    # TPUs round the factors of float32 products to 16 bits unless the program asks for full precision.
     assert "HIGHEST" in exported.mlir_module()
     assert "HIGHEST" not in export_program(network[2], VIEWS, SIZE, "features", "bfloat16").mlir_module()
 
@@ -111,10 +111,10 @@ def test_onnx(tmp_path, network, output):
     runtime = pytest.importorskip("onnxruntime")
     model, params, weights = network
     write_onnx(tmp_path / "m.onnx", weights, VIEWS, SIZE, output)
-    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"], "weights are inside"
-    assert b".py" not in (tmp_path / "m.onnx").read_bytes(), "paths are their owner's"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"], "the file contains the weights"
+    assert b".py" not in (tmp_path / "m.onnx").read_bytes(), "source paths are private"
     session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    images, mask = made_inputs(7, VIEWS, SIZE)
+    images, mask = random_inputs(7, VIEWS, SIZE)
     names = [result.name for result in session.get_outputs()]
     assert names == (["tokens_0", "tokens_1"] if output == "features" else ["pred", "conf"])
     for groups in (1, 2):
@@ -123,10 +123,10 @@ def test_onnx(tmp_path, network, output):
         check(session.run(names, inputs), expected, 1e-4)
 
 
-def test_what_onnx_cannot_hold_is_refused(tmp_path, network, monkeypatch):
+def test_weights_too_large_for_onnx_are_refused(tmp_path, network, monkeypatch):
     for name in ("torch", "onnx", "onnxscript"):
         pytest.importorskip(name)
     monkeypatch.setattr(onnx_program, "MAX_BYTES", 1000)
-    with pytest.raises(UserError, match="over 2 GB, which an ONNX file cannot hold: use stablehlo"):
+    with pytest.raises(UserError, match="exceed the 2 GB that an ONNX file can hold: use stablehlo"):
         write_onnx(tmp_path / "m.onnx", network[2], VIEWS, SIZE, "features")
     assert not list(tmp_path.iterdir())

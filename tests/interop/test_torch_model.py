@@ -1,4 +1,4 @@
-"""Our PyTorch module computes what the JAX one does, from the same files."""
+"""The PyTorch module computes the same results as the JAX module, from the same files."""
 
 import argparse
 import pathlib
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from muskie_tests.networks import made_inputs, made_network, same
+from muskie_tests.networks import random_inputs, random_network, same
 
 torch = pytest.importorskip("torch")
 
@@ -22,7 +22,7 @@ from muskie_jax.interop.weights import Weights, state_dict, write_weights  # noq
 from muskie_jax.models.muskie import VARIANTS, build_model  # noqa: E402
 
 TOLERANCE = 1e-4
-torch.set_num_threads(1)  # tests run beside each other
+torch.set_num_threads(1)  # tests run in parallel
 
 
 def to_torch_images(images):
@@ -30,13 +30,13 @@ def to_torch_images(images):
 
 
 def compare(model, params, theirs, images, mask):
-    """The largest difference of outputs and of every block's tokens."""
+    """The largest absolute difference between the outputs, and between the tokens of every block."""
     apply = jax.jit(model.apply, static_argnames=("method", "return_tokens"))
     ours = apply({"params": params}, images, mask, return_tokens=True)
     plain = apply({"params": params}, images, method="features")
     with torch.inference_mode():
-        pixels, hidden = to_torch_images(images), torch.from_numpy(mask)
-        output, tokens = theirs(pixels, hidden), theirs.features(pixels, hidden)
+        pixels, torch_mask = to_torch_images(images), torch.from_numpy(mask)
+        output, tokens = theirs(pixels, torch_mask), theirs.features(pixels, torch_mask)
         unmasked = theirs.features(pixels)
     pairs = [(ours.pred, output.pred), (ours.conf, output.conf)]
     pairs += [*zip(ours.tokens, tokens, strict=True), *zip(plain, unmasked, strict=True)]
@@ -75,17 +75,17 @@ def test_the_published_numbers(golden):
     ],
 )
 def test_jax_to_file_to_pytorch(tmp_path, seed, views, size, options, suffix):
-    model, params = made_network(seed, **options)
-    images, mask = made_inputs(seed, views, size, model.patch)
+    model, params = random_network(seed, **options)
+    images, mask = random_inputs(seed, views, size, model.patch)
     write_weights(tmp_path / f"m.{suffix}", Weights(Network.of(model), params))
     theirs = torch_model.load(tmp_path / f"m.{suffix}")
     assert compare(model, params, theirs, images, mask) < TOLERANCE
 
 
 def test_every_parameter_matters():
-    """So that the comparisons above would see any one that is wrong."""
-    model, params = made_network(0)
-    images, mask = made_inputs(0, 2, (32, 48))
+    """The comparisons above would therefore notice any wrong parameter."""
+    model, params = random_network(0)
+    images, mask = random_inputs(0, 2, (32, 48))
     state = state_dict(Weights(Network.of(model), params))
 
     def results(state):
@@ -102,11 +102,11 @@ def test_every_parameter_matters():
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_pytorch_to_file_to_jax_to_pytorch_changes_no_bit(tmp_path, suffix):
+def test_round_trip_through_jax_changes_no_bit(tmp_path, suffix):
     torch.manual_seed(3)
-    network = torch_model.Muskie(width=48, depth=2, heads=4)
+    network = torch_model.TorchMuskie(width=48, depth=2, heads=4)
     torch.nn.init.normal_(network.mask_placeholder)
-    # As the published trainer saves it.
+    # The published trainer saves these entries.
     optimizer = torch.optim.AdamW(network.parameters())
     network.features(torch.zeros(1, 1, 3, 16, 16))[-1].sum().backward()
     optimizer.step()
@@ -132,11 +132,11 @@ def test_pytorch_to_file_to_jax_to_pytorch_changes_no_bit(tmp_path, suffix):
 
 
 def test_a_backbone_alone(tmp_path):
-    model, params = made_network(4)
+    model, params = random_network(4)
     backbone = Weights(Network.of(model), params).backbone()
     write_weights(tmp_path / "b.safetensors", backbone)
     theirs = torch_model.load(tmp_path / "b.safetensors")
-    images, _ = made_inputs(4, 2, (32, 32))
+    images, _ = random_inputs(4, 2, (32, 32))
     ours = model.apply(
         {"params": open_weights(tmp_path / "b.safetensors").params}, images, method="features"
     )
@@ -147,10 +147,10 @@ def test_a_backbone_alone(tmp_path):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameters_of_every_variant(variant):
-    """Names and shapes are those of the table, and the sizes those of `VARIANTS`."""
+    """Names and shapes match the table, and sizes match `VARIANTS`."""
     size = VARIANTS[variant]
     with torch.device("meta"):
-        theirs = torch_model.Muskie(size.width, size.depth, torch_model.HEADS[size.width, size.depth])
+        theirs = torch_model.TorchMuskie(size.width, size.depth, torch_model.HEADS[size.width, size.depth])
     table = parameters(Network.of(build_model(variant)))
     assert {n: tuple(x.shape) for n, x in theirs.state_dict().items()} == {
         p.torch_name: p.torch_shape for p in table
@@ -159,8 +159,8 @@ def test_parameters_of_every_variant(variant):
 
 
 def test_without_jax(tmp_path):
-    """The module is used from the package, and as a file on its own, where JAX cannot be imported."""
-    model, params = made_network(5)
+    """The module works without JAX, from the package and as a file on its own."""
+    model, params = random_network(5)
     save_pretrained(tmp_path / "folder", model, params)
     shutil.copy(torch_model.__file__, tmp_path / "torch_model.py")
     program = (
@@ -181,9 +181,9 @@ def test_without_jax(tmp_path):
 
 
 def test_under_autocast_tokens_stay_float32():
-    """Products are rounded, what they are added to is not: as in the published implementation."""
+    """Autocast rounds products but keeps the residual stream in float32, as published."""
     torch.manual_seed(0)
-    model = torch_model.Muskie(width=48, depth=2, heads=4).eval()
+    model = torch_model.TorchMuskie(width=48, depth=2, heads=4).eval()
     images, mask = torch.rand(1, 2, 3, 32, 48) * 2 - 1, torch.rand(1, 2, 6) < 0.5
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         rough, unmasked = model.features(images, mask), model.features(images)
@@ -195,9 +195,9 @@ def test_under_autocast_tokens_stay_float32():
     assert half[-1].dtype == torch.bfloat16
 
 
-def test_what_cannot_be_used_is_said():
-    state = torch_model.Muskie(width=60, depth=1, heads=5).state_dict()
-    with pytest.raises(ValueError, match="how many heads a network of width 60"):
+def test_unusable_inputs_are_refused():
+    state = torch_model.TorchMuskie(width=60, depth=1, heads=5).state_dict()
+    with pytest.raises(ValueError, match="no variant has width 60 and 1 blocks: set num_heads="):
         torch_model.from_state_dict(state)
     backbone = {name: x for name, x in state.items() if not name.startswith("decoder")}
     with pytest.raises(ValueError, match="no reconstruction head: call features"):

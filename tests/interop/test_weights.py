@@ -1,4 +1,4 @@
-"""Files of weights: what is written comes back, and nothing else is accepted or run."""
+"""Files of weights round-trip; anything else is refused, and nothing in a file is executed."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ import os
 import pathlib
 import pickle
 import stat
+import sys
 import zipfile
 from concurrent import futures
 
@@ -19,20 +20,20 @@ from muskie_jax.errors import UserError
 from muskie_jax.interop import weights as weights_module
 from muskie_jax.interop.names import Network, to_torch
 from muskie_jax.interop.weights import Weights, read_weights, write_weights
-from muskie_tests.networks import made_network, same
+from muskie_tests.networks import random_network, same
 
-ABOUT = {"step": 20, "training": {"duration": "20 steps"}, "metrics": {"mse": 0.5}}
+PROVENANCE = {"step": 20, "training": {"duration": "20 steps"}, "metrics": {"mse": 0.5}}
 
 
 @pytest.fixture(scope="module")
 def weights():
-    model, params = made_network(0)
-    return Weights(Network.of(model), params, ABOUT)
+    model, params = random_network(0)
+    return Weights(Network.of(model), params, PROVENANCE)
 
 
 @pytest.fixture(params=["m.safetensors", "m.pth"])
 def path(request, tmp_path, weights):
-    """A file of either kind."""
+    """A file of either format."""
     if request.param.endswith("pth"):
         pytest.importorskip("torch")
     write_weights(tmp_path / request.param, weights)
@@ -40,7 +41,7 @@ def path(request, tmp_path, weights):
 
 
 def refusal(path, num_heads=None):
-    """The one line with which a file is refused; nothing is written or run meanwhile."""
+    """Returns the message with which a file is refused; checks that nothing was written or executed."""
     before = sorted(path.parent.rglob("*"))
     with pytest.raises(UserError) as error:
         read_weights(path, num_heads)
@@ -50,36 +51,36 @@ def refusal(path, num_heads=None):
     return message
 
 
-def test_what_is_written_comes_back(path, weights):
+def test_round_trip(path, weights):
     back = read_weights(path)
     assert same(back.params, weights.params)
-    assert back.network == weights.network and back.about == ABOUT
-    assert back.described() == weights.described()
+    assert back.network == weights.network and back.provenance == PROVENANCE
+    assert back.metadata() == weights.metadata()
 
 
-def test_others_may_read_what_is_written(path):
+def test_files_have_default_permissions(path):
     (path.parent / "plain").touch()
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((path.parent / "plain").stat().st_mode)
 
 
-def test_a_file_that_is_there_is_replaced_only_by_force(path, weights):
+def test_an_existing_file_is_replaced_only_with_force(path, weights):
     before = path.read_bytes()
     with pytest.raises(UserError, match="exists already: write another name, or --force"):
         write_weights(path, weights.backbone())
     assert path.read_bytes() == before
     with path.open("rb") as old:
         write_weights(path, weights.backbone(), force=True)
-        assert old.read() == before, "who reads the old one reads all of it"
+        assert old.read() == before, "an open file keeps its old content"
     assert read_weights(path).backbone_only
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_a_failed_write_leaves_what_was_there(path, weights, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(path, weights, monkeypatch):
     before = path.read_bytes()
 
-    def full(place, *_):
-        if isinstance(place, pathlib.Path):
-            place.write_bytes(b"half")
+    def full(part, *_):
+        if isinstance(part, pathlib.Path):
+            part.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     for writer in ("save_safetensors", "save_pth"):
@@ -94,37 +95,48 @@ def test_other_suffixes_are_refused(tmp_path, weights):
     with pytest.raises(UserError, match=r"m.npz: write a name that ends with .safetensors, .pth or .pt"):
         write_weights(tmp_path / "m.npz", weights)
     (tmp_path / "m.npz").touch()
-    assert "is no file of weights: its name ends with none of .safetensors" in refusal(tmp_path / "m.npz")
-
-
-@pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.9])
-def test_a_flipped_bit_among_the_numbers_is_noticed(path, weights, part):
-    data = bytearray(path.read_bytes())
-    numbers = np.concatenate([x.ravel() for x in to_torch(weights.params, weights.network).values()])
-    needle = numbers[int(part * len(numbers)) :][:4].tobytes()
-    place = data.find(needle)
-    assert place > 0 and data.count(needle) == 1
-    data[place + 2] ^= 16
-    path.write_bytes(data)
-    assert "its numbers are not those that were written" in refusal(path) or "a checksum does" in refusal(
-        path
+    assert "is not a file of weights: its name must end with one of .safetensors" in refusal(
+        tmp_path / "m.npz"
     )
 
 
-@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.99])
-def test_a_truncated_file_is_refused(path, share):
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+@pytest.mark.parametrize("fraction", [0.02, 0.3, 0.6, 0.9])
+def test_a_flipped_bit_is_noticed(path, weights, fraction):
+    data = bytearray(path.read_bytes())
+    numbers = np.concatenate([x.ravel() for x in to_torch(weights.params, weights.network).values()])
+    needle = numbers[int(fraction * len(numbers)) :][:4].tobytes()
+    offset = data.find(needle)
+    assert offset > 0 and data.count(needle) == 1
+    data[offset + 2] ^= 16
+    path.write_bytes(data)
+    message = refusal(path)
+    assert "its numbers do not match its digest" in message or "a checksum does not match" in message
+
+
+@pytest.mark.parametrize("fraction", [0, 0.001, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(path, fraction):
+    path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)])
     assert "it cannot be read: it is damaged, or not a file of weights" in refusal(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello " * 100, b"\x80\x02.", os.urandom(4096)])
-def test_anything_else_is_refused(path, content):
+def test_arbitrary_bytes_are_refused(path, content):
     path.write_bytes(content)
     assert refusal(path)
 
 
+@pytest.mark.parametrize("content", [b"", b"hello"])
+@pytest.mark.parametrize("name", ["m.pth", "m.pt"])
+def test_a_file_that_is_no_pickle_is_refused_without_pytorch(tmp_path, monkeypatch, name, content):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / name).write_bytes(content)
+    assert "it cannot be read: it is damaged, or not a file of weights" in refusal(tmp_path / name)
+    (tmp_path / name).write_bytes(pickle.dumps({}))
+    assert "this needs PyTorch" in refusal(tmp_path / name)
+
+
 class Command:
-    """Unpickling it would run a command."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -134,7 +146,7 @@ class Command:
 
 
 @pytest.mark.parametrize("where", ["beside", "as a tensor", "bare", "bare, old protocol", "renamed"])
-def test_a_pickle_that_would_run_a_command_is_refused(tmp_path, weights, where):
+def test_a_malicious_pickle_is_refused(tmp_path, weights, where):
     torch = pytest.importorskip("torch")
     marker, path = tmp_path / "ran", tmp_path / ("m.safetensors" if where == "renamed" else "m.pth")
     evil, state = Command(marker), weights_module.state_dict(weights)
@@ -146,12 +158,12 @@ def test_a_pickle_that_would_run_a_command_is_refused(tmp_path, weights, where):
     message = refusal(path)
     assert not marker.exists()
     if where in ("beside", "as a tensor"):
-        assert "nothing of it was run" in message and "system" in message
-    pickle.loads(pickle.dumps(evil))  # it would have
+        assert "none was run" in message and "system" in message
+    pickle.loads(pickle.dumps(evil))  # proves that the command works
     assert marker.exists()
 
 
-def test_names_never_become_paths(tmp_path, weights):
+def test_names_are_never_used_as_paths(tmp_path, weights):
     tensors = to_torch(weights.params, weights.network)
     tensors["../../escaped"] = tensors["/tmp/escaped"] = np.zeros(1, np.float32)
     safetensors.numpy.save_file(tensors, tmp_path / "m.safetensors")
@@ -161,46 +173,46 @@ def test_names_never_become_paths(tmp_path, weights):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_16_bits_are_widened(tmp_path, weights, dtype):
+def test_16_bit_floats_become_float32(tmp_path, weights, dtype):
     tensors = {n: x.astype(dtype) for n, x in to_torch(weights.params, weights.network).items()}
     safetensors.numpy.save_file(tensors, tmp_path / "m.safetensors")
     back = to_torch(read_weights(tmp_path / "m.safetensors", 2).params, weights.network)
     assert all(np.array_equal(back[name], x.astype(np.float32)) for name, x in tensors.items())
 
 
-def rewrite(path, weights, described=None, **tensors):
+def rewrite(path, weights, metadata=None, **tensors):
     tensors = to_torch(weights.params, weights.network) | tensors
-    metadata = {"muskie": described if isinstance(described, str) else json.dumps(described or {})}
-    safetensors.numpy.save_file(tensors, path, metadata)
+    header = {"muskie": metadata if isinstance(metadata, str) else json.dumps(metadata or {})}
+    safetensors.numpy.save_file(tensors, path, header)
 
 
 @pytest.mark.parametrize(
-    "described, expected",
+    "metadata, expected",
     [
-        ({"format": 99}, "has format 99, and this code reads 1"),
-        ({"num_heads": "2; rm"}, "num_heads='2; rm', which is no number"),
+        ({"format": 99}, "has format 99; this code reads format 1"),
+        ({"num_heads": "2; rm"}, "num_heads='2; rm', which is not an integer"),
         ({"format": True}, "has format True"),
         ({"format": "\x1b" * 3000}, "has format"),
         ({"num_heads": 2, "training": {"a": [[[[[[[[[[1]]]]]]]]]]}}, "nested too deeply"),
         ({"num_heads": 2, "training": {"a": "x" * 200_000}}, "has over 100,000 characters"),
-        ({"params_digest": 3}, "params_digest that is no text"),
+        ({"params_digest": 3}, "params_digest that is not a string"),
         ({"num_heads": 5}, "num_heads=5 does not fit width 24"),
-        ({}, "no known network has width 24 and 2 blocks"),
-        ([1], "its description is a list, where a dictionary should be"),
+        ({}, "no variant has width 24 and 2 blocks"),
+        ([1], "its metadata is a list, not a dictionary"),
         ("{", "it cannot be read"),
     ],
 )
-def test_wrong_descriptions_are_refused(tmp_path, weights, described, expected):
-    rewrite(tmp_path / "m.safetensors", weights, described)
+def test_invalid_metadata_is_refused(tmp_path, weights, metadata, expected):
+    rewrite(tmp_path / "m.safetensors", weights, metadata)
     assert expected in refusal(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize("step", [-1, "`\n## Licence", 1.5, None])
 @pytest.mark.parametrize("metrics", [[1], {"mse": "x"}, {"mse": float("nan")}, "mse"])
-def test_odd_descriptions_of_the_training_are_left_out(tmp_path, weights, step, metrics):
-    described = {"num_heads": 2, "step": step, "metrics": metrics, "training": "3", "other": 1}
-    rewrite(tmp_path / "m.safetensors", weights, described)
-    assert read_weights(tmp_path / "m.safetensors").about == {}
+def test_malformed_provenance_is_ignored(tmp_path, weights, step, metrics):
+    metadata = {"num_heads": 2, "step": step, "metrics": metrics, "training": "3", "other": 1}
+    rewrite(tmp_path / "m.safetensors", weights, metadata)
+    assert read_weights(tmp_path / "m.safetensors").provenance == {}
 
 
 @pytest.mark.parametrize(
@@ -210,22 +222,22 @@ def test_odd_descriptions_of_the_training_are_left_out(tmp_path, weights, step, 
 )  # fmt: skip
 def test_odd_shapes_are_refused(tmp_path, weights, name, shape):
     rewrite(tmp_path / "m.safetensors", weights, {"num_heads": 2}, **{name: np.zeros(shape, np.float32)})
-    assert "these are no weights of a Muskie" in refusal(tmp_path / "m.safetensors")
+    assert "these are not Muskie weights" in refusal(tmp_path / "m.safetensors")
 
 
-def test_hostile_names_are_shown_harmlessly(tmp_path, weights):
+def test_hostile_names_are_escaped(tmp_path, weights):
     names = ["\x1b[2J\nerror: fine", "x" * 100_000]
     rewrite(tmp_path / "m.safetensors", weights, {"num_heads": 2}, **dict.fromkeys(names, np.zeros(1)))
     message = refusal(tmp_path / "m.safetensors")
     assert "\x1b" not in message and "\\x1b[2J" in message and len(message) < 1000
 
 
-def test_numbers_that_are_not_finite_are_refused(tmp_path, weights):
+def test_non_finite_numbers_are_refused(tmp_path, weights):
     bias = np.full(24, np.nan, np.float32)
     rewrite(tmp_path / "m.safetensors", weights, {"num_heads": 2}, **{"decoder_norm.bias": bias})
-    assert "not finite" in refusal(tmp_path / "m.safetensors")
+    assert "infinite or undefined numbers" in refusal(tmp_path / "m.safetensors")
     broken = weights.params | {"norm": {"scale": weights.params["norm"]["scale"], "bias": bias}}
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="infinite or undefined numbers"):
         write_weights(tmp_path / "n.safetensors", Weights(weights.network, broken))
     assert not (tmp_path / "n.safetensors").exists()
 
@@ -234,12 +246,12 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, weights):
     "content, expected",
     [
         ({"model": {}}, "it holds no tensor"),
-        ({"model": {"a": 1}}, "'a' is no tensor"),
-        ([1, 2], "it holds a list, where a dictionary should be"),
-        ({"epoch": 3}, "'epoch' is no tensor"),
+        ({"model": {"a": 1}}, "'a' is not a tensor"),
+        ([1, 2], "it holds a list, not a dictionary"),
+        ({"epoch": 3}, "'epoch' is not a tensor"),
     ],
 )
-def test_other_dictionaries_are_refused(tmp_path, content, expected):
+def test_content_without_a_state_dict_is_refused(tmp_path, content, expected):
     torch = pytest.importorskip("torch")
     torch.save(content, tmp_path / "m.pth")
     assert expected in refusal(tmp_path / "m.pth")
@@ -252,7 +264,7 @@ def test_a_bare_state_dict_is_read(tmp_path, weights):
 
 
 def odd_tensor(torch, kind):
-    if kind == "expanded":  # 4 bytes that stand for 4 terabytes
+    if kind == "expanded":  # 4 bytes that expand to 4 terabytes
         return torch.zeros(1).expand(10**12)
     if kind == "expanded, 16 bits":
         return torch.zeros(1, dtype=torch.bfloat16).expand(10**12)
@@ -272,7 +284,7 @@ def test_odd_tensors_are_refused(tmp_path, weights, kind):
     assert (
         "larger than the file" in message
         if "expanded" in kind
-        else "junk is" in message or "not a file" in message
+        else "junk is not" in message or "junk is of type" in message or "not a file" in message
     )
 
 
@@ -282,7 +294,7 @@ def test_odd_archives_are_refused(tmp_path, weights, kind, monkeypatch):
     torch.save({"model": weights_module.state_dict(weights)}, tmp_path / "m.pth")
     if kind == "large pickle":
         monkeypatch.setattr(weights_module, "MAX_PICKLE", 100)
-        assert "the part of it that is no tensors is too large" in refusal(tmp_path / "m.pth", 2)
+        assert "its pickled part is larger than 100 bytes" in refusal(tmp_path / "m.pth", 2)
         return
     with zipfile.ZipFile(tmp_path / "m.pth") as old, zipfile.ZipFile(tmp_path / "n.pth", "w") as new:
         for entry in old.infolist():
@@ -290,8 +302,8 @@ def test_odd_archives_are_refused(tmp_path, weights, kind, monkeypatch):
     assert "its archive is compressed" in refusal(tmp_path / "n.pth", 2)
 
 
-def test_files_are_read_beside_each_other(tmp_path, weights):
-    """What PyTorch is allowed to make is told to the whole process, and must not be taken back too soon."""
+def test_concurrent_reads(tmp_path, weights):
+    """Safe globals apply to the whole process, so one read must not remove them during another."""
     torch = pytest.importorskip("torch")
     content = {"model": weights_module.state_dict(weights), "args": argparse.Namespace(lr=1)}
     torch.save(content, tmp_path / "m.pth")
@@ -301,14 +313,14 @@ def test_files_are_read_beside_each_other(tmp_path, weights):
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-def test_names_of_wrapped_modules_are_known(tmp_path, weights, wrapper):
+def test_prefixes_of_wrapped_modules_are_removed(tmp_path, weights, wrapper):
     tensors = {wrapper + name: x for name, x in to_torch(weights.params, weights.network).items()}
     safetensors.numpy.save_file(tensors, tmp_path / "m.safetensors")
     assert same(read_weights(tmp_path / "m.safetensors", 2).params, weights.params)
 
 
-def test_a_damaged_archive_without_a_description_is_noticed(tmp_path, weights):
-    """As published files have none: only their archive's checksums tell."""
+def test_a_damaged_archive_without_metadata_is_noticed(tmp_path, weights):
+    """Published files have no digest, so only the archive's checksums reveal damage."""
     torch = pytest.importorskip("torch")
     torch.save({"model": weights_module.state_dict(weights)}, tmp_path / "m.pth")
     data = bytearray((tmp_path / "m.pth").read_bytes())

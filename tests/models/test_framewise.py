@@ -10,7 +10,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from conftest import GOLDEN
 from muskie_jax.interop.framewise import load_framewise
 from muskie_jax.models.framewise import MEAN, STD, Framewise, Settings, interpolate_positions
-from muskie_tests.framewise_made import CASES, HEADS, kind_of, made, of_the_repository, published
+from muskie_tests.framewise_networks import (
+    CASES,
+    HEADS,
+    kind_of,
+    repository_tensors,
+    transformers_model,
+    transformers_tensors,
+)
 
 # Wider than high, and not the size that tables of positions are for: smaller along one axis, larger along
 # the other.
@@ -34,7 +41,7 @@ def images_of(size, seed=0):
 def transformers_tokens(case, images):
     """Patch tokens after each layer, the last after the final norm, by `transformers`."""
     torch = pytest.importorskip("torch")
-    model = made(case)
+    model = transformers_model(case)
     pixels = (images / 2 + 0.5 - MEAN) / STD
     options = {"pixel_values": torch.tensor(pixels).permute(0, 3, 1, 2), "output_hidden_states": True}
     if case == "mae":  # sorts patches by noise, to drop some
@@ -59,8 +66,8 @@ def assert_all_parameters_matter(apply, params, images, tokens):
 
 @pytest.mark.parametrize("case", CASES)
 def test_tokens_match_transformers(case, tmp_path):
-    model, params = loaded(published(case), kind_of(case), tmp_path)
-    assert model.settings.family.epsilon == made(case).config.layer_norm_eps
+    model, params = loaded(transformers_tensors(case), kind_of(case), tmp_path)
+    assert model.settings.family.epsilon == transformers_model(case).config.layer_norm_eps
     images = images_of(SIZE[kind_of(case)])
     apply = compiled(model)
     tokens = apply(params, images)
@@ -74,12 +81,12 @@ def test_tokens_match_transformers(case, tmp_path):
 def test_rotation_periods_are_read_from_the_file(tmp_path):
     """DINOv3's own files store the periods of its rotations, rounded."""
     torch = pytest.importorskip("torch")
-    tensors = of_the_repository("dinov3, gated")
+    tensors = repository_tensors("dinov3, gated")
     periods = np.float32(1.1) * tensors["rope_embed.periods"]
     model, params = loaded(tensors | {"rope_embed.periods": periods}, "dinov3", tmp_path)
     images = images_of(SIZE["dinov3"])
     tokens = compiled(model)(params, images)
-    rotations = made("dinov3, gated").rope_embeddings
+    rotations = transformers_model("dinov3, gated").rope_embeddings
     exact = rotations.inv_freq
     try:
         rotations.inv_freq = 1 / torch.tensor(periods)

@@ -1,4 +1,4 @@
-"""Small networks of the `transformers` library with random weights, and their files."""
+"""Small networks of the `transformers` library with random weights, and the tensors of their files."""
 
 import functools
 import re
@@ -13,8 +13,8 @@ HEADS = 2
 
 
 @functools.cache
-def made(case: str):
-    """A PyTorch module: every parameter is random, so that each matters."""
+def transformers_model(case: str):
+    """A PyTorch module whose parameters are all random, so that each affects the output."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     if case == "mae":
@@ -53,14 +53,14 @@ def kind_of(case: str) -> str:
 
 
 @functools.cache
-def published(case: str) -> dict[str, np.ndarray]:
-    """What `transformers` writes into a file: the names of the hub."""
+def transformers_tensors(case: str) -> dict[str, np.ndarray]:
+    """The tensors of a file that `transformers` writes, under its names."""
     with tempfile.TemporaryDirectory() as folder:
-        made(case).save_pretrained(folder)
+        transformers_model(case).save_pretrained(folder)
         return safetensors.numpy.load_file(f"{folder}/model.safetensors")
 
 
-# Names of `transformers`, and those of the authors' repositories.
+# From names of `transformers` to names of the authors' repositories.
 RENAMED = (
     (r"^vit\.", ""),
     (r"^decoder\.decoder_(encoder\.layer|layers)\.", "decoder_blocks."),
@@ -89,10 +89,10 @@ RENAMED_DINOV3 = {
 }
 
 
-def of_the_repository(case: str) -> dict[str, np.ndarray]:
-    """The same tensors as their authors' repository would have written them."""
+def repository_tensors(case: str) -> dict[str, np.ndarray]:
+    """The same tensors as the authors' repository would write them."""
     tensors = {}
-    for name, array in published(case).items():
+    for name, array in transformers_tensors(case).items():
         for pattern, new in (*RENAMED, *RENAMED_DINOV3.get(case, ())):
             name = re.sub(pattern, new, name)
         tensors[name.replace("register_tokens", "storage_tokens") if "dinov3" in case else name] = array
@@ -101,7 +101,7 @@ def of_the_repository(case: str) -> dict[str, np.ndarray]:
         start = f"blocks.{block}.attn."
         for leaf in ("weight", "bias"):
             parts = [tensors.pop(f"{start}{part}.{leaf}", None) for part in ("query", "key", "value")]
-            if parts[1] is None:  # there is a bias, and a mask that takes it away
+            if parts[1] is None:  # the repository stores a bias, and a mask that zeroes it
                 parts[1] = rng.standard_normal(parts[0].shape, np.float32)
                 tensors[f"{start}qkv.bias_mask"] = np.repeat(np.float32([1, 0, 1]), len(parts[0]))
             tensors[f"{start}qkv.{leaf}"] = np.concatenate(parts)

@@ -1,0 +1,138 @@
+"""Model metadata: what a file of weights records about its network and its training.
+
+Besides the network's sizes, metadata may hold `step`, the number of updates; `training`, the config (see
+`shareable_config`); `metrics`, the evaluation; and `origin`, the metadata of the weights that training
+started from. Files are untrusted, so everything read from one is checked.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from muskie_jax.errors import UserError
+
+FORMAT = 1  # metadata version; increase it when older code could no longer read a file
+MAX_CHARACTERS = 100_000  # of the provenance, as JSON
+MAX_DEPTH = 8  # of nested dictionaries and lists
+
+# Config sections that decide what is learned. The others say how and where the training ran.
+SHARED_SECTIONS = (
+    "model",
+    "sources",
+    "mask",
+    "loss",
+    "batch",
+    "buckets",
+    "duration",
+    "epoch_groups",
+    "optim",
+    "evaluation",
+    "seed",
+)
+PATH_SETTINGS = ("root", "photos", "groups")  # settings of a source that are paths on the training machine
+
+
+def parse_metadata(metadata: Any) -> tuple[int | None, str | None, dict[str, Any]]:
+    """Returns the number of heads, the parameter digest and the provenance from untrusted metadata.
+
+    Raises:
+      UserError: if an entry has the wrong type.
+    """
+    if not isinstance(metadata, Mapping):
+        raise UserError(f"its metadata is a {type(metadata).__name__}, not a dictionary")
+    version = metadata.get("format", FORMAT)
+    if type(version) is not int or version != FORMAT:
+        raise UserError(f"its metadata has format {str(version)[:20]}; this code reads format {FORMAT}")
+    heads, digest = metadata.get("num_heads"), metadata.get("params_digest")
+    if heads is not None and type(heads) is not int:
+        raise UserError(f"its metadata has num_heads={str(heads)[:20]!r}, which is not an integer")
+    if digest is not None and type(digest) is not str:
+        raise UserError("its metadata has a params_digest that is not a string")
+    return heads, digest, _provenance(metadata)
+
+
+def _provenance(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what metadata records about the training, as JSON values; ignores malformed entries."""
+    provenance: dict[str, Any] = {}
+    step, metrics = metadata.get("step"), metadata.get("metrics")
+    if type(step) is int and step >= 0:
+        provenance["step"] = step
+    if isinstance(metrics, Mapping) and (numbers := finite_numbers(metrics)):
+        provenance["metrics"] = numbers
+    for name in ("training", "origin"):
+        if isinstance(metadata.get(name), Mapping):
+            provenance[name] = to_json(metadata[name])
+    if len(json.dumps(provenance)) > MAX_CHARACTERS:
+        raise UserError(f"its metadata has over {MAX_CHARACTERS:,} characters")
+    return provenance
+
+
+def finite_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the finite numbers among metrics as Python numbers; JAX and numpy scalars count."""
+    numbers = {}
+    for name, value in metrics.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            continue
+        if math.isfinite(number) and not isinstance(value, str):
+            numbers[str(name)] = int(number) if type(value) is int else number
+    return numbers
+
+
+def to_json(value: Any, depth: int = 0) -> Any:
+    """Returns a copy that holds JSON values only; tuples become lists.
+
+    Raises:
+      UserError: for a value that JSON cannot represent, or nesting deeper than MAX_DEPTH.
+    """
+    if depth > MAX_DEPTH:
+        raise UserError("its metadata is nested too deeply")
+    if isinstance(value, Mapping):
+        return {str(name): to_json(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item, depth + 1) for item in value]
+    if value is None or isinstance(value, (str, bool)) or (isinstance(value, int) and abs(value) < 2**63):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise UserError(f"its metadata holds a {type(value).__name__}, which JSON cannot represent")
+
+
+def shareable_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that decide the weights, with paths cut to their last component.
+
+    Full paths would disclose the folders of the training machine.
+    """
+    shared = to_json({name: config[name] for name in SHARED_SECTIONS if name in config})
+    sources = shared.get("sources", {})
+    if isinstance(sources, dict):
+        shared["sources"] = {name: _without_folders(source) for name, source in sources.items()}
+    return shared
+
+
+def _without_folders(source: Any) -> Any:
+    if not isinstance(source, dict):
+        return source
+    last_component = lambda value: pathlib.PurePath(value).name if isinstance(value, str) else value
+    return {
+        name: last_component(value) if name in PATH_SETTINGS else value for name, value in source.items()
+    }
+
+
+def latest_evaluation(workdir: pathlib.Path, step: int) -> dict[str, float]:
+    """Returns the newest evaluation in `metrics.jsonl` at or before a step; empty if there is none."""
+    latest: dict[str, float] = {}
+    path = workdir / "metrics.jsonl"
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                values = json.loads(line)
+                measured = {k.split("/", 1)[1]: v for k, v in values.items() if k.startswith("evaluation/")}
+                if measured and values["step"] <= step:
+                    latest = finite_numbers({"step": values["step"]} | measured)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # a killed run may leave its last line unfinished
+    return latest

@@ -109,7 +109,7 @@ def benchmark(
     rooflines: Rooflines = {}
     log_main(table_head(columns))
     for case, case_config, mesh in cases:
-        row = {
+        row: dict[str, Any] = {
             "device": devices[0].device_kind,
             "jax": jax.__version__,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -298,6 +298,7 @@ def test_evaluation_of_an_imported_work_directory(trained, tmp_path, photo_folde
     assert result["step"] == 0 and result["params_digest"] == digest(params[20]) and result["mse"] > 0
 
 
+@pytest.mark.slow
 def test_training_continues_from_an_imported_work_directory(trained, tmp_path, photo_folder):
     workdir, params = trained
     make_workdir(tmp_path / "w", open_weights(workdir / "20"), None, force=False)

@@ -104,6 +104,7 @@ def test_stablehlo_runs_on_all_platforms_with_any_number_of_groups(network):
     assert "HIGHEST" not in export_program(network[2], VIEWS, SIZE, "features", "bfloat16").mlir_module()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["features", "reconstruction"])
 def test_onnx(tmp_path, network, output):
     for name in ("torch", "onnxscript"):

@@ -64,7 +64,9 @@ def test_loads_from_a_work_directory(trained, where, step):
     assert (model.width, model.depth, model.heads) == (48, 2, 4)
 
 
-@pytest.mark.parametrize("name", ["m.safetensors", "m.pth", "folder"])
+@pytest.mark.parametrize(
+    "name", ["m.safetensors", pytest.param("m.pth", marks=pytest.mark.extras), "folder"]
+)
 @pytest.mark.parametrize("views, size", [(1, (16, 80)), (5, (48, 32))])
 def test_reconstructs_and_gives_features_at_any_size(trained, tmp_path, name, views, size):
     workdir, params = trained

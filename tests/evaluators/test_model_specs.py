@@ -93,6 +93,7 @@ def test_baselines_and_backbones(tmp_path):
         dino.load()
 
 
+@pytest.mark.extras
 def test_a_backbone_is_loaded(tmp_path, monkeypatch):
     # No published network is this small, so its number of heads must be given.
     load = functools.partial(model_specs.load_framewise, num_heads=framewise_networks.HEADS)

@@ -21,6 +21,8 @@ from muskie_tests.framewise_networks import (
     transformers_tensors,
 )
 
+pytestmark = pytest.mark.extras  # PyTorch and transformers
+
 
 @pytest.fixture
 def read(tmp_path):

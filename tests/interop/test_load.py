@@ -64,7 +64,9 @@ def test_loads_from_a_work_directory(trained, where, step):
     assert (model.width, model.depth, model.heads) == (48, 2, 4)
 
 
-@pytest.mark.parametrize("name", ["m.safetensors", "m.pth", "folder"])
+@pytest.mark.parametrize(
+    "name", ["m.safetensors", pytest.param("m.pth", marks=pytest.mark.extras), "folder"]
+)
 @pytest.mark.parametrize("views, size", [(1, (16, 80)), (5, (48, 32))])
 def test_reconstructs_and_gives_features_at_any_size(trained, tmp_path, name, views, size):
     workdir, params = trained
@@ -298,6 +300,7 @@ def test_evaluation_of_an_imported_work_directory(trained, tmp_path, photo_folde
     assert result["step"] == 0 and result["params_digest"] == digest(params[20]) and result["mse"] > 0
 
 
+@pytest.mark.slow
 def test_training_continues_from_an_imported_work_directory(trained, tmp_path, photo_folder):
     workdir, params = trained
     make_workdir(tmp_path / "w", open_weights(workdir / "20"), None, force=False)

@@ -104,6 +104,8 @@ def test_stablehlo_runs_on_all_platforms_with_any_number_of_groups(network):
     assert "HIGHEST" not in export_program(network[2], VIEWS, SIZE, "features", "bfloat16").mlir_module()
 
 
+@pytest.mark.slow
+@pytest.mark.extras
 @pytest.mark.parametrize("output", ["features", "reconstruction"])
 def test_onnx(tmp_path, network, output):
     for name in ("torch", "onnxscript"):
@@ -123,6 +125,7 @@ def test_onnx(tmp_path, network, output):
         check(session.run(names, inputs), expected, 1e-4)
 
 
+@pytest.mark.extras
 def test_weights_too_large_for_onnx_are_refused(tmp_path, network, monkeypatch):
     for name in ("torch", "onnx", "onnxscript"):
         pytest.importorskip(name)

@@ -13,6 +13,7 @@ import pytest
 from muskie_tests.networks import random_inputs, random_network, same
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.extras
 
 from muskie_jax import load_pretrained, save_pretrained  # noqa: E402
 from muskie_jax.interop import torch_model  # noqa: E402

@@ -22,6 +22,7 @@ from muskie_jax.interop.names import Network, to_torch
 from muskie_jax.interop.weights import Weights, read_weights, write_weights
 from muskie_tests.networks import random_network, same
 
+pytestmark = pytest.mark.extras  # PyTorch, for .pth files
 PROVENANCE = {"step": 20, "training": {"duration": "20 steps"}, "metrics": {"mse": 0.5}}
 
 

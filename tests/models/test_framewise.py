@@ -19,6 +19,8 @@ from muskie_tests.framewise_networks import (
     transformers_tensors,
 )
 
+pytestmark = pytest.mark.extras  # PyTorch and transformers
+
 # Wider than high, and not the size that tables of positions are for: smaller along one axis, larger along
 # the other.
 SIZE = {"mae": (24, 48), "dinov2": (28, 49), "dinov3": (24, 40)}

@@ -190,7 +190,7 @@ def apply_gradients(
     """Runs one optimizer step; returns the new state and the metric `grad_norm`."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = cast(Params, optax.apply_updates(state.params, updates))
-    metrics = {"grad_norm": Mean.of(optax.global_norm(gradients))}
+    metrics = {"grad_norm": Mean.of(optax.tree.norm(gradients))}
     return TrainState(state.step + 1, params, opt_state), metrics
 
 

@@ -104,6 +104,7 @@ def train(
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
     evaluator.load()  # an unreadable held-out image ends the run now, not hours later
     pipeline = Pipeline(sampler, placer.rows, config.data.workers, config.data.threads)
+    writers = Writers(workdir, first_step, config.log.tensorboard)
     progress = Progress(task, mesh.devices.flat[0], mesh.size, first_step, total_steps)
     learning_rate = jax.jit(learning_rate_schedule(config))  # one program, not one for each operation
     metrics = MetricsQueue()
@@ -115,49 +116,50 @@ def train(
     guarded_copy = functools.partial(programs.capture_guard.run_copy, copy_to_devices)
     updates = pipeline.updates(first_step, total_steps)
     step, train_loss, stopping = first_step, math.nan, False
-    with contextlib.closing(Writers(workdir, first_step, config.log.tensorboard)) as writers:
-        with (
-            explain_out_of_memory("this batch, with everything else in memory,"),
-            StopSignal() as stop,
-            contextlib.closing(profile),
-            contextlib.closing(checkpoints),  # waits for a save in progress, even after an error
-            prefetch(updates, guarded_copy, config.data.prefetch) as batches,
-            jax.transfer_guard("disallow"),  # an implicit transfer would make the host wait for the devices
-        ):
-            while step < total_steps and not stopping:
-                with progress.waiting():
-                    update = next(batches)
-                step += 1
-                profile.before(step)
-                state, measured = programs.update(state, update)
-                profile.after(step, measured)
-                metrics.add(step, measured)
-                progress.count(update)
-                stopping = stop.requested(step)
-                last = stopping or step == total_steps
-                if step % config.log.every == 0 or last:
-                    values = scalars(metrics.drain(), mixture.names) | progress.interval(step)
-                    train_loss = values["loss"]
-                    log_main(progress.line(values))
-                    values["learning_rate"] = float(jax.device_get(learning_rate(jax.device_put(step - 1))))
-                    writers.scalars(step, "train", values)
-                    pipeline.check_bad_fraction(config.data.max_bad_fraction)
-                if is_due(step, config.evaluation.every) and not last:
-                    metrics.wait()
-                    with progress.paused(), programs.capture_guard.without_copies():
-                        evaluate(evaluator, state.params, step, writers, workdir)
-                if is_due(step, config.checkpoint.every) or last:
-                    metrics.wait()
-                    with progress.paused():
-                        checkpoints.save(state, config)
-
-        evaluation = {} if stopping else evaluate(evaluator, state.params, step, writers, workdir)
+    with (
+        explain_out_of_memory("this batch, with everything else in memory,"),
+        StopSignal() as stop,
+        contextlib.closing(profile),
+        contextlib.closing(checkpoints),  # waits for a save in progress, even after an error
+        prefetch(updates, guarded_copy, config.data.prefetch) as batches,
+        jax.transfer_guard("disallow"),  # an implicit transfer would make the host wait for the devices
+    ):
+        while step < total_steps and not stopping:
+            with progress.waiting():
+                update = next(batches)
+            step += 1
+            profile.before(step)
+            state, measured = programs.update(state, update)
+            profile.after(step, measured)
+            metrics.add(step, measured)
+            progress.count(update)
+            stopping = stop.requested(step)
+            last = stopping or step == total_steps
+            if step % config.log.every == 0 or last:
+                values = scalars(metrics.drain(), mixture.names) | progress.interval(step)
+                train_loss = values["loss"]
+                log_main(progress.line(values))
+                values["learning_rate"] = float(jax.device_get(learning_rate(jax.device_put(step - 1))))
+                writers.scalars(step, "train", values)
+                pipeline.check_bad_fraction(config.data.max_bad_fraction)
+            if is_due(step, config.evaluation.every) and not last:
+                metrics.wait()
+                with progress.paused(), programs.capture_guard.without_copies():
+                    evaluate(evaluator, state.params, step, writers, workdir)
+            if is_due(step, config.checkpoint.every) or last:
+                metrics.wait()
+                with progress.paused():
+                    checkpoints.save(state, config)
 
     # --- Summary -----------------------------------------------------------------------------------
     for line in pipeline.skipped_lines():
         log_main(line)
     result: dict[str, Any] = {"job": "train", "step": step, "loss": None, "mse": None, "baseline_mse": None}
-    result |= {"stopped": stop.name} if stopping else evaluation
+    if stopping:
+        result["stopped"] = stop.name
+    else:
+        result |= evaluate(evaluator, state.params, step, writers, workdir)
+    writers.close()
     result |= {
         "train_loss": train_loss,
         "views_per_second": progress.views_per_second(),

@@ -167,7 +167,7 @@ def open_photograph(
       data: the file's bytes.
       name: the file's name in messages, such as its path.
       upright: whether to apply the EXIF orientation. False if intrinsics refer to the stored pixels.
-      max_pixels: larger images are rejected.
+      max_pixels: maximum number of pixels; larger images are rejected.
 
     Raises:
       BadImage: if the data is not an image, has too many pixels, or has an unsupported pixel mode.

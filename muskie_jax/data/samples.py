@@ -27,8 +27,8 @@ class Sample:
       frames: index of each view's frame in the scene.
       zoomed: whether all views are cropped to the object.
       tried: number of images that were opened, or failed to open.
-      skipped: one message per unreadable image. Each was replaced by a frame that was not drawn, or by
-        another view of the sample if no such frame was left.
+      skipped: one message per unreadable image. Each is replaced by a frame that was not drawn, or by
+        another view of the sample if no such frame is left.
       error: the reason why the sample could not be drawn; empty if it could.
     """
 

@@ -91,7 +91,7 @@ class FolderSource(PhotographSource):
     """Scenes of photographs in folders below one root.
 
     Attributes:
-      layout: how the folders are laid out.
+      layout: the layout of the folders.
     """
 
     layout: Layout = dataclasses.field(kw_only=True)

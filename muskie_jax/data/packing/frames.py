@@ -68,7 +68,7 @@ class FolderFrames:
         self.origin = str(source.root.resolve())
         without_cameras = self._scene_without_cameras()
         self.geometry = not without_cameras
-        # A folder without any cameras needs no note.
+        # A folder that has no cameras at all needs no note.
         some_cameras = any(self._camera(scene.frames[0]) for scene in source.scenes)
         self.geometry_note = (
             f" (scene {without_cameras} has no {CAMERAS} of all its images)"

@@ -165,7 +165,7 @@ def _choose_by_overlap(
 
 
 def _progressively_denser(count: int, at_most: int) -> dict[int, None]:
-    """Returns all numbers below `count`: `at_most` evenly spaced ones, then twice as many, and so on."""
+    """Returns all numbers below `count`: first `at_most` evenly spaced ones, then more between them."""
     numbers = dict.fromkeys(evenly_spaced(count, at_most))
     while at_most < count:
         at_most *= 2

@@ -89,7 +89,7 @@ def posed(reader: str, root: str = "", **settings) -> ConfigDict:
         `transforms.json` or as COLMAP models; "synthetic" renders rooms. Each is a module of
         `muskie_jax.data.posed` that documents its files.
       root: folder of sequences, or of one sequence; not for "synthetic".
-      **settings: fields that differ from their defaults. The fields are those of `RoomSettings` for
+      **settings: fields that differ from their defaults. They are the fields of `RoomSettings` for
         "synthetic" (its `world` is a dictionary of `WorldConfig` fields), `UnscaledRecordingSettings` for
         "transforms" and "colmap", and `RecordingSettings` for all other readers.
 

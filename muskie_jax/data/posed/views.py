@@ -28,7 +28,7 @@ class PosedViews(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Views that are evaluated together; query points are sampled in the first one.
+    """Views that are evaluated together; query points are sampled in the first view.
 
     Attributes:
       label: the group's name, unique in its dataset, such as `kitchen/000040`.

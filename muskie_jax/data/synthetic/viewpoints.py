@@ -3,8 +3,8 @@
 The views of a group surround a *hub*: a pose in free space that looks at some object. A few rays from the
 hub probe the surfaces that it sees. A view is drawn from a ball around the hub and aims at the hub's focus.
 It is accepted if it is clear of all surfaces and sees enough of the probed points. As shapes are static, a
-fixed number of candidates is drawn at once. The first acceptable one is taken; if there is none, the best
-one.
+fixed number of candidates is drawn at once. The first acceptable one is taken, or the best one if
+none is acceptable.
 """
 
 from typing import NamedTuple

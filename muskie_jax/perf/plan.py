@@ -322,9 +322,7 @@ def tpu_memory(program: CompiledProgram, beside: float) -> tuple[float, dict[str
     if program.memory is None:
         return beside + program.needed, None
     parts = program.memory | {"elsewhere": beside}
-    # FIXME: `beside` counts twice, since it is one of the parts. So do the plans in docs/plan.md: they
-    # need new figures when this is corrected.
-    return beside + sum(parts.values()), parts
+    return sum(parts.values()), parts
 
 
 def gpu_memory(

@@ -45,7 +45,8 @@ def config_for(root, *models, **settings):
 
 
 def lines_of(folder):
-    return [json.loads(line) for path in sorted(folder.glob("results*.jsonl")) for line in path.open()]
+    paths = sorted(folder.glob("results*.jsonl"))
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
 
 def figures_of(lines):

@@ -21,12 +21,14 @@ from muskie_jax.perf.hlo import estimate_traffic
 from muskie_jax.perf.machine_plan import gpu_memory_fraction
 from muskie_jax.perf.machines import CHIPS, find_chip, parse_machine
 from muskie_jax.perf.plan import (
+    CompiledProgram,
     compile_one,
     machine_devices,
     make_machine_task,
     one_program_per_bucket,
     parse_needed_memory,
     plan,
+    tpu_memory,
 )
 from muskie_jax.programs import batch_shapes, training_programs
 from muskie_jax.sharding import make_mesh
@@ -173,6 +175,13 @@ def test_hardware_flops_leave_out_patches_without_slots():
     assert on_gpu == pytest.approx(spared + attention / 2, rel=1e-9)
     on_tpu = hardware_flops(model, BUCKET, True) - hardware_flops(model, BUCKET, True, slots=slots)
     assert on_tpu > on_gpu
+
+
+def test_arrays_beside_a_tpu_program_count_once():
+    compiled = CompiledProgram(memory={"arguments": 3.0, "temporary": 2.0})
+    peak, parts = tpu_memory(compiled, beside=1.0)
+    assert peak == 6.0 and parts is not None and sum(parts.values()) == peak
+    assert tpu_memory(CompiledProgram(needed=7.0), beside=1.0) == (8.0, None)
 
 
 PLAN = ["--config", "configs/plan.py:quickstart"]

@@ -120,5 +120,5 @@ def test_photographs_become_textures(batch, tmp_path):
     assert np.abs(np.asarray(with_photos, int)[2:] - plain[2:]).max() <= 1
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(UserError, match=f"no image .* in '{empty}'"):
+    with pytest.raises(UserError, match=f"no image .* under '{empty}'"):
         photo_textures(str(empty), most=4)

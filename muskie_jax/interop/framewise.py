@@ -63,7 +63,7 @@ def load_framewise(
         `transformers`; a folder with `model.safetensors`; or a repository of the Hugging Face hub
         (`user/name`).
       num_heads: overrides the number of heads; needed for widths other than the published ones.
-      revision, filename: for a repository: its branch, tag or commit, and the file in it.
+      revision, filename: branch, tag or commit of a repository, and the file in it.
       dtype: type of matrix products: "float32", or "bfloat16", which is faster on GPUs and TPUs.
       attention: see `muskie_jax.models.attention.Attention`.
 

@@ -49,7 +49,7 @@ def load_pretrained(
         by `save_pretrained`, or a repository of the Hugging Face hub (`user/name`).
       num_heads: overrides the number of heads; needed for a file without metadata whose size matches no
         variant.
-      revision, filename: for a repository: its branch, tag or commit, and the file in it.
+      revision, filename: branch, tag or commit of a repository, and the file in it.
       dtype: type of matrix products: "float32", or "bfloat16", which is faster on GPUs and TPUs.
       attention: see `muskie_jax.models.attention.Attention`.
       options: `remat` and `scan_blocks`, see `Muskie`.

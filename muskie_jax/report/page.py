@@ -27,7 +27,7 @@ FIGURES = {  # kind -> title and note
     "features": (
         "Features as colours",
         "Principal components of the features, in one palette for all views: a surface that the network "
-        "recognises has the same colour in each.",
+        "recognises has the same colour in each view.",
     ),
     "reconstruction": (
         "Reconstructions",

@@ -96,9 +96,10 @@ def context_table(
         tuple(rows),
         note="The same masked patches of a target view are reconstructed three times: from the target "
         "alone, with other views of its scene, and with distractors (the same number of views of another "
-        "scene). Reference views have no mask. MSE is of pixels in [-1, 1]; mean colour fills masked patches "
-        "with the mean of the target's visible pixels. Gain: how far the error with the same scene is below the "
-        "error with distractors. Bold: better by more than 1% than other models with equal view counts.",
+        "scene). Reference views have no mask. MSE is of pixels in [-1, 1]. Mean colour fills masked "
+        "patches with the mean of the target's visible pixels. Gain: how far the error with the same scene "
+        "is below the error with distractors. Bold: better by more than 1% than other models with equal "
+        "view counts.",
     )
 
 

@@ -217,7 +217,7 @@ def test_saved_folders(trained, tmp_path):
         folder, model, {k: v for k, v in params.items() if k not in ("norm", "head")}, force=True
     )
     card = (folder / "README.md").read_text()
-    assert "no, features only" in card and "Unknown: the file" in card
+    assert "no, features only" in card and "Unknown: the source file" in card
     assert "not stated yet" in card and "authors of Muskie state no licence" in card
     for force in (False, True):
         (folder / "thesis.tex").touch()

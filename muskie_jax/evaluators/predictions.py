@@ -195,7 +195,7 @@ def _predict_layers(
 def _match_attention(
     maps: Array, *, points: Array, size: tuple[int, int], grid: tuple[int, int], protocols: Sequence[str]
 ) -> tuple[Array, Array]:
-    """Matches one layer by its attention maps (V, L, L); returns what `_predict_layers` expects."""
+    """Matches one layer by its attention maps (V, L, L); returns tracks and consistency."""
     plain = [attention_predictor(maps, points, size, grid, protocol) for protocol in protocols]
     return _refine_and_check(plain, maps, points, size, grid, protocols)
 
@@ -208,7 +208,7 @@ def _match_features(
     grid: tuple[int, int],
     protocols: Sequence[str],
 ) -> tuple[Array, Array]:
-    """Matches one layer by its features (V, h, w, d); returns what `_predict_layers` expects."""
+    """Matches one layer by its features (V, h, w, d); returns tracks and consistency."""
     plain = [feature_predictor(features, points, size, protocol) for protocol in protocols]
     return _refine_and_check(plain, feature_maps(features), points, size, grid, protocols)
 

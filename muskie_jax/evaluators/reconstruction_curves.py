@@ -107,7 +107,7 @@ class ReconstructionCurves:
     The labels of a row are `dataset`, `height`, `width`, `views`, `num_reference` (number of unmasked
     reference views), `mask` (mode and ratio), `context` ("own", "distractor" or "none") and `overlap`.
 
-    `overlap` is "all", or a range such as "0.3-0.6" of the fraction of the target's pixels that the best
+    `overlap` is "all" or a range such as "0.3-0.6". It is the fraction of the target's pixels that the best
     reference view of the same scene sees. Ranges need depth and cameras. The values of a row are
 
     - `mse`: mean squared error of pixels in [-1, 1], over hidden patches of the targets;

@@ -250,7 +250,7 @@ def _params(match: _Match, heads: int) -> dict[str, Any]:
 def _reorder_rotated(qkv: np.ndarray, heads: int) -> np.ndarray:
     """Reorders the query and key channels of qkv outputs (..., 3d) for our rotary embedding.
 
-    A DINOv3 head has row and column channels in each half and rotates the two halves together. Our heads
+    A DINOv3 head has row and column channels in each half, and its rotation pairs the two halves. Our heads
     have row channels in one half and column channels in the other (`muskie_jax.models.rope`). Attention
     does not depend on the order.
     """

@@ -5,7 +5,7 @@
     muskie = load()  # the program in this file's folder
     results = muskie(images)  # (groups, views, height, width, 3) in [-1, 1]; a mask is optional
 
-The program takes the views, height and width it was exported with, and any number of groups.
+The view count, height and width are fixed at export. The number of groups is free.
 """
 
 import pathlib

@@ -15,7 +15,7 @@ CHECKPOINTS = "checkpoints"  # folder of a work directory; one subfolder per sav
 
 
 class SourceKind(enum.Enum):
-    """What a source is: NO_WEIGHTS is an existing path without weights, and MISSING is no existing path."""
+    """What a source is. NO_WEIGHTS: the path exists but has no weights. MISSING: it does not exist."""
 
     WORKDIR = enum.auto()
     CHECKPOINT = enum.auto()

@@ -1,4 +1,4 @@
-"""Writes a run's figures and pictures: to JSON lines, TensorBoard and the terminal."""
+"""Writes a run's metrics and pictures to JSON lines, TensorBoard and the terminal."""
 
 import json
 import math
@@ -18,7 +18,7 @@ class JsonLines:
     """Writes `metrics.jsonl`, one JSON object per line.
 
     Args:
-      path: an existing file is continued, without its lines of later steps and broken ones.
+      path: the file. An existing file is continued; incomplete lines and lines of later steps are removed.
       first_step: the step that the run continues from.
     """
 
@@ -33,7 +33,7 @@ class JsonLines:
         self._file = path.open("a")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a line, unless the file had one with this step and these names when it was opened."""
+        """Adds a line, unless the file already had a line with this step and these names when opened."""
         row = {"step": step, **{key: _json_number(value) for key, value in values.items()}}
         if _identity(row) in self._written:
             return
@@ -69,7 +69,7 @@ class Writers:
         if jax.process_index() == 0:
             self._json = JsonLines(workdir / "metrics.jsonl", first_step)
             if tensorboard:
-                # Imported here because it is slow, and imports PyTorch if that is installed.
+                # Imported here because the import is slow, and imports PyTorch if it is installed.
                 from tensorboardX import SummaryWriter
 
                 # With purge_step, TensorBoard hides earlier events of steps that this run repeats.
@@ -106,7 +106,7 @@ def save_picture(path: pathlib.Path, image: np.ndarray) -> None:
 def log(message: str) -> None:
     """Prints one line to standard error; standard output is for results.
 
-    Control characters are escaped. absl logging would prefix each line with time and source file.
+    Control characters are escaped. absl logging is not used, since it prefixes lines with time and file.
     """
     print(printable(message), file=sys.stderr, flush=True)
 

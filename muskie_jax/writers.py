@@ -30,18 +30,15 @@ class JsonLines:
         part.write_text("".join(line + "\n" for line in kept))
         part.replace(path)
         self._written = {_identity(json.loads(line)) for line in kept}
-        self._file = path.open("a")
+        self._path = path
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a line, unless the file already had a line with this step and these names when opened."""
         row = {"step": step, **{key: _json_number(value) for key, value in values.items()}}
         if _identity(row) in self._written:
             return
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def _json_number(value: float) -> float | None:
@@ -91,9 +88,8 @@ class Writers:
             self._board.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
-        for writer in (self._json, self._board):
-            if writer:
-                writer.close()
+        if self._board:
+            self._board.close()
 
 
 def save_picture(path: pathlib.Path, image: np.ndarray) -> None:

@@ -36,9 +36,9 @@ def curve(workdir):
     return [row for row in clean if "train/loss" in row]
 
 
-def record(root, workdir, workers, die_after=None):
+def record(root, workdir, workers, devices, die_after=None):
     """Runs tests/muskie_tests/run_and_record.py; returns its final figures; None if it was killed."""
-    command = [sys.executable, str(HERE / "muskie_tests/run_and_record.py"), root, workdir, workers]
+    command = [sys.executable, HERE / "muskie_tests/run_and_record.py", root, workdir, workers, devices]
     command += [die_after] if die_after else []
     environment = os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE}"}
     done = subprocess.run(
@@ -68,27 +68,23 @@ def one_bucket_config(root):
     return config
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(photo_folder, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("uninterrupted")
-    return workdir, record(photo_folder, workdir, 0)
-
-
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_killed_run_resumes_bit_for_bit(photo_folder, uninterrupted, tmp_path, workers):
-    reference, final = uninterrupted
-    record(photo_folder, tmp_path, workers, die_after=13)
-    assert saved_steps(tmp_path) == [10]
-    assert len(curve(tmp_path)) >= 11  # the results of steps 11 to 13 are lost and computed again
-    resumed = record(photo_folder, tmp_path, workers)
+@pytest.mark.parametrize("workers, devices", [(0, 1), pytest.param(2, 8, marks=pytest.mark.slow)])
+def test_a_killed_run_resumes_bit_for_bit(photo_folder, tmp_path, workers, devices):
+    reference, killed = tmp_path / "reference", tmp_path / "killed"
+    final = record(photo_folder, reference, 0, devices)
+    record(photo_folder, killed, workers, devices, die_after=13)
+    assert saved_steps(killed) == [10]
+    assert len(curve(killed)) >= 11  # the results of steps 11 to 13 are lost and computed again
+    resumed = record(photo_folder, killed, workers, devices)
     assert resumed["params_digest"] == final["params_digest"]
-    assert curve(tmp_path) == curve(reference)
+    assert curve(killed) == curve(reference)
     assert [row["step"] for row in curve(reference)] == list(range(1, 21))
-    assert len(drawn_batches(tmp_path)) == 13 + 10
-    assert dict(drawn_batches(tmp_path)) == dict(drawn_batches(reference))
+    assert len(drawn_batches(killed)) == 13 + 10
+    assert dict(drawn_batches(killed)) == dict(drawn_batches(reference))
     assert (resumed["mse"], resumed["loss"]) == (final["mse"], final["loss"])
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_like_float32(photo_folder):
     config = nano_config(photo_folder)
     mesh, bucket = make_mesh(config.mesh, jax.devices()[:1]), Bucket(32, 32, 4)

@@ -71,7 +71,7 @@ def hardware_flops(
       bucket: image size and view count of the group.
       on_tpu: whether attention is splash attention.
       view_shards: number of devices that split the views of a group.
-      slots: as in `forward_flops`; must be None with several view shards.
+      slots: number of patches, see `forward_flops`; must be None with several view shards.
     """
     linear_again = 1 if model.remat in ("block", "full") else 0
     attention_again = 1 if model.remat == "full" else 0

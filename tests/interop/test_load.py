@@ -131,7 +131,7 @@ def test_sources_without_weights_are_refused(trained, tmp_path, monkeypatch):
         ("empty", "is neither a work directory nor a checkpoint, and has no model.safetensors"),
         (
             "empty/nothing",
-            "'empty/nothing' does not exist: write a work directory, a checkpoint, a file of",
+            "'empty/nothing' does not exist: write a work directory, a checkpoint, a weights",
         ),
         ("user/model.safetensors", "'user/model.safetensors' does not exist: write"),
         ("~nobody-of-this-name/x", "there is no such user's home"),

@@ -1,6 +1,6 @@
 """Trains in a process of its own, which can kill itself in the middle.
 
-    python run_and_record.py ROOT WORKDIR WORKERS [STEP]
+    python run_and_record.py ROOT WORKDIR WORKERS DEVICES [STEP]
 
 Appends a digest of every update's batches to WORKDIR/drawn.txt. Kills its own process (SIGKILL) after
 update STEP.
@@ -25,7 +25,7 @@ def main(argv):
     from muskie_jax.programs import Programs
     from muskie_jax.train import train
 
-    root, workdir, workers, *rest = argv[1:]
+    root, workdir, workers, devices, *rest = argv[1:]
     die_after = int(rest[0]) if rest else None
     workdir = pathlib.Path(workdir)
     workdir.mkdir(exist_ok=True)
@@ -56,7 +56,7 @@ def main(argv):
     Programs.update = recorded_update
     config = nano_config(root)
     config.data.workers = int(workers)
-    print(json.dumps(train(config, workdir)))
+    print(json.dumps(train(config, workdir, jax.devices()[: int(devices)])))
 
 
 if __name__ == "__main__":

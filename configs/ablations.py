@@ -1,27 +1,27 @@
-r"""Sweep over masks, reference views and numbers of views: 15 trainings of Muskie-S on synthetic rooms.
+r"""Sweep over masks, reference views and view counts: 15 training runs of Muskie-S on synthetic rooms.
 
     bash launch/sweep.sh configs/ablations.py --workdir runs/ablations
 
 Each run differs in one setting from `base`, which trains like configs/rooms.py, but with the paper's
-masks and with groups of four and eight views. It needs one GPU and no data; a run takes about as long as
-configs/rooms.py. On your own photographs:
+masks and with groups of four and eight views. The sweep needs one GPU and no data. Each run takes about as
+long as configs/rooms.py. To train on your own photographs:
 
     bash launch/sweep.sh configs/ablations.py:photos --workdir runs/ablations \
         --config.sources.photos.root=/path/to/scenes
 
-A single run is a config too: configs/ablations.py:views_1, configs/ablations.py:photos,views_1.
+A single run is also a config: configs/ablations.py:views_1, configs/ablations.py:photos,views_1.
 
-| runs | what differs from `base` |
+| runs | difference from `base` |
 |---|---|
 | random, rectangle, ellipse, blob, random_walk | one mask mode instead of the paper's three |
 | ratio_50, ratio_90 | all modes of `base` with this ratio |
 | references_0, references_1, references_3 | a fixed number of reference views instead of V/4 to V/2 |
 | views_1, views_2, views_4, views_8 | groups of this size only; `views_1` learns from single views |
 
-All runs see the same number of images per update. Each prints the error under its own masks, so these
-errors are not comparable: launch/sweep.sh ends with the command that evaluates all runs alike. Overrides
-such as --config.duration='30_000 steps', --config.model.variant=base or --config.seed=1 apply to all
-runs.
+All runs see the same number of images per update. Each run prints the error under its own masks, so these
+errors are not comparable. launch/sweep.sh ends with the command that evaluates all runs in the same way.
+Overrides such as --config.duration='30_000 steps', --config.model.variant=base or --config.seed=1 apply to
+all runs.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 from muskie_jax.config import default_config, folder, synthetic
 from muskie_jax.sweeps import choose, override
 
-# Modes that hide one region get the paper's ratio for regions, also those that the paper does not use.
+# Modes that hide one region get the paper's ratio for regions, including modes that the paper does not use.
 RANDOM_RATIO, REGION_RATIO = 0.9, 0.75
 PUBLISHED_MODES = ("random", "rectangle", "ellipse")
 

@@ -1,17 +1,17 @@
-r"""Times training steps on this machine: the table of docs/speed.md.
+r"""Times training steps on this machine, as in the table of docs/speed.md.
 
     muskie benchmark --config configs/benchmark.py --workdir runs/benchmark
 
-A step is forward, backward and optimizer on 4 groups of 8 views per device. It needs no data and takes a
-few minutes, most of them for compilation. On an H100 expect 12.6 ms for Muskie-B at 224x224 and 89.4 ms
+A step is forward, backward and optimizer on 4 groups of 8 views per device. The benchmark needs no data and
+takes a few minutes, mostly for compilation. On an H100 expect 12.6 ms for Muskie-B at 224x224 and 89.4 ms
 at 512x512. Weak scaling over 1, 2, 4, ... and all GPUs of a host:
 
     muskie benchmark --config configs/benchmark.py:scaling --workdir runs/scaling
 
-For other numbers of GPUs, add --config.benchmark.devices=1,3. Further arguments:
+For other GPU counts, add --config.benchmark.devices=1,3. Further arguments:
 
-- configs/benchmark.py:long times a group of 64 views at 512x512, on one GPU and split over all of them.
-- configs/benchmark.py:remat times every kind of rematerialisation, and prints its memory.
+- configs/benchmark.py:long times a group of 64 views at 512x512, on one GPU and split over all GPUs.
+- configs/benchmark.py:remat times every kind of rematerialisation, and prints the memory it needs.
 - configs/benchmark.py:tiny shows the output within a minute on a CPU.
 
 --config.job=benchmark times any other config at its own buckets.
@@ -50,7 +50,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.benchmark.devices = ("doubling",)
         config.benchmark.roofline = False
     if arg == "long":
-        # One group of 64 views: on one device, and split over all of them.
+        # One group of 64 views: on one device, and split over all devices.
         config.batch.update(groups=1, views=64)
         config.benchmark.groups_per_device = 0
         config.benchmark.devices = (1, "all")

@@ -1,4 +1,4 @@
-r"""Times decoding and augmentation per core, beside a PyTorch loader that uses Pillow.
+r"""Times decoding and augmentation per core, and compares them with a PyTorch loader that uses Pillow.
 
     muskie benchmark_data --config configs/benchmark_data.py --workdir runs/benchmark_data
 
@@ -6,13 +6,13 @@ It generates photographs, unless you name a folder of your own:
 
     --config.benchmark_data.photos=/folder/of/photographs
 
-It takes about ten minutes; leave the machine otherwise idle. It ends with the number of cores that feed
-one GPU. That number is for the step times of an H100 (docs/speed.md). For another GPU, write the step
-times that configs/benchmark.py measures there:
+It takes about ten minutes; leave the machine otherwise idle. At the end it prints how many cores feed one
+GPU. The default step times are for an H100 (docs/speed.md). For another GPU, write the step times that
+configs/benchmark.py measures on it:
 
     --config.benchmark_data.steps='(("base", 224, 12.6), ("base", 512, 89.4))'
 
-configs/benchmark_data.py:quick shows the output within a minute. docs/speed.md has the numbers to expect.
+configs/benchmark_data.py:quick shows the output within a minute. docs/speed.md lists the numbers to expect.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-r"""Evaluates networks side by side: correspondence between views, and reconstruction of masked views.
+r"""Compares networks: correspondence between views, and reconstruction of masked views.
 
     muskie evaluate --config configs/evaluate.py --workdir runs/evaluation \
         --config.evaluate.models="('runs/rooms', 'untrained', 'still', 'patches')"
 
-Without an argument it evaluates on a dozen synthetic rooms, whose geometry is exact. That needs no data
-and takes about a minute per small network on two CPU cores. docs/evaluation.md has the numbers to expect.
+Without an argument it evaluates on a dozen synthetic rooms with exact geometry. This needs no data and
+takes about a minute per small network on two CPU cores. docs/evaluation.md lists the numbers to expect.
 On your own views with depth and cameras, in one of the layouts of docs/evaluation.md:
 
     --config configs/evaluate.py:cameras --config.posed.yours.root=/folder/of/sequences
@@ -14,8 +14,8 @@ colmap. On photographs without geometry, one folder per scene, it evaluates reco
 
     --config configs/evaluate.py:photos --config.sources.photos.root=/folder/of/scenes
 
-This uses all scenes; --config.sources.photos.holdout=0.1 uses those that a training with this holdout did
-not see. Published backbones are models too: 'dinov2:facebook/dinov2-base',
+This uses all scenes. With --config.sources.photos.holdout=0.1 it uses only the scenes that a training run
+with this holdout did not see. Published backbones can be evaluated too: 'dinov2:facebook/dinov2-base',
 'mae:/path/to/mae_pretrain_vit_base.pth'.
 """
 

@@ -3,15 +3,16 @@ r"""Published recipe of Muskie-B: 400 epochs of 100,000 groups of 8 views, on 8 
     muskie train --config configs/muskie_base.py --config.data.root=/path/to/datasets \
         --workdir runs/muskie_base
 
-`config.data.root` holds one folder per dataset, named as in muskie_jax/data/layouts.py; docs/data.md says
-where to get the ten datasets. --config.data.allow_missing trains on those that exist. For packed
+`config.data.root` contains one folder per dataset, named as in muskie_jax/data/layouts.py; docs/data.md
+says where to get the ten datasets. --config.data.allow_missing skips datasets that are missing. For packed
 datasets, write configs/muskie_base.py:packed. For your own photographs, write
 configs/muskie_base.py:photos and --config.sources.photos.root=/path/to/scenes.
 
-Each of the 2,500,000 updates averages the gradients of three batches, at 224, 384 and 512 pixels. 28
-programs are compiled at the start. On another number of devices the same 32 groups are split differently.
+Each of the 2,500,000 updates averages the gradients of three batches, at 224, 384 and 512 pixels.
+At the start, 28 programs are compiled. On another number of devices the same 32 groups are split
+differently.
 
-The recipe was not run to its end, so there is no error to expect. The time it would take on a machine:
+The recipe was not run to its end, so the final error is not known. To predict its duration on a machine:
 
     muskie plan --config configs/plan.py:muskie_base --config.plan.machine=h100:8 --workdir runs/plan
 """

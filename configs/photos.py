@@ -1,14 +1,14 @@
-r"""Trains on your own photographs: a folder of scenes, each of them a folder of images.
+r"""Trains on your own photographs: a folder of scenes, each a folder of images.
 
     muskie train --config configs/photos.py --workdir runs/photos \
         --config.sources.photos.root=/path/to/scenes
 
 The defaults fit a laptop: the tiny network at 128x128 pixels, 200 steps. The run ends with the error on
-masked patches beside that of visible-mean filling; how far below it ends depends on the photographs.
+masked patches, compared with visible-mean filling. How far below it ends depends on the photographs.
 
 For another layout, add for example --config.sources.photos.glob='*/images/*'. For packed photographs
-(docs/data.md), write configs/photos.py:packed, and the pack as root. On a GPU, train a larger network for
-longer:
+(docs/data.md), write configs/photos.py:packed, and set root to the pack. On a GPU, train a larger network
+for longer:
 
     --config.model.variant=small --config.model.dtype=bfloat16 --config.batch.groups=64
     --config.batch.views=8 --config.buckets.views='(2, 4, 8)' --config.evaluation.views=8

@@ -2,10 +2,10 @@ r"""Predicts memory, arithmetic, traffic and time of another config on a machine
 
     muskie plan --config configs/plan.py:muskie_large --config.plan.machine=v5e:4x4 --workdir runs/plan
 
-The argument is the name of a config of this folder; override its settings as for training. Compiling all
+The argument is the name of a config in this folder; override its settings as for training. Compiling all
 28 programs of the published recipe takes one to two hours on two CPU cores. A few programs are nearly as
-informative: --config.plan.buckets='224x224x8, 512x512x8'. docs/plan.md explains the table and has the
-numbers to expect.
+informative: --config.plan.buckets='224x224x8, 512x512x8'. docs/plan.md explains the table and lists
+the numbers to expect.
 """
 
 import pathlib

@@ -4,8 +4,8 @@
 
 It takes about 4 minutes on 2 CPU cores. The error on masked patches ends 36% below visible-mean filling.
 
-Two views of each group are unmasked; the other two are masked by three quarters. The rooms are easier
-than those of the default world: cameras stand closer together, and patterns are larger.
+Two views of each group are unmasked; three quarters of the other two are masked. The rooms are easier than
+the default world: cameras are closer together, and patterns are larger.
 """
 
 from ml_collections import ConfigDict

@@ -3,9 +3,9 @@ r"""Learns 3D correspondence without data: Muskie-S on synthetic rooms, on one G
     muskie train --config configs/rooms.py --workdir runs/rooms
 
 On an H100 (2026-11-22, with 256 photographs as textures) compilation takes 46 s. Training then runs at
-12,300 views per second: six minutes for 9,000 updates. Expect an error on masked patches of held-out
-rooms about 38% below visible-mean filling (0.0937 against 0.1519), after 28% at 2,000 updates and 33% at
-4,000. These errors are from a complete run of an earlier, slower version with other random rooms.
+12,300 views per second, so that 9,000 updates take six minutes. Expect an error on masked patches of
+held-out rooms about 38% below visible-mean filling (0.0937 against 0.1519), after 28% at 2,000 updates and
+33% at 4,000. These errors come from a complete run of an earlier, slower version with other random rooms.
 
 Rooms are rendered on the GPU, a new one for every group. Any photographs make better textures:
 
@@ -26,7 +26,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.batch.groups = 64
     config.batch.views = 8
     config.batch.reuse = 1
-    # Small images teach correspondence fast. One update in five is larger, so that larger photographs work.
+    # Small images teach correspondence fast. One update in five has larger images, so that larger
+    # photographs also work.
     config.buckets.resolutions = (((128, 128),) * 4 + ((224, 224),),)
     config.buckets.views = (2, 4, 8)
     config.mask.modes = (("random", 0.9), ("rectangle", 0.75))

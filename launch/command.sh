@@ -1,8 +1,8 @@
-# Sourced by the scripts that start the trainer: one-line errors, arguments that survive shells, dry runs.
+# Sourced by the scripts that start the trainer: one-line errors, quoting of arguments, dry runs.
 
 TRAINER=(python -m muskie_jax.main)
-STOPPED=75 # the exit code asked of a trainer that was told to stop, which means: start it again
-# Compiled programs are kept here: a run that goes on does not compile them again.
+STOPPED=75 # exit code of a trainer that a signal stopped, which means that it should be started again
+# Folder of compiled programs, so that a resumed run does not compile them again.
 CACHE="JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
 
 fail() {
@@ -10,7 +10,7 @@ fail() {
   exit 2
 }
 
-# Words as any shell reads them back.
+# Quotes words so that any shell reads them back unchanged.
 quote() {
   local word space='' escaped="'\\''"
   for word; do
@@ -40,7 +40,7 @@ need_program() {
   [ -n "${DRY_RUN:-}" ] || command -v "$1" >/dev/null || fail "there is no $1 here: $2"
 }
 
-# Before a machine is asked for. Packs may be read from addresses; checkpoints need a folder.
+# Checks arguments before a machine is requested. Packs may be at addresses; checkpoints need a folder.
 check_arguments() {
   local word last='' config='' workdir=''
   for word; do
@@ -56,7 +56,7 @@ check_arguments() {
   [ -n "$workdir" ] || fail "--workdir is missing: write --workdir runs/base"
 }
 
-# GPUS=all, or numbers: `settings` are the variables that a trainer needs.
+# Sets `settings`, the environment variables of the trainer, from GPUS: all, or numbers such as 0,1.
 choose_gpus() {
   GPUS=${GPUS:-all}
   settings=("$CACHE")
@@ -67,7 +67,7 @@ choose_gpus() {
   esac
 }
 
-# Without a GPU, JAX would train on the CPU without a word, unless JAX_PLATFORMS=cpu asks for that.
+# Without this check, JAX would silently train on the CPU if it sees no GPU. JAX_PLATFORMS=cpu allows that.
 check_gpu() {
   [ -n "${DRY_RUN:-}" ] || [ "${JAX_PLATFORMS:-}" = cpu ] ||
     python -c 'import jax, sys; sys.exit(jax.default_backend() != "gpu")' 2>/dev/null ||

@@ -18,12 +18,12 @@ activate() { # FOLDER
   case $1 in /*) PATH="$1/bin:$PATH" ;; *) PATH="$PWD/$1/bin:$PATH" ;; esac
 }
 
-# Succeeds if FILE already holds TEXT.
+# Succeeds if the content of FILE is TEXT.
 is_stamped() { # FILE TEXT
   [ "$(cat "$1" 2>/dev/null)" = "$2" ]
 }
 
-# Creates or updates $VENV, with PACKAGES (such as "jax[tpu]") beside the requirements.
+# Creates or updates $VENV, with PACKAGES (such as "jax[tpu]") in addition to the requirements.
 install() { # PACKAGES...
   local python stamp file
   python=$(find_python) || exit 2

@@ -3,8 +3,9 @@
 #   IMAGE=registry/muskie CLAIM=shared HOSTS=2 GPUS=8 bash launch/kubernetes.sh \
 #     --config configs/muskie_base.py --config.sources.photos.root=/shared/scenes --workdir /shared/runs/base
 #   IMAGE=registry/muskie CLAIM=shared TPU=tpu-v5-lite-podslice TOPOLOGY=4x4 bash launch/kubernetes.sh ...
-# IMAGE is made with launch/Dockerfile. CLAIM is a PersistentVolumeClaim that all pods write to; they see it at MOUNT
-# (/shared). NAME (muskie) is the run's, CHIPS (4) are those of a TPU host. DRY_RUN=1 prints what would be applied.
+# IMAGE is built with launch/Dockerfile. CLAIM is a PersistentVolumeClaim that all pods write to, mounted at MOUNT
+# (/shared). NAME (muskie) is the name of the run. CHIPS (4) is the number of chips per TPU host. DRY_RUN=1 prints the
+# manifest instead of applying it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/command.sh
@@ -13,7 +14,7 @@ check_number() { # NAME VALUE EXAMPLE
   case $2 in '' | *[!0-9]* | 0*) fail "$1=$2 is no number: write $1=$3 before bash" ;; esac
 }
 
-# Words as YAML reads them: "one", "two".
+# Quotes words as a YAML list: "one", "two".
 words() {
   local word comma=''
   for word; do
@@ -63,7 +64,7 @@ if [ -n "${TPU:-}" ]; then
   annotations='{alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool}' # pods share a slice
 else
   devices="{nvidia.com/gpu: $GPUS}" nodes='{}' annotations='{}'
-  # GKE tells JAX who is who on TPUs, not on GPUs. Kubernetes puts a pod's number for $(PROCESS_ID).
+  # JAX detects the processes of a GKE job on TPUs, but not on GPUs. Kubernetes replaces $(PROCESS_ID) by a pod's index.
   [ "$HOSTS" = 1 ] ||
     own+=("--coordinator=$NAME-trainer-0-0.$NAME:8476" "--num_processes=$HOSTS" '--process_id=$(PROCESS_ID)')
 fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a small network on synthetic rooms: no data, no GPU, about five minutes. Arguments go to the trainer:
+# Trains a small network on synthetic rooms in about five minutes, without data or a GPU. Arguments go to the trainer:
 #   bash launch/quickstart.sh --config.duration="2_000 steps"
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains the runs of a sweep on the GPUs of this computer, one after the other, each in a folder of its own:
+# Trains the runs of a sweep on the GPUs of this computer, one after another, each in its own folder:
 #   bash launch/sweep.sh configs/ablations.py --workdir runs/ablations
-# More arguments are settings of all runs; GPUS is as in gpu.sh. Runs that are complete are left out: the same
-# command goes on after whatever ended it. As a SLURM array each task trains one run, counted from 1:
+# Further arguments are settings of all runs; GPUS is as in gpu.sh. Complete runs are skipped, so the same command
+# resumes a sweep. In a SLURM array each task trains one run, counted from 1:
 #   sbatch --array=1-15 --gpus-per-node=1 --cpus-per-task=16 --mem=64G --time=4:00:00 \
 #     launch/sweep.sh configs/ablations.py --workdir /shared/runs/ablations
-# DRY_RUN=1 bash launch/sweep.sh ... prints the commands instead, and how many runs there are.
+# DRY_RUN=1 bash launch/sweep.sh ... prints the commands instead, and the number of runs.
 #SBATCH --job-name=muskie-sweep
 #SBATCH --ntasks-per-node=1
 #SBATCH --signal=TERM@300
@@ -13,7 +13,7 @@
 #SBATCH --open-mode=append
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ -e launch/command.sh ] || cd "${SLURM_SUBMIT_DIR:-.}" # SLURM runs a copy of this script, from elsewhere
+[ -e launch/command.sh ] || cd "${SLURM_SUBMIT_DIR:-.}" # SLURM runs a copy of this script from another folder
 if [ ! -e launch/command.sh ]; then
   echo "error: $PWD is not the project's folder: write cd, then sbatch launch/sweep.sh" >&2
   exit 2
@@ -25,8 +25,8 @@ say() {
   if [ -n "${DRY_RUN:-}" ]; then echo "# $*"; else echo "$*" >&2; fi
 }
 
-# --- What is asked for ---------------------------------------------------------------------------------------
-config='' workdir='' value_of=config # of which the next word is the value, unless it is a flag
+# --- Arguments -----------------------------------------------------------------------------------------------
+config='' workdir='' value_of=config # flag whose value is the next word, unless that word is a flag
 for word; do
   shift
   case $word in
@@ -50,7 +50,7 @@ choose_gpus
 export "${settings[@]}"
 if [ -n "${DRY_RUN:-}" ]; then activate "$VENV"; else install; fi
 
-# --- Its runs ------------------------------------------------------------------------------------------------
+# --- Runs ----------------------------------------------------------------------------------------------------
 listed=$(python -m muskie_jax.sweeps --config "$config" --workdir "$workdir" "$@") || exit 2
 names=() states=()
 while read -r name state; do
@@ -59,14 +59,14 @@ while read -r name state; do
 done <<<"$listed"
 count=${#names[@]}
 
-# The trainer's arguments for the run of an index.
+# Sets `words` to the trainer's arguments for the run with the given index.
 arguments() {
   local separator=:
   case $config in *:*) separator=, ;; esac
   words=(--config "$config$separator${names[$1]}" --workdir "$workdir/${names[$1]}")
 }
 
-# --- One of them, as a task of SLURM -------------------------------------------------------------------------
+# --- One run, as a SLURM task --------------------------------------------------------------------------------
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
   index=$((SLURM_ARRAY_TASK_ID - 1))
   [ "$index" -ge 0 ] && [ "$index" -lt "$count" ] ||
@@ -79,9 +79,9 @@ if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
   exec bash launch/slurm.sbatch "${words[@]}" "$@"
 fi
 
-# --- All of them, in turn ------------------------------------------------------------------------------------
+# --- All runs, in sequence -----------------------------------------------------------------------------------
 check_gpu " with GPUS=$GPUS"
-# Runs get process groups of their own: Ctrl-C reaches this script alone, which sends them one SIGTERM.
+# Each run has its own process group, so that Ctrl-C reaches only this script, which sends one SIGTERM to the run.
 set -m
 child='' stopped=''
 stop() {
@@ -96,7 +96,7 @@ train() {
   child=$!
   [ -z "$stopped" ] || stop
   wait "$child" || status=$?
-  while kill -0 "$child" 2>/dev/null; do # a signal ends wait, not the run
+  while kill -0 "$child" 2>/dev/null; do # a signal ends `wait`, not the run
     status=0
     wait "$child" || status=$?
   done
@@ -123,7 +123,7 @@ for index in "${!names[@]}"; do
   fi
 done
 
-runs=${workdir//\\/\\\\} # as Python reads it
+runs=${workdir//\\/\\\\} # escaped for Python
 models="(\"${runs//\"/\\\"}/*\", \"untrained\", \"still\", \"patches\")"
 say "To evaluate them: $(quote "${TRAINER[@]}" --config configs/evaluate.py --workdir "$workdir/evaluation" \
   "--config.evaluate.models=$models")"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Lints, then runs the tests that need neither minutes nor extra packages, on the CPU. Arguments go to pytest:
+# Lints, then runs the tests that are fast and need no extra packages, on the CPU. Arguments go to pytest:
 #   bash launch/test.sh -k golden    only tests with "golden" in their name
-#   bash launch/test.sh -m ""        all tests, slow ones too
-# pytest and ruff live in .venv-test, on top of .venv. EXTRA_PACKAGES="torch transformers" installs more there, for
+#   bash launch/test.sh -m ""        all tests, including slow tests
+# pytest and ruff are installed in .venv-test, on top of .venv. EXTRA_PACKAGES="torch transformers" adds packages for
 # tests that are otherwise skipped; TEST_PROCESSES sets the number of processes (2).
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
@@ -12,5 +12,5 @@ install_on_top .venv-test pytest pytest-xdist ruff ${EXTRA_PACKAGES:-}
 for script in launch/*.sh .ci/run; do bash -n "$script"; done
 ruff check .
 ruff format --check .
-# worksteal: otherwise one process idles while the other finishes its half.
+# Without worksteal, a process that finishes its half early would idle.
 exec python -m pytest -n "${TEST_PROCESSES:-2}" --dist worksteal -m "not slow" "$@"

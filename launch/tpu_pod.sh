@@ -2,10 +2,10 @@
 # Trains on all hosts of a Cloud TPU, from a computer where gcloud is logged in:
 #   TPU=my-tpu ZONE=us-central2-b bash launch/tpu_pod.sh \
 #     --config configs/muskie_base.py --config.sources.photos.root=/shared/scenes --workdir /shared/runs/base
-# copies muskie_jax/ and configs/, installs, starts a run that outlives the connection, and follows its log. A run
-# that is there already saves and stops, and goes on with code and arguments as they are now. Instead of arguments:
-#   follow    shows the log again; Ctrl-C ends that, not the run
-#   stop      has the run save and stop
+# This copies muskie_jax/ and configs/, installs, starts a run that outlives the connection, and follows its log. If a
+# run is already in progress, it saves and stops, and continues with the new code and arguments. Instead of arguments:
+#   follow    shows the log again; Ctrl-C stops following, not the run
+#   stop      saves and stops the run
 # PREPARE is a command that every worker runs first, such as PREPARE='sudo mount ...'. DRY_RUN=1 prints the commands.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,7 +20,7 @@ gcloud_tpu() {
 }
 
 start() {
-  # Workers keep compiled programs on their own disks, unless a folder that they share is named here.
+  # Workers keep compiled programs on their own disks, unless JAX_COMPILATION_CACHE_DIR names a shared folder.
   local settings=${JAX_COMPILATION_CACHE_DIR:+$(quote "$CACHE") } unpack install
   unpack="mkdir -p muskie_jax && cd muskie_jax && if [ -e launch ]; then bash launch/tpu_worker.sh stop; fi"
   unpack+=" && rm -rf muskie_jax configs launch && tar -xzf ../$ARCHIVE"
@@ -30,7 +30,7 @@ start() {
     requirements.txt constraints.txt pyproject.toml README.md LICENSE
   gcloud_tpu scp ".cache/$ARCHIVE" "$TPU:" --worker=all
   gcloud_tpu ssh "$TPU" --worker=all --command="$unpack && $install"
-  # Only when all have installed: workers wait for one another for five minutes.
+  # Starts only after all workers have installed, since workers wait at most five minutes for one another.
   gcloud_tpu ssh "$TPU" --worker=all --command="$settings$WORKER start $(quote "$@")"
   follow
 }

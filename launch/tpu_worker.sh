@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# What tpu_pod.sh has every worker do: tpu_worker.sh install, start ARGUMENTS..., follow, or stop.
+# Runs on every worker for tpu_pod.sh: tpu_worker.sh install, start ARGUMENTS..., follow, or stop.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 source launch/command.sh
 LOG=train.log PROCESS=train.pid
 
-running() { # by now, that number may be another process's
+running() { # the id may have been reused by another process
   [ -e "$PROCESS" ] && grep -qsa muskie_jax.main "/proc/$(cat "$PROCESS")/cmdline"
 }
 
 start() {
-  # A session of its own outlives the connection.
+  # A process in a new session outlives the connection.
   local command=(setsid env "$CACHE" "${TRAINER[@]}" --distributed "$@")
   if [ -n "${DRY_RUN:-}" ]; then
     run "${command[@]}"
@@ -18,7 +18,7 @@ start() {
   fi
   ! running || fail "process $(cat "$PROCESS") trains here already: stop it first"
   install "jax[tpu]"
-  [ ! -e "$LOG" ] || mv "$LOG" "$LOG.old" # not overwritten: somebody may still follow it
+  [ ! -e "$LOG" ] || mv "$LOG" "$LOG.old" # not overwritten, since somebody may still follow it
   "${command[@]}" >"$LOG" 2>&1 </dev/null &
   echo $! >"$PROCESS"
 }
@@ -40,7 +40,7 @@ stop() {
   while running && [ $((seconds--)) -gt 0 ]; do sleep 1; done
   if running; then
     echo "$(hostname): it did not, and is killed; the run can go on from its last checkpoint" >&2
-    kill -KILL -- "-$process" # and its data workers
+    kill -KILL -- "-$process" # the process group, with its data workers
   fi
 }
 

@@ -14,7 +14,7 @@ from muskie_jax.errors import fail
 
 
 class Room(NamedTuple):
-    """A module with a `main(invocation, **options)`, and the command's line in the help."""
+    """A module with a function `main(invocation, **options)`, and its line in the help text."""
 
     module: str
     about: str
@@ -37,7 +37,7 @@ COMMANDS = {
 
 
 def help_text() -> str:
-    """Returns a line per command."""
+    """Returns the help text, with one line per command."""
     width = max(map(len, COMMANDS))
     lines = ["muskie <command> <flags>", ""]
     lines += [f"  {name:<{width}}  {room.about}" for name, room in COMMANDS.items()]

@@ -1,8 +1,8 @@
-"""Draws the image size and the number of views of every update.
+"""Draws the image size and view count of every batch of an update.
 
-A bucket fixes every shape of a batch, so each bucket needs one compiled program. The buckets of an update
-are a pure function of seed and step: hosts agree on them without communication, and a resumed run draws
-the same ones as an uninterrupted run.
+A bucket fixes every shape of a batch, so each bucket needs its own compiled program. The buckets of an
+update are a pure function of seed and step. Hosts therefore agree on them without communication, and a
+resumed run draws the same buckets as an uninterrupted run.
 """
 
 import itertools
@@ -35,10 +35,10 @@ class BucketSchedule:
     """Draws the buckets of every update.
 
     Args:
-      resolutions: one entry for each batch of an update. An entry lists image sizes (height, width), of
-        which each update draws one; a size listed twice is twice as likely.
-      views: numbers of views; one is drawn for each batch.
-      seed: seed of the run.
+      resolutions: one entry for each batch of an update. An entry lists image sizes (height, width).
+        Each update draws one of them; a size that is listed twice is twice as likely.
+      views: choices of the view count; one is drawn for each batch.
+      seed: the run's random seed.
     """
 
     def __init__(self, resolutions: Sequence[Sequence[ImageSize]], views: Sequence[int], seed: int):
@@ -56,7 +56,7 @@ class BucketSchedule:
         return tuple(drawn)
 
     def canvas(self, resolution: int) -> ImageSize:
-        """Returns the smallest size that contains all sizes of a resolution; photographs load at it."""
+        """Returns the smallest size that covers all sizes of a resolution; photographs are loaded at it."""
         heights, widths = zip(*self.resolutions[resolution])
         return max(heights), max(widths)
 
@@ -67,7 +67,7 @@ class BucketSchedule:
         return tuple(sorted(buckets, key=lambda b: (b.height * b.width, b)))
 
     def positions(self) -> tuple[tuple[Bucket, bool], ...]:
-        """Returns pairs (bucket, whether it is an update's first); both pairs if both are possible."""
+        """Returns all possible pairs (bucket, whether its batch is the first of an update)."""
         first, *later = (set(sizes) for sizes in self.resolutions)
         at = ((first, True), (set().union(*later), False))
         return tuple((b, is_first) for b in self.all() for sizes, is_first in at if b[:2] in sizes)

@@ -2,8 +2,8 @@
 
 A checkpoint has the items `state` (parameters, optimizer, step), `data` (the pipeline's next update) and
 `meta` (layout version, config, and the shape, dtype and fingerprint of every leaf). Only finite states are
-saved. A restored state must have the fingerprints it was saved with. Otherwise its checkpoint is moved
-aside, and the one before it is restored.
+saved. If a restored state differs from its saved fingerprints, its checkpoint is moved aside and the
+previous checkpoint is restored.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ ITEMS = ("state", "data", "meta")
 
 
 def _describe(state: Any) -> dict[str, str]:
-    """Returns dtype and shape of every leaf by path, such as "float32 192x768"."""
+    """Returns the dtype and shape of every leaf by path, such as "float32 192x768"."""
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     shape = lambda leaf: "x".join(map(str, leaf.shape)) or "scalar"
     return {path_name(path): f"{leaf.dtype} {shape(leaf)}" for path, leaf in leaves}
@@ -67,8 +67,8 @@ class Checkpointer:
     """Saves and restores the checkpoints of a work directory.
 
     Args:
-      workdir: checkpoints are `<workdir>/checkpoints/<step>`; damaged ones are moved to
-        `<workdir>/checkpoints_damaged`.
+      workdir: the work directory. Checkpoints are in `<workdir>/checkpoints/<step>`; damaged ones are
+        moved to `<workdir>/checkpoints_damaged`.
       keep: number of newest checkpoints to keep.
     """
 
@@ -82,11 +82,11 @@ class Checkpointer:
         return ocp.CheckpointManager(self.folder, options=self._options, item_names=ITEMS)
 
     def latest(self) -> int | None:
-        """Returns the newest step on disk, which may not be intact."""
+        """Returns the newest step on disk, whose checkpoint may be damaged; None without any."""
         return self._manager.latest_step()
 
     def save(self, state: Any, config: ConfigDict) -> None:
-        """Starts to save a state under its step; Orbax writes it in the background.
+        """Starts saving a state as the checkpoint of its step; Orbax writes it in the background.
 
         Raises:
           NotFinite: if the state is not finite.
@@ -117,10 +117,11 @@ class Checkpointer:
           like: the state's shapes, dtypes and shardings, as `jax.ShapeDtypeStruct` leaves.
 
         Returns:
-          State and config; None if there is no checkpoint.
+          The state and the config; None if there is no checkpoint.
 
         Raises:
-          UserError: if a checkpoint is of another network or optimizer, cannot be read, or none is intact.
+          UserError: if a checkpoint was written for another network or optimizer or cannot be read, or if
+            all checkpoints are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
@@ -190,10 +191,10 @@ def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], int, dict[str, An
     """Reads and verifies the parameters of one checkpoint, without its optimizer; changes nothing on disk.
 
     Args:
-      folder: folder of the step, such as `<workdir>/checkpoints/5000`.
+      folder: the checkpoint's folder, such as `<workdir>/checkpoints/5000`.
 
     Returns:
-      The tree of parameters as numpy arrays, the optimiser-step count, and the config.
+      The parameter tree as numpy arrays, the optimiser-step count, and the config.
 
     Raises:
       UserError: if the checkpoint cannot be read or is damaged.

@@ -1,6 +1,6 @@
 """Settings: config sections derived from dataclasses, renamed settings, and checks.
 
-Every check raises a `UserError` of one line that names the setting, its value, and what to write instead.
+Every check raises a one-line `UserError` that names the setting, its value, and what to write instead.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def section(settings: Any) -> ConfigDict:
 
 
 def current_path(path: str) -> str:
-    """Returns today's path of a setting, such as "evaluate.models", given today's or an old one."""
+    """Returns the current path of a setting, such as "evaluate.models", given its current or old path."""
     keys = path.split(".")
     for old, new in RENAMED.items():
         old_keys, new_keys = old.split("."), new.split(".")
@@ -59,33 +59,33 @@ def current_path(path: str) -> str:
 
 
 def renamed_setting(name: str) -> str | None:
-    """Returns what became of a setting of an earlier version, given the last key of its path.
+    """Returns the message for a renamed setting, given the last key of its old path.
 
-    For example "config.sweep is now config.evaluate"; None for any other name.
+    An example is "config.sweep is now config.evaluate". Returns None if `name` was not renamed.
     """
     for old, new in RENAMED.items():
         if old.rpartition(".")[2] == name:
-            if "*" in old:  # where it stands depends on the config
+            if "*" in old:  # the rest of its path depends on the config
                 return f"{name} is now {new.rpartition('.')[2]}"
             return f"config.{old} is now config.{new}"
     return None
 
 
 def require(condition: object, message: str) -> None:
-    """Raises UserError(message) unless condition."""
+    """Raises UserError(message) if `condition` is false."""
     if not condition:
         raise UserError(message)
 
 
 def one_of(value: object, allowed: Iterable[str], path: str) -> None:
-    """Raises UserError for a value that is not allowed, with the nearest one that is."""
+    """Raises UserError for a value that is not allowed; the message suggests the nearest allowed value."""
     allowed = tuple(allowed)
     if value not in allowed:
         raise UserError(f"{path}: no {value!r}{suggest(str(value), allowed)}")
 
 
 def suggest(word: str, allowed: Iterable[str]) -> str:
-    """Returns the end of an error message: the nearest allowed word, if one is near, and all of them."""
+    """Returns the end of an error message: the nearest allowed word, if one is close, and the full list."""
     allowed = sorted(allowed)
     near = difflib.get_close_matches(word, allowed, n=1)
     meant = f"; did you mean {near[0]!r}?" if near else ""
@@ -97,9 +97,9 @@ def at_least(least: int, settings: ConfigDict, path: str, *names: str) -> None:
 
     Args:
       least: the smallest valid value.
-      settings: the section that holds them.
-      path: of the section, for messages: "config.batch".
-      *names: keys of the section.
+      settings: the section of the config.
+      path: the section's path, used in messages, such as "config.batch".
+      *names: keys in the section.
     """
     for name in names:
         value = settings[name]
@@ -116,8 +116,8 @@ def check_overlap(overlap: Collection[float], path: str, instead: str = "") -> N
 
     Args:
       overlap: the setting.
-      path: of the setting, for messages.
-      instead: another valid value, for messages.
+      path: the setting's path, used in messages.
+      instead: another valid value, used in messages.
     """
     if len(overlap) == 2:
         low, high = overlap
@@ -127,7 +127,7 @@ def check_overlap(overlap: Collection[float], path: str, instead: str = "") -> N
 
 
 def is_pair(value: object) -> bool:
-    """Returns whether a value is two integers, as (height, width) is."""
+    """Returns whether a value is a pair of integers, such as (height, width)."""
     return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(x, int) for x in value)
 
 
@@ -149,12 +149,12 @@ def check_size(size: tuple[int, int], patch: int, path: str) -> None:
 
 
 def check_setting(config: ConfigDict, path: str, shown: str) -> None:
-    """Raises UserError for the path of a setting that a config does not have.
+    """Raises UserError if a config has no setting with the given path.
 
     Args:
       config: the config to look in.
-      path: such as "optim.b1".
-      shown: beginning of messages: how the user wrote the path.
+      path: the setting's path, such as "optim.b1".
+      shown: the path as the user wrote it, with which the message begins.
     """
     settings = config
     for key in path.split("."):
@@ -165,13 +165,13 @@ def check_setting(config: ConfigDict, path: str, shown: str) -> None:
 
 
 def check_keys(config: ConfigDict, known: ConfigDict, path: str, skip: tuple[str, ...] = ()) -> None:
-    """Raises UserError for an unknown or missing setting of a section or of those below it.
+    """Raises UserError for an unknown or missing setting in a section or its subsections.
 
     Args:
       config: the section to check.
       known: a section with all settings.
-      path: of the section, for messages: "config.batch".
-      skip: keys of sections that are not looked into.
+      path: the section's path, used in messages, such as "config.batch".
+      skip: keys of subsections that are not checked.
     """
     for key in config:
         if key not in known:
@@ -187,11 +187,11 @@ def check_keys(config: ConfigDict, known: ConfigDict, path: str, skip: tuple[str
 
 
 def check_renamed(path: str, value: str = "") -> None:
-    """Raises UserError for a setting of an earlier version, with what to write now.
+    """Raises UserError for a renamed setting; the message says what to write instead.
 
     Args:
-      path: without "config.", such as "sweep.models".
-      value: as written on the command line, with "="; otherwise empty.
+      path: the setting's path without "config.", such as "sweep.models".
+      value: "=" and the value from the command line; empty if the setting was not written there.
     """
     now = current_path(path)
     if now == path:

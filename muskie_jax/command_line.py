@@ -1,6 +1,7 @@
-"""Command lines: a config file with overrides, other flags, and one line for every mistake.
+"""Parses command lines: a config file with overrides, and other flags. Mistakes get one-line messages.
 
-An `invocation` is how a program was started, for messages: "python -m muskie_jax.data" or "muskie data".
+An `invocation` is the command that started a program, such as "python -m muskie_jax.data" or "muskie data".
+Messages quote it.
 """
 
 import json
@@ -26,12 +27,12 @@ HELP = ("-h", "--help")
 
 
 class Command(NamedTuple):
-    """A command of a program that has several.
+    """One command of a program with several commands.
 
     Attributes:
-      run: gets the positional arguments and returns what is printed as JSON.
-      needed: required flags, with an example of each.
-      optional: other flags that it takes.
+      run: function from the positional arguments to the result, which is printed as JSON.
+      needed: required flags, with an example value for each.
+      optional: other flags that the command accepts.
       arguments: names of the positional arguments.
     """
 
@@ -45,9 +46,9 @@ def run_program(invocation: str, about: str, commands: Mapping[str, Command]) ->
     """Runs `<invocation> <command> <flags>` and prints its result as one JSON object.
 
     Args:
-      invocation: how the program was started.
-      about: printed for --help; it has a line per command.
-      commands: by name.
+      invocation: the command that started the program.
+      about: text printed for --help, with one line per command.
+      commands: name -> command.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -94,14 +95,14 @@ def run_command(
     needed: Mapping[str, str],
     optional: Sequence[str] = (),
 ) -> None:
-    """Runs a program that is a single command, `<invocation> <flags>`, once its flags are parsed.
+    """Parses the flags of a program without subcommands, `<invocation> <flags>`, and runs it.
 
     Args:
-      invocation: how the program was started.
-      about: printed for --help.
-      main: called without arguments.
-      needed: required flags, with an example of each.
-      optional: other flags that it takes.
+      invocation: the command that started the program.
+      about: text printed for --help.
+      main: the function to run, without arguments.
+      needed: required flags, with an example value for each.
+      optional: other flags that the program accepts.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -131,7 +132,7 @@ def help_text(
     optional: Sequence[str] = (),
     arguments: Sequence[str] = (),
 ) -> str:
-    """Returns the help of a command: an example, what it does, and its flags with their defaults."""
+    """Returns the help text of a command: an example, a description, and its flags with their defaults."""
     examples = [f"--{flag} {example}" for flag, example in needed.items()]
     lines = [" ".join([command, *arguments, *examples]), "", about.strip(), ""]
     width = max(14, *map(len, (*needed, *optional, "")))
@@ -146,19 +147,19 @@ def help_text(
 
 
 def check_taken(present: Iterable[flags.Flag], taken: Sequence[str], command: str) -> None:
-    """Exits with one line if a flag was given that the command does not take."""
+    """Exits with a one-line message if a given flag is not one that the command accepts."""
     for flag in present:
         if flag.present and flag.name not in taken:
             fail(f"--{flag.name} is not for `{command}` (its flags: {command} --help)")
 
 
 def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> list[str]:
-    """Parses the command line with absl; exits with one line for a mistake in it or in the config file.
+    """Parses the command line with absl; a mistake in it or in the config file exits with one line.
 
     Args:
       argv: the program's name and its arguments.
-      needed: required flags, with an example of each.
-      invocation: how the program was started, with its command.
+      needed: required flags, with an example value for each.
+      invocation: the command that started the program, with its subcommand.
 
     Returns:
       The program's name and the positional arguments.
@@ -170,9 +171,9 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
             if FLAGS[flag].value is None:
                 raise UserError(f"--{flag} is missing: write --{flag} {example}")
         if CONFIG.value is not None:
-            _ = CONFIG.value.job  # absl reports a file that could not be loaded only when it is used
+            _ = CONFIG.value.job  # absl reports an unloadable config file only on first use
     except flags.Error as error:
-        if "Traceback" in str(error):  # the config file was given an argument, and raised
+        if "Traceback" in str(error):  # the config file raised, after it was given an argument
             reason = str(error).strip().splitlines()[-1].partition(": ")[2]
             fail(f"the config could not be loaded: {reason}")
         fail(f"{error} (all flags: {invocation} --help)")
@@ -188,7 +189,7 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
 
 
 def _unknown_setting(error: AttributeError | KeyError, argv: Sequence[str]) -> str:
-    """Returns a message for an error of ml_collections: an override or the config file has a wrong key."""
+    """Returns a message for a KeyError or AttributeError that a wrong key of a config raised."""
     text = str(error).replace("\\n", "\n").replace("\\'", "'")  # ml_collections quotes some keys twice
     name, *hints = [line.strip("\"' ") for line in text.splitlines()] or [""]
     if any(f".{name}=" in argument for argument in argv):
@@ -202,8 +203,7 @@ def _unknown_setting(error: AttributeError | KeyError, argv: Sequence[str]) -> s
 def check_overrides(argv: Sequence[str]) -> None:
     """Raises UserError for an override of an unknown or renamed setting, such as --config.optim.lr=1.
 
-    Which settings sources and posed datasets have depends on the config file, so theirs are checked when it
-    is loaded.
+    Settings of sources and posed datasets depend on the config file, so they are checked when it is loaded.
     """
     for argument in argv:
         if not argument.startswith(("--config.", "-config.")):

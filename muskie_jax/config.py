@@ -1,8 +1,9 @@
 """All settings of a run, with their defaults, and the checks made before it starts.
 
 An experiment is a plain file in `configs/` whose `get_config(arg=None)` changes `default_config()`. Each
-section of the config is derived from a dataclass, which documents its settings. Those of the trainer are
-here; every other one lies beside what it sets. Keys are locked: setting an unknown one is an error.
+section of the config is derived from a dataclass, which documents its settings. The trainer's sections are
+here; every other section is next to the code that it configures. Keys are locked: setting an unknown key is
+an error.
 """
 
 import dataclasses
@@ -60,7 +61,8 @@ __all__ = [
 
 JOBS = ("train", "evaluate", "benchmark", "benchmark_data", "plan")
 
-# The published sizes of the largest resolution, (height, width); the square is twice as likely.
+# Published (height, width) choices at the largest resolution; the square is listed twice, so it is twice as
+# likely.
 SIZES_512 = ((512, 512), (512, 512), (288, 512), (384, 512), (512, 288), (512, 384))
 DECAY = ("all", "matrices")
 
@@ -70,9 +72,9 @@ class BatchSettings:
     """Loaded batches: `config.batch`.
 
     Attributes:
-      groups: groups of a batch, over all devices, for each resolution.
-      views: photographs of a loaded group.
-      reuse: updates that use a loaded batch, each with new masks and another order of the views.
+      groups: number of groups per batch, over all devices, for each resolution.
+      views: number of photographs per loaded group.
+      reuse: number of updates that use a loaded batch, each with new masks and another order of the views.
     """
 
     groups: int = 32
@@ -82,12 +84,12 @@ class BatchSettings:
 
 @dataclasses.dataclass(frozen=True)
 class BucketSettings:
-    """Image sizes and numbers of views to train on: `config.buckets`.
+    """Image sizes and view counts to train on: `config.buckets`.
 
     Attributes:
-      resolutions: an update averages the gradients of one batch per entry; an entry lists the
-        (height, width) to draw from, pixels.
-      views: numbers of views to draw from; a loaded group is split into groups of that many views.
+      resolutions: one entry per batch of an update, which averages their gradients. An entry lists the
+        (height, width) to draw from, in pixels.
+      views: view counts to draw from; a loaded group is split into groups of the drawn size.
     """
 
     resolutions: tuple[tuple[tuple[int, int], ...], ...] = (((224, 224),), ((384, 384),), SIZES_512)
@@ -99,11 +101,12 @@ class OptimSettings:
     """AdamW and its schedule: `config.optim`.
 
     Attributes:
-      learning_rate: the peak, after the warm-up.
+      learning_rate: peak learning rate, after the warm-up.
       warmup: duration of the linear rise, such as "2 epochs" or "500 steps".
-      b1, b2, eps, weight_decay: of AdamW.
-      decay: parameters that decay: "all"; "matrices": not biases, norms and learned tokens.
-      clip_norm: global norm that gradients are clipped to; 0: no clipping.
+      b1, b2, eps, weight_decay: parameters of AdamW.
+      decay: which parameters decay. "all" means all of them; "matrices" excludes biases, norms and learned
+        tokens.
+      clip_norm: global norm to which gradients are clipped; 0 disables clipping.
     """
 
     learning_rate: float = 2e-4
@@ -118,12 +121,12 @@ class OptimSettings:
 
 @dataclasses.dataclass(frozen=True)
 class MeshSettings:
-    """Devices along each axis of the mesh: `config.mesh`. One axis may be -1: all other devices.
+    """Number of devices along each axis of the mesh: `config.mesh`. One axis may be -1, for the rest.
 
     Attributes:
-      data: devices with the same parameters, which split the groups of a batch.
-      fsdp: devices that split the groups of a batch, the parameters and the optimizer state.
-      view: devices that split the views of a group.
+      data: number of devices that split the groups of a batch and replicate the parameters.
+      fsdp: number of devices that split the groups of a batch, the parameters and the optimizer state.
+      view: number of devices that split the views of a group.
     """
 
     data: int = -1
@@ -136,8 +139,8 @@ class CheckpointSettings:
     """Saving: `config.checkpoint`.
 
     Attributes:
-      every: steps between checkpoints.
-      keep: number of checkpoints to keep, the newest ones.
+      every: number of steps between checkpoints.
+      keep: number of newest checkpoints to keep.
     """
 
     every: int = 2_000
@@ -149,7 +152,7 @@ class ProfileSettings:
     """Tracing: `config.profile`.
 
     Attributes:
-      steps: first and last update of a trace in `<workdir>/profile`, such as (10, 13); (): no trace.
+      steps: first and last update of the trace in `<workdir>/profile`, such as (10, 13); () for no trace.
     """
 
     steps: tuple[int, ...] = ()
@@ -157,11 +160,11 @@ class ProfileSettings:
 
 @dataclasses.dataclass(frozen=True)
 class LogSettings:
-    """Reports: `config.log`.
+    """Logging: `config.log`.
 
     Attributes:
-      every: steps between lines of progress and metrics.
-      tensorboard: writes TensorBoard files besides `metrics.jsonl`.
+      every: number of steps between progress lines and between records of metrics.
+      tensorboard: whether to write TensorBoard files in addition to `metrics.jsonl`.
     """
 
     every: int = 50
@@ -169,18 +172,18 @@ class LogSettings:
 
 
 def default_config() -> ConfigDict:
-    """Returns all settings, with the published recipe's value wherever the paper gives one."""
+    """Returns all settings. Defaults are the published recipe's values where the paper gives them."""
     config = ConfigDict()
     config.job = "train"  # one of JOBS
-    config.seed = 0  # of all randomness: data, masks and initial parameters
+    config.seed = 0  # seed of all randomness: data, masks and initial parameters
     config.model = section(ModelSettings())
     config.sources = ConfigDict()  # name -> folder(...), dataset(...), packed(...) or synthetic(...)
     config.mask = section(MaskOptions())
     config.loss = section(LossOptions())
     config.batch = section(BatchSettings())
     config.buckets = section(BucketSettings())
-    config.duration = "400 epochs"  # or "... steps", or "... examples" (loaded groups); 0: only evaluates
-    config.epoch_groups = 100_000  # loaded groups of an epoch
+    config.duration = "400 epochs"  # or "... steps" (0: only evaluates), or "... examples" (groups)
+    config.epoch_groups = 100_000  # number of loaded groups per epoch
     config.optim = section(OptimSettings())
     config.mesh = section(MeshSettings())
     config.data = section(DataSettings())
@@ -200,10 +203,10 @@ def default_config() -> ConfigDict:
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks a config, without touching a device or the data. Every job does so before anything else.
+    """Checks a config without touching devices or data. Every job calls this first.
 
     Raises:
-      UserError: one line that names the setting, its value, and what to write instead.
+      UserError: for an invalid setting; names the setting, its value, and what to write instead.
     """
     check_keys(config, default_config(), "config", skip=("sources", "posed"))
     one_of(config.job, JOBS, "config.job")
@@ -287,16 +290,16 @@ def _check_profile(profile: ConfigDict) -> None:
 
 
 def to_steps(duration: str, config: ConfigDict, path: str) -> int:
-    """Converts a duration to updates.
+    """Converts a duration to a number of updates.
 
     Args:
-      duration: such as "400 epochs", "10_000 steps" or "1e6 examples". An example is a loaded group;
+      duration: text such as "400 epochs", "10_000 steps" or "1e6 examples". An example is a loaded group;
         `batch.groups` examples serve `batch.reuse` updates.
-      config: the config, for sizes of batches and epochs.
-      path: of the setting, for messages.
+      config: the config, which sets the sizes of batches and epochs.
+      path: the setting's path, used in messages.
 
     Raises:
-      UserError: for text of another form.
+      UserError: for a duration that cannot be parsed.
     """
     match = re.fullmatch(r"([0-9._e+]+) *(steps?|epochs?|examples?)", str(duration).strip())
     error = UserError(
@@ -316,15 +319,15 @@ def to_steps(duration: str, config: ConfigDict, path: str) -> int:
 
 
 def total_steps(config: ConfigDict) -> int:
-    """Returns the updates of the run; 0 if it only evaluates."""
+    """Returns the number of updates of the run; 0 if it only evaluates."""
     return to_steps(config.duration, config, "config.duration")
 
 
 def warmup_steps(config: ConfigDict) -> int:
-    """Returns the updates during which the learning rate rises.
+    """Returns the number of updates during which the learning rate rises.
 
     Raises:
-      UserError: if that is the duration of the run, or more.
+      UserError: if the warm-up is not shorter than the run.
     """
     steps = to_steps(config.optim.warmup, config, "config.optim.warmup")
     if steps >= total_steps(config) > 0:

@@ -1,4 +1,4 @@
-"""Loading of config files, which are Python modules with a function `get_config`."""
+"""Loads config files, which are Python modules with a function `get_config`."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ def load_config(file: str | os.PathLike) -> ConfigDict:
     """Returns the config of a file.
 
     Args:
-      file: as after --config, such as "configs/benchmark.py" or, with an argument,
+      file: the value of --config, such as "configs/benchmark.py" or, with an argument,
         "configs/benchmark.py:remat".
 
     Raises:

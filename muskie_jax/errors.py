@@ -7,7 +7,7 @@ USAGE_ERROR = 2  # exit status
 
 
 def printable(text: str) -> str:
-    """Returns text with non-printable characters escaped, so that no file name can harm a terminal."""
+    """Returns text with non-printable characters escaped, so that file names cannot affect a terminal."""
     escaped = lambda c: c.encode("unicode_escape").decode()
     return "".join(c if c.isprintable() else escaped(c) for c in text)
 

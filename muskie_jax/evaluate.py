@@ -1,8 +1,8 @@
-"""Job `evaluate`: applies every evaluator, under every setting, to every model, and writes a report.
+"""Job `evaluate`: runs every evaluator, with every setting, on every model, and writes a report.
 
-One model, evaluator and setting are a unit of work. Each finished unit is appended to `results.jsonl` and
-not repeated, so a sweep that was killed resumes where it stopped. Several hosts split the units; each
-writes its own file.
+A unit of work is one model, one evaluator and one setting. The result of each finished unit is appended to
+`results.jsonl`. Finished units are not repeated, so a killed run resumes where it stopped. Several hosts
+split the units; each writes its own file.
 """
 
 import datetime
@@ -39,11 +39,11 @@ from muskie_jax.report.write import write_report
 from muskie_jax.sharding import make_mesh
 from muskie_jax.writers import duration, log_main
 
-JPEG_QUALITY = 90  # of figures
+JPEG_QUALITY = 90  # JPEG quality of figures
 FIGURES = "figures"
-# Of the evaluation: raise it when evaluators compute other results, so that finished units are repeated.
+# Version of the evaluation. Raise it when results of evaluators change; finished units are then repeated.
 VERSION = 1
-# Settings that were renamed keep their first name in digests, so that no finished unit is repeated.
+# Renamed settings keep their original name in digests, so that finished units are not repeated.
 DIGEST_NAMES = {
     "distractors": "strangers",
     "photo_texture_fraction": "photo_texture_share",
@@ -52,12 +52,12 @@ DIGEST_NAMES = {
 
 
 class WorkUnit(NamedTuple):
-    """A unit of work to do.
+    """A unit of work.
 
     Attributes:
-      model, evaluator, setting: what to evaluate, and how.
-      protocol_digest: see `protocol_digest`.
-      identity: digest of the work; equal for equal work in every run of this version of the evaluation.
+      model, evaluator, setting: the model, and how to evaluate it.
+      protocol_digest: result of the function `protocol_digest`.
+      identity: digest of the unit, the same in all runs of this version of the evaluation.
     """
 
     model: ModelSpec
@@ -71,16 +71,16 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Runs all units without results in the work directory, and writes the report.
 
     Args:
-      config: see `muskie_jax.config.default_config`, its sections `evaluate` and `posed`.
-      workdir: for `results.jsonl`, `figures/` and the report.
+      config: the config (`muskie_jax.config.default_config`), mainly its sections `evaluate` and `posed`.
+      workdir: folder of `results.jsonl`, `figures/` and the report.
 
     Returns:
-      `units`, the number in the sweep; `done`, those done by this call; the paths of the report's files;
-      `workdir`.
+      `units`, the number of units in the sweep; `done`, the number that this call finished; the paths of
+      the report's files; and `workdir`.
 
     Raises:
-      UserError: before any work, if models or data do not exist; after all other units are done and the
-        report is written, if a model or data could not be loaded or used.
+      UserError: before any work, if models or data do not exist. If a model or data could not be loaded or
+        used, it is raised after all other units are done and the report is written.
     """
     # --- Plan ----------------------------------------------------------------------------------------
     config_lib.validate(config)
@@ -132,14 +132,14 @@ def plan_units(
 
 
 def work_shard(config: ConfigDict) -> tuple[int, int]:
-    """Returns this process's shard of the units, counted from 0, and the number of shards."""
+    """Returns the index of this process's shard of the units, from 0, and the number of shards."""
     if jax.process_count() > 1:
         return jax.process_index(), jax.process_count()
     return parse_shard(config.evaluate.shard)
 
 
 def protocol_digest(evaluator: SweepEvaluator, setting: Setting, config: ConfigDict) -> str:
-    """Returns a digest of all that results depend on except the model.
+    """Returns a digest of everything except the model that affects results.
 
     Results with equal digests are comparable.
     """
@@ -180,7 +180,7 @@ def run_units(
 ) -> list[str]:
     """Runs units in order, and appends each result to a file.
 
-    A unit that raises UserError does not stop the others.
+    A unit that raises UserError does not stop later units.
 
     Returns:
       One error message per failed unit.
@@ -218,7 +218,7 @@ def run_units(
 
 
 def run_unit(unit: WorkUnit, model: EvalModel, config: ConfigDict, workdir: pathlib.Path) -> ResultUnit:
-    """Evaluates one unit, saves its figures and returns its result, without the time it took."""
+    """Evaluates one unit, saves its figures and returns its result, without its duration."""
     outputs = list(unit.evaluator.evaluate(model, unit.setting))
     figures = [output for output in outputs if isinstance(output, Figure)]
     posed = config.posed.get(unit.setting["dataset"])
@@ -226,7 +226,7 @@ def run_unit(unit: WorkUnit, model: EvalModel, config: ConfigDict, workdir: path
         identity=unit.identity,
         model=model.info,
         evaluator=unit.evaluator.name,
-        # Readers of results know the protocol's digest as "question".
+        # Results files call the protocol's digest "question".
         setting={**unit.setting, "question": unit.protocol_digest, "reader": posed and posed.reader},
         rows=tuple(output for output in outputs if isinstance(output, ResultRow)),
         figures=tuple(
@@ -240,7 +240,7 @@ def run_unit(unit: WorkUnit, model: EvalModel, config: ConfigDict, workdir: path
 
 
 def headline(rows: Sequence[ResultRow]) -> str:
-    """Returns a unit's main metric over all its data: of an unrefined predictor, or the masked error."""
+    """Returns a unit's main metric as text: the score of an unrefined predictor, or the masked error."""
     slices = ("angle", "points", "overlap")
     overall = [row for row in rows if all(row.labels.get(key, "all") == "all" for key in slices)]
     unrefined = [
@@ -256,7 +256,7 @@ def headline(rows: Sequence[ResultRow]) -> str:
 
 
 def _correspondence_headline(rows: Sequence[ResultRow]) -> str:
-    """Prefers protocol "targets", then attention over all layers, then the smallest mean error."""
+    """Describes the best row: protocol "targets" first, then all layers, then the smallest mean error."""
 
     def preference(row: ResultRow) -> tuple[bool, bool, float]:
         return row.labels["protocol"] != "targets", row.labels["layer"] != "all", row.values["px_ate"]
@@ -275,11 +275,11 @@ def save_figure(workdir: pathlib.Path, name: str, figure: Figure) -> FigureFile:
     return FigureFile(file, figure.kind, figure.labels, figure.caption)
 
 
-OpenSets = Callable[[int], list[PosedSet]]  # number of views -> all of config.posed, in groups of that size
+OpenSets = Callable[[int], list[PosedSet]]  # view count -> all of config.posed, in groups of that size
 
 
 def make_evaluators(config: ConfigDict, workdir: pathlib.Path) -> list[SweepEvaluator]:
-    """Returns the evaluators of config.evaluate; they share opened datasets, which are slow to open."""
+    """Returns the evaluators of config.evaluate. They share datasets, which are slow to open."""
 
     @functools.cache
     def open_sets(views: int) -> list[PosedSet]:
@@ -291,7 +291,7 @@ def make_evaluators(config: ConfigDict, workdir: pathlib.Path) -> list[SweepEval
 def make_correspondence(
     config: ConfigDict, workdir: pathlib.Path, open_sets: OpenSets
 ) -> CorrespondenceEvaluator:
-    """Evaluates on config.posed."""
+    """Returns the correspondence evaluator, on config.posed."""
     del workdir
     settings = config.evaluate
     return CorrespondenceEvaluator(
@@ -307,7 +307,7 @@ def make_correspondence(
 def make_reconstruction(
     config: ConfigDict, workdir: pathlib.Path, open_sets: OpenSets
 ) -> ReconstructionCurves:
-    """Evaluates on config.posed and on the held-out scenes of config.sources."""
+    """Returns the reconstruction evaluator, on config.posed and the held-out scenes of config.sources."""
     curves: Mapping[str, Any] = config.evaluate.reconstruction
     settings = CurveSettings(sizes=config.evaluate.sizes, pictures=config.evaluate.pictures, **curves)
     max_views = max(settings.views)

@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders, and checks that protect what exists from being replaced."""
+"""Atomic writes of files and folders, and checks against replacing existing ones by accident."""
 
 import contextlib
 import os
@@ -15,7 +15,8 @@ def user_path(path: str | os.PathLike) -> pathlib.Path:
     """Returns the path that a user wrote, with ~ expanded.
 
     Raises:
-      UserError: for an address, which would become a folder named "gs:", or an unknown user's home.
+      UserError: for an address, which would become a folder named "gs:", or for the home of an unknown
+        user.
     """
     if ADDRESS in str(path):
         raise UserError(
@@ -35,7 +36,7 @@ def check_free(path: pathlib.Path, force: bool, entries: Collection[str] | None 
       path: the file or folder to write.
       force: whether the user allows replacing an earlier output.
       entries: names of all entries of the folder to write; a folder with any other entry is never
-        replaced. None: `path` will be a file.
+        replaced. None if `path` will be a file.
     """
     if not os.path.lexists(path):
         return
@@ -59,8 +60,8 @@ def atomic_write(
 ) -> Iterator[pathlib.Path]:
     """Yields a temporary path to write to, and moves the result to `path` if nothing was raised.
 
-    The temporary path has the name of `path`. A killed process leaves a folder `.muskie-...` beside `path`,
-    and `path` unchanged.
+    The temporary path has the name of `path`. A killed process leaves a folder `.muskie-...` next to
+    `path`, and `path` unchanged.
 
     Args:
       path, force, entries: see `check_free`.
@@ -75,7 +76,7 @@ def atomic_write(
         with tempfile.TemporaryDirectory(prefix=".muskie-", dir=path.parent) as beside:
             part = pathlib.Path(beside) / path.name
             yield part
-            check_free(path, force, entries)  # another process may have written it meanwhile
+            check_free(path, force, entries)  # another process may have written it since
             if entries is None:
                 part.replace(path)
             else:
@@ -85,7 +86,7 @@ def atomic_write(
 
 
 def _replace_folder(part: pathlib.Path, path: pathlib.Path, old: pathlib.Path) -> None:
-    """Moves folder `part` to `path`. Renaming cannot replace a folder, so `old` takes an existing one."""
+    """Moves folder `part` to `path`. Renaming cannot replace a folder, so `old` receives it."""
     exists = os.path.lexists(path)
     if exists:
         path.rename(old)

@@ -1,7 +1,7 @@
-"""Fingerprints of arrays, which do not depend on their sharding.
+"""Fingerprints of arrays, which are independent of their sharding.
 
-A fingerprint is the sum, modulo 2^32, of a bijective hash of each element's bits and position. The devices
-compute it on their shards, it is the same on any mesh, and changing one element always changes it.
+A fingerprint is the sum, modulo 2^32, of a bijective hash of each element's bits and position. Devices
+compute it on their shards. It is the same on any mesh, and changing one element always changes it.
 """
 
 import hashlib
@@ -48,8 +48,8 @@ def _fingerprint(x: Array) -> Array:
 def _examine(x: Array) -> tuple[Array, Array]:
     """Returns an array's fingerprint, and whether all its elements are finite.
 
-    It is jitted per array, since a network has few different shapes; one program for the tree compiles
-    longer.
+    It is jitted per array, since a network has few distinct shapes; one program for the entire tree would
+    take longer to compile.
     """
     finite = jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.floating) else jnp.array(True)
     return _fingerprint(x), finite
@@ -58,7 +58,7 @@ def _examine(x: Array) -> tuple[Array, Array]:
 def examine(tree: Any) -> tuple[dict[str, str], bool]:
     """Returns the fingerprint of every leaf, by path, and whether all leaves are finite."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    # Read one by one: hundreds of collectives in flight can starve virtual CPU devices.
+    # Leaves are read one by one: hundreds of collectives in flight can starve virtual CPU devices.
     examined = [jax.device_get(_examine(leaf)) for _, leaf in leaves]
     fingerprints = {
         path_name(path): "".join(f"{int(lane):08x}" for lane in lanes)

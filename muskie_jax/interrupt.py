@@ -13,13 +13,13 @@ STANDARD_ERROR = 2
 
 
 class StopSignal:
-    """A context in which the first SIGINT or SIGTERM asks the loop to save and stop.
+    """A context in which the first SIGINT or SIGTERM asks the training loop to save and stop.
 
     A second signal ends the process at once. With several processes, JAX's preemption service makes all
     of them stop after the same step.
 
     Attributes:
-      name: of the signal, or "preemption"; empty until a stop is requested.
+      name: the signal's name, or "preemption"; empty until a stop is requested.
     """
 
     def __init__(self):
@@ -45,7 +45,7 @@ class StopSignal:
             signal.raise_signal(number)
         self.name = signal.Signals(number).name
         if jax.process_index() == 0:
-            # os.write, since the signal may interrupt a write to Python's buffered stderr.
+            # Uses os.write, since the signal may interrupt a write to Python's buffered stderr.
             message = f"{self.name}: saving after this step, then stopping (again to stop at once)\n"
             with contextlib.suppress(OSError):
                 os.write(STANDARD_ERROR, message.encode())

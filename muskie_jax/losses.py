@@ -1,6 +1,6 @@
 """Reconstruction losses per token, and the objective that averages them.
 
-The last axis has the P = p*p*3 values of a patch. The axes before it are the token axes: groups, views and
+The last axis has the P = p*p*3 values of a patch. The leading axes are token axes: either groups, views and
 patches, or groups and their hidden patches.
 """
 
@@ -27,9 +27,9 @@ class LossOptions:
     """Settings of the reconstruction loss: `config.loss`.
 
     Attributes:
-      error: how the error of a value is measured: "l2", "l1" or "smooth_l1".
-      confidence: weights errors by (c + eps) and penalises -log c, as published.
-      normalize_targets: compares with each target patch normalised to mean 0 and variance 1, as in MAE.
+      error: error function of a value: "l2", "l1" or "smooth_l1".
+      confidence: whether to weight errors by (c + eps) and penalise -log c, as published.
+      normalize_targets: whether to normalise each target patch to mean 0 and variance 1, as in MAE.
     """
 
     error: Literal["l2", "l1", "smooth_l1"] = "l2"
@@ -47,10 +47,10 @@ class TokenLosses:
     """Loss terms of each token, zero for visible tokens.
 
     Attributes:
-      weighted: the error, weighted by confidence if that is on.
-      squared: the squared error for every kind of `error`; of normalised patches if targets are normalised.
-      log_confidence: mean of -log(c + 1e-6); zero without confidence weighting.
-      hidden: 1 for masked tokens.
+      weighted: the error, weighted by confidence if `confidence` is set.
+      squared: the squared error, whatever `error` is; of normalised patches if targets are normalised.
+      log_confidence: the mean of -log(c + 1e-6); zero without confidence weighting.
+      hidden: 1 for masked tokens, 0 for visible tokens.
     """
 
     weighted: Float[Array, "*tokens"]
@@ -90,8 +90,8 @@ def token_losses(
     Args:
       pred, conf: predicted pixels and confidences, see `MuskieOutput`.
       target: pixels of the patches, not yet normalised.
-      mask: True = hidden.
-      options: kind of error, confidence weighting, target normalisation.
+      mask: which tokens are hidden, True = hidden.
+      options: error function, confidence weighting and target normalisation.
     """
     if options.normalize_targets:
         target = normalize_patches(target)
@@ -116,8 +116,8 @@ def total_loss(losses: TokenLosses, tokens: int | None = None) -> Array:
     It is 0 if no token of the batch is masked.
 
     Args:
-      losses: of all tokens, or of hidden tokens only.
-      tokens: number of all tokens, if `losses` covers hidden tokens only.
+      losses: loss terms of all tokens, or of hidden tokens only.
+      tokens: total number of tokens, required if `losses` covers hidden tokens only.
     """
     error = losses.weighted.sum() / jnp.maximum(losses.hidden.sum(), 1.0)
     return error + REGULARISER * losses.log_confidence.sum() / (tokens or losses.hidden.size)

@@ -1,7 +1,7 @@
 """Runs the job of a config: `train`, `evaluate`, `benchmark`, `benchmark_data` or `plan`.
 
 Any setting can be overridden, for example with --config.seed=1. The last line of standard output is the
-result, as one JSON object. The same command resumes a training or an evaluation that was stopped.
+result, as one JSON object. The same command resumes a training run or an evaluation that was stopped.
 """
 
 import os
@@ -38,7 +38,7 @@ _STOPPED_EXIT_CODE = flags.DEFINE_integer(
     "Exit status of a run that a signal stopped, to distinguish it from a finished one.",
 )
 
-# config.job -> the function that runs it. Each validates the config before it does anything else.
+# config.job -> the function that runs it. Each function validates the config first.
 JOBS: dict[str, Callable[[ConfigDict, pathlib.Path], dict[str, Any]]] = {
     "train": train,
     "evaluate": evaluate,
@@ -58,19 +58,19 @@ OPTIONAL = ("distributed", "coordinator", "num_processes", "process_id", "stoppe
 
 
 def keep_compiled_programs() -> None:
-    """Caches compiled programs across runs, unless JAX_COMPILATION_CACHE_DIR is set (also if to "")."""
+    """Caches compiled programs across runs, unless JAX_COMPILATION_CACHE_DIR is set (even to "")."""
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "muskie_jax"
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return  # a home that cannot be written to only costs time
+        return  # without a cache, programs are only compiled again
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def connect() -> None:
-    """Connects this process to the others of a distributed run.
+    """Connects this process to the other processes of a distributed run.
 
     Raises:
       UserError: if the flags do not describe the processes and JAX cannot detect them.
@@ -85,7 +85,7 @@ def connect() -> None:
 
 
 def check_job(config: ConfigDict, job: str | None) -> None:
-    """Raises UserError for an unknown `config.job`, or if `muskie <job>` was started for another one."""
+    """Raises UserError if `config.job` is unknown, or if `muskie <job>` was started for another job."""
     one_of(config.job, JOBS, "config.job")
     if job not in (None, config.job):
         file = config_flags.get_config_filename(FLAGS[CONFIG.name])
@@ -96,7 +96,7 @@ def check_job(config: ConfigDict, job: str | None) -> None:
 
 
 def run(job: str | None) -> None:
-    """Runs the job of the config, once flags are parsed."""
+    """Runs the job of the config. Flags must be parsed."""
     for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID):
         if flag.value is not None and not _DISTRIBUTED.value:
             fail(f"--{flag.name} is for one of several processes: write --distributed too")
@@ -108,7 +108,7 @@ def run(job: str | None) -> None:
         check_job(config, job)
         workdir = user_path(workdir)
         if _DISTRIBUTED.value:
-            validate(config)  # before connecting: the other processes would wait for one that fails
+            validate(config)  # before connecting: the other processes would wait for a process that fails
             connect()
         result = JOBS[config.job](config, workdir)
     except (UserError, NotFinite) as error:
@@ -126,8 +126,8 @@ def main(invocation: str = INVOCATION, job: str | None = None) -> None:
     """Parses `sys.argv` and runs the job of its config.
 
     Args:
-      invocation: how the program was started, for messages.
-      job: the only job to accept; None: any.
+      invocation: the command that started the program, used in messages.
+      job: the only job to accept; None accepts any job.
     """
     run_command(invocation, __doc__ or "", lambda: run(job), EXAMPLES[job or "train"], OPTIONAL)
 

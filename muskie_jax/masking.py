@@ -1,8 +1,8 @@
-"""Draws masks: which patches of each view are hidden (paper section 3.2).
+"""Draws masks, which select the hidden patches of each view (paper section 3.2).
 
 Each sampler takes a numpy Generator, the patch grid (hp, wp), the masking ratio and the number of masks. It
-returns masks (count, hp, wp), True = hidden. Samplers are vectorised over masks: a Python loop over views
-would take longer than a training step on small images.
+returns masks (count, hp, wp), True = hidden. Samplers are vectorised over masks, since on small images a
+Python loop over views would take longer than a training step.
 """
 
 import dataclasses
@@ -55,13 +55,13 @@ def _rounded(lengths: np.ndarray) -> np.ndarray:
 
 
 def rectangle_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> Masks:
-    """Hides one rectangle of about round(ratio * L) patches, fewer if its sides exceed the grid."""
+    """Hides one rectangle of about round(ratio * L) patches, clipped to the sides of the grid."""
     area, aspects = hidden_count(grid, ratio), _draw_aspects(rng, count)
     heights = _rounded(np.sqrt(area / aspects))
     sides = np.minimum(heights, grid[0]), np.minimum(_rounded(aspects * heights), grid[1])
 
     def draw_span(length: int, sides: np.ndarray) -> np.ndarray:
-        """Draws a position along one axis; True inside the rectangle, bool (count, length)."""
+        """Draws a position along one axis; returns bool (count, length), True inside the rectangle."""
         first = rng.integers(length - sides + 1)[:, None]
         return (np.arange(length) >= first) & (np.arange(length) < first + sides[:, None])
 
@@ -76,9 +76,9 @@ def ellipse_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int
     radii = radius / np.sqrt(aspects), radius * np.sqrt(aspects)
 
     def draw_squared_distances(length: int, radii: np.ndarray) -> np.ndarray:
-        """Draws a centre along one axis; squared distances from it in radii, (count, length)."""
+        """Draws a centre along one axis; returns squared distances from it in radii, (count, length)."""
         radii = np.minimum(_rounded(radii), length // 2)
-        # A radius of half an even side fits around no patch; the upper bound keeps the centre inside.
+        # A radius of half an even side fits around no patch. The maximum keeps the centre in the grid.
         centres = rng.integers(radii, np.maximum(radii, length - 1 - radii) + 1)
         return np.square((np.arange(length) - centres[:, None]) / np.maximum(radii, 0.5)[:, None])
 
@@ -100,8 +100,8 @@ def blob_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -
 def random_walk_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> Masks:
     """Hides a connected region of exactly round(ratio * L) patches, grown from a random patch.
 
-    The walk moves from the last hidden patch to a free neighbour, tried in random order. Without a free
-    neighbour, it backtracks to the latest hidden patch that has one.
+    The walk moves from the last hidden patch to a visible neighbour, tried in random order. If there is
+    none, it backtracks to the latest hidden patch that has a visible neighbour.
     """
     masks = np.zeros((count, *grid), bool)
     for mask in masks:
@@ -124,7 +124,7 @@ def _random_walk(rng: np.random.Generator, grid: Grid, count: int) -> np.ndarray
     path = [patch]
     for _ in range(count - 1):
         free = None
-        while free is None:  # ends: the grid is connected, so some patch of the path has a free neighbour
+        while free is None:  # terminates: some patch of the path has a free neighbour
             neighbours = (path[-1] + step for step in orders[next(draws)])
             free = next((patch for patch in neighbours if not hidden[patch]), None)
             if free is None:
@@ -135,20 +135,20 @@ def _random_walk(rng: np.random.Generator, grid: Grid, count: int) -> np.ndarray
 
 
 def _rounded_heights(side: float) -> Iterator[tuple[int, float]]:
-    """Yields each value of round(side / sqrt(a)) over all aspects a, with the largest a that gives it."""
+    """Yields each value of round(side / sqrt(a)) over all aspects a, and the largest such a."""
     lowest, highest = ASPECT_RANGE
     for height in range(round(side / math.sqrt(highest)), round(side / math.sqrt(lowest)) + 1):
         yield height, min(highest, (side / (height - 0.5)) ** 2) if height else highest
 
 
 def largest_rectangle(grid: Grid, ratio: float) -> int:
-    """Returns the most patches that `rectangle_masks` can hide; rounding may exceed the ratio."""
+    """Returns the largest number of patches that `rectangle_masks` hides; rounding may exceed the ratio."""
     sides = _rounded_heights(math.sqrt(hidden_count(grid, ratio)))
     return max(min(height, grid[0]) * min(round(aspect * height), grid[1]) for height, aspect in sides)
 
 
 def largest_ellipse(grid: Grid, ratio: float) -> int:
-    """Returns an upper bound on the patches that `ellipse_masks` hides: an ellipse that no edge clips."""
+    """Returns an upper bound on the patches that `ellipse_masks` hides: an unclipped ellipse's area."""
     radius = math.sqrt(hidden_count(grid, ratio) / math.pi)
 
     def area(rows: int, columns: int) -> int:
@@ -168,7 +168,7 @@ MODES: dict[str, Callable[[np.random.Generator, Grid, float, int], Masks]] = {
     "blob": blob_masks,
     "random_walk": random_walk_masks,
 }
-# Upper bound on the hidden patches of a mask, from the grid and the ratio.
+# Mode -> upper bound on the hidden patches of a mask, given the grid and the ratio.
 MAX_HIDDEN: dict[str, Callable[[Grid, float], int]] = {
     "random": hidden_count,
     "rectangle": largest_rectangle,
@@ -180,12 +180,12 @@ MAX_HIDDEN: dict[str, Callable[[Grid, float], int]] = {
 
 @dataclasses.dataclass(frozen=True)
 class MaskOptions:
-    """Settings of the masks of a group: `config.mask`. The defaults are the published ones.
+    """Settings of the masks of a group: `config.mask`. Defaults are the published values.
 
     Attributes:
-      modes: pairs (mode, ratio), one of which is drawn for each group; the ratio is the fraction of a
-        view's patches that a mask hides.
-      num_reference: reference views of a group, which stay unmasked; None draws their number uniformly
+      modes: pairs (mode, ratio). One pair is drawn for each group; the ratio is the fraction of a view's
+        patches that a mask hides.
+      num_reference: number of reference views per group, which are not masked. None draws it uniformly
         from {V//4, ..., V//2} for each group.
     """
 
@@ -194,7 +194,7 @@ class MaskOptions:
 
     @classmethod
     def of(cls, mask: ConfigDict) -> "MaskOptions":
-        """Returns the options of `config.mask`, which may hold lists, as a hashable object."""
+        """Returns `config.mask`, which may contain lists, as a hashable object."""
         return cls(tuple((mode, ratio) for mode, ratio in mask.modes), mask.num_reference)
 
 
@@ -205,9 +205,9 @@ def check_masks(
 
     Args:
       mask: `config.mask`.
-      sizes: (height, width) of all images that masks are drawn for, pixels.
-      patch: side of a patch, pixels.
-      views: all numbers of views that a group may have.
+      sizes: (height, width), in pixels, of all images that masks are drawn for.
+      patch: side of a patch, in pixels.
+      views: all view counts that a group may have.
 
     Raises:
       UserError: for an unknown mode, a ratio that hides no patch, or too many reference views.
@@ -237,7 +237,7 @@ def check_masks(
 
 
 def reference_range(views: int, num_reference: int | None) -> tuple[int, int]:
-    """Returns the least and the most reference views of a group; at least one view is masked."""
+    """Returns the minimum and maximum number of reference views; at least one view is masked."""
     if num_reference is None:
         return views // 4, views // 2
     fixed = min(num_reference, views - 1)
@@ -246,7 +246,7 @@ def reference_range(views: int, num_reference: int | None) -> tuple[int, int]:
 
 @functools.cache
 def max_hidden(views: int, grid: Grid, options: MaskOptions) -> int:
-    """Returns an upper bound on the patches of a group that `group_masks` hides."""
+    """Returns an upper bound on the number of patches that `group_masks` hides in a group."""
     largest = max(MAX_HIDDEN[mode](grid, ratio) for mode, ratio in options.modes)
     masked = views - reference_range(views, options.num_reference)[0]
     return masked * min(largest, grid[0] * grid[1])
@@ -259,9 +259,10 @@ def group_masks(
     grid: Grid,
     options: MaskOptions,
 ) -> Bool[np.ndarray, "B V L"]:
-    """Draws the masks of `groups` groups, True = hidden; the first views, the references, are not masked.
+    """Draws the masks of `groups` groups, True = hidden.
 
-    Each masked view has its own mask; all views of a group share the mode.
+    The first views of a group are its reference views and are not masked. Each other view has its own mask;
+    all views of a group share the mode.
     """
     low, high = reference_range(views, options.num_reference)
     references = rng.integers(low, high + 1, size=groups)

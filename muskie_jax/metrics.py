@@ -1,4 +1,4 @@
-"""Metrics that merge exactly: each is a sum and a count, never a mean of means."""
+"""Metrics that merge exactly: each is a sum and a count, so no mean of means is needed."""
 
 import collections
 from collections.abc import Iterable, Mapping
@@ -14,14 +14,14 @@ from muskie_jax.errors import NotFinite
 
 @struct.dataclass
 class Mean:
-    """A weighted mean as sum and count. Arrays, of equal shape, hold several means side by side."""
+    """A weighted mean, stored as sum and count. Arrays of equal shape represent several means."""
 
     total: Array | np.ndarray | float
     count: Array | np.ndarray | float
 
     @classmethod
     def of(cls, value: Array) -> "Mean":
-        """Returns the mean of a single value."""
+        """Returns a mean over one value."""
         return cls(value, jnp.ones_like(value))
 
     def merge(self, other: "Mean") -> "Mean":
@@ -44,10 +44,10 @@ def merge_all(metrics: Iterable[Mapping[str, Mean]]) -> dict[str, Mean]:
 
 
 class MetricsQueue:
-    """Reads metrics some updates late, so that the host does not wait for the devices after each update.
+    """Reads metrics a few updates late, so that the host does not wait for the devices after each update.
 
     Args:
-      lag: number of updates in flight before the metrics of the oldest are read.
+      lag: number of updates in flight before the metrics of the oldest update are read.
     """
 
     def __init__(self, lag: int = 2):
@@ -66,12 +66,12 @@ class MetricsQueue:
             self._read()
 
     def wait(self) -> None:
-        """Reads everything queued, and so returns when the devices have finished every update."""
+        """Reads all queued metrics; returns when the devices have finished every update."""
         while self._in_flight:
             self._read()
 
     def drain(self) -> dict[str, Mean]:
-        """Returns all metrics since the last call, merged."""
+        """Returns all metrics since the last call, merged by name."""
         self.wait()
         metrics, self._on_host = self._on_host, []
         return merge_all(metrics)

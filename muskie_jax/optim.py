@@ -10,9 +10,9 @@ from muskie_jax.config import total_steps, warmup_steps
 
 
 def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
-    """Returns the learning rate by update, counted from 0: linear from 0 to the peak, half-cosine to 0.
+    """Returns the learning rate of each update: linear from 0 to the peak, then half-cosine to 0.
 
-    It would reach 0 at the update after the last.
+    Updates count from 0. The rate reaches 0 one update after the end of the run.
     """
     warmup = warmup_steps(config)
     return optax.warmup_cosine_decay_schedule(
@@ -29,7 +29,7 @@ def is_matrix(params: Any) -> Any:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Builds AdamW, with clipping by global norm first if `clip_norm` is not 0."""
+    """Returns AdamW, preceded by clipping to the global norm if `clip_norm` is not 0."""
     optim = config.optim
     adamw = optax.adamw(
         learning_rate_schedule(config),

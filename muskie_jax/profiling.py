@@ -1,4 +1,4 @@
-"""Traces some updates with JAX's profiler, for XProf, TensorBoard or Perfetto."""
+"""Traces updates with JAX's profiler, for XProf, TensorBoard or Perfetto."""
 
 import pathlib
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from muskie_jax.writers import log_main
 
 
 class StepProfile:
-    """Traces a range of updates; a run that covers only part of the range traces that part.
+    """Traces a range of updates, or the part of the range that the run covers.
 
     Args:
-      steps: first and last update of the trace, both included and counted from 1; empty for no trace.
-      folder: where the trace is written.
+      steps: first and last update of the trace, both inclusive and counted from 1; empty for no trace.
+      folder: folder that the trace is written to.
     """
 
     def __init__(self, steps: Sequence[int], folder: pathlib.Path):
@@ -32,13 +32,13 @@ class StepProfile:
             self.traced.append(step)
 
     def after(self, step: int, result: Any) -> None:
-        """Ends the trace after its last update, whose `result` it waits for; call it after the update."""
+        """Waits for `result` and ends the trace if `step` is its last update; call it after the update."""
         if self.running and step == self.steps[-1]:
             jax.block_until_ready(result)
             self._stop()
 
     def close(self) -> None:
-        """Ends a trace that is still running; logs if a trace was asked for and nothing was traced."""
+        """Ends a trace that is still running; logs a line if the range had no update of this run."""
         if self.running:
             self._stop()
         elif self.steps and not self.traced:

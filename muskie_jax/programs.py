@@ -1,4 +1,4 @@
-"""Compiles every program of a run before the first update, checks its memory, and runs it."""
+"""Compiles all programs of a run before the first update, checks their memory, and runs them."""
 
 import concurrent.futures
 import contextlib
@@ -63,7 +63,7 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 def batch_shapes(
     bucket: Bucket, groups: int, views: int, patch: int, mesh: Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shapes and shardings of a batch: `groups` loaded groups of `views`, split for the bucket."""
+    """Returns shapes and shardings of a batch: `groups` loaded groups of `views`, split to the bucket."""
     batch = groups * views // bucket.views
     rows, columns = bucket.grid(patch)
     entries = {
@@ -78,15 +78,15 @@ def batch_shapes(
 
 
 def peak_bytes(program: jax.stages.Compiled) -> int:
-    """Returns the bytes a program needs on one device: arguments, results and temporaries."""
+    """Returns the bytes that a program needs on one device: arguments, results and temporary arrays."""
     sizes = program.memory_analysis()
     assert sizes is not None
-    results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes  # donated arguments hold results
+    results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes  # results overwrite donated arguments
     return sizes.argument_size_in_bytes + results + sizes.temp_size_in_bytes
 
 
 def device_bytes(tree: Any) -> int:
-    """Returns the bytes of a tree's shards on one device; leaves have shape, dtype and sharding."""
+    """Returns the bytes of a tree's shards on one device. Leaves need a shape, dtype and sharding."""
     size = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     return sum(map(size, jax.tree.leaves(tree)))
 
@@ -111,10 +111,10 @@ def training_programs(
 ) -> dict[ProgramKey | str, Lower]:
     """Returns the lowering function of each training program, for the buckets of `batches`.
 
-    See `Programs` for which there are. The mesh may describe devices that this machine does not have.
+    `Programs` lists the programs. The mesh may describe devices that this machine does not have.
     """
     replicated = NamedSharding(mesh, P())
-    # Fixed output shardings: a resumed run compiles the same programs as an uninterrupted one.
+    # Output shardings are fixed, so that a resumed run compiles the same programs as an uninterrupted run.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     per_update = len(schedule.resolutions)
     if per_update == 1:
@@ -150,22 +150,22 @@ def training_programs(
 class Programs:
     """Compiles and runs the programs of a run.
 
-    With one batch per update, each bucket has one program, which runs the update. Otherwise each bucket has
-    a gradient program, another one if its batch can be the first of an update, and there is one optimizer
-    program. The gradient program of a first batch takes no gradients to add to.
+    With one batch per update, each bucket has one program, which runs the update. With several batches,
+    there is one optimizer program, and each bucket has up to two gradient programs: one for the first batch
+    of an update, and one for later batches, which adds to the gradients of earlier batches.
 
     Args:
-      training: see `training_programs`; small batches first.
-      others: further programs to compile in parallel, by name. Their jitted functions find the result
-        in JAX's cache when called.
-      quiet: log no progress.
+      training: result of `training_programs`; small batches first.
+      others: further programs to compile in parallel, by name. Their jitted functions find the compiled
+        program in JAX's cache when called.
+      quiet: whether to log no progress.
     """
 
     def __init__(
         self, training: Mapping[ProgramKey | str, Lower], others: Mapping[str, Lower], quiet: bool = False
     ):
         self._lower: dict[ProgramKey | str, Lower] = {**training, **others}
-        # Longest first, so that threads finish together: renderers, then large batches before small ones.
+        # The slowest to compile come first, so that threads finish together: renderers, then large batches.
         self._queue = [*others, *reversed([*training])]
         self._quiet = quiet
         self._compiled: dict[ProgramKey | str, jax.stages.Compiled] = {}
@@ -173,7 +173,7 @@ class Programs:
         self.capture_guard = CudnnCaptureGuard(training)
 
     def compile(self) -> float:
-        """Compiles all programs, logs how long each took, and returns the seconds for all.
+        """Compiles all programs, logs the time of each, and returns the total seconds.
 
         Raises:
           UserError: if the compiler finds that a program does not fit in device memory.
@@ -183,7 +183,7 @@ class Programs:
         threads = min(8, os.cpu_count() or 1)
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             try:
-                # Tracing holds Python's lock, so this thread traces while the others compile.
+                # Tracing needs Python's global lock, so this thread traces while the pool compiles.
                 compiling = [
                     pool.submit(self._compile, key, *timed(self._lower[key])) for key in self._queue
                 ]
@@ -210,12 +210,12 @@ class Programs:
             log_main(message)
 
     def check_memory(self, state: TrainState, device: jax.Device, config: ConfigDict) -> None:
-        """Raises UserError if a program and the state beside it do not fit on a device.
+        """Raises UserError if a program and the training state do not fit on a device together.
 
         Args:
-          state: shapes and shardings.
-          device: a device of this process; one that reports no limit, such as a CPU, is not checked.
-          config: the settings that the message quotes.
+          state: shapes and shardings of the state.
+          device: a device of this process. A device that reports no limit, such as a CPU, is not checked.
+          config: the config whose settings the message quotes.
         """
         limit = (device.memory_stats() or {}).get("bytes_limit")
         if limit is None:
@@ -232,7 +232,7 @@ class Programs:
     def needed_bytes(self, state: TrainState) -> tuple[int, ProgramKey | str]:
         """Returns the peak bytes on a device over all programs, and the key of the program that needs them.
 
-        The optimizer state counts for every program: it stays in memory even if it is no argument.
+        The optimizer state counts for every program, since it stays in memory in any case.
         """
 
         def needed(key: ProgramKey | str) -> int:

@@ -1,4 +1,4 @@
-"""Progress lines of a training run: speed, arithmetic rate, time left, and what is trained."""
+"""Progress lines of a training run: loss, speed, arithmetic rate, and time left."""
 
 import contextlib
 import json
@@ -23,11 +23,11 @@ class Progress:
     """Measures speed between progress lines and over the run.
 
     Args:
-      task: the task trained, for its FLOPs.
-      device: one of the devices, for its peak FLOP/s.
+      task: the training task, which determines the FLOPs.
+      device: one of the devices, which determines the peak FLOP/s.
       num_devices: number of devices.
       first_step: step at which this run starts.
-      total_steps: last step of the training.
+      total_steps: last step of the training run.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class Progress:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time in the context as waiting for data."""
+        """Counts the time spent inside the context as waiting for data."""
         start = time.perf_counter()
         yield
         self.waited += time.perf_counter() - start
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Excludes the time in the context, such as evaluation and saving, from all speeds."""
+        """Leaves the time spent inside the context (evaluation, saving) out of all speeds."""
         start = time.perf_counter()
         yield
         self.mark += time.perf_counter() - start
@@ -70,8 +70,8 @@ class Progress:
     def interval(self, step: int) -> dict[str, float]:
         """Returns the speeds since the last call, and starts a new interval.
 
-        `flops_per_second` counts the model's FLOPs; `mfu` is its fraction of the devices' peak, and absent
-        if the peak is unknown; `data_wait` is the fraction of time spent waiting for data.
+        `flops_per_second` counts the model's FLOPs. `mfu` is its fraction of the devices' peak, absent if
+        the peak is unknown. `data_wait` is the fraction of time spent waiting for data.
         """
         now = time.perf_counter()
         seconds, steps = now - self.mark, step - self.step
@@ -106,7 +106,7 @@ class Progress:
         )
 
     def views_per_second(self) -> float:
-        """Returns the average over the run, without pauses; 0 if no update ran."""
+        """Returns the average speed over the run, without pauses; 0 if no update ran."""
         return self.total_views / self.total_seconds if self.total_seconds else 0.0
 
 
@@ -122,7 +122,7 @@ def describe_parameters(params) -> None:
 
 
 def describe_changes(old: Mapping[str, Any], config: ConfigDict) -> None:
-    """Logs the settings that differ from those a checkpoint was trained with."""
+    """Logs the settings that differ from the config a checkpoint was trained with."""
     before = {current_path(path): value for path, value in _flatten(old).items()}
     now = _flatten(json.loads(config.to_json_best_effort()))
     for name in sorted(before.keys() | now.keys()):

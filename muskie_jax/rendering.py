@@ -1,4 +1,4 @@
-"""Copies batches to the devices and renders synthetic groups there, so that every batch has images."""
+"""Copies batches to the devices, and renders the images of synthetic groups there."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,13 +22,13 @@ Textures = dict[int, PhotoPyramid]  # source number -> photo textures of its wor
 
 
 class BatchPlacer:
-    """Turns a host's batches into global arrays on the devices, rendering synthetic groups.
+    """Turns a host's batches into global arrays on the devices, and renders synthetic groups.
 
     Args:
-      groups: number of loaded groups of a batch, on all hosts together.
+      groups: number of loaded groups per batch, over all hosts.
       worlds: the world of each source, by source number; None for photographs.
       photos: source number -> photo textures, uint8 (N, S, S, 3).
-      mesh: the devices.
+      mesh: the device mesh.
 
     Attributes:
       rows: indices of the loaded groups that this host provides.
@@ -53,8 +53,8 @@ class BatchPlacer:
     ) -> dict[str, Callable[[], jax.stages.Lowered]]:
         """Returns the lowering functions of the rendering programs, by name; see `Programs`.
 
-        Rendering is slow to compile, and is the same for every bucket of an image size: loaded groups, of
-        `views` views, are rendered first and split afterwards.
+        Rendering programs are slow to compile, so all buckets of an image size share one. It renders loaded
+        groups of `views` views, which are split afterwards.
         """
         if not self.synthetic:
             return {}
@@ -85,7 +85,7 @@ class BatchPlacer:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(key, self.mesh))
 
     def __call__(self, bucket: Bucket, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
-        """Copies a host's batch to the devices, and renders its images if it has none.
+        """Copies a host's batch to the devices, and renders its images if the batch has none.
 
         Returns:
           `images` uint8 (B, V, H, W, 3), `mask` bool (B, V, L), True = hidden, and `source` int32 (B,).
@@ -106,8 +106,8 @@ class BatchPlacer:
 
 @functools.cache
 def _jitted_renderer(worlds: tuple[WorldConfig | None, ...], mesh: Mesh):
-    """Returns one jitted function for equal worlds, so that training and evaluation share programs."""
-    # Autotuning finds nothing to tune in the renderer, and doubles its compile time.
+    """Returns the jitted renderer. It is cached, so that training and evaluation share programs."""
+    # Autotuning does not speed up the renderer, and doubles its compile time.
     return jax.jit(
         functools.partial(render_views, worlds=worlds),
         static_argnames=("size",),
@@ -128,12 +128,12 @@ def _jitted_splitter(mesh: Mesh):
 def order_for_splitting(
     order: Int[np.ndarray, "G loaded_views"], views: int, shards: int
 ) -> Int[np.ndarray, "G loaded_views"]:
-    """Returns the order of rendering that lets `split_groups` leave each view on its device.
+    """Returns the rendering order with which `split_groups` leaves each view on its device.
 
     Args:
-      order: the order of each loaded group's views; each run of `views` becomes one group.
-      views: views of a group after splitting.
-      shards: devices over which the views of a group are sharded evenly.
+      order: the order of each loaded group's views; every `views` consecutive views become one group.
+      views: number of views per group after splitting.
+      shards: number of devices over which the views of a group are sharded evenly.
     """
     loaded = order.shape[1]
     parts = order.reshape(len(order), loaded // views, shards, views // shards)
@@ -161,12 +161,12 @@ def render_views(
     """Renders loaded groups and reorders their views, as the host does with photographs.
 
     Args:
-      scene: the seed of each loaded group.
-      order: the new order of its views.
-      group_source: the source number of each group, which selects its world.
+      scene: random seed of each loaded group.
+      order: new order of each group's views.
+      group_source: source number of each group, which selects its world.
       textures: photo textures by source number.
-      size: H and W.
-      worlds: the world of each source, by source number; at least one is not None.
+      size: (H, W), in pixels.
+      worlds: world of each source, by source number; at least one is not None.
     """
     images = None
     for number, world in enumerate(worlds):

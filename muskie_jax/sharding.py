@@ -3,13 +3,13 @@
 The mesh has three axes: `data` (replicates parameters), `fsdp` (shards parameters and optimizer state) and
 `view` (shards the views of a group). Groups are sharded over `data` and `fsdp` together.
 
-`RULES` shards the state and `batch_sharding` a batch. XLA derives all other shardings from these, and
-gathers kernels where they are used. Only two layers know of the mesh:
+`RULES` defines the sharding of the state, and `batch_sharding` defines the sharding of a batch. XLA derives
+all other shardings, and gathers kernels where they are used. Only two layers depend on the mesh:
 
 - `models.attention.Attention` has the mesh itself. XLA cannot partition a custom kernel, so attention runs
-  per device under `shard_map`, and gathers keys and values over `view` by hand.
-- `models.normalization.LayerNorm` has the numbers of group and view shards. Its gradient sums over the
-  tokens of a device first, so that XLA does not communicate for each norm.
+  per device under `shard_map`, and gathers keys and values over `view` explicitly.
+- `models.normalization.LayerNorm` has the group-shard and view-shard counts. Its gradient is first summed
+  over the tokens of a device, so that XLA does not communicate for each norm.
 """
 
 import math
@@ -42,12 +42,12 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     """Returns a mesh of the given axis sizes, one of which may be -1 for all remaining devices.
 
     Args:
-      shape: size of each of `AXES`.
-      devices: all by default.
+      shape: size of each axis in `AXES`.
+      devices: devices of the mesh; all devices by default.
 
     Raises:
-      UserError: if the sizes do not multiply to the number of devices, or the devices' topology does not
-        allow them.
+      UserError: if the product of the sizes is not the number of devices, or if the devices' topology does
+        not allow the sizes.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = [shape[axis] for axis in AXES]
@@ -72,10 +72,10 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
 
 
 def _arrange(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
-    """Arranges devices in the shape of the mesh, with neighbours on the mesh close in the network.
+    """Arranges devices in the shape of the mesh, so that neighbours on the mesh are close in the network.
 
-    The chips of a host, a block of a TPU's torus, may end up apart on the mesh. A slower network connects
-    TPU slices, so only the `data` axis spans them.
+    The chips of one TPU host need not be neighbours on the mesh. The network between TPU slices is
+    slower, so only the `data` axis spans slices.
     """
     slices: dict[int, list[jax.Device]] = {}
     for device in devices:
@@ -99,7 +99,7 @@ def platform(mesh: Mesh) -> str:
 
 
 def check_batch(config: ConfigDict, mesh: Mesh) -> None:
-    """Raises UserError unless every batch of the config can be sharded evenly over the mesh."""
+    """Raises UserError unless all batches of the config can be sharded evenly over the mesh."""
     shards, view_shards = group_shards(mesh), mesh.shape["view"]
     for section in ("batch", "evaluation"):
         groups = config[section].groups
@@ -149,16 +149,16 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
 
 
 def batch_sharding(key: str, mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of one entry of a batch: of its groups and, if it has them, its views."""
+    """Returns the sharding of one entry of a batch, over groups and, if it has a view axis, over views."""
     with_views = key in ("images", "mask")
     return NamedSharding(mesh, P(GROUP_AXES, "view") if with_views else P(GROUP_AXES))
 
 
 def local_rows(groups: int, mesh: Mesh) -> tuple[int, ...]:
-    """Returns the sorted group indices of a batch that this host loads, which may have gaps.
+    """Returns the sorted indices of the groups in a batch that this host loads. There may be gaps.
 
-    A host loads every group of which its devices hold a view. Hosts that share a group's views all load
-    the complete group.
+    A host loads a group if at least one of its views is on the host's devices. Hosts that share a group's
+    views all load the complete group.
     """
     indices = NamedSharding(mesh, P(GROUP_AXES)).devices_indices_map((groups,))
     host = jax.process_index()
@@ -173,10 +173,10 @@ def put_batch(
 
     Args:
       batch: arrays with one entry on the leading axis for each of `rows`, or n consecutive entries if
-        loaded groups were split into n smaller ones.
-      rows: the group indices that this host loads, see `local_rows`.
-      groups: number of loaded groups on all hosts together.
-      mesh: the devices.
+        loaded groups were split into n smaller groups.
+      rows: indices of the groups that this host loads, see `local_rows`.
+      groups: number of loaded groups over all hosts.
+      mesh: the device mesh.
     """
 
     def put(key: str, local: np.ndarray) -> jax.Array:

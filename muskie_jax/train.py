@@ -1,4 +1,4 @@
-"""Trains a network: set-up in labelled sections, then one short loop."""
+"""Job `train`: trains a network."""
 
 import contextlib
 import functools
@@ -35,12 +35,12 @@ from muskie_jax.writers import Writers, log_main, save_picture
 def train(
     config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, Any]:
-    """Trains to the last step, from the newest intact checkpoint of the work directory if it has one.
+    """Trains to the last step, from the newest intact checkpoint of the work directory if there is one.
 
     Args:
-      config: see `muskie_jax.config.default_config`.
+      config: the config, see `muskie_jax.config.default_config`.
       workdir: folder of checkpoints, metrics and pictures.
-      devices: devices to train on; all by default.
+      devices: devices to train on; all devices by default.
 
     Returns:
       The final figures: `step`; `loss`, `mse` and `baseline_mse` on held-out scenes; `train_loss`;
@@ -49,7 +49,7 @@ def train(
 
     Raises:
       UserError: if the config, the data or the work directory does not allow training.
-      NotFinite: if the loss is not finite; that state is not saved.
+      NotFinite: if the loss is not finite. The state is then not saved.
     """
     # --- Config, data, devices ---------------------------------------------------------------------
     config_lib.validate(config)
@@ -76,7 +76,7 @@ def train(
     if restored:
         state, old_config = restored
         log_main(f"Continuing from step {int(state.step)} in {checkpoints.folder}")
-        if state.step > 0:  # at step 0 the weights were imported, and the saved config was never used
+        if state.step > 0:  # at step 0 the weights are imported, and the saved config was never used
             describe_changes(old_config, config)
     else:
         state = init_state(model, optimizer, config.seed, mesh)
@@ -106,7 +106,7 @@ def train(
     pipeline = Pipeline(sampler, placer.rows, config.data.workers, config.data.threads)
     writers = Writers(workdir, first_step, config.log.tensorboard)
     progress = Progress(task, mesh.devices.flat[0], mesh.size, first_step, total_steps)
-    learning_rate = jax.jit(learning_rate_schedule(config))  # one program, not one for each operation
+    learning_rate = jax.jit(learning_rate_schedule(config))  # one program instead of one for each operation
     metrics = MetricsQueue()
     profile = StepProfile(config.profile.steps, workdir / "profile")
 
@@ -172,7 +172,7 @@ def train(
 
 
 def is_due(step: int, every: int) -> bool:
-    """Returns whether `step` is a multiple of `every`; never if `every` is 0."""
+    """Returns whether `step` is a multiple of `every`; False if `every` is 0."""
     return every > 0 and step % every == 0
 
 
@@ -191,7 +191,7 @@ def evaluate(
     writers: Writers,
     workdir: pathlib.Path,
 ) -> dict[str, float]:
-    """Runs the evaluator; writes and logs its figures, which it returns."""
+    """Runs the evaluator, writes and logs its figures, and returns them."""
     values = dict(evaluator.run(params))
     writers.scalars(step, "evaluation", values)
     for name, picture in evaluator.figures():
@@ -202,7 +202,7 @@ def evaluate(
 
 
 def describe_error(values: Mapping[str, float], baseline: str) -> str:
-    """Describes an evaluation's masked error in words, relative to the baseline."""
+    """Returns a description of an evaluation's masked error, relative to the baseline."""
     gain = 1 - values["mse"] / values["baseline_mse"]
     return (
         f"masked error {values['mse']:.4f}, {abs(gain):.0%} {'below' if gain >= 0 else 'ABOVE'} "

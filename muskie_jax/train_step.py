@@ -30,7 +30,7 @@ from muskie_jax.sharding import state_sharding
 Batch = dict[str, Array]
 Params = dict[str, Any]
 
-SLOTS_MULTIPLE = 64  # slots for hidden patches are a multiple: cuDNN supports only some query lengths
+SLOTS_MULTIPLE = 64  # K is a multiple of this: cuDNN supports only some query lengths
 
 
 @struct.dataclass
@@ -44,13 +44,13 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What to train: network, loss and masks.
+    """A training task: network, loss and masks.
 
     Attributes:
       model: the network.
-      loss: options of its loss.
-      num_sources: number of data sources, for the loss per source.
-      masks: how masks are drawn; None if unknown, and then the loss is computed for all patches.
+      loss: options of the loss.
+      num_sources: number of data sources; the loss is also reported for each source.
+      masks: options of the masks. None if unknown; the loss is then computed for all patches.
     """
 
     model: Muskie
@@ -61,11 +61,12 @@ class Task:
     def slots(self, bucket: Bucket) -> int | None:
         """Returns K, the number of patches per group that the last layer and the head compute.
 
-        The loss needs hidden patches only, so K is the most patches that masks can hide, rounded up.
+        The loss needs hidden patches only, so K is the largest number of patches that masks can hide,
+        rounded up.
 
-        Returns None if all patches are computed: if K would not be smaller; with scanned blocks, which must
-        be alike; and if the views of a group are sharded, since reference views hide nothing and devices
-        would differ in work.
+        None means all patches are computed: when K would save nothing; when blocks are scanned, because
+        they must be identical; or when views are sharded, because reference views hide nothing and devices
+        would get unequal work.
         """
         if self.masks is None or self.model.scan_blocks or self.model.attention.shards[1] > 1:
             return None
@@ -76,10 +77,10 @@ class Task:
 
 
 def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
-    """Builds the task of a config, for arrays sharded over a mesh.
+    """Returns the task of a config, for arrays sharded over a mesh.
 
     Raises:
-      UserError: if the mesh's devices do not support `config.model.attention`, or another model setting
+      UserError: if the mesh's devices do not support `config.model.attention`, or if another model setting
         is invalid.
     """
     try:
@@ -97,7 +98,7 @@ def _initial_state(model: Muskie, optimizer: optax.GradientTransformation, key: 
 
 
 def abstract_state(model: Muskie, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Returns shapes, dtypes and shardings of a state, as `jax.ShapeDtypeStruct` leaves."""
+    """Returns the shapes, dtypes and shardings of a state, as `jax.ShapeDtypeStruct` leaves."""
     initial_state = functools.partial(_initial_state, model, optimizer)
     shapes = jax.eval_shape(initial_state, jax.random.key(0))
     return jax.tree.map(
@@ -108,7 +109,7 @@ def abstract_state(model: Muskie, optimizer: optax.GradientTransformation, mesh:
 
 
 def init_state(model: Muskie, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
-    """Returns a new state, initialised in its sharding: no device ever holds more than its shards."""
+    """Returns a new state, initialised in its sharding: no device allocates more than its shards."""
     shapes = abstract_state(model, optimizer, mesh)
     initial_state = functools.partial(_initial_state, model, optimizer)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
@@ -116,7 +117,7 @@ def init_state(model: Muskie, optimizer: optax.GradientTransformation, seed: int
 
 
 def reconstruct(task: Task, params: Params, batch: Batch) -> tuple[Array, MuskieOutput, TokenLosses]:
-    """Returns a batch's views, float32 in [-1, 1], the network's output, and the losses of all tokens."""
+    """Returns a batch's views (float32 in [-1, 1]), the network's output, and the losses of all tokens."""
     images = to_float(batch["images"])
     output = cast(MuskieOutput, task.model.apply({"params": params}, images, batch["mask"]))
     target = patchify(images, task.model.patch)
@@ -125,10 +126,10 @@ def reconstruct(task: Task, params: Params, batch: Batch) -> tuple[Array, Muskie
 
 
 def hidden_losses(task: Task, params: Params, batch: Batch) -> TokenLosses:
-    """Returns the losses of a batch's hidden patches: (B, K), see `Task.slots`; (B, V, L) if that is None.
+    """Returns the losses of a batch's hidden patches, (B, K), or (B, V, L) if `Task.slots` is None.
 
-    A group with more hidden patches than slots, whose masks do not follow the task's options, has NaN
-    losses. They make the loss of the batch NaN.
+    If masks do not follow the task's options, a group may have more hidden patches than slots. The losses
+    of the group, and thereby the loss of the batch, are then NaN.
     """
     groups, views, height, width, _ = batch["images"].shape
     slots = task.slots(Bucket(height, width, views))
@@ -155,10 +156,10 @@ def accumulate_gradients(
     """Adds `weight` times a batch's gradients to `gradients`, the sum over earlier batches of the update.
 
     Args:
-      gradients: None for the first batch.
+      gradients: the sum over earlier batches; None for the first batch.
 
     Returns:
-      The new sum; and the metrics `loss`, `mse` of masked tokens, `conf_reg`, and `source_loss`: each
+      The new sum, and the metrics `loss`, `mse` (of masked tokens), `conf_reg`, and `source_loss`: each
       source's loss without the regulariser, averaged over its groups, (number of sources,).
     """
 
@@ -197,7 +198,7 @@ def apply_gradients(
 def single_batch_update(
     state: TrainState, batch: Batch, *, task: Task, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, dict[str, Mean]]:
-    """Runs an update of one batch, in one program; XLA need not store its gradients in float32."""
+    """Runs an update of one batch in one program, so that XLA need not store gradients in float32."""
     gradients, metrics = accumulate_gradients(state.params, None, batch, task=task, weight=1.0)
     state, norm = apply_gradients(state, gradients, optimizer=optimizer)
     return state, metrics | norm

@@ -1,4 +1,4 @@
-"""Writes a run's figures and pictures: to JSON lines, TensorBoard and the terminal."""
+"""Writes a run's metrics and pictures to JSON lines, TensorBoard and the terminal."""
 
 import json
 import math
@@ -18,7 +18,7 @@ class JsonLines:
     """Writes `metrics.jsonl`, one JSON object per line.
 
     Args:
-      path: an existing file is continued, without its lines of later steps and broken ones.
+      path: the file. An existing file is continued; incomplete lines and lines of later steps are removed.
       first_step: the step that the run continues from.
     """
 
@@ -30,18 +30,15 @@ class JsonLines:
         part.write_text("".join(line + "\n" for line in kept))
         part.replace(path)
         self._written = {_identity(json.loads(line)) for line in kept}
-        self._file = path.open("a")
+        self._path = path
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a line, unless the file had one with this step and these names when it was opened."""
+        """Adds a line, unless the file already had a line with this step and these names when opened."""
         row = {"step": step, **{key: _json_number(value) for key, value in values.items()}}
         if _identity(row) in self._written:
             return
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def _json_number(value: float) -> float | None:
@@ -69,7 +66,7 @@ class Writers:
         if jax.process_index() == 0:
             self._json = JsonLines(workdir / "metrics.jsonl", first_step)
             if tensorboard:
-                # Imported here because it is slow, and imports PyTorch if that is installed.
+                # Imported here because the import is slow, and imports PyTorch if it is installed.
                 from tensorboardX import SummaryWriter
 
                 # With purge_step, TensorBoard hides earlier events of steps that this run repeats.
@@ -91,9 +88,8 @@ class Writers:
             self._board.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
-        for writer in (self._json, self._board):
-            if writer:
-                writer.close()
+        if self._board:
+            self._board.close()
 
 
 def save_picture(path: pathlib.Path, image: np.ndarray) -> None:
@@ -106,7 +102,7 @@ def save_picture(path: pathlib.Path, image: np.ndarray) -> None:
 def log(message: str) -> None:
     """Prints one line to standard error; standard output is for results.
 
-    Control characters are escaped. absl logging would prefix each line with time and source file.
+    Control characters are escaped. absl logging is not used, since it prefixes lines with time and file.
     """
     print(printable(message), file=sys.stderr, flush=True)
 

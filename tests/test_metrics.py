@@ -44,13 +44,11 @@ def test_json_lines_of_repeated_steps_are_removed(tmp_path):
     lines = JsonLines(path, 0)
     for step in range(1, 6):
         lines.write(step, {"loss": float("nan") if step == 2 else step / 2})
-    lines.close()
     with path.open("a") as file:
         file.write('{"step": 6, "lo')  # what a killed run leaves
     lines = JsonLines(path, 3)
     lines.write(3, {"loss": 9.0})  # written already
     lines.write(4, {"loss": 0.0})
-    lines.close()
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 0.5), (2, None), (3, 1.5), (4, 0.0)]
 

@@ -76,7 +76,7 @@ def test_documents_state_the_number_of_runs():
     count = len(sweep_configs(str(ABLATIONS), {}))
     for path in (ROOT / "launch/sweep.sh", ROOT / "docs/launch.md"):
         assert f"sbatch --array=1-{count} " in path.read_text(), path
-    assert f"{count} trainings" in ABLATIONS.read_text()
+    assert f"{count} training runs" in ABLATIONS.read_text()
 
 
 # --- Helpers for config files ------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 Axes: V views, H x W pixels, N points, h x w cells of a view's patch grid, L = h*w, F channels. Positions
 are (column, row); a point is a pixel of the first view.
 
-Protocol "targets" uses one convention throughout: cells and pixels are squares, and a pixel's position is
-that of its centre. Protocol "published" follows the conventions of the paper's evaluation (see `scores`).
+Protocol "targets" uses one convention throughout: cells and pixels are squares, and a pixel's position
+means its centre. Protocol "published" follows the conventions of the paper's evaluation (see `scores`).
 """
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Float32, Real
 
-TEMPERATURE = 1e-4  # of the soft-argmax over attention weights, as published
+TEMPERATURE = 1e-4  # temperature of the soft-argmax over attention weights, as published
 
 
 def attention_predictor(
@@ -22,19 +22,20 @@ def attention_predictor(
     grid: tuple[int, int],
     protocol: str,
 ) -> Float32[Array, "N V 2"]:
-    """Predicts positions by the published method: soft-argmax, as a flow interpolated from cells to pixels.
+    """Predicts positions with the published method: soft-argmax flow, interpolated from cells to pixels.
 
     Args:
-      maps: attention between each cell of the first view (axis 1) and of view v (axis 2), from
+      maps: attention between cells of the first view (axis 1) and cells of view v (axis 2), from
         `symmetric_maps`.
       points: pixels of the first view.
-      size: H and W.
-      grid: h and w.
+      size: (H, W), in pixels.
+      grid: (h, w), in cells.
+      protocol: "targets" or "published".
     """
     flow = soft_argmax(maps, grid) - cell_indices(grid)  # (V, L, 2), in cells
     scale = cell_size(size, grid)
     if protocol == "published":
-        # Upsampled to H x W, and sampled at ((n + 1) W - 1) / 2 with n = 2 u / (W - 1) - 1.
+        # The flow is upsampled to H x W, and sampled at ((n + 1) W - 1) / 2 with n = 2 u / (W - 1) - 1.
         extent = jnp.array(size[::-1])
         coords = points * extent / (extent - 1) - 0.5
         displacement = bilinear_sample_upsampled(flow.reshape(-1, *grid, 2), coords, size)
@@ -49,11 +50,11 @@ def symmetric_maps(
     """Averages attention from the first view to view v and from view v to the first.
 
     Args:
-      to_others: weights of the first view's queries on the keys of every view.
-      to_first: weights of every view's queries on the first view's keys.
+      to_others: attention weights of the first view's queries over the keys of every view.
+      to_first: attention weights of every view's queries over the first view's keys.
 
     Returns:
-      One map per view v. Axis 1: cell of the first view; axis 2: cell of view v.
+      One map per view v. Axis 1 is the cell of the first view; axis 2 is the cell of view v.
     """
     return (to_others.swapaxes(0, 1) + to_first.swapaxes(1, 2)) / 2
 
@@ -61,12 +62,12 @@ def symmetric_maps(
 def feature_predictor(
     features: Float[Array, "V h w F"], points: Real[Array, "N 2"], size: tuple[int, int], protocol: str
 ) -> Float32[Array, "N V 2"]:
-    """Predicts the cell of each view whose feature is nearest (Euclidean) to the point's feature."""
+    """Predicts, in each view, the cell with the feature nearest (Euclidean) to the point's feature."""
     views, rows, columns, channels = features.shape
     grid = (rows, columns)
     scale = cell_size(size, grid)
     if protocol == "published":
-        # At (u w / W, v h / H), normalised by w - 1 and h - 1 and sampled as images are.
+        # Samples at (u w / W, v h / H), normalised by w - 1 and h - 1, as images are sampled.
         extent = jnp.array(grid[::-1])
         coords = points / scale * extent / (extent - 1) - 0.5
         query = bilinear_sample(features[:1], coords, outside_is_zero=True)[0]
@@ -78,7 +79,7 @@ def feature_predictor(
 
 
 def similarity(query: Float[Array, "N F"], cells: Float[Array, "V L F"]) -> Float32[Array, "N V L"]:
-    """Returns the negative squared Euclidean distance of features."""
+    """Returns the negative squared Euclidean distance between features."""
     product = jnp.einsum(
         "nf,vlf->nvl", query, cells, preferred_element_type=jnp.float32, precision="highest"
     )
@@ -106,12 +107,12 @@ def soft_argmax(maps: Float[Array, "*batch L"], grid: tuple[int, int]) -> Float3
 def bilinear_sample(
     maps: Float[Array, "V h w C"], coords: Float[Array, "*#V N 2"], outside_is_zero: bool = False
 ) -> Float32[Array, "V N C"]:
-    """Samples maps bilinearly at (column, row) coordinates, the same for all maps or one set for each.
-
-    The centre of cell (0, 0) is at (0, 0).
+    """Samples maps bilinearly.
 
     Args:
-      outside_is_zero: pad maps with zeros; otherwise their border is repeated.
+      maps: the maps; the centre of cell (0, 0) is at (0, 0).
+      coords: (column, row) coordinates, the same for all maps or one set per map.
+      outside_is_zero: whether to pad maps with zeros; if not, their border is repeated.
     """
     limit = jnp.array([maps.shape[2] - 1, maps.shape[1] - 1])
     coords = jnp.broadcast_to(coords, (len(maps), *coords.shape[-2:]))
@@ -132,14 +133,15 @@ def bilinear_sample(
 def bilinear_sample_upsampled(
     maps: Float[Array, "V h w C"], coords: Float[Array, "N 2"], size: tuple[int, int]
 ) -> Float32[Array, "V N C"]:
-    """Samples maps that are first upsampled to the image, without storing the upsampled maps.
+    """Samples maps as if they were upsampled to the image size, without storing the upsampled maps.
 
-    Equals bilinear upsampling to H x W (half-pixel convention), then bilinear sampling with zero padding.
-    Only the pixels next to `coords` are computed.
+    The result equals bilinear upsampling to H x W (half-pixel convention), then bilinear sampling with zero
+    padding. Only the pixels next to `coords` are computed.
 
     Args:
-      coords: (column, row) in pixels of the image.
-      size: H and W.
+      maps: the maps to sample.
+      coords: (column, row) coordinates, in pixels of the image.
+      size: (H, W), in pixels.
     """
     _, rows, columns, _ = maps.shape
     scale, extent = cell_size(size, (rows, columns)), jnp.array(size[::-1])

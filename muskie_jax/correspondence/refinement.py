@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Float32, Real
 
 from muskie_jax.correspondence.predictors import cell_size
 
-# Chosen on rooms and photographs, for attention and features alike.
+# Tuned on rooms and photographs, for both attention and features.
 SPREAD = 1.0  # standard deviation of the weights of neighbouring cells, in cells
-FEATURE_TEMPERATURE = 0.1  # of the softmax over cosine similarities
+FEATURE_TEMPERATURE = 0.1  # temperature of the softmax over cosine similarities
 CYCLE_CELLS = 1.5  # largest cycle error of a consistent prediction, in cells
 
 
@@ -35,17 +35,18 @@ def refined_predictor(
 ) -> Float32[Array, "N V 2"]:
     """Predicts positions with sub-patch accuracy, by aggregating the maps of neighbouring cells.
 
-    Neighbouring points mostly move alike. One map alone may have spurious peaks, but the maps of
-    neighbours agree on one displacement. So the maps of the cells around a point are shifted by the cell's
-    offset from the point, and summed to scores. Scores are interpolated between the cells around the
-    point. The prediction is the mean of the 3 x 3 cells around the best score, weighted by their scores
-    above the lowest of the nine.
+    Neighbouring points usually have similar displacements. A single map may have spurious peaks, but the
+    maps of neighbouring cells agree on one displacement. The maps of the cells around a point are therefore
+    shifted by each cell's offset from the point and summed. The sums, called scores, are interpolated
+    between the cells around the point. The prediction is the mean of the 3 x 3 cells around the best score.
+    Each cell is weighted by its score minus the lowest of the nine scores.
 
     Args:
-      maps: non-negative; how well each cell of the first view (axis 1) matches each of view v (axis 2).
-      points: (column, row) in pixels of the first view.
-      size: height and width of the images.
-      grid: h and w.
+      maps: how well each cell of the first view (axis 1) matches each cell of view v (axis 2); values
+        are non-negative.
+      points: (column, row), in pixels of the first view.
+      size: (height, width) of the images, in pixels.
+      grid: (h, w), in cells.
     """
     scale = cell_size(size, grid)
     last = jnp.array(grid[::-1]) - 1
@@ -57,7 +58,7 @@ def refined_predictor(
 
 
 def _aggregate_neighbours(maps: Array, base: Array, fraction: Array) -> Array:
-    """Returns scores (V, N, h, w) of points at cells `base` + `fraction`, (N, 2) each.
+    """Returns scores (V, N, h, w) of points in cells `base` + `fraction`, both (N, 2).
 
     Interpolation between four cells, each with its eight neighbours, is a weighted sum over 4 x 4 cells of
     `maps` (V, h, w, h, w). Cells outside the grid have weight 0.
@@ -84,7 +85,7 @@ def _aggregate_neighbours(maps: Array, base: Array, fraction: Array) -> Array:
 
 
 def _mean_around_best(scores: Array) -> Array:
-    """Returns the (column, row) of the best score, with sub-cell accuracy: (V, N, h, w) -> (V, N, 2)."""
+    """Returns (column, row) of the best score with sub-cell accuracy: (V, N, h, w) -> (V, N, 2)."""
     height, width = scores.shape[2:]
     best = scores.reshape(*scores.shape[:2], -1).argmax(-1)
     offsets = jnp.array([(column, row) for row in (-1, 0, 1) for column in (-1, 0, 1)])
@@ -114,10 +115,10 @@ def is_cycle_consistent(
     within CYCLE_CELLS of the point.
 
     Args:
-      maps: as for `refined_predictor`.
-      points, predicted: (column, row) in pixels.
-      size: height and width of the images.
-      grid: h and w.
+      maps: maps as in `refined_predictor`.
+      points, predicted: (column, row), in pixels.
+      size: (height, width) of the images, in pixels.
+      grid: (h, w), in cells.
     """
     scale, last = cell_size(size, grid), jnp.array(grid[::-1]) - 1
     to_cells = lambda positions: (positions + 0.5) / scale - 0.5

@@ -1,7 +1,7 @@
 """Errors of predicted positions, in pixels and in centimetres.
 
-There are two protocols. "published" is that of the paper's tables, with all its conventions: the first
-view counts as a target, where every prediction is exact, and some maps are sampled half a pixel off.
+There are two protocols. "published" follows the paper's tables, with all their conventions: the first view
+counts as a target, although every prediction there is exact, and some maps are sampled half a pixel off.
 "targets", the default, excludes the first view and uses consistent conventions.
 
 Axes: V views, N points. Positions are (column, row).
@@ -24,11 +24,11 @@ class Truth:
     """Ground truth for the points of a group.
 
     Attributes:
-      tracks: position of every point in every view, pixels.
-      counted: whether a pair of point and view is scored.
-      surface: the point of each view's depth map at `tracks`, metres in the view's camera frame.
-      has_surface: whether depth is known there.
-      angle: rotation of each view relative to the first, degrees.
+      tracks: position of every point in every view, in pixels.
+      counted: whether a (point, view) pair is scored.
+      surface: the 3-D point of each view's depth map at `tracks`, in metres, in the view's camera frame.
+      has_surface: whether depth is known at `tracks`.
+      angle: rotation of each view relative to the first view, in degrees.
     """
 
     tracks: Float[np.ndarray, "N V 2"]
@@ -39,7 +39,7 @@ class Truth:
 
 
 def compute_truth(points: np.ndarray, views: PosedViews, protocol: str) -> Truth:
-    """Computes the ground truth of points of the first view, int (N, 2)."""
+    """Computes the ground truth for points of the first view, int (N, 2)."""
     tracks, counted = true_tracks(points, views)
     if protocol == "targets":
         counted[:, 0] = False
@@ -50,7 +50,7 @@ def compute_truth(points: np.ndarray, views: PosedViews, protocol: str) -> Truth
 
 
 def rotation_angles(world_to_camera: Float[np.ndarray, "V 4 4"]) -> Float[np.ndarray, " V"]:
-    """Returns the angle of each camera's rotation relative to the first, in degrees."""
+    """Returns the angle of each camera's rotation relative to the first camera, in degrees."""
     relative = world_to_camera[:, :3, :3] @ world_to_camera[0, :3, :3].T
     cosine = (np.trace(relative, axis1=1, axis2=2) - 1) / 2
     return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
@@ -61,11 +61,11 @@ def compute_errors(
 ) -> tuple[Float[np.ndarray, "*batch N V"], Float[np.ndarray, "*batch N V"]]:
     """Computes the distances of predictions from the ground truth.
 
-    Where a view has no depth at a prediction, its 3-D point is the camera's centre, which counts as an
-    error.
+    Where a view has no depth at the predicted position, the 3-D point is the camera's centre, which counts
+    as an error.
 
     Returns:
-      Pixels; and metres, NaN where the ground truth has no depth.
+      Distances in pixels; and distances in metres, NaN where the ground truth has no depth.
     """
     pixels = np.linalg.norm(predicted - truth.tracks, axis=-1)
     surface, _ = surface_points(predicted, views, protocol)
@@ -74,27 +74,28 @@ def compute_errors(
 
 
 class Scores:
-    """Pools the errors of any number of groups, with equal weight for every pair of point and view."""
+    """Pools the errors of any number of groups, with equal weight for every (point, view) pair."""
 
     def __init__(self):
         self._pixels: list[np.ndarray] = []
         self._metres: list[np.ndarray] = []
 
     def add(self, pixels: np.ndarray, metres: np.ndarray) -> None:
-        """Adds the errors of pairs, in any shape. NaN metres are left out of the 3-D scores."""
+        """Adds the errors of (point, view) pairs, in any shape. The 3-D scores leave out NaN metres."""
         self._pixels.append(np.ravel(pixels))
         self._metres.append(np.ravel(metres)[~np.isnan(np.ravel(metres))])
 
     @property
     def pairs(self) -> int:
-        """The number of pairs of point and view."""
+        """The number of (point, view) pairs."""
         return sum(map(len, self._pixels))
 
     def values(self) -> dict[str, float]:
         """Returns mean errors and percentages within thresholds; NaN without pairs.
 
-        Keys: `px_ate`, the mean error in pixels; `px_1` to `px_50`, the percentage of pairs with at most
-        that error; `cm_ate` and `cm_1` to `cm_10`, the same in centimetres; `pairs`, their number.
+        Keys: `px_ate`, the mean error in pixels; `px_1` to `px_50`, the percentages of pairs with an error
+        of at most 1 to 50 pixels; `cm_ate` and `cm_1` to `cm_10`, the same in centimetres; and `pairs`, the
+        number of pairs.
         """
         values: dict[str, float] = {}
         for unit, chunks, scale, limits in (

@@ -1,10 +1,10 @@
-"""Ground-truth tracks: the positions of points of the first view in all views, from depth and cameras.
+"""Ground-truth tracks: the positions, in all views, of points of the first view, from depth and cameras.
 
 Axes: N points, V views, H x W pixels. All computation is in numpy, float64.
 
 A *point* is a pixel, (column, row), of the first view. With protocol "targets" (see `scores`), pixel
 (u, v) has its centre at (u + 0.5, v + 0.5) throughout. Positions in arguments and results are (u, v),
-without the half, in both protocols.
+without the half pixel, in both protocols.
 """
 
 import numpy as np
@@ -30,14 +30,15 @@ def true_tracks(
     """Reprojects points of the first view into every view.
 
     A visible point is in front of the view's camera, inside its image, and at most 5 cm behind its depth
-    map. A hole in the depth map does not occlude. A point that no other view sees is not
-    visible in the first either.
+    map. A hole in the depth map does not occlude. A point that is visible in no other view does not
+    count as visible in the first view either.
 
     Args:
       points: pixels of the first view with known depth.
+      views: the views, with depth and cameras.
 
     Returns:
-      Positions, and whether the point is visible there.
+      The position of each point in each view, and whether the point is visible in the view.
     """
     depth, intrinsics = views.depth, views.intrinsics
     columns, rows = points.T
@@ -75,17 +76,17 @@ def surface_points(
 ) -> tuple[Float[np.ndarray, "*batch N V 3"], Bool[np.ndarray, "*batch N V"]]:
     """Back-projects positions with the bilinearly sampled depth map of their view.
 
-    "published" takes depth as zero outside the image and in holes, and back-projects without the half
-    pixel. "targets" excludes holes from the interpolation, and repeats the image's border outside.
+    "published" uses depth zero outside the image and in holes, and back-projects without the half pixel.
+    "targets" excludes holes from the interpolation, and extends the image by repeating its border.
 
     Returns:
-      Points, metres in each view's camera frame; and whether depth is known there. If not, the point is
-      the camera's centre.
+      3-D points, in metres, in each view's camera frame; and whether depth is known at the position. If
+      not, the point is the camera's centre.
     """
     published = protocol == "published"
     height, width = views.depth.shape[1:]
     limit = np.array([width - 1, height - 1])
-    # Clips far positions to just outside the image, which is equivalent, so that they fit into an integer.
+    # Clips far positions to just outside the image, so that they fit into an integer. Results are the same.
     inner = np.clip(tracks, -2, limit + 2.0) if published else np.clip(tracks, 0, limit)
     x, y = np.moveaxis(inner, -1, 0)
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)

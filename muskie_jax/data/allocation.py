@@ -3,15 +3,15 @@
 import ctypes
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's <malloc.h>
-MAX_KEPT_BYTES = 512 * 2**20  # per thread
-MAX_KEPT_ARRAY_BYTES = 32 * 2**20  # per array; glibc's upper limit for M_MMAP_THRESHOLD
+MAX_KEPT_BYTES = 512 * 2**20  # limit per thread
+MAX_KEPT_ARRAY_BYTES = 32 * 2**20  # limit per array; glibc's upper limit for M_MMAP_THRESHOLD
 
 
 def keep_freed_memory() -> None:
     """Makes glibc keep the memory of freed images for later allocations.
 
-    By default glibc returns arrays of that size to the system. The system then maps and clears every
-    page of the next array again, which takes longer than decoding on a virtual machine. With other C
+    By default glibc returns arrays of that size to the system. For the next array, the system then maps and
+    clears every page again. On a virtual machine this takes longer than decoding. With other C
     libraries this function does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -1,13 +1,13 @@
 """Reads `cameras.json`, which lists depth maps and cameras for the images of a folder.
 
-Its key `frames` holds one object per image:
+Its key `frames` lists one object per image:
 
 image             path of the image, relative to the folder of `cameras.json`
 depth             path of a 16-bit PNG with z-depth; 0 = missing. All files use the same unit.
-intrinsics        3x3, pixels. The upper left corner of the image is (0, 0), the centre of its first
-                  pixel (0.5, 0.5).
-world_to_camera   4x4, OpenCV axes. Its translation is in thousands of depth units, that is, in metres
-                  if depth is in millimetres.
+intrinsics        3x3, pixels. The upper left corner of the image is (0, 0), and the centre of its
+                  first pixel is (0.5, 0.5).
+world_to_camera   4x4, OpenCV axes. Its unit of length is 1000 depth units, that is, metres if depth is
+                  in millimetres.
 """
 
 import json

@@ -16,7 +16,7 @@ def load_depth(path: pathlib.Path, unit: float = DEPTH_UNIT) -> Float32[np.ndarr
     """Returns the depth map in a 16-bit PNG file, in metres; 0 = missing.
 
     Args:
-      path: of the file.
+      path: the file's path.
       unit: metres per step of the PNG.
 
     Raises:

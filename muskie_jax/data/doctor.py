@@ -31,8 +31,8 @@ _CHECK = flags.DEFINE_integer(
 )
 THREADS = 8
 SHEET_ROWS_PER_SOURCE = 2
-TIMED_LOADS = 4  # per resolution and source
-MAX_LISTED_FILES = 10  # unreadable files per source that are printed
+TIMED_LOADS = 4  # groups loaded per resolution and source
+MAX_LISTED_FILES = 10  # unreadable files printed per source
 COLUMNS = (
     ("dataset", 14), ("scenes", 8), ("held out", 8), ("images", 10), ("per scene", 16), ("first image", 20),
     ("unreadable", 12), ("views/s", 8),
@@ -44,12 +44,12 @@ def inspect(config: ConfigDict, workdir: pathlib.Path, check: int) -> dict[str, 
 
     Args:
       config: see `muskie_jax.config.default_config`.
-      workdir: receives `contact_sheet.png` and `inspect.json`; lists of scenes are cached beside it.
+      workdir: folder for `contact_sheet.png` and `inspect.json`. Lists of scenes are cached next to it.
       check: number of images to decode per source, evenly spaced; 0: all images.
 
     Returns:
-      `sources`, a dictionary per source; `views_per_second` of the mixture on one core;
-      `contact_sheet`, a path.
+      A dictionary: `sources`, one report per source; `views_per_second`, the mixture's loading speed on
+      one core; `contact_sheet`, the path of the picture.
 
     Raises:
       UserError: after writing the report, if a source cannot be trained on: a scene has no readable
@@ -108,9 +108,9 @@ def examine(source: PhotographSource, held_out: PhotographSource | None, check: 
     """Counts the scenes and images of a source, and decodes some of its images.
 
     Args:
-      source: contains the training scenes.
-      held_out: contains the held-out scenes; None if there are none.
-      check: number of images to decode, 0: all images.
+      source: the training scenes.
+      held_out: the held-out scenes; None if there are none.
+      check: number of images to decode; 0: all images.
     """
     parts = [source] if held_out is None else [source, held_out]
     counts = np.concatenate([part.scenes.counts for part in parts])
@@ -156,10 +156,10 @@ def image_error(source: PhotographSource, scene: int, frame: int) -> str:
 
 
 def time_groups(sampler: GroupSampler) -> tuple[float, list[PhotoGroup]]:
-    """Loads TIMED_LOADS groups of each resolution on one core.
+    """Times the loading of TIMED_LOADS groups of each resolution on one core.
 
     Returns:
-      Views per second, and the groups, those of the first resolution first.
+      Views per second, and the loaded groups, starting with the first resolution.
     """
     resolutions = len(sampler.schedule.resolutions)
     sampler.photo_group(0, 0, TIMED_LOADS)  # warm-up: imports, working memory
@@ -205,7 +205,7 @@ def source_errors(report: dict[str, Any], max_bad_fraction: float) -> Iterator[s
 
 
 def mixture_views_per_second(mixture: Mixture, reports: list[dict[str, Any]]) -> float | None:
-    """Returns the views per second of one core for all photographs, drawn by weight; None without any."""
+    """Returns views per second on one core for photographs drawn by weight; None without photographs."""
     photographs = [
         (source.weight, report["views_per_second"])
         for source, report in zip(mixture.training, reports)

@@ -32,8 +32,8 @@ class HeldOutPhotographs:
     No view repeats within a group: a scene with too few photographs has smaller groups.
 
     Args:
-      source: contains only the held-out scenes.
-      views: views per group.
+      source: the held-out scenes of a source, and no others.
+      views: number of views per group.
       groups: number of groups.
 
     Attributes:
@@ -59,7 +59,7 @@ class HeldOutPhotographs:
     def load(self, number: int, size: tuple[int, int]) -> Photographs:
         """Loads group `number` as largest centred crops, resized to `size` (height, width).
 
-        Unreadable photographs are replaced by others of the scene.
+        Unreadable photographs are replaced by other photographs of the scene.
 
         Raises:
           UserError: if too few photographs of the scene can be read.
@@ -90,12 +90,12 @@ def held_out_scenes(mixture: Mixture, views: int, groups: int) -> tuple[HeldOutP
     """Returns the groups of each source that is evaluated.
 
     Args:
-      mixture: the sources, see `muskie_jax.data.mixture.build_mixture`.
-      views: maximum views per group.
+      mixture: the config's sources, from `muskie_jax.data.mixture.build_mixture`.
+      views: maximum number of views per group.
       groups: number of groups per source.
 
     Raises:
-      UserError: if views of a source should overlap, but their overlap is unknown.
+      UserError: if a source's views should overlap, but their overlap is unknown.
     """
     return tuple(
         held_out_rooms(source, mixture.photos.get(number), views, groups)

@@ -1,9 +1,9 @@
 """Reads photographs safely and fast, as upright uint8 RGB.
 
-A file is opened in two steps. The first step reads its header and rejects images that cannot or should
-not be decoded. The second step decodes pixels when a crop is requested, at the lowest resolution that
-the crop needs. A JPEG decodes at a half or a quarter of its size in a fraction of the time. The result
-differs from bicubic resizing of the full image by as much as Lanczos resizing does.
+A file is opened in two steps. The first step reads its header and rejects images that cannot or should not
+be decoded. The second step decodes pixels when a crop is requested, at the lowest resolution that the crop
+needs. A JPEG decodes at a half or a quarter of its size in a fraction of the time. The result differs from
+bicubic resizing of the full image as much as Lanczos resizing does.
 
 Decoding and resizing release the interpreter lock. Results do not depend on the thread.
 """
@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from muskie_jax.errors import first_line, printable
 
-MAX_PIXELS = 100_000_000  # larger images are rejected from their header, before decoding
+MAX_PIXELS = 100_000_000  # larger images are rejected when their header is read, before decoding
 # Faults of the disk or the process. They are raised: a replaced image would make the data depend on them.
 TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # Pillow tries all of them on every file
@@ -52,13 +52,13 @@ CATMULL_ROM = ResizeAlg.convolution(FilterType.catmull_rom)  # the bicubic of Pi
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the upright image
 
-# Pillow warns of images over its own limit and rejects images over twice that, 179 million pixels.
+# Pillow warns of images over its own limit and rejects images over twice that limit, 179 million pixels.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _thread = threading.local()  # each thread's resizer keeps its working memory
 
 
 class BadImage(Exception):
-    """A file that cannot be read as a photograph; the message has its name and the reason."""
+    """A file that cannot be read as a photograph; the message gives its name and the reason."""
 
     def __init__(self, message: str):
         super().__init__(printable(message))
@@ -70,8 +70,8 @@ class Photograph:
     `open_photograph` creates it.
 
     Attributes:
-      name: for messages.
-      height, width: of the upright image, in pixels.
+      name: the file's name in messages.
+      height, width: size of the upright image, in pixels.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Photograph:
         which the box has at least as many pixels as the result on both axes.
 
         Args:
-          box: left, top, right, bottom inside the image, in pixels; fractions are allowed.
+          box: (left, top, right, bottom) inside the image, in pixels; fractions are allowed.
           size: (height, width) of the result.
 
         Raises:
@@ -131,8 +131,8 @@ class Photograph:
         """Decodes the stored pixels at 1/scale of their size.
 
         Returns:
-          The pixels, before any EXIF orientation, and the scale they really have: 1 if the file cannot be
-          decoded reduced.
+          The pixels, before any EXIF orientation is applied, and the scale at which they were decoded. The
+          scale is 1 if the file cannot be decoded at reduced size.
 
         Raises:
           BadImage: if the pixels are damaged.
@@ -167,7 +167,7 @@ def open_photograph(
       data: the file's bytes.
       name: the file's name in messages, such as its path.
       upright: whether to apply the EXIF orientation. False if intrinsics refer to the stored pixels.
-      max_pixels: larger images are rejected.
+      max_pixels: maximum number of pixels; larger images are rejected.
 
     Raises:
       BadImage: if the data is not an image, has too many pixels, or has an unsupported pixel mode.

@@ -16,11 +16,11 @@ class Layout:
       scenes: glob pattern of scene folders, relative to the dataset's root.
       images: glob pattern of a scene's images, relative to its folder; "**" matches any depth. Frames
         are sorted by path, in natural order.
-      window: number of consecutive frames that a sample is drawn from; None means all of the scene.
-      masks: name of the folder of object masks, a sibling of the images' folder. Each mask is a PNG
-        with the stem of its image.
+      window: number of consecutive frames that a sample is drawn from; None: the whole scene.
+      masks: name of the folder of object masks, next to the images' folder. Each mask is a PNG file with
+        the same stem as its image.
       zoom: fraction of samples that are cropped to the object's mask.
-      groups: file, relative to the root, that lists fixed groups of views; each group is a scene. If
+      groups: file that lists fixed groups of views, relative to the root; each group is a scene. If it is
         set, `scenes` and `images` only describe the paths in messages.
     """
 

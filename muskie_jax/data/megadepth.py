@@ -36,8 +36,8 @@ class _SafeUnpickler(pickle.Unpickler):
 def read_groups(path: pathlib.Path) -> Iterator[Scene]:
     """Yields the groups of an `all_metadata_8view.npz` as scenes whose frames are the group's views.
 
-    The file has three arrays. `scenes` holds names such as "0000 dense0", which stands for the folder
-    `0000/dense0`. `images` holds file names without ".jpg". `pairs` holds one (scene index, image
+    The file has three arrays. `scenes` contains names such as "0000 dense0", which stands for the folder
+    `0000/dense0`. `images` contains file names without ".jpg". `pairs` contains one (scene index, image
     indices) entry per group.
 
     Raises:

@@ -17,23 +17,23 @@ from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
 
 _OVERLAP = flags.DEFINE_list(
-    "overlap", ["0.2", "1"], "Lowest and highest overlap of a group's first image with the others."
+    "overlap", ["0.2", "1"], "Lowest and highest overlap of a group's first image with its other images."
 )
 PAIRS_FILE = "all_metadata.npz"
 VIEWS = 8
 
 
 def write_groups(root: pathlib.Path, file: str, low: float, high: float, seed: int = 0) -> int:
-    """Writes a list of groups: each image that overlaps enough others, with VIEWS - 1 of them.
+    """Writes a list of groups: each image that overlaps enough other images, with VIEWS - 1 of them.
 
-    PAIRS_FILE has `scenes` and `images` like the list of groups (see `read_groups`). Its `pairs` holds
+    PAIRS_FILE has `scenes` and `images` like the list of groups (see `read_groups`). Its `pairs` contains
     (scene index, image index, image index, overlap) entries.
 
     Args:
       root: the dataset's folder, which contains PAIRS_FILE.
       file: name of the list to write there; it must not exist yet.
-      low, high: inclusive bounds on the overlap of the first image with the others.
-      seed: for the choice among the overlapping images.
+      low, high: inclusive bounds on the overlap of the first image with the group's other images.
+      seed: the seed of the random choice among the overlapping images.
 
     Returns:
       The number of groups.

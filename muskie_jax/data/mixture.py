@@ -22,8 +22,8 @@ from muskie_jax.files import ADDRESS, user_path
 from muskie_jax.masking import MaskOptions
 
 PHOTO_SIZE = 256  # side of a photo texture in pixels; a power of two
-INDEX_FOLDER = "scene_index"  # beside the work directory, so that runs on the same data share it
-EVALUATION_SEED = 0  # for all runs, so that runs with different seeds are evaluated on the same groups
+INDEX_FOLDER = "scene_index"  # next to the work directory, so that runs on the same data share it
+EVALUATION_SEED = 0  # the same for all runs, so that all are evaluated on the same groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Mixture:
     """All sources of a config; a source's index in `training` is its number.
 
     Attributes:
-      training, held_out: source i of both is the same dataset, with different scenes. If no scene could
-        be held out, both have the same scenes.
-      photos: source number -> photo textures.
-      notes: messages on the data for the user.
+      training, held_out: the sources. Source i of both is the same dataset, with different scenes. If no
+        scene could be held out, both have the same scenes.
+      photos: photo textures, by source number.
+      notes: messages to the user about the data.
     """
 
     training: tuple[Source, ...]
@@ -52,7 +52,7 @@ class Mixture:
         return tuple(s.world if isinstance(s, SyntheticSource) else None for s in self.training)
 
     def held_out_by_source(self) -> list["Mixture"]:
-        """Returns a copy of this mixture per evaluated source, in which only that source has a weight."""
+        """Returns one copy of this mixture per evaluated source, in which only that source has a weight."""
         only = lambda number: tuple(
             dataclasses.replace(source, weight=float(i == number)) for i, source in enumerate(self.held_out)
         )
@@ -74,8 +74,8 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
 
     Args:
       config: see `muskie_jax.config.default_config`.
-      workdir: of the run. Lists of scenes are cached beside it, unless `config.data.index` names another
-        folder. With neither, lists are not cached.
+      workdir: the run's work directory. Lists of scenes are cached next to it, unless `config.data.index`
+        names another folder. With neither, lists are not cached.
 
     Raises:
       UserError: if a source is missing or has no scenes.
@@ -156,7 +156,7 @@ def _split_photographs(
 ) -> tuple[PhotographSource, PhotographSource, list[str]]:
     """Returns the training part and the held-out part of a source of photographs, and notes on them.
 
-    Both parts have all scenes if no scene can be held out.
+    If no scene can be held out, both parts have all scenes.
     """
     settings = {"overlap": tuple(source.overlap), "weight": source.weight}
     if source.kind == "packed":

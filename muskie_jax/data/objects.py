@@ -36,14 +36,14 @@ def object_box(path: pathlib.Path) -> RelativeBox | None:
 
 
 def zoom_region(box: RelativeBox, height: int, width: int) -> tuple[int, int, int, int]:
-    """Returns an object's box, grown by half its size on every side and clipped to the image.
+    """Returns an object's box, enlarged by half its size on every side and clipped to the image.
 
     Args:
-      box: of the object.
-      height, width: of the image, in pixels.
+      box: the object's box.
+      height, width: the image's size, in pixels.
 
     Returns:
-      left, top, right, bottom in pixels, rounded outwards to integers.
+      (left, top, right, bottom) in pixels, rounded outwards to integers.
     """
     left, top, right, bottom = box
     margin_x, margin_y = MARGIN * (right - left), MARGIN * (bottom - top)

@@ -1,7 +1,7 @@
 """Draws samples of overlapping views from scenes whose overlap is known.
 
 The overlap of a view with another is the fraction of its pixels that the other sees. It is known if the
-scene's folder, or the parent of that folder, has one of these files:
+scene's folder or its parent contains one of these files:
 
 scene_metadata.npz   `images`, file names, and `pairs`, (image index, image index, overlap) entries, as
                      DUSt3R's preprocessing of ARKitScenes and ScanNet++ writes them
@@ -23,7 +23,7 @@ from muskie_jax.data.images import BadImage
 from muskie_jax.errors import UserError
 
 GRID = (24, 32)  # rows and columns of the pixels that are projected into the other views
-TOLERANCE = 0.05  # a visible point lies behind the surface by at most this fraction of the surface's depth
+TOLERANCE = 0.05  # a visible point is behind the surface by at most this fraction of the surface's depth
 
 
 def sample_overlapping(
@@ -36,9 +36,9 @@ def sample_overlapping(
     """Draws an anchor frame, and other frames that overlap it by `low` to `high`.
 
     Args:
-      overlap: the fraction of the row's frame that the column's frame sees.
-      num_views: views to draw. Frames repeat only after all fitting frames were drawn.
-      low, high: inclusive bounds on the overlap of the anchor with the others.
+      overlap: the fraction of each row's frame that each column's frame sees.
+      num_views: number of views to draw. Frames repeat only after all suitable frames have been drawn.
+      low, high: inclusive bounds on the overlap of the anchor with the other frames.
 
     Returns:
       The drawn frames in random order, and the frames that may replace unreadable ones; None if no pair
@@ -83,10 +83,10 @@ READERS = {"scene_metadata.npz": _from_pairs, CAMERAS: _from_cameras}
 
 @functools.lru_cache(maxsize=256)
 def scene_overlap(folder: pathlib.Path, frames: tuple[str, ...]) -> Float32[np.ndarray, "frames frames"]:
-    """Returns the fraction of the row's frame that the column's frame sees.
+    """Returns the fraction of each row's frame that each column's frame sees.
 
     Args:
-      folder: of the scene.
+      folder: the scene's folder.
       frames: file names or paths of the images, in order. Frames that the file does not list overlap no
         other frame.
 
@@ -117,7 +117,7 @@ def visible_fraction(
     intrinsics: Float[np.ndarray, "views 3 3"],
     world_to_camera: Float[np.ndarray, "views 4 4"],
 ) -> Float32[np.ndarray, " views"]:
-    """Returns the fraction of one view's pixels that each view sees. Pixels without depth do not count.
+    """Returns the fraction of one view's pixels that each view sees, ignoring pixels without depth.
 
     A view sees a pixel if the pixel's point projects into the view's image and is not behind the surface
     there. Missing depth occludes nothing.
@@ -125,8 +125,8 @@ def visible_fraction(
     Args:
       number: index of the view whose pixels are projected.
       depths: z-depth of each view; 0 = missing. Sizes may differ.
-      intrinsics: in pixels.
-      world_to_camera: in the unit of the depths, OpenCV axes.
+      intrinsics: camera matrices, in pixels.
+      world_to_camera: camera poses, in the unit of the depths, with OpenCV axes.
     """
     depth = depths[number]
     rows, columns = (

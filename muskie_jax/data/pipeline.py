@@ -1,11 +1,13 @@
 """Builds batches: photographs are loaded through Grain; synthetic rooms only need seeds.
 
+A *load* is the set of groups that are read together: one batch of groups per resolution. It serves `reuse`
+updates, each with its own order of views and its own masks. A *slot* is a group's position in its batch.
+
 A sample is a function of (seed, load, resolution, slot). It does not depend on the worker or host that
 computes it, and a run can start at any step. So the step is the only state of the pipeline.
 
-A *load* is one batch of groups per resolution. It serves `reuse` updates, each with its own order of
-views and its own masks. A batch has either photographs only, which workers load group by group, or
-synthetic groups only. A synthetic group is just a seed and masks, so many are drawn at once.
+A batch contains either photographs only, which workers load group by group, or synthetic groups only. A
+synthetic group is just a seed and masks, so many are drawn at once.
 """
 
 import contextlib
@@ -32,10 +34,10 @@ from muskie_jax.masking import MaskOptions, group_masks
 # First word after the seed, so that streams for different purposes are independent.
 KIND_STREAM, GROUP_STREAM, HELDOUT_STREAM = 2, 3, 4
 
-BLOCK = 16  # consecutive slots of a synthetic load that are drawn together, on every host that needs one
+BLOCK = 16  # number of consecutive slots of a synthetic load that a host draws together, if it needs any
 MAX_GROUPS = 2**40  # length of the practically endless dataset
-SECONDS_TO_SAVE = 300  # that a worker process runs on after SIGTERM
-MIN_IMAGES_FOR_FRACTION = 200  # drawn images below which the fraction of unreadable ones is not checked
+SECONDS_TO_SAVE = 300  # time that a worker process keeps running after SIGTERM
+MIN_IMAGES_FOR_FRACTION = 200  # the fraction of unreadable images is checked from this number drawn
 
 # The arrays of a batch by key: see "How data flows" in docs/training.md.
 Batch = dict[str, np.ndarray]
@@ -44,15 +46,15 @@ Batch = dict[str, np.ndarray]
 class PhotoGroup(NamedTuple):
     """One group of photographs.
 
-    An update splits the group into groups of V views, as its bucket has; L is the number of patches.
+    Each update splits the group into smaller groups of V views, the number in its bucket. L is the number
+    of patches per view.
 
     Attributes:
       source: index of the source.
-      name: of the scene, for people.
+      name: the scene's name, for display.
       images: all views, at the canvas size of their resolution.
-      orders: per update of the load, an order of the views.
-      masks: per update of the load, the masks of the groups that the views are split into, True =
-        hidden.
+      orders: one order of the views per update that the load serves.
+      masks: one array per update that the load serves: the masks of the smaller groups, True = masked.
       tried: number of images that were opened, or failed to open.
       skipped: one message per unreadable image.
       error: the reason why the group could not be loaded; empty if it could.
@@ -69,7 +71,7 @@ class PhotoGroup(NamedTuple):
 
 
 class SyntheticSlot(NamedTuple):
-    """Fills a slot of a synthetic load in the stream of groups of photographs.
+    """A placeholder for a slot of a synthetic load in the stream of groups of photographs.
 
     The stream has one element per slot of every load. Grain drops elements that are None, which would
     break the order in which it reads from worker processes.
@@ -78,7 +80,7 @@ class SyntheticSlot(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PhotoLoad:
-    """The groups of photographs that this host contributes to one batch. g is their number.
+    """The g groups of photographs that this host contributes to one batch.
 
     Attributes:
       source: index of each group's source.
@@ -100,7 +102,7 @@ class PhotoLoad:
         height, width = bucket.height, bucket.width
         canvas = self.images[0].shape[1:3]
         top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
-        # Each view is copied once, and nothing else: this process has to keep up with all workers.
+        # Only the views are copied, each once: this process has to keep up with all workers.
         images = np.empty((*order.shape, height, width, 3), np.uint8)
         for ordered, views, numbers in zip(images, self.images, order):
             for position, number in enumerate(numbers):
@@ -111,7 +113,7 @@ class PhotoLoad:
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticLoad:
-    """The synthetic groups that this host contributes to one batch. g is their number.
+    """The g synthetic groups that this host contributes to one batch.
 
     Attributes:
       source: index of each group's source.
@@ -126,7 +128,7 @@ class SyntheticLoad:
 
     def batch(self, use: int, bucket: Bucket) -> Batch:
         """Returns the batch of update `use`. The device renders `scene` and applies `order`."""
-        del bucket  # the masks have its shape already
+        del bucket  # the masks already have the bucket's shape
         synthetic = {"scene": self.scene, "order": self.orders[use].astype(np.int32)}
         return _masks_and_source(self.masks[use], self.source) | synthetic
 
@@ -138,7 +140,7 @@ def _masks_and_source(masks: Bool[np.ndarray, "g splits V L"], source: Int32[np.
 
 
 def collate(groups: Sequence[PhotoGroup]) -> PhotoLoad:
-    """Joins the groups of a load, in the order of their slots."""
+    """Joins groups of photographs of one batch, in the order of their slots."""
     join_updates = lambda per_group: [np.concatenate(parts) for parts in zip(*per_group)]
     return PhotoLoad(
         source=np.stack([group.source for group in groups]),
@@ -153,17 +155,17 @@ def collate(groups: Sequence[PhotoGroup]) -> PhotoLoad:
 
 @dataclasses.dataclass(frozen=True)
 class GroupSampler:
-    """Draws the groups of a load: their source, scene, views, orders of views, and masks.
+    """Draws the groups that are read together in a load: source, scene, views, orders of views, and masks.
 
     Attributes:
-      sources: to draw from, by weight. A batch's `source` is the index in this tuple.
-      schedule: of buckets.
+      sources: datasets to draw from, by weight. A batch's `source` is the index in this tuple.
+      schedule: the schedule of buckets.
       views, reuse: see `config.batch`.
       patch: side of a patch, in pixels.
       masks: options for drawing masks.
-      seed: of the run.
+      seed: the run's seed.
       stream: random stream; training and evaluation use different ones.
-      augmented: whether to crop and flip at random. Otherwise views are largest centred crops.
+      augmented: whether to crop and flip at random. Otherwise each view is the largest centred crop.
     """
 
     sources: tuple[Source, ...]
@@ -177,17 +179,17 @@ class GroupSampler:
     augmented: bool = True
 
     def weights(self, synthetic: bool) -> np.ndarray:
-        """Returns the weights of the synthetic sources or of the photographs; 0 for the others."""
+        """Returns one weight per source: 0 for sources of the other kind (synthetic or photographs)."""
         kind = [isinstance(source, SyntheticSource) == synthetic for source in self.sources]
         return np.array([source.weight for source in self.sources], float) * kind
 
     def synthetic_fraction(self) -> float:
-        """Returns the synthetic sources' fraction of the total weight."""
+        """Returns the fraction of the total weight that synthetic sources have."""
         synthetic, photographs = self.weights(True).sum(), self.weights(False).sum()
         return synthetic / (synthetic + photographs)
 
     def is_synthetic(self, load: int, resolution: int) -> bool:
-        """Returns whether a batch has only synthetic groups. Otherwise it has only photographs.
+        """Returns whether a batch contains only synthetic groups. Otherwise it contains only photographs.
 
         Rendered and loaded groups enter the compiled step differently, so a batch does not mix them. A
         batch is synthetic with the probability `synthetic_fraction`.
@@ -245,7 +247,7 @@ class GroupSampler:
     def _orders_and_masks(
         self, rng: np.random.Generator, load: int, resolution: int, groups: int
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Draws `orders` and `masks` of `PhotoGroup` for several groups."""
+        """Draws the `orders` and `masks` of several groups (see `PhotoGroup`)."""
         orders, masks = [], []
         for update in range(load * self.reuse, (load + 1) * self.reuse):
             bucket = self.schedule.at(update)[resolution]
@@ -276,8 +278,8 @@ def _start_worker(index: int, count: int) -> None:
 
     Ctrl-C in a terminal, and SIGTERM from a scheduler, may reach workers as well as the training process.
     The training process needs batches until it has saved, and several processes take some updates to
-    agree on when. So workers ignore Ctrl-C, and exit some minutes after SIGTERM. They exit at once when
-    the training process is killed, since it cannot stop them then.
+    agree on the step to save. So workers ignore Ctrl-C, and exit some minutes after SIGTERM. They exit at
+    once when the training process is killed, since it cannot stop them then.
     """
     del index, count
     keep_freed_memory()
@@ -296,7 +298,7 @@ class Pipeline:
 
     Attributes:
       tried: number of images drawn so far.
-      skipped: message on an unreadable image -> how often the image was drawn.
+      skipped: how often each unreadable image was drawn, by the message about it.
     """
 
     def __init__(self, sampler: GroupSampler, rows: Sequence[int], workers: int = 0, threads: int = 4):
@@ -336,7 +338,7 @@ class Pipeline:
     def _photo_groups(self, first: int) -> Generator[PhotoGroup | SyntheticSlot, None, None]:
         """Yields one element per slot of each load from `first` on."""
         if self.sampler.synthetic_fraction() == 1.0:
-            while True:  # without worker processes, which would have nothing to do
+            while True:  # no worker processes are started: they would have nothing to do
                 yield SyntheticSlot()
         per_load = len(self.sampler.schedule.resolutions) * len(self.rows)
         groups = grain.MapDataset.range(first * per_load, MAX_GROUPS).map(
@@ -365,7 +367,7 @@ class Pipeline:
     def check_bad_fraction(self, max_fraction: float) -> None:
         """Raises UserError if more than `max_fraction` of the images drawn so far were unreadable.
 
-        Does nothing before MIN_IMAGES_FOR_FRACTION images were drawn.
+        Does nothing before MIN_IMAGES_FOR_FRACTION images have been drawn.
         """
         bad = sum(self.skipped.values())
         if self.tried >= MIN_IMAGES_FOR_FRACTION and bad > max_fraction * self.tried:

@@ -20,8 +20,9 @@ def prefetch(items: Iterable[T], prepare: Callable[[T], U], ahead: int) -> Itera
     that precede it. The thread stops when the context ends.
 
     Args:
-      items: may be endless. If it has a `close` method, as generators do, the thread calls it.
-      prepare: called in the thread on each item, for example to copy it to a device.
+      items: the items, possibly endless. If the iterable has a `close` method, as generators do, the thread
+        calls it.
+      prepare: function that the thread calls on each item, for example to copy it to a device.
       ahead: capacity of the queue of prepared items.
     """
     ready: queue.Queue = queue.Queue(maxsize=ahead)

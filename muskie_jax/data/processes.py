@@ -23,7 +23,7 @@ def exit_with_parent() -> None:
 
 
 def available_cores() -> list[int]:
-    """Returns the numbers of the cores that this process may run on."""
+    """Returns the indices of the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))

@@ -14,7 +14,7 @@ from muskie_jax.data.sources import PhotographSource
 from muskie_jax.data.views import augment, centre_view
 from muskie_jax.errors import UserError
 
-MAX_REPLACEMENTS = 16  # frames tried instead of unreadable ones, per sample; then views repeat
+MAX_REPLACEMENTS = 16  # frames tried per sample in place of unreadable ones; after that, views repeat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Sample:
     Attributes:
       images: the views.
       scene: index of the scene.
-      frames: index in the scene of each view's frame.
+      frames: index of each view's frame in the scene.
       zoomed: whether all views are cropped to the object.
       tried: number of images that were opened, or failed to open.
-      skipped: one message per unreadable image. Each was replaced by a frame that was not drawn, or by
-        another view of the sample if no such frame was left.
+      skipped: one message per unreadable image. Each is replaced by a frame that was not drawn, or by
+        another view of the sample if no such frame is left.
       error: the reason why the sample could not be drawn; empty if it could.
     """
 
@@ -44,11 +44,11 @@ class Sample:
 def draw_sample(
     rng: np.random.Generator, source: PhotographSource, views: int, size: tuple[int, int], augmented: bool
 ) -> Sample:
-    """Draws a scene uniformly, frames of the scene, and each view's own crop and flips.
+    """Draws a scene uniformly, then frames of the scene, then each view's own crop and flips.
 
     Args:
-      rng: the sample is a function of this generator's state and of the files.
-      source: to draw from.
+      rng: the generator. The sample is a function of its state and of the files.
+      source: the source to draw from.
       views: number of views.
       size: (height, width) of each view.
       augmented: whether to crop and flip at random, and to zoom. Otherwise each view is the largest
@@ -66,7 +66,8 @@ def draw_sample(
     reader = _ViewReader(source, scene, zoomed, size, seeds if augmented else None)
 
     frames = drawn.tolist()
-    replacements = iter(spare[:MAX_REPLACEMENTS].tolist())  # shared: each replaces one frame of any view
+    # Shared by all views; each replacement is used once.
+    replacements = iter(spare[:MAX_REPLACEMENTS].tolist())
     readable, missing = [], []
     for view, frame in enumerate(frames):
         opened = reader.first_readable(view, itertools.chain([frame], replacements), images[view])
@@ -83,7 +84,7 @@ def draw_sample(
 
 
 class _OpenedFrame(NamedTuple):
-    """A frame with a readable header, and the box to crop views from; None means all of it."""
+    """A frame with a readable header, and the box to crop views from; None: the whole frame."""
 
     number: int
     photograph: Photograph
@@ -95,7 +96,7 @@ class _ViewReader:
     """Crops views from the frames of one scene, and counts what it tried and skipped.
 
     Attributes:
-      seeds: of each view's random crop and flips; None for centred crops.
+      seeds: seed of each view's random crop and flips; None for centred crops.
       tried, skipped: see `Sample`.
     """
 

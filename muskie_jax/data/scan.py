@@ -1,6 +1,6 @@
 """Finds the scenes of a folder, and caches the list until the folder changes.
 
-A folder's modification time changes whenever an entry is added, removed or renamed. So a cached list has
+A folder's modification time changes whenever an entry is added, removed or renamed. So a cached list stores
 the times of all folders that were read, and a later run only compares these times.
 """
 
@@ -30,10 +30,10 @@ from muskie_jax.files import user_path
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 THREADS = 32  # network file systems answer slowly, but serve many requests at once
-UNUSED_SECONDS = 30 * 86400  # after which a cached list is deleted
-FORMAT = 1  # of a cached list; lists of other formats are ignored
+UNUSED_SECONDS = 30 * 86400  # a cached list is deleted after this time without use
+FORMAT = 1  # version of the format of cached lists; lists in other formats are ignored
 ANY_DEPTH = "**"
-MAX_FOLDERS_FOR_ADVICE = 1000  # searched for an image that an error message can suggest
+MAX_FOLDERS_FOR_ADVICE = 1000  # folders searched for an image that an error message can suggest
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, Any]], str]:
@@ -49,9 +49,9 @@ def scan(
 
     Args:
       root: the folder that the layout's patterns start from.
-      layout: by default `<root>/<scene>/<image>`.
-      cache: folder with cached lists of scenes. An up-to-date list is used, otherwise a new one is
-        written. None: no cache.
+      layout: the folder layout; the default is `<root>/<scene>/<image>`.
+      cache: folder of cached lists of scenes. If it contains an up-to-date list, that is used; otherwise a
+        new list is written. None: no cache.
 
     Raises:
       UserError: if the folder does not exist or has no scene.
@@ -164,7 +164,7 @@ class _Search:
 def _is_folder(entry: os.DirEntry, follow_links: bool) -> bool | None:
     """Returns True for a folder, False for a file, and None for anything else, such as a pipe.
 
-    A broken or cyclic link counts as a file: it is reported as unreadable when it is drawn.
+    A broken or cyclic link counts as a file: it is reported as unreadable later, when sampled.
     """
     try:
         if entry.is_dir(follow_symlinks=follow_links):
@@ -175,7 +175,7 @@ def _is_folder(entry: os.DirEntry, follow_links: bool) -> bool | None:
 
 
 def is_image(path: str) -> bool:
-    """Returns whether a path has the name of an image. Hidden files, such as ._IMG.jpg, do not count."""
+    """Returns whether a path has the name of an image. Hidden files, such as ._IMG.jpg, are not images."""
     name = path.rpartition("/")[2]
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
@@ -185,7 +185,7 @@ def _size(path: pathlib.Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except Exception:  # the file is reported as unreadable when it is drawn
+    except Exception:  # the file is reported as unreadable later, when sampled
         return 0, 0
 
 
@@ -205,14 +205,14 @@ def _nothing_found(folder: pathlib.Path, layout: Layout) -> str:
     return message
 
 
-# --- Cached lists: <cache>/<key>-<digest of times>/ has the arrays of a SceneTable and of the times ---
+# --- Cached lists: <cache>/<key>-<digest of times>/ has the arrays of a SceneTable and the times ------
 
 
 def _write_cache(table: SceneTable, times: dict[str, int], cache: pathlib.Path, key: str) -> SceneTable:
     """Writes a list atomically, and returns the table mapped from it.
 
-    A list is never overwritten: other processes may still use it, and would find other scenes under the
-    same numbers. Lists of earlier states of the root are deleted after UNUSED_SECONDS without use.
+    A list is never overwritten: other processes may still use it, and would find other scenes at the same
+    indices. Lists of earlier states of the root are deleted after UNUSED_SECONDS without use.
     """
     folder = cache / f"{key}-{_digest(sorted(times.items()))}"
     try:
@@ -245,7 +245,7 @@ def _write_cache(table: SceneTable, times: dict[str, int], cache: pathlib.Path, 
 def _read_cache(
     cache: pathlib.Path, key: str, root: pathlib.Path, threads: ThreadPoolExecutor
 ) -> SceneTable | None:
-    """Returns the cached list of a root; None if there is none, or a folder has changed since."""
+    """Returns the cached list of a root; None if there is none, or a folder has changed since then."""
     for folder in cache.glob(f"{key}-*"):
         try:
             read = lambda name, folder=folder: np.load(folder / f"{name}.npy")

@@ -1,8 +1,8 @@
 """Stores the scenes of a source and their frames: millions of names in a few arrays.
 
 Python lists of that many strings would fill the memory of every worker process. Here all names are
-concatenated in arrays. A saved table maps these arrays from its files, so pickling it for another
-process only sends a path.
+concatenated in arrays. A saved table maps these arrays from its files, so pickling it for another process
+sends little more than a path.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
-SEPARATOR = "\0"  # between the frames of a scene: the only character besides "/" that no file name has
+SEPARATOR = "\0"  # between the frames of a scene: besides "/", the only character that no file name has
 
 
 class Scene(NamedTuple):
@@ -28,7 +28,7 @@ class StringTable(Sequence[str]):
 
     Attributes:
       letters: all strings, encoded as UTF-8 and concatenated.
-      ends: for each string, the index in `letters` behind its last byte.
+      ends: index in `letters` after the last byte of each string.
     """
 
     def __init__(self, letters: UInt8[np.ndarray, " bytes"], ends: Int64[np.ndarray, " strings"]):
@@ -45,7 +45,7 @@ class StringTable(Sequence[str]):
         return len(self.ends)
 
     def __getitem__(self, number: int) -> str:
-        end = self.ends[number]  # raises IndexError beyond the last
+        end = self.ends[number]  # raises IndexError for an index beyond the last string
         start = self.ends[number - 1] if number % len(self.ends) else 0
         return os.fsdecode(self.letters[start:end].tobytes())
 
@@ -66,7 +66,7 @@ class SceneTable(Sequence[Scene]):
         """Builds a table in memory.
 
         Args:
-          scenes: in order; each has at least one frame.
+          scenes: the scenes in order; each has at least one frame.
           sizes: (height, width) of each scene's first frame.
         """
         scenes = list(scenes)
@@ -90,7 +90,7 @@ class SceneTable(Sequence[Scene]):
         return cls(parts, np.arange(len(parts["counts"])), folder)
 
     def save(self, folder: pathlib.Path) -> None:
-        """Writes all scenes to an existing folder, including those that `subset` left out."""
+        """Writes all scenes to an existing folder, including scenes that `subset` left out."""
         for name in self.PARTS:
             np.save(folder / f"{name}.npy", self._parts[name])
 
@@ -123,7 +123,7 @@ class SceneTable(Sequence[Scene]):
     def __getitem__(self, number: int) -> Scene:
         index = int(self._selected[number])
         # Cached, since the views of a sample ask for the same scene one after the other. One attribute
-        # holds index and scene, so that threads never see one without the other.
+        # contains both index and scene, so that threads never see an index with another scene.
         latest = self._latest
         if latest is not None and latest[0] == index:
             return latest[1]
@@ -145,10 +145,10 @@ def split_scenes(scenes: SceneTable, holdout: float) -> tuple[SceneTable, SceneT
     """Splits scenes into (training, held out), deterministically.
 
     The held-out scenes are evenly spaced in the list. Scenes of one location (see `location`) are never
-    split. At least one location is held out if `holdout` is not zero and there are two or more.
+    separated. If `holdout` is not zero and there are two or more locations, at least one is held out.
 
     Args:
-      scenes: to split.
+      scenes: the scenes to split.
       holdout: fraction of locations to hold out.
     """
     locations = [location(name) for name in scenes.names()]
@@ -159,7 +159,7 @@ def split_scenes(scenes: SceneTable, holdout: float) -> tuple[SceneTable, SceneT
     return scenes.subset(np.flatnonzero(~held_out)), scenes.subset(np.flatnonzero(held_out))
 
 
-GROUP_MARK = "#"  # in a scene's name, precedes the number of a fixed group of views
+GROUP_MARK = "#"  # precedes the number of a fixed group of views in a scene's name
 
 
 def location(scene: str) -> str:

@@ -29,12 +29,13 @@ class DataSettings:
 
     Attributes:
       root: folder that relative roots of sources start from.
-      allow_missing: trains on the sources whose folders exist, instead of failing for one that is missing.
-      index: folder for lists of scenes; empty: `scene_index/` beside the work directory.
+      allow_missing: whether to train on the sources that exist if a source's folder is missing. Otherwise a
+        missing folder is an error.
+      index: folder for lists of scenes; empty: `scene_index/` next to the work directory.
       cache: folder for local copies of packs in buckets; empty: `~/.cache/muskie_jax/packed`.
-      workers: processes per host that load photographs; 0: threads of the main process.
-      threads: threads per worker.
-      prefetch: updates kept ready on the device.
+      workers: number of processes per host that load photographs; 0: threads of the main process load them.
+      threads: number of threads per worker.
+      prefetch: number of updates kept ready on the device.
       max_bad_fraction: fraction of unreadable images above which a run stops.
     """
 
@@ -70,9 +71,9 @@ def folder(
       glob: pattern below `root` that matches the images. An image's folder is its scene.
       window: number of consecutive frames that a sample is drawn from; None: the whole scene.
       weight: relative frequency of the source in the mixture.
-      holdout: fraction of the scenes that is kept for evaluation.
-      overlap: (low, high), such as (0.3, 0.9): fraction of a sample's first view that each other view
-        sees, where overlap is known (see `muskie_jax.data.overlap`); (): any.
+      holdout: fraction of the scenes that are held out for evaluation.
+      overlap: (low, high), such as (0.3, 0.9): fraction of a sample's first view that each other view must
+        see. The overlap must be known (see `muskie_jax.data.overlap`). (): any overlap.
     """
     source = ConfigDict({"kind": "folder", "root": root, "glob": glob, "weight": weight})
     source.window = config_dict.placeholder(int) if window is None else window
@@ -89,8 +90,8 @@ def dataset(
 ) -> ConfigDict:
     """Returns a source of a known dataset, in its published folder layout.
 
-    `window`, and `zoom`, the fraction of samples that are cropped to the object, have the published
-    values; set them on the result to change them.
+    `window` and `zoom` (the fraction of samples that are cropped to the object) have the published values;
+    set them on the result to change them.
 
     Args:
       layout: name of the dataset in `muskie_jax.data.layouts`.
@@ -119,8 +120,8 @@ def packed(
 
     Args:
       root: folder of the pack, or an address such as gs://bucket/pack.
-      window: see `folder`; None: that of the source that was packed; 0: the whole scene.
-      zoom: fraction of samples that are cropped to the object; None: that of the source that was packed.
+      window: see `folder`. None: the packed source's window. 0: the whole scene.
+      zoom: fraction of samples that are cropped to the object. None: the packed source's fraction.
       weight, holdout, overlap: see `folder`.
     """
     source = ConfigDict({"kind": "packed", "root": root, "weight": weight})
@@ -134,8 +135,8 @@ def published_sources(arg: str | None = None) -> ConfigDict:
     """Returns the sources of the published recipe, or one source for the user's own photographs.
 
     Args:
-      arg: argument of the config file. None: all ten datasets with equal weights, each in the folder of
-        its name below `config.data.root`. "packed": the same datasets, packed. "photos": one folder.
+      arg: argument of the config file. None: all ten datasets with equal weights, each in
+        `<config.data.root>/<name>`. "packed": the same datasets, packed. "photos": one folder.
 
     Raises:
       UserError: for any other argument.
@@ -156,8 +157,8 @@ def synthetic(weight: float = 1.0, photos: str = "", num_photos: int = 256, **wo
 
     Args:
       weight: relative frequency of the source in the mixture.
-      photos: folder, searched at any depth, whose images become textures; empty: procedural textures.
-      num_photos: number of images to use at most.
+      photos: folder whose images become textures, searched at any depth; empty: procedural textures.
+      num_photos: maximum number of images to use.
       **world: fields of `WorldConfig` that differ from its defaults.
 
     Raises:
@@ -200,7 +201,7 @@ def check_sources(sources: ConfigDict, needs_data: bool) -> None:
 
     Args:
       sources: `config.sources`.
-      needs_data: whether the job reads photographs, so that sources need a root.
+      needs_data: whether the job reads photographs. If so, sources need a root.
 
     Raises:
       UserError: for an invalid source, or if no source has a weight above 0.
@@ -247,7 +248,7 @@ def check_world(world: ConfigDict, path: str) -> None:
 
     Args:
       world: section with all fields of `WorldConfig`.
-      path: of the section, for messages.
+      path: the section's path, for messages.
     """
     for key, default in dataclasses.asdict(WorldConfig()).items():
         if isinstance(default, tuple) and len(world[key]) != len(default):

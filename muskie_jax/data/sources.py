@@ -25,14 +25,13 @@ class PhotographSource(abc.ABC):
     """A source of photographs, in files or in a pack.
 
     Attributes:
-      name: of the dataset, for logs and per-dataset losses.
+      name: the dataset's name, for logs and per-dataset losses.
       root: the folder with the data, on this machine.
-      scenes: in natural order.
-      window: number of consecutive frames that a sample is drawn from; None means all of the scene.
+      scenes: all scenes, in natural order.
+      window: number of consecutive frames that a sample is drawn from; None: the whole scene.
       zoom: fraction of samples that are cropped to the object.
-      overlap: lowest and highest fraction of a sample's first view that each other view sees. Needs
-        scenes whose overlap is known (see `muskie_jax.data.overlap`). Empty: views are drawn from the
-        window instead.
+      overlap: lowest and highest fraction of a sample's first view that each other view sees. The scenes'
+        overlap must be known (see `muskie_jax.data.overlap`). Empty: views are drawn from the window.
       weight: probability of drawing the source, relative to the other sources.
     """
 
@@ -80,7 +79,7 @@ class PhotographSource(abc.ABC):
 
     @abc.abstractmethod
     def scene_overlap(self, scene: int) -> Float32[np.ndarray, "frames frames"]:
-        """Returns the fraction of the row's frame that the column's frame sees.
+        """Returns the fraction of each row's frame that each column's frame sees.
 
         Raises:
           UserError: if the overlap is unknown.
@@ -92,7 +91,7 @@ class FolderSource(PhotographSource):
     """Scenes of photographs in folders below one root.
 
     Attributes:
-      layout: how the folders are laid out.
+      layout: the layout of the folders.
     """
 
     layout: Layout = dataclasses.field(kw_only=True)

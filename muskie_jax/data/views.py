@@ -23,8 +23,9 @@ def sample_frames(
     Args:
       rng: the generator to draw from.
       num_frames: number of frames in the scene, which are in natural order.
-      num_views: number of frames to draw. Frames repeat only after all frames of the window were drawn.
-      window: number of frames in a window; None means all frames of the scene.
+      num_views: number of frames to draw. Frames repeat only after all frames of the window have been
+        drawn.
+      window: number of frames in a window; None: all frames of the scene.
 
     Returns:
       The drawn frames in random order, and all other frames in the order in which they may replace
@@ -42,14 +43,14 @@ def sample_frames(
 def random_crop_box(
     rng: np.random.Generator, image_size: tuple[float, float], output_size: tuple[int, int]
 ) -> Box:
-    """Draws the box (left, top, right, bottom) of a RandomResizedCrop, in integer pixels.
+    """Draws the (left, top, right, bottom) of a RandomResizedCrop, in integer pixels.
 
     Area and log-aspect are uniform in CROP_AREA and CROP_ASPECT. After CROP_TRIES boxes that do not fit,
     the result is the largest centred box with an allowed aspect, as in torchvision.
 
     Args:
       rng: the generator to draw from.
-      image_size, output_size: (height, width).
+      image_size, output_size: (height, width) of the image and of the crop after resizing.
     """
     image_height, image_width = image_size
     stretch = output_size[1] / output_size[0]
@@ -80,9 +81,9 @@ def augment(
 
     Args:
       rng: the generator to draw from.
-      photograph: to crop.
+      photograph: the photograph to crop.
       size: (height, width) of the result.
-      region: box of the photograph that contains the crop; None means all of the photograph.
+      region: box of the photograph that contains the crop; None: the whole photograph.
 
     Raises:
       BadImage: if the pixels are damaged.

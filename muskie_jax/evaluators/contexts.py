@@ -1,8 +1,8 @@
-"""Chooses targets to reconstruct, the context views beside them, distractors, and masks.
+"""Chooses targets to reconstruct, their context views, distractors and masks.
 
 The first view of a group is its *target*. The other views are its *context*, in an order drawn from the
 group's label; a smaller context is a prefix of a larger one. A target is also reconstructed with the
-context of a *distractor*: a group of another scene, whose views replace the target's own one by one.
+context of a *distractor*: a group of another scene. Its views replace the target's context one by one.
 Masks of the target and of each context position are drawn from the target's label. Nothing here depends on
 the network or on what else is evaluated.
 """
@@ -19,7 +19,7 @@ from muskie_jax.data.posed.views import Group, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.masking import MODES, Grid
 
-GroupKey = tuple[str, int]  # name of a set, index of a group in it
+GroupKey = tuple[str, int]  # set name, index of a group in the set
 
 
 class ViewSet(Protocol):
@@ -39,10 +39,9 @@ class Targets(NamedTuple):
     """The targets of one set.
 
     Attributes:
-      views: numbers of views to evaluate, ascending; every group has as many.
+      views: view counts to evaluate, ascending; every group has at least the largest.
       groups: indices of the groups.
-      distractors: one per group. Empty if a single view is the only number of views, or if there is only
-        one scene.
+      distractors: one per group. Empty if the only view count is 1, or if there is only one scene.
     """
 
     views: tuple[int, ...]
@@ -51,15 +50,15 @@ class Targets(NamedTuple):
 
 
 def choose_targets(sets: Sequence[ViewSet], views: Sequence[int], groups: int) -> dict[str, Targets]:
-    """Returns targets and distractors by name of the set.
+    """Returns targets and distractors by set name.
 
-    All points of a curve use the same targets. The largest number of views is therefore the largest
-    requested one that at least half of the set's groups have, and smaller groups are left out.
+    All points of a curve use the same targets. The largest view count is therefore the largest requested
+    one that at least half of the set's groups have. Smaller groups are left out.
 
     Args:
-      sets: each with at least one group.
-      views: numbers of views, including the target.
-      groups: maximum number per set; evenly spaced.
+      sets: sets with at least one group each.
+      views: view counts, including the target.
+      groups: maximum number of targets per set; they are evenly spaced.
 
     Raises:
       UserError: if a set is empty, or has too few views.
@@ -88,7 +87,7 @@ def choose_targets(sets: Sequence[ViewSet], views: Sequence[int], groups: int) -
 
 
 def _usable_views(name: str, counts: Sequence[int], views: Sequence[int]) -> tuple[int, ...]:
-    """Returns the requested numbers of views that at least half of a set's groups have, ascending."""
+    """Returns the requested view counts that at least half of a set's groups have, ascending."""
     if not counts:
         raise UserError(f"{name} has no groups of views to reconstruct")
     common = sorted(counts)[(len(counts) - 1) // 2]
@@ -104,15 +103,15 @@ def _usable_views(name: str, counts: Sequence[int], views: Sequence[int]) -> tup
 def distractor_of(
     name: str, number: int, groups: Mapping[str, Sequence[int]], labels: Mapping[str, Sequence[str]]
 ) -> GroupKey | None:
-    """Returns a group that shows another scene than the target, or None if there is none.
+    """Returns a group that shows a different scene from the target, or None if there is none.
 
-    Prefers groups of the same set whose label shares the fewest leading folders with the target's. If all
-    labels share them all, as for groups of one sequence, takes a group of another set.
+    Prefers groups of the same set whose label shares the fewest leading folders with the target's label. If
+    all labels are in the same folder, as for groups of one sequence, takes a group of another set.
 
     Args:
       name, number: the target.
       groups: indices of the candidates by set, including the target.
-      labels: of all groups, by set.
+      labels: labels of all groups, by set.
     """
 
     def folders(other: int) -> list[str]:
@@ -136,7 +135,7 @@ def distractor_of(
 
 
 def _generator(*texts: str) -> np.random.Generator:
-    """Returns a random stream that depends on the texts alone."""
+    """Returns a random generator that depends only on the texts."""
     return np.random.default_rng(list("\0".join(texts).encode()))
 
 
@@ -149,7 +148,8 @@ def view_order(group: Group) -> Int[np.ndarray, " V"]:
 def draw_masks(label: str, views: int, grid: Grid, mode: str, ratio: float) -> Bool[np.ndarray, "views L"]:
     """Returns the masks of a target and its context, all partly hidden; True = hidden.
 
-    Masks of fewer views are a prefix of those of more. A random mask contains that of a smaller ratio.
+    Masks of fewer views are a prefix of the masks of more views. A random mask contains the random mask of
+    a smaller ratio.
     """
     rng = _generator("masks", label)
     return np.stack([MODES[mode](rng, grid, ratio, 1).ravel() for _ in range(views)])
@@ -158,7 +158,7 @@ def draw_masks(label: str, views: int, grid: Grid, mode: str, ratio: float) -> B
 def seen_by_context(views: Any, order: Int[np.ndarray, " V"]) -> Float[np.ndarray, " V-1"]:
     """Returns the fraction of the target's pixels with depth that each context view sees.
 
-    NaN where depth or cameras are not known.
+    NaN where depth or cameras are unknown.
     """
     if not isinstance(views, PosedViews):
         return np.full(len(order) - 1, np.nan, np.float32)

@@ -33,12 +33,12 @@ from muskie_jax.viz.tracks import track_picture
 from muskie_jax.viz.view_sheet import view_sheet
 
 ANGLE_EDGES = (0, 10, 20, 30, 45, 60, 90, 180)  # degrees of rotation between two views
-# Groups kept in memory, since every model is evaluated on the same ones: 2 GB at 8 views of 512 x 512.
+# Groups are kept in memory, since every model is evaluated on the same ones: 2 GB at 8 views of 512 x 512.
 CACHED_GROUPS = 128
 
 
 class QueryGroup(NamedTuple):
-    """A group of views with the points to find and their true positions under each protocol."""
+    """A group of views, the points to find, and their true positions under each protocol."""
 
     label: str
     views: PosedViews
@@ -50,9 +50,9 @@ class PairErrors(NamedTuple):
     """Errors of one predictor on the pairs of N points and V views of a group.
 
     Attributes:
-      predictor: whose errors.
+      predictor: the predictor that made the errors.
       pixels: distances in the image.
-      metres: distances between surface points; nan where the truth has no depth.
+      metres: distances between surface points; NaN where the truth has no depth.
       consistent: whether the prediction is cycle consistent.
     """
 
@@ -63,7 +63,7 @@ class PairErrors(NamedTuple):
 
 
 class DataSlice(NamedTuple):
-    """Part of the pairs of points and views; the labels of its row."""
+    """A subset of the pairs of points and views, as the labels of its row."""
 
     angle: str
     points: str
@@ -89,7 +89,7 @@ class CorrespondenceEvaluator:
     Args:
       sets: posed datasets, by number of views per group.
       sizes: (height, width) of views, pixels.
-      points: maximum number of points per group; which ones depends on the group alone.
+      points: maximum number of points per group; they depend only on the group.
       layers: layers to measure, from 1; empty for all.
       protocols: see `muskie_jax.correspondence.scores`.
       pictures: number of groups per set to draw.
@@ -139,8 +139,8 @@ class CorrespondenceEvaluator:
     def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow | Figure]:
         """Yields a row per predictor and slice of the data, then the figures.
 
-        Slices are all pairs of a point and a view, those within a range of rotation between the views, and
-        those whose prediction is cycle consistent.
+        Slices are all pairs of a point and a view, pairs within a range of rotation between the views, and
+        pairs whose prediction is cycle consistent.
 
         Raises:
           UserError: if no measured layer exists, an activation is not finite, or a group has no depth.

@@ -24,7 +24,8 @@ class Activations(NamedTuple):
       features: patch features.
       to_others: attention weights of the first view's queries on the keys of all views, float32; empty
         for networks without attention across views.
-      to_first: attention weights of all queries on the first view's keys, float32; empty likewise.
+      to_first: attention weights of all queries on the first view's keys, float32; empty
+        for the same networks.
     """
 
     features: tuple[Float[Array, "B V h w d"], ...] = ()
@@ -46,12 +47,12 @@ class ModelInfo(NamedTuple):
     """Describes a model in results and reports.
 
     Attributes:
-      name: as shown in tables.
+      name: the name shown in tables.
       kind: "muskie", "mae", "dinov2", "dinov3", "crocov2", "still" or "patches".
       step: training step, if known; 0 is untrained.
       source: where the weights come from; checkpoints of one run share its work directory.
       parameters: number of parameters.
-      digest: of the parameters, see `muskie_jax.fingerprint`; "" without parameters.
+      digest: digest of the parameters, see `muskie_jax.fingerprint`; "" without parameters.
     """
 
     name: str
@@ -135,7 +136,7 @@ class FramewiseNetwork:
 
 @dataclasses.dataclass(frozen=True)
 class RawPatches:
-    """Raw pixels of each patch as its features: how well matching works without a network."""
+    """Uses the raw pixels of each patch as its features: matching without a network."""
 
     def activations(self, params: Any, images: Float[Array, "B V H W 3"]) -> Activations:
         del params
@@ -145,7 +146,7 @@ class RawPatches:
 
 @dataclasses.dataclass(frozen=True)
 class NoMotion:
-    """Predicts that nothing moves: every point keeps its coordinates of the first view."""
+    """Predicts that nothing moves: every point keeps its coordinates in the first view."""
 
     def activations(self, params: Any, images: Float[Array, "B V H W 3"]) -> Activations:
         del params, images

@@ -17,11 +17,11 @@ def load_in_order(
     """Yields `load(key)` for each key, in order.
 
     Args:
-      load: loads one key.
-      keys: in the order of the results.
+      load: function that loads one key.
+      keys: keys, in the order of the results.
       parallel: whether threads may call `load` concurrently. Otherwise the caller's thread loads each key
         on demand.
-      ahead: number of keys that are loaded ahead of use, beyond one per thread.
+      ahead: number of keys to load ahead of use, in addition to one per thread.
     """
     if not parallel:
         yield from map(load, keys)

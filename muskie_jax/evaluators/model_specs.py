@@ -3,14 +3,14 @@
 Each entry is one of
 
 - a source that `load_pretrained` accepts: a work directory (`runs/base`), a checkpoint in it
-  (`runs/base/5000`), a file of weights, a folder written by `save_pretrained`, or a hub repository; `*`
+  (`runs/base/5000`), a weights file, a folder written by `save_pretrained`, or a hub repository; `*`
   matches several paths;
-- `untrained:small`, a Muskie with its initial parameters, or `untrained`, one of the same size as the first
+- `untrained:small`, a Muskie with its initial parameters, or `untrained`, which has the size of the first
   Muskie before it;
 - `mae:`, `dinov2:`, `dinov3:` or `crocov2:`, followed by a published file or repository of that backbone;
 - `still`, which predicts that nothing moves; `patches`, raw patches as features.
 
-`name=` in front sets the name shown in tables: `"ours=runs/base"`.
+A prefix `name=` sets the name shown in tables: `"ours=runs/base"`.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ from muskie_jax.models.muskie import CHANNELS, VARIANTS, Muskie, build_model
 
 UNTRAINED = "untrained"
 BASELINES: dict[str, Callable[[], EvalNetwork]] = {STILL: NoMotion, PATCHES: RawPatches}
-INIT_SEED = 0  # of untrained networks
+INIT_SEED = 0  # seed of untrained networks
 
 
 class LoadedNetwork(NamedTuple):
@@ -64,12 +64,12 @@ class ModelSpec:
     """A model named in the config, not loaded yet.
 
     Attributes:
-      name: as shown in tables.
+      name: the name shown in tables.
       kind: see `ModelInfo`.
       step: training step, if known before loading.
       source: where the weights come from; checkpoints of one run share its work directory.
-      version: changes when the weights at the source change.
-      load_network: reads the weights.
+      version: text that changes when the weights at the source change.
+      load_network: function that reads the weights.
     """
 
     name: str
@@ -103,8 +103,9 @@ def find_models(entries: Sequence[str], checkpoints: str, dtype: str) -> list[Mo
 
     Args:
       entries: see the module's docstring.
-      checkpoints: which ones of work directories: "last", "all", or "every 3" for every third and the last.
-      dtype: of matrix products.
+      checkpoints: which checkpoints of a work directory: "last", "all", or "every 3" for every third one
+        and the last.
+      dtype: type of matrix products.
 
     Raises:
       UserError: if a source does not exist, or two models have the same name.
@@ -116,7 +117,7 @@ def find_models(entries: Sequence[str], checkpoints: str, dtype: str) -> list[Mo
         if not paths:
             raise UserError(f"config.evaluate.models: no weights match {source!r}")
         for path in paths:
-            # A name for a pattern becomes the parent of the matched names.
+            # If a pattern is named, prefix each match with that name.
             full_name = name if path == source else "/".join(filter(None, (name, pathlib.Path(path).name)))
             specs += _parse(path, full_name, checkpoints, dtype, specs)
     unique: dict[tuple[str, int | None], ModelSpec] = {}
@@ -164,10 +165,10 @@ def _muskies(source: str, name: str, checkpoints: str, dtype: str) -> Iterator[M
     if found.kind is SourceKind.MISSING:
         others = ", ".join((UNTRAINED, *BASELINES, *(f"{family}:..." for family in FAMILIES)))
         raise _missing(
-            source, f"a work directory, a file of weights, user/name of the hub, or one of {others}"
+            source, f"a work directory, a weights file, user/name on the hub, or one of {others}"
         )
     path = user_path(source)
-    if path.name.isdigit():  # a copied checkpoint is better described by its parent folder
+    if path.name.isdigit():  # the parent folder describes a copied checkpoint better
         path = path.parent
     label = name or (path.stem if path.is_file() else path.name)
     load = functools.partial(_load_muskie, source, dtype)
@@ -177,7 +178,7 @@ def _muskies(source: str, name: str, checkpoints: str, dtype: str) -> Iterator[M
 def _of_workdir(
     workdir: pathlib.Path, step: int | None, name: str, checkpoints: str, dtype: str
 ) -> Iterator[ModelSpec]:
-    """Yields one checkpoint of a work directory, or those that `checkpoints` selects if `step` is None."""
+    """Yields the checkpoint `step` of a work directory, or the ones that `checkpoints` selects if None."""
     folder = workdir / sources.CHECKPOINTS
     steps = sources.saved_steps(workdir)
     if not steps or (step is not None and step not in steps):
@@ -238,7 +239,7 @@ def _initialise(module: Muskie) -> LoadedNetwork:
 def _framewise(source: str, family: str, weights: str, name: str, dtype: str) -> ModelSpec:
     if not user_path(weights).exists() and not names_repository(weights, READABLE):
         raise _missing(
-            weights, f"{family}: and a file of weights, a folder with {WEIGHTS}, or user/name of the hub"
+            weights, f"{family}: and a weights file, a folder with {WEIGHTS}, or user/name on the hub"
         )
     path = pathlib.PurePath(weights)
     label = name or f"{family} {path.parent.name if path.name == WEIGHTS else path.stem}"

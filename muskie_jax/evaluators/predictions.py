@@ -1,4 +1,4 @@
-"""Predicts where points of one view lie in the others, from the activations of a network.
+"""Predicts where points of one view lie in the other views, from the activations of a network.
 
 Letters in shapes: B groups, V views, N points, P predictors, K variants of a predictor; L = h x w patches
 of a view, d channels.
@@ -30,7 +30,7 @@ class Predictor(NamedTuple):
 
     Attributes:
       predictor: "attention", "feature", or one of them with the suffix "+refined"; "still".
-      layer: counted from 1; "all" for attention averaged over all layers.
+      layer: layer, counted from 1; "all" for attention averaged over all layers.
       protocol: "targets" or "published", see `muskie_jax.correspondence.scores`.
     """
 
@@ -44,8 +44,8 @@ class Predictions:
     """Predicted positions of one group's points, by every predictor.
 
     Attributes:
-      predictors: their names, in the order of the axis P.
-      tracks: columns and rows, pixels.
+      predictors: the predictors, in the order of the axis P.
+      tracks: predicted columns and rows, pixels.
       consistent: whether a prediction is cycle consistent.
     """
 
@@ -80,12 +80,12 @@ def predict(
     protocols: tuple[str, ...],
     mesh: Mesh,
 ) -> GroupOutput:
-    """Predicts by all predictors of a network.
+    """Predicts the points of a batch of groups with all predictors of a network.
 
     Args:
-      params: of the network.
+      params: parameters of the network.
       images: one group per device of the mesh.
-      points: columns and rows in the first view.
+      points: columns and rows of the points in the first view.
       network: equal networks share one compiled program.
       size: height and width of the views.
       layers: layers to measure, from 1; empty for all.
@@ -114,7 +114,7 @@ def predict(
 
 
 def measured_layers(activations: Activations, layers: Sequence[int]) -> list[int]:
-    """Returns those of `layers` that the network has, from 1; all its layers if `layers` is empty."""
+    """Returns the layers to measure, from 1: `layers` that the network has, or all its layers if empty."""
     return [n for n in range(1, len(activations.features) + 1) if not layers or n in layers]
 
 
@@ -129,8 +129,8 @@ def predict_from_activations(
     """Returns all predictions for one group; the activations have no axis of groups.
 
     A network without features predicts that nothing moves. Otherwise features are matched in every measured
-    layer, and attention as well if the network attends across views: in every measured layer and averaged
-    over all layers. For other arguments see `predict`.
+    layer. If the network attends across views, its attention is matched too: in every measured layer, and
+    averaged over all layers. For other arguments see `predict`.
     """
     if not activations.features:
         return _predict_no_motion(points, views, protocols)
@@ -165,7 +165,7 @@ def _predict_no_motion(points: Array, views: int, protocols: tuple[str, ...]) ->
 
 
 def _variants(protocols: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns (suffix, protocol) of each prediction that one layer gives, in the order of the axis K."""
+    """Returns (suffix, protocol) for each prediction of one layer, in the order of the axis K."""
     variants = [("", protocol) for protocol in protocols]
     return [*variants, (REFINED, "targets")] if "targets" in protocols else variants
 
@@ -177,7 +177,7 @@ def _predict_layers(
     match: Callable[[Array], tuple[Array, Array]],
     protocols: Sequence[str],
 ) -> Predictions:
-    """Applies `match` to each layer; it returns tracks (K, N, V, 2) and their consistency (K, N, V)."""
+    """Applies `match`, which returns tracks (K, N, V, 2) and their consistency (K, N, V), to each layer."""
     # A loop on the device: the program of `match` is compiled once rather than once per layer.
     tracks, consistent = jax.lax.map(match, stacked)
     names = [
@@ -195,7 +195,7 @@ def _predict_layers(
 def _match_attention(
     maps: Array, *, points: Array, size: tuple[int, int], grid: tuple[int, int], protocols: Sequence[str]
 ) -> tuple[Array, Array]:
-    """Matches one layer by its attention maps (V, L, L); for the result see `_predict_layers`."""
+    """Matches one layer by its attention maps (V, L, L); returns tracks and consistency."""
     plain = [attention_predictor(maps, points, size, grid, protocol) for protocol in protocols]
     return _refine_and_check(plain, maps, points, size, grid, protocols)
 
@@ -208,7 +208,7 @@ def _match_features(
     grid: tuple[int, int],
     protocols: Sequence[str],
 ) -> tuple[Array, Array]:
-    """Matches one layer by its features (V, h, w, d); for the result see `_predict_layers`."""
+    """Matches one layer by its features (V, h, w, d); returns tracks and consistency."""
     plain = [feature_predictor(features, points, size, protocol) for protocol in protocols]
     return _refine_and_check(plain, feature_maps(features), points, size, grid, protocols)
 
@@ -223,6 +223,6 @@ def _refine_and_check(
 ) -> tuple[Array, Array]:
     """Adds the refined prediction to the plain ones, one per protocol, and checks all for consistency."""
     tracks = [*plain, refined_predictor(maps, points, size, grid)] if "targets" in protocols else plain
-    tracks = [x.at[:, 0].set(points) for x in tracks]  # known, not predicted: points lie in the first view
+    tracks = [x.at[:, 0].set(points) for x in tracks]  # view 0 is where the points are given
     consistent = [is_cycle_consistent(maps, points, x, size, grid) for x in tracks]
     return jnp.stack(tracks), jnp.stack(consistent)

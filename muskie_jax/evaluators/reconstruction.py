@@ -1,4 +1,4 @@
-"""Reconstruction error of masked patches on held-out scenes, beside that of a trivial baseline."""
+"""Reconstruction error of masked patches on held-out scenes, with the error of a trivial baseline."""
 
 import functools
 import itertools
@@ -30,18 +30,18 @@ from muskie_jax.viz.reconstruction import reconstruction_sheet
 def visible_mean_error(
     images: Float[Array, "B V H W 3"], mask: Bool[Array, "B V L"], patch: int
 ) -> Float[Array, "B V L"]:
-    """Returns the mean squared error of each hidden patch if filled with its view's visible mean colour.
+    """Returns the mean squared error of filling each hidden patch with its view's visible mean colour.
 
-    A view without visible patches is filled with the visible mean of the group; a group without any, with
-    mid-grey.
+    A view without visible patches is filled with the visible mean of its group. A group without visible
+    patches is filled with mid-grey.
 
     Args:
-      images: in [-1, 1].
+      images: pixels in [-1, 1].
       mask: True = hidden.
-      patch: side, pixels.
+      patch: side of a patch, pixels.
 
     Returns:
-      float32, zero for visible patches.
+      Errors, float32; zero for visible patches.
     """
     patches = patchify(images, patch).reshape(*mask.shape, CHANNELS, patch**2)
     visible = (~mask).astype(jnp.float32)[..., None]
@@ -54,7 +54,7 @@ def visible_mean_error(
 
 
 class SheetParts(NamedTuple):
-    """Arrays that `reconstruction_sheet` draws, of the first groups of a batch."""
+    """Arrays of a batch's first groups, for `reconstruction_sheet`."""
 
     images: Float[Array, "B V H W 3"]
     mask: Bool[Array, "B V L"]
@@ -71,7 +71,7 @@ def sheet_parts(
     patch: int,
     groups: int,
 ) -> SheetParts:
-    """Selects the first groups, and turns their patches into pixels."""
+    """Selects the first groups and turns their patches into pixels."""
     pixels = lambda patches: unpatchify(patches[:groups], grid, patch)
     return SheetParts(images[:groups], mask[:groups], pixels(pred), pixels(conf))
 
@@ -83,13 +83,13 @@ class ReconstructionEvaluator:
     only on `config.evaluation`, `config.batch.groups` and the masks, so runs are comparable.
 
     Args:
-      config: of the run.
+      config: config of the run.
       task: the network and its loss.
       mixture: the sources; groups come from their held-out scenes.
       mesh: the devices.
 
     Attributes:
-      baseline: describes the baseline whose error is `baseline_mse`.
+      baseline: description of the baseline whose error is `baseline_mse`.
       bucket: height, width and number of views of all groups.
     """
 
@@ -114,7 +114,7 @@ class ReconstructionEvaluator:
         self.figure_parts: SheetParts | None = None
 
     def load(self) -> list[dict[str, np.ndarray]]:
-        """Returns this host's batches, source by source; loads them on the first call and keeps them."""
+        """Returns this host's batches, source by source; loads them on the first call only."""
         if self._batches is None:
             updates = [itertools.islice(p.updates(), self.num_batches) for p in self.pipelines]
             self._batches = [update[0][1] for update in itertools.chain.from_iterable(updates)]
@@ -150,11 +150,12 @@ class ReconstructionEvaluator:
     def run(self, params) -> Iterator[tuple[str, float]]:
         """Yields the metrics of the parameters, by name.
 
-        They are `loss`; `mse` of masked patches; `baseline_mse` of filling them with the visible mean; and,
-        if there are several sources, the errors of each: `mse/<source>`, `baseline_mse/<source>`.
+        They are `loss`; `mse` of masked patches; and `baseline_mse`, the error of filling them with the
+        visible mean. With several sources, `mse/<source>` and `baseline_mse/<source>` are the errors per
+        source.
 
-        With normalised targets, errors are of normalised patches. The baseline then predicts zeros, so it
-        knows the mean of each hidden patch.
+        With normalised targets, both are errors of normalised patches. The baseline then predicts zeros, so
+        it knows the mean of each hidden patch.
         """
         measured, self.figure_parts = [], None
         for batch in self.load():

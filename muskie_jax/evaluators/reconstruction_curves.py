@@ -1,8 +1,9 @@
 """Tests whether a network uses other views: the error of one masked view, given different context views.
 
-A target is reconstructed with views of its own scene, and again, under the same mask, with as many views of
-a distractor's scene if there is one (see `contexts`). The difference of the two errors is what the network
-gains from views of the scene. Both curves start at the target without context, `views` = 1.
+A target is reconstructed with other views of the same scene. If there is a distractor (see `contexts`), the
+target is reconstructed again, under the same mask, with the same number of views of the distractor's scene.
+The difference of the two errors is what the network gains from views of the scene. Both curves start at the
+target without context, `views` = 1.
 """
 
 import dataclasses
@@ -43,9 +44,9 @@ from muskie_jax.models.muskie import Muskie, MuskieOutput, patchify, to_float
 from muskie_jax.sharding import group_shards, local_rows, put_batch
 from muskie_jax.viz.reconstruction import reconstruction_sheet
 
-OVERLAP_EDGES = (0.0, 0.3, 0.6, 1.0)  # of the bins of overlap
-ALL = "all"  # targets of any overlap, including those of unknown overlap
-OWN, DISTRACTOR, NO_CONTEXT = "own", "distractor", "none"  # whose views are the context
+OVERLAP_EDGES = (0.0, 0.3, 0.6, 1.0)  # edges of the overlap bins
+ALL = "all"  # targets of any overlap, known or unknown
+OWN, DISTRACTOR, NO_CONTEXT = "own", "distractor", "none"  # group that the context views come from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,8 @@ class CurveSettings(ReconstructionSettings):
 
     Attributes:
       sizes: (height, width) of views, pixels.
-      pictures: maximum number of targets in a figure, at most those of one batch.
-      views_per_device: maximum number of views per device and batch, but at least one group.
+      pictures: maximum number of targets in a figure; never more than one batch has.
+      views_per_device: maximum number of views per device and batch; at least one group.
 
     Raises:
       UserError: if a value is invalid.
@@ -74,7 +75,7 @@ class _Scenes(NamedTuple):
     """The loaded targets of a set, each with its context.
 
     Attributes:
-      labels: of the targets' groups.
+      labels: labels of the targets' groups.
       own: views of each target's group, the target first.
       distractors: views of each target's distractor; empty if there are none.
       seen: see `seen_by_context`.
@@ -87,11 +88,11 @@ class _Scenes(NamedTuple):
 
 
 class _TargetErrors(NamedTuple):
-    """Per target, sums over its hidden patches.
+    """Sums over the hidden patches of each target.
 
     Attributes:
-      squared: mean squared error of the patch's pixels.
-      baseline: the same for filling with the target's visible mean.
+      squared: sum of the patches' mean squared errors.
+      baseline: the same sum if patches are filled with the target's visible mean.
       sheet: arrays of the first targets, for a figure.
     """
 
@@ -101,20 +102,20 @@ class _TargetErrors(NamedTuple):
 
 
 class ReconstructionCurves:
-    """A `SweepEvaluator` of the masked error of targets, with views of their own scenes and of distractors.
+    """Measures the masked error of targets, given views of the same scene or of a distractor's scene.
 
     The labels of a row are `dataset`, `height`, `width`, `views`, `num_reference` (number of unmasked
     reference views), `mask` (mode and ratio), `context` ("own", "distractor" or "none") and `overlap`.
 
-    `overlap` is "all", or a range such as "0.3-0.6". It is the fraction of the target's pixels seen by that
-    reference view of its own scene which sees most; ranges need depth and cameras. The values of a row are
+    `overlap` is "all" or a range such as "0.3-0.6". It is the fraction of the target's pixels that the best
+    reference view of the same scene sees. Ranges need depth and cameras. The values of a row are
 
-    - `mse`: mean squared error over hidden patches of the targets, of pixels in [-1, 1];
-    - `baseline_mse`: the same for filling them with the mean of the target's visible pixels;
+    - `mse`: mean squared error of pixels in [-1, 1], over hidden patches of the targets;
+    - `baseline_mse`: the same error if they are filled with the mean of the target's visible pixels;
     - `patches`: number of hidden patches.
 
     Groups, masks and distractors are the same for every network and any number of devices. Predictions are
-    taken to be pixels, so networks that were trained with `normalize_targets` cannot be compared.
+    assumed to be pixels, so networks that were trained with `normalize_targets` cannot be compared.
 
     Args:
       sets: posed sets, or held-out scenes without geometry.
@@ -130,7 +131,7 @@ class ReconstructionCurves:
 
     def __init__(self, sets: Sequence[ViewSet], settings: CurveSettings, mesh: Mesh):
         if mesh.shape["view"] != 1:
-            raise ValueError("a mesh that splits views cannot hold groups of one view")
+            raise ValueError("a mesh that splits views cannot process groups of one view")
         self._settings, self._mesh = settings, mesh
         self._sets = {each.name: each for each in sets}
         if len(self._sets) < len(sets):
@@ -147,7 +148,7 @@ class ReconstructionCurves:
         self._scenes = functools.lru_cache(maxsize=1)(self._load)
 
     def settings(self) -> list[Setting]:
-        """Returns one setting per set, size, mask and number of views."""
+        """Returns one setting per set, size, mask and view count."""
         return [
             {
                 "dataset": name,
@@ -171,7 +172,7 @@ class ReconstructionCurves:
         return kind == MUSKIE
 
     def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow | Figure]:
-        """Yields the rows of one setting, and a figure for the largest number of views.
+        """Yields the rows of one setting, and a figure for the largest view count.
 
         Yields nothing if the weights have no reconstruction head, or if the network has learned view
         embeddings for fewer views. Views are resized to the nearest multiple of the network's patch size.
@@ -252,7 +253,7 @@ class ReconstructionCurves:
 
         outputs = []
         for start in range(0, count, batch):
-            # The last batch is padded with copies of the last target; `count` cuts them off below.
+            # Copies of the last target pad the last batch; `[:count]` removes them below.
             numbers = (min(start + row, count - 1) for row in rows)
             images, mask = (np.stack(parts) for parts in zip(*map(group, numbers)))
             on_devices = put_batch({"images": images, "mask": mask}, rows, batch, self._mesh)
@@ -272,8 +273,8 @@ def _measure(
       target: index of the target view.
 
     Returns:
-      Sums over each target's hidden patches of the squared error and of the baseline's error; arrays of the
-      first groups for a figure.
+      Sums of the squared error and of the baseline's error over each target's hidden patches, and arrays of
+      the first groups for a figure.
     """
     images, mask, patch = to_float(batch["images"]), batch["mask"], network.patch
     output = cast(MuskieOutput, network.apply({"params": params}, images, mask))
@@ -305,8 +306,8 @@ def overlap_bins(
 
     Args:
       seen: fraction of each target's pixels that each context view sees; NaN if unknown.
-      references: number of reference views, which are the first of the context. The overlap of a target is
-        the largest fraction that one of them sees.
+      references: number of reference views, which come first in the context. The overlap of a target is the
+        largest fraction that one of them sees.
     """
     bins = {ALL: np.ones(len(seen), bool)}
     if references:
@@ -320,7 +321,7 @@ def overlap_bins(
 
 
 def _grid(size: tuple[int, int], patch: int, mode: str, ratio: float) -> tuple[int, int]:
-    """Returns the grid of a view's patches, (rows, columns); raises UserError if a mask hides none."""
+    """Returns the grid of a view's patches, (rows, columns); raises UserError if a mask hides no patch."""
     grid = size[0] // patch, size[1] // patch
     if hidden_count(grid, ratio) == 0:
         raise UserError(
@@ -331,13 +332,13 @@ def _grid(size: tuple[int, int], patch: int, mode: str, ratio: float) -> tuple[i
 
 
 def _figure(sheets: Sequence[SheetParts], patch: int, references: int, labels: Labels) -> Figure:
-    """Draws each target with its own scene's views and, if there is one, with its distractor's below."""
+    """Draws each target with views of the same scene and, below, with views of its distractor, if any."""
     interleaved = [np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:]) for parts in zip(*sheets)]
     images, mask, pred, conf = interleaved
-    below = " and, below, with those of another" if len(sheets) > 1 else ""
+    below = " and, below, with views of another scene" if len(sheets) > 1 else ""
     caption = (
         f"{labels['dataset']}, mask {labels['mask']}: view {references + 1} from the left is reconstructed "
-        f"with the others of its own scene{below}."
+        f"with the other views of the same scene{below}."
     )
     picture = reconstruction_sheet(images, mask, pred, conf, patch)
     return Figure("reconstruction", labels | {"num_reference": references}, caption, picture)

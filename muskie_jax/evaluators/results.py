@@ -1,4 +1,4 @@
-"""What an evaluation produces: rows of metrics and figures, with the model and settings they belong to."""
+"""What an evaluation produces: rows of metrics, and figures, labelled with what they show."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -29,9 +29,9 @@ class Figure(NamedTuple):
 
     Attributes:
       kind: "tracks", "features" or "reconstruction".
-      labels: what it shows, with the same keys as a row's.
+      labels: what it shows, with the same keys as the labels of a row.
       caption: one sentence.
-      pixels: sRGB.
+      pixels: sRGB values.
     """
 
     kind: str
@@ -46,9 +46,9 @@ class SweepEvaluator(Protocol):
     One instance serves the whole sweep, so each program compiles once per network and shape.
 
     Attributes:
-      name: of the evaluator, as in `config.evaluate.evaluators`.
-      reporting_keys: keys of a setting that only select which results to report. Results that differ in
-        these alone are comparable, because the data and the task were the same.
+      name: name of the evaluator, as in `config.evaluate.evaluators`.
+      reporting_keys: keys of a setting that only select which results to report. Results that differ only
+        in these keys are comparable, because the data and the task were the same.
     """
 
     name: str

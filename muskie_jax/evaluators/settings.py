@@ -1,4 +1,4 @@
-"""Settings of the evaluators: `config.evaluation`, during training, and `config.evaluate`, the job."""
+"""Settings of the evaluators: `config.evaluation` during training, `config.evaluate` for the job."""
 
 import dataclasses
 import re
@@ -20,11 +20,11 @@ class EvaluationSettings:
     """Reconstruction of held-out scenes during and after training: `config.evaluation`.
 
     Attributes:
-      every: steps between evaluations; 0: only one at the end.
+      every: steps between evaluations; 0 evaluates only at the end.
       groups: number of groups.
       size: (height, width) of views, pixels.
-      views: views of a group.
-      pictures: groups in the picture of reconstructions.
+      views: views per group.
+      pictures: number of groups in the picture of reconstructions.
     """
 
     every: int = 5_000
@@ -48,14 +48,14 @@ class ReconstructionSettings:
     """Groups and masks of the reconstruction curves: `config.evaluate.reconstruction`.
 
     Attributes:
-      views: numbers of views of a group, the target included.
-      references: numbers of unmasked views besides the target; those that a group is too small for are
+      views: group sizes to evaluate, target included.
+      references: counts of unmasked views in addition to the target; values too large for the group are
         skipped.
       modes: pairs (mode, ratio) of masks, see `muskie_jax.masking`.
-      groups: number of targets of each dataset at most.
+      groups: maximum targets per dataset.
 
     Raises:
-      UserError: for an invalid value.
+      UserError: if a value is invalid.
     """
 
     views: tuple[int, ...] = (1, 2, 4, 8)
@@ -80,7 +80,7 @@ class ReconstructionSettings:
             )
 
     def references_of(self, views: int) -> tuple[int, ...]:
-        """Returns the numbers of references that a group of `views` views can have; (0,) for one."""
+        """Returns the reference counts that a group of `views` views can have; (0,) for a single view."""
         return (0,) if views == 1 else tuple(count for count in self.references if count < views)
 
 
@@ -89,17 +89,19 @@ class EvaluateSettings:
     """The job `evaluate`: `config.evaluate`.
 
     Attributes:
-      models: what is evaluated, such as ("runs/base", "untrained", "still"); see docs/evaluation.md.
-      checkpoints: of work directories: "last"; "all"; or "every 3", each third one and the last.
+      models: models to evaluate, such as ("runs/base", "untrained", "still"); see docs/evaluation.md.
+      checkpoints: which checkpoints of a work directory: "last", "all", or "every 3" for every third one
+        and the last.
       evaluators: a subset of EVALUATORS.
       sizes: (height, width) of views, pixels; every size is evaluated.
-      views: numbers of views of a group, for correspondence; every number is evaluated.
-      points: points of a group's first view that correspondence follows.
-      layers: layers, from 1, whose features and attention correspondence measures; empty: all.
-      protocols: of correspondence: "targets" is exact; "published" is the paper's, with its quirks.
-      dtype: of matrix products.
-      pictures: groups of each dataset that are drawn.
-      shard: part of the work that this run does: "2/4" is the second of four parts; empty: all of it.
+      views: group sizes for correspondence; every size is evaluated.
+      points: number of points in a group's first view that correspondence finds in its other views.
+      layers: layers, from 1, whose features and attention correspondence measures; empty means all.
+      protocols: protocols of correspondence: "targets" is exact; "published" is the paper's, with its
+        quirks.
+      dtype: type of matrix products.
+      pictures: number of groups to draw per dataset.
+      shard: part of the work that this run does: "2/4" is the second of four parts; empty means all.
       reconstruction: settings of the reconstruction curves.
     """
 
@@ -125,7 +127,7 @@ def check_evaluate(evaluate: ConfigDict, has_posed: bool) -> None:
       has_posed: whether `config.posed` has datasets.
 
     Raises:
-      UserError: for an invalid value, or if correspondence has no dataset.
+      UserError: if a value is invalid, or correspondence has no dataset.
     """
     path = "config.evaluate"
     require(
@@ -170,7 +172,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     """Returns the index, from 0, and the number of parts of a shard such as "2/4"; (0, 1) for "".
 
     Raises:
-      UserError: for text of another form.
+      UserError: if the text has another form.
     """
     if not text:
         return 0, 1

@@ -14,7 +14,7 @@ COMMANDS = {"export": EXPORT, "import": IMPORT, "push": PUSH, "stablehlo": STABL
 
 
 def main(invocation: str = "python -m muskie_jax.interop") -> None:
-    """Runs the command of `sys.argv`; messages name the invocation."""
+    """Runs the command in `sys.argv`. `invocation` is how messages refer to the program."""
     run_program(invocation, __doc__ or "", COMMANDS)
 
 

@@ -20,15 +20,15 @@ from muskie_jax.interop.workdir import WORKDIR_ENTRIES, make_workdir
 from muskie_jax.models.muskie import DTYPES
 from muskie_jax.writers import log
 
-_SOURCE = "a work directory, a checkpoint in it, a file or folder of weights, or user/name on the hub"
+_SOURCE = "a work directory, a checkpoint in it, a weights file or folder, or user/name on the hub"
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, f"The weights to export: {_SOURCE}.")
-_FROM = flags.DEFINE_string("from", None, f"Weights: {_SOURCE}. push takes an exported folder.")
+_FROM = flags.DEFINE_string("from", None, f"Weights: {_SOURCE}. For push: an exported folder.")
 _REPO = flags.DEFINE_string("repo", None, "Repository on the Hugging Face hub, as user/name.")
 _PRIVATE = flags.DEFINE_bool("private", False, "Make the repository private, if it does not exist yet.")
 _NUM_HEADS = flags.DEFINE_integer(
     "num_heads",
     None,
-    "Number of attention heads; needed if the file does not store it and no variant has the file's sizes.",
+    "Number of attention heads; needed if the file does not store it and its size matches no variant.",
     lower_bound=1,
 )
 _BACKBONE_ONLY = flags.DEFINE_bool("backbone_only", False, "Leave out the reconstruction head.")
@@ -46,7 +46,7 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", DTYPES, "Type of matrix products.
 
 EXAMPLE = "runs/quickstart"
 ROOT = pathlib.Path(__file__).parents[2]
-# Suffixes of unsupported file formats: a user who writes one does not mean a folder.
+# Suffixes of unsupported file formats. A user who writes one of them does not mean a folder.
 OTHER_FILES = (".bin", ".ckpt", ".h5", ".json", ".msgpack", ".npy", ".npz", ".onnx", ".pkl", ".tar", ".zip")
 
 
@@ -55,7 +55,7 @@ def run_export(arguments: list[str]) -> dict[str, Any]:
     del arguments
     out = user_path(_required(OUT))
     if out.suffix in OTHER_FILES:
-        raise UserError(f"--out={out}: write a name that ends with .safetensors or .pth, or a folder's")
+        raise UserError(f"--out={out}: write a folder, or a name that ends with .safetensors or .pth")
     is_file = out.suffix in SUFFIXES
     if is_file and _LICENCE.value:
         raise UserError(
@@ -87,7 +87,7 @@ def run_import(arguments: list[str]) -> dict[str, Any]:
         config = f"<a config> --config.model.variant={variant}"
     log(f"To continue training: python -m muskie_jax.main --config {config} --workdir {workdir}")
     metadata = weights.metadata()
-    metadata.pop("step", None)  # of the previous training; the work directory is at step 0
+    metadata.pop("step", None)  # step of the previous training run; the work directory is at step 0
     return _summary("import", metadata, workdir)
 
 

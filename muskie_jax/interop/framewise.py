@@ -1,6 +1,6 @@
-"""Loads published weights of framewise networks, which see each image on its own.
+"""Loads published weights of framewise networks, which process each image separately.
 
-`muskie_jax.interop.framewise_names` has the tables of their names.
+`muskie_jax.interop.framewise_names` has the tables of published names.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ from muskie_jax.interop.weights import SUFFIXES, read_tensors
 from muskie_jax.models.framewise import FAMILIES, Framewise, Settings
 from muskie_jax.writers import log
 
-READABLE = (*SUFFIXES, ".bin")  # `transformers` once named its PyTorch files .bin; MAE's still are
-# Heads of networks whose heads do not have 64 channels, by kind and width: MAE's ViT-H, DINOv3's 7B.
+READABLE = (*SUFFIXES, ".bin")  # `transformers` once named its PyTorch files .bin; MAE still uses this name
+# Head counts of networks whose heads do not have 64 channels, by kind and width: MAE ViT-H, DINOv3 7B.
 HEADS = {("mae", 1280): 16, ("dinov3", 4096): 32}
 CHANNELS_PER_HEAD = 64
 TYPES = (*HALF_TYPES, "float32")
@@ -63,15 +63,15 @@ def load_framewise(
         `transformers`; a folder with `model.safetensors`; or a repository of the Hugging Face hub
         (`user/name`).
       num_heads: overrides the number of heads; needed for widths other than the published ones.
-      revision, filename: of a repository: the branch, tag or commit, and the file.
-      dtype: of matrix products: "float32", or "bfloat16", which is faster on GPUs and TPUs.
+      revision, filename: branch, tag or commit of a repository, and the file in it.
+      dtype: type of matrix products: "float32", or "bfloat16", which is faster on GPUs and TPUs.
       attention: see `muskie_jax.models.attention.Attention`.
 
     Returns:
       The model and its parameters, float32, on the default device.
 
     Raises:
-      UserError: one line, if the source has no weights, or they are damaged or of another network.
+      UserError: if the source has no weights, or they are damaged or belong to another network; one line.
     """
     one_of(kind, FAMILIES, "kind")
     product_dtype, kernel = parse_compute_options(dtype, attention)
@@ -91,11 +91,11 @@ def _find_file(source: str | os.PathLike, revision: str | None, filename: str | 
             )
         if not path.is_file() or path.suffix not in READABLE:
             raise UserError(
-                f"{path} is not a file of weights: its name must end with one of {', '.join(READABLE)}"
+                f"{path} is not a weights file: its name must end with one of {', '.join(READABLE)}"
             )
         return path
     if not names_repository(source, READABLE):
-        raise UserError(f"{str(path)!r} does not exist: write a file of weights, or user/name on the hub")
+        raise UserError(f"{str(path)!r} does not exist: write a weights file, or user/name on the hub")
     log(f"Looking for {source} on the Hugging Face hub")
     return download(str(source), revision, filename, READABLE)
 
@@ -105,10 +105,10 @@ def read_framewise(
 ) -> tuple[Settings, dict[str, Any]]:
     """Reads settings and parameters, float32 numpy arrays, from a file.
 
-    Arguments and errors are those of `load_framewise`.
+    See `load_framewise` for arguments and errors.
     """
     try:
-        # `transformers` prefixes the names of MAE's encoder when the file has a decoder too.
+        # `transformers` prefixes the names of MAE's encoder if the file also has a decoder.
         tensors = {name.removeprefix("vit."): x for name, x in read_tensors(path)[0].items()}
         match = _best_match(kind, tensors)
         expected = {p.name: p.shape for p in match.table if p.name is not None}
@@ -123,10 +123,10 @@ class _Match(NamedTuple):
     """The tensors of a file, interpreted under one naming scheme.
 
     Attributes:
-      settings: of the network, without its number of heads.
-      tensors: those that are parameters.
-      table: the parameters that a network of these settings has.
-      periods: of DINOv3's rotations, if the file has them.
+      settings: settings of the network, without its number of heads.
+      tensors: tensors that are parameters.
+      table: parameters that a network with these settings has.
+      periods: periods of DINOv3's rotations, if the file has them.
     """
 
     settings: Settings
@@ -144,7 +144,7 @@ def _best_match(kind: str, tensors: dict[str, np.ndarray]) -> _Match:
     """Returns the match with the fewest mismatches among the naming schemes of a kind.
 
     Raises:
-      UserError: if the tensors are those of Muskie or of another kind.
+      UserError: if the tensors belong to Muskie or to another kind.
     """
     matches = [_match(naming, tensors) for naming in NAMINGS]
     best = min((m for m in matches if m.settings.kind == kind), key=lambda m: m.mismatches)
@@ -190,7 +190,7 @@ def _match(naming: Naming, tensors: dict[str, np.ndarray]) -> _Match:
 
 
 def _apply_bias_masks(tensors: dict[str, np.ndarray]) -> None:
-    """Multiplies each qkv bias by its mask, which DINOv3's own files store.
+    """Multiplies each qkv bias by its mask, which files of DINOv3's repository contain.
 
     The mask is 0 for the biases of keys, which the network does not have.
     """
@@ -239,7 +239,7 @@ def _params(match: _Match, heads: int) -> dict[str, Any]:
     for p in match.table:
         array = np.zeros(p.shape, np.float32) if p.name is None else to_float32(match.tensors[p.name])
         if not np.isfinite(array).all():
-            raise UserError(f"{p.name} holds infinite or undefined numbers")
+            raise UserError(f"{p.name} contains infinite or undefined numbers")
         parts.setdefault(p.path, []).append(p.to_jax(array))
     flat = {path: np.concatenate(arrays, axis=-1) for path, arrays in parts.items()}
     if match.settings.kind == "dinov3":
@@ -250,9 +250,9 @@ def _params(match: _Match, heads: int) -> dict[str, Any]:
 def _reorder_rotated(qkv: np.ndarray, heads: int) -> np.ndarray:
     """Reorders the query and key channels of qkv outputs (..., 3d) for our rotary embedding.
 
-    A DINOv3 head has row and column channels in each half and rotates one half with the other. Ours has
-    rows in one half and columns in the other (`muskie_jax.models.rope`). Attention does not depend on the
-    order.
+    A DINOv3 head has row and column channels in each half, and its rotation pairs the two halves. Our heads
+    have row channels in one half and column channels in the other (`muskie_jax.models.rope`). Attention
+    does not depend on the order.
     """
     x = qkv.reshape(*qkv.shape[:-1], 3, heads, 2, 2, -1)
     rotated, values = np.split(x, [2], axis=-5)

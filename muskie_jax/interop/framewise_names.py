@@ -1,9 +1,9 @@
-"""Tables of the names under which MAE, DINOv2, DINOv3 and CroCo v2 weights are published.
+"""Tables of published parameter names of MAE, DINOv2, DINOv3 and CroCo v2.
 
-Each model is published under the names of its own repository (facebookresearch/mae, dinov2 and dinov3,
-naver/croco). All but CroCo v2 also exist under those of Hugging Face's `transformers`, which stores
-queries, keys and values separately. A table maps our names to theirs. Several names joined by " + " are
-concatenated along the output axis into one parameter of ours.
+Each model uses its own repository's names (facebookresearch/mae, dinov2 and dinov3, naver/croco); all but
+CroCo v2 are also published under `transformers` names. `transformers` stores queries, keys and values
+separately. A table maps our names to published names. Tensors whose names are joined by " + " are
+concatenated along the output axis into one of our parameters.
 """
 
 import re
@@ -21,9 +21,9 @@ class Naming(NamedTuple):
 
     Attributes:
       kind: a name from `muskie_jax.models.framewise.FAMILIES`.
-      shared: modules outside the blocks, our name to theirs.
-      prefix: of the names in a block; {i} is the block index.
-      block: modules of a block, our name to theirs after the prefix.
+      shared: modules outside the blocks, our name -> published name.
+      prefix: prefix of the names in a block; {i} is the block index.
+      block: modules of a block, our name -> published name after the prefix.
       gated: whether the scheme belongs to networks with gated MLPs.
     """
 
@@ -100,14 +100,14 @@ NAMINGS = (
     Naming("dinov3", _HF_DINOV3, "layer.{i}.", _HF_DINOV3_GATED, gated=True),
     Naming("crocov2", _CROCO, "enc_blocks.{i}.", _BLOCK),
 )
-# Tensors that a file may hold besides: decoders, mask tokens, and a norm that only training uses.
+# Other tensors that a file may contain: decoders, mask tokens, and a norm that only training uses.
 IGNORED = {
     "mae": r"mask_token|decoder_pos_embed|decoder(_embed|_blocks|_norm|_pred)?\..+",
     "dinov2": r"(embeddings\.)?mask_token",
     "dinov3": r"(embeddings\.)?mask_token|local_cls_norm\.(weight|bias)",
     "crocov2": r"mask_token|(decoder_embed|dec_blocks|dec_norm|prediction_head)\..+",
 }
-PERIODS = "rope_embed.periods"  # DINOv3's rotation periods, stored in its repository's files
+PERIODS = "rope_embed.periods"  # DINOv3's rotation periods in files of its repository
 
 # Published shapes by the last component of our name: single parameters, then weights of modules.
 _SINGLE_SHAPES = {
@@ -133,9 +133,9 @@ class FramewiseParameter(NamedTuple):
     """A published tensor that is one of our parameters, or part of one.
 
     Attributes:
-      name: as published; None for a bias that the file lacks, which is then 0.
-      shape: as published.
-      path: of our parameter in the tree.
+      name: published name; None for a bias that the file lacks, which is then 0.
+      shape: published shape.
+      path: path of our parameter in the tree.
     """
 
     name: str | None
@@ -156,12 +156,12 @@ def block_indices(naming: Naming, names: Collection[str]) -> list[int]:
 
 
 def parameters(naming: Naming, settings: Settings, names: Collection[str]) -> list[FramewiseParameter]:
-    """Lists every tensor that a network needs; parts of one parameter follow each other.
+    """Lists every tensor that a network needs; parts of one parameter are consecutive.
 
     Args:
       naming: the naming scheme.
-      settings: of the network.
-      names: of the tensors in the file. DINOv3 files may lack biases of queries, keys or values.
+      settings: settings of the network.
+      names: names of the tensors in the file. DINOv3 files may lack biases of queries, keys or values.
     """
     sizes = {
         "width": settings.width,
@@ -203,7 +203,7 @@ def _module_parameters(
     leaf = "scale" if last.startswith("norm") else "kernel"
     outputs, *inputs = shape_of(_WEIGHT_SHAPES[last])
     parts = theirs.split(" + ")
-    # Our qkv has 3 * width outputs and our gated fc1 2 * hidden; a file may store them in several parts.
+    # Our qkv has 3 * width outputs, and our gated fc1 has 2 * hidden. A file may store them in parts.
     outputs *= {"qkv": 3, "fc1": 1 + gated}.get(last, 1)
     outputs //= len(parts)
     weights = [

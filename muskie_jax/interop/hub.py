@@ -14,13 +14,13 @@ WEIGHTS = "model.safetensors"  # file name in a `save_pretrained` folder and in 
 
 
 def names_repository(source: str | os.PathLike, suffixes: Collection[str]) -> bool:
-    """Returns whether a source that does not exist locally may be a repository of the hub.
+    """Returns whether a source that does not exist locally may be a repository on the hub.
 
-    It may unless it has the suffix of a weights file, or its parent folder exists.
+    It cannot be one if it has the suffix of a weights file, or if its parent folder exists.
 
     Args:
-      source: as the user wrote it.
-      suffixes: of weights files.
+      source: source, as the user wrote it.
+      suffixes: suffixes of weights files.
     """
     path = user_path(source)
     return path.suffix not in suffixes and not path.parent.is_dir() and bool(REPO.fullmatch(str(source)))
@@ -37,8 +37,8 @@ def download(
     Args:
       repo: `user/name`.
       revision: a branch, tag or commit; None is the newest.
-      filename: None means `model.safetensors`, or else the only weights file in the repository.
-      suffixes: of weights files.
+      filename: a file; None is `model.safetensors`, or else the only weights file in the repository.
+      suffixes: suffixes of weights files.
 
     Raises:
       UserError: if the repository or the file does not exist, or the hub cannot be reached.
@@ -57,16 +57,16 @@ def download(
         files = HfApi().list_repo_files(repo, revision=revision)
         candidates = sorted(name for name in files if name.endswith(suffixes))
         if not candidates:
-            raise UserError(f"{repo} on the hub has no {WEIGHTS} and no other file of weights")
+            raise UserError(f"{repo} on the hub has no {WEIGHTS} and no other weights file")
         if len(candidates) > 1:
             raise UserError(
-                f"{repo} on the hub has no {WEIGHTS} but several files of weights: choose one with "
+                f"{repo} on the hub has no {WEIGHTS} but several weights files: choose one with "
                 f"filename= ({', '.join(candidates)})"
             )
         return pathlib.Path(hf_hub_download(repo, candidates[0], revision=revision))
     except UserError:
         raise
-    except Exception as error:  # the library raises many kinds, and so does the network layer below it
+    except Exception as error:  # the library and its network layer raise many kinds
         raise _download_error(repo, filename, revision, error) from error
 
 

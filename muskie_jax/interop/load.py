@@ -22,8 +22,8 @@ from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
 from muskie_jax.writers import log
 
-ORIGIN = "imported.json"  # in an imported work directory: the metadata of the weights it started from
-OPTIONS = ("remat", "scan_blocks")  # attributes of a Muskie that change no parameter
+ORIGIN = "imported.json"  # metadata of the weights that an imported work directory started from
+OPTIONS = ("remat", "scan_blocks")  # fields that do not affect parameters
 TRIES = 10  # attempts to read the newest checkpoint while a running training deletes old ones
 
 
@@ -41,16 +41,16 @@ def load_pretrained(
 
         model, params = load_pretrained("runs/quickstart")
         output = model.apply({"params": params}, images, mask)  # images (B, V, H, W, 3) in [-1, 1]
-        tokens = model.apply({"params": params}, images, method="features")  # of every block
+        tokens = model.apply({"params": params}, images, method="features")  # after every block
 
     Args:
       source: a work directory (its newest intact checkpoint), one of its checkpoints (`runs/x/5000` or
         `runs/x/checkpoints/5000`), a `.safetensors` or `.pth` file (exported or published), a folder made
         by `save_pretrained`, or a repository of the Hugging Face hub (`user/name`).
-      num_heads: overrides the number of heads; needed for a file without metadata whose size is that of no
+      num_heads: overrides the number of heads; needed for a file without metadata whose size matches no
         variant.
-      revision, filename: of a repository: the branch, tag or commit, and the file.
-      dtype: of matrix products: "float32", or "bfloat16", which is faster on GPUs and TPUs.
+      revision, filename: branch, tag or commit of a repository, and the file in it.
+      dtype: type of matrix products: "float32", or "bfloat16", which is faster on GPUs and TPUs.
       attention: see `muskie_jax.models.attention.Attention`.
       options: `remat` and `scan_blocks`, see `Muskie`.
 
@@ -59,7 +59,7 @@ def load_pretrained(
       head, only `method="features"` works.
 
     Raises:
-      UserError: one line, if the source has no weights, or they are damaged or of another network.
+      UserError: if the source has no weights, or they are damaged or belong to another network; one line.
     """
     weights = open_weights(source, num_heads, revision, filename)
     model = model_of(weights.network, dtype, attention, **options)
@@ -67,7 +67,7 @@ def load_pretrained(
 
 
 def model_of(network: Network, dtype: Any = "float32", attention: str = "auto", **options: Any) -> Muskie:
-    """Builds the Flax module of a network; arguments and errors are those of `load_pretrained`."""
+    """Builds the Flax module of a network; see `load_pretrained` for arguments and errors."""
     dtype, kernel = parse_compute_options(dtype, attention)
     for name in options:
         one_of(name, OPTIONS, "load_pretrained")
@@ -78,9 +78,9 @@ def model_of(network: Network, dtype: Any = "float32", attention: str = "auto", 
 def parse_compute_options(dtype: Any, attention: str) -> tuple[Any, Attention]:
     """Returns the type of matrix products and the attention kernel.
 
-    Arguments and errors are those of `load_pretrained`.
+    See `load_pretrained` for arguments and errors.
     """
-    with contextlib.suppress(TypeError):  # raised for what is not a type; one_of then names the value
+    with contextlib.suppress(TypeError):  # raised if it is not a type; one_of then names the value
         dtype = jax.numpy.dtype(dtype)
     one_of(getattr(dtype, "name", dtype), DTYPES, "dtype")
     try:
@@ -97,7 +97,7 @@ def open_weights(
 ) -> Weights:
     """Reads weights and their provenance into host memory.
 
-    Arguments and errors are those of `load_pretrained`.
+    See `load_pretrained` for arguments and errors.
     """
     found = identify_source(source)
     if found.is_local and (revision or filename):
@@ -119,13 +119,13 @@ def open_weights(
                 f"{found.path} is neither a work directory nor a checkpoint, and has no {WEIGHTS}"
             )
     raise UserError(
-        f"{str(found.path)!r} does not exist: write a work directory, a checkpoint, a file of weights, or "
+        f"{str(found.path)!r} does not exist: write a work directory, a checkpoint, a weights file, or "
         "user/name on the hub"
     )
 
 
 def _read_newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Weights:
-    """Reads the newest checkpoint that is intact; a training may be writing and deleting meanwhile."""
+    """Reads the newest intact checkpoint, while a training run may be writing and deleting checkpoints."""
     damaged: dict[pathlib.Path, UserError] = {}
     vanished = 0
     while vanished < TRIES:
@@ -148,7 +148,7 @@ def _read_newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Wei
 
 
 def _read_checkpoint(folder: pathlib.Path, num_heads: int | None) -> Weights:
-    """Reads the parameters of a checkpoint; the work directory around it has their provenance."""
+    """Reads the parameters of a checkpoint, and their provenance from its work directory."""
     params, step, config = read_params(folder)
     network = network_from_config(config["model"])
     if num_heads is not None:
@@ -157,7 +157,7 @@ def _read_checkpoint(folder: pathlib.Path, num_heads: int | None) -> Weights:
     check_params(params, network)
     workdir = folder.absolute().parent.parent
     provenance: dict[str, Any] = {"origin": _origin(workdir)}
-    if step > 0:  # a checkpoint of step 0 was imported: its config is that of a training to come
+    if step > 0:  # step 0 was imported: its config is for a later training run
         provenance |= {
             "step": step,
             "training": shareable_config(config),
@@ -169,7 +169,7 @@ def _read_checkpoint(folder: pathlib.Path, num_heads: int | None) -> Weights:
 
 
 def _origin(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """Returns the metadata of the weights that a work directory was imported from; None if it was not."""
+    """Returns the metadata of a work directory's imported weights; None if it was not imported."""
     try:
         return to_json(json.loads((workdir / ORIGIN).read_text(encoding="utf-8")))
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Model metadata: what a file of weights records about its network and its training.
+"""Model metadata: what a weights file records about its network and its training.
 
-Besides the network's sizes, metadata may hold `step`, the number of updates; `training`, the config (see
-`shareable_config`); `metrics`, the evaluation; and `origin`, the metadata of the weights that training
-started from. Files are untrusted, so everything read from one is checked.
+In addition to the network's sizes, metadata may contain `step`, the number of updates; `training`, the
+config (see `shareable_config`); `metrics`, the evaluation; and `origin`, the metadata of the weights that
+training started from. Files are untrusted, so everything read from a file is checked.
 """
 
 import json
@@ -13,11 +13,11 @@ from typing import Any
 
 from muskie_jax.errors import UserError
 
-FORMAT = 1  # metadata version; increase it when older code could no longer read a file
-MAX_CHARACTERS = 100_000  # of the provenance, as JSON
-MAX_DEPTH = 8  # of nested dictionaries and lists
+FORMAT = 1  # metadata version; increase it when older code can no longer read a file
+MAX_CHARACTERS = 100_000  # size limit of the provenance as JSON
+MAX_DEPTH = 8  # nesting limit of dictionaries and lists
 
-# Config sections that decide what is learned. The others say how and where the training ran.
+# Config sections that decide what is learned. Other sections say how and where training ran.
 SHARED_SECTIONS = (
     "model",
     "sources",
@@ -83,10 +83,10 @@ def finite_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def to_json(value: Any, depth: int = 0) -> Any:
-    """Returns a copy that holds JSON values only; tuples become lists.
+    """Returns a copy that contains only JSON values; tuples become lists.
 
     Raises:
-      UserError: for a value that JSON cannot represent, or nesting deeper than MAX_DEPTH.
+      UserError: if JSON cannot represent a value, or nesting is deeper than MAX_DEPTH.
     """
     if depth > MAX_DEPTH:
         raise UserError("its metadata is nested too deeply")
@@ -98,7 +98,7 @@ def to_json(value: Any, depth: int = 0) -> Any:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    raise UserError(f"its metadata holds a {type(value).__name__}, which JSON cannot represent")
+    raise UserError(f"its metadata contains a {type(value).__name__}, which JSON cannot represent")
 
 
 def shareable_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""The model card that is exported with weights: what they are, how they were trained, how well they do."""
+"""The model card of exported weights: what they are, how they were trained, and their results."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MAX_CELL = 300  # characters of a value in a table
+MAX_CELL = 300  # characters per value in a table
 
 CARD = """---
 {header}---
@@ -73,12 +73,12 @@ def model_card(metadata: Mapping[str, Any], licence: str | None) -> str:
     """Returns the README.md of an exported folder.
 
     Args:
-      metadata: of the weights, see `Weights.metadata`.
-      licence: of the weights, as the hub names it ("cc-by-nc-4.0"); None asks the owner to add it.
+      metadata: metadata of the weights, see `Weights.metadata`.
+      licence: licence of the weights, as the hub names it ("cc-by-nc-4.0"); None asks the owner to add it.
     """
     name = (metadata["variant"] or f"width {metadata['width']}").capitalize()
     network = {
-        "blocks, of two transformer layers each": metadata["depth"],
+        "blocks of two transformer layers": metadata["depth"],
         "width": metadata["width"],
         "attention heads": metadata["num_heads"],
         "patch size": metadata["patch"],
@@ -104,7 +104,7 @@ def model_card(metadata: Mapping[str, Any], licence: str | None) -> str:
 
 
 def _cell(value: Any) -> str:
-    """Formats a value as one table cell; escapes what would end the cell, or become markup or a link."""
+    """Formats a value as one table cell; escapes what would end the cell or become markup."""
     text = " ".join((value if isinstance(value, str) else json.dumps(value)).split())
     text = text if len(text) <= MAX_CELL else f"{text[:MAX_CELL]} ..."
     return re.sub(r"([|<>`*_~#&\\\[\]:@])", r"\\\1", text).replace("www.", "www\\.")
@@ -124,7 +124,7 @@ def _training(metadata: Mapping[str, Any]) -> str:
     if not training:
         if origin:
             return f"Imported from other weights ({start}); no further training is recorded."
-        return "Unknown: the file that these weights came from does not describe it."
+        return "Unknown: the source file of these weights does not describe it."
     section = lambda name: training[name] if isinstance(training.get(name), dict) else {}
     rows: dict[str, Any] = {
         "updates": metadata.get("step"),
@@ -144,7 +144,7 @@ def _training(metadata: Mapping[str, Any]) -> str:
     text = f"| | |\n|---|---|\n{table}\n\n`config.json` has all settings."
     if origin:
         text = (
-            f"Initialised from other weights ({start}). The settings below are those of the training that "
+            f"Initialised from other weights ({start}). The settings below describe the training that "
             f"followed.\n\n{text}"
         )
     return text

@@ -1,7 +1,7 @@
-"""The published PyTorch name of every parameter, as one table for both directions.
+"""The published PyTorch name of every parameter, as one table for reading and writing.
 
-The two layouts differ only in arrangement. A linear layer's kernel is (in, out) here and (out, in) there,
-and the patch embedding is a convolution there. Conversion therefore rounds nothing, in either direction.
+The two layouts differ only in arrangement. A linear layer's kernel is (in, out) in JAX and (out, in) in
+PyTorch, where the patch embedding is a convolution. Conversion is therefore exact in both directions.
 """
 
 import dataclasses
@@ -38,19 +38,19 @@ HEAD = ("decoder_norm", "decoder_pred")  # modules of the reconstruction head
 TOKENS = (
     ("register_tokens", "register_tokens", "1 1 registers width"),
     ("mask_placeholder", "mask_token", "1 1 1 width"),
-    # An option of ours; the published implementation has no view embedding.
+    # Our addition; the published implementation has no view embedding.
     ("view_embedding", "view_embedding", "1 max_views 1 width"),
 )
 
 HALF_TYPES = ("float16", "bfloat16")  # converted to float32 when read
-MAX_NAMES, MAX_NAME = 6, 100  # parameters listed in a message, characters of each
+MAX_NAMES, MAX_NAME = 6, 100  # parameters in a message, characters per name
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
     """The sizes that fix every parameter's shape, and the number of heads, which shapes do not reveal.
 
-    Attributes are those of `muskie_jax.models.muskie.Muskie`.
+    `muskie_jax.models.muskie.Muskie` describes the attributes.
     """
 
     width: int
@@ -67,7 +67,7 @@ class Network:
 
     @property
     def variant(self) -> str | None:
-        """The name of the variant of this size, or None if no variant has it."""
+        """The name of the variant of this size; None if there is none."""
         size = (self.width, self.depth, self.heads)
         return next((name for name, v in VARIANTS.items() if (v.width, v.depth, v.heads) == size), None)
 
@@ -127,7 +127,7 @@ def _module_parameters(module: str, path: str, kind: str, network: Network) -> l
 
 
 def _features(layer: str, network: Network) -> tuple[int, int]:
-    """Returns a layer's numbers of input and output features."""
+    """Returns a layer's input and output feature counts."""
     width, pixels = network.width, CHANNELS * network.patch**2
     return {
         "patch_embed": (pixels, width),
@@ -142,7 +142,7 @@ def to_torch(params: Mapping[str, Any], network: Network) -> dict[str, np.ndarra
     """Converts our tree to float32 arrays under their PyTorch names.
 
     Args:
-      params: of the network; `norm` and `head` may both be missing.
+      params: parameters of the network; `norm` and `head` may both be missing.
 
     Raises:
       UserError: if parameters are missing, unknown, or of the wrong shape or type; it lists them.
@@ -152,7 +152,7 @@ def to_torch(params: Mapping[str, Any], network: Network) -> dict[str, np.ndarra
 
 
 def check_params(params: Mapping[str, Any], network: Network) -> list[Parameter]:
-    """Checks our tree against the table and returns the table; raises the errors of `to_torch`."""
+    """Checks our tree against the table and returns the table; see `to_torch` for errors."""
     flat = {"/".join(path): array for path, array in flatten_dict(params).items()}
     table = parameters(network, backbone_only=not params.keys() & {"norm", "head"})
     check_tensors({"/".join(p.path): p.shape for p in table}, flat, "the parameters")
@@ -163,7 +163,7 @@ def to_jax(tensors: Mapping[str, np.ndarray], network: Network) -> dict[str, Any
     """Converts arrays under their PyTorch names to our tree, in float32.
 
     Args:
-      tensors: float32 or a 16-bit float; `decoder_norm` and `decoder_pred` may both be missing.
+      tensors: float32 or 16-bit float arrays; `decoder_norm` and `decoder_pred` may both be missing.
 
     Raises:
       UserError: if tensors are missing, unknown, or of the wrong shape or type; it lists them.
@@ -190,7 +190,7 @@ def check_tensors(
     Args:
       expected: shapes by name.
       tensors: arrays by name.
-      subject: what the message starts with, such as "the weights".
+      subject: start of the message, such as "the weights".
       types: names of the allowed types.
     """
     shape = lambda dimensions: "x".join(map(str, dimensions)) or "a scalar"
@@ -221,7 +221,7 @@ def network_from_tensors(tensors: Mapping[str, np.ndarray], num_heads: int | Non
     """Infers the network from the names and shapes of its tensors.
 
     Args:
-      num_heads: not recoverable from shapes; None takes that of the variant with this width and depth.
+      num_heads: number of heads; None takes it from the variant with this width and depth.
 
     Raises:
       UserError: if these are not the weights of a Muskie, or the number of heads is unknown.
@@ -249,7 +249,7 @@ def network_from_tensors(tensors: Mapping[str, np.ndarray], num_heads: int | Non
 
 
 def check_heads(width: int, heads: int) -> None:
-    """Raises UserError unless the width splits over the heads and a head over both axes of the rotation."""
+    """Raises UserError unless each head gets a multiple of 4 channels, as the 2D rotary embedding needs."""
     if type(heads) is not int or heads < 1 or width % heads or (width // heads) % 4:
         raise UserError(
             f"num_heads={str(heads)[:20]} does not fit width {width}: each head needs a multiple of 4 "

@@ -1,4 +1,4 @@
-"""Exports Muskie as an ONNX file, by way of the PyTorch module."""
+"""Exports Muskie as an ONNX file, through the PyTorch module."""
 
 import importlib.util
 import logging
@@ -10,7 +10,7 @@ from muskie_jax.errors import UserError
 from muskie_jax.files import atomic_write
 from muskie_jax.interop.weights import Weights, import_torch, state_dict
 
-MAX_BYTES = 2 * 10**9  # limit of a protocol buffer, which an ONNX file is
+MAX_BYTES = 2 * 10**9  # limit of protocol buffers, the format of ONNX files
 OPSET = 20
 
 
@@ -30,9 +30,9 @@ def write_onnx(
     `pred` and `conf`, (groups, views, L, p*p*3).
 
     Args:
-      path: of the file.
-      weights: of the network.
-      views: per group.
+      path: path of the file.
+      weights: weights of the network.
+      views: number of views per group.
       size: (height, width) of every image, pixels.
       output: "features" or "reconstruction".
       force: replace an existing file.
@@ -45,22 +45,24 @@ def write_onnx(
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f'this needs {missing[0]}, which python -m pip install -e ".[onnx]" -c constraints.txt installs'
+            f"this needs {missing[0]}: install it with "
+            'python -m pip install -e ".[onnx]" -c constraints.txt'
         )
     from muskie_jax.interop import torch_model
 
     tensors = state_dict(weights)
     if sum(tensor.nbytes for tensor in tensors.values()) > MAX_BYTES:
-        raise UserError("these weights exceed the 2 GB that an ONNX file can hold: use stablehlo instead")
+        raise UserError("these weights exceed the 2 GB limit of ONNX files: use stablehlo instead")
     network = weights.network
     model = torch_model.from_state_dict(tensors, network.heads)
     names = (
         ["pred", "conf"] if output == "reconstruction" else [f"tokens_{i}" for i in range(network.depth)]
     )
     patches = (size[0] // network.patch) * (size[1] // network.patch)
-    # With one group, the exporter would fix that axis at size 1.
+    # With one group, the exporter would fix the group axis at size 1.
     examples = (torch.zeros(2, views, 3, *size), torch.zeros(2, views, patches, dtype=torch.bool))
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision, unused, is missing
+    # The exporter warns that torchvision is missing, which Muskie does not use.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

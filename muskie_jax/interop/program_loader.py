@@ -5,7 +5,7 @@
     muskie = load()  # the program in this file's folder
     results = muskie(images)  # (groups, views, height, width, 3) in [-1, 1]; a mask is optional
 
-The program is for the views, height and width it was exported with, and any number of groups.
+The view count, height and width are fixed at export. The number of groups is free.
 """
 
 import pathlib
@@ -21,11 +21,11 @@ WEIGHTS = "weights.safetensors"
 
 
 def load(folder: str | pathlib.Path | None = None) -> Callable[..., tuple[jax.Array, ...]]:
-    """Loads the program of a folder, by default of the one that holds this file.
+    """Loads the program in a folder; the default is the folder of this file.
 
     Returns:
       A function of images, float (groups, views, height, width, 3) in [-1, 1], and of an optional mask,
-      bool (groups, views, patches), True = masked. It returns what was exported: the tokens after every
+      bool (groups, views, patches), True = masked. It returns the exported output: the tokens after every
       block, or the predicted pixels and their confidence.
     """
     folder = pathlib.Path(folder or pathlib.Path(__file__).parent)

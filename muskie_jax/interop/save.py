@@ -39,12 +39,12 @@ def save_pretrained(
     The folder appears once it is complete; a failed write leaves nothing behind.
 
     Args:
-      folder: is created. An existing one that is not empty is replaced only with `force`.
-      model, params: as `load_pretrained` returns them.
+      folder: folder to create. If it exists and is not empty, it is replaced only with `force`.
+      model, params: the network, as `load_pretrained` returns it.
       training: the training config, a ConfigDict or a mapping. Paths are cut to their last component.
-      metrics: such as {"mse": 0.09, "baseline_mse": 0.15}; only finite numbers are kept.
-      licence: of the weights, as the hub names it, such as "cc-by-nc-4.0".
-      force: replace an existing folder, unless it holds other files.
+      metrics: metrics such as {"mse": 0.09, "baseline_mse": 0.15}; only finite numbers are kept.
+      licence: licence of the weights, as the hub names it, such as "cc-by-nc-4.0".
+      force: replace an existing folder, unless it contains other files.
 
     Returns:
       The metadata in `config.json`.
@@ -66,7 +66,7 @@ def save_pretrained(
 def write_folder(
     folder: pathlib.Path, weights: Weights, licence: str | None, force: bool
 ) -> dict[str, Any]:
-    """Writes the folder of `save_pretrained` for weights that carry their provenance."""
+    """Writes the folder of `save_pretrained` for weights with their provenance."""
     with atomic_write(folder, force, ENTRIES) as part:
         part.mkdir()
         metadata = write_weights(part / WEIGHTS, weights)
@@ -80,8 +80,8 @@ def push_to_hub(folder: str | os.PathLike, repo: str, *, private: bool = False) 
     """Uploads a folder made by `save_pretrained` to the Hugging Face hub, with the user's access token.
 
     Args:
-      folder: as `save_pretrained` or `export` wrote it.
-      repo: `user/name`; created if it does not exist.
+      folder: folder, as `save_pretrained` or `export` wrote it.
+      repo: repository `user/name`; created if it does not exist.
       private: if the repository does not exist yet, create it as private.
 
     Returns:

@@ -15,7 +15,7 @@ CHECKPOINTS = "checkpoints"  # folder of a work directory; one subfolder per sav
 
 
 class SourceKind(enum.Enum):
-    """What a source is; NO_WEIGHTS is an existing path without weights, MISSING does not exist at all."""
+    """What a source is. NO_WEIGHTS: the path exists but has no weights. MISSING: it does not exist."""
 
     WORKDIR = enum.auto()
     CHECKPOINT = enum.auto()
@@ -31,7 +31,7 @@ class Source(NamedTuple):
 
     Attributes:
       kind: see `SourceKind`.
-      path: what to read: the work directory, the checkpoint's folder, or the file of weights. For the
+      path: what to read: the work directory, the checkpoint's folder, or the weights file. For
         other kinds, the path as written.
       workdir: the work directory that a WORKDIR or CHECKPOINT belongs to, if any. Also set for a MISSING
         checkpoint of an existing work directory.
@@ -104,9 +104,9 @@ def saved_steps(workdir: pathlib.Path) -> list[int]:
 
 
 def expand_pattern(source: str) -> list[str]:
-    """Returns the matching paths that hold weights, sorted; [source] if it contains no `*`.
+    """Returns the matching paths that contain weights, sorted; [source] if it contains no `*`.
 
-    Other paths in the same folder, such as an index of scenes beside the runs, are skipped.
+    Other paths in the same folder, such as an index of scenes next to the runs, are skipped.
     """
     if "*" not in source:
         return [source]
@@ -117,6 +117,6 @@ def _holds_weights(path: pathlib.Path) -> bool:
     source = identify_source(path)
     if source.kind is SourceKind.FILE:
         return path.suffix in SUFFIXES
-    if source.kind is SourceKind.WORKDIR:  # not its folder `checkpoints`, which would name the run again
+    if source.kind is SourceKind.WORKDIR:  # not its folder `checkpoints`, which is the same run
         return path.name != CHECKPOINTS and bool(saved_steps(path))
     return source.kind in (SourceKind.CHECKPOINT, SourceKind.EXPORT)

@@ -1,7 +1,7 @@
 """Exports Muskie as a serialized program that JAX runs on CPUs, GPUs and TPUs without muskie_jax.
 
-JAX compiles the program (`jax.export`) for the device that loads it. The weights are arguments and lie in
-a separate file, because a program that contained them could not exceed two gigabytes.
+JAX compiles the program (`jax.export`) for the device that loads it. The weights are arguments, in a
+separate file, because a program that contained them could not exceed two gigabytes.
 """
 
 import contextlib
@@ -31,14 +31,14 @@ def export_program(
     """Exports a function of parameters, images and a mask, for any number of groups.
 
     Args:
-      weights: of the network.
-      views: per group.
+      weights: weights of the network.
+      views: number of views per group.
       size: (height, width) of every image, pixels.
-      output: "features" for a tuple of the tokens after every block, (groups, views, L, d) each; or
-        "reconstruction" for the tuple (pred, conf), (groups, views, L, p*p*3) each.
-      dtype: of matrix products. With "float32" GPUs and TPUs do not round their factors.
+      output: "features" for a tuple of the tokens after every block, each of shape (groups, views, L, d);
+        or "reconstruction" for the tuple (pred, conf), each of shape (groups, views, L, p*p*3).
+      dtype: type of matrix products. With "float32", inputs keep full float32 precision on GPUs and TPUs.
     """
-    # The cuDNN and Pallas kernels exist on one platform each, so the program uses plain XLA attention.
+    # The cuDNN and Pallas kernels each support one platform, so the program uses plain XLA attention.
     model = model_of(weights.network, dtype, attention="xla")
 
     def program(params: dict[str, Any], images: Any, mask: Any) -> tuple[Any, ...]:
@@ -64,7 +64,7 @@ def export_program(
 
 @contextlib.contextmanager
 def _without_source_locations() -> Iterator[None]:
-    """Keeps source file names out of programs, since they would disclose paths of this machine."""
+    """Keeps source file names, which would disclose paths of this machine, out of programs."""
     # JAX defines this attribute at run time, so its stubs lack it.
     before = jax.config.jax_traceback_in_locations_limit  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_traceback_in_locations_limit", 0)
@@ -75,7 +75,7 @@ def _without_source_locations() -> Iterator[None]:
 
 
 def _params_by_path(weights: Weights) -> dict[str, Any]:
-    """Returns the parameters by "/"-joined path."""
+    """Returns the parameters by path, joined with "/"."""
     return {path: array for path, array in flatten_dict(weights.params, sep="/").items()}
 
 

@@ -19,16 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BASE = 100.0  # of the rotary embedding's frequencies
-EPSILON = 1e-5  # of layer norms
-# Number of heads of every variant, by width and number of blocks.
+BASE = 100.0  # base of the rotary embedding's frequencies
+EPSILON = 1e-5  # epsilon of layer norms
+# Number of heads of every variant, by width and block count.
 HEADS = {(48, 2): 4, (192, 3): 3, (384, 6): 6, (768, 6): 12, (1024, 12): 16, (1280, 16): 16}
 
 
 class Output(NamedTuple):
-    """The reconstruction of every patch: (B, V, L, p*p*3) each, ordered (channel, row, column) in a patch.
+    """The reconstruction of every patch, (B, V, L, p*p*3), ordered (channel, row, column) in a patch.
 
-    `pred` holds pixels in [-1, 1], and `conf` the confidence of each in (0, 1).
+    `pred` is the pixels, in [-1, 1]; `conf` is the confidence of each pixel, in (0, 1).
     """
 
     pred: Tensor
@@ -56,7 +56,7 @@ class TorchAttention(nn.Module):
         """Attends over x (N, tokens, d); `cosines` and `sines` (tokens, D) rotate queries and keys."""
         n, tokens, width = x.shape
         qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (N, heads, tokens, D) each
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, tokens, D)
         query, key = rotate(query, cosines, sines), rotate(key, cosines, sines)
         out = F.scaled_dot_product_attention(query, key, value)
         return self.proj(out.transpose(1, 2).reshape(n, tokens, width))
@@ -87,7 +87,7 @@ class Block(nn.Module):
         self.global_mlp = TorchMLP(width)
 
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        """Maps x (B, V, T, d) to the same shape; `cosines` and `sines` (T, D) are those of one view."""
+        """Maps x (B, V, T, d) to the same shape; `cosines` and `sines` (T, D) are for one view."""
         groups, views, tokens, width = x.shape
         x = x.reshape(groups * views, tokens, width)
         x = x + self.frame_attn(self.norm1(x), cosines, sines)
@@ -104,7 +104,7 @@ class TorchMuskie(nn.Module):
     Args:
       width, depth, heads: 768, 6, 12 for Muskie-B; each of the `depth` blocks has two transformer layers.
       patch: side of a patch in pixels.
-      registers: learned tokens in front of each view's patches.
+      registers: number of learned tokens in front of each view's patches.
       max_views: number of learned view embeddings; 0 for a network without them.
       head: whether to build the reconstruction head. Without it only `features` works.
     """
@@ -145,14 +145,14 @@ class TorchMuskie(nn.Module):
         return Output(pred, logit.sigmoid())
 
     def features(self, images: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """Returns the patch tokens after every block, (B, V, L, d) each, without a final norm."""
+        """Returns the patch tokens after every block, each (B, V, L, d), without a final norm."""
         groups, views, _, height, width = images.shape
         if height % self.patch or width % self.patch:
             raise ValueError(f"image size {height}x{width} is not divisible by the patch size {self.patch}")
         x = self.patch_embed(images.flatten(0, 1)).unflatten(0, (groups, views))
         if mask is not None:
             x = torch.where(mask.unsqueeze(-1), self.mask_placeholder, x)
-        # Under autocast registers are float32, so the concatenation keeps the residual stream in float32.
+        # Under autocast, registers are float32, so the concatenation keeps the residual stream in float32.
         registers = self.register_tokens.expand(groups, views, -1, -1)
         first = registers.shape[2]
         x = torch.cat([registers, x], dim=2)
@@ -172,8 +172,8 @@ def rotations(
 ) -> tuple[Tensor, Tensor]:
     """Returns the cosines and sines (T, D) of the rotary embedding's angles for one view's tokens.
 
-    The first half of D rotates by the patch's row + 1, the second by its column + 1. Registers have
-    position (0, 0), so they are not rotated.
+    The first half of D rotates by the patch's row + 1, and the second half rotates by its column + 1.
+    Registers have position (0, 0), so they are not rotated.
     """
     rows, columns = torch.meshgrid(*(torch.arange(1, n + 1, device=device) for n in grid), indexing="ij")
     positions = torch.stack([rows, columns], dim=-1).reshape(-1, 2)
@@ -187,17 +187,17 @@ def rotations(
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Rotates x (..., T, D): in each half of D, channel i pairs with channel i + D/4."""
     x32 = x.float()
-    first, second = x32.unflatten(-1, (2, 2, -1)).unbind(-2)  # (..., T, 2, D/4) each
+    first, second = x32.unflatten(-1, (2, 2, -1)).unbind(-2)  # each (..., T, 2, D/4)
     quarter_turn = torch.stack([-second, first], dim=-2).flatten(-3)
     return (x32 * cosines + quarter_turn * sines).to(x.dtype)
 
 
 def load(path: str | os.PathLike, num_heads: int | None = None) -> TorchMuskie:
-    """Loads the network of a .safetensors or .pth file, in float32.
+    """Loads the network from a .safetensors or .pth file, in float32.
 
     Args:
-      path: of the file.
-      num_heads: overrides the file's metadata; needed for a file without metadata whose size is that of no
+      path: path of the file.
+      num_heads: overrides the file's metadata; needed for a file without metadata whose size matches no
         variant.
 
     Raises:
@@ -208,7 +208,7 @@ def load(path: str | os.PathLike, num_heads: int | None = None) -> TorchMuskie:
 
 
 def from_state_dict(weights: dict[str, Tensor], num_heads: int | None = None) -> TorchMuskie:
-    """Builds the network of tensors with published names; `load` describes `num_heads` and the error."""
+    """Builds the network from tensors with published names; `load` describes `num_heads` and the error."""
     width, _, patch, _ = weights["patch_embed.proj.weight"].shape
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     heads = HEADS.get((width, depth)) if num_heads is None else num_heads
@@ -239,7 +239,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {}).get("muskie", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    # Published files also hold the training arguments, a Namespace of names and plain values.
+    # Published files also contain the training arguments, a Namespace of names and plain values.
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(path, map_location="cpu", weights_only=True)
     return content.get("model", content), content.get("muskie", {})

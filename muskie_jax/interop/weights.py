@@ -1,8 +1,8 @@
-"""Files of weights: `.safetensors`, and PyTorch's `.pth`, written here or published by the authors.
+"""Weights files: `.safetensors`, and PyTorch's `.pth`, written here or published by the authors.
 
-Files are untrusted. Nothing in one is executed: safetensors hold plain numbers, and PyTorch's restricted
-unpickler reads `.pth` files. The table in `names` checks names and shapes. The digest stored in a file
-checks its numbers.
+Files are untrusted, and nothing in them is executed. Safetensors files contain plain numbers, and the
+restricted unpickler of PyTorch reads `.pth` files. The table in `names` checks names and shapes. The digest
+stored in a file checks its numbers.
 """
 
 import argparse
@@ -28,21 +28,21 @@ from muskie_jax.interop.metadata import FORMAT, parse_metadata
 from muskie_jax.interop.names import Network, network_from_tensors, to_jax, to_torch
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
-METADATA_KEY = "muskie"  # the entry of a file that holds its metadata
-PICKLE_START = b"\x80"  # of every pickle since protocol 2; torch.save's old format is a row of pickles
-MAX_PICKLE = 2**26  # bytes of a PyTorch file that are not tensors; a published checkpoint has 0.1 MB
-UNREADABLE = "it cannot be read: it is damaged, or not a file of weights"
+METADATA_KEY = "muskie"  # a file's entry for its metadata
+PICKLE_START = b"\x80"  # first byte since pickle protocol 2; old torch.save files are a series of pickles
+MAX_PICKLE = 2**26  # limit on non-tensor bytes in a PyTorch file; published checkpoints have about 0.1 MB
+UNREADABLE = "it cannot be read: it is damaged, or not a weights file"
 _SAFE_GLOBALS_LOCK = threading.Lock()  # torch.serialization.safe_globals applies to the whole process
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """The parameters of a network with their provenance.
+    """The parameters of a network, with their provenance.
 
     Attributes:
       network: the sizes of the network.
       params: our tree, float32 numpy arrays; a backbone alone lacks `norm` and `head`.
-      provenance: what is known of the training, see `muskie_jax.interop.metadata`.
+      provenance: what is known about the training, see `muskie_jax.interop.metadata`.
     """
 
     network: Network
@@ -58,7 +58,7 @@ class Weights:
         """
         fingerprints, finite = examine(self.params)
         if not finite:
-            raise UserError("the weights hold infinite or undefined numbers, so they cannot be used")
+            raise UserError("the weights contain infinite or undefined numbers, so they cannot be used")
         return digest_of(fingerprints)
 
     @property
@@ -121,14 +121,14 @@ def state_dict(weights: Weights) -> dict[str, Any]:
     """
     torch = import_torch()
     tensors = to_torch(weights.params, weights.network)
-    # torch.from_numpy needs writable arrays, and those that JAX returns are read-only.
+    # torch.from_numpy needs writable arrays, but arrays from JAX are read-only.
     return {name: torch.from_numpy(np.require(x, requirements="W")) for name, x in tensors.items()}
 
 
 def save_safetensors(
     path: pathlib.Path, tensors: dict[str, np.ndarray], header: dict[str, str] | None = None
 ) -> None:
-    """Writes a `.safetensors` file with the user's default permissions; the library would make it private.
+    """Writes a `.safetensors` file with the user's default permissions; safetensors would make it private.
 
     Raises:
       OSError: if it cannot be written.
@@ -155,19 +155,19 @@ def save_pth(path: pathlib.Path, content: dict[str, Any]) -> None:
 
 
 def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
-    """Reads a file of weights that uses the published names.
+    """Reads a weights file that uses the published names.
 
     Args:
-      path: `.safetensors`, `.pth` or `.pt`.
-      num_heads: overrides the file's metadata. By default a file without metadata gets the number of
-        heads of the published network of its size.
+      path: a `.safetensors`, `.pth` or `.pt` file.
+      num_heads: overrides the file's metadata. By default, a file without metadata gets the number of
+        heads of the variant with its size.
 
     Raises:
-      UserError: one line, if the file is unreadable or damaged, or does not hold Muskie weights.
+      UserError: if the file is unreadable or damaged, or does not contain Muskie weights; one line.
     """
     if path.suffix not in SUFFIXES:
         raise UserError(
-            f"{path} is not a file of weights: its name must end with one of {', '.join(SUFFIXES)}"
+            f"{path} is not a weights file: its name must end with one of {', '.join(SUFFIXES)}"
         )
     try:
         tensors, metadata = read_tensors(path)
@@ -175,7 +175,7 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
         network = network_from_tensors(tensors, heads if num_heads is None else num_heads)
         weights = Weights(network, to_jax(tensors, network), provenance)
         if digest not in (None, weights.params_digest):
-            raise UserError("it is damaged: its numbers do not match its digest; get the file again")
+            raise UserError("file is damaged: contents do not match its digest; download it again")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return weights
@@ -188,7 +188,7 @@ def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
       Tensors by name, and the file's metadata, unchecked.
 
     Raises:
-      UserError: if the file cannot be read, is damaged, or holds anything but tensors and plain values.
+      UserError: if the file cannot be read, is damaged, or contains anything but tensors and plain values.
     """
     tensors, metadata = (_read_safetensors if path.suffix == ".safetensors" else _read_pth)(path)
     return _without_wrapper_prefixes(tensors), metadata
@@ -207,7 +207,7 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # safetensors raises its own kind, and others for broken headers
+    except Exception as error:  # safetensors raises several kinds
         raise UserError(f"{UNREADABLE}: {str(error)[:200]}") from error
     return tensors, metadata
 
@@ -221,8 +221,8 @@ def _read_pth(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
         raise UserError(UNREADABLE)
     torch = import_torch()
     try:
-        # Published checkpoints also hold the training arguments, an argparse.Namespace: names and plain
-        # values. Anything else that is not a tensor, number or string is refused.
+        # Published checkpoints also contain the training arguments, an argparse.Namespace of plain values.
+        # Anything else that is not a tensor, number or string is refused.
         with _SAFE_GLOBALS_LOCK, torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except Exception as error:  # the unpickler may raise anything on arbitrary bytes
@@ -231,12 +231,12 @@ def _read_pth(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
     state = _as_dictionary(content.get("model", content.get("state_dict", content)))
     others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if others or not state:
-        reason = f"{str(others[0])[:80]!r} is not a tensor" if others else "it holds no tensor"
+        reason = f"{str(others[0])[:80]!r} is not a tensor" if others else "it contains no tensor"
         raise UserError(f"no state dict at the top level or under the key 'model': {reason}")
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             raise UserError(f"{str(name)[:80]} is not a plain dense tensor")
-    # A few bytes can declare an expanded tensor of any size, which would then fill the memory.
+    # A few bytes can declare an expanded tensor of any size, which would fill the memory.
     if sum(tensor.nbytes for tensor in state.values()) > path.stat().st_size:
         raise UserError("its tensors are larger than the file")
     tensors = {str(name): _to_numpy(str(name), tensor, torch) for name, tensor in state.items()}
@@ -244,7 +244,7 @@ def _read_pth(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
 
 
 def _check_archive(path: pathlib.Path) -> None:
-    """Raises UserError unless a zip archive has the layout that PyTorch writes, and is intact.
+    """Raises UserError unless a zip archive has the layout that PyTorch writes and is intact.
 
     PyTorch maps tensors into memory without comparing them with the archive's checksums.
     """
@@ -270,14 +270,14 @@ def _starts_with_pickle(path: pathlib.Path) -> bool:
 
 
 def _why_not_loaded(message: str) -> str:
-    """Reduces PyTorch's error to its reason; the rest is advice, such as how to load the file unsafely."""
+    """Reduces PyTorch's error to its reason; the rest is advice, such as loading the file unsafely."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     reasons = [line for line in lines if "GLOBAL" in line or "Unsupported class" in line]
     if reasons:
         reason = reasons[0].partition(" was not an allowed global")[0].partition(". Please")[0]
         return (
-            f"it holds Python objects besides weights, and none was run: {reason[:120]} (if you trust the "
-            "file, save its state dict alone with PyTorch)"
+            f"it contains Python objects other than weights, and none was run: {reason[:120]} (if you "
+            "trust the file, save its state dict alone with PyTorch)"
         )
     return UNREADABLE
 
@@ -285,7 +285,7 @@ def _why_not_loaded(message: str) -> str:
 def _to_numpy(name: str, tensor: Any, torch: Any) -> np.ndarray:
     """Returns the tensor as a numpy array without copying it."""
     tensor = tensor.detach()
-    if tensor.dtype == torch.bfloat16:  # numpy has no such type of its own
+    if tensor.dtype == torch.bfloat16:  # numpy lacks this type
         return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     try:
         return tensor.numpy()
@@ -295,12 +295,12 @@ def _to_numpy(name: str, tensor: Any, torch: Any) -> np.ndarray:
 
 def _as_dictionary(value: Any) -> dict[Any, Any]:
     if not isinstance(value, Mapping):
-        raise UserError(f"it holds a {type(value).__name__}, not a dictionary")
+        raise UserError(f"it contains a {type(value).__name__}, not a dictionary")
     return dict(value)
 
 
 def import_torch() -> Any:
-    """Imports PyTorch, an optional dependency that only its own files need.
+    """Imports PyTorch, an optional dependency that only PyTorch files and ONNX exports need.
 
     Raises:
       UserError: if it is not installed.
@@ -309,7 +309,7 @@ def import_torch() -> Any:
         import torch
     except ImportError as error:
         raise UserError(
-            'this needs PyTorch, which python -m pip install -e ".[torch]" -c constraints.txt installs; '
+            'this needs PyTorch: install it with python -m pip install -e ".[torch]" -c constraints.txt; '
             ".safetensors files do not need it"
         ) from error
     return torch

@@ -1,4 +1,4 @@
-"""Makes work directories from weights, from which training continues with a fresh optimizer."""
+"""Makes work directories from weights, to continue training with a fresh optimizer."""
 
 import dataclasses
 import json
@@ -17,19 +17,19 @@ from muskie_jax.interop.weights import Weights
 from muskie_jax.optim import make_optimizer
 from muskie_jax.train_step import TrainState
 
-WORKDIR_ENTRIES = ("checkpoints", ORIGIN)  # of a work directory in which nothing was trained yet
+WORKDIR_ENTRIES = ("checkpoints", ORIGIN)  # entries before any training
 
 
 def make_workdir(path: pathlib.Path, weights: Weights, config: ConfigDict | None, force: bool) -> None:
-    """Writes a work directory whose only checkpoint, of step 0, holds the weights.
+    """Writes a work directory whose only checkpoint, at step 0, contains the weights.
 
     `imported.json` keeps the metadata of the weights, so that later exports name their origin.
 
     Args:
-      path: of the work directory.
-      weights: with the reconstruction head, which training needs.
-      config: of the training to come; None is the published recipe. Only its `model` and its optimizer
-        matter here.
+      path: path of the work directory.
+      weights: weights with the reconstruction head, which training needs.
+      config: config of the later training run; None is the published recipe. Only its `model` and its
+        optimizer matter here.
       force: replace an existing work directory, unless something was trained in it.
 
     Raises:
@@ -52,7 +52,7 @@ def make_workdir(path: pathlib.Path, weights: Weights, config: ConfigDict | None
     state = TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params))
     with atomic_write(path, force, WORKDIR_ENTRIES) as part:
         part.mkdir()
-        # Without the origin's own origin, which would make metadata grow with every import.
+        # The origin's own origin is left out, or metadata would grow with every import.
         metadata = {name: value for name, value in weights.metadata().items() if name != "origin"}
         (part / ORIGIN).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
         checkpoints = Checkpointer(part, keep=1)

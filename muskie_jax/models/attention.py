@@ -1,11 +1,11 @@
-"""Softmax attention within views and across them, with each platform's fastest kernel, on any mesh.
+"""Softmax attention within views and across views, with each platform's fastest kernel, on any mesh.
 
-A device holds some groups, and some views of each. Attention within a view is local. Attention across
-views first gathers a group's keys and values from the devices that hold its other views. XLA cannot
-partition a custom kernel, so both run per device under `shard_map`.
+Each device has a shard of the groups and of their views. Attention within a view is local. Attention across
+views first gathers a group's keys and values from the devices with its other views. XLA cannot partition a
+custom kernel, so both kinds run per device under `shard_map`.
 
-`Attention.mesh` is therefore one of two places where the model knows of the mesh. The other is
-`LayerNorm.shards` (see `normalization`). All else is partitioned by XLA, from `muskie_jax.sharding`.
+`Attention.mesh` is therefore one of two places where the model depends on the mesh. The other is
+`LayerNorm.shards` (see `normalization`). XLA partitions everything else, following `muskie_jax.sharding`.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ def xla_attention(
     key: Float[Array, "N Tk heads D"],
     value: Float[Array, "N Tk heads D"],
 ) -> Float[Array, "N Tq heads D"]:
-    """Attends by two matrix products, on any platform and dtype; the softmax is float32."""
+    """Attends with two matrix products, on any platform and dtype. The softmax is float32."""
     out = jax.nn.dot_product_attention(query, key, value, implementation="xla")
     return checkpoint_name(out, ATTENTION)
 
@@ -38,25 +38,25 @@ def cudnn_attention(
     key: Float[Array, "N Tk heads D"],
     value: Float[Array, "N Tk heads D"],
 ) -> Float[Array, "N Tq heads D"]:
-    """Attends by cuDNN's fused kernel, on GPUs, in 16-bit dtypes."""
+    """Attends with cuDNN's fused kernel, on GPUs, in 16-bit dtypes."""
     return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
 
 
 CUDNN_PRIMITIVE = "dot_product_attention_fwd"  # the name of JAX's primitive
 KERNELS = {"xla": xla_attention, "cudnn": cudnn_attention, "splash": splash_attention}
 IMPLEMENTATIONS = ("auto", *KERNELS)
-PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}  # kernels that run on one platform only
+PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}  # kernel -> the only platform it runs on
 
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """Attention of every query over the keys of its view or of its group, softmax scale 1/sqrt(D).
+    """Attention of every query over the keys of its view or of its group, with softmax scale 1/sqrt(D).
 
     Attributes:
-      implementation: "xla" runs on any platform. "cudnn" (GPU) and "splash" (TPU) never store the
-        weights. "auto" selects the platform's kernel for 16-bit dtypes, and "xla" otherwise.
-      mesh: the devices that split groups and views (see `muskie_jax.sharding`); None if arrays are on
-        one device.
+      implementation: name of the kernel. "xla" runs on any platform. "cudnn" (GPU) and "splash" (TPU)
+        never store the weights. "auto" selects the platform's kernel for 16-bit dtypes, otherwise "xla".
+      mesh: the mesh that shards groups and views (see `muskie_jax.sharding`); None if arrays are on one
+        device.
     """
 
     implementation: str = "auto"
@@ -102,37 +102,37 @@ class Attention:
         value: Float[Array, "B V T heads D"],
         across_views: bool,
     ) -> Float[Array, "B V T heads D"]:
-        """Attends within each view, or over all views of each group; returns the dtype of `query`.
+        """Attends within each view, or over all views of each group. The result has the dtype of `query`.
 
-        Across views, `query` may have other V and T than `key` and `value`.
+        Across views, V and T of `query` may differ from V and T of `key` and `value`.
         """
         kernel = KERNELS[self.kernel(query.dtype)]
 
         def per_device(query, key, value):
             if across_views and self.shards[1] > 1:
                 key, value = (jax.lax.all_gather(x, "view", axis=1, tiled=True) for x in (key, value))
-            merged_axis = 1 if across_views else 0  # sequences are groups, or views
+            merged_axis = 1 if across_views else 0  # a sequence is a group or a view
             sequences = (_merge_with_next(x, merged_axis) for x in (query, key, value))
             return kernel(*sequences).reshape(query.shape)
 
         if self.mesh is None or self.mesh.size == 1:
             return per_device(query, key, value)
         spec = P(GROUP_AXES, "view")
-        # Kernels do not declare which mesh axes their results vary over, so that check is off.
+        # `check_vma` is off, since kernels do not declare which mesh axes their results vary over.
         return jax.shard_map(
             per_device, mesh=self.mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
         )(query, key, value)
 
 
 def _merge_with_next(x: Array, axis: int) -> Array:
-    """Merges an axis with the one after it."""
+    """Merges an axis with the next axis."""
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
 def keep_only(names: Sequence[str]) -> Callable[..., bool]:
     """Returns a policy for `jax.checkpoint` that saves values with these names and recomputes the rest.
 
-    Names are those given to `checkpoint_name`. ATTENTION selects a kernel's output and its softmax
+    `checkpoint_name` sets the names. ATTENTION selects a kernel's output and its softmax
     denominators, without which the kernel would have to run again. cuDNN's output cannot be named, so the
     policy recognises its primitive.
     """
@@ -150,7 +150,7 @@ def attention_map(
 ) -> Float32[Array, "N T T"]:
     """Returns attention weights, softmax(q k^T / sqrt(D)), averaged over heads.
 
-    Heads are summed one at a time: only one (N, T, T) map besides the sum is in memory.
+    Heads are summed one at a time, so that only the sum and one (N, T, T) map are in memory.
     """
     scale = query.shape[-1] ** -0.5
 

@@ -1,8 +1,8 @@
 """Vision transformers that encode each image separately: MAE, DINOv2, DINOv3 and CroCo v2's encoder.
 
-All four are one network: linear patch embedding, pre-norm transformer layers, final norm. They differ in
-the encoding of positions, in the tokens before the patches, and in the details of `Family`. Papers: MAE
-arXiv 2111.06377, DINOv2 2304.07193 (registers 2309.16588), DINOv3 2508.10104, CroCo v2 2211.10408.
+All four share one architecture: linear patch embedding, pre-norm transformer layers, final norm. They
+differ in position encoding, in the tokens before the patches, and in the other fields of `Family`. Papers:
+MAE arXiv 2111.06377, DINOv2 2304.07193 (registers 2309.16588), DINOv3 2508.10104, CroCo v2 2211.10408.
 
 Axes: N images, H x W pixels, p patch size, L = (H/p)(W/p) patches, T tokens per image, d width, D
 channels per head. Tokens are the class token and registers, if any, then L patches.
@@ -23,23 +23,23 @@ from muskie_jax.models.muskie import CHANNELS, patchify
 from muskie_jax.models.normalization import gelu
 from muskie_jax.models.rope import RotationTable, patch_positions, rotation_table
 
-# ImageNet's mean and standard deviation, which normalised the training images of all four, in [0, 1].
+# ImageNet's mean and standard deviation, in [0, 1], with which all four normalise images.
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 STD = np.array((0.229, 0.224, 0.225), np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Properties shared by all sizes of a kind of network.
+    """Properties shared by all sizes of a network family.
 
     Attributes:
       title: display name.
-      positions: encoding of patch positions. "table": a learned or fixed vector for the class token and
+      positions: kind of position encoding. "table": a learned or fixed vector for the class token and
         for each patch at the training resolution, interpolated for other sizes. "centers": RoPE by a
         patch's centre, with image coordinates from -1 to 1. "cells": RoPE by a patch's row and column.
-      class_token: whether there is one.
+      class_token: whether the network has a class token.
       layer_scale: whether a learned vector multiplies the output of each residual branch.
-      epsilon: of layer norms.
+      epsilon: epsilon of layer norms.
     """
 
     title: str
@@ -63,12 +63,12 @@ class Settings:
 
     Attributes:
       kind: a name from FAMILIES.
-      width, depth, heads, patch: d, number of layers, attention heads, p.
+      width, depth, heads, patch: d, number of layers, number of attention heads, p.
       hidden: number of hidden channels of the MLP.
-      gated: whether the MLP is a SwiGLU; otherwise it has a GELU.
+      gated: whether the MLP is a SwiGLU; if not, it has a GELU.
       registers: number of learned tokens between the class token and the patches.
       table: side of the square table of positions, in patches; 0 without a table.
-      frequencies: (D/4,) of RoPE; None for those of `muskie_jax.models.rope`.
+      frequencies: RoPE frequencies (D/4,); None for the default of `muskie_jax.models.rope`.
     """
 
     kind: str
@@ -115,7 +115,7 @@ class Layer(nn.Module):
 
 
 class ViTMLP(nn.Module):
-    """Two linear layers around an exact GELU, or if gated around SwiGLU: SiLU(gate) * value."""
+    """Two linear layers around an exact GELU or, if gated, around SwiGLU: SiLU(gate) * value."""
 
     hidden: int
     gated: bool
@@ -138,11 +138,12 @@ def layer_norm(settings: Settings, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
 
 
 class Framewise(nn.Module):
-    """The network that `settings` describe.
+    """A vision transformer of any of the families, as `settings` specify.
 
     Attributes:
-      dtype: of matrix products and tokens. Parameters are float32.
-      attention: the kernel.
+      settings: size and options.
+      dtype: dtype of matrix products and tokens. Parameters are float32.
+      attention: the attention kernel.
     """
 
     settings: Settings
@@ -150,7 +151,7 @@ class Framewise(nn.Module):
     attention: Attention = Attention()
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Returns the rows and columns of an image's patches.
+        """Returns the number of rows and columns of patches in an image.
 
         Raises:
           ValueError: if a side is not divisible by the patch size.
@@ -165,11 +166,11 @@ class Framewise(nn.Module):
         """Returns the patch tokens after every layer; the final norm is applied to the last layer's.
 
         Args:
-          images: in [-1, 1], normalised here as the network expects. H and W must be divisible by the
-            patch size.
+          images: images in [-1, 1]; they are normalised here as the network expects. H and W must be
+            divisible by the patch size.
 
         Returns:
-          Tokens of each layer, patches in row-major order.
+          The tokens of each layer, with patches in row-major order.
         """
         s = self.settings
         if images.ndim != 4 or images.shape[-1] != CHANNELS:
@@ -188,7 +189,7 @@ class Framewise(nn.Module):
         return tuple(tokens)
 
     def _add_positions_and_prefix(self, x: Array, grid: tuple[int, int]) -> Array:
-        """Adds the table of positions, if any, and prepends the other tokens: (N, L, d) -> (N, T, d)."""
+        """Adds the table of positions, if any, and prepends class token and registers, to (N, T, d)."""
         s, normal = self.settings, nn.initializers.normal(0.02)
         prefix = []
         if s.family.class_token:
@@ -210,7 +211,7 @@ def rotations(settings: Settings, grid: tuple[int, int]) -> RotationTable:
     if settings.family.positions == "table":
         positions = np.zeros((settings.num_prefix_tokens + grid[0] * grid[1], 2))
     elif settings.family.positions == "cells":
-        # These count from 1, the published code from 0. Only differences matter, as all tokens are patches.
+        # Positions start at 1, in the published code at 0. Only differences matter: all tokens are patches.
         positions = patch_positions(grid, settings.num_prefix_tokens)
     else:
         centers = (np.indices(grid).reshape(2, -1).T + 0.5) / grid  # (L, 2) in [0, 1]
@@ -224,12 +225,12 @@ def interpolate_positions(
 ) -> Float[Array, "rows*columns d"]:
     """Interpolates a table of positions bicubically to another grid, as PyTorch and `transformers` do.
 
-    For networks without registers, DINOv2's own code enlarges the grid by a further tenth of a patch. That
-    avoids a rounding error which does not occur here.
+    For networks without registers, DINOv2's own code enlarges the grid by a tenth of a patch, to avoid a
+    rounding error. That error does not occur here.
 
     Args:
       table: one vector per patch of a square grid, in row-major order.
-      antialias: whether to low-pass filter when downsampling. PyTorch then uses another cubic kernel.
+      antialias: whether to low-pass filter when downsampling. PyTorch then uses a different cubic kernel.
     """
     if grid == (side, side):
         return table
@@ -246,7 +247,7 @@ def cubic_weights(old: int, new: int) -> np.ndarray:
     """Returns resampling weights (new, old): cubic convolution (Keys 1981), a = -0.75, edges repeated."""
     a = -0.75
     centres = (np.arange(new) + 0.5) * old / new - 0.5
-    taps = np.arange(-2, old + 2)  # of the line with its edges repeated
+    taps = np.arange(-2, old + 2)  # indices into the line with its edges repeated
     x = np.abs(centres[:, None] - taps)
     inner = (a + 2) * x**3 - (a + 3) * x**2 + 1
     outer = a * (x**3 - 5 * x**2 + 8 * x - 4)

@@ -1,7 +1,7 @@
 """The transformer layers of Muskie (paper section 3). Axes: B groups, V views, T tokens per view, d width.
 
-Tokens have the shape (B, V*T, d), view after view. `SelfAttention` alone decides whether a token attends
-within its view or over its group; nothing else mixes tokens. (With views as a separate axis, XLA
+Tokens have the shape (B, V*T, d), view after view. Only `SelfAttention` mixes tokens, either within each
+view or over each group. (With views as a separate axis, XLA
 transposes activations on GPUs to compute the gradients of kernels, which takes twice as long.)
 """
 
@@ -18,7 +18,7 @@ from muskie_jax.models.rope import RotationTable, rotate
 
 kernel_init = nn.initializers.xavier_uniform()
 
-# Checkpoint names of matrix products' results, which rematerialisation may save.
+# Checkpoint names for results of matrix products, which rematerialisation may save.
 PRODUCTS = ("qkv", "mixed", "hidden")
 
 
@@ -46,9 +46,10 @@ class SelfAttention(nn.Module):
         """Returns attended tokens and, if requested, the attention weights averaged over heads.
 
         Args:
-          rotation: table of one view's T tokens.
-          return_map: whether to return the weights. Excludes `picked`.
-          picked: the K tokens per group that are queries, across views only; None for all.
+          x: tokens, view after view.
+          rotation: RoPE table of one view's T tokens.
+          return_map: whether to return the weights; requires `picked` to be None.
+          picked: the K tokens per group that are queries, across views only; None for all tokens.
 
         Returns:
           Tokens (B, V*T, d), or with `picked` (B, K, d). Weights: float32 (B, V, T, V, T) across views,
@@ -106,7 +107,7 @@ class TransformerLayer(nn.Module):
         return_map: bool = False,
         picked: Picked | None = None,
     ) -> tuple[Array, Array | None]:
-        """Returns tokens and attention weights. Arguments and shapes as for `SelfAttention`."""
+        """Returns tokens and attention weights, with arguments and shapes as in `SelfAttention`."""
         norm = lambda x, name: LayerNorm(self.dtype, self.attend.shards, name=name)(x)
         attention = SelfAttention(self.heads, self.across_views, self.dtype, self.attend, name="attention")
         mixed, weights = attention(norm(x, "norm1"), rotation, return_map, picked)

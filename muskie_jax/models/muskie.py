@@ -33,7 +33,7 @@ REGISTERS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Size of a network. `depth` counts alternating blocks of two transformer layers each."""
+    """Size of a network. `depth` counts alternating blocks, which have two transformer layers each."""
 
     width: int
     depth: int
@@ -50,7 +50,7 @@ VARIANTS = {
 }
 
 DTYPES = ("float32", "bfloat16")
-# Activations that a block saves for the backward pass besides its input. The rest is recomputed.
+# Activations that a block saves for the backward pass, in addition to its input. The rest is recomputed.
 REMAT = {
     "none": None,  # saves all
     "elementwise": (ATTENTION, *PRODUCTS),
@@ -65,12 +65,12 @@ class MuskieOutput:
     """Predictions for every patch, and features on request.
 
     Attributes:
-      pred: pixels in [-1, 1]. Within a patch the order is channel, row, column.
+      pred: predicted pixels in [-1, 1]. Within a patch the order is channel, row, column.
       conf: confidence of every predicted value, in (0, 1).
       tokens: patch tokens after each block, (B, V, L, d), if requested.
-      attention: head-averaged weights of each global half between patch tokens, float32
-        (B, V, L, V, L), if requested. Axes: query view, query, key view, key. The softmax includes
-        registers, which the map leaves out, so rows sum to less than 1.
+      attention: head-averaged attention weights between patch tokens in each block's global layer, if
+        requested. Axes: group, query view, query, key view, key. The softmax includes registers, which
+        the map leaves out, so rows sum to less than 1.
     """
 
     pred: Float32[Array, "B V L P"]
@@ -98,7 +98,7 @@ def patchify(images: Array, patch: int) -> Array:
 
 
 def unpatchify(patches: Array, grid: tuple[int, int], patch: int) -> Array:
-    """Inverts `patchify`: (..., L, C*p*p) with L = grid rows x columns -> (..., H, W, C)."""
+    """Inverts `patchify`: (..., L, C*p*p) -> (..., H, W, C), with L = grid rows * grid columns."""
     *lead, _, size = patches.shape
     channels = size // patch**2
     x = patches.reshape(*lead, *grid, channels, patch, patch)
@@ -113,11 +113,12 @@ class Muskie(nn.Module):
     Attributes:
       width, depth, heads: see `Variant`.
       patch, registers: p and R.
-      dtype: of matrix products and activations, including returned tokens. Parameters are float32.
-      remat: what the backward pass recomputes to save memory: "none"; "elementwise", norms and
-        GELUs; "block", all of a block but attention; "full", all of a block.
-      scan_blocks: compiles one block and loops over it instead of unrolling. Parameters are the same.
-      attention: the kernel, and the mesh that splits groups and views.
+      dtype: dtype of matrix products and activations, including returned tokens. Parameters are float32.
+      remat: what the backward pass recomputes to save memory. "none"; "elementwise": norms and GELUs;
+        "block": all of a block but attention; "full": all of a block.
+      scan_blocks: whether to compile one block and loop over it instead of unrolling. Parameters are the
+        same.
+      attention: the attention kernel, and the mesh that shards groups and views.
       view_embed: "learned" adds a vector per view index (at most `max_views`) to the view's tokens.
         With "none", as published, the views of a group are an unordered set.
     """
@@ -157,9 +158,9 @@ class Muskie(nn.Module):
         """Reconstructs every patch of every view.
 
         Args:
-          images: in [-1, 1]; H and W divisible by the patch size.
-          mask: True = hidden from the network; None hides nothing.
-          return_tokens, return_attention: fill the fields of the same names.
+          images: images in [-1, 1]; H and W must be divisible by the patch size.
+          mask: hidden patches, True = hidden; None hides nothing.
+          return_tokens, return_attention: whether to return `tokens` and `attention`.
         """
         if not self.is_initializing() and "head" not in self.variables["params"]:
             raise ValueError("these parameters have no reconstruction head: write method='features'")
@@ -176,12 +177,12 @@ class Muskie(nn.Module):
         """Reconstructs masked patches only: the last layer and the head skip all other patches.
 
         Args:
-          images, mask: as in `__call__`.
-          slots: K, the number of patches per group. Masked patches beyond it are dropped.
+          images, mask: see `__call__`.
+          slots: K, the number of patches per group. Masked patches beyond K are dropped.
 
         Returns:
-          `pred` and `conf` as in `MuskieOutput`, computed for unused slots too; and the patches, as
-          indices into a group's V*L.
+          `pred` and `conf` as in `MuskieOutput`, which are also computed for unused slots; and the picked
+          patches, as indices into a group's V*L patches.
         """
         x = self.embed(images, mask)
         masked_tokens = jnp.pad(mask, ((0, 0), (0, 0), (self.registers, 0))).reshape(len(x), -1)
@@ -203,7 +204,7 @@ class Muskie(nn.Module):
     def embed(
         self, images: Float[Array, "B V H W 3"], mask: Bool[Array, "B V L"] | None
     ) -> Float[Array, "B V T d"]:
-        """Embeds patches, replaces masked ones by the mask token, and prepends the registers."""
+        """Embeds patches, replaces masked patches by the mask token, and prepends the registers."""
         if images.ndim != 5 or images.shape[-1] != CHANNELS:
             raise ValueError(f"images must have shape (B, V, H, W, 3), got {images.shape}")
         if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -237,13 +238,13 @@ class Muskie(nn.Module):
         """Runs all blocks.
 
         Args:
-          image_size: H and W.
-          return_tokens, return_attention: as in `__call__`.
-          picked: the K tokens of each group that the last layer computes; None for all. Excludes
-            `return_tokens` and `return_attention`.
+          x: tokens from `embed`.
+          image_size: (H, W), in pixels.
+          return_tokens, return_attention: see `__call__`; must be False with `picked`.
+          picked: the K tokens of each group that the last layer computes; None for all tokens.
 
         Returns:
-          Tokens, (B, V, T, d) or with `picked` (B, K, d); and `tokens` and `attention` as in
+          The final tokens, (B, V, T, d) or, with `picked`, (B, K, d); and `tokens` and `attention` as in
           `MuskieOutput`.
         """
         grid = (image_size[0] // self.patch, image_size[1] // self.patch)
@@ -282,7 +283,7 @@ class Muskie(nn.Module):
         return block_class(self.heads, self.dtype, self.attention, **kwargs)
 
     def _scan(self, x, rotation, return_attention, requested):
-        """Runs the blocks as one loop, their parameters stacked along a new leading axis."""
+        """Runs the blocks as one loop over parameters that are stacked along a new leading axis."""
         params = [self.variables["params"][f"block_{i}"] for i in range(self.depth)]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
         block = self._block(parent=None)
@@ -301,7 +302,7 @@ def _split_head(x: Array) -> tuple[Array, Array]:
 
 
 def _dense_over_views(dense: nn.Dense, x: Array) -> Array:
-    """Applies a linear layer to x (B, V, L, d) as (B, V*L, d), for speed: see `layers`."""
+    """Applies a linear layer to x (B, V, L, d), reshaped to (B, V*L, d) for speed (see `layers`)."""
     batch, views, patches, width = x.shape
     return dense(x.reshape(batch, -1, width)).reshape(batch, views, patches, -1)
 
@@ -313,11 +314,11 @@ def build_model(
 
     Args:
       variant, dtype: names from VARIANTS and DTYPES.
-      attention, mesh: see `muskie_jax.models.attention.Attention`.
+      attention, mesh: kernel and mesh, see `muskie_jax.models.attention.Attention`.
       options: other attributes of `Muskie`.
 
     Raises:
-      ValueError: for an unknown variant or option value, listing the alternatives.
+      ValueError: for an unknown variant or option value; lists the alternatives.
     """
     choices = {
         "variant": (variant, tuple(VARIANTS)),

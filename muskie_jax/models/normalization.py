@@ -1,14 +1,14 @@
 """LayerNorm and GELU with backward passes that minimise memory traffic.
 
 Between matrix products and attention, a training step is bound by memory bandwidth. Its time depends on
-what an operation saves for the backward pass, and how often that pass reads it. With automatic
-derivatives, GELU saves three arrays, and LayerNorm's gradient makes four float32 passes. Here each saves
-only its input (LayerNorm also two numbers per token). The functions computed are those of
+which arrays are saved for the backward pass, and how often that pass reads them. With automatic
+derivatives, GELU saves three arrays, and LayerNorm's gradient makes four float32 passes. Here each function
+saves only its input (LayerNorm also two numbers per token). Both compute the same functions as
 `flax.linen.LayerNorm` and `flax.linen.gelu`.
 
-LayerNorm is one of two places where the model knows of the mesh; the other is `Attention`. The gradients
+LayerNorm is one of two places where the model depends on the mesh; the other is `Attention`. The gradients
 of scale and bias are sums over all tokens, computed in one pass. If that pass spans devices, XLA gathers
-partial sums for each norm. So `LayerNorm.shards` states how the mesh splits tokens.
+partial sums for each norm. `LayerNorm.shards` therefore states how the mesh splits tokens.
 """
 
 import functools
@@ -24,11 +24,11 @@ EPSILON = 1e-5
 
 
 class LayerNorm(nn.Module):
-    """Normalises the last axis: float32 statistics, input and result in `dtype`.
+    """Normalises the last axis, with float32 statistics.
 
     Attributes:
-      dtype: of input and result.
-      shards: the number of devices that split the first and the second axis, as `Attention.shards`.
+      dtype: dtype to which the input is cast, and of the result.
+      shards: numbers of shards of the first and second axis, from `Attention.shards`.
     """
 
     dtype: jnp.dtype
@@ -51,7 +51,7 @@ def layer_norm(
 ) -> Float[Array, "B N *rest d"]:
     """Normalises the last axis in float32; the result has the dtype of `x`.
 
-    `shards`: see `LayerNorm`.
+    `shards` is as in `LayerNorm`.
     """
     return _layer_norm_forward(x, scale, bias, shards)[0]
 
@@ -84,9 +84,9 @@ def _layer_norm_backward(shards, residuals, dy):
 def _sum_over_tokens(arrays, shards):
     """Sums arrays over all axes but the last: first within each device in one pass, then over devices.
 
-    The joint pass covers only axes that no mesh splits. Across split axes, XLA would gather the partial
-    sums of each norm separately, whereas plain sums join the one all-reduce of all gradients. (On GPUs,
-    XLA stores the summed products unless the pass covers all of a device's tokens.)
+    The joint pass covers only axes that are not sharded. Over sharded axes, XLA would gather the partial
+    sums of each norm separately, whereas plain sums are part of the single all-reduce of all gradients. (On
+    GPUs, XLA stores the summed products unless the pass covers all of a device's tokens.)
     """
     first, second, *others = arrays[0].shape
     split = (shards[0], first // shards[0], shards[1], second // shards[1])

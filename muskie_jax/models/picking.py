@@ -1,7 +1,8 @@
 """Gathers a fixed number of tokens from each group.
 
-The loss covers masked patches only, so the last layer need not compute any others. Their number differs
-between groups, but shapes are static: each group gets the same number of slots.
+The loss covers masked patches only, so the last layer need not compute visible patches. The number of
+masked patches differs between groups, but shapes are static. Each group therefore gets the same number of
+slots.
 """
 
 import jax
@@ -16,9 +17,9 @@ class Picked:
     """Maps K slots to a group's N tokens, and back.
 
     Attributes:
-      token: index of the token in each slot; 0 in unused slots.
-      is_filled: whether a slot holds a token.
-      slot: index of each token's slot; K for tokens without one.
+      token: index of the token in each slot; 0 for unused slots.
+      is_filled: whether a slot has a token.
+      slot: index of each token's slot; K for tokens without a slot.
     """
 
     token: Int32[Array, "B K"]
@@ -27,7 +28,7 @@ class Picked:
 
 
 def pick(chosen: Bool[Array, "B N"], slots: int) -> Picked:
-    """Assigns the first `slots` chosen tokens of each group to slots, in order; drops the others."""
+    """Assigns the first `slots` chosen tokens of each group to slots, in order; drops the rest."""
     slot = jnp.cumsum(chosen, axis=1, dtype=jnp.int32) - 1
     slot = jnp.where(chosen, jnp.minimum(slot, slots), slots)
     indices = jnp.arange(chosen.shape[1], dtype=jnp.int32)
@@ -48,7 +49,7 @@ def _gather(x: Array, index: Array) -> Array:
 
 
 def _take_backward(picked, gradient):
-    # A token is in one slot at most, so its gradient is gathered from there. The automatic transpose
+    # A token is in at most one slot, so its gradient is gathered from that slot. The automatic transpose
     # would scatter-add into a buffer that must first be zeroed.
     is_picked = picked.slot < gradient.shape[1]
     is_picked = is_picked.reshape(*is_picked.shape, *[1] * (gradient.ndim - 2))

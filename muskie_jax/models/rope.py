@@ -1,8 +1,8 @@
 """Rotary position embedding over the two axes of the patch grid (RoFormer, arXiv 2104.09864, per axis).
 
-The first half of the head dimension D rotates by the patch's row, the second by its column. Patch
-(row y, column x) has position (y + 1, x + 1). Registers have position (0, 0), which rotates nothing. All
-views share these positions, so attention across views has no bias towards any view.
+The first half of the head dimension D is rotated by the patch's row, and the second half by its column.
+The patch in row y and column x has position (y + 1, x + 1). Registers have position (0, 0), which means no
+rotation. All views share these positions, so attention across views has no bias towards any view.
 """
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-# Cosines and sines, float32 (T, D) each.
+# Cosines and sines, both float32 (T, D).
 RotationTable = tuple[np.ndarray, np.ndarray]
 
 BASE = 100.0  # wavelengths grow from 2*pi patches to BASE * 2*pi patches
@@ -31,9 +31,9 @@ def rotation_table(
     """Returns cosines and sines of the rotation angles of every token's query and key.
 
     Args:
-      positions: (T, 2), row and column of every token.
+      positions: row and column of every token, (T, 2).
       head_dim: D, divisible by 4.
-      frequencies: (D/4,) radians per unit of position; None for BASE^(-2i / (D/2)), i < D/4.
+      frequencies: radians per unit of position, (D/4,); None for BASE^(-2i / (D/2)), i < D/4.
 
     Returns:
       Two float32 arrays (T, D). Within each half of D, channel i is paired with channel i + D/4
@@ -54,7 +54,7 @@ def rotate(qkv: Float[Array, "*batch T 3 heads D"], table: RotationTable) -> tup
 
     Args:
       qkv: queries, keys and values.
-      table: see `rotation_table`.
+      table: result of `rotation_table`.
 
     Returns:
       Queries, keys and values, each (..., T, heads, D) in the dtype of `qkv`.

@@ -16,16 +16,16 @@ class ModelSettings:
 
     Attributes:
       variant: size of the network: "nano", "tiny", "small", "base", "large" or "huge".
-      patch: side of a patch, pixels.
-      registers: register tokens of a view.
-      dtype: of matrix products; parameters are always float32.
-      remat: what the backward pass computes again to save memory: "none", "elementwise", "block" or
-        "full"; see docs/speed.md.
-      scan_blocks: loops over the blocks in one compiled program. Compiles faster and runs slower; the
-        parameters are the same.
-      attention: kernel: "auto", "xla", "cudnn" or "splash".
+      patch: side of a patch, in pixels.
+      registers: number of register tokens per view.
+      dtype: dtype of matrix products; parameters are always float32.
+      remat: what the backward pass recomputes to save memory: "none", "elementwise", "block" or "full";
+        see docs/speed.md.
+      scan_blocks: whether to compile one block and loop over it. This compiles faster and runs slower;
+        the parameters are the same.
+      attention: attention kernel: "auto", "xla", "cudnn" or "splash".
       view_embed: "learned" adds a learned vector per view index; "none" is as published.
-      max_views: number of those vectors.
+      max_views: number of learned view vectors.
     """
 
     variant: str = "base"
@@ -55,12 +55,12 @@ def check_model(model: ConfigDict) -> None:
 
 
 def check_max_views(model: ConfigDict, views: int, source: str) -> None:
-    """Raises UserError if a network with learned view embeddings has fewer than `views` of them.
+    """Raises UserError if learned view embeddings are fewer than the views of a group.
 
     Args:
       model: `config.model`.
-      views: the largest number of views of a group.
-      source: where such groups come from, for the message.
+      views: the largest view count of a group.
+      source: subject of the message, such as "the config has".
     """
     if model.view_embed == "learned" and views > model.max_views:
         raise UserError(

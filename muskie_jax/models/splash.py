@@ -1,7 +1,7 @@
 """Fused attention on TPUs, with JAX's splash attention kernel (Pallas).
 
 The kernel processes blocks of queries and keys in the chip's vector memory, so the (Tq, Tk) weights are
-never in main memory. Sequences are padded to a multiple of the block, and padded keys are masked.
+never written to main memory. Sequences are padded to a multiple of the block, and padded keys are masked.
 """
 
 import math
@@ -13,21 +13,21 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jaxtyping import Float
 
 ATTENTION = "attention"  # `checkpoint_name` of the residuals that attention saves for its backward pass
-LANES = 128  # width of a TPU's vector registers; block lengths are multiples of it
+LANES = 128  # width of a TPU's vector registers; block lengths are multiples of LANES
 # Two blocks of logits and their gradients must fit the 16 MiB of vector memory that the compiler allots
 # to a kernel. Blocks of 1152 x 1152 exceed it on v5p for float32, 1536 x 1536 on v5e for bfloat16.
-LONGEST_BLOCK = {2: 1152, 4: 640}  # by bytes per number
+LONGEST_BLOCK = {2: 1152, 4: 640}  # bytes per number -> tokens
 
 
 def block_length(length: int, itemsize: int = 2) -> int:
     """Returns the number of tokens per block for a sequence of `length` tokens.
 
-    Long blocks move less data and have less overhead; short ones need less padding. The overhead of a
-    block is estimated as that of 128 tokens.
+    Long blocks move less data and have less overhead; short blocks need less padding. The overhead of a
+    block is estimated as the cost of 128 tokens.
 
     Args:
-      length: tokens.
-      itemsize: bytes per number of queries, keys and values: 2 or 4.
+      length: length of the sequence, in tokens.
+      itemsize: bytes per number in queries, keys and values: 2 or 4.
     """
 
     def cost(block: int) -> int:
@@ -46,8 +46,9 @@ def padded_length(length: int, itemsize: int = 2) -> int:
 def is_fused(keys: int, itemsize: int = 2) -> bool:
     """Returns whether one kernel computes all gradients.
 
-    One kernel needs five matrix products, two kernels need seven. But one kernel writes a partial gradient
-    of the queries to main memory per block of keys. So it is used for a single block only.
+    One kernel needs five matrix products; two kernels need seven. However, one kernel writes a partial
+    gradient of the queries to main memory for each block of keys. It is therefore used for a single block
+    only.
     """
     return keys <= block_length(keys, itemsize)
 
@@ -59,11 +60,11 @@ def splash_attention(
     *,
     interpret: bool = False,
 ) -> Float[Array, "N Tq heads D"]:
-    """Attends from every query to all keys, softmax scale 1/sqrt(D); differentiable.
+    """Attends from every query to all keys, with softmax scale 1/sqrt(D). Differentiable.
 
     Args:
-      query, key, value: of one dtype, which the result has too. The softmax is float32.
-      interpret: interpret the kernel on any platform, for tests. Slow.
+      query, key, value: arrays of the same dtype, which is also the result's. The softmax is float32.
+      interpret: whether to interpret the kernel, slowly, on any platform. For tests.
     """
     batch, queries, heads, size = query.shape
     keys = key.shape[1]
@@ -72,13 +73,13 @@ def splash_attention(
     total_queries, total_keys = padded_length(queries, itemsize), padded_length(keys, itemsize)
 
     def by_head(x: Array, total: int) -> Array:
-        """(N, T, heads, D) -> (N * heads, total, D): the kernel treats sequences as heads."""
+        """Reshapes (N, T, heads, D) to (N * heads, total, D): the kernel treats sequences as heads."""
         x = x.swapaxes(1, 2).reshape(batch * heads, x.shape[1], size)
         return jnp.pad(x, ((0, 0), (0, total - x.shape[1]), (0, 0)))
 
     segments = None
     if total_keys > keys:
-        # Padded queries attend to the real keys, too: without any key their softmax would be undefined.
+        # Padded queries also attend to the real keys: without any key their softmax would be undefined.
         is_real = (jnp.arange(total_keys) < keys).astype(jnp.int32)
         segments = kernel.SegmentIds(jnp.ones(total_queries, jnp.int32), is_real)
     full = masks.FullMask((total_queries, total_keys))
@@ -87,7 +88,7 @@ def splash_attention(
         block_sizes=_block_sizes(queries, keys, itemsize),
         head_shards=1,
         q_seq_shards=1,
-        # Lets a policy of `jax.checkpoint` save output and log-sum-exp, so that it need not run again.
+        # Lets a `jax.checkpoint` policy save output and log-sum-exp, so that the kernel need not run again.
         residual_checkpoint_name=ATTENTION,
         interpret=interpret,
     )

@@ -1,4 +1,4 @@
-"""Job `benchmark`: times training steps on the devices at hand, beside their composed roofline."""
+"""Job `benchmark`: times training steps on the local devices and compares them with a composed roofline."""
 
 import dataclasses
 import datetime
@@ -32,13 +32,13 @@ COLUMNS = (
     ("model", 7), ("size", 9), ("views", 7), ("remat", 11), ("devices", 7), ("ms/step", 8), ("views/s", 8),
     ("MFU", 5), ("roofline", 9), ("reached", 7), ("GiB", 6), ("compile", 7), ("efficiency", 10),
 )  # fmt: skip
-# Rooflines measured so far, by model, bucket and groups; None for those that do not fit in memory.
+# Rooflines measured so far, by model, bucket and groups; None for a roofline that does not fit in memory.
 Rooflines = dict[Hashable, Roofline | None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A row of the table: a network, its rematerialisation, a bucket, and a number of devices."""
+    """A row of the table: a network, its rematerialisation, a bucket, and a device count."""
 
     variant: str
     bucket: Bucket
@@ -47,10 +47,10 @@ class Case:
 
 
 def device_counts(listed: Sequence[int | str], total: int) -> list[int]:
-    """Returns the numbers of devices in `config.benchmark.devices`, ascending, on `total` devices.
+    """Returns the device counts of `config.benchmark.devices`, ascending, on `total` devices.
 
     Raises:
-      UserError: for a number above `total`.
+      UserError: for a count above `total`.
     """
     named = {"all": [total], "doubling": [*(2**power for power in range(total.bit_length())), total]}
     counts = sorted(
@@ -65,7 +65,7 @@ def device_counts(listed: Sequence[int | str], total: int) -> list[int]:
 
 
 def listed_cases(config: ConfigDict, counts: Sequence[int]) -> Iterator[Case]:
-    """Yields the cases of `config.benchmark`; by default the config's own model at each of its buckets."""
+    """Yields the cases of `config.benchmark`: by default, the config's model at each of its buckets."""
     listed = [
         (variant, Bucket(height, width, config.batch.views), remat)
         for variant, (height, width), remat in config.benchmark.cases
@@ -84,19 +84,19 @@ def benchmark(
     """Times training steps, optimizer included, on random images, and prints a table.
 
     Args:
-      config: see `muskie_jax.config.default_config`, its section `benchmark`.
-      workdir: for `benchmark.jsonl`; appends a line per case, with the device, the version of jax and the
-        date.
-      devices: all by default.
+      config: the config (`muskie_jax.config.default_config`), mainly its section `benchmark`.
+      workdir: folder of `benchmark.jsonl`, to which each case appends a line with its results, the
+        device, the version of jax and the date.
+      devices: devices to benchmark; all devices by default.
 
     Returns:
-      `device`, and `cases`: a dictionary each, with `step_ms`, `views_per_second`, `mfu`, `roofline_ms`
-      and its parts, `reached` (roofline time over step time), and `gib` per device. With several numbers
-      of devices also `efficiency`: views per second and device, relative to the smallest number. A case
-      that does not fit has `too_big` instead, the error message.
+      `device`, and `cases`: one dictionary per case, with `step_ms`, `views_per_second`, `mfu`,
+      `roofline_ms` and its parts, `reached` (roofline time over step time), and `gib` per device. With
+      several device counts there is also `efficiency`: views per second per device, relative to the
+      smallest device count. A case that does not fit has `too_big`, the error message, instead.
 
     Raises:
-      UserError: before any case runs, if one of them is invalid on these devices.
+      UserError: before any case runs, if a case is invalid on these devices.
     """
     validate(config)
     create_workdir(workdir)
@@ -105,7 +105,7 @@ def benchmark(
     cases = [(case, *configure(config, case, devices)) for case in listed_cases(config, counts)]
     columns = COLUMNS if len(counts) > 1 else COLUMNS[:-1]
     rows: list[dict[str, Any]] = []
-    baselines: dict[Case, dict[str, Any]] = {}  # rows of the smallest number of devices
+    baselines: dict[Case, dict[str, Any]] = {}  # rows of the smallest device count
     rooflines: Rooflines = {}
     log_main(table_head(columns))
     for case, case_config, mesh in cases:
@@ -134,7 +134,7 @@ def configure(config: ConfigDict, case: Case, devices: Sequence[jax.Device]) -> 
     """Returns a case's config and mesh.
 
     Raises:
-      UserError: if its batch cannot be split over the mesh.
+      UserError: if the case's batch cannot be split over the mesh.
     """
     config = config.copy_and_resolve_references()
     config.model.update(variant=case.variant, remat=case.remat)
@@ -150,7 +150,7 @@ def configure(config: ConfigDict, case: Case, devices: Sequence[jax.Device]) -> 
 
 
 def run_case(config: ConfigDict, case: Case, mesh: Mesh, rooflines: Rooflines) -> dict[str, Any]:
-    """Returns the measurements of one case; takes known rooflines from `rooflines` and adds new ones."""
+    """Returns the measurements of one case. `rooflines` caches rooflines."""
     task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
     shapes = batch_shapes(case.bucket, config.batch.groups, config.batch.views, task.model.patch, mesh)
     schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
@@ -176,7 +176,7 @@ def run_case(config: ConfigDict, case: Case, mesh: Mesh, rooflines: Rooflines) -
             state = init_state(task.model, optimizer, config.seed, mesh)
             batch = random_batch(shapes, case.bucket.grid(task.model.patch), task.masks)
             seconds = time_updates(programs, state, (case.bucket, batch), config.benchmark)
-    except UserError as error:  # the table goes on after a case that does not fit
+    except UserError as error:  # the next cases still run
         return row | {"too_big": str(error)}
     flops = groups * task_flops(task, case.bucket)
     peak = peak_flops(mesh.devices.flat[0])
@@ -197,8 +197,8 @@ def device_roofline(
 ) -> Roofline | None:
     """Returns the composed roofline of one device's part of `groups` groups.
 
-    It is None if it does not fit in memory. It is also None if the views of a group are split, since a
-    device then attends from its own views to all views of the group.
+    Returns None if the roofline does not fit in memory. It also returns None if the views of a group are
+    split, since a device then attends from its own views to all views of the group.
 
     `known` caches rooflines.
     """
@@ -219,7 +219,7 @@ def device_roofline(
 def time_updates(
     programs: Programs, state: TrainState, batch: tuple[Bucket, Batch], options: ConfigDict
 ) -> float:
-    """Returns the seconds of an update, repeated on the same batch; donates `state`."""
+    """Returns the seconds per update, repeated on the same batch. `state` is donated."""
 
     def update():
         nonlocal state
@@ -230,7 +230,7 @@ def time_updates(
 
 
 def roofline_figures(roofline: Roofline, seconds: float) -> dict[str, float]:
-    """Returns a row's figures of a composed roofline, and the fraction a step of `seconds` reaches."""
+    """Returns a row's roofline figures, including the fraction that a step of `seconds` reaches."""
     return {
         "roofline_ms": 1e3 * roofline.seconds,
         "products_ms": 1e3 * roofline.product_seconds,

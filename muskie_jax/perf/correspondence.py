@@ -1,13 +1,13 @@
-"""Times matching and scoring of one group's points, and the network's forward pass.
+"""Times the matching and scoring of one group's points, and the network's forward pass.
 
     python -m muskie_jax.perf.correspondence --variant=base --views=8 --size=512 --points=100
 
 Prints the milliseconds of:
 
 - the network, with its attention maps;
-- the predictors of one layer and of all layers: attention and features, plain and refined, with their
-  cycle check;
-- the true positions and scores of all these predictions, computed on the host.
+- the predictors of one layer and of all layers: attention and features, unrefined and refined, with
+  their cycle-consistency check;
+- the true positions of the points and the scores of these predictions, computed on the host.
 """
 
 import functools
@@ -44,7 +44,7 @@ def milliseconds(run: Callable[[], object]) -> float:
 
 
 def random_activations(rng: np.random.Generator) -> Activations:
-    """Returns random activations of one group, without the axis of groups."""
+    """Returns random activations of one group, without the group axis."""
     architecture, side, views = VARIANTS[VARIANT.value], SIZE.value // 16, VIEWS.value
     patches = side**2
     draw = lambda *shape: jnp.asarray(rng.random(shape, np.float32))
@@ -57,7 +57,7 @@ def random_activations(rng: np.random.Generator) -> Activations:
 
 
 def synthetic_views(rng: np.random.Generator) -> PosedViews:
-    """Returns views of cameras that stand side by side in front of an uneven wall."""
+    """Returns views from a row of cameras in front of an uneven wall."""
     views, size = VIEWS.value, SIZE.value
     depth = rng.uniform(2, 2.04, (views, size, size)).astype(np.float32)
     intrinsics = np.array([[size, 0, size / 2], [0, size, size / 2], [0, 0, 1]], np.float64)
@@ -68,7 +68,7 @@ def synthetic_views(rng: np.random.Generator) -> PosedViews:
 
 
 def time_network(views: PosedViews) -> tuple[float, Activations]:
-    """Returns the milliseconds of a forward pass, and its activations without the axis of groups."""
+    """Returns the milliseconds of a forward pass, and its activations without the group axis."""
     model = build_model(VARIANT.value, dtype=DTYPE.value)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))["params"]
     muskie = MuskieNetwork(model)

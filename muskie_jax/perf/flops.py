@@ -17,8 +17,8 @@ def forward_flops(model: Muskie, bucket: Bucket, slots: int | None = None) -> fl
 
     Args:
       model: the network.
-      bucket: image size and views of the group.
-      slots: number of patches that the last layer and the head compute, see `Task.slots`; None: all.
+      bucket: image size and view count of the group.
+      slots: number of patches that the last layer and the head compute, see `Task.slots`; None for all.
     """
     ends, linear, attention = _forward_parts(model, bucket, slots)
     return ends + linear + attention
@@ -43,13 +43,13 @@ def _forward_parts(model: Muskie, bucket: Bucket, slots: int | None) -> tuple[fl
 def training_flops(model: Muskie, bucket: Bucket, slots: int | None = None) -> float:
     """Returns the FLOPs of one group's forward and backward pass, as MFU counts them.
 
-    They are three times `forward_flops`, without recomputation.
+    The count is three times `forward_flops`; recomputation does not count.
     """
     return 3.0 * forward_flops(model, bucket, slots)
 
 
 def task_flops(task: Task, bucket: Bucket) -> float:
-    """Returns `training_flops` of one group of a task."""
+    """Returns the `training_flops` of one group of a task."""
     return training_flops(task.model, bucket, task.slots(bucket))
 
 
@@ -58,20 +58,20 @@ def hardware_flops(
 ) -> float:
     """Returns the FLOPs that devices execute for one group's training step, as HFU counts them.
 
-    Hardware FLOPs utilisation (HFU) counts recomputation and padding, which MFU leaves out. Beyond
+    Hardware FLOPs utilisation (HFU) counts recomputation and padding, which MFU leaves out. In addition to
     `training_flops`, this counts:
 
-    - the forward pass of a rematerialised block, which runs again;
-    - attention weights, which fused attention computes again in its backward pass;
-    - on TPUs, padding of splash attention: of tokens to whole blocks, and of heads, of 64 or 80 channels,
-      to the 128 columns of a matrix unit.
+    - the repeated forward pass of a rematerialised block;
+    - attention weights, which fused attention recomputes in its backward pass;
+    - on TPUs, the padding of splash attention: token counts are padded to complete blocks, and heads of 64
+      or 80 channels to the 128 columns of a matrix unit.
 
     Args:
       model: the network.
-      bucket: image size and views of the group.
-      on_tpu: counts splash attention.
-      view_shards: devices that the views of a group are split over.
-      slots: see `forward_flops`; always None with several view shards.
+      bucket: image size and view count of the group.
+      on_tpu: whether attention is splash attention.
+      view_shards: number of devices that split the views of a group.
+      slots: number of patches, see `forward_flops`; must be None with several view shards.
     """
     linear_again = 1 if model.remat in ("block", "full") else 0
     attention_again = 1 if model.remat == "full" else 0
@@ -97,6 +97,6 @@ def hardware_flops(
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Returns a device's peak bfloat16 FLOP/s, or None if the table of machines lacks it, as for CPUs."""
+    """Returns a device's peak bfloat16 FLOP/s, or None if `machines` does not list the device."""
     chip = find_chip(device.device_kind)
     return chip.flops if chip else None

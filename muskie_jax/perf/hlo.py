@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from muskie_jax.errors import UserError
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# Instructions without traffic of their own; that of loops and calls is counted in the computation they run.
+# Instructions without traffic of their own. Traffic of loops and calls is counted in what they call.
 NO_TRAFFIC = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"),
     *("after-all", "partition-id", "iota", "optimization-barrier", "add-dependency"),
@@ -24,8 +24,8 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](?:\{([^}]*)\})?")
-# The devices of a collective are written in three forms: lists, {{0,2},{1,3}}; iota, [groups, size]<=[...];
-# or axes of a mesh, where 'data':(2)4 is the sub-axis of size 4 after one of size 2.
+# HLO has three forms for the devices of a collective: lists, {{0,2},{1,3}}; iota, [groups, size]<=[...];
+# and mesh axes, where 'data':(2)4 is the sub-axis of size 4 after one of size 2.
 _LISTED = re.compile(r"replica_groups=\{(?:\{([\d,]+(?:\},\{[\d,]+)*)\})?\}")
 _IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
 _AXIS = r"'[^']+'(?::\(\d+\)\d+)?"
@@ -47,7 +47,7 @@ class Instruction:
     attributes: str
 
     def inputs(self) -> list[str]:
-        """Returns the names of its operands."""
+        """Returns the names of the operands."""
         return re.findall(r"%([\w.\-]+)", self.operands)
 
 
@@ -72,7 +72,7 @@ def estimate_traffic(text: str | None, devices: int) -> Traffic:
 
     Args:
       text: optimised HLO, from `jax.stages.Compiled.as_text`.
-      devices: number of devices that the program runs on.
+      devices: number of devices on which the program runs.
 
     Raises:
       UserError: if the devices of a collective cannot be parsed.
@@ -86,7 +86,7 @@ def estimate_traffic(text: str | None, devices: int) -> Traffic:
         for instruction in instructions:
             kind = instruction.op.removesuffix("-start")
             if kind in COLLECTIVES:
-                # TPUs fuse an all-reduce of which each device keeps one part: a reduce-scatter.
+                # TPUs fuse an all-reduce with the slice that each device keeps: a reduce-scatter.
                 kind = "reduce-scatter" if name.startswith("all-reduce-scatter") else kind
                 sent[kind] += runs * _sent_bytes(kind, instruction, devices)
             if not is_fused:
@@ -121,7 +121,7 @@ def _split_result(text: str) -> tuple[str, str]:
 
 
 def _executed(computations: Computations, entry: str) -> Iterator[tuple[str, float, bool]]:
-    """Yields each executed computation, its number of runs, and whether one instruction fuses it."""
+    """Yields each executed computation, its number of runs, and whether it is fused into an instruction."""
     todo = [(entry, 1.0, False)]
     while todo:
         name, runs, is_fused = todo.pop()
@@ -139,14 +139,14 @@ def _executed(computations: Computations, entry: str) -> Iterator[tuple[str, flo
 def _repeats_collective(caller: Instruction, called: str) -> bool:
     """Returns whether `called` repeats a collective that is counted at its start.
 
-    On TPUs a fusion `async-collective-start` starts a collective, fusions beside it do parts of it, and
-    `async-collective-done` ends it. The computation of each contains the entire collective.
+    On TPUs a fusion `async-collective-start` starts a collective, further fusions run parts of it, and
+    `async-collective-done` ends it. The computation of each fusion contains the entire collective.
     """
     return caller.name.startswith("async-collective-done") or called.startswith("async_collective_fusion")
 
 
 def _trip_count(loop: Instruction, computations: Computations) -> int:
-    """Returns a loop's trip count: XLA's note of it, or the largest constant in the loop's condition."""
+    """Returns a loop's trip count, from XLA's annotation or the largest constant in the condition."""
     if noted := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(noted[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop.attributes)
@@ -156,7 +156,7 @@ def _trip_count(loop: Instruction, computations: Computations) -> int:
 
 
 def _size(dtype: str, shape: str) -> float:
-    """Returns the bytes of an array, such as "f32" and "8,128"."""
+    """Returns the bytes of an array, given for example "f32" and "8,128"."""
     bits = re.search(r"\d+", dtype)
     itemsize = BYTES.get(dtype, int(bits[0]) / 8 if bits else 0)
     return itemsize * math.prod(int(d) for d in shape.split(",") if d)
@@ -168,7 +168,7 @@ def _arrays(result: str) -> list[tuple[str, str, str]]:
 
 
 def _memory_bytes(instruction: Instruction, results: Mapping[str, str], runs: float) -> float:
-    """Returns the bytes of an instruction's results and operands in main memory, memory space 0."""
+    """Returns the bytes of an instruction's results and operands in main memory (memory space 0)."""
     op = instruction.op
     if op in NO_TRAFFIC or op.endswith("-done"):
         return 0.0
@@ -180,10 +180,10 @@ def _memory_bytes(instruction: Instruction, results: Mapping[str, str], runs: fl
         types += [results.get(name, "") for name in instruction.inputs()]
     total = 0.0
     for dtype, shape, layout in (array for text in types for array in _arrays(text)):
-        is_on_chip = re.search(r"S\(\d", layout)  # any other memory space
+        is_on_chip = re.search(r"S\(\d", layout)  # a memory space other than 0
         if is_on_chip:
             continue
-        # A loop over blocks reads and writes one slice per iteration of arrays stacked over all blocks.
+        # Arrays stacked over all blocks: a loop reads or writes one slice of them per iteration.
         is_stacked = runs > 1 and shape.split(",")[0] == str(int(runs))
         total += _size(dtype, shape) / (runs if is_stacked else 1)
     return total
@@ -207,7 +207,7 @@ def _sent_bytes(kind: str, instruction: Instruction, devices: int) -> float:
 
 
 def _elements(result: str) -> list[str]:
-    """Returns the element types of a tuple type, which may be tuples themselves."""
+    """Returns the element types of a tuple type; elements may be tuples themselves."""
     elements, depth = [""], 0
     for letter in result[1:-1]:
         depth += (letter in "({[") - (letter in ")}]")
@@ -222,11 +222,11 @@ def _group_size(instruction: Instruction, devices: int) -> int:
     """Returns the number of devices in a collective's group, from `replica_groups`.
 
     Raises:
-      UserError: for a form of `replica_groups` that is not known.
+      UserError: for an unknown form of `replica_groups`.
     """
     attributes = instruction.attributes
     if found := _LISTED.search(attributes):
-        if not found[1]:  # {} stands for all devices
+        if not found[1]:  # {} means all devices
             return devices
         return max(len(group.split(",")) for group in found[1].split("},{"))
     if found := _IOTA.search(attributes):

@@ -1,8 +1,8 @@
-"""Job `benchmark_data`: times decoding and augmentation, and derives the cores that feed a GPU.
+"""Job `benchmark_data`: times decoding and augmentation, and derives the core count that feeds a GPU.
 
-The training pipeline, masks included, is timed beside the PyTorch loader of `torch_loader`: first in one
-process on one core, then with a worker on every core. The two loaders take turns, and the fastest of
-several timings counts. A view counts once, when it is loaded, even if several updates use it.
+The training pipeline, masks included, is compared with the PyTorch loader of `torch_loader`: first in one
+process on one core, then with a worker on every core. The two loaders alternate, and the fastest of several
+timings counts. A loaded view counts once, even if several updates use it.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from muskie_jax.perf.synthetic_photographs import write_photographs
 from muskie_jax.perf.throughput import items_per_second
 from muskie_jax.writers import log_main, table_head, table_row
 
-NUM_PHOTOGRAPHS = 16  # generated of each size
+NUM_PHOTOGRAPHS = 16  # number of generated photographs per size
 STAGES = ("open", "decode", "resize", "masks", "rest")
 COLUMNS = (
     ("photographs", 16), ("output", 8), ("views/s/core", 13), ("PyTorch", 8), ("ratio", 6),
@@ -44,19 +44,19 @@ NEED_COLUMNS = (("model", 7), ("output", 9), ("ms/step", 8), ("photographs", 16)
 
 
 def benchmark_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
-    """Times loading from photographs of every size to every output size, and prints two tables.
+    """Times loading of photographs, for every photograph size and output size, and prints two tables.
 
     Args:
-      config: see `muskie_jax.config.default_config`, its section `benchmark_data`.
-      workdir: for `benchmark_data.jsonl`, one line per case, and the generated photographs.
+      config: the config (`muskie_jax.config.default_config`), mainly its section `benchmark_data`.
+      workdir: folder of `benchmark_data.jsonl`, with one line per case, and of generated photographs.
 
     Returns:
       A dictionary with:
 
       - `cores`: the number of cores;
-      - `cases`: a dictionary each, with views per second on one core and, suffix `_all`, on all cores;
-        `torch_...` of the PyTorch loader; `ratio` and `ratio_all` to it; and `stages`, the milliseconds
-        of a core per view;
+      - `cases`: one dictionary per case, with `views_per_second` on one core; `torch_views_per_second`, the
+        speed of the PyTorch loader; `ratio`, the first over the second; the same on all cores, with suffix
+        `_all`; and `stages`, the milliseconds per view on one core;
       - `needs`: the number of cores that feed one GPU, see `cores_needed`.
     """
     validate(config)
@@ -96,7 +96,7 @@ def benchmark_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def photograph_folders(settings: ConfigDict, workdir: pathlib.Path) -> Iterator[tuple[str, pathlib.Path]]:
-    """Yields (name, folder): the user's folder, or one of generated photographs per size."""
+    """Yields (name, folder): the user's folder, or one folder of generated photographs per size."""
     if settings.photos:
         yield "yours", user_path(settings.photos)
         return
@@ -112,7 +112,7 @@ def _mean_kilobytes(root: pathlib.Path) -> float:
 
 
 def measure(config: ConfigDict, root: pathlib.Path, size: int, has_torch: bool) -> dict[str, Any]:
-    """Times loading from a folder of photographs to views of size x size.
+    """Times loading of a folder of photographs as views of size x size.
 
     Returns:
       A case as in `benchmark_data`, without `photographs` and `size`.
@@ -158,7 +158,7 @@ def make_sampler(config: ConfigDict, root: pathlib.Path, size: int) -> GroupSamp
 
 
 def pipeline_loads(sampler: GroupSampler, groups: int, workers: int) -> Generator[None, None, None]:
-    """Yields once per load of the training pipeline, after all updates that use the load."""
+    """Yields once per loaded batch of the training pipeline, after all updates that use the batch."""
     updates = Pipeline(sampler, range(groups), workers, threads=1).updates()
     with contextlib.closing(updates):
         while True:
@@ -172,7 +172,7 @@ def torch_batches_per_second(
 ) -> float:
     """Returns the speed of the PyTorch loader with batches of `views` views.
 
-    It runs in a process of its own, on the cores that this thread may use.
+    The loader runs in a separate process, on the cores that this thread may use.
     """
     command = [sys.executable, "-m", "muskie_jax.perf.torch_loader"]
     arguments, lines = map(str, (size, views, workers, seconds)), "\n".join(map(str, paths))
@@ -190,7 +190,7 @@ def stage_costs(
 
     - `open` reads the file and its header.
     - `decode` decodes pixels at the scale that a random crop needs.
-    - `resize` crops and resizes them.
+    - `resize` crops and resizes the pixels.
     - `masks` draws the masks of all updates that use the view.
     """
     rng, output = np.random.default_rng(0), (size, size)
@@ -220,7 +220,7 @@ def stage_costs(
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """Pins this thread, and threads and processes that it starts, to one core, if the system can."""
+    """Pins this thread, and the threads and processes it starts, to one core, if the system supports it."""
     cores = available_cores()
     pin = getattr(os, "sched_setaffinity", lambda *_: None)
     pin(0, cores[-1:])
@@ -235,17 +235,17 @@ def cores_needed(
 ) -> list[dict[str, Any]]:
     """Returns the number of cores that feed a GPU, for every known step time and kind of photographs.
 
-    The speed of a core is the lower of its speed alone and its speed while all others work.
+    The speed of a core is the lower of two: its speed alone, and its speed while all cores work.
 
     Args:
       cases: see `benchmark_data`.
-      steps: (variant, size, milliseconds of a step) each.
-      step_views: views of such a step.
-      reuse: steps that use a loaded view.
+      steps: step times, as (variant, size, milliseconds).
+      step_views: number of views per step.
+      reuse: number of steps that use a loaded view.
 
     Returns:
-      A dictionary per row. `size` "all" is the published update, which has a batch of each size. Where
-      step times of some sizes are missing, its step time is a lower bound, and `at_most` is true.
+      One dictionary per row. `size` "all" is the published update, which has a batch of each size. If step
+      times of some sizes are missing, its step time is a lower bound, and `at_most` is true.
     """
     needs = []
     for photographs in dict.fromkeys(case["photographs"] for case in cases):

@@ -15,23 +15,23 @@ from muskie_jax.perf.memory import training_memory
 from muskie_jax.programs import OPTIMIZER
 from muskie_jax.train_step import Task
 
-USABLE_TPU = 0.98  # fraction of a TPU's memory beside the runtime's: 15.75 of 16 GiB on v5e
+USABLE_TPU = 0.98  # fraction of a TPU's memory that the runtime does not reserve: 15.75 of 16 GiB on v5e
 USABLE_GPU = 0.75  # fraction of a GPU's memory that JAX takes by default
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """The training of a config on a machine.
+    """A training run of a config on a machine.
 
     Attributes:
-      machine: the chips.
+      machine: the machine.
       mesh: sizes of the axes data, fsdp and view.
       task: network, loss and masks.
-      schedule: buckets of updates.
-      groups: loaded groups of a batch, over all chips.
-      views: views of a loaded group.
-      prefetched: batches on the device besides the one in use.
-      steps: updates of the run.
+      schedule: schedule of the buckets of updates.
+      groups: number of loaded groups per batch, over all chips.
+      views: number of views per loaded group.
+      prefetched: number of batches on the device in addition to the batch in use.
+      steps: number of updates of the run.
     """
 
     machine: Machine
@@ -44,11 +44,11 @@ class Workload:
     steps: int
 
     def batch_groups(self, bucket: Bucket) -> int:
-        """Returns the groups of a batch, over all chips, after loaded groups were split."""
+        """Returns the number of groups per batch, over all chips, after loaded groups are split."""
         return self.groups * self.views // bucket.views
 
     def model_flops(self, bucket: Bucket) -> float:
-        """Returns the model FLOPs of a chip's part of a batch, as MFU counts them."""
+        """Returns the model FLOPs of one chip's part of a batch, as MFU counts them."""
         return self._groups_per_chip(bucket) * task_flops(self.task, bucket)
 
     def hardware_flops(self, bucket: Bucket) -> float:
@@ -58,7 +58,7 @@ class Workload:
         return self._groups_per_chip(bucket) * flops
 
     def estimated_memory(self, bucket: Bucket) -> dict[str, float]:
-        """Returns the bytes per chip, by part, that `training_memory` estimates for a batch."""
+        """Returns the estimated bytes per chip, by part, from `training_memory`."""
         return training_memory(
             self.task.model, bucket, self.batch_groups(bucket), self.mesh,
             self.prefetched, len(self.schedule.resolutions), self.task.slots(bucket),
@@ -74,10 +74,11 @@ class ProgramPlan:
 
     Attributes:
       bucket: the program's bucket; None for the optimizer.
-      peak: bytes of memory while it runs.
+      peak: bytes of memory in use while the program runs.
       parts: bytes of memory by part; None if unknown.
       model_flops, hardware_flops: see `muskie_jax.perf.flops`; 0 for the optimizer.
-      compiler_flops: XLA's count, which leaves out kernels and counts the body of a loop once.
+      compiler_flops: XLA's count, which leaves out custom kernels and counts a loop's body once; None if
+        unknown.
       traffic: estimated traffic; None if the program did not compile.
       code: bytes of machine code.
     """
@@ -105,7 +106,7 @@ class ProgramPlan:
         }
 
     def seconds(self, machine: Machine) -> float:
-        """Returns the roofline time: that of the slowest resource, with perfect overlap of the others."""
+        """Returns the roofline time: the slowest resource's time, if all resources overlap perfectly."""
         return max(self.times(machine).values())
 
     def bound(self, machine: Machine) -> str:
@@ -140,7 +141,7 @@ class MachinePlan:
       parameter_bytes, optimizer_bytes: memory of the parameters and of the optimizer's moments.
       programs: the compiled programs.
       total_programs: number of the config's programs, including those not compiled.
-      utilisation: assumed MFU for a prediction of the duration; 0: none.
+      utilisation: MFU to predict the duration for; 0 for no prediction.
     """
 
     workload: Workload
@@ -157,7 +158,7 @@ class MachinePlan:
 
     @property
     def peak(self) -> float:
-        """Bytes of the program that needs the most memory."""
+        """Bytes needed by the program that needs the most memory."""
         return max(program.peak for program in self.programs)
 
     @property
@@ -172,12 +173,12 @@ class MachinePlan:
 
     @property
     def code(self) -> float:
-        """Bytes of code of all the config's programs; those not compiled count as the average."""
+        """Bytes of code of all the config's programs; programs not compiled count as the average."""
         return sum(p.code for p in self.programs) / len(self.programs) * self.total_programs
 
     @functools.cached_property
     def update_seconds(self) -> float:
-        """Roofline time of an update.
+        """Roofline time of an update, in seconds.
 
         The time of a bucket that was not compiled is its compute time, scaled by the ratio of roofline
         time to compute time over all compiled buckets.
@@ -203,7 +204,7 @@ class MachinePlan:
 
     @property
     def days(self) -> float:
-        """Roofline time of the run."""
+        """Roofline time of the run, in days."""
         return self.workload.steps * self.update_seconds / 86_400
 
     def days_at(self, utilisation: float) -> float:
@@ -212,7 +213,7 @@ class MachinePlan:
         return self.workload.steps * flops / (utilisation * self.machine.chip.flops) / 86_400
 
     def _per_update(self, value: Callable[[Bucket], float]) -> float:
-        """Returns the sum over an update's batches of the mean over the buckets that each may draw."""
+        """Returns the sum, over an update's batches, of the mean of `value` over the batch's buckets."""
         total = 0.0
         for sizes in self.workload.schedule.resolutions:
             drawn = [

@@ -1,7 +1,7 @@
 """Data-sheet figures of accelerators: memory, peak FLOP/s and bandwidths.
 
 A machine's name is `<chip>:<shape>`. For TPUs the shape is the slice's topology, such as `v5e:4x4` or
-`v5p:2x2x4`. For GPUs it is their number, such as `h100:8`.
+`v5p:2x2x4`. For GPUs it is the number of GPUs, such as `h100:8`.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ class Chip:
     """An accelerator.
 
     Attributes:
-      name: JAX's `device_kind` for TPUs; for GPUs, whole words of it that identify the chip.
+      name: JAX's `device_kind` for TPUs; for GPUs, the words of `device_kind` that identify the chip.
       memory: HBM capacity, GiB.
       flops: peak dense bfloat16 FLOP/s.
       bandwidth: HBM bandwidth, bytes per second.
-      interconnect: send bandwidth to other chips of the slice or node, bytes per second. Data sheets
-        give the sum of sending and receiving, twice this figure.
+      interconnect: send bandwidth to other chips of the slice or node, bytes per second. Data sheets list
+        twice this figure, the sum of sending and receiving.
       topology: number of dimensions of a TPU slice's shape; 0 for GPUs.
     """
 
@@ -39,8 +39,8 @@ class Chip:
         return self.topology > 0
 
 
-# Sources: NVIDIA's data sheet of each GPU (without sparsity; NVLink, or PCIe 4.0 x16 for GPUs without it);
-# cloud.google.com/tpu/docs, the page of each TPU version.
+# Sources: NVIDIA's data sheet of each GPU (without sparsity; NVLink, or PCIe 4.0 x16 if there is no
+# NVLink), and the page of each TPU version at cloud.google.com/tpu/docs.
 CHIPS = {
     "a100": Chip("A100", 80, 312e12, 2.039e12, 300e9),
     "h100": Chip("H100", 80, 989e12, 3.35e12, 450e9),
@@ -57,8 +57,8 @@ CHIPS = {
     "tpu7x": Chip("TPU7x", 96, 1153.5e12, 3.69e12, 300e9, topology=3),
 }
 OTHER_NAMES = {"TPU v5e": "TPU v5 lite", "TPU v5p": "TPU v5", "TPU v6e": "TPU v6 lite"}
-NODE = 8  # GPUs of a node, the largest number that `interconnect` connects
-# Excludes TPU v4: a device of its compile-only topology is half a chip, one of a real slice a whole chip.
+NODE = 8  # number of GPUs per node, which `interconnect` connects
+# Excludes TPU v4: a device is half a chip in its compile-only topology, but a full chip in a real slice.
 PLANNABLE = ("a100", "h100", "h200", "b200", "l40s", "v5e", "v5p", "v6e")
 
 
@@ -72,10 +72,10 @@ class Machine:
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """Returns the chip with JAX's `device_kind`, or None if the table lacks it, as for CPUs."""
+    """Returns the chip with JAX's `device_kind`, or None if the table does not list it, as for CPUs."""
     kind = OTHER_NAMES.get(device_kind, device_kind)
     for chip in CHIPS.values():
-        # A GPU's device_kind also has the maker, and memory or socket: "NVIDIA A100-SXM4-80GB".
+        # A GPU's device_kind also has the vendor, socket or memory: "NVIDIA A100-SXM4-80GB".
         if kind == chip.name or (not chip.is_tpu and re.search(rf"(?<![\w-]){chip.name}(?!\w)", kind)):
             return chip
     return None
@@ -85,7 +85,7 @@ def parse_machine(text: str) -> Machine:
     """Parses a machine's name, such as `v5e:4x4` or `h100:8`.
 
     Raises:
-      UserError: for an unknown chip or a shape that does not suit it; lists examples.
+      UserError: for an unknown chip, or a shape that does not suit the chip; lists examples.
     """
     name, _, shape = str(text).partition(":")
     gpus = [f"{chip}:8" for chip in PLANNABLE if not CHIPS[chip].is_tpu]

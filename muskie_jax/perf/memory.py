@@ -1,6 +1,6 @@
-"""Estimates the memory that training takes on each device, from the model's definition.
+"""Estimates the memory that training needs on each device, from the model's definition.
 
-The estimate counts the arrays that must be kept, not those that a compiler adds. Fused attention never
+The estimate counts arrays that must be kept, not arrays that a compiler adds. Fused attention never
 stores (T, T) weights, so no term grows with the square of the number of tokens.
 """
 
@@ -17,21 +17,21 @@ from muskie_jax.models.muskie import CHANNELS, Muskie
 # Remat policy (`config.model.remat`) -> token-sized arrays (tokens x width) that a block of two layers
 # keeps for its backward pass.
 KEPT_BY_BLOCK = {
-    # Of each layer: its input; first norm; queries, keys and values; attention's output; residual sum;
-    # second norm; hidden layer of the MLP before and after GELU. Backward passes of norms, GELU and RoPE
-    # need no other arrays.
+    # Per layer: input; first norm; queries, keys and values; attention output; residual sum; second norm;
+    # hidden layer of the MLP before and after GELU. Backward passes of norms, GELU and RoPE need no other
+    # arrays.
     "none": 2 * (1 + 1 + 3 + 1 + 1 + 1 + 4 + 4),
-    # Of each layer: its input, queries, keys and values, attention's output, residual sum, hidden layer.
+    # Per layer: input; queries, keys and values; attention output; residual sum; hidden layer of the MLP.
     "elementwise": 2 * (1 + 3 + 1 + 1 + 4),
-    "block": 1 + 2 * 1,  # its input, and both attentions' outputs
-    "full": 1,  # its input
+    "block": 1 + 2 * 1,  # input of the block, and attention output of each layer
+    "full": 1,  # input of the block
 }
-# Remat policy -> those of these arrays that the last layer keeps only for slots (see `Task.slots`):
-# queries, attention's output, and all later ones.
+# Remat policy -> arrays in KEPT_BY_BLOCK that the last layer keeps for slots only (see `Task.slots`):
+# queries, attention output, and all later arrays.
 KEPT_FOR_SLOTS = {"none": 1 + 1 + 1 + 1 + 4 + 4, "elementwise": 1 + 1 + 1 + 4, "block": 1, "full": 0}
 # Token-sized arrays of gradients during the backward pass of a block.
 GRADIENTS_OF_BLOCK = 2
-# Float32 arrays as large as the images when the backward pass starts: images, prediction, confidence, and
+# Float32 arrays of the images' size when the backward pass starts: images, prediction, confidence, and the
 # gradients of the head's two outputs.
 KEPT_BY_LOSS = 5
 
@@ -45,31 +45,31 @@ def training_memory(
     batches: int = 1,
     slots: int | None = None,
 ) -> dict[str, float]:
-    """Returns the bytes per device, by part, while gradients of one batch are computed.
+    """Returns the bytes per device, by part, while the gradients of one batch are computed.
 
-    The total is within 3% of what the compiler reserved on an H100 and an H200; see
+    The total is within 3% of the memory that the compiler reserved on an H100 and an H200; see
     tests/perf/test_memory.py.
 
     Args:
       model: the network.
-      bucket: image size and views of a group.
-      groups: groups of the batch over all devices, after loaded groups were split into the bucket's.
+      bucket: image size and view count of a group.
+      groups: number of groups per batch, over all devices, after loaded groups are split.
       mesh: sizes of the axes data, fsdp and view.
-      prefetched: batches on the device besides the one in use.
-      batches: batches per update.
-      slots: number of patches per group that the last layer and the head compute; None: all.
+      prefetched: number of batches on the device in addition to the batch in use.
+      batches: number of batches per update.
+      slots: number of patches per group that the last layer and the head compute; None for all.
 
     Returns:
       A dictionary whose values sum to the total:
 
-      - `parameters`;
-      - `optimizer`: two moments;
-      - `gradients`: of an update's other batches, float32;
-      - `compute copies`: kernels in the type of matrix products, unsharded, on every device; 0 if they are
-        float32 and not sharded;
-      - `activations`: kept from the forward to the backward pass, in which kernels' gradients take their
-        memory;
-      - `working set`: temporary arrays of the loss or of a block's backward pass, the larger of the two;
+      - `parameters`: the parameters, float32;
+      - `optimizer`: two moments per parameter;
+      - `gradients`: sum of the gradients of an update's other batches, float32;
+      - `compute copies`: unsharded kernels in the dtype of matrix products; 0 if kernels are float32 and
+        not sharded;
+      - `activations`: arrays kept from the forward to the backward pass. During the backward pass,
+        gradients of kernels reuse their memory;
+      - `working set`: temporary arrays of the loss or of a block's backward pass, whichever is larger;
       - `batches`: images.
     """
     # Parameter shapes depend on neither the mesh, nor rematerialisation, nor the attention kernel.
@@ -79,7 +79,7 @@ def training_memory(
     sharded = kernels / mesh["fsdp"] + count["others"]
     itemsize = jnp.dtype(model.dtype).itemsize
     is_copied = model.dtype != jnp.float32 or mesh["fsdp"] > 1
-    views = groups * bucket.views / (mesh["data"] * mesh["fsdp"] * mesh["view"])  # on a device
+    views = groups * bucket.views / (mesh["data"] * mesh["fsdp"] * mesh["view"])  # views per device
     rows, columns = bucket.grid(model.patch)
     tokens = views * (rows * columns + model.registers)
     pixels = views * bucket.height * bucket.width * CHANNELS
@@ -88,8 +88,8 @@ def training_memory(
     kept = KEPT_BY_BLOCK[model.remat]
     recomputed = KEPT_BY_BLOCK["none"] - kept
     if model.remat == "elementwise":
-        recomputed /= 2  # one layer at a time, since the input of each is kept
-    # Global layers keep the keys and values gathered from all devices instead of the device's own.
+        recomputed /= 2  # one layer at a time, since each layer's input is kept
+    # Global layers keep the keys and values gathered from all devices, not only the device's own.
     gathered = 2 * (mesh["view"] - 1)
     if model.remat == "none":
         kept += gathered
@@ -110,7 +110,7 @@ def training_memory(
 
 @functools.cache
 def _parameters(model: Muskie) -> dict[str, int]:
-    """Returns parameter counts: `kernels` of linear layers, which meshes shard, and `others`."""
+    """Returns parameter counts: `kernels` of linear layers, which are sharded, and `others`."""
     image = jnp.zeros((1, 1, model.patch, model.patch, CHANNELS))
     params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
     count = {"kernels": 0, "others": 0}

@@ -1,4 +1,7 @@
-"""Job `plan`: predicts what a config needs on a machine that need not be present, by compiling for it."""
+"""Job `plan`: compiles a config's programs for a machine and predicts memory, traffic and time.
+
+The machine need not be present.
+"""
 
 import concurrent.futures
 import contextlib
@@ -39,15 +42,15 @@ OPTIMIZER_PARTS = ("parameters", "optimizer", "gradients", "batches")  # see `tr
 def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Compiles a config's programs for a machine, prints a table, and writes `plan.json`.
 
-    It needs neither data nor any of the machine's devices.
+    Neither data nor the machine's devices are needed.
 
     Args:
-      config: see `muskie_jax.config.default_config`, its section `plan`.
-      workdir: for `plan.json`.
+      config: the config (`muskie_jax.config.default_config`), mainly its section `plan`.
+      workdir: folder of `plan.json`.
 
     Returns:
-      `fits`, `peak_gib`, `views_per_second` and `days` (both by the roofline), and more; see
-      `docs/plan.md`.
+      The contents of `plan.json` without `programs`: `fits`, `peak_gib`, `roofline_views_per_second`,
+      `roofline_days` and more; see `docs/plan.md`.
 
     Raises:
       UserError: for an unknown machine or bucket, or a batch that cannot be split over the mesh.
@@ -136,7 +139,7 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def machine_devices(machine: Machine) -> Sequence[jax.Device]:
-    """Returns devices to compile for: those of a TPU topology; for GPUs, as many virtual CPU devices.
+    """Returns devices to compile for: the devices of a TPU topology, or one virtual CPU device per GPU.
 
     Raises:
       UserError: if libtpu is missing, or if the compiler does not know the topology.
@@ -146,7 +149,7 @@ def machine_devices(machine: Machine) -> Sequence[jax.Device]:
             raise UserError(
                 "plans for TPUs need their compiler: python -m pip install libtpu -c constraints.txt"
             )
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no TPU answers the query
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to answer the query
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no TPU is taken from other processes
         try:
             return topologies.get_topology_desc(platform="tpu", topology_name=machine.name).devices
@@ -165,10 +168,10 @@ def machine_devices(machine: Machine) -> Sequence[jax.Device]:
 
 
 def make_machine_task(config: ConfigDict, machine: Machine, mesh: Mesh) -> Task:
-    """Returns the task as trained on the machine.
+    """Returns the training task for the given machine.
 
-    Without a GPU its attention kernels cannot be compiled. XLA's attention replaces them, since it is
-    split over devices in the same way.
+    GPU attention kernels cannot be compiled without a GPU, so XLA's attention stands in; it is sharded the
+    same way.
 
     Raises:
       UserError: for an attention kernel that does not run on the machine.
@@ -208,13 +211,13 @@ def parse_buckets(text: str, known: Sequence[Bucket]) -> tuple[Bucket, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledProgram:
-    """Figures of the compiler, per chip.
+    """The compiler's figures of a program, per chip.
 
     Attributes:
-      memory: bytes by part; None if there is too little memory, or if the program is for a GPU.
-      needed: bytes that the compiler asked for if there is too little memory; 0 otherwise.
-      flops: the compiler's count; None if unknown.
-      traffic: estimated traffic; None if there is too little memory.
+      memory: bytes by part; None if the program does not fit in memory, or if it is for a GPU.
+      needed: bytes that the compiler asked for if the program does not fit; 0 otherwise.
+      flops: the compiler's FLOP count; None if unknown.
+      traffic: estimated traffic; None if the program does not fit in memory.
       code: bytes of machine code.
     """
 
@@ -226,10 +229,10 @@ class CompiledProgram:
 
 
 def one_program_per_bucket(programs: Mapping[ProgramKey | str, Lower]) -> dict[Bucket | None, Lower]:
-    """Returns bucket -> its program, and None -> the optimizer's program, if it is separate.
+    """Returns a mapping from each bucket to its program, and from None to a separate optimizer program.
 
-    Of a bucket's two gradient programs, the one that adds to earlier gradients needs more memory: it is
-    chosen.
+    If a bucket has two gradient programs, the program that adds to earlier gradients is chosen, since it
+    needs more memory.
     """
     chosen: dict[Bucket | None, Lower] = {}
     if OPTIMIZER in programs:
@@ -245,7 +248,7 @@ def one_program_per_bucket(programs: Mapping[ProgramKey | str, Lower]) -> dict[B
 def compile_all(
     lowered: Mapping[Bucket | None, Lower], machine: Machine
 ) -> dict[Bucket | None, CompiledProgram]:
-    """Compiles programs in parallel and logs each."""
+    """Compiles programs in parallel, and logs a line for each program."""
     start, finished = time.perf_counter(), []
     log_main(f"Compiling {len(lowered)} programs ...")
 
@@ -267,7 +270,7 @@ def compile_all(
 def compile_one(lowered: jax.stages.Lowered, machine: Machine) -> CompiledProgram:
     """Compiles a program and returns its figures.
 
-    Programs for GPUs are compiled for virtual CPU devices, so that only their collectives are known.
+    Programs for GPUs are compiled for virtual CPU devices, so only the traffic of collectives is known.
     """
     if not machine.chip.is_tpu:
         # The program never runs, so the compiler need not optimise its code.
@@ -300,7 +303,7 @@ def compile_one(lowered: jax.stages.Lowered, machine: Machine) -> CompiledProgra
 def parse_needed_memory(message: str) -> float | None:
     """Returns the bytes that a program needs, from a TPU compiler's out-of-memory error.
 
-    One of the error's two wordings leaves out the arguments, so the result is a lower bound. It is None
+    The result is a lower bound, since one of the error's two wordings leaves out the arguments. It is None
     for any other message.
     """
     number = r"([\d.]+)([MGT])"
@@ -315,9 +318,9 @@ def parse_needed_memory(message: str) -> float | None:
 
 
 def tpu_memory(program: CompiledProgram, beside: float) -> tuple[float, dict[str, float] | None]:
-    """Returns the peak bytes of a program, and its parts if it compiled.
+    """Returns the peak bytes of a program, and the bytes by part if it compiled.
 
-    `beside` is the bytes of arrays in memory that are not arguments of the program.
+    `beside` counts the bytes of arrays in memory that are not arguments of the program.
     """
     if program.memory is None:
         return beside + program.needed, None
@@ -328,9 +331,9 @@ def tpu_memory(program: CompiledProgram, beside: float) -> tuple[float, dict[str
 def gpu_memory(
     workload: Workload, bucket: Bucket | None, buckets: Sequence[Bucket]
 ) -> tuple[float, dict[str, float]]:
-    """Returns the estimated peak bytes of a bucket's program, and its parts.
+    """Returns the estimated peak bytes of a bucket's program, and the bytes by part.
 
-    The optimizer, bucket None, runs beside waiting batches of the largest of `buckets`.
+    Bucket None is the optimizer; prefetched batches of the largest of `buckets` are then in memory.
     """
     if bucket:
         parts = workload.estimated_memory(bucket)

@@ -1,4 +1,4 @@
-"""The printed form of a plan, and advice for one that does not fit."""
+"""Formats a plan for printing, and advises on a plan that does not fit."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ LEFT_ALIGNED = ("program", "bound by")
 
 
 def report(plan: MachinePlan, hints: tuple[str, ...]) -> str:
-    """Returns the printed plan: header, table of programs, totals, verdict, and `hints` from `advice`."""
+    """Returns the plan as text: header, table of programs, totals, verdict, and `hints` from `advice`."""
     lines = [
         *_header(plan), "",
         *_table(plan), "",
@@ -52,7 +52,7 @@ def _table(plan: MachinePlan) -> list[str]:
 
 
 def _cells(program: ProgramPlan, plan: MachinePlan) -> tuple[str, ...]:
-    """Returns the cells of a program's row, in the order of COLUMNS; a dash stands for unknown."""
+    """Returns the cells of a program's row, in the order of COLUMNS; a dash means unknown."""
     memory = f"{program.peak / GIB:.2f}" + ("" if program.peak <= plan.limit else " !")
     compiler_flops, hbm, sent = program.compiler_flops, None, None
     if program.traffic:
@@ -86,7 +86,7 @@ def _totals(plan: MachinePlan) -> list[str]:
 
 
 def _most_sent(plan: MachinePlan) -> dict[str, float]:
-    """Returns kind of collective -> the most bytes that one program sends in it."""
+    """Returns, for each kind of collective, the most bytes that one program sends."""
     most: dict[str, float] = {}
     for program in plan.programs:
         for kind, sent in (program.traffic.sent if program.traffic else {}).items():
@@ -113,19 +113,19 @@ def _verdict(plan: MachinePlan) -> list[str]:
 def advice(plan: MachinePlan) -> tuple[str, ...]:
     """Returns the mildest changes that should make a plan fit, as command-line flags.
 
-    Rematerialisation and sharding keep the training recipe, so they come before fewer groups per batch.
+    Rematerialisation and sharding keep the training recipe, so they are tried before smaller batches.
     """
     workload = plan.workload
     model, fsdp, groups = workload.task.model, workload.mesh["fsdp"], workload.groups
-    devices = workload.machine.chips // workload.mesh["view"]  # of the axes data and fsdp
+    devices = workload.machine.chips // workload.mesh["view"]  # devices along the axes data and fsdp
     buckets = [program.bucket for program in plan.programs if program.bucket]
 
     def estimated_peak(changed: Workload) -> float:
         return max(sum(changed.estimated_memory(bucket).values()) for bucket in buckets)
 
-    # Corrects the estimate's error at the config as planned.
+    # Corrects the estimate by its error for the planned config.
     correction = plan.peak / estimated_peak(workload)
-    policies = list(REMAT)  # from the fastest to the one that needs the least memory
+    policies = list(REMAT)  # from the fastest to the least memory
     policies = policies[policies.index(model.remat) :]
     shards = [n for n in range(2, devices + 1) if devices % n == 0 and divides_kernels(model, n)]
     for new_groups in [n for n in range(groups, 0, -1) if n % devices == 0]:
@@ -149,7 +149,7 @@ def advice(plan: MachinePlan) -> tuple[str, ...]:
 
 
 def _change(workload: Workload, remat: str, fsdp: int, groups: int) -> Workload:
-    """Returns the workload with other settings; the axis data gets the chips that fsdp leaves."""
+    """Returns the workload with other settings; the axis data gets all remaining chips."""
     view = workload.mesh["view"]
     return dataclasses.replace(
         workload,

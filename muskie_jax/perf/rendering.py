@@ -1,9 +1,9 @@
-"""Times rendering of synthetic rooms, and the training step that it feeds.
+"""Times the rendering of synthetic rooms, and the training step that uses them.
 
     python -m muskie_jax.perf.rendering --variant=small --groups=64 --views=8 --size=128
 
-Prints the milliseconds of a training step (forward, backward, AdamW) and of rendering its batch, with
-procedural textures and with photo textures, and both as fractions of the step.
+Prints the milliseconds of a training step (forward, backward, AdamW). Then prints the milliseconds of
+rendering its batch, with procedural and with photo textures, also as fractions of the step.
 """
 
 import functools
@@ -59,7 +59,7 @@ def make_renderer(with_photos: bool) -> Callable[[], UInt8[Array, "B V H W 3"]]:
 
 
 def make_training_step(images: UInt8[Array, "B V H W 3"]) -> Callable[[], TrainState]:
-    """Returns a function that trains the network for one more step on the same batch."""
+    """Returns a function that runs the next training step, always on the same batch."""
     model = build_model(VARIANT.value, dtype=DTYPE.value)
     side = SIZE.value // model.patch
     masks = MaskOptions((("random", 0.9),))

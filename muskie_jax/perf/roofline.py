@@ -1,8 +1,8 @@
-"""Measures a composed roofline: the shortest time of a training step on the device at hand.
+"""Measures a composed roofline: the shortest possible time of a training step on the local device.
 
-Every matrix product of the step is timed alone, at its own shape. So is attention, forward and backward,
+Every matrix product of the step is timed alone, at its own shape. Attention is timed forward and backward,
 with the kernel that the network uses. The sum of these times is the composed roofline. A step would take
-it if norms, activations, the loss, the optimizer and everything between products cost nothing.
+this time if norms, activations, the loss, the optimizer and everything between products cost nothing.
 """
 
 import dataclasses
@@ -19,12 +19,13 @@ from muskie_jax.buckets import Bucket
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import CHANNELS, Muskie
 
-COPIES = 3  # of an operation in a timed program, each with inputs of its own, so that XLA cannot merge them
+# Copies of an operation in a timed program. Each has its own inputs, so that XLA cannot merge them.
+COPIES = 3
 RUNS = 8
 
 
 class Product(NamedTuple):
-    """A matrix product (rows, inner) @ (inner, columns), and its number in a forward pass."""
+    """A matrix product (rows, inner) @ (inner, columns), and its count in a forward pass."""
 
     rows: int
     inner: int
@@ -36,7 +37,7 @@ class Product(NamedTuple):
 def forward_products(model: Muskie, bucket: Bucket, groups: int, slots: int | None = None) -> list[Product]:
     """Returns the matrix products of a forward pass of `groups` groups, except attention's.
 
-    `slots` is the number of patches per group that the last layer and the head compute; None means all.
+    `slots` is the number of patches per group that the last layer and the head compute; None for all.
     """
     grid_rows, grid_columns = bucket.grid(model.patch)
     patches = groups * bucket.views * grid_rows * grid_columns
@@ -68,7 +69,7 @@ class Roofline:
 
 
 class _Operation(NamedTuple):
-    """A function to time, its input shapes, the FLOPs of a call, and the calls in a training step."""
+    """A function to time, its input shapes, the FLOPs of a call, and its count in a training step."""
 
     function: Callable[..., object]
     shapes: Sequence[tuple[int, ...]]
@@ -79,7 +80,7 @@ class _Operation(NamedTuple):
 def composed_roofline(model: Muskie, bucket: Bucket, groups: int, slots: int | None = None) -> Roofline:
     """Measures the roofline of a step of `groups` groups on the first device.
 
-    `slots`: see `forward_products`.
+    `slots` is as in `forward_products`.
     """
     products, attentions = operations(model, bucket, groups, slots)
     seconds = _measure([*products, *attentions], model.dtype)
@@ -96,7 +97,7 @@ def composed_roofline(model: Muskie, bucket: Bucket, groups: int, slots: int | N
 def operations(
     model: Muskie, bucket: Bucket, groups: int, slots: int | None
 ) -> tuple[list[_Operation], list[_Operation]]:
-    """Returns the matrix products and the attentions of a training step, forward and backward."""
+    """Returns the matrix products and the attention of a training step, forward and backward."""
     products = []
     for product in forward_products(model, bucket, groups, slots):
         rows, inner, columns, count, needs_input_gradient = product
@@ -118,7 +119,7 @@ def operations(
 
 
 def _attention(model: Muskie, sequences: int, queries: int, keys: int, count: int) -> _Operation:
-    """Attention, forward and backward: 2 products forward, 5 backward, which recomputes the weights."""
+    """Returns attention: 2 products forward, and 5 backward, where the weights are recomputed."""
     attend = Attention(model.attention.implementation)
     head_size = model.width // model.heads
     query_shape, key_shape = ((sequences, 1, n, model.heads, head_size) for n in (queries, keys))
@@ -147,7 +148,7 @@ def _measure(operations: Sequence[_Operation], dtype: jnp.dtype) -> list[float]:
 
 
 def _random(shapes: Sequence[tuple[int, ...]], dtype: jnp.dtype) -> list[list[Array]]:
-    """Returns random inputs for COPIES calls. On ones and zeros a GPU computes faster than in training."""
+    """Returns random inputs for COPIES calls. GPUs would be unrealistically fast on constant inputs."""
     keys = iter(jax.random.split(jax.random.key(0), COPIES * len(shapes)))
     return [[jax.random.normal(next(keys), shape, dtype) for shape in shapes] for _ in range(COPIES)]
 

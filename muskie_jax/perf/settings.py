@@ -1,4 +1,4 @@
-"""Settings of the jobs that measure: `config.benchmark`, `config.benchmark_data` and `config.plan`."""
+"""Settings of benchmarks and plans: `config.benchmark`, `config.benchmark_data` and `config.plan`."""
 
 import dataclasses
 
@@ -12,16 +12,17 @@ from muskie_jax.models.settings import check_max_views
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkSettings:
-    """The job `benchmark`, which times training steps: `config.benchmark`.
+    """Settings of the `benchmark` job, which times training steps: `config.benchmark`.
 
     Attributes:
-      cases: (variant, (height, width), remat) of each case; empty: the config's own model, at each of its
+      cases: (variant, (height, width), remat) of each case; empty for the config's own model at each of its
         buckets.
-      groups_per_device: groups of a batch on each device; 0: `config.batch.groups` over all devices.
-      devices: numbers of devices to compare: integers, "all", or "doubling": 1, 2, 4, ... and all.
-      steps: steps that are timed together.
-      repeats: timings of a case; the fastest counts.
-      roofline: measures matrix products and attention alone, too.
+      groups_per_device: number of groups per batch on each device; 0 for `config.batch.groups` over all
+        devices.
+      devices: device counts to compare: integers, "all", or "doubling" (1, 2, 4, ... and all).
+      steps: number of steps that are timed together.
+      repeats: number of timings per case; the fastest counts.
+      roofline: whether to also measure the composed roofline.
     """
 
     cases: tuple[tuple[str, tuple[int, int], str], ...] = ()
@@ -34,16 +35,16 @@ class BenchmarkSettings:
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkDataSettings:
-    """The job `benchmark_data`, which times loading: `config.benchmark_data`.
+    """Settings of the `benchmark_data` job, which times loading: `config.benchmark_data`.
 
     Attributes:
-      photos: folder of photographs, searched at any depth; empty: generates some.
-      photo_sizes: (height, width) of the generated photographs, pixels.
-      sizes: sides of the square views, pixels.
-      seconds: duration of a measurement.
-      repeats: measurements; the fastest counts.
-      steps: (variant, size, milliseconds of a step) on the GPU that is to be fed, an H100.
-      step_views: views of such a step.
+      photos: folder of photographs, searched at any depth; empty to generate photographs.
+      photo_sizes: (height, width) of the generated photographs, in pixels.
+      sizes: sides of the square views, in pixels.
+      seconds: duration of a measurement, in seconds.
+      repeats: number of measurements; the fastest counts.
+      steps: step times on the GPU to feed, as (variant, size, milliseconds). Defaults are for an H100.
+      step_views: number of views per step.
     """
 
     photos: str = ""
@@ -63,12 +64,12 @@ class BenchmarkDataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class PlanSettings:
-    """The job `plan`, which predicts what a config needs on a machine: `config.plan`.
+    """Settings of the `plan` job, which predicts memory and time on a machine: `config.plan`.
 
     Attributes:
       machine: "<chip>:<shape>", see `muskie_jax.perf.machines`.
-      buckets: buckets to compile, such as "224x224x8, 512x512x8"; "all".
-      utilisation: fraction of the peak FLOP/s to predict a duration for, besides the roofline; 0: none.
+      buckets: buckets to compile, such as "224x224x8, 512x512x8", or "all".
+      utilisation: MFU, from 0 to 1, to predict a duration for; 0 predicts from the roofline only.
     """
 
     machine: str = "v5e:4x4"
@@ -100,7 +101,7 @@ def check_benchmark(config: ConfigDict) -> None:
 
 
 def check_benchmark_data(settings: ConfigDict, patch: int) -> None:
-    """Raises UserError for an invalid value of `config.benchmark_data`; `patch` is in pixels."""
+    """Raises UserError for an invalid value of `config.benchmark_data`. `patch` is in pixels."""
     path = "config.benchmark_data"
     at_least(1, settings, path, "repeats", "step_views")
     require(settings.seconds > 0, f"{path}.seconds={settings.seconds}: write above 0, such as 3.0")

@@ -1,4 +1,4 @@
-"""Generates JPEG files that cost as much to decode as photographs, to measure loading without data."""
+"""Generates JPEG files that decode as slowly as photographs, to measure loading without data."""
 
 import pathlib
 
@@ -7,14 +7,14 @@ from jaxtyping import Float
 from PIL import Image
 
 QUALITY = 90
-FALLOFF = 1.6  # exponent of amplitude over spatial frequency; makes files as large as a camera's
+FALLOFF = 1.6  # amplitude ~ 1 / spatial frequency ** FALLOFF; file sizes then match photographs
 CONTRAST, TINT, NOISE = 48.0, 12.0, 2.0  # standard deviations, grey levels
 
 
 def write_photographs(folder: pathlib.Path, count: int, size: tuple[int, int]) -> None:
-    """Writes `count` synthetic JPEG files of `size` (height, width) to a folder; keeps existing ones.
+    """Writes `count` synthetic JPEG files of `size` (height, width) to a folder; keeps existing files.
 
-    A file of 640x480 pixels takes about 70 kB, of 1920x1440 about 430 kB.
+    Files of 640x480 pixels take about 70 kB, and files of 1920x1440 pixels about 430 kB.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -34,7 +34,7 @@ def synthetic_photograph(rng: np.random.Generator, size: tuple[int, int]) -> Ima
 
 
 def _power_law_noise(rng: np.random.Generator, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-    """Returns noise of `size` whose amplitude falls with frequency; mean 0, standard deviation 1."""
+    """Returns noise with mean 0 and standard deviation 1, whose amplitude falls with frequency."""
     height, width = size
     rows, columns = np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width) * width
     frequency = np.hypot(rows, columns)

@@ -6,9 +6,9 @@ from collections.abc import Generator
 
 
 def items_per_second(items: Generator[object, None, None], seconds: float) -> float:
-    """Returns the throughput of a generator, measured over at least `seconds`, and closes it.
+    """Returns the throughput of a generator, measured over at least `seconds`, and closes the generator.
 
-    The first item and another `seconds / 2` are warm-up: starting workers and filling their queues.
+    The first item and another `seconds / 2` are a warm-up, in which workers start and fill their queues.
     """
     with contextlib.closing(items):
         next(items)

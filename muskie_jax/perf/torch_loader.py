@@ -1,12 +1,12 @@
-"""A PyTorch DataLoader with Pillow: the baseline for the speed of loading.
+"""A PyTorch DataLoader with Pillow: the baseline for loading speed.
 
-Crops, interpolation and flips are those of the pipeline. It yields normalised float tensors and no masks.
-It is measured in a program of its own, so that its worker processes do not import JAX:
+It crops, interpolates and flips like the training pipeline, and yields normalised float tensors without
+masks. It runs as a separate program, so that its worker processes do not import JAX:
 
     python -m muskie_jax.perf.torch_loader <size> <views of a batch> <workers> <seconds>
 
-reads paths of photographs from standard input, one per line, and prints batches per second. Needs the
-extra [torch].
+The program reads paths of photographs from standard input, one per line, and prints batches per second. It
+needs the extra [torch].
 """
 
 import math
@@ -24,12 +24,12 @@ from muskie_jax.data.views import CROP_AREA, CROP_ASPECT, CROP_TRIES, FLIP_CHANC
 from muskie_jax.perf.throughput import items_per_second
 
 BICUBIC = Image.Resampling.BICUBIC
-MEAN = STD = 0.5  # of every channel
+MEAN = STD = 0.5  # mean and standard deviation of every channel
 SAMPLES_PER_EPOCH = 10**9  # more than any measurement loads
 
 
 class TorchPhotographs(Dataset):
-    """Photographs as float tensors (3, size, size) in [-1, 1]; reads, crops and flips at each access."""
+    """Photographs as float tensors (3, size, size) in [-1, 1], read, cropped and flipped at each access."""
 
     def __init__(self, paths: Sequence[pathlib.Path], size: int):
         self.paths, self.size = tuple(paths), size
@@ -64,7 +64,7 @@ def crop_box(width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def photograph_loader(paths: Sequence[pathlib.Path], size: int, batch: int, workers: int) -> DataLoader:
-    """Returns a loader of endless random batches, float32 (batch, 3, size, size)."""
+    """Returns a loader that yields random batches without end, float32 (batch, 3, size, size)."""
     photographs = TorchPhotographs(paths, size)
     return DataLoader(
         photographs,

@@ -1,1 +1,1 @@
-"""Turns results of evaluations into tables, charts and a page for people to read."""
+"""Turns evaluation results into tables, charts and an HTML page."""

@@ -1,7 +1,7 @@
 """Writes a report from stored results: `python -m muskie_jax.report --workdir runs/evaluation`.
 
-The folder is that of the job `evaluate`, finished or not. The command writes results.csv, tables.md,
-tables.tex and report.html into it, and prints their paths as JSON.
+The folder is the work directory of the job `evaluate`, finished or not. The command writes results.csv,
+tables.md, tables.tex and report.html into it, and prints their paths as JSON.
 """
 
 import json
@@ -17,7 +17,7 @@ NEEDED = {"workdir": "runs/evaluation"}
 
 
 def report() -> None:
-    """Writes the report of --workdir, once flags are parsed."""
+    """Writes the report of --workdir; flags must be parsed."""
     logging.set_verbosity(logging.WARNING)
     assert WORKDIR.value is not None, "a needed flag"
     try:
@@ -28,7 +28,7 @@ def report() -> None:
 
 
 def main(invocation: str = "python -m muskie_jax.report") -> None:
-    """Writes the report of the folder of `sys.argv`; messages name the invocation."""
+    """Writes the report of the folder in `sys.argv`. `invocation` is how messages refer to the program."""
     run_command(invocation, __doc__ or "", report, NEEDED)
 
 

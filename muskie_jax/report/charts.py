@@ -15,7 +15,7 @@ from muskie_jax.report.markup import Element, tag
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 36, 44  # margins around the plot area
 COLOURS, GREYS = 6, 3  # classes c0 to c5 and g0 to g2 of the page's style sheet
-DASHES = ("7 4", "2 4", "9 3 2 3")  # of grey lines
+DASHES = ("7 4", "2 4", "9 3 2 3")  # dash patterns of grey lines
 MARKER_SIZE = 4.2
 POLYGONS = {  # corners of markers; () is a circle
     0: (), 1: ((-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)),
@@ -31,8 +31,8 @@ class LineStyle:
     """Colour, dash and marker of a model family, the same in every chart and table.
 
     Attributes:
-      index: counts coloured and grey families separately.
-      grey: for baselines.
+      index: position among the coloured or the grey families.
+      grey: whether the line is grey, as for baselines.
     """
 
     index: int
@@ -57,11 +57,11 @@ class Series:
     """A curve.
 
     Attributes:
-      title: its tooltip.
-      style: of its model.
-      points: (x, y) in order of x.
+      title: tooltip.
+      style: line style of its model.
+      points: points (x, y), in order of x.
       level: y of a horizontal line across the chart, instead of points.
-      dashed: marks the second of two curves of one model.
+      dashed: whether this is the second of two curves of one model.
     """
 
     title: str
@@ -76,13 +76,13 @@ class Chart:
     """Curves over one axis.
 
     Attributes:
-      title: names the metric and its unit.
-      x_label: names the x axis and its unit.
+      title: the metric and its unit.
+      x_label: the quantity on the x axis and its unit.
       series: the curves.
-      ticks: (x, label); () places them at round numbers.
-      point_names: (x, name) for tooltips of points between ticks.
-      logarithmic: scales x.
-      percent: y goes from 0 to 100.
+      ticks: pairs (x, label); () places ticks at round numbers.
+      point_names: pairs (x, name), for tooltips of points between ticks.
+      logarithmic: whether the x axis is logarithmic.
+      percent: whether y goes from 0 to 100.
       note: caption.
       beyond_paper: whether the paper has no such measurement.
     """
@@ -133,7 +133,7 @@ def chart_svg(chart: Chart) -> Element:
         coords = [(to_svg_x(x), to_svg_y(y)) for x, y in points]
         curve = _line(coords, "curve", dash="5 4" if series.dashed else series.style.dash)
         curve.append(tag("title", tooltip))
-        # Grey lines are dashed anyway: hollow markers set apart those that are the second of a model.
+        # Grey lines are dashed anyway, so hollow markers distinguish a model's second curve.
         shape = 0 if series.style.marker is None and series.dashed else series.style.marker
         markers = []
         if shape is not None and series.level is None:

@@ -26,11 +26,11 @@ from muskie_jax.report.tables import Titles, angle_curves, layer_curves
 
 THRESHOLDS = (1, 2, 5, 10, 25, 50)  # px
 MAX_TICKS = 12
-LineStyles = dict[Hashable, LineStyle]  # by `family`
+LineStyles = dict[Hashable, LineStyle]  # key: `family`
 
 
 def line_styles(models: Iterable[ModelInfo]) -> LineStyles:
-    """Returns a line style per model family; baselines and untrained models are grey."""
+    """Returns a line style per model family; baselines and untrained models get grey lines."""
     models = sorted(set(models), key=sort_key)
     last_step: dict[Hashable, int] = {}
     for model in models:
@@ -47,7 +47,7 @@ def line_styles(models: Iterable[ModelInfo]) -> LineStyles:
 def correspondence_charts(
     measurements: Sequence[Measurement], eval_set: EvalSet, titles: Titles, styles: LineStyles
 ) -> list[Chart]:
-    """Returns the correspondence charts of an evaluation set, without empty ones."""
+    """Returns the correspondence charts of an evaluation set, without empty charts."""
     measurements = in_eval_set(measurements, eval_set)
     measurements = with_labels(measurements, protocol=protocols(measurements)[0])
     main = main_results(measurements)
@@ -117,7 +117,7 @@ def _angle_chart(
     titles: Titles,
     styles: LineStyles,
 ) -> Chart | None:
-    """Charts the percentage of points within 10 px by rotation; points lie at the middle of a range."""
+    """Charts the percentage of points within 10 px by rotation, at the middle of each range."""
     curves = angle_curves(measurements)
     ranges = sorted({label for curve in curves.values() for label in curve}, key=parse_range)
     middle = {label: sum(parse_range(label)) / 2 for label in ranges}
@@ -142,8 +142,8 @@ def training_chart(
 ) -> Chart | None:
     """Charts a metric over training steps; None unless a run has several checkpoints.
 
-    A curve starts at the untrained model of the same size and kind, if that was measured. Models outside
-    such runs are horizontal lines.
+    A curve starts at the untrained model of the same size and kind, if it was measured. Models outside such
+    runs are horizontal lines.
     """
     known = {model: value for model, value in values.items() if value is not None}
     runs: dict[Hashable, dict[ModelInfo, int]] = {}
@@ -168,11 +168,11 @@ def training_chart(
 def reconstruction_charts(
     measurements: Sequence[Measurement], eval_set: MaskedEvalSet, titles: Titles, styles: LineStyles
 ) -> list[Chart]:
-    """Returns charts of the error by number of views, one per number of reference views, and over training.
+    """Returns charts of the error by view count, one per reference-view count, and over training.
 
-    Each model has a curve with views of the same scene and one with distractors. Both start at the error of
-    the target alone. An untrained model is not drawn beside its trained one: its large errors would squash
-    the other curves. The chart over training uses the most reference views and the most views.
+    Each model has a curve with views of the same scene and a curve with distractors. Both start at the
+    error of the target alone. An untrained model is not drawn if its trained model is: its large errors
+    would squash the other curves. The chart over training uses the most reference views and the most views.
     """
     measurements = in_eval_set(with_labels(measurements, overlap="all"), eval_set)
     errors_by_key = context_errors(measurements)
@@ -227,7 +227,7 @@ def _chart(title: str, x_label: str, series: Iterable[Series], **options) -> Cha
 
 
 def _tick_stride(ticks: Sequence) -> int:
-    """Tick stride that keeps at most MAX_TICKS."""
+    """Returns the stride that keeps at most MAX_TICKS ticks."""
     return -(-len(ticks) // MAX_TICKS) or 1
 
 
@@ -236,5 +236,5 @@ def _is_drawn(
     models: Iterable[ModelInfo],
     same: Callable[[ModelInfo], Hashable] = family,
 ) -> bool:
-    """Returns whether a chart draws a model: an untrained one only if no trained model has the same key."""
+    """Returns whether a chart draws a model; untrained models need a key that no trained model has."""
     return not is_untrained(model) or all(not other.step for other in models if same(other) == same(model))

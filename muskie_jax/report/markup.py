@@ -11,10 +11,10 @@ def tag(name: str, /, *children: "Element | str | None", **attributes: object) -
     """Returns an element with child elements and text.
 
     Args:
-      name: such as "p".
-      children: in order; None is skipped.
-      attributes: `class_` becomes class; other underscores become hyphens. None and False omit the
-        attribute; True sets it without a value.
+      name: element name, such as "p".
+      children: children in order; None is skipped.
+      attributes: attributes by name; `class_` becomes class, and other underscores become hyphens. None and
+        False omit an attribute; True sets it without a value.
     """
     element = Element(name)
     for key, value in attributes.items():

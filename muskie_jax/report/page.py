@@ -22,21 +22,21 @@ from muskie_jax.writers import duration
 FIGURES = {  # kind -> title and note
     "tracks": (
         "Tracks",
-        "Points of the first view, tracked into the others. Rings: ground truth. Dots: predictions.",
+        "Points of the first view, tracked into the other views. Rings: ground truth. Dots: predictions.",
     ),
     "features": (
         "Features as colours",
         "Principal components of the features, in one palette for all views: a surface that the network "
-        "recognises has the same colour in each.",
+        "recognises has the same colour in each view.",
     ),
     "reconstruction": (
         "Reconstructions",
         "From top to bottom: input, prediction, confidence (dark to bright), ground truth.",
     ),
 }
-LONG_NAME, LONG_HEADER = 40, 10  # characters; longer ones wrap
-LABEL_NAMES = {"num_reference": "reference views"}  # for labels of pictures
-COUNT_LABELS = ("views", "reference views")  # written as "8 views", others as "layer 3"
+LONG_NAME, LONG_HEADER = 40, 10  # characters; longer texts wrap
+LABEL_NAMES = {"num_reference": "reference views"}  # names of picture labels
+COUNT_LABELS = ("views", "reference views")  # written as "8 views"; other labels as "layer 3"
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png"}
 HOW_TO_READ = (
     "ATE is the mean distance between true and predicted positions of points, in pixels of the image or in "
@@ -58,11 +58,11 @@ def report_page(
 
     Args:
       units: everything that was measured.
-      titles: of models.
-      styles: of model families, for charts and tables.
-      sentences: (title of an evaluation set, its main result) for the summary.
-      parts: (title, (tables, charts) of each evaluation set).
-      folder: holds the figures.
+      titles: titles of models.
+      styles: line styles of model families, for charts and tables.
+      sentences: pairs (title of an evaluation set, its main result), for the summary.
+      parts: pairs (title, list of (tables, charts) per evaluation set).
+      folder: folder with the figures.
     """
     pictures = _pictures(units, titles, folder)
     chapters = [(title, f"part{number}") for number, (title, _) in enumerate(parts)]
@@ -89,7 +89,7 @@ def report_page(
 
 
 def _head() -> Element:
-    """Returns the page's head. Its policy allows only our script, should markup in a name slip through."""
+    """Returns the page's head. Its policy allows only our script, in case a name has unescaped markup."""
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return tag(
@@ -192,7 +192,7 @@ def _model_table(units: Sequence[ResultUnit], titles: Titles, styles: LineStyles
 def _section(
     section: Section, charts: Sequence[Chart], titles: Titles, styles: LineStyles
 ) -> Iterable[Element]:
-    """Yields an evaluation set: its tables and charts, then those that the paper does not have."""
+    """Yields the tables and charts of an evaluation set, then its tables and charts beyond the paper."""
     yield tag("h3", section.title)
     for table in section.tables:
         yield from _table(table, styles)
@@ -233,7 +233,7 @@ def _legend(charts: Sequence[Chart], titles: Titles, styles: LineStyles) -> Elem
 
 
 def _table(table: Table, styles: LineStyles) -> Iterable[Element]:
-    """Yields heading, table and note."""
+    """Yields a table's heading, the table and its note."""
     header = [_header_cell(name) for name in table.label_names]
     header += [_header_cell(column.name, is_number=True) for column in table.columns]
 
@@ -286,7 +286,7 @@ def _scrollable(table: Element) -> Element:
 
 
 def _pictures(units: Sequence[ResultUnit], titles: Titles, folder: pathlib.Path) -> list[Element]:
-    """Returns all pictures by kind; those of earlier checkpoints are collapsed."""
+    """Returns all pictures by kind; pictures of earlier checkpoints are collapsed."""
     by_kind: dict[str, dict[str, tuple[ModelInfo, FigureFile]]] = {}
     for unit in units:
         for figure in unit.figures:

@@ -1,6 +1,6 @@
 """The paper's results on multi-view correspondence (arXiv 2511.18115).
 
-They follow the protocol called "published" here, which also scores view 0 against itself.
+They follow the protocol that we call "published", which also scores view 0 against itself.
 """
 
 from typing import NamedTuple
@@ -12,9 +12,9 @@ class PublishedTable(NamedTuple):
     """Results on one dataset.
 
     Attributes:
-      views: per group.
-      height, width: of the views, pixels.
-      models: name -> values of METRICS: mean errors in px and cm, percentages within thresholds.
+      views: number of views per group.
+      height, width: size of the views, pixels.
+      models: model name -> values of METRICS: mean errors in px and cm, percentages within thresholds.
     """
 
     views: int
@@ -24,7 +24,7 @@ class PublishedTable(NamedTuple):
 
 
 PROTOCOL = "published"
-PUBLISHED = {  # by the dataset's reader
+PUBLISHED = {  # key: the dataset's reader
     "navi": PublishedTable(
         8, 512, 512,
         {

@@ -39,13 +39,13 @@ def reconstruction_section(
 
 
 class ContextErrors(NamedTuple):
-    """MSE of one model on the same masked patches, by the views given beside the target.
+    """MSE of one model on the same masked patches, by the views given with the target.
 
     Attributes:
-      alone: with no other views.
-      same_scene: with views of the target's scene.
-      distractor: with as many views of another scene.
-      measurement: one of those that the errors are from.
+      alone: error without other views.
+      same_scene: error with views of the target's scene.
+      distractor: error with the same number of views of another scene.
+      measurement: one of the measurements that the errors come from.
     """
 
     alone: float | None
@@ -62,8 +62,8 @@ def context_table(
 ) -> Table | None:
     """Compares errors alone, with views of the same scene, and with distractor views.
 
-    One row per model and number of views, with the most reference views. With `all_references`, one row
-    per number of reference views too.
+    It has one row per model and view count, with the most reference views. With `all_references`, it has
+    one row per reference-view count too.
     """
     errors_by_key = context_errors(with_labels(measurements, overlap="all"), all_references)
     rows = []
@@ -95,17 +95,18 @@ def context_table(
         ),
         tuple(rows),
         note="The same masked patches of a target view are reconstructed three times: from the target "
-        "alone, with other views of its scene, and with distractors (as many views of another scene). "
-        "Reference views have no mask. MSE is of pixels in [-1, 1]; mean colour fills masked patches with "
-        "the mean of the target's visible pixels. Gain: how far the error with the same scene is below the "
-        "error with distractors. Bold: better than every other model by more than 1%, given as many views.",
+        "alone, with other views of its scene, and with distractors (the same number of views of another "
+        "scene). Reference views have no mask. MSE is of pixels in [-1, 1]. Mean colour fills masked "
+        "patches with the mean of the target's visible pixels. Gain: how far the error with the same scene "
+        "is below the error with distractors. Bold: better by more than 1% than other models with equal "
+        "view counts.",
     )
 
 
 def overlap_table(
     measurements: Sequence[Measurement], titles: Titles, all_references: bool = False
 ) -> Table | None:
-    """Returns the gain from the same scene by overlap with the target; rows as in `context_table`."""
+    """Returns the gain from the same scene by overlap with the target; see `context_table` for rows."""
     gains: dict[ContextKey, dict[str, float | None]] = {}
     ranges = {str(measurement.labels.get("overlap", "all")) for measurement in measurements} - {"all"}
     ranges = sorted(ranges, key=parse_range)
@@ -135,8 +136,8 @@ def context_errors(
 ) -> dict[ContextKey, ContextErrors]:
     """Returns errors by model, views and reference views, ordered by reference views, then views.
 
-    Unless `all_references`, keeps only the most reference views for each model and number of views.
-    A model measured only on the target alone gets one key, with that error.
+    Without `all_references`, keeps only the most reference views for each model and view count.
+    A model measured only on the target alone gets one entry, with that error.
     """
     by_key: dict[ContextKey, dict[str, Measurement]] = {}
     alone: dict[ModelInfo, tuple[ContextKey, Measurement]] = {}
@@ -171,7 +172,7 @@ def context_errors(
 
 
 def gain(error: float | None, reference_error: float | None) -> float | None:
-    """Returns by how many percent an error is below a reference error."""
+    """Returns how far an error is below a reference error, in percent."""
     if error is None or not reference_error:
         return None
     return 100 * (1 - error / reference_error)

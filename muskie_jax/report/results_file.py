@@ -1,6 +1,6 @@
-"""Reads and writes `results.jsonl`, which holds one line per finished unit of work of an evaluation.
+"""Reads and writes `results.jsonl`, which has one line per finished unit of work of an evaluation.
 
-Several hosts may share a folder. Each writes a file of its own: results.jsonl, results.1.jsonl and so on.
+Several hosts may share a folder. Each host writes its own file: results.jsonl, results.1.jsonl and so on.
 """
 
 import json
@@ -32,15 +32,15 @@ class ResultUnit(NamedTuple):
     """A finished unit of work: one evaluator under one setting, applied to one model.
 
     Attributes:
-      identity: digest of the work; equal for equal work. Called "unit" in the file.
-      model: what was evaluated.
-      evaluator: its name.
-      setting: of the evaluator, with the protocol's digest ("question") and the dataset's reader.
+      identity: digest of the work; equal for equal work. The file calls it "unit".
+      model: the evaluated model.
+      evaluator: name of the evaluator.
+      setting: setting of the evaluator, with the protocol's digest ("question") and the dataset's reader.
       rows, figures: the results.
       seconds: wall time.
-      finished: ISO 8601, UTC.
+      finished: time of completion, ISO 8601, UTC.
       device: number and kind of devices.
-      version: of muskie_jax.
+      version: version of muskie_jax.
     """
 
     identity: str
@@ -58,7 +58,8 @@ class ResultUnit(NamedTuple):
 def append(path: pathlib.Path, unit: ResultUnit) -> None:
     """Appends a unit to a file that no other process writes, and flushes it to disk.
 
-    Removes an incomplete last line, which a killed process leaves. Values that are not finite become null.
+    Removes an incomplete last line, which a killed process leaves behind. Values that are not finite
+    become null.
     """
     fields = unit._asdict()
     record = (
@@ -88,7 +89,7 @@ def append(path: pathlib.Path, unit: ResultUnit) -> None:
 
 
 def read(folder: pathlib.Path) -> list[ResultUnit]:
-    """Returns all finished units; if one occurs twice, the one that finished last.
+    """Returns all finished units; of duplicates, the unit that finished last.
 
     Skips an incomplete last line of a file, whose process was killed.
 

@@ -33,9 +33,9 @@ class EvalSet(NamedTuple):
     """Views and points of a correspondence evaluation. Only measurements on the same set are comparable.
 
     Attributes:
-      dataset: its name.
-      height, width: of the views, pixels.
-      views: per group.
+      dataset: name of the dataset.
+      height, width: size of the views, pixels.
+      views: number of views per group.
       question: digest of everything else that the data and the points depend on; "" in older results.
     """
 
@@ -52,11 +52,11 @@ class EvalSet(NamedTuple):
 class MaskedEvalSet(NamedTuple):
     """Targets and masks of a reconstruction evaluation.
 
-    The number of views is not part of it, since the report compares errors across numbers of views.
+    The number of views is not part of it, since the report compares errors across view counts.
 
     Attributes:
-      dataset: its name.
-      height, width: of the views, pixels.
+      dataset: name of the dataset.
+      height, width: size of the views, pixels.
       mask: mode and ratio, such as "random 0.9".
       question: see `EvalSet`.
     """
@@ -98,7 +98,7 @@ def is_untrained(model: ModelInfo) -> bool:
 
 
 def badge(model: ModelInfo) -> str:
-    """Returns the qualifier shown beside a baseline's name; "" for most models."""
+    """Returns the qualifier shown next to a baseline's name; "" for most models."""
     if model.kind in TRIVIAL:
         return "trivial baseline"
     return UNTRAINED if is_untrained(model) and UNTRAINED not in model.name else ""
@@ -140,8 +140,8 @@ def unique_titles(models: Iterable[ModelInfo]) -> dict[ModelInfo, str]:
 def eval_sets(measurements: Sequence[Measurement], kind: type[AnyEvalSet]) -> dict[AnyEvalSet, str]:
     """Returns the title of every evaluation set that has measurements, in a stable order.
 
-    Sets that differ only in their `question` are ordered from the latest to the oldest. Titles of the older
-    ones add that they used other groups or points.
+    Sets that differ only in their `question` are ordered from the latest to the oldest. Titles of older
+    sets add that they used other groups or points.
     """
     newest: dict[AnyEvalSet, Measurement] = {}
     for measurement in sorted(measurements, key=lambda measurement: measurement.finished):
@@ -158,7 +158,7 @@ def eval_sets(measurements: Sequence[Measurement], kind: type[AnyEvalSet]) -> di
 
 
 def _variant_suffix(newest: Measurement, is_latest: bool) -> str:
-    """Returns what distinguishes sets of one description: groups, points and, for older ones, the date."""
+    """Returns what distinguishes sets of equal name: groups, points and, for older sets, the date."""
     nouns = {"groups": "groups", "points": "points each"}
     details = [f"{newest.setting[key]} {noun}" for key, noun in nouns.items() if key in newest.setting]
     if not is_latest:
@@ -231,13 +231,13 @@ def refined(measurements: Sequence[Measurement], main: Measurement) -> Measureme
 
 
 def siblings(measurements: Sequence[Measurement], main: Measurement, *free: str) -> list[Measurement]:
-    """Returns a model's measurements that equal its main result in all labels but those in `free`."""
+    """Returns a model's measurements that equal its main result in all labels except `free`."""
     fixed = lambda labels: {name: value for name, value in labels.items() if name not in free}
     return [m for m in measurements if m.model == main.model and fixed(m.labels) == fixed(main.labels)]
 
 
 def parse_range(label: Any) -> tuple[float, float]:
-    """Returns the ends of a label such as "10-20" or "0.3-0.6". A number is both ends; text is infinite."""
+    """Returns the ends of a label such as "10-20" or "0.3-0.6"; twice the number, or inf for other text."""
     numbers = [float(number) for number in re.findall(r"\d+\.?\d*", str(label))] or [float("inf")]
     return numbers[0], numbers[-1]
 

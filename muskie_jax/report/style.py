@@ -112,7 +112,7 @@ summary { cursor: pointer; margin: .8rem 0 }
 }
 """
 
-# Clicking a column header sorts ascending, clicking again descending; missing values stay last.
+# A click on a column header sorts ascending; a second click sorts descending. Missing values stay last.
 SCRIPT = """
 for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => {
   const head = button.parentElement, heads = [...head.parentElement.cells], column = heads.indexOf(head);

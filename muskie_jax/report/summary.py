@@ -1,4 +1,4 @@
-"""One sentence per evaluation set: the main result, beside the baselines."""
+"""One sentence per evaluation set: the main result, compared with the baselines."""
 
 from collections.abc import Sequence
 
@@ -58,7 +58,7 @@ def reconstruction_sentence(
 ) -> str | None:
     """Reports each model's gain from views of the same scene; None without measurements.
 
-    The gain is that with the most reference views and, given these, the most views.
+    It uses the gain with the most reference views and, among these, the most views.
     """
     measurements = in_eval_set(with_labels(measurements, overlap="all"), eval_set)
     models = shown_models(measurement.model for measurement in measurements)

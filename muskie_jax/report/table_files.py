@@ -23,9 +23,9 @@ LATEX_ESCAPES = {
 
 
 def csv_text(units: Sequence[ResultUnit]) -> str:
-    """Returns a CSV row per result row: model, evaluator, all labels, all values, and their origin.
+    """Returns one CSV row per result row: model, evaluator, labels, values and origin.
 
-    Labels and values whose name another column has are prefixed with "label " and "value ".
+    A label or value whose name is taken by another column gets the prefix "label " or "value ".
     """
     rows = [(unit, row) for unit in units for row in unit.rows]
     names = lambda kind: list(dict.fromkeys(name for _, row in rows for name in getattr(row, kind)))
@@ -52,7 +52,7 @@ def csv_text(units: Sequence[ResultUnit]) -> str:
 
 
 def markdown_text(parts: Iterable[tuple[str, Sequence[Section]]]) -> str:
-    """Returns all tables as Markdown, given (title, sections) of each part."""
+    """Returns all tables as Markdown, given pairs (title, sections)."""
     lines = ["# Evaluation", ""]
     for part, sections in parts:
         for section in sections:
@@ -140,7 +140,7 @@ def _latex_row(cells: Iterable[str]) -> str:
 
 
 def _latex(text: str) -> str:
-    """Escapes text so that LaTeX sets it literally; letters it may lack become escape sequences."""
+    """Escapes text so that LaTeX sets it literally; letters that it may lack become escape sequences."""
     escaped = ""
     for character in printable(text):
         if character not in LATEX_ESCAPES and not (character.isascii() or "À" <= character <= "ÿ"):

@@ -1,4 +1,4 @@
-"""Tables as numbers: rows, columns and the best cells; and those of correspondence."""
+"""Tables as numbers: rows, columns and best cells; and the correspondence tables."""
 
 import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
@@ -30,10 +30,10 @@ class Column:
     """A column of numbers.
 
     Attributes:
-      name: its header.
-      digits: after the decimal point.
+      name: header.
+      digits: number of digits after the decimal point.
       better: "lower", "higher", or "" if no value is best.
-      margin: the best value must exceed both the runner-up and 0 by more than this. For gains.
+      margin: the best value must exceed both the runner-up and 0 by more than this; for gains.
       relative_margin: the best value must differ from the runner-up by more than this fraction of it.
     """
 
@@ -49,11 +49,11 @@ class Row:
     """A table row.
 
     Attributes:
-      labels: the model, then for instance the predictor.
-      values: one per column; None is missing.
-      badge: qualifies the model, such as "untrained".
-      family: of the model, which selects its line style; None for published numbers.
-      group: only rows of one group compete for the best value.
+      labels: the model, and then labels such as the predictor.
+      values: one value per column; None is missing.
+      badge: qualifier of the model, such as "untrained".
+      family: family of the model, which selects its line style; None for published numbers.
+      group: only rows with equal groups compete for the best value.
     """
 
     labels: tuple[str, ...]
@@ -70,11 +70,11 @@ class Table:
     Attributes:
       title: what it shows.
       label_names: headers of the row labels.
-      columns: of numbers.
+      columns: columns of numbers.
       rows: our measurements.
       published: the paper's numbers, which don't compete for the best value.
       note: how to read it.
-      best_per_row: compares the values of a row rather than those of a column.
+      best_per_row: whether values compete within a row rather than within a column.
     """
 
     title: str
@@ -114,10 +114,10 @@ class Section:
     """The tables of one evaluation set.
 
     Attributes:
-      title: of the evaluation set.
-      tables: comparable with the paper's.
-      details: longer ones.
-      beyond_paper: measurements that the paper does not have.
+      title: title of the evaluation set.
+      tables: tables that are comparable with the paper's.
+      details: longer tables.
+      beyond_paper: tables of measurements that the paper does not have.
       complete: tables of `beyond_paper` with all their rows, for the page only.
     """
 
@@ -206,7 +206,7 @@ def layer_table(measurements: Sequence[Measurement], titles: Titles) -> Table | 
 def layer_curves(
     measurements: Sequence[Measurement],
 ) -> dict[tuple[ModelInfo, str], dict[int, float]]:
-    """Returns (model, predictor) -> layer -> px ATE."""
+    """Returns the px ATE by (model, predictor) and layer."""
     curves = {}
     rows = with_labels(measurements, angle="all", points="all")
     for model in shown_models(row.model for row in rows):
@@ -218,7 +218,7 @@ def layer_curves(
 
 
 def extras_table(measurements: Sequence[Measurement], titles: Titles) -> Table | None:
-    """Compares main results with refined ones and with those on cycle-consistent points."""
+    """Compares main results with refined results and with results on cycle-consistent points."""
     main_by_model = main_results(measurements)
     rows = []
     for model in shown_models(main_by_model):
@@ -247,13 +247,14 @@ def extras_table(measurements: Sequence[Measurement], titles: Titles) -> Table |
         tuple(rows),
         note="Refined: the patches around a point must agree on one motion, and the match is located to a "
         "fraction of a patch. Refined features are compared by cosine similarity after subtracting each "
-        "view's mean; others by Euclidean distance, as in the paper. Consistent: only points that return "
-        "to their start when tracked to the other view and back; kept % is their percentage.",
+        "view's mean. Other features are compared by Euclidean distance, as in the paper. Consistent: only "
+        "points that return to their start when tracked to the other view and back; kept % is their "
+        "percentage.",
     )
 
 
 def _percentage_of_pairs(subset: Measurement | None, full: Measurement) -> float | None:
-    """Returns how many percent of the pairs of a point and a view a subset has."""
+    """Returns the percentage of pairs of a point and a view that are in a subset."""
     pairs, total = subset.values.get("pairs") if subset else None, full.values.get("pairs")
     return 100 * pairs / total if pairs is not None and total else None
 
@@ -277,7 +278,7 @@ def angle_table(measurements: Sequence[Measurement], titles: Titles) -> Table | 
 
 
 def angle_curves(measurements: Sequence[Measurement]) -> dict[ModelInfo, dict[str, float]]:
-    """Returns model -> range in degrees, such as "0-10" -> percentage of points within 10 px."""
+    """Returns, by model and range in degrees such as "0-10", the percentage of points within 10 px."""
     main, curves = main_results(measurements), {}
     for model in shown_models(main):
         for row in siblings(measurements, main[model], "angle"):

@@ -22,13 +22,13 @@ ATTEMPTS = 5
 
 
 def write_report(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Writes results.csv, tables.md, tables.tex and report.html, replacing older ones.
+    """Writes results.csv, tables.md, tables.tex and report.html, replacing older files.
 
-    Several hosts that finish at once all write the report. A host whose input grew while it wrote starts
-    again, so that the last report covers all results.
+    If several hosts finish at once, each writes the report. A host starts again if its input grew while it
+    wrote, so the last report covers all results.
 
     Args:
-      folder: holds the results.
+      folder: folder with the results.
 
     Returns:
       The paths by `csv`, `markdown`, `latex` and `html`.

@@ -1,6 +1,6 @@
-"""Sweeps: one config file that describes several runs, each with a few settings changed.
+"""Sweeps: a config file that describes several runs, each with a few changed settings.
 
-Such a file lists its runs and the settings that each changes:
+Such a file lists its runs and the settings that each run changes:
 
     def sweep():
         return {"base": {}, "random": {"mask.modes": (("random", 0.9),)}}
@@ -31,8 +31,8 @@ __all__ = ["choose", "is_complete", "override", "sweep_configs"]
 
 Overrides = Mapping[str, Any]  # path of a setting, such as "mask.modes" -> value
 
-RUN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)  # names the folder of a run, too
-RESERVED_NAMES = ("evaluation", "scene_index")  # folders beside those of the runs
+RUN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)  # also the name of the run's folder
+RESERVED_NAMES = ("evaluation", "scene_index")  # folders next to the run folders
 
 
 def choose(
@@ -42,11 +42,11 @@ def choose(
 
     Args:
       arg: a run, a variant of all runs, or both, as in "random", "photos" and "photos,random".
-      runs: name -> overrides.
+      runs: run name -> overrides.
       variants: names of variants that the file offers.
 
     Returns:
-      The variant or None, and the run's overrides, empty without a run.
+      The variant or None, and the run's overrides, which are empty without a run.
 
     Raises:
       UserError: if the run does not exist.
@@ -77,12 +77,12 @@ def sweep_configs(file: str, overrides: Overrides) -> dict[str, ConfigDict]:
     """Returns the config of every run of a file by name, each validated as before training.
 
     Args:
-      file: path, with a variant if any, as in "configs/ablations.py:photos".
-      overrides: applied to all runs.
+      file: path, with an optional variant, as in "configs/ablations.py:photos".
+      overrides: settings to change in all runs.
 
     Raises:
-      UserError: if the file has no sweep, a name cannot be a folder's, a config is invalid, or two runs are
-        equal.
+      UserError: if the file has no sweep, a run name cannot name a folder, a config is invalid, or two runs
+        are equal.
     """
     path, _, variant = file.partition(":")
     module = load_module(path)

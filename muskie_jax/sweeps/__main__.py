@@ -1,7 +1,7 @@
 """Lists the runs of a sweep: `python -m muskie_jax.sweeps --config configs/ablations.py`.
 
-Checks the configs of all runs, then prints a line per run, its name. With --workdir, the folder above those
-of the runs, each name is followed by "complete" or "waiting".
+Checks the configs of all runs, then prints one run name per line. With --workdir, the folder that contains
+the run folders, "complete" or "waiting" follows each name.
 """
 
 from absl import logging
@@ -16,7 +16,7 @@ NEEDED = {"config": "configs/ablations.py"}
 
 
 def list_runs() -> None:
-    """Prints the runs of the config file, once flags are parsed."""
+    """Prints the runs of the config file; flags must be parsed."""
     logging.set_verbosity(logging.WARNING)
     flag = FLAGS[CONFIG.name]
     try:
@@ -34,7 +34,7 @@ def list_runs() -> None:
 
 
 def main(invocation: str = "python -m muskie_jax.sweeps") -> None:
-    """Lists the runs of the config file of `sys.argv`; messages name the invocation."""
+    """Lists the runs of the config in `sys.argv`. `invocation` is how messages refer to the program."""
     run_command(invocation, __doc__ or "", list_runs, NEEDED, ("workdir",))
 
 

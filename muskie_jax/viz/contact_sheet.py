@@ -19,9 +19,9 @@ class SheetRow(NamedTuple):
     """One loaded group, split into training groups that are drawn side by side.
 
     Attributes:
-      label: drawn above the row.
-      images: of G groups with V views each.
-      mask: True = masked, per patch in row-major order.
+      label: text above the row.
+      images: images of G groups with V views each.
+      mask: True = masked; one value per patch, in row-major order.
     """
 
     label: str

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
-PERCENTILES = (2, 98)  # of a component, drawn as 0 and 255, since a few patches are outliers
+PERCENTILES = (2, 98)  # drawn as 0 and 255, since a few patches are outliers
 MIN_MATCH_SIDE = 384  # pixels; views in a picture of matches are enlarged to it
 GAP = 12  # pixels between the two views
 OVERSAMPLING = 2  # Pillow does not antialias lines
@@ -24,7 +24,7 @@ def pca_colours(
 ) -> UInt8[np.ndarray, "V H W 3"]:
     """Draws patch tokens as colours: red, green and blue are the first three principal components.
 
-    All views share one basis and one scale, so that a surface can have the same colour in each. Rotating
+    All views share one basis and one scale, so a surface can have the same colour in all views. Rotating
     the feature space, or adding a vector to all tokens of a view, changes no colour. A component without
     variance is mid-grey.
 
@@ -51,8 +51,8 @@ def pca_colours(
 def subtract_view_mean(tokens: Float[np.ndarray, "*views L d"]) -> Float[np.ndarray, "*views L d"]:
     """Subtracts the mean token of each view; exactly zero where all tokens of a view are equal.
 
-    The mean mostly encodes the view's exposure. Without it, tokens of the same surface are more similar
-    between views, and those of different surfaces less.
+    The mean mostly encodes the view's exposure. Without it, tokens of the same surface are more
+    similar between views, and tokens of different surfaces are less similar.
     """
     tokens = tokens.astype(np.float64)
     difference = tokens - tokens.mean(-2, keepdims=True)
@@ -64,7 +64,7 @@ class Matches(NamedTuple):
     """Pairs of patches of two views, in descending order of score.
 
     Attributes:
-      first, second: indices of the patches in each view.
+      first, second: patch indices in the first and the second view.
       score: cosine similarity of their tokens, in (0, 1].
     """
 
@@ -110,9 +110,9 @@ def match_picture(
 
     Args:
       images: the two views.
-      first, second: x and y, in pixels, of the matches in each view, strongest first.
-      correct: colours matches green (True) or red. If None, colour encodes x in the first view, so that
-        good matches have the same order of colours in both views.
+      first, second: x and y of the matches in the two views, in pixels, strongest first.
+      correct: whether to draw a match in green (True) or red. If None, colour encodes x in the first view,
+        so good matches have the same order of colours in both views.
     """
     _, height, width, _ = images.shape
     scale = OVERSAMPLING * max(1.0, MIN_MATCH_SIDE / min(height, width))
@@ -125,7 +125,7 @@ def match_picture(
         colours = (255 * colormaps["turbo"](first[:, 0] / width)[:, :3]).astype(int)
     else:
         colours = np.where(correct[:, None], CORRECT, WRONG)
-    # Draw weak matches first, so that strong ones lie on top, and dots last, above all lines.
+    # Draw weak matches first, so strong matches lie on top. Draw dots last, above all lines.
     ends = (scale * first[::-1], scale * second[::-1] + (left_of_second, 0))
     colours = [tuple(colour) for colour in colours[::-1].tolist()]
     draw = ImageDraw.Draw(picture)

@@ -22,7 +22,7 @@ def reconstruction_sheet(
     Args:
       images, pred: pixels in [-1, 1].
       mask: True = masked. Visible patches show the ground truth, since the loss ignores predictions there.
-      conf: in (0, 1), drawn from 0 (dark) to 1 (bright).
+      conf: confidence in (0, 1), drawn from 0 (dark) to 1 (bright).
       patch: side of a patch, pixels.
     """
     groups, views, height, width, _ = images.shape

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
-MAX_POINTS = 24  # more would cover the views and each other
+MAX_POINTS = 24  # more points would overlap and cover the views
 TILE_WIDTH = 400  # pixels; every view is scaled to it
 COLUMNS = 4
 GAP = 8
@@ -31,14 +31,16 @@ def track_picture(
     """Draws numbered points in view 0, and their true (ring) and predicted (dot) positions in other views.
 
     A line joins ring and dot, so short lines are good predictions. A point has one colour in all views and
-    is drawn only where it is visible. Of more than `max_points`, some that lie far apart are drawn.
+    is drawn only where it is visible. If there are more than `max_points`, a subset of distant points is
+    drawn.
 
     Args:
       images: the views.
       points: x and y in pixels of view 0; (0, 0) is the centre of the first pixel.
-      truth, predicted: likewise in each view. Points whose prediction is not finite are not drawn.
+      truth, predicted: positions in every view, in the same coordinates. Points whose prediction is not
+        finite are not drawn.
       visible: whether the true position is known and unoccluded; view 0 is ignored.
-      max_points: at most this many are drawn.
+      max_points: maximum number of points to draw.
 
     Returns:
       A sheet of all views, view 0 first.
@@ -86,14 +88,14 @@ def track_picture(
 def spread_points(
     points: Float[np.ndarray, "N 2"], seen: Int[np.ndarray, " N"], count: int
 ) -> Int[np.ndarray, " chosen"]:
-    """Returns indices of at most `count` points far from each other, preferring those that many views see.
+    """Returns indices of at most `count` distant points, preferring points that many views see.
 
-    Farthest-point sampling, with distances weighted by the root of how many views see a point.
+    It uses farthest-point sampling, with distances weighted by the square root of a point's view count.
 
     Args:
       points: positions.
-      seen: in how many other views each point is visible; points seen in none are excluded.
-      count: at most this many.
+      seen: number of other views in which each point is visible; points that no view sees are excluded.
+      count: maximum number of points.
     """
     candidates = np.flatnonzero(seen > 0)
     if len(candidates) <= count:

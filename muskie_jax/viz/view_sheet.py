@@ -10,10 +10,10 @@ MIN_VIEW_SIDE = 128  # pixels; smaller views are enlarged
 
 
 def view_sheet(rows: dict[str, UInt8[np.ndarray, "B V H W 3"]]) -> UInt8[np.ndarray, "height width 3"]:
-    """Draws one sheet: all rows of the first group, then all rows of the next.
+    """Draws one sheet: all rows of the first group, then all rows of the next group.
 
     Args:
-      rows: label, of at most about twelve letters -> images of B groups with V views each.
+      rows: label (at most about twelve letters) -> images of B groups with V views each.
     """
     groups, views, height, width, _ = next(iter(rows.values())).shape
     scale = max(1, -(-MIN_VIEW_SIDE // min(height, width)))

@@ -223,7 +223,7 @@ def test_navi_errors(tmp_path):
     edit_json(path, lambda images: images[0].pop("camera"))
     assert "annotations.json cannot be parsed: 'camera' is missing" in error_of("navi", tmp_path)
     (tmp_path / "vase" / "wild_set").rmdir()
-    assert "it does not contain <object>/multiview_*/annotations.json beside <object>/wild_set" in error_of(
+    assert "it does not contain <object>/multiview_*/annotations.json and <object>/wild_set" in error_of(
         "navi", tmp_path
     )
 
@@ -258,7 +258,7 @@ def test_colmap_errors(tmp_path):
 
 
 EXPECTED_FILES = {
-    "navi": "<object>/multiview_*/annotations.json beside <object>/wild_set",
+    "navi": "<object>/multiview_*/annotations.json and <object>/wild_set",
     "scannet": "color/<n>.jpg",
     "seven_scenes": "<scene>/seq-XX/frame-XXXXXX.color.png",
     "neural_rgbd": "focal.txt",

@@ -101,6 +101,7 @@ def hub():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -189,10 +190,10 @@ attempt(digest, 'user/other', 'v9')
     digest = open_weights(folder).params_digest
     expected = [
         digest,
-        "several files of weights: choose one with filename= (a.safetensors, b.pth)",
+        "several weights files: choose one with filename= (a.safetensors, b.pth)",
         digest,
         "user/several",
-        "user/none on the hub has no model.safetensors and no other file of weights",
+        "user/none on the hub has no model.safetensors and no other weights file",
         "'user/missing' does not exist locally, and the hub has no such repository",
         "user/other on the hub has no revision 'v9'",
     ]

@@ -75,7 +75,7 @@ PROGRAM = ["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p"]
             ["export", "--checkpoint", "{tmp}/no", "--out", "{tmp}/m.pth"],
             "'{tmp}/no' does not exist: write",
         ),
-        ([*EXPORT, "{tmp}/m.npz"], "write a name that ends with .safetensors or .pth, or a folder's"),
+        ([*EXPORT, "{tmp}/m.npz"], "write a folder, or a name that ends with .safetensors or .pth"),
         ([*EXPORT, "{weights}"], "exists already: write another"),
         (["export", "--checkpoint", "{weights}", "--out", "{tmp}", "--force"], "also holds 'thesis.tex'"),
         (["onnx", "--checkpoint", "{weights}", "--out", "{tmp}/p"], "ends with .onnx"),

@@ -131,7 +131,7 @@ def test_sources_without_weights_are_refused(trained, tmp_path, monkeypatch):
         ("empty", "is neither a work directory nor a checkpoint, and has no model.safetensors"),
         (
             "empty/nothing",
-            "'empty/nothing' does not exist: write a work directory, a checkpoint, a file of",
+            "'empty/nothing' does not exist: write a work directory, a checkpoint, a weights",
         ),
         ("user/model.safetensors", "'user/model.safetensors' does not exist: write"),
         ("~nobody-of-this-name/x", "there is no such user's home"),
@@ -217,7 +217,7 @@ def test_saved_folders(trained, tmp_path):
         folder, model, {k: v for k, v in params.items() if k not in ("norm", "head")}, force=True
     )
     card = (folder / "README.md").read_text()
-    assert "no, features only" in card and "Unknown: the file" in card
+    assert "no, features only" in card and "Unknown: the source file" in card
     assert "not stated yet" in card and "authors of Muskie state no licence" in card
     for force in (False, True):
         (folder / "thesis.tex").touch()

@@ -130,6 +130,6 @@ def test_weights_too_large_for_onnx_are_refused(tmp_path, network, monkeypatch):
     for name in ("torch", "onnx", "onnxscript"):
         pytest.importorskip(name)
     monkeypatch.setattr(onnx_program, "MAX_BYTES", 1000)
-    with pytest.raises(UserError, match="exceed the 2 GB that an ONNX file can hold: use stablehlo"):
+    with pytest.raises(UserError, match="exceed the 2 GB limit of ONNX files: use stablehlo"):
         write_onnx(tmp_path / "m.onnx", network[2], VIEWS, SIZE, "features")
     assert not list(tmp_path.iterdir())

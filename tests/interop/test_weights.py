@@ -96,7 +96,7 @@ def test_other_suffixes_are_refused(tmp_path, weights):
     with pytest.raises(UserError, match=r"m.npz: write a name that ends with .safetensors, .pth or .pt"):
         write_weights(tmp_path / "m.npz", weights)
     (tmp_path / "m.npz").touch()
-    assert "is not a file of weights: its name must end with one of .safetensors" in refusal(
+    assert "is not a weights file: its name must end with one of .safetensors" in refusal(
         tmp_path / "m.npz"
     )
 
@@ -111,13 +111,13 @@ def test_a_flipped_bit_is_noticed(path, weights, fraction):
     data[offset + 2] ^= 16
     path.write_bytes(data)
     message = refusal(path)
-    assert "its numbers do not match its digest" in message or "a checksum does not match" in message
+    assert "contents do not match its digest" in message or "a checksum does not match" in message
 
 
 @pytest.mark.parametrize("fraction", [0, 0.001, 0.1, 0.5, 0.99])
 def test_a_truncated_file_is_refused(path, fraction):
     path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)])
-    assert "it cannot be read: it is damaged, or not a file of weights" in refusal(path)
+    assert "it cannot be read: it is damaged, or not a weights file" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_arbitrary_bytes_are_refused(path, content):
 def test_a_file_that_is_no_pickle_is_refused_without_pytorch(tmp_path, monkeypatch, name, content):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / name).write_bytes(content)
-    assert "it cannot be read: it is damaged, or not a file of weights" in refusal(tmp_path / name)
+    assert "it cannot be read: it is damaged, or not a weights file" in refusal(tmp_path / name)
     (tmp_path / name).write_bytes(pickle.dumps({}))
     assert "this needs PyTorch" in refusal(tmp_path / name)
 
@@ -250,9 +250,9 @@ def test_non_finite_numbers_are_refused(tmp_path, weights):
 @pytest.mark.parametrize(
     "content, expected",
     [
-        ({"model": {}}, "it holds no tensor"),
+        ({"model": {}}, "it contains no tensor"),
         ({"model": {"a": 1}}, "'a' is not a tensor"),
-        ([1, 2], "it holds a list, not a dictionary"),
+        ([1, 2], "it contains a list, not a dictionary"),
         ({"epoch": 3}, "'epoch' is not a tensor"),
     ],
 )
@@ -289,7 +289,7 @@ def test_odd_tensors_are_refused(tmp_path, weights, kind):
     assert (
         "larger than the file" in message
         if "expanded" in kind
-        else "junk is not" in message or "junk is of type" in message or "not a file" in message
+        else "junk is not" in message or "junk is of type" in message or "not a weights file" in message
     )
 
 

@@ -53,7 +53,8 @@ def test_synthetic_photographs_are_as_large_as_real_ones(tmp_path):
     write_photographs(tmp_path, 3, (480, 640))
     first, *others = sorted(tmp_path.iterdir())
     assert len(others) == 2 and first.read_bytes() != others[0].read_bytes()
-    assert Image.open(first).size == (640, 480)
+    with Image.open(first) as image:
+        assert image.size == (640, 480)
     assert all(55e3 < path.stat().st_size < 85e3 for path in (first, *others))
     times = first.stat().st_mtime_ns
     others[0].unlink()

@@ -81,7 +81,7 @@ def run_pack(arguments: list[str]) -> dict[str, Any]:
 
 
 def run_verify(arguments: list[str]) -> dict[str, Any]:
-    """Compares the files of a pack, in a folder or at an address, with what was packed."""
+    """Checks that the files of a pack, in a folder or at an address, are as they were packed."""
     (root,) = arguments
     remote = RemotePack(root)
     damaged = remote.damaged_files()
@@ -97,9 +97,9 @@ def frames_from_config(config: ConfigDict, name: str, encoding: Encoding) -> Fra
     """Returns the frames of all scenes of one source of a config, held-out scenes included.
 
     Args:
-      config: of the command line.
-      name: of the source in `config.sources`.
-      encoding: applied to rendered frames.
+      config: the command line's config.
+      name: the source's name in `config.sources`.
+      encoding: the encoding of rendered frames.
 
     Raises:
       UserError: if there are no frames, or a flag does not apply to this kind of source.

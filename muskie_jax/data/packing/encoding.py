@@ -24,8 +24,8 @@ class Encoding:
     Attributes:
       size: short side, in pixels, to which larger images are shrunk; 0 keeps every size. Nothing is
         enlarged.
-      quality: JPEG quality, 1 to 100. 0 copies images that need no resizing and encodes the others with
-        DEFAULT_QUALITY.
+      quality: JPEG quality, 1 to 100. 0 copies images that need no resizing, and encodes resized images
+        with DEFAULT_QUALITY.
       format: "jpeg", or "png", which is lossless but several times larger. "" follows `quality`.
 
     Raises:
@@ -59,7 +59,7 @@ class Encoding:
         return round(height * self.size / short), round(width * self.size / short)
 
     def apply(self, record: Record, upright: bool) -> tuple[Record, tuple[int, int]]:
-        """Returns the record as it is stored, and the stored image's (height, width).
+        """Returns the record to store, and the stored image's (height, width).
 
         Args:
           record: the record with its original files.
@@ -103,7 +103,7 @@ def _resize(photograph: Photograph, size: tuple[int, int]) -> UInt8[np.ndarray, 
 
 
 def encode_depth(metres: Float[np.ndarray, "H W"]) -> bytes:
-    """Encodes a depth map as a 16-bit PNG in millimetres; values outside of 16 bits become 0."""
+    """Encodes a depth map as a 16-bit PNG in millimetres; values outside the 16-bit range become 0."""
     millimetres = np.round(1000 * metres)
     inside = (millimetres > 0) & (millimetres < 2**16)
     return _encode_png(np.where(inside, millimetres, 0).astype(np.uint16))

@@ -21,14 +21,14 @@ from muskie_jax.data.scenes import Scene, SceneTable
 def finalize(
     plan: PackPlan, shards: list[ShardResult], frames: Frames, encoding: Encoding, out: pathlib.Path
 ) -> None:
-    """Writes the index and the metadata of a pack whose shards are complete.
+    """Writes the index and the metadata of a pack after its shards are complete.
 
     Args:
-      plan: the plan that the shards were written by.
+      plan: the plan by which the shards were written.
       shards: the result of each shard, in order.
       frames: the packed frames.
       encoding: how images are stored.
-      out: folder of the pack.
+      out: the pack's folder.
     """
     dropped = _write_index(plan, shards, frames, out)
     info = PackInfo(
@@ -70,7 +70,7 @@ def _write_index(plan: PackPlan, shards: list[ShardResult], frames: Frames, out:
     kept = np.array([kept for shard in shards for kept in shard.kept], bool)
     sizes = np.array([size for shard in shards for size in shard.sizes], np.int32).reshape(-1, 2)
     boxes = [box or (np.nan,) * 4 for shard in shards for box in shard.boxes]
-    # Record numbers without the skipped images; -1 for those.
+    # Records are numbered without the skipped images, which get -1.
     numbers_of_frames = np.where(kept, np.cumsum(kept) - 1, -1)[plan.numbers]
     scenes, first_sizes, dropped, start = [], [], [], 0
     for name, paths in frames.scenes:

@@ -29,10 +29,10 @@ class Frames(Protocol):
 
     Attributes:
       scenes: the scenes and the paths of their frames.
-      settings: the source's settings, stored in the pack (see `PackInfo.settings`).
+      settings: the source's settings, which the pack stores (see `PackInfo.settings`).
       origin: absolute path of the source; "" for rendered frames.
       geometry: whether every frame has depth and a camera.
-      geometry_note: why it has none, for the log; may be empty.
+      geometry_note: the reason why frames have no depth or camera, for the log; may be empty.
       upright: whether to apply the images' EXIF orientation.
       parallel: whether worker processes may share the work.
     """
@@ -46,7 +46,7 @@ class Frames(Protocol):
     parallel: bool
 
     def record(self, scene: int, frame: int) -> Record:
-        """Returns a frame's record, its files unchanged; raises `BadImage`."""
+        """Returns a frame's record with its files unchanged; raises `BadImage`."""
         ...
 
     def object_box(self, scene: int, frame: int) -> RelativeBox | None:
@@ -57,8 +57,8 @@ class Frames(Protocol):
 class FolderFrames:
     """Photographs of a folder, as `Frames`.
 
-    They have geometry if every scene has a `cameras.json` that lists all its images. That file lies in the
-    images' folder or in one above it (see `muskie_jax.data.cameras_json`).
+    They have geometry if every scene has a `cameras.json` that lists all its images. That file is in the
+    images' folder or in a folder above it (see `muskie_jax.data.cameras_json`).
     """
 
     parallel = True
@@ -68,7 +68,7 @@ class FolderFrames:
         self.origin = str(source.root.resolve())
         without_cameras = self._scene_without_cameras()
         self.geometry = not without_cameras
-        # A folder without any cameras needs no note.
+        # A folder that has no cameras at all needs no note.
         some_cameras = any(self._camera(scene.frames[0]) for scene in source.scenes)
         self.geometry_note = (
             f" (scene {without_cameras} has no {CAMERAS} of all its images)"
@@ -85,7 +85,7 @@ class FolderFrames:
         }
 
     def _scene_without_cameras(self) -> str:
-        """Returns the name of the first scene with a frame whose camera is unknown; "" if there is none."""
+        """Returns the name of the first scene with a frame without a camera; "" if there is none."""
         for scene in self.scenes:
             if not all(self._camera(frame) for frame in scene.frames):
                 return scene.name
@@ -146,12 +146,12 @@ class RenderedFrames:
 
     Args:
       world: the distribution that rooms are drawn from.
-      seed: room i is a function of (seed, i).
+      seed: the pack's seed; room i is a function of (seed, i).
       scenes: number of rooms.
-      views: views of each room.
+      views: number of views per room.
       size: (height, width) of a view.
-      encoding: applied when a view is rendered, so records need no further encoding.
-      photos: textures, N squares of S pixels, or None for procedural textures only.
+      encoding: how views are stored. Views are encoded when they are rendered.
+      photos: N square textures of S x S pixels; None for procedural textures only.
     """
 
     parallel = False  # one room already occupies the device, or JAX's threads on a CPU

@@ -1,8 +1,8 @@
 """Packs scenes into shards, in several processes; a killed run continues where it stopped.
 
-An unfinished pack has a folder `packing/`. It holds the plan and, for every shard that was written and
-verified, its `ShardResult`. Records are the frames of all scenes in order; a frame that several scenes
-share, as fixed groups of views do, is one record.
+An unfinished pack has a folder `packing/`. It contains the plan and the `ShardResult` of every shard that
+was written and verified. Records are the frames of all scenes in order. A frame that several scenes share,
+such as overlapping fixed groups of views, is one record.
 """
 
 import contextlib
@@ -65,17 +65,17 @@ def pack(
       frames: the frames to pack.
       out: the pack's folder, created if it does not exist.
       encoding: how images are stored.
-      shards: number of shards; 0 chooses it so that each has about `shard_bytes`.
+      shards: number of shards; 0: each shard has about `shard_bytes`.
       shard_bytes: approximate size of a shard, bytes.
       workers: number of worker processes; 0 packs in this process.
-      overwrite: delete a different pack in the folder.
+      overwrite: whether to delete a different pack in the folder.
       max_bad_fraction: fraction of unreadable images above which packing stops.
 
     Returns:
       The description of the finished pack.
 
     Raises:
-      UserError: if the folder holds something else, too many images are unreadable, or writing fails.
+      UserError: if the folder contains anything else, too many images are unreadable, or writing fails.
     """
     plan = make_plan(frames, encoding, shards)
     packing = out / UNFINISHED
@@ -110,7 +110,7 @@ def _finished_pack(plan: PackPlan, out: pathlib.Path, overwrite: bool) -> PackIn
     With `overwrite`, deletes any other pack.
 
     Raises:
-      UserError: if the folder holds anything but this pack, finished or not.
+      UserError: if the folder contains anything but this pack, finished or unfinished.
     """
     if not any(out.iterdir()):
         return None
@@ -151,7 +151,7 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _delete_pack(out: pathlib.Path) -> None:
-    """Deletes the files of a pack, and no others."""
+    """Deletes the files of a pack, and no other files."""
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     shutil.rmtree(out / INDEX, ignore_errors=True)
     for path in [*out.glob(f"{SHARDS}-*"), *(out / name for name in (METADATA, *TFDS_FILES))]:
@@ -174,7 +174,7 @@ def _exclusive_lock(packing: pathlib.Path) -> Iterator[None]:
 def _choose_shards(
     plan: PackPlan, packing: pathlib.Path, frames: Frames, encoding: Encoding, shard_bytes: int
 ) -> PackPlan:
-    """Returns the plan with its number of shards: that of the interrupted run, if there was one."""
+    """Returns the plan with its number of shards, taken from the interrupted run if there was one."""
     path = packing / "plan.json"
     if path.is_file():
         before = json.loads(path.read_text())["shards"]
@@ -185,7 +185,7 @@ def _choose_shards(
             )
         return dataclasses.replace(plan, shards=before)
     if plan.shards > len(plan.records):
-        raise UserError(f"--shards={plan.shards} for {len(plan.records)} images: write fewer shards")
+        raise UserError(f"--shards={plan.shards} for {len(plan.records)} images: use a smaller --shards")
     shards = plan.shards or _estimate_shards(plan, frames, encoding, shard_bytes)
     part = path.with_suffix(".part")
     part.write_text(json.dumps({"description": plan.description, "shards": shards}))
@@ -326,8 +326,8 @@ def _init_worker(frames: Frames, encoding: Encoding, images_done: Any, stop: Any
 
     Args:
       frames, encoding: see `pack`.
-      images_done: shared counter of the images that all workers have processed.
-      stop: event; once it is set, workers abandon their shards.
+      images_done: shared count of the images that all workers have processed.
+      stop: an event; once it is set, workers abandon their shards.
     """
     # Ctrl-C reaches every process of the group; the main process handles it and sets `stop`.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -350,8 +350,8 @@ class _Progress:
     """Logs progress every PROGRESS_SECONDS.
 
     Args:
-      total: images of the pack.
-      before: images that previous runs have processed.
+      total: number of images in the pack.
+      before: number of images that previous runs have processed.
     """
 
     def __init__(self, total: int, before: int):
@@ -359,7 +359,7 @@ class _Progress:
         self.start = self.last = time.perf_counter()
 
     def advance(self) -> None:
-        """Counts one more image."""
+        """Increments the number of processed images."""
         self.update(self.done + 1)
 
     def update(self, done: int) -> None:

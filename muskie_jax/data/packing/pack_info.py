@@ -1,4 +1,4 @@
-"""The files of a pack, and `PackInfo`, the description of a pack that its metadata.json holds.
+"""The files of a pack, and `PackInfo`, the description of a pack in its metadata.json.
 
 dataset_info.json, features.json, metadata.json       TFDS's files; `PackInfo` is part of metadata.json
 muskie-train.array_record-00000-of-00042, ...          shards, one record per frame
@@ -13,11 +13,11 @@ from typing import Any
 from muskie_jax.errors import UserError
 
 FORMAT = 1  # version of the pack format; this version of the code reads no other
-KEY = "muskie_jax"  # of the description in metadata.json
+KEY = "muskie_jax"  # the description's key in metadata.json
 METADATA, INDEX, UNFINISHED = "metadata.json", "index", "packing"
 TFDS_FILES = ("dataset_info.json", "features.json")
 DATASET = "muskie"
-SPLIT = "train"  # holds all records; held-out scenes are chosen when training starts
+SPLIT = "train"  # contains all records; held-out scenes are chosen when training starts
 SHARDS = f"{DATASET}-{SPLIT}.array_record"  # prefix of the shards' names, as TFDS requires
 
 
@@ -26,13 +26,14 @@ class PackInfo:
     """Description of a pack. The field names are keys of metadata.json and must not change.
 
     Attributes:
-      settings: of the packed source: `source`, its kind; `window` and `zoom`, as in `FolderSource`;
-        `groups`, whether scenes are fixed groups of views.
-      encoding: `size`, `quality` and `format` of `Encoding`.
+      settings: the packed source's settings: `source`, its kind; `window` and `zoom`, as in
+        `FolderSource`; `groups`, whether scenes are fixed groups of views.
+      encoding: the values of `size`, `quality` and `format` (see `Encoding`).
       lossless: whether all files were copied unchanged.
       geometry: whether records have depth and cameras.
       upright: whether readers apply the images' EXIF orientation.
-      shards, index: files, each with `name`, `bytes` and `sha256`; shards have `records` too.
+      shards, index: dictionaries that describe the files by `name`, `bytes` and `sha256`; shards also have
+        `records`.
       skipped: messages about unreadable images, which are not in the pack.
       dropped: names of scenes without a readable image.
       plan: digest of the `PackPlan`.
@@ -62,11 +63,11 @@ def parse_metadata(text: str | bytes, root: str) -> PackInfo:
     """Returns the description in a metadata.json.
 
     Args:
-      text: contents of the file.
+      text: the file's contents.
       root: folder or address of the pack, for messages.
 
     Raises:
-      UserError: if it does not describe a pack, or one of another format version.
+      UserError: if it does not describe a pack, or the pack has another format version.
     """
     try:
         values = json.loads(text)[KEY]
@@ -86,7 +87,7 @@ def parse_metadata(text: str | bytes, root: str) -> PackInfo:
 def load_pack_info(root: pathlib.Path) -> PackInfo:
     """Returns the description of the pack in a folder, after checking that its files are complete.
 
-    Files are checked by their size, not by their contents: see `RemotePack.damaged_files`.
+    Compares the files' sizes, but not their contents: see `RemotePack.damaged_files`.
 
     Raises:
       UserError: if there is no pack, packing did not finish, or a file is missing or has another size.

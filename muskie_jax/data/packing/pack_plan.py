@@ -21,7 +21,7 @@ class PackPlan:
     Attributes:
       records: scene and frame of each record.
       numbers: record number of each frame of all scenes.
-      description: what a rerun must have in common to continue the pack.
+      description: settings and digests that must be equal for a rerun to continue the pack.
       shards: number of shards; 0 until it is chosen.
     """
 

@@ -32,7 +32,7 @@ class _Reader:
 
     info: PackInfo
     examples: Sequence[Any]  # decoded by TFDS
-    starts: np.ndarray  # int64 (scenes,), index of each scene's first frame in `records`
+    starts: np.ndarray  # int64 (scenes,), index in `records` of each scene's first frame
     records: np.ndarray  # int64 (frames,), record number of each frame
     boxes: np.ndarray | None  # float64 (records, 4), see `RelativeBox`; NaN without an object
 
@@ -66,7 +66,7 @@ class PackedSource(PhotographSource):
     """Scenes of a pack. It pickles to little more than a path; each process opens the shards itself.
 
     Attributes:
-      name, scenes, window, zoom, overlap, weight: as in `FolderSource`.
+      name, scenes, window, zoom, overlap, weight: see `FolderSource`.
       root: the pack's folder on this machine.
     """
 
@@ -117,7 +117,7 @@ class PackedSource(PhotographSource):
         return (left, top, right, bottom) if np.isfinite(left) else None
 
     def scene_overlap(self, scene: int) -> Float32[np.ndarray, "frames frames"]:
-        """See `PhotographSource`; raises UserError if the pack has no depth and cameras."""
+        """See `PhotographSource`; raises UserError if the pack has no depth or cameras."""
         if not self.info.geometry:
             raise UserError(
                 f"overlap of views is unknown in {str(self.root)!r}, which was packed without depth and "
@@ -152,12 +152,12 @@ def open_pack(
     """Opens a pack as a source of all its scenes.
 
     Args:
-      name: of the source.
+      name: the source's name.
       root: the pack's folder on this machine.
-      window: consecutive frames that a sample is drawn from; 0 is the whole scene, None the packed
+      window: number of consecutive frames that a sample is drawn from. 0: the whole scene. None: the packed
         source's window.
-      zoom: fraction of samples cropped to the object; None is the packed source's.
-      overlap, weight: as in `FolderSource`.
+      zoom: fraction of samples that are cropped to the object. None: the packed source's fraction.
+      overlap, weight: see `FolderSource`.
 
     Raises:
       UserError: if there is no complete pack.

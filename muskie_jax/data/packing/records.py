@@ -20,10 +20,11 @@ class Geometry:
     """Depth and camera of a view.
 
     Attributes:
-      depth: a 16-bit PNG of the image's size. It holds z-depth in millimetres, rounded to the nearest,
+      depth: a 16-bit PNG of the image's size. It stores z-depth in millimetres, rounded to the nearest,
         up to 65.5 m; 0 = missing.
-      intrinsics: in pixels. The image's upper left corner is (0, 0), its first pixel's centre (0.5, 0.5).
-      world_to_camera: in metres, OpenCV axes (x right, y down, z forward).
+      intrinsics: camera matrix, in pixels. The image's upper left corner is (0, 0), and the centre of its
+        first pixel is (0.5, 0.5).
+      world_to_camera: camera pose, in metres, with OpenCV axes (x right, y down, z forward).
     """
 
     depth: bytes
@@ -38,7 +39,7 @@ class Record:
     Attributes:
       image: the encoded image file.
       scene: name of the scene.
-      frame: path of the image below the root of its source.
+      frame: path of the image, relative to the root of its source.
       geometry: depth and camera; None if unknown.
     """
 
@@ -74,7 +75,7 @@ def features(geometry: bool) -> tfds.features.FeaturesDict:
 
 @functools.cache
 def _serializer(geometry: bool) -> ExampleSerializer:
-    specs: Any = features(geometry).get_serialized_info()  # TFDS's own annotations of the two disagree
+    specs: Any = features(geometry).get_serialized_info()  # TFDS annotates the two functions inconsistently
     return ExampleSerializer(specs)
 
 

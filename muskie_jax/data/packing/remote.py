@@ -67,7 +67,7 @@ class RemotePack:
 
         Args:
           file: one of `info.files`.
-          copy: where to write a local copy; None for no copy.
+          copy: path of a local copy to write; None for no copy.
         """
         digest = hashlib.sha256()
         with _read_errors(f"{self.root}/{file['name']}"), contextlib.ExitStack() as stack:
@@ -100,7 +100,7 @@ class RemotePack:
             return False
 
     def local_copy(self, cache: pathlib.Path) -> pathlib.Path:
-        """Returns the folder of a copy on this machine, after copying the files that it lacks.
+        """Returns the folder of a local copy, after copying the files that are missing from it.
 
         Raises:
           UserError: if the cache cannot be written or is too small, or a file is damaged.
@@ -159,7 +159,7 @@ def _read_errors(address: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise MissingFile(f"{address} does not exist: check the address") from error
-    except Exception as error:  # each kind of storage raises its own exceptions, as a missing package does
+    except Exception as error:  # storage packages, also missing ones, raise exceptions of many types
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{address} cannot be read: {type(error).__name__}: {reason}") from error
 
@@ -169,17 +169,17 @@ def _size(path: pathlib.Path) -> int:
 
 
 def format_bytes(size: int) -> str:
-    """Formats a number of bytes, such as "1.5 GB" or "20.0 MB"."""
+    """Formats a size in bytes, such as "1.5 GB" or "20.0 MB"."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def local_folder(base: str, root: str, cache: str) -> pathlib.Path:
-    """Returns the local folder of a pack: its own, or that of a copy if the pack is at an address.
+    """Returns the local folder of a pack. If the pack is at an address, this is the folder of a copy.
 
     Args:
       base: path or address that a relative `root` starts from.
       root: path or address of the pack.
-      cache: folder for copies; "" is ~/.cache/muskie_jax/packed.
+      cache: folder for copies; "" means ~/.cache/muskie_jax/packed.
 
     Raises:
       UserError: if the pack is at an address and cannot be copied.

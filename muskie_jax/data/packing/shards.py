@@ -26,11 +26,11 @@ VERIFY_BATCH = 64  # records read at a time for verification
 
 @dataclasses.dataclass
 class ShardResult:
-    """Outcome of writing one shard; saved beside the shards so that a rerun can skip it.
+    """Outcome of writing one shard; saved in the pack's folder so that a rerun can skip the shard.
 
     Attributes:
-      bytes, sha256: of the shard's file.
-      kept: for each image assigned to the shard, whether the shard contains it.
+      bytes, sha256: size and digest of the shard's file.
+      kept: whether the shard contains each of the images assigned to it.
       sizes: (height, width) of each contained image.
       boxes: object box of each contained image, or None.
       skipped: messages about unreadable images.
@@ -49,7 +49,7 @@ class ShardResult:
 
     @classmethod
     def load(cls, path: pathlib.Path, shard: pathlib.Path) -> "ShardResult | None":
-        """Loads what `save` wrote; None if it is missing or the shard has another size than recorded."""
+        """Loads what `save` wrote; None if it is missing or the shard's size differs from the record."""
         try:
             loaded = cls(**json.loads(path.read_text()))
             return loaded if shard.stat().st_size == loaded.bytes else None
@@ -81,9 +81,9 @@ def write_shard(
       path: final path of the shard.
       part: temporary path, on the same file system.
       numbers: (scene, frame) of the images assigned to the shard, in order.
-      frames: where the images come from.
-      encoding: how they are stored.
-      advance: called before every image; may raise `Stopped`.
+      frames: the source of the images.
+      encoding: how the images are stored.
+      advance: function called before every image; may raise `Stopped`.
 
     Raises:
       UserError: if the file cannot be written, or reads back differently from what was written.
@@ -156,7 +156,7 @@ def _update_digest(digest: Any, record: bytes) -> None:
 
 
 def _digest_of_records(path: pathlib.Path, expected: int) -> str:
-    """Returns the digest of all records of a file; "" if their number is not `expected`."""
+    """Returns the digest of all records of a file; "" if the file does not have `expected` records."""
     reader = array_record_module.ArrayRecordReader(str(path), options="readahead_buffer_size:0")
     try:
         if reader.num_records() != expected:

@@ -7,7 +7,7 @@ A *reader* is a module of this package that parses one file layout. It defines
 
 - `EXPECTED_FILES`, a description of what identifies a root folder, for error messages;
 - `read(root, settings) -> RGBDDataset`, which returns all `Sequence`s of `Frame`s below a folder. A frame
-  holds the paths of its image and depth map, and its camera: intrinsics in pixels and world_to_camera in
+  contains the paths of its image and depth map, and its camera: intrinsics in pixels and world_to_camera in
   metres, both with OpenCV axes. `read` parses text files, and image headers if a size is needed, but reads
   no pixels. It raises `UserError`, or `BadImage` for an unreadable header.
 
@@ -17,7 +17,7 @@ poses and intrinsics (`frames.py`), and helpers for parsing (`parsing.py`).
 To add a reader called `mine`:
 
 1. Write `mine.py` with `EXPECTED_FILES` and `read`; `cameras_json.py` is the shortest example. Its
-   docstring documents the files, and what is assumed about them.
+   docstring documents the files, and the assumptions about them.
 2. Add it to `READER_MODULES` in `dataset.py`.
 3. Add it to `PROTOCOLS` in `settings.py`: its default way to choose groups, and its default frame stride.
    Add it to `READERS` in `configs/evaluate.py` too.

@@ -1,6 +1,6 @@
-"""Reads folders with a `cameras.json` each (see `muskie_jax.data.cameras_json`).
+"""Reads folders that contain a `cameras.json` (see `muskie_jax.data.cameras_json`).
 
-The root is a folder of such folders, or one of them.
+The root is such a folder, or a folder of such folders.
 """
 
 import pathlib

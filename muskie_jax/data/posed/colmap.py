@@ -30,7 +30,7 @@ from muskie_jax.errors import UserError, first_line
 EXPECTED_FILES = "sparse/cameras.bin, sparse/0/cameras.bin or their .txt"
 PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")
 DENSE = ".geometric.bin"
-HEADER = re.compile(rb"(\d{1,6})&(\d{1,6})&1&")  # of a dense depth map: width, height, one channel
+HEADER = re.compile(rb"(\d{1,6})&(\d{1,6})&1&")  # a dense depth map's width, height, and one channel
 MAX_HEADER = 16  # bytes
 
 
@@ -124,12 +124,12 @@ def read_depth_size(path: pathlib.Path) -> tuple[int, int]:
 
 
 def _parse_dense_header(path: pathlib.Path, data: bytes, length: int) -> tuple[int, int, int]:
-    """Returns height, width and the offset of the pixels of a dense depth map.
+    """Returns the height and width of a dense depth map, and the offset of its pixels.
 
     Args:
-      path: of the file, for the message.
-      data: its first bytes, at least the header.
-      length: of the file, bytes.
+      path: the file's path, for the message.
+      data: the file's first bytes, which include the header.
+      length: the file's length, bytes.
     """
     header = HEADER.match(data)
     if header:

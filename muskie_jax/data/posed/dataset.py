@@ -45,8 +45,8 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
     select groups by overlap.
 
     Args:
-      name: of the dataset in the config.
-      settings: created by `posed`, checked by `check_posed`.
+      name: the dataset's name in the config.
+      settings: the dataset's settings, created by `posed` and checked by `check_posed`.
       views: number of views per group.
       data_root: folder that a relative `settings.root` starts from.
 

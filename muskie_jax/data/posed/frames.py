@@ -28,13 +28,13 @@ class Frame:
     """One view: the paths of its files, and its camera.
 
     Attributes:
-      name: unique in its sequence.
+      name: the frame's name, unique in its sequence.
       number: frame number in the recording; "consecutive" groups compare these numbers.
       image: path of the image.
       depth: path of the depth map.
-      intrinsics: in pixels of an image of `size`.
-      world_to_camera: in metres.
-      size: (height, width) that the intrinsics refer to; None for the image's own size.
+      intrinsics: camera matrix, in pixels of an image of `size`.
+      world_to_camera: camera pose, in metres.
+      size: (height, width) that the intrinsics refer to; None: the image's own size.
       depth_unit: metres per step of the depth map, for formats that do not define it.
     """
 
@@ -49,7 +49,7 @@ class Frame:
 
 
 class Sequence(NamedTuple):
-    """A recording of one scene, its frames in order."""
+    """A recording of one scene, with its frames in order."""
 
     name: str
     frames: tuple[Frame, ...]
@@ -65,13 +65,14 @@ class RGBDDataset(NamedTuple):
 
     Attributes:
       sequences: all sequences that may be evaluated.
-      read_depth: returns a frame's z-depth in metres, float32 (H, W), 0 = missing; raises `BadImage`.
-      depth_size: returns (H, W) of a depth file from its header; raises `BadImage`.
+      read_depth: function that returns a frame's z-depth in metres, float32 (H, W), 0 = missing. It raises
+        `BadImage`.
+      depth_size: function that returns (H, W) of a depth file from its header. It raises `BadImage`.
       upright: whether to apply the images' EXIF orientation. True only if the cameras belong to the turned
         images; otherwise intrinsics refer to pixels as they are stored.
-      any_depth_size: whether a depth map may have another resolution than its image.
+      any_depth_size: whether a depth map's resolution may differ from its image's.
       zoomed: whether views are cropped to the pixels with depth, which show an object.
-      group_stride: one of this many candidate groups is evaluated (not for overlap).
+      group_stride: one in this many candidate groups is evaluated, unless groups are chosen by overlap.
     """
 
     sequences: tuple[Sequence, ...]
@@ -109,7 +110,7 @@ def pinhole_intrinsics(
 
 
 def is_tracked(pose: Float64[np.ndarray, "4 4"]) -> bool:
-    """Returns whether a pose is known: recordings store infinities or NaN where tracking failed."""
+    """Returns whether a pose is known. Recordings store infinities or NaN where tracking failed."""
     return bool(np.isfinite(pose[:3]).any())
 
 
@@ -140,7 +141,7 @@ def check_intrinsics(
     """Raises UserError, prefixed with `where`, for intrinsics that no pinhole camera has.
 
     Args:
-      intrinsics: in pixels.
+      intrinsics: camera matrix, in pixels.
       where: prefix of the message.
       size: (height, width) of the image; None skips the checks that need it.
     """

@@ -1,4 +1,4 @@
-"""Chooses which frames of a posed dataset are evaluated together, the same for the same settings.
+"""Chooses which frames of a posed dataset are evaluated together. Equal settings give equal groups.
 
 A group has an anchor frame, which names it, and other frames of its sequence. `choose_groups` documents the
 three ways to choose them.
@@ -43,23 +43,23 @@ def choose_groups(
     overlap: tuple[float, float] = (0.3, 0.9),
     stride: int = 35,
 ) -> tuple[Group, ...]:
-    """Returns groups of `views` frames of one sequence, evenly spaced over all candidates.
+    """Returns groups of `views` frames from the same sequence, evenly spaced over all candidates.
 
     Args:
-      sequences: sequences with fewer than `views` frames are ignored.
-      views: frames of a group.
-      select: which frames join an anchor.
+      sequences: the dataset's sequences. Those with fewer than `views` frames are ignored.
+      views: number of frames per group.
+      select: the rule by which frames join an anchor.
         "consecutive": the following frames, if the frame numbers of neighbours differ by at most `stride`.
         "rotation": the frames with the nearest rotations, nearest first.
         "overlap": frames that see a fraction of the anchor's pixels within `overlap`, evenly spaced from
         the largest fraction to the smallest. This reads depth.
-      read_depth: see `RGBDDataset`.
+      read_depth: function that reads depth, see `RGBDDataset`.
       key: path of the dataset's settings, such as `config.posed.kitchen`, for messages.
       every: stride of the frames that were read from the recordings, for messages.
-      max_groups: number of groups at most; 0 for all.
-      group_stride: only one of this many candidates may become a group (not for "overlap").
+      max_groups: maximum number of groups; 0: all.
+      group_stride: only one in this many candidates may become a group. Ignored for "overlap".
       overlap: lowest and highest fraction, for "overlap".
-      stride: largest difference of frame numbers, for "consecutive".
+      stride: largest difference between frame numbers, for "consecutive".
 
     Raises:
       UserError: if there is no group, or depth cannot be read.
@@ -116,7 +116,7 @@ def _consecutive(sequence: Sequence, views: int, stride: int) -> list[list[int]]
 
 
 def _remedies_for_gaps(sequences: tuple[Sequence, ...], views: int, stride: int, key: str) -> list[str]:
-    """Returns settings with which some sequence has `views` consecutive frames, or fewer.
+    """Returns settings that give some sequence a group: a larger stride, or fewer views.
 
     Some sequence must have `views` frames.
     """
@@ -165,7 +165,7 @@ def _choose_by_overlap(
 
 
 def _progressively_denser(count: int, at_most: int) -> dict[int, None]:
-    """Returns all numbers below `count`: `at_most` evenly spaced ones, then twice as many, and so on."""
+    """Returns all numbers below `count`: first `at_most` evenly spaced ones, then more between them."""
     numbers = dict.fromkeys(evenly_spaced(count, at_most))
     while at_most < count:
         at_most *= 2

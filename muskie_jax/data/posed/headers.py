@@ -13,7 +13,7 @@ def image_size(path: pathlib.Path, upright: bool = False) -> tuple[int, int]:
     """Returns (height, width) of an image; raises `BadImage`.
 
     Args:
-      path: of the image.
+      path: the image's path.
       upright: whether to apply its EXIF orientation.
     """
     with _open_header(path, str(path), FORMATS) as image:

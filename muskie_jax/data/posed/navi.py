@@ -1,19 +1,20 @@
 """Reads NAVI: photographs of objects, with depth of the object only.
 
-`<object>/<multiview_*>/annotations.json` has for each image
+`<object>/<multiview_*>/annotations.json` contains, for each image:
 
 - `filename`, and `image_size`, (height, width);
 - `camera`: `q` (w, x, y, z) and `t` (millimetres), where world_to_camera = [R(q) | t], and `focal_length`
   in pixels of `image_size`. The principal point is the centre.
 
-Images are `images/<name>.jpg`. Depth is `depth/<name>.png`, 16 bits of inverse depth: 655350 / value in
-millimetres, 0 = not the object. As in other evaluations on NAVI, downscaled files `downsampled_<name>` are
-preferred where they exist, because they load many times faster. Cameras belong to upright images: the
-originals have an EXIF orientation.
+Images are `images/<name>.jpg`. Depth maps are `depth/<name>.png`: inverse depth in 16 bits. Depth in
+millimetres is 655350 / value; 0 = not the object. As in other evaluations on NAVI, downscaled files
+`downsampled_<name>` are preferred where they exist, because they load many times faster. Cameras belong to
+upright images: the original images have an EXIF orientation.
 
-Protocol: of each object that also has a `wild_set`, the last tenth of its multiview collections, at least
-one. Every image is the anchor of a group, joined by the images with the nearest rotations, and every 20th
-group is evaluated. Images are cropped to a centred square, then to the smallest square around the object.
+Protocol: for each object that also has a `wild_set`, the last tenth of its multiview collections is used,
+at least one. Every image is the anchor of a group, which the images with the nearest rotations join. Every
+20th group is evaluated. Images are cropped to a centred square, then to the smallest square around the
+object.
 """
 
 import math
@@ -29,7 +30,7 @@ from muskie_jax.data.posed.frames import Frame, RGBDDataset, Sequence, build_seq
 from muskie_jax.data.posed.parsing import WrongRoot, parsing, read_json, subfolders
 from muskie_jax.data.scan import natural_key
 
-EXPECTED_FILES = "<object>/multiview_*/annotations.json beside <object>/wild_set"
+EXPECTED_FILES = "<object>/multiview_*/annotations.json and <object>/wild_set"
 INVERSE_DEPTH = 655.350  # product of depth in metres and the value in the file
 TRAINING_FRACTION = 0.9
 GROUP_STRIDE = 20

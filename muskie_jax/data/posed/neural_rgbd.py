@@ -7,10 +7,10 @@ Files of a scene:
   `depth_filtered` is read;
 - `focal.txt`: one number, pixels. The principal point is the image's centre;
 - `poses.txt`: 4N x 4, camera_to_world with OpenGL's camera axes; row block i belongs to image i. If it is
-  missing, `trainval_poses.txt` is read, which holds estimated poses. A pose of NaN means that tracking
-  failed, and its frame is skipped.
+  missing, `trainval_poses.txt` is read, which contains estimated poses. A pose of NaN means that
+  tracking failed, and its frame is skipped.
 
-Protocol (ours): consecutive frames of every twentieth of the video.
+Protocol (ours): groups of consecutive frames, after keeping every twentieth frame of the video.
 """
 
 import pathlib
@@ -42,7 +42,7 @@ def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
 
     Raises:
       UserError: if a file is missing or cannot be parsed.
-      BadImage: if the header of a scene's first image, which defines the size, cannot be read.
+      BadImage: if the header of a scene's first image cannot be read; it defines the size.
     """
     scenes = find_sequences(root, lambda path: (path / FOCAL).is_file(), EXPECTED_FILES)
     return RGBDDataset(tuple(_sequence(name, folder, settings.every) for name, folder in scenes))

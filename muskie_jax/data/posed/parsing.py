@@ -20,7 +20,7 @@ class WrongRoot(UserError):
     Args:
       root: the folder.
       expected: description of the expected files.
-      searched: where else they were searched, for the message.
+      searched: text that says where else they were searched, for the message.
     """
 
     def __init__(self, root: pathlib.Path, expected: str, searched: str = ""):
@@ -60,7 +60,7 @@ def find_sequences(
 
     Args:
       root: folder of sequences, or of one sequence.
-      is_sequence: whether a folder is a sequence.
+      is_sequence: function that returns whether a folder is a sequence.
       expected: description of a sequence's files, for the message.
 
     Raises:
@@ -75,7 +75,7 @@ def find_sequences(
 
 
 def subfolders(root: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the subfolders in natural order, none if the root is a file; raises UserError."""
+    """Returns the subfolders in natural order, or none if the root is a file; raises UserError."""
     if root.is_file():
         return []
     with parsing(root):
@@ -83,7 +83,7 @@ def subfolders(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def names_from_paths(paths: list[str]) -> list[str]:
-    """Returns names of images: their paths without the common folder and without extension.
+    """Returns names of images: their paths without the common folder and the extension.
 
     Extensions are kept if names would not be unique without them.
     """

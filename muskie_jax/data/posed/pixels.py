@@ -13,7 +13,7 @@ ASPECT_TOLERANCE = 0.02  # relative difference up to which two aspect ratios cou
 def load_view(
     frame: Frame, size: tuple[int, int], dataset: RGBDDataset
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "H W"], Float64[np.ndarray, "3 3"]]:
-    """Returns image, depth in metres and intrinsics of a view of `size` (height, width).
+    """Returns the image, depth in metres, and intrinsics of a view of `size` (height, width).
 
     The view shows the largest centred crop of the image with the aspect ratio of `size`. Images are resized
     bicubically, with antialiasing where they shrink. Depth is sampled from the nearest pixel, since a mean
@@ -37,13 +37,13 @@ def load_view(
 
 
 def check_headers(frame: Frame, dataset: RGBDDataset) -> None:
-    """Raises the errors of `load_view` that the headers of a frame's files reveal."""
+    """Raises those errors of `load_view` that can be found from the headers of a frame's files."""
     stored = image_size(frame.image, dataset.upright)
     _stored_intrinsics(frame, stored, dataset.depth_size(frame.depth), dataset)
 
 
 def read_checked_depth(frame: Frame, dataset: RGBDDataset) -> Float32[np.ndarray, "H W"]:
-    """Returns the depth of the whole image; raises as `load_view` does, and if it is empty."""
+    """Returns the depth of the whole image; raises the errors of `load_view`, also for empty depth."""
     depth = dataset.read_depth(frame)
     stored = image_size(frame.image, dataset.upright)
     _stored_intrinsics(frame, stored, (depth.shape[0], depth.shape[1]), dataset)
@@ -74,13 +74,13 @@ def object_crop(
 ) -> Box:
     """Returns the smallest box around the object with the aspect ratio of `size` (height, width).
 
-    It is centred on the object, but shifted where it would extend beyond `box`, and no larger than `box`.
+    It is centred on the object, shifted where it would extend beyond `box`, and at most as large as `box`.
 
     Args:
-      depth: of the whole image; 0 outside the object.
-      stored: (height, width) of the image, in whose pixels `box` is given.
+      depth: depth map of the whole image; 0 outside the object.
+      stored: (height, width) of the image. `box` is in its pixels.
       box: the part of the image to search.
-      size: of the view.
+      size: (height, width) of the view.
     """
     to_depth = np.array(_scale(stored, (depth.shape[0], depth.shape[1])))
     corners = np.array(box).reshape(2, 2)
@@ -108,8 +108,8 @@ def sample_nearest(
     """Samples depth at the pixel centres of a view.
 
     Args:
-      depth: of the whole image, possibly at another resolution.
-      stored: (height, width) of the image, in whose pixels `box` is given.
+      depth: depth map of the whole image, possibly at another resolution.
+      stored: (height, width) of the image. `box` is in its pixels.
       box: the part of the image that the view shows.
       size: (height, width) of the view.
     """
@@ -120,7 +120,7 @@ def sample_nearest(
 
 
 def _nearest_indices(low: float, high: float, count: int, scale: float, limit: int) -> np.ndarray:
-    """Returns indices below `limit` at `scale` times the centres of `count` intervals from low to high."""
+    """Returns indices below `limit`: the centres of `count` intervals from low to high, times `scale`."""
     centres = low + (np.arange(count) + 0.5) * (high - low) / count
     return np.clip((centres * scale).astype(int), 0, limit - 1)
 

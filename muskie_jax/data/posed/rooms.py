@@ -20,12 +20,12 @@ class Rooms:
     """A `PosedSet` whose groups are rooms, each rendered when it is loaded.
 
     Args:
-      name: of the dataset.
+      name: the dataset's name.
       world: the distribution that rooms are drawn from.
-      photos: textures, N squares of S pixels, or None for procedural textures only.
-      views: views of each room.
+      photos: N square textures of S x S pixels; None for procedural textures only.
+      views: number of views per room.
       groups: number of rooms.
-      seed_of: returns the seed of a room, uint32 (2,), from its number; see `render_group`.
+      seed_of: function that returns a room's seed, uint32 (2,), for its number; see `render_group`.
     """
 
     parallel = False  # one room already occupies the device
@@ -42,7 +42,7 @@ class Rooms:
         self.name, self.seed_of = name, seed_of
         self._world, self._views = world, views
         self._pyramid = None if photos is None else photo_pyramid(jax.numpy.asarray(photos))
-        self._programs = {}  # by size
+        self._programs = {}  # compiled programs by size
         digits = len(str(max(groups, views) - 1))
         rooms = [f"room_{number:0{digits}d}" for number in range(groups)]
         self.groups = tuple(
@@ -80,19 +80,19 @@ class Rooms:
 
 
 def open_rooms(name: str, settings: ConfigDict, views: int) -> Rooms:
-    """Opens the rooms of a posed dataset of a config.
+    """Opens the synthetic rooms configured as a posed dataset.
 
     Args:
-      name: of the dataset.
-      settings: of `posed("synthetic")`. Room i is a function of `settings.seed` and i.
-      views: views of each room.
+      name: the dataset's name.
+      settings: the settings from `posed("synthetic")`. Room i is a function of `settings.seed` and i.
+      views: number of views per room.
 
     Raises:
       UserError: if `settings.photos` is a folder without readable images.
     """
     photos = None
     if settings.photos:
-        from muskie_jax.data.mixture import photo_textures  # late, since importing Grain takes seconds
+        from muskie_jax.data.mixture import photo_textures  # imported late: importing Grain takes seconds
 
         photos = photo_textures(settings.photos, settings.num_photos)
     seed = settings.seed  # copied, so that later changes of the settings have no effect

@@ -4,11 +4,12 @@ Files of a scene: `color/<n>.jpg`, `depth/<n>.png` (16 bits, millimetres) and `p
 (camera_to_world, 4x4). n is the frame number in the video; the frames are about 15 apart. A pose that is
 not finite means that tracking failed, and its frame is skipped.
 
-Intrinsics are for images of 640x480. They are in `intrinsics.npz` beside the scenes, which is distributed
-with the list of pairs; otherwise in `<scene>/intrinsic/intrinsic_depth.txt`. They are used unchanged, as in
-other evaluations, although their convention for pixel centres may be off by half a pixel.
+Intrinsics are for images of 640x480. They are in `intrinsics.npz`, in the folder of the scenes; the file is
+distributed with the list of pairs. Without it, `<scene>/intrinsic/intrinsic_depth.txt` is read. Intrinsics
+are used unchanged, as in other evaluations, although their convention for pixel centres may be off by half
+a pixel.
 
-Protocol: consecutive frames of a scene, neighbours at most 35 frame numbers apart.
+Protocol: groups of consecutive frames of a scene; neighbours are at most 35 frame numbers apart.
 """
 
 import pathlib

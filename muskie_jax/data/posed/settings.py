@@ -21,7 +21,7 @@ PROTOCOLS = {
     "colmap": ("overlap", 1),
 }
 READERS = (*PROTOCOLS, "synthetic")
-NUM_GROUPS = 20  # evaluated by default
+NUM_GROUPS = 20  # number of groups evaluated by default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,9 @@ class RoomSettings:
     Attributes:
       reader: "synthetic".
       groups: number of groups to evaluate.
-      seed: of the rooms.
+      seed: the seed of the rooms.
       photos: folder whose images become textures; empty: procedural textures.
-      num_photos: number of images to use at most.
+      num_photos: maximum number of images to use.
       world: the distribution of rooms and cameras.
     """
 
@@ -51,13 +51,13 @@ class RecordingSettings:
 
     Attributes:
       reader: a key of PROTOCOLS.
-      groups: number of groups to evaluate at most, evenly spread over all; 0: all.
+      groups: maximum number of groups to evaluate, evenly spread over all groups; 0: all.
       root: folder of sequences, or of one sequence.
-      select: how groups are chosen, "overlap", "consecutive" or "rotation" (see `choose_groups`); empty: by
-        the reader's protocol.
-      overlap: (low, high), for "overlap": fraction of the first view's pixels that each other view sees.
-      stride: for "consecutive": largest difference between the frame numbers of neighbours.
-      every: stride of the frames that are used at all.
+      select: how groups are chosen, "overlap", "consecutive" or "rotation" (see `choose_groups`); empty: as
+        in the reader's protocol.
+      overlap: (low, high) fraction of the first view's pixels that each other view sees, for "overlap".
+      stride: largest difference between the frame numbers of neighbours, for "consecutive".
+      every: stride of the frames that are read; 1: all frames.
     """
 
     reader: str
@@ -74,7 +74,7 @@ class UnscaledRecordingSettings(RecordingSettings):
     """Settings of the readers "transforms" and "colmap", whose depth has no fixed unit.
 
     Attributes:
-      depth_unit: metres per step of a depth PNG; 0: as the file says, otherwise a millimetre.
+      depth_unit: metres per step of a depth PNG; 0: the unit in the file, or a millimetre if it has none.
     """
 
     depth_unit: float = 0.0
@@ -89,9 +89,9 @@ def posed(reader: str, root: str = "", **settings) -> ConfigDict:
         `transforms.json` or as COLMAP models; "synthetic" renders rooms. Each is a module of
         `muskie_jax.data.posed` that documents its files.
       root: folder of sequences, or of one sequence; not for "synthetic".
-      **settings: fields that differ from the defaults of `RoomSettings` ("synthetic", whose `world` is a
-        dictionary of `WorldConfig` fields), of `UnscaledRecordingSettings` ("transforms", "colmap") or of
-        `RecordingSettings` (all others).
+      **settings: fields that differ from their defaults. They are the fields of `RoomSettings` for
+        "synthetic" (its `world` is a dictionary of `WorldConfig` fields), `UnscaledRecordingSettings` for
+        "transforms" and "colmap", and `RecordingSettings` for all other readers.
 
     Raises:
       UserError: for an unknown reader or setting.
@@ -120,7 +120,7 @@ def check_posed(datasets: ConfigDict, needs_data: bool = True) -> None:
 
     Args:
       datasets: `config.posed`.
-      needs_data: whether files are read, so that readers of files need a root.
+      needs_data: whether the job reads files. If so, readers of files need a root.
 
     Raises:
       UserError: for an invalid setting.

@@ -3,17 +3,17 @@
 The root is the dataset, one scene, or one sequence. Poses are camera_to_world; depth is in millimetres, and
 missing where it is 65535 or 0. If a scene has a `TestSplit.txt`, only the sequences it lists are read.
 
-Depth belongs to Kinect's depth camera, which lies 2.5 cm beside the colour camera and has another focal
-length (585 pixels; colour about 525). Without registration, depth is off by up to 40 pixels at the image
-border. So depth is registered to the colour camera while it is read, and the nearest of the points that
-fall into a pixel is kept. The calibration is that of another Kinect. "On the Limits of Pseudo Ground Truth
-in Visual Camera Re-localisation" (Brachmann et al. 2021) and much later work use it too. Depth that is
-already registered, `frame-XXXXXX.depth.proj.png`, is read instead where it exists.
+Depth belongs to Kinect's depth camera. It is 2.5 cm from the colour camera and has another focal length
+(585 pixels; the colour camera's is about 525). Without registration, depth is off by up to 40 pixels at the
+image border. So depth is registered to the colour camera while it is read. If several points fall into a
+pixel, the nearest is kept. The calibration was measured on another Kinect. "On the Limits of Pseudo Ground
+Truth in Visual Camera Re-localisation" (Brachmann et al. 2021) and much later work use it too. Depth that
+is already registered, `frame-XXXXXX.depth.proj.png`, is read instead where it exists.
 
-Poses were found by tracking depth, but are used for the colour camera, as is common. An error of several
-pixels remains, so prefer wide thresholds on this dataset.
+Poses were found by tracking depth, but are used for the colour camera, as is common. Errors of several
+pixels remain, so prefer wide thresholds on this dataset.
 
-Protocol (ours): consecutive frames of every twentieth of the video.
+Protocol (ours): groups of consecutive frames, after keeping every twentieth frame of the video.
 """
 
 import pathlib
@@ -40,7 +40,7 @@ EXPECTED_FILES = "<scene>/seq-XX/frame-XXXXXX.color.png"
 COLOUR_INTRINSICS = pinhole_intrinsics(525.0, 525.0, 320.0, 240.0)
 DEPTH_INTRINSICS = pinhole_intrinsics(585.0, 585.0, 320.0, 240.0)
 SIZE = (480, 640)  # (height, width) of colour and depth
-# From the axes of the depth camera to those of the colour camera, metres
+# Maps the axes of the depth camera to the axes of the colour camera, metres
 # (projet.liris.cnrs.fr/voir/activities-dataset/kinect-calibration.html).
 DEPTH_TO_COLOUR = np.array([
     [0.99996518, 0.00267651, -0.00790410, -0.02555894],
@@ -114,7 +114,7 @@ def read_registered_depth(frame: Frame) -> Float32[np.ndarray, "H W"]:
 
 
 def register(depth: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W"]:
-    """Warps a depth map of the depth camera into the colour camera; the nearest point of a pixel wins."""
+    """Warps a depth map of the depth camera into the colour camera; each pixel keeps its nearest point."""
     height, width = depth.shape
     rows, columns = np.nonzero(depth)
     to_size = np.diag([width / SIZE[1], height / SIZE[0], 1.0])

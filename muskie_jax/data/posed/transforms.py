@@ -2,7 +2,7 @@
 
 The root is a folder with such a file, a folder of such folders, or the file itself.
 
-Each object of `frames` has
+Each object of `frames` has:
 
 - `file_path`: the image, with or without extension;
 - `depth_file_path`: a 16-bit PNG of z-depth;
@@ -46,11 +46,11 @@ PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV")  # OPENCV only with zero dist
 
 
 def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
-    """Returns all sequences of a folder, or the one of a file.
+    """Returns all sequences of a folder, or the only one if the root is a file.
 
     Raises:
       UserError: if a file is missing or cannot be parsed.
-      BadImage: if an image cannot be read whose size the file does not give.
+      BadImage: if the file does not give an image's size, and the image cannot be read.
     """
     if root.is_file() and root.suffix == ".json":
         files = [(root.stem, root)]
@@ -74,7 +74,7 @@ def _sequence(name: str, file: pathlib.Path, settings: ConfigDict) -> Sequence:
 
 
 def _frame(file: pathlib.Path, name: str, number: int, values: dict[str, Any], unit: float) -> Frame:
-    """Returns a frame from its values, merged with those for all frames."""
+    """Returns a frame, given its values merged with the values for all frames."""
     where = f"{file}, {values['file_path']}"
     if "depth_file_path" not in values:
         raise UserError(f"{where}: depth_file_path is missing: write it, since evaluation needs depth")
@@ -108,6 +108,6 @@ def _intrinsics(values: dict[str, Any], size: tuple[int, int], where: str) -> Fl
 
 
 def _find_image(path: pathlib.Path) -> pathlib.Path:
-    """Returns the image of a `file_path`, with the extension that exists if it has none."""
+    """Returns the image of a `file_path`. If the path has no extension, finds one that exists."""
     candidates = (path.with_name(path.name + extension) for extension in EXTENSIONS)
     return path if path.is_file() else next(filter(pathlib.Path.is_file, candidates), path)

@@ -12,11 +12,12 @@ class PosedViews(NamedTuple):
     In pixel coordinates, which intrinsics refer to, the centre of the first pixel is (0.5, 0.5).
 
     Attributes:
-      images: RGB.
+      images: the views' RGB pixels.
       depth: z-depth at the pixels' centres, metres; 0 = missing.
-      valid: where points may be sampled: depth is known and, in datasets of objects, shows the object.
-      intrinsics: in pixels of these images.
-      world_to_camera: in metres, OpenCV axes (x right, y down, z forward).
+      valid: mask of the pixels where points may be sampled: depth is known and, in datasets of objects,
+        the pixel shows the object.
+      intrinsics: camera matrices, in pixels of these images.
+      world_to_camera: camera poses, in metres, with OpenCV axes (x right, y down, z forward).
     """
 
     images: UInt8[np.ndarray, "V H W 3"]
@@ -27,10 +28,10 @@ class PosedViews(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Views that are evaluated together; query points are sampled in the first one.
+    """Views that are evaluated together; query points are sampled in the first view.
 
     Attributes:
-      label: unique in its dataset, such as `kitchen/000040`.
+      label: the group's name, unique in its dataset, such as `kitchen/000040`.
       frames: names of the views.
     """
 
@@ -42,7 +43,7 @@ class PosedSet(Protocol):
     """A posed dataset, as groups of views.
 
     Attributes:
-      name: of the dataset, as in the config.
+      name: the dataset's name in the config.
       groups: all groups to evaluate, always the same for the same settings.
       parallel: whether threads may call `load` concurrently.
     """

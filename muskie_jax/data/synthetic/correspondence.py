@@ -5,8 +5,8 @@ from jaxtyping import Bool, Float
 
 from muskie_jax.data.synthetic.scenes import Cameras
 
-# A point is occluded if its depth exceeds that of its pixel by more than this. The slack is needed since
-# depth is known at pixel centres only, and varies within a pixel on slanted surfaces.
+# A point is occluded if its depth exceeds its pixel's depth by more than this. The slack is needed because
+# depth is known only at pixel centres, and varies within a pixel on slanted surfaces.
 RELATIVE_SLACK, SLACK_METRES = 0.03, 0.03
 
 
@@ -17,17 +17,17 @@ def find_in_view(
     first: int,
     second: int,
 ) -> tuple[Float[np.ndarray, "N 2"], Bool[np.ndarray, " N"]]:
-    """Projects surface points of one view into another.
+    """Projects surface points of one view into another view.
 
     Args:
       points: (x, y) in pixels, inside the first view.
       depth: z-depth at pixel centres, metres.
-      cameras: V cameras.
+      cameras: the V views' cameras.
       first, second: indices of the views.
 
     Returns:
-      (x, y) in pixels of the second view; and whether the point is visible there: in front of the camera,
-      inside the image and not occluded.
+      (x, y) in pixels of the second view; and whether the point is visible there, that is, in front of the
+      camera, inside the image and not occluded.
     """
     intrinsics, poses = np.asarray(cameras.intrinsics), np.asarray(cameras.world_to_camera)
     rays = np.append(points, np.ones((len(points), 1)), axis=1) @ np.linalg.inv(intrinsics[first]).T

@@ -11,7 +11,7 @@ from muskie_jax.data.synthetic.compilation import materialise
 
 
 def hash_bits(*words: Array) -> Array:
-    """Hashes integers, broadcast together, to pseudo-random uint32."""
+    """Hashes integers, broadcast together, to pseudo-random uint32 values."""
     bits = jnp.uint32(0x9E3779B1)
     for word in words:
         bits = (bits ^ word.astype(jnp.uint32)) * jnp.uint32(0x85EBCA77)
@@ -32,9 +32,9 @@ class Draws:
 
         Args:
           key: threefry key.
-          stream: name; streams of different names from one key are independent.
-          shape: of each array.
-          capacity: the most arrays of the shape that can be drawn. A vector counts once per component.
+          stream: the stream's name. Streams of different names from one key are independent.
+          shape: shape of each array.
+          capacity: maximum number of arrays that can be drawn. A vector uses one array per component.
         """
         words = jax.random.key_data(key)
         name = jnp.uint32(zlib.crc32(stream.encode()))
@@ -56,7 +56,7 @@ class Draws:
         return self._bits[self._next(1)][0]
 
     def uniform(self, low: float | Array, high: float | Array) -> Array:
-        """Returns uniform numbers between `low` and `high`, scalars or arrays of the shape."""
+        """Returns uniform numbers between `low` and `high`, scalars or arrays of the stream's shape."""
         return low + (high - low) * self._units[self._next(1)][0]
 
     def vectors(self, size: int, low: float, high: float) -> Array:

@@ -1,8 +1,8 @@
 """Exact intersections of rays with a scene's primitives.
 
-In its unit space (see `scenes`), each primitive is an intersection of slabs and balls. A ray o + t d
-meets each of these in an interval of t. It enters the primitive at the largest start, if that is below
-the smallest end. Affine maps preserve t, so intervals in unit space hold in world space.
+In its unit space (see `scenes`), each primitive is an intersection of slabs and balls. A ray o + t d meets
+each slab or ball in an interval of t. It enters the primitive at the largest start, if that is below the
+smallest end. Affine maps preserve t, so intervals in unit space hold in world space.
 
 Vectors are tuples (x, y, z) of arrays, so that the search is elementwise and writes one number per ray.
 """
@@ -27,11 +27,11 @@ class Hits:
     """The first intersection of each ray with the scene.
 
     Attributes:
-      distance: in lengths of the ray's direction.
-      primitive: index; 0 is the room.
-      surface: 6 * primitive + face.
-      surface_coordinates: on the face, metres.
-      normal: unit vector, on the side that the ray comes from.
+      distance: distance to the hit, in units of the direction's length.
+      primitive: index of the primitive; 0 is the room.
+      surface: index of the surface, 6 * primitive + face.
+      surface_coordinates: position on the face, metres.
+      normal: unit normal, on the side that the ray comes from.
     """
 
     distance: Float[Array, "*rays"]
@@ -47,9 +47,9 @@ def cast_rays(
     """Returns the first surface that each ray hits. There always is one: the room encloses all rays.
 
     Args:
-      origins: metres, inside the room and outside the objects.
-      directions: of any length. Distances are in multiples of it, so they are z-depths for directions of
-        depth 1 in a camera's frame.
+      origins: the rays' origins, metres, inside the room and outside the objects.
+      directions: need not be normalised. Distances are in units of a direction's length; with camera-frame
+        depth 1 they are z-depths.
     """
     distance, primitive = nearest_primitive(scene, origins, directions)
     return _surface_hit(scene, distance, primitive, origins, directions)
@@ -83,9 +83,9 @@ def _search(
     """Returns the smallest uint32 key of each ray: a distance whose lowest bits are a primitive's index.
 
     Args:
-      vectorised: reduce over an axis of primitives, for accelerators: one kernel, whose threads loop over
-        primitives. False: a loop of kernels, which read and write the nearest key for each primitive. On
-        CPUs this stays in the cache, and SIMD runs along the rays.
+      vectorised: True reduces over an axis of primitives in one kernel, whose threads loop over primitives;
+        this suits accelerators. False runs a loop of kernels, one per primitive, which read and write the
+        nearest key. On CPUs this stays in the cache, and SIMD runs along the rays.
     """
     origin, direction = _components(origins), _components(directions)
 
@@ -142,7 +142,7 @@ def _surface_hit(
     keep_z = is_ball | on_cap | (along_z & ~on_side)
     normal = jnp.where(keep_x, x, 0.0), jnp.where(keep_y, y, 0.0), jnp.where(keep_z, z, 0.0)
 
-    # The face is that of the unit cube, by the largest component of the normal.
+    # The largest component of the normal selects a face of the unit cube.
     nx, ny, nz = normal
     face_x = (jnp.abs(nx) >= jnp.abs(ny)) & (jnp.abs(nx) >= jnp.abs(nz))
     face_y = ~face_x & (jnp.abs(ny) >= jnp.abs(nz))
@@ -151,12 +151,12 @@ def _surface_hit(
         jnp.where(nx > 0, 1, 0),
         jnp.where(face_y, jnp.where(ny > 0, 3, 2), jnp.where(nz > 0, 5, 4)),
     )
-    # Another index of dozens of gathers.
+    # Dozens of gathers use this index too.
     surface = materialise(6 * primitive + face)
     x, y, z = (a * scene.half_size[:, i][primitive] for i, a in enumerate((x, y, z)))  # metres
     u, v = jnp.where(face_x, y, x), jnp.where(face_x | face_y, z, y)
 
-    # Normals transform with the transpose of the map to unit space. Those of the room point inwards.
+    # Normals transform with the transpose of the map to unit space. The room's normals point inwards.
     world = [nx * unit_map[0][i] + ny * unit_map[1][i] + nz * unit_map[2][i] for i in range(3)]
     length = jnp.sqrt(sum(a * a for a in world))
     sign = jnp.where(primitive == 0, -1.0, 1.0) / length
@@ -192,7 +192,7 @@ def _round(o: tuple[Array, ...], d: tuple[Array, ...]) -> Interval:
     """Returns the interval of t where |o + t d| <= 1, in 2 or 3 dimensions."""
     inverse = 1 / jnp.maximum(sum(b * b for b in d), 1e-12)
     middle = -sum(a * b for a, b in zip(o, d)) * inverse
-    # By the distance to the centre: the usual discriminant suffers from cancellation in float32.
+    # Uses the distance to the centre, because the usual discriminant suffers from cancellation in float32.
     squared_distance = sum((a + middle * b) ** 2 for a, b in zip(o, d))
     half = jnp.sqrt(jnp.maximum(1 - squared_distance, 0.0) * inverse)
     # If the ray misses, start = end, so the interval is empty.

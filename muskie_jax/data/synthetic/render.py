@@ -59,12 +59,12 @@ def render_group(
     """Renders the group of views that a seed determines.
 
     Args:
-      seed: data of a threefry key.
-      num_views: V.
-      height, width: of the images, pixels. All resolutions of one aspect ratio show the same view.
+      seed: the data of a threefry key.
+      num_views: number of views, V.
+      height, width: size of the images, pixels. All resolutions of one aspect ratio show the same view.
       config: the distribution of scenes.
       photos: textures for some of the surfaces, from `photo_pyramid`.
-      with_geometry: also return depth and cameras.
+      with_geometry: whether to return depth and cameras too.
     """
     key = jax.random.wrap_key_data(seed, impl="threefry2x32")  # each function draws named streams from it
     scene = sample_scene(key, config)
@@ -112,8 +112,8 @@ def pixel_rays(
     Directions have depth 1 in the camera's frame.
 
     Args:
-      cameras: V cameras.
-      height, width: of the images, pixels.
+      cameras: the V views' cameras.
+      height, width: size of the images, pixels.
       offset: (right, down) position of the ray from its pixel's upper left corner.
     """
     intrinsics = cameras.intrinsics[:, None, None]
@@ -122,7 +122,7 @@ def pixel_rays(
     x = (columns - intrinsics[..., 0, 2]) / intrinsics[..., 0, 0]
     y = (rows - intrinsics[..., 1, 2]) / intrinsics[..., 1, 1]
     axes = cameras.world_to_camera[:, None, None, :3, :3]
-    # No matrix product: accelerators would round its operands, and run it as a separate kernel.
+    # Not a matrix product, because accelerators would round its operands and run it as a separate kernel.
     directions = [x * axes[..., 0, i] + y * axes[..., 1, i] + axes[..., 2, i] for i in range(3)]
     return camera_centres(cameras.world_to_camera)[:, None, None], jnp.stack(directions, -1)
 
@@ -177,7 +177,7 @@ def _ray_colours(
     def dot(a, b):
         return sum(a[..., i] * b[..., i] for i in range(3))
 
-    # A pixel covers distance / focal length, stretched on slanted surfaces.
+    # A pixel covers a width of distance / focal length, and more on slanted surfaces.
     facing = -dot(hits.normal, directions) * jax.lax.rsqrt(dot(directions, directions))
     focal = cameras.intrinsics[:, None, None, 0, 0]
     footprint = hits.distance / focal * jax.lax.rsqrt(jnp.maximum(facing, 0.05))

@@ -1,8 +1,8 @@
 """Synthetic scenes: a textured room with objects and a lamp, sampled from a key; and its cameras.
 
 Every primitive is a unit shape under an affine map. The room and the boxes are the cube [-1, 1]³,
-ellipsoids the unit ball, cylinders the unit disc times [-1, 1]. Primitive 0 is the room; boxes,
-ellipsoids and cylinders follow. Each primitive has six faces, those of its unit cube: -x, +x, -y, +y, -z,
+ellipsoids are the unit ball, and cylinders are the unit disc times [-1, 1]. Primitive 0 is the room; boxes,
+ellipsoids and cylinders follow. Each primitive has the six faces of its unit cube: -x, +x, -y, +y, -z,
 +z. Each face has a texture; surface 6 p + f is face f of primitive p.
 
 World axes: z up, floor at z = 0, metres. Camera axes: OpenCV (x right, y down, z forward).
@@ -27,20 +27,20 @@ class WorldConfig:
     num_boxes: int = 10
     num_ellipsoids: int = 4
     num_cylinders: int = 2
-    room_width: tuple[float, float] = (4.0, 8.0)  # of both horizontal sides
+    room_width: tuple[float, float] = (4.0, 8.0)  # lengths of both horizontal sides
     room_height: tuple[float, float] = (2.4, 3.6)
-    object_size: tuple[float, float] = (0.3, 1.4)  # of each side of an object's box
-    floating_fraction: float = 0.4  # fraction of the objects that float; the others stand on the floor
+    object_size: tuple[float, float] = (0.3, 1.4)  # lengths of the sides of an object's box
+    floating_fraction: float = 0.4  # fraction of the objects that float; the rest stand on the floor
 
     # Textures.
     wall_cell: float = 0.45  # metres, typical size of coarse detail on the room's sides
-    object_cell: float = 0.2  # metres, the same on objects
-    photo_texture_fraction: float = 0.5  # of the surfaces, if photographs are given
+    object_cell: float = 0.2  # metres, typical size of coarse detail on objects
+    photo_texture_fraction: float = 0.5  # fraction of the surfaces with a photograph, if any are given
 
     # Cameras. The views of a group surround a hub, a pose that looks at the group's focus.
-    # Radius of the ball of a group's cameras, as a multiple of the distance between hub and focus; drawn
-    # per group. Larger is harder: the median overlap of two views is 66% of their pixels at (0.1, 0.3),
-    # 60% at (0.1, 0.8), 52% at (1.0, 1.2).
+    # Radius of the ball that contains a group's cameras, as a multiple of the distance between hub and
+    # focus; drawn per group. Larger is harder: the median overlap of two views is 66% of their pixels at
+    # (0.1, 0.3), 60% at (0.1, 0.8), 52% at (1.0, 1.2).
     baseline: tuple[float, float] = (0.1, 0.8)
     min_shared: float = 0.35  # least fraction of the hub's probed points that each view should see
     clearance: float = 0.35  # least distance of a camera from the nearest surface, metres
@@ -76,8 +76,8 @@ class RoomScene:
 
     centre: Float[Array, "P 3"]  # metres
     half_size: Float[Array, "P 3"]  # metres, along the primitive's own axes
-    rotation: Float[Array, "P 3 3"]  # from world axes to the primitive's own
-    textures: Textures  # of 6 P surfaces
+    rotation: Float[Array, "P 3 3"]  # rotates world axes to the primitive's own axes
+    textures: Textures  # one texture for each of the 6 P surfaces
     light: Float[Array, "3"]  # position of the lamp, metres
     ambient: Float[Array, ""]  # fraction of ambient light
     num_boxes: int = struct.field(pytree_node=False)
@@ -179,7 +179,8 @@ def transform(
 ) -> Float[Array, "*batch 3"]:
     """Multiplies matrices by vectors in full precision.
 
-    Accelerators round the operands of a matrix product to 10 or even 7 bits, an error of centimetres here.
+    Accelerators round the operands of a matrix product to 10 or even 7 bits. Here that would be an error of
+    centimetres.
     """
     return (matrices * vectors[..., None, :]).sum(-1)
 

@@ -1,10 +1,10 @@
 """Surface textures: random fields on hashed lattices, and photographs.
 
-A procedural texture sums three lattices of cells (coarse, medium, fine), with one random value per cell.
-Interpolated smoothly, a lattice is value noise; constant per cell, a mosaic; stretched, it becomes grain,
-planks or stripes. The sum passes through a step of random steepness between two colours, from soft clouds
-to hard-edged camouflage. A motif (dots or grid lines) adds a third colour. Values are hashed, so textures
-never repeat: every point of a surface is distinct.
+A procedural texture sums three lattices of cells (coarse, medium, fine), with one random value per cell. If
+it is interpolated smoothly, a lattice is value noise. If it is constant per cell, it is a mosaic. If it is
+stretched, it becomes grain, planks or stripes. The sum passes through a step of random steepness between
+two colours, which gives anything from soft clouds to hard-edged camouflage. A motif (dots or grid lines)
+adds a third colour. Values are hashed, so textures never repeat: every point of a surface is distinct.
 
 All computation is per ray and elementwise. Colours are tuples (red, green, blue) of arrays, not arrays
 with a last axis of 3, so that XLA fuses everything into one loop over the rays.
@@ -83,7 +83,7 @@ def sample_textures(
 def _sample_palettes(draws: Draws) -> Array:
     """Returns three colours per surface, distinct in brightness: (S, 3, 3)."""
     first = draws.uniform(0.12, 0.88)
-    # Away from the first brightness, modulo the range of brightness.
+    # Differs from the first brightness, modulo the range of brightness.
     second, third = (0.1 + (first - 0.1 + sign * draws.uniform(0.25, 0.5)) % 0.82 for sign in (1, -1))
     brightness = jnp.stack([first, second, third], -1)[..., None]
     chroma = draws.vectors(9, -1.7, 1.7).reshape(-1, 3, 3)
@@ -103,7 +103,7 @@ def lattice(
     """Evaluates a lattice of random values at points (x, y), in cells.
 
     Args:
-      seed: of the hash.
+      seed: the hash's seed.
       blockiness: 0 interpolates smoothly between cells, 1 is constant on each cell.
 
     Returns:
@@ -156,7 +156,7 @@ def procedural_colour(
     pixels_medium = pixels / LACUNARITY
     medium, bits, dx, dy = lattice(x * LACUNARITY, y * LACUNARITY, seed + 1, blockiness)
     pixels_fine = pixels_medium / LACUNARITY
-    # The fine lattice is rotated (3-4-5 triangle) so that it does not align with the others.
+    # The fine lattice is rotated (3-4-5 triangle) so that it does not align with the other lattices.
     rotated_x, rotated_y = 0.8 * x - 0.6 * y, 0.6 * x + 0.8 * y
     fine, _, _, _ = lattice(rotated_x * LACUNARITY**2, rotated_y * LACUNARITY**2, seed + 2, 0.0)
     medium, fine = medium * fade(pixels_medium), fine * fade(pixels_fine)
@@ -185,10 +185,10 @@ class PhotoPyramid:
     """An image pyramid of N square photographs, side S, as a flat array of texels.
 
     Attributes:
-      texels: N * (S² + (S/2)² + ...) texels, red + 2^8 green + 2^16 blue.
-      count: N.
-      size: S, pixels.
-      levels: of the pyramid.
+      texels: the N * (S² + (S/2)² + ...) texels, each red + 2^8 green + 2^16 blue.
+      count: number of photographs, N.
+      size: side of a photograph, S, pixels.
+      levels: number of levels.
     """
 
     texels: UInt32[Array, " texels"]
@@ -227,13 +227,13 @@ def photo_colour(
     """Returns the colours of points on surfaces that show photographs, as (red, green, blue).
 
     Photographs are mirrored at their borders. Sampling is bilinear, in the pyramid level whose texel size
-    is closest to the footprint. Arguments as for `procedural_colour`.
+    is closest to the footprint. See `procedural_colour` for arguments.
     """
     span = textures.photo_span[surface]
     level = jnp.log2(jnp.maximum(footprint * pyramid.size / span, 1.0))
     level = jnp.minimum(jnp.round(level), pyramid.levels - 1).astype(jnp.int32)
     size = pyramid.size >> level
-    # Levels before this one hold N * (S² + S²/4 + ...) texels: a geometric series.
+    # Levels before this one contain N * (S² + S²/4 + ...) texels: a geometric series.
     start = pyramid.count * (4 * (pyramid.size**2 - size**2) // 3)
     start += (textures.photo[surface] % pyramid.count).astype(jnp.int32) * size**2
     # Rows run against v, so that photographs on walls are upright.

@@ -1,9 +1,10 @@
 """Samples cameras that see a common part of a synthetic scene, with a configurable baseline.
 
 The views of a group surround a *hub*: a pose in free space that looks at some object. A few rays from the
-hub probe the surfaces that it sees. A view is drawn from a ball around the hub and aims at the hub's
-focus. It is accepted if it is clear of all surfaces and sees enough of the probed points. As shapes are
-static, a fixed number of candidates is drawn at once. The first acceptable one is taken, or the best.
+hub probe the surfaces that it sees. A view is drawn from a ball around the hub and aims at the hub's focus.
+It is accepted if it is clear of all surfaces and sees enough of the probed points. As shapes are static, a
+fixed number of candidates is drawn at once. The first acceptable one is taken, or the best one if
+none is acceptable.
 """
 
 from typing import NamedTuple
@@ -116,7 +117,8 @@ def _sample_views(
 ) -> Array:
     """Returns world-to-camera matrices (V, 4, 4) of views within `radius` metres of the hub."""
     draws = Draws(key, "views", (num_views, VIEW_CANDIDATES), capacity=8)
-    # Candidates approach the hub. The last coincides with it, so it is as clear of surfaces as the hub.
+    # Candidates approach the hub. The last candidate coincides with the hub, so it is equally clear of
+    # surfaces.
     reach = radius * jnp.linspace(1.0, 0.0, VIEW_CANDIDATES) * draws.uniform(0.0, 1.0) ** (1 / 3)
     offset = reach[..., None] * _unit(draws.vectors(3, -1.0, 1.0))
     position = camera_centres(hub.world_to_camera) + offset
@@ -131,7 +133,7 @@ def _sample_views(
     probes = transform(pose[..., :3, :3], hub.probes) + pose[..., :3, 3]
     bounds = half_image * probes[..., 2:]
     inside = (probes[..., 2] > 0) & (jnp.abs(probes[..., :2]) < bounds).all(-1)
-    # The probe is at distance 1 of its ray. A hit before that occludes it.
+    # The probe is at distance 1 along its ray. A hit before that occludes it.
     origin = position[..., None, :]
     distance, _ = nearest_primitive(scene, origin, hub.probes - origin)
     shared = (inside & (distance > 0.99)).mean(-1)

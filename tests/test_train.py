@@ -104,25 +104,25 @@ def test_bfloat16_learns_like_float32(photo_folder):
 
 
 def test_a_finished_run_only_reports_and_a_longer_duration_continues_it(photo_folder, tmp_path, capsys):
-    config = one_bucket_config(photo_folder)
+    config, devices = one_bucket_config(photo_folder), jax.devices()[:1]
     config.duration = "3 steps"
     config.optim.warmup = "0 steps"
-    first = train(config, tmp_path)
-    again = train(config, tmp_path)
+    first = train(config, tmp_path, devices)
+    again = train(config, tmp_path, devices)
     assert {k: again[k] for k in ("step", "mse", "params_digest")} == {
         k: first[k] for k in ("step", "mse", "params_digest")
     }
     config.duration = "5 steps"
-    longer = train(config, tmp_path)
+    longer = train(config, tmp_path, devices)
     assert longer["step"] == 5 and longer["params_digest"] != first["params_digest"]
     assert "config.duration was '3 steps' and is now '5 steps'" in capsys.readouterr().err
     config.duration = "4 steps"
     with pytest.raises(UserError, match="is at step 5, beyond config.duration='4 steps'"):
-        train(config, tmp_path)
+        train(config, tmp_path, devices)
     config.duration = "9 steps"
     config.model.variant = "tiny"
     with pytest.raises(UserError, match=r"is of another network or optimizer: .* is float32 .* there and"):
-        train(config, tmp_path)
+        train(config, tmp_path, devices)
 
 
 MESHES = {
@@ -189,14 +189,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_its_state_is_not_saved(phot
     config.optim.learning_rate = 1e30  # from step 2 on: step 1 is warm-up at rate 0
     config.checkpoint.every = 1
     with pytest.raises(NotFinite, match="the loss is not finite at step 3"):
-        train(config, tmp_path)
+        train(config, tmp_path, jax.devices()[:1])
     assert saved_steps(tmp_path) == [1, 2]
 
 
 def test_an_implicit_transfer_in_the_loop_is_an_error(photo_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("muskie_jax.progress.Progress.count", lambda self, update: jnp.asarray(np.ones(3)))
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
-        train(one_bucket_config(photo_folder), tmp_path)
+        train(one_bucket_config(photo_folder), tmp_path, jax.devices()[:1])
 
 
 def test_out_of_memory_during_an_update_is_one_line(photo_folder, tmp_path, monkeypatch):
@@ -208,7 +208,7 @@ def test_out_of_memory_during_an_update_is_one_line(photo_folder, tmp_path, monk
     monkeypatch.setattr("muskie_jax.metrics.MetricsQueue._read", read)
     message = "this batch, .* does not fit .* write a smaller .*: Out of memory\\)$"
     with pytest.raises(UserError, match=message):
-        train(one_bucket_config(photo_folder), tmp_path)
+        train(one_bucket_config(photo_folder), tmp_path, jax.devices()[:1])
 
 
 def test_outputs_of_a_run(photo_folder, tmp_path, capsys):

@@ -28,6 +28,13 @@ import pytest
 from absl import flags
 from PIL import Image
 
+
+def python_path(*folders: pathlib.Path) -> str:
+    """Returns PYTHONPATH with folders put first."""
+    before = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([*map(str, folders), *([before] if before else [])])
+
+
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 

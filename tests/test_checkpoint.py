@@ -18,7 +18,6 @@ from muskie_jax.fingerprint import digest, examine
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import TrainState
 
-
 # Orbax abandons the other coroutines of a failed read; collecting them warns.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

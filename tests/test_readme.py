@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from conftest import ROOT, xla_flags
+from conftest import ROOT, python_path, xla_flags
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config
 from muskie_jax.models.muskie import build_model
@@ -44,7 +44,7 @@ def reader(tmp_path):
     def run(language: str, code: str, folder: str = ".") -> None:
         environment = os.environ | {
             "PATH": f"{programs}:{os.environ['PATH']}",
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'muskie_jax' / 'interop'}",
+            "PYTHONPATH": python_path(ROOT, ROOT / "muskie_jax" / "interop"),
             "XLA_FLAGS": xla_flags(1),
         }
         command = ["bash", "-euc", code] if language == "bash" else ["python", "-c", code]

@@ -40,7 +40,7 @@ def record(root, workdir, workers, devices, die_after=None):
     """Runs tests/muskie_tests/run_and_record.py; returns its final figures; None if it was killed."""
     command = [sys.executable, HERE / "muskie_tests/run_and_record.py", root, workdir, workers, devices]
     command += [die_after] if die_after else []
-    environment = os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE}"}
+    environment = os.environ | {"PYTHONPATH": python_path(HERE.parent, HERE)}
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300
     )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from conftest import python_path
 from muskie_jax import train_step
 from muskie_jax.buckets import Bucket
 from muskie_jax.config import synthetic

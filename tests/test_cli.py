@@ -229,6 +229,7 @@ def test_every_job_validates_before_anything_else(job, tmp_path):
 # --- Runs ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_photographs_train_survive_a_kill_and_name_a_bad_file(tmp_path):
     photos, workdir = tmp_path / "photos", tmp_path / "run"
     for number in range(5):
@@ -258,6 +259,7 @@ def test_photographs_train_survive_a_kill_and_name_a_bad_file(tmp_path):
     assert len(losses) == 150 and sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     arguments = ["--config", "configs/quickstart.py", "--workdir", tmp_path, *SMALL,
                  "--config.duration=100000 steps", "--config.checkpoint.every=50000"]  # fmt: skip

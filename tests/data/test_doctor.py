@@ -26,6 +26,7 @@ def root(tmp_path):
     return tmp_path / "root"
 
 
+@pytest.mark.slow
 def test_a_report_counts_scenes_and_images(root, tmp_path, capsys):
     (tmp_path / "wild").mkdir()
     TREES["wildrgbd"](tmp_path / "wild")

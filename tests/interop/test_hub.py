@@ -150,6 +150,7 @@ def check_lines(lines, expected):
     assert len(lines) == len(expected) and all(part in line for part, line in zip(expected, lines)), lines
 
 
+@pytest.mark.slow
 def test_push_download_and_cache(hub, folder, tmp_path):
     push = ("push", "--from", folder, "--repo", "user/muskie-nano", "--private")
     done = run_module("muskie_jax.interop", *push, **settings(hub, tmp_path), HF_TOKEN="secret-token")

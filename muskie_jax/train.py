@@ -122,7 +122,7 @@ def train(
         contextlib.closing(profile),
         contextlib.closing(checkpoints),  # waits for a save in progress, even after an error
         prefetch(updates, guarded_copy, config.data.prefetch) as batches,
-        jax.transfer_guard("disallow"),  # an implicit transfer would make the host wait for the devices
+        jax.transfer_guard_host_to_device("disallow"),  # implicit copies hide in loops and cost time
     ):
         while step < total_steps and not stopping:
             with progress.waiting():

@@ -63,20 +63,7 @@ def _open_reader(root: pathlib.Path) -> _Reader:
 
 @dataclasses.dataclass(frozen=True)
 class PackedSource(PhotographSource):
-    """Scenes of a pack. It pickles to little more than a path; each process opens the shards itself.
-
-    Attributes:
-      name, scenes, window, zoom, overlap, weight: see `FolderSource`.
-      root: the pack's folder on this machine.
-    """
-
-    name: str
-    root: pathlib.Path
-    scenes: SceneTable
-    window: int | None = None
-    zoom: float = 0.0
-    overlap: tuple[float, float] | tuple[()] = ()
-    weight: float = 1.0
+    """Scenes of a pack. It pickles to little more than a path; each process opens the shards itself."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # TFDS replaces Python's import function for all threads during its lazy imports, which breaks

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.posed import colmap, open_posed
-from muskie_jax.data.posed.frames import Frame
 from muskie_jax.data.posed.settings import READERS, check_posed, posed
 from muskie_jax.errors import UserError
 from muskie_tests import posed_trees as trees
@@ -155,7 +154,6 @@ def edit_json(path, change):
 
 
 TRANSFORMS_ERRORS = {
-    "r_2: depth_file_path is missing": lambda contents: contents["frames"][2].pop("depth_file_path"),
     "r_0: the camera is not a pinhole (k1=0.1)": lambda contents: contents.update(k1=0.1),
     "the camera is not a pinhole (OPENCV_FISHEYE)": lambda contents: contents.update(
         camera_model="OPENCV_FISHEYE"
@@ -239,9 +237,8 @@ def test_colmap_without_pycolmap_names_the_install_command(tmp_path, monkeypatch
 def test_truncated_colmap_depth(tmp_path, data):
     path = tmp_path / "a.png.geometric.bin"
     path.write_bytes(data)
-    frame = Frame("a", 0, path, path, np.eye(3), np.eye(4))
     with pytest.raises(BadImage, match="a.png.geometric.bin: it is not a COLMAP depth map"):
-        colmap.read_depth(frame)
+        colmap.read_depth(path)
 
 
 def test_colmap_errors(tmp_path):
@@ -249,9 +246,6 @@ def test_colmap_errors(tmp_path):
     trees.colmap(tmp_path / "a", 3, model="OPENCV")
     assert "garden, 00.png: the camera model is OPENCV, not a pinhole" in error_of("colmap", tmp_path / "a")
     trees.colmap(tmp_path / "b", 3)
-    depth = tmp_path / "b" / "garden" / "stereo" / "depth_maps" / "01.png.geometric.bin"
-    depth.unlink()
-    assert f"01.png: no depth: neither {depth}" in error_of("colmap", tmp_path / "b")
     for path in (tmp_path / "b" / "garden" / "sparse").glob("images.*"):
         path.unlink()
     assert "pycolmap cannot read the model" in error_of("colmap", tmp_path / "b")

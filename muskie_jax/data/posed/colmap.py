@@ -1,11 +1,12 @@
-"""Reads COLMAP models with dense depth: a folder with one model, or a folder of such folders.
+"""Reads COLMAP models, with depth or without: a folder with one model, or a folder of such folders.
 
 Files of a model:
 
 - `sparse/` or `sparse/0/`: cameras, images and points, text or binary;
 - `images/`: undistorted images (`colmap image_undistorter`);
-- for each image, `stereo/depth_maps/<name>.geometric.bin` as COLMAP's dense stereo writes it, or a 16-bit
-  PNG of z-depth, `depth/<name>.png` or `depth/<stem>.png`, in steps of `depth_unit` metres (default: 1 mm).
+- for depth, `stereo/depth_maps/<name>.geometric.bin` as COLMAP's dense stereo writes it, or a 16-bit PNG of
+  z-depth, `depth/<name>.png` or `depth/<stem>.png`, in steps of `depth_unit` metres (default: 1 mm). If no
+  image has depth, the recording has none.
 
 A model is in metres only if it was scaled to metres; otherwise errors in metres are in the model's unit.
 Models are read with pycolmap, which the extra `colmap` installs.
@@ -23,6 +24,7 @@ from muskie_jax.data.depth import DEPTH_UNIT, load_depth
 from muskie_jax.data.images import MAX_PIXELS, BadImage, read_file
 from muskie_jax.data.posed.frames import Frame, RGBDDataset, Sequence, build_sequence, pinhole_intrinsics
 from muskie_jax.data.posed.headers import depth_size
+from muskie_jax.data.posed.missing import leave_out_missing
 from muskie_jax.data.posed.parsing import find_sequences, names_from_paths
 from muskie_jax.data.scan import natural_key
 from muskie_jax.errors import UserError, first_line
@@ -39,8 +41,10 @@ def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
     models = find_sequences(root, lambda path: _model_folder(path) is not None, EXPECTED_FILES)
     pycolmap = _import_pycolmap()
     unit = settings.depth_unit or DEPTH_UNIT
-    sequences = [_sequence(pycolmap, name, folder, unit, settings.every) for name, folder in models]
-    return RGBDDataset(tuple(sequences), read_depth, read_depth_size, any_depth_size=True)
+    sequences, notes = leave_out_missing(
+        _sequence(pycolmap, name, folder, unit, settings.every) for name, folder in models
+    )
+    return RGBDDataset(sequences, read_depth, read_depth_size, any_depth_size=True, notes=notes)
 
 
 def _import_pycolmap() -> Any:
@@ -95,18 +99,16 @@ def _frame(folder: pathlib.Path, name: str, number: int, image: Any, camera: Any
         folder / "depth" / stem,
     ]
     depth = next(filter(pathlib.Path.is_file, candidates), None)
-    if depth is None:
-        raise UserError(f"{where}: no depth: neither {candidates[0]} nor {candidates[-1]} exists")
     size = camera.height, camera.width
     return Frame(name, number, folder / "images" / image.name, depth, intrinsics, pose, size, unit)
 
 
-def read_depth(frame: Frame) -> Float32[np.ndarray, "H W"]:
+def read_depth(path: pathlib.Path, unit: float = DEPTH_UNIT) -> Float32[np.ndarray, "H W"]:
     """Returns depth in the model's unit from either kind of file; raises `BadImage`."""
-    if not frame.depth.name.endswith(DENSE):
-        return load_depth(frame.depth, frame.depth_unit)
-    data = read_file(frame.depth)
-    height, width, start = _parse_dense_header(frame.depth, data, len(data))
+    if not path.name.endswith(DENSE):
+        return load_depth(path, unit)
+    data = read_file(path)
+    height, width, start = _parse_dense_header(path, data, len(data))
     depth = np.frombuffer(data, "<f4", offset=start).reshape(height, width)
     return np.where(np.isfinite(depth) & (depth > 0), depth, 0)
 

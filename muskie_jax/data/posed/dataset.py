@@ -1,6 +1,7 @@
 """Opens a posed dataset of a config, and loads its groups of views."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,6 +26,7 @@ from muskie_jax.data.posed.settings import PROTOCOLS
 from muskie_jax.data.posed.views import Group, PosedSet, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
+from muskie_jax.writers import log_main
 
 # Modules with `read` and `EXPECTED_FILES`: see the package's docstring.
 READER_MODULES = {
@@ -36,6 +38,10 @@ READER_MODULES = {
     "transforms": transforms,
     "colmap": colmap,
 }
+
+
+# How groups are chosen by default where overlap is unknown.
+SELECT_WITHOUT_DEPTH = "rotation"
 
 
 def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "") -> PosedSet:
@@ -67,11 +73,13 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
     protocol_select, _ = PROTOCOLS[settings.reader]
     with _prefix_errors(name):
         dataset = reader.read(root, settings)
+        for note in dataset.notes:
+            _log_once(f"config.posed.{name}: {note}")
         groups = choose_groups(
             dataset.sequences,
             views,
-            settings.select or protocol_select,
-            read_depth=lambda frame: read_checked_depth(frame, dataset),
+            settings.select or (protocol_select if dataset.has_depth else SELECT_WITHOUT_DEPTH),
+            read_depth=(lambda frame: read_checked_depth(frame, dataset)) if dataset.has_depth else None,
             key=f"config.posed.{name}",
             every=settings.every,
             max_groups=settings.groups,
@@ -82,6 +90,12 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
     opened = RecordedSet(name, dataset, groups)
     opened.check_headers()
     return opened
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    """Logs a line. A dataset is opened once per number of views, but its notes are logged only once."""
+    log_main(message)
 
 
 @contextlib.contextmanager
@@ -102,6 +116,7 @@ class RecordedSet:
 
     def __init__(self, name: str, dataset: RGBDDataset, groups: tuple[Group, ...]):
         self.name, self.groups, self._dataset = name, groups, dataset
+        self.has_depth = dataset.has_depth
         self._frames = {
             f"{sequence.name}/{frame.name}": (sequence.name, frame)
             for sequence in dataset.sequences

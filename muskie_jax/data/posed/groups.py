@@ -35,7 +35,7 @@ def choose_groups(
     views: int,
     select: str,
     *,
-    read_depth: ReadDepth,
+    read_depth: ReadDepth | None,
     key: str,
     every: int = 1,
     max_groups: int = 0,
@@ -53,7 +53,7 @@ def choose_groups(
         "rotation": the frames with the nearest rotations, nearest first.
         "overlap": frames that see a fraction of the anchor's pixels within `overlap`, evenly spaced from
         the largest fraction to the smallest. This reads depth.
-      read_depth: function that reads depth, see `RGBDDataset`.
+      read_depth: function that returns a frame's depth of the whole image; None if there is no depth.
       key: path of the dataset's settings, such as `config.posed.kitchen`, for messages.
       every: stride of the frames that were read from the recordings, for messages.
       max_groups: maximum number of groups; 0: all.
@@ -72,6 +72,9 @@ def choose_groups(
         advice = f"write {', or '.join(remedies)}" if remedies else "add frames"
         raise UserError(f"no sequence has {views} frames, the longest has {longest}: {advice}")
     if select == "overlap":
+        if read_depth is None:
+            others = " or ".join(f"{key}.select={other!r}" for other in SELECTIONS if other != select)
+            raise UserError(f"{key}.select='overlap', but the recordings have no depth: write {others}")
         chosen = _choose_by_overlap(long_enough, views, read_depth, max_groups, *overlap)
     else:
         candidates = [

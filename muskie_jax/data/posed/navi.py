@@ -92,7 +92,8 @@ def rotation_from_quaternion(quaternion: Float64[np.ndarray, " 4"]) -> Float64[n
     ])  # fmt: skip
 
 
-def read_object_depth(frame: Frame) -> Float32[np.ndarray, "H W"]:
-    """Returns depth in metres, 0 outside the object; raises `BadImage`."""
-    values = read_depth(read_file(frame.depth), str(frame.depth)).astype(np.float32)
+def read_object_depth(path: pathlib.Path, unit: float = 0) -> Float32[np.ndarray, "H W"]:
+    """Returns depth in metres, 0 outside the object, whatever the unit; raises `BadImage`."""
+    del unit
+    values = read_depth(read_file(path), str(path)).astype(np.float32)
     return np.divide(INVERSE_DEPTH, values, out=np.zeros_like(values), where=values > 0)

@@ -5,7 +5,7 @@ The root is a folder with such a file, a folder of such folders, or the file its
 Each object of `frames` has:
 
 - `file_path`: the image, with or without extension;
-- `depth_file_path`: a 16-bit PNG of z-depth;
+- `depth_file_path`: a 16-bit PNG of z-depth. If no frame has one, the recording has no depth;
 - `transform_matrix`: camera_to_world in metres, with OpenGL's camera axes.
 
 Each frame, or the file for all frames, has `fl_x`, `fl_y`, `cx` and `cy` in pixels of an image of `w` x
@@ -35,6 +35,7 @@ from muskie_jax.data.posed.frames import (
     pinhole_intrinsics,
 )
 from muskie_jax.data.posed.headers import image_size
+from muskie_jax.data.posed.missing import leave_out_missing
 from muskie_jax.data.posed.parsing import find_sequences, names_from_paths, parsing, read_json
 from muskie_jax.data.scan import EXTENSIONS
 from muskie_jax.errors import UserError
@@ -57,7 +58,8 @@ def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
     else:
         folders = find_sequences(root, lambda path: (path / TRANSFORMS).is_file(), EXPECTED_FILES)
         files = [(name, folder / TRANSFORMS) for name, folder in folders]
-    return RGBDDataset(tuple(_sequence(name, file, settings) for name, file in files))
+    sequences, notes = leave_out_missing(_sequence(name, file, settings) for name, file in files)
+    return RGBDDataset(sequences, notes=notes)
 
 
 def _sequence(name: str, file: pathlib.Path, settings: ConfigDict) -> Sequence:
@@ -76,14 +78,12 @@ def _sequence(name: str, file: pathlib.Path, settings: ConfigDict) -> Sequence:
 def _frame(file: pathlib.Path, name: str, number: int, values: dict[str, Any], unit: float) -> Frame:
     """Returns a frame, given its values merged with the values for all frames."""
     where = f"{file}, {values['file_path']}"
-    if "depth_file_path" not in values:
-        raise UserError(f"{where}: depth_file_path is missing: write it, since evaluation needs depth")
     _check_pinhole(values, where)
     image = _find_image(file.parent / values["file_path"])
     size = (int(values["h"]), int(values["w"])) if "h" in values and "w" in values else image_size(image)
     pose = np.array(values["transform_matrix"], np.float64).reshape(4, 4)
     world_to_camera = OPENGL @ invert_pose(pose, where)
-    depth = file.parent / values["depth_file_path"]
+    depth = file.parent / values["depth_file_path"] if "depth_file_path" in values else None
     return Frame(name, number, image, depth, _intrinsics(values, size, where), world_to_camera, size, unit)
 
 

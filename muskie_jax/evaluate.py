@@ -27,6 +27,7 @@ from muskie_jax.data.posed import PosedSet, open_posed
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.contexts import ViewSet
 from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
+from muskie_jax.evaluators.epipolar import EpipolarEvaluator
 from muskie_jax.evaluators.eval_models import EvalModel
 from muskie_jax.evaluators.model_specs import ModelSpec, find_models
 from muskie_jax.evaluators.reconstruction_curves import CurveSettings, ReconstructionCurves
@@ -49,6 +50,7 @@ DIGEST_NAMES = {
     "photo_texture_fraction": "photo_texture_share",
     "floating_fraction": "floating_share",
 }
+NOT_IN_DIGESTS = ("check",)  # settings of datasets that do not change results
 
 
 class WorkUnit(NamedTuple):
@@ -151,9 +153,15 @@ def protocol_digest(evaluator: SweepEvaluator, setting: Setting, config: ConfigD
             "version": VERSION,
             "evaluator": evaluator.name,
             "setting": protocol,
-            "data": {name: each and each.to_dict() for name, each in data.items()} | {"": config.data.root},
+            "data": {name: _data_settings(each) for name, each in data.items()} | {"": config.data.root},
         }
     )
+
+
+def _data_settings(settings: ConfigDict | None) -> dict[str, Any] | None:
+    if settings is None:
+        return None
+    return {name: value for name, value in settings.to_dict().items() if name not in NOT_IN_DIGESTS}
 
 
 def unit_identity(protocol: str, setting: Setting, model: ModelSpec, dtype: str) -> str:
@@ -248,6 +256,8 @@ def headline(rows: Sequence[ResultRow]) -> str:
     ]
     if unrefined:
         return _correspondence_headline(unrefined)
+    if overall and "epipolar_mean" in overall[0].values:
+        return _epipolar_headline(overall)
     if overall:
         # Later rows, which have more reference views, replace earlier ones.
         errors = {row.labels["context"]: row.values["mse"] for row in overall}
@@ -265,6 +275,15 @@ def _correspondence_headline(rows: Sequence[ResultRow]) -> str:
     labels = best.labels
     layer = "" if labels["layer"] == "all" else f" of layer {labels['layer']}"
     return f"{labels['predictor']}{layer} {best.values['px_10']:.1f}% within 10 px ({labels['protocol']})"
+
+
+def _epipolar_headline(rows: Sequence[ResultRow]) -> str:
+    """Describes the best row: all layers first, then the smallest mean distance."""
+    best = min(rows, key=lambda row: (row.labels["layer"] != "all", row.values["epipolar_mean"]))
+    return (
+        f"{best.labels['predictor']} {best.values['epipolar_mean']:.1f} px from epipolar lines, random "
+        f"positions {best.values['random_mean']:.1f} px"
+    )
 
 
 def save_figure(workdir: pathlib.Path, name: str, figure: Figure) -> FigureFile:
@@ -285,28 +304,30 @@ def make_evaluators(config: ConfigDict, workdir: pathlib.Path) -> list[SweepEval
     def open_sets(views: int) -> list[PosedSet]:
         return [open_posed(name, each, views, config.data.root) for name, each in config.posed.items()]
 
-    return [EVALUATORS[name](config, workdir, open_sets) for name in config.evaluate.evaluators]
+    names = config.evaluate.evaluators
+    return [each for name in names for each in EVALUATORS[name](config, workdir, open_sets)]
 
 
 def make_correspondence(
     config: ConfigDict, workdir: pathlib.Path, open_sets: OpenSets
-) -> CorrespondenceEvaluator:
-    """Returns the correspondence evaluator, on config.posed."""
+) -> list[SweepEvaluator]:
+    """Returns the correspondence evaluator, on config.posed; for recordings without depth, another one."""
     del workdir
     settings = config.evaluate
-    return CorrespondenceEvaluator(
-        {views: open_sets(views) for views in settings.views},
-        settings.sizes,
-        points=settings.points,
-        layers=settings.layers,
-        protocols=settings.protocols,
-        pictures=settings.pictures,
-    )
+    sets = {views: open_sets(views) for views in settings.views}
+    choose = lambda has_depth: {
+        views: [each for each in opened if each.has_depth == has_depth] for views, opened in sets.items()
+    }
+    options = {"points": settings.points, "layers": settings.layers, "pictures": settings.pictures}
+    return [
+        CorrespondenceEvaluator(choose(True), settings.sizes, protocols=settings.protocols, **options),
+        EpipolarEvaluator(choose(False), settings.sizes, **options),
+    ]
 
 
 def make_reconstruction(
     config: ConfigDict, workdir: pathlib.Path, open_sets: OpenSets
-) -> ReconstructionCurves:
+) -> list[SweepEvaluator]:
     """Returns the reconstruction evaluator, on config.posed and the held-out scenes of config.sources."""
     curves: Mapping[str, Any] = config.evaluate.reconstruction
     settings = CurveSettings(sizes=config.evaluate.sizes, pictures=config.evaluate.pictures, **curves)
@@ -315,10 +336,10 @@ def make_reconstruction(
     sets: list[ViewSet] = [*open_sets(max_views)]
     if config.sources:
         sets += held_out_scenes(build_mixture(config, workdir), max_views, settings.groups)
-    return ReconstructionCurves(sets, settings, mesh)
+    return [ReconstructionCurves(sets, settings, mesh)]
 
 
-EVALUATORS: dict[str, Callable[[ConfigDict, pathlib.Path, OpenSets], SweepEvaluator]] = {
+EVALUATORS: dict[str, Callable[[ConfigDict, pathlib.Path, OpenSets], list[SweepEvaluator]]] = {
     "correspondence": make_correspondence,
     "reconstruction": make_reconstruction,
 }

@@ -58,6 +58,7 @@ class RecordingSettings:
       overlap: (low, high) fraction of the first view's pixels that each other view sees, for "overlap".
       stride: largest difference between the frame numbers of neighbours, for "consecutive".
       every: stride of the frames that are read; 1: all frames.
+      check: whether geometry that does not fit the images is refused, see `warp_check`.
     """
 
     reader: str
@@ -67,6 +68,7 @@ class RecordingSettings:
     overlap: tuple[float, float] = (0.3, 0.9)
     stride: int = 35
     every: int = 1
+    check: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +147,7 @@ def _check_recordings(settings: ConfigDict, path: str, needs_data: bool) -> None
     one_of(settings.select, ("", *SELECTIONS), f"{path}.select")
     check_overlap(settings.overlap, f"{path}.overlap")
     _check_integers(settings, path, stride=1, every=1)
+    require(isinstance(settings.check, bool), f"{path}.check={settings.check!r}: write True or False")
     unit = settings.get("depth_unit", 0)
     require(
         unit >= 0, f"{path}.depth_unit={unit}: write metres, such as 0.001, or 0 for the unit of the file"

@@ -1,0 +1,219 @@
+"""Checks that depth and cameras fit the images, by warping views into each other.
+
+Geometry that fits brings the points of one view to the same depth and colour in another. The check
+measures this with the geometry as it was read, without it, and under the usual mistakes: camera axes of
+OpenGL or OpenCV, inverted poses, and a wrong unit of depth. The geometry is refused if one of these fits
+clearly better on most pairs of views. It is not refused if views do not overlap, or if the camera hardly
+moves, since then nothing can be measured.
+"""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from muskie_jax.data.images import BadImage
+from muskie_jax.data.posed.frames import OPENGL, Frame, RGBDDataset, Sequence
+from muskie_jax.data.posed.groups import evenly_spaced
+from muskie_jax.data.posed.headers import image_size
+from muskie_jax.data.posed.pixels import load_view
+from muskie_jax.data.posed.views import PosedViews
+from muskie_jax.data.posed.warp import (
+    Agreement,
+    Pairs,
+    agreement,
+    chance_depth,
+    make_pairs,
+    relative_poses,
+)
+from muskie_jax.errors import UserError
+
+SIDE = 160  # longer side of the views that are warped, pixels
+STEPS = (0, 1, 2, 4, 8, 16, 32)  # frames of a clip: its views move little to much
+CLIPS = 4  # clips per sequence
+MAX_SEQUENCES = 8  # sequences that are checked, evenly spaced
+THREADS = 8
+SCALES = 10.0 ** np.arange(-3.2, 3.21, 0.1)  # factors on depth that are tried
+COLOUR_WEIGHT = 0.5  # weight of the agreement of colours; that of depth is 1
+MARGIN = 0.05  # mean difference of scores that refuses a geometry
+MIN_WINS = 0.7  # fraction of pairs on which the other geometry must be better
+MIN_PAIRS = 6  # pairs that must differ by more than NOISE
+NOISE = 0.01
+
+
+class Hypothesis(NamedTuple):
+    """What may be wrong with a geometry.
+
+    Attributes:
+      inverted: whether poses are the inverse of what was expected.
+      flipped: whether camera axes are OpenGL's where OpenCV's were expected, or the reverse.
+      scale: factor by which depth must be multiplied.
+      moves: False for no geometry at all: each point stays at its pixel.
+    """
+
+    inverted: bool = False
+    flipped: bool = False
+    scale: float = 1.0
+    moves: bool = True
+
+
+GIVEN = Hypothesis()
+STILL = Hypothesis(moves=False)
+POSES = tuple(Hypothesis(inverted, flipped) for inverted in (False, True) for flipped in (False, True))
+
+
+class WarpReport(NamedTuple):
+    """How well the geometry of a sequence fits its images.
+
+    Attributes:
+      name: name of the sequence.
+      frames: names of the frames that were loaded.
+      depth_unit: metres per step of its depth maps.
+      views: these frames, at a small size.
+      pairs: the pairs of views that were warped.
+      given, still: agreement of each pair with the geometry, and without.
+      best: the hypothesis to believe: GIVEN unless another fits clearly better.
+    """
+
+    name: str
+    frames: tuple[str, ...]
+    depth_unit: float
+    views: PosedViews
+    pairs: Pairs
+    given: Agreement
+    still: Agreement
+    best: Hypothesis
+
+
+def examine_dataset(dataset: RGBDDataset) -> Iterator[WarpReport]:
+    """Yields reports on at most MAX_SEQUENCES sequences; without depth, yields nothing."""
+    if not dataset.has_depth:
+        return
+    long_enough = [each for each in dataset.sequences if len(each.frames) > 1]
+    for number in evenly_spaced(len(long_enough), MAX_SEQUENCES):
+        report = examine(long_enough[number], dataset)
+        if report:
+            yield report
+
+
+def examine(sequence: Sequence, dataset: RGBDDataset) -> WarpReport | None:
+    """Warps some views of a sequence into each other; None without two readable views with depth."""
+    clips = choose_clips(len(sequence.frames))
+    loaded = load_small(sequence, dataset, sorted({i for clip in clips for i in clip}))
+    if loaded is None:
+        return None
+    numbers, views = loaded
+    frames = [sequence.frames[i] for i in numbers]
+    clips = [[numbers.index(i) for i in clip if i in numbers] for clip in clips]
+    names = tuple(frame.name for frame in frames)
+    return examine_views(sequence.name, names, views, clips, frames[0].depth_unit)
+
+
+def examine_views(
+    name: str,
+    frames: tuple[str, ...],
+    views: PosedViews,
+    clips: Iterable[Iterable[int]],
+    depth_unit: float = 1.0,
+) -> WarpReport | None:
+    """Warps views into each other, all pairs of each clip; None if there is no pair. See `WarpReport`."""
+    pairs = make_pairs(views, clips)
+    if not len(pairs.first):
+        return None
+    given, still = (agreement(pairs, hypothetical(views, pairs, each)) for each in (GIVEN, STILL))
+    return WarpReport(name, frames, depth_unit, views, pairs, given, still, best_hypothesis(views, pairs))
+
+
+def choose_clips(frames: int) -> list[list[int]]:
+    """Returns groups of frame indices; the frames of a group are ever farther apart."""
+    steps = [step for step in STEPS if step < frames]
+    starts = np.unique(np.linspace(0, frames - 1 - steps[-1], CLIPS).astype(int))
+    return [[int(start) + step for step in steps] for start in starts]
+
+
+def load_small(
+    sequence: Sequence, dataset: RGBDDataset, numbers: list[int], side: int = SIDE
+) -> tuple[list[int], PosedViews] | None:
+    """Returns the readable frames among `numbers`, and their views at one size; None if there are none.
+
+    Args:
+      sequence: a sequence of the dataset.
+      dataset: the dataset.
+      numbers: indices of frames.
+      side: longer side of the views, pixels.
+    """
+
+    def load(frame: Frame):
+        try:
+            return load_view(frame, size, dataset)
+        except (BadImage, UserError):  # files of the groups that are evaluated are checked elsewhere
+            return None
+
+    size = next(filter(None, (_small_size(sequence.frames[i], dataset, side) for i in numbers)), (1, 1))
+    with ThreadPoolExecutor(THREADS) as threads:
+        loaded = list(threads.map(load, (sequence.frames[i] for i in numbers)))
+    kept = [(i, view) for i, view in zip(numbers, loaded) if view is not None]
+    if not kept:
+        return None
+    indices = [i for i, _ in kept]
+    images, depth, intrinsics = map(np.stack, zip(*(view for _, view in kept)))
+    poses = np.stack([sequence.frames[i].world_to_camera for i in indices])
+    return indices, PosedViews(images, depth, depth > 0, intrinsics, poses)
+
+
+def _small_size(frame: Frame, dataset: RGBDDataset, side: int) -> tuple[int, int] | None:
+    try:
+        height, width = image_size(frame.image, dataset.upright)
+    except BadImage:
+        return None
+    scale = min(1, side / max(height, width))
+    return max(1, round(scale * height)), max(1, round(scale * width))
+
+
+def hypothetical(views: PosedViews, pairs: Pairs, hypothesis: Hypothesis) -> Float[np.ndarray, "P 4 4"]:
+    """Returns the poses of the pairs under a hypothesis, in units of the depth as it was read."""
+    if not hypothesis.moves:
+        return np.broadcast_to(np.eye(4), (len(pairs.first), 4, 4))
+    poses = views.world_to_camera
+    if hypothesis.inverted:
+        poses = np.linalg.inv(poses)
+    if hypothesis.flipped:
+        poses = OPENGL @ poses
+    relative = relative_poses(poses, pairs.first, pairs.second)
+    relative[:, :3, 3] /= hypothesis.scale
+    return relative
+
+
+def scores(views: PosedViews, pairs: Pairs, hypothesis: Hypothesis) -> Float[np.ndarray, " P"]:
+    """Returns how well each pair agrees; NaN if one of its views does not see the other."""
+    found = agreement(pairs, hypothetical(views, pairs, hypothesis))
+    return found.depth + COLOUR_WEIGHT * found.colour
+
+
+def gain(other: Float[np.ndarray, " P"], given: Float[np.ndarray, " P"], chance) -> tuple[float, float]:
+    """Returns by how much `other` fits better on average, and the fraction of pairs on which it does.
+
+    A pair that is unseen under one of them counts as agreement by chance there.
+    """
+    seen = ~(np.isnan(other) & np.isnan(given))
+    difference = (np.where(np.isnan(other), chance, other) - np.where(np.isnan(given), chance, given))[seen]
+    decided = np.abs(difference) > NOISE
+    if decided.sum() < MIN_PAIRS:
+        return 0.0, 0.0
+    return float(difference.mean()), float((difference > 0)[decided].mean())
+
+
+def best_hypothesis(views: PosedViews, pairs: Pairs) -> Hypothesis:
+    """Returns GIVEN, unless another hypothesis fits clearly better; then the one that fits best."""
+    chance = chance_depth(pairs)
+    given = scores(views, pairs, GIVEN)
+    candidates = [
+        *POSES[1:],
+        *(Hypothesis(scale=float(s)) for s in SCALES if abs(np.log(s)) > np.log(1.5)),
+        STILL,
+    ]
+    ranked = [(gain(scores(views, pairs, each), given, chance), each) for each in candidates]
+    clear = [(mean, each) for (mean, wins), each in ranked if mean >= MARGIN and wins >= MIN_WINS]
+    return max(clear, key=lambda item: item[0])[1] if clear else GIVEN

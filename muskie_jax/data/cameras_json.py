@@ -3,11 +3,12 @@
 Its key `frames` lists one object per image:
 
 image             path of the image, relative to the folder of `cameras.json`
-depth             path of a 16-bit PNG with z-depth; 0 = missing. All files use the same unit.
+depth             path of a map of z-depth, such as a 16-bit PNG (see `muskie_jax.data.depth`); 0 =
+                  missing. All files use the same unit.
 intrinsics        3x3, pixels. The upper left corner of the image is (0, 0), and the centre of its
                   first pixel is (0.5, 0.5).
-world_to_camera   4x4, OpenCV axes. Its unit of length is 1000 depth units, that is, metres if depth is
-                  in millimetres.
+world_to_camera   4x4, OpenCV axes. Its unit of length is 1000 units of integer depth, that is, metres if
+                  depth is in millimetres, or one unit of depth in floats.
 """
 
 import json

@@ -15,12 +15,10 @@ DEPTHS = {"transforms": "depth_*.png", "colmap": "*.geometric.bin"}
 IMAGES = {"transforms": "train/*.png", "colmap": "images/*.png"}
 
 
-@pytest.fixture(params=["transforms", pytest.param("colmap", marks=pytest.mark.extras)])
+@pytest.fixture(params=trees.readers("transforms", "colmap"))
 def written(request, tmp_path):
     """A reader, its root with six frames, their views, their images and their depth maps."""
     reader = request.param
-    if reader == "colmap":
-        pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     views = getattr(trees, reader)(tmp_path)
     files = (sorted(tmp_path.rglob(kind[reader])) for kind in (IMAGES, DEPTHS))
     return reader, tmp_path, views, *files

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt32
 
 from muskie_jax.data.cameras_json import CAMERAS, PosedImage, read_cameras
+from muskie_jax.data.depth import load_depth
 from muskie_jax.data.images import read_file
 from muskie_jax.data.objects import RelativeBox
 from muskie_jax.data.packing.encoding import Encoding, encode_depth
@@ -100,7 +101,8 @@ class FolderFrames:
         camera = self._camera(path) if self.geometry else None
         geometry = None
         if camera:
-            depth = read_file(self.source.root / camera.depth)
+            path = self.source.root / camera.depth
+            depth = read_file(path) if path.suffix == ".png" else encode_depth(load_depth(path))
             geometry = Geometry(depth, camera.intrinsics, camera.world_to_camera)
         return Record(read_file(self.source.root / path), location(name), path, geometry)
 

@@ -17,10 +17,10 @@ EXPECTED_FILES = CAMERAS
 def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
     """Returns all sequences of a folder; raises UserError."""
     folders = find_sequences(root, lambda path: (path / CAMERAS).is_file(), EXPECTED_FILES)
-    return RGBDDataset(tuple(_sequence(name, folder, settings.every) for name, folder in folders))
+    return RGBDDataset(tuple(_sequence(name, folder, settings) for name, folder in folders))
 
 
-def _sequence(name: str, folder: pathlib.Path, every: int) -> Sequence:
+def _sequence(name: str, folder: pathlib.Path, settings: ConfigDict) -> Sequence:
     cameras = read_cameras(folder / CAMERAS)
     with parsing(folder / CAMERAS):
         names = names_from_paths([camera.image for camera in cameras])
@@ -32,7 +32,8 @@ def _sequence(name: str, folder: pathlib.Path, every: int) -> Sequence:
             folder / camera.depth,
             camera.intrinsics,
             camera.world_to_camera,
+            depth_unit=settings.depth_unit,
         )
         for number, (frame_name, camera) in enumerate(zip(names, cameras))
     ]
-    return build_sequence(name, frames, every)
+    return build_sequence(name, frames, settings.every)

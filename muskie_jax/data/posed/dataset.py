@@ -9,13 +9,17 @@ from ml_collections import ConfigDict
 
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.posed import (
+    arkitscenes,
+    blendedmvs,
     cameras_json,
     colmap,
     navi,
     neural_rgbd,
     scannet,
+    scannetpp,
     seven_scenes,
     transforms,
+    tum,
 )
 from muskie_jax.data.posed.frames import RGBDDataset
 from muskie_jax.data.posed.groups import choose_groups
@@ -37,6 +41,10 @@ READER_MODULES = {
     "cameras": cameras_json,
     "transforms": transforms,
     "colmap": colmap,
+    "tum": tum,
+    "scannetpp": scannetpp,
+    "arkitscenes": arkitscenes,
+    "blendedmvs": blendedmvs,
 }
 
 

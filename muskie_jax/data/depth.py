@@ -15,6 +15,7 @@ from PIL import Image
 
 from muskie_jax.data.depth_arrays import exr_size, npy_size, read_exr, read_npy
 from muskie_jax.data.images import MAX_PIXELS, BadImage, bad_image, read_file
+from muskie_jax.errors import UserError
 
 DEPTH_UNIT = 1e-3  # metres per step of an integer depth map, unless a dataset defines its own unit
 FORMATS = ("PNG", "TIFF", "PPM")  # PPM includes PFM
@@ -35,14 +36,16 @@ def load_depth(path: pathlib.Path, unit: float = 0.0) -> Float32[np.ndarray, "h 
       BadImage: if the file is missing, damaged, or not a depth map.
       UserError: if the package that reads the format is not installed.
     """
-    if path.suffix.lower() in ARRAY_READERS:
-        read, _ = ARRAY_READERS[path.suffix.lower()]
-        values = read(path)
-    else:
-        values = _read_pillow(read_file(path), str(path))
-    unit = unit or (1.0 if np.issubdtype(values.dtype, np.floating) else DEPTH_UNIT)
-    depth = values.astype(np.float32) * np.float32(unit)
+    values = _read_values(path)
+    depth = values.astype(np.float32) * np.float32(unit or _unit_of(values))
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+
+
+def natural_unit(path: pathlib.Path) -> float:
+    """Returns the metres per step that `load_depth` assumes for a file if no unit is given."""
+    with contextlib.suppress(BadImage, UserError):
+        return _unit_of(_read_values(path))
+    return DEPTH_UNIT
 
 
 def depth_size(path: pathlib.Path) -> tuple[int, int]:
@@ -68,6 +71,18 @@ def read_depth(data: bytes, name: str) -> UInt16[np.ndarray, "h w"]:
     if depth.dtype != np.uint16:
         raise BadImage(f"{name}: its depth has {8 * depth.itemsize} bits, not 16")
     return depth
+
+
+def _read_values(path: pathlib.Path) -> np.ndarray:
+    if path.suffix.lower() in ARRAY_READERS:
+        read, _ = ARRAY_READERS[path.suffix.lower()]
+        return read(path)
+    return _read_pillow(read_file(path), str(path))
+
+
+def _unit_of(values: np.ndarray) -> float:
+    """Returns metres per step: floats are taken to be metres, integers millimetres."""
+    return 1.0 if np.issubdtype(values.dtype, np.floating) else DEPTH_UNIT
 
 
 def _read_pillow(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> np.ndarray:

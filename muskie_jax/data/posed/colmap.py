@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.data.depth import depth_size, load_depth
 from muskie_jax.data.images import MAX_PIXELS, BadImage, read_file
+from muskie_jax.data.posed.colmap_points import overlap_from_points
 from muskie_jax.data.posed.distortion import check_distortion
 from muskie_jax.data.posed.frames import Frame, RGBDDataset, Sequence, build_sequence, pinhole_intrinsics
 from muskie_jax.data.posed.missing import leave_out_missing
@@ -60,14 +61,25 @@ def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
     """Returns the largest model of each folder as a sequence; raises UserError."""
     folders = find_sequences(root, lambda path: bool(_model_folders(path)), EXPECTED_FILES)
     pycolmap = _import_pycolmap()
-    sequences, notes = [], []
+    sequences, notes, models = [], [], {}
     for name, folder in folders:
         model = _largest_model(pycolmap, _model_folders(folder))
         base = _image_root(folder, model.folder)
-        sequences.append(_sequence(name if base == folder else base.name, base, model, settings))
+        sequence = _sequence(name if base == folder else base.name, base, model, settings)
+        sequences.append(sequence)
+        images = {base / "images" / path: image for path, image in model.images.items()}
+        models[sequence.name] = model.reconstruction, images
         notes += [model.note] if model.note else []
     kept, left_out = leave_out_missing(sequences)
-    return RGBDDataset(kept, read_depth, read_depth_size, any_depth_size=True, notes=(*notes, *left_out))
+    has_points = all(reconstruction.num_points3D() for reconstruction, _ in models.values())
+    return RGBDDataset(
+        kept,
+        read_depth,
+        read_depth_size,
+        any_depth_size=True,
+        overlap=overlap_from_points(models) if has_points else None,
+        notes=(*notes, *left_out),
+    )
 
 
 def _import_pycolmap() -> Any:

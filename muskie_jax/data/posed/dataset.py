@@ -22,7 +22,7 @@ from muskie_jax.data.posed import (
     tum,
 )
 from muskie_jax.data.posed.frames import RGBDDataset
-from muskie_jax.data.posed.groups import choose_groups
+from muskie_jax.data.posed.groups import choose_groups, overlap_from_depth
 from muskie_jax.data.posed.parsing import WrongRoot
 from muskie_jax.data.posed.pixels import check_headers, load_view, read_checked_depth
 from muskie_jax.data.posed.rooms import open_rooms
@@ -49,7 +49,7 @@ READER_MODULES = {
 
 
 # How groups are chosen by default where overlap is unknown.
-SELECT_WITHOUT_DEPTH = "rotation"
+SELECT_WITHOUT_OVERLAP = "rotation"
 
 
 def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "") -> PosedSet:
@@ -83,11 +83,14 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
         dataset = reader.read(root, settings)
         for note in dataset.notes:
             _log_once(f"config.posed.{name}: {note}")
+        overlap_of = dataset.overlap
+        if dataset.has_depth:
+            overlap_of = overlap_from_depth(lambda frame: read_checked_depth(frame, dataset))
         groups = choose_groups(
             dataset.sequences,
             views,
-            settings.select or (protocol_select if dataset.has_depth else SELECT_WITHOUT_DEPTH),
-            read_depth=(lambda frame: read_checked_depth(frame, dataset)) if dataset.has_depth else None,
+            settings.select or (protocol_select if overlap_of else SELECT_WITHOUT_OVERLAP),
+            overlap_of=overlap_of,
             key=f"config.posed.{name}",
             every=settings.every,
             max_groups=settings.groups,

@@ -68,6 +68,8 @@ class RGBDDataset(NamedTuple):
       any_depth_size: whether a depth map's resolution may differ from its image's.
       zoomed: whether views are cropped to the pixels with depth, which show an object.
       group_stride: one in this many candidate groups is evaluated, unless groups are chosen by overlap.
+      overlap: function of a sequence and the index of a frame. It returns the fraction of the frame that
+        each frame of the sequence sees, float32 (frames). None if only depth can tell.
       notes: lines for the user, such as how many frames were left out.
     """
 
@@ -78,6 +80,7 @@ class RGBDDataset(NamedTuple):
     any_depth_size: bool = False
     zoomed: bool = False
     group_stride: int = 1
+    overlap: Callable[[Sequence, int], np.ndarray] | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -313,6 +313,17 @@ SETTINGS_ERRORS = [
     ({"every": 1.5}, "config.posed.kitchen.every=1.5"),
     ({"strid": 3}, "config.posed.kitchen.strid: no such setting; did you mean 'stride'"),
     ({"reader": "colmap", "depth_unit": -1.0}, "config.posed.kitchen.depth_unit=-1.0: write metres"),
+    (
+        {"depth_unit": 5000.0},
+        r"depth_unit=5000.0: write metres per step of the depth maps: 0.0002 if 5000 steps are a metre, "
+        "0.0001 for 0.1 mm",
+    ),
+    (
+        {"depth_unit": "mm"},
+        r"depth_unit=mm: write .*: 0.001 for millimetres, 0.0001 for 0.1 mm, 0.0002 for 1/5000 m \(TUM\), "
+        "1.0 for metres, or 0 for what",
+    ),
+    ({"reader": "tum", "intrinsics": (525.0,)}, r"intrinsics=\(525.0,\): write \(fx, fy, cx, cy\)"),
     ({"reader": "synthetic", "root": "", "groups": 0}, "config.posed.kitchen.groups=0: .* 1 or more"),
     ({"reader": "synthetic", "root": "", "num_photos": 0}, "config.posed.kitchen.num_photos=0"),
 ]

@@ -180,7 +180,7 @@ def _frame(folder: pathlib.Path, name: str, number: int, path: str, model: Model
         intrinsics,
         size,
         f"{folder}, {path}",
-        f"run {command}, and write the folder undistorted as the root",
+        f"run {command}, and write the root {folder / 'undistorted'}",
     )
     pose = np.concatenate([image.cam_from_world().matrix(), [[0, 0, 0, 1]]])
     return Frame(

@@ -103,7 +103,7 @@ def _published_intrinsics(folder: pathlib.Path) -> tuple[float, float, float, fl
     if not camera:
         raise UserError(
             f"{folder}: the intrinsics are unknown, its name contains none of fr1, fr2, fr3: write the "
-            "setting intrinsics=(fx, fy, cx, cy), in pixels"
+            "dataset's setting intrinsics, (fx, fy, cx, cy) in pixels, such as (525.0, 525.0, 319.5, 239.5)"
         )
     return CAMERAS[camera[1]]
 

@@ -112,7 +112,7 @@ class FolderFrames:
 
 @functools.lru_cache(maxsize=64)
 def _cameras(root: pathlib.Path, folder: pathlib.PurePosixPath) -> dict[str, PosedImage]:
-    """Returns the cameras of a folder's images by path below the root; empty if there is no file."""
+    """Returns the cameras of a folder's images with depth, by path below the root; empty without a file."""
     for parent in (folder, *folder.parents):
         if (root / parent / CAMERAS).is_file():
             below_root = lambda path, parent=parent: (parent / path).as_posix()
@@ -120,6 +120,7 @@ def _cameras(root: pathlib.Path, folder: pathlib.PurePosixPath) -> dict[str, Pos
             return {
                 below_root(camera.image): camera._replace(depth=below_root(camera.depth))
                 for camera in cameras
+                if camera.depth
             }
     return {}
 

@@ -8,8 +8,9 @@ A *reader* is a module of this package that parses one file layout. It defines
 - `EXPECTED_FILES`, a description of what identifies a root folder, for error messages;
 - `read(root, settings) -> RGBDDataset`, which returns all `Sequence`s of `Frame`s below a folder. A frame
   contains the paths of its image and depth map, and its camera: intrinsics in pixels and world_to_camera in
-  metres, both with OpenCV axes. Either all frames have a depth map, or none has. `read` parses text files, and image headers if a size is needed, but reads
-  no pixels. It raises `UserError`, or `BadImage` for an unreadable header.
+  metres, both with OpenCV axes. Either all frames have a depth map, or none has. `read` parses text files,
+  and image headers if a size is needed, but reads no pixels. It raises `UserError`, or `BadImage` for an
+  unreadable header.
 
 Everything else is shared: kinds of depth maps (`muskie_jax.data.depth`), resizing and cropping
 (`pixels.py`), groups (`groups.py`), checks of headers, poses and intrinsics (`frames.py`), of lens

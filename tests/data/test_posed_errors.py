@@ -154,8 +154,10 @@ def edit_json(path, change):
 
 
 TRANSFORMS_ERRORS = {
-    "r_0: the camera is not a pinhole (k1=0.1)": lambda contents: contents.update(k1=0.1),
-    "the camera is not a pinhole (OPENCV_FISHEYE)": lambda contents: contents.update(
+    "r_0: the lens distortion (OPENCV) is up to 6.9 pixels, over 0.1: undistort": lambda contents: (
+        contents.update(k1=0.1)
+    ),
+    "the camera model is OPENCV_FISHEYE, not a pinhole: undistort": lambda contents: contents.update(
         camera_model="OPENCV_FISHEYE"
     ),
     "neither fl_x nor camera_angle_x is given": lambda contents: contents.pop("fl_x"),
@@ -241,10 +243,11 @@ def test_truncated_colmap_depth(tmp_path, data):
         colmap.read_depth(path)
 
 
+@pytest.mark.extras
 def test_colmap_errors(tmp_path):
     pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     trees.colmap(tmp_path / "a", 3, model="OPENCV")
-    assert "garden, 00.png: the camera model is OPENCV, not a pinhole" in error_of("colmap", tmp_path / "a")
+    assert "garden, 00.png: the lens distortion (OPENCV) is up to " in error_of("colmap", tmp_path / "a")
     trees.colmap(tmp_path / "b", 3)
     for path in (tmp_path / "b" / "garden" / "sparse").glob("images.*"):
         path.unlink()
@@ -257,8 +260,12 @@ EXPECTED_FILES = {
     "seven_scenes": "<scene>/seq-XX/frame-XXXXXX.color.png",
     "neural_rgbd": "focal.txt",
     "cameras": "cameras.json",
-    "transforms": "transforms.json",
-    "colmap": "sparse/cameras.bin, sparse/0/cameras.bin or their .txt",
+    "transforms": "transforms.json or transforms_train.json",
+    "colmap": "sparse/cameras.bin, sparse/0/cameras.bin, colmap/sparse/0/cameras.bin or their .txt",
+    "tum": "rgb.txt and groundtruth.txt",
+    "scannetpp": "<scene>/scene_metadata.npz and <scene>/images",
+    "arkitscenes": "<scene>/scene_metadata.npz and <scene>/vga_wide",
+    "blendedmvs": "<scene>/<number>.jpg, .npz and .exr",
 }
 
 
@@ -306,6 +313,17 @@ SETTINGS_ERRORS = [
     ({"every": 1.5}, "config.posed.kitchen.every=1.5"),
     ({"strid": 3}, "config.posed.kitchen.strid: no such setting; did you mean 'stride'"),
     ({"reader": "colmap", "depth_unit": -1.0}, "config.posed.kitchen.depth_unit=-1.0: write metres"),
+    (
+        {"depth_unit": 5000.0},
+        r"depth_unit=5000.0: write metres per step of the depth maps: 0.0002 if 5000 steps are a metre, "
+        "0.0001 for 0.1 mm",
+    ),
+    (
+        {"depth_unit": "mm"},
+        r"depth_unit=mm: write .*: 0.001 for millimetres, 0.0001 for 0.1 mm, 0.0002 for 1/5000 m \(TUM\), "
+        "1.0 for metres, or 0 for what",
+    ),
+    ({"reader": "tum", "intrinsics": (525.0,)}, r"intrinsics=\(525.0,\): write \(fx, fy, cx, cy\)"),
     ({"reader": "synthetic", "root": "", "groups": 0}, "config.posed.kitchen.groups=0: .* 1 or more"),
     ({"reader": "synthetic", "root": "", "num_photos": 0}, "config.posed.kitchen.num_photos=0"),
 ]

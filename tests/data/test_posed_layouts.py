@@ -229,9 +229,8 @@ def test_the_unit_of_transforms_depth(tmp_path, key):
     assert depth / true == pytest.approx(5 if key else 10, rel=1e-4)
 
 
-@pytest.fixture
+@pytest.fixture(params=[pytest.param(None, marks=trees.needs("pycolmap"))])
 def model(tmp_path):
-    pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     return tmp_path
 
 

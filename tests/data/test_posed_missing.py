@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from muskie_jax.data.overlap import scene_overlap
 from muskie_jax.data.posed import open_posed
 from muskie_jax.data.posed.settings import posed
 from muskie_jax.errors import UserError
@@ -15,12 +16,10 @@ DEPTHS = {"transforms": "depth_*.png", "colmap": "*.geometric.bin"}
 IMAGES = {"transforms": "train/*.png", "colmap": "images/*.png"}
 
 
-@pytest.fixture(params=["transforms", pytest.param("colmap", marks=pytest.mark.extras)])
+@pytest.fixture(params=trees.readers("transforms", "colmap"))
 def written(request, tmp_path):
     """A reader, its root with six frames, their views, their images and their depth maps."""
     reader = request.param
-    if reader == "colmap":
-        pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     views = getattr(trees, reader)(tmp_path)
     files = (sorted(tmp_path.rglob(kind[reader])) for kind in (IMAGES, DEPTHS))
     return reader, tmp_path, views, *files
@@ -85,3 +84,22 @@ def test_named_depth_maps_must_exist(tmp_path):
         path.unlink()
     with pytest.raises(UserError, match="none of the 6 depth maps exists, such as .*depth_0.png: correct"):
         opened("transforms", tmp_path)
+
+
+def test_cameras_json_without_depth(tmp_path):
+    trees.cameras(tmp_path)
+    path = tmp_path / "desk" / "cameras.json"
+    contents = json.loads(path.read_text())
+    del contents["frames"][2]["depth"]
+    path.write_text(json.dumps(contents))
+    with pytest.raises(UserError, match="1 of 6 frames have no depth, such as desk/0002: write the depth"):
+        opened("cameras", tmp_path)
+    with pytest.raises(
+        UserError, match="cameras.json: the overlap of views is unknown, images/0002.png has"
+    ):
+        scene_overlap(tmp_path / "desk", ("images/0001.png",))
+    for frame in contents["frames"]:
+        frame.pop("depth", None)
+    path.write_text(json.dumps(contents))
+    without = opened("cameras", tmp_path)
+    assert not without.has_depth and len(without.groups) == 6

@@ -71,7 +71,8 @@ def values_of(found, predictor, points="all"):
         row
         for row in found
         if isinstance(row, ResultRow)
-        and (row.labels["predictor"], row.labels["points"], row.labels["angle"]) == (predictor, points, "all")
+        and (row.labels["predictor"], row.labels["points"], row.labels["angle"])
+        == (predictor, points, "all")
     )
     return row.values
 

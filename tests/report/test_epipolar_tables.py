@@ -14,7 +14,13 @@ PARK = {"dataset": "park", "height": 96, "width": 128, "views": 4}
 def epipolar(predictor, layer, mean, points="all", pairs=600, left_out=200):
     values = {"epipolar_mean": mean} | {f"epipolar_{t}": min(100.0, 100 * t / mean) for t in (2, 5, 10)}
     values |= {"random_mean": 40.0, "random_10": 12.0, "pairs": pairs, "left_out": left_out}
-    labels = {"predictor": predictor, "layer": layer, "protocol": "targets", "angle": "all", "points": points}
+    labels = {
+        "predictor": predictor,
+        "layer": layer,
+        "protocol": "targets",
+        "angle": "all",
+        "points": points,
+    }
     return ResultRow(PARK | labels, values)
 
 
@@ -43,7 +49,9 @@ def test_tables_are_labelled_and_separate(tables):
     markdown, page = tables
     parts = markdown.split("\n## ")
     (pixels,) = (part for part in parts if part.startswith("Correspondence: "))
-    (lines,) = (part for part in parts if part.startswith("Correspondence without depth: epipolar distance"))
+    (lines,) = (
+        part for part in parts if part.startswith("Correspondence without depth: epipolar distance")
+    )
     assert "77.00" in pixels and "6.25" not in pixels and "77.00" not in lines
     assert "| ours | attention, all layers | **6.25** |" in lines and "mean px to line" in lines
     assert "ATE" not in lines.split("Symmetric epipolar distance")[0]

@@ -9,16 +9,20 @@ from ml_collections import ConfigDict
 
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.posed import (
+    arkitscenes,
+    blendedmvs,
     cameras_json,
     colmap,
     navi,
     neural_rgbd,
     scannet,
+    scannetpp,
     seven_scenes,
     transforms,
+    tum,
 )
 from muskie_jax.data.posed.frames import RGBDDataset
-from muskie_jax.data.posed.groups import choose_groups
+from muskie_jax.data.posed.groups import choose_groups, overlap_from_depth
 from muskie_jax.data.posed.parsing import WrongRoot
 from muskie_jax.data.posed.pixels import check_headers, load_view, read_checked_depth
 from muskie_jax.data.posed.rooms import open_rooms
@@ -38,11 +42,15 @@ READER_MODULES = {
     "cameras": cameras_json,
     "transforms": transforms,
     "colmap": colmap,
+    "tum": tum,
+    "scannetpp": scannetpp,
+    "arkitscenes": arkitscenes,
+    "blendedmvs": blendedmvs,
 }
 
 
 # How groups are chosen by default where overlap is unknown.
-SELECT_WITHOUT_DEPTH = "rotation"
+SELECT_WITHOUT_OVERLAP = "rotation"
 
 
 def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "") -> PosedSet:
@@ -67,11 +75,14 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
     protocol_select, _ = PROTOCOLS[settings.reader]
     with _prefix_errors(name):
         check_geometry(name, settings, dataset)
+        overlap_of = dataset.overlap
+        if dataset.has_depth:
+            overlap_of = overlap_from_depth(lambda frame: read_checked_depth(frame, dataset))
         groups = choose_groups(
             dataset.sequences,
             views,
-            settings.select or (protocol_select if dataset.has_depth else SELECT_WITHOUT_DEPTH),
-            read_depth=(lambda frame: read_checked_depth(frame, dataset)) if dataset.has_depth else None,
+            settings.select or (protocol_select if overlap_of else SELECT_WITHOUT_OVERLAP),
+            overlap_of=overlap_of,
             key=f"config.posed.{name}",
             every=settings.every,
             max_groups=settings.groups,

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from muskie_jax.data.depth import DEPTH_UNIT, load_depth
-from muskie_jax.data.posed.headers import depth_size
+from muskie_jax.data.depth import depth_size, load_depth
 from muskie_jax.errors import UserError
 
 ORTHONORMAL_TOLERANCE = 2e-3  # largest deviation of R @ R.T from the identity
@@ -35,7 +34,8 @@ class Frame:
       intrinsics: camera matrix, in pixels of an image of `size`.
       world_to_camera: camera pose, in metres.
       size: (height, width) that the intrinsics refer to; None: the image's own size.
-      depth_unit: metres per step of the depth map, for formats that do not define it.
+      depth_unit: metres per step of the depth map, for formats that do not define it; 0: a millimetre for
+        integers, a metre for floats.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Frame:
     intrinsics: Float64[np.ndarray, "3 3"]
     world_to_camera: Float64[np.ndarray, "4 4"]
     size: tuple[int, int] | None = None
-    depth_unit: float = DEPTH_UNIT
+    depth_unit: float = 0.0
 
 
 class Sequence(NamedTuple):
@@ -68,6 +68,8 @@ class RGBDDataset(NamedTuple):
       any_depth_size: whether a depth map's resolution may differ from its image's.
       zoomed: whether views are cropped to the pixels with depth, which show an object.
       group_stride: one in this many candidate groups is evaluated, unless groups are chosen by overlap.
+      overlap: function of a sequence and the index of a frame. It returns the fraction of the frame that
+        each frame of the sequence sees, float32 (frames). None if only depth can tell.
       notes: lines for the user, such as how many frames were left out.
     """
 
@@ -78,6 +80,7 @@ class RGBDDataset(NamedTuple):
     any_depth_size: bool = False
     zoomed: bool = False
     group_stride: int = 1
+    overlap: Callable[[Sequence, int], np.ndarray] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -109,6 +112,17 @@ def pinhole_intrinsics(
 ) -> Float64[np.ndarray, "3 3"]:
     """Returns the intrinsics of a pinhole camera; arguments are in pixels."""
     return np.array([[focal_x, 0, centre_x], [0, focal_y, centre_y], [0, 0, 1]], np.float64)
+
+
+def rotation_from_quaternion(quaternion: Float64[np.ndarray, " 4"]) -> Float64[np.ndarray, "3 3"]:
+    """Returns the rotation of a quaternion (w, x, y, z) of any length; NaN if all components are zero."""
+    with np.errstate(invalid="ignore"):
+        w, x, y, z = quaternion / np.linalg.norm(quaternion)
+    return np.array([
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ])  # fmt: skip
 
 
 def is_tracked(pose: Float64[np.ndarray, "4 4"]) -> bool:

@@ -21,6 +21,7 @@ OVERLAP_SIDE = 96  # longer side, in pixels, of the depth maps that overlap is c
 SELECTIONS = ("overlap", "consecutive", "rotation")
 
 ReadDepth = Callable[[Frame], np.ndarray]
+OverlapOf = Callable[[Sequence, int], Float32[np.ndarray, " frames"]]  # see `RGBDDataset.overlap`
 
 
 class Choice(NamedTuple):
@@ -35,7 +36,7 @@ def choose_groups(
     views: int,
     select: str,
     *,
-    read_depth: ReadDepth | None,
+    overlap_of: OverlapOf | None,
     key: str,
     every: int = 1,
     max_groups: int = 0,
@@ -52,8 +53,8 @@ def choose_groups(
         "consecutive": the following frames, if the frame numbers of neighbours differ by at most `stride`.
         "rotation": the frames with the nearest rotations, nearest first.
         "overlap": frames that see a fraction of the anchor's pixels within `overlap`, evenly spaced from
-        the largest fraction to the smallest. This reads depth.
-      read_depth: function that returns a frame's depth of the whole image; None if there is no depth.
+        the largest fraction to the smallest. This reads depth, if there is any.
+      overlap_of: function that returns the overlap of a frame with others; None if it is unknown.
       key: path of the dataset's settings, such as `config.posed.kitchen`, for messages.
       every: stride of the frames that were read from the recordings, for messages.
       max_groups: maximum number of groups; 0: all.
@@ -72,10 +73,10 @@ def choose_groups(
         advice = f"write {', or '.join(remedies)}" if remedies else "add frames"
         raise UserError(f"no sequence has {views} frames, the longest has {longest}: {advice}")
     if select == "overlap":
-        if read_depth is None:
+        if overlap_of is None:
             others = " or ".join(f"{key}.select={other!r}" for other in SELECTIONS if other != select)
             raise UserError(f"{key}.select='overlap', but the recordings have no depth: write {others}")
-        chosen = _choose_by_overlap(long_enough, views, read_depth, max_groups, *overlap)
+        chosen = _choose_by_overlap(long_enough, views, overlap_of, max_groups, *overlap)
     else:
         candidates = [
             Choice(sequence, frames)
@@ -143,7 +144,7 @@ def _by_rotation(sequence: Sequence, views: int) -> list[list[int]]:
 
 
 def _choose_by_overlap(
-    sequences: list[Sequence], views: int, read_depth: ReadDepth, max_groups: int, low: float, high: float
+    sequences: list[Sequence], views: int, overlap_of: OverlapOf, max_groups: int, low: float, high: float
 ) -> list[Choice]:
     """Returns groups in order of their anchors.
 
@@ -151,12 +152,10 @@ def _choose_by_overlap(
     """
     anchors = [(sequence, i) for sequence in sequences for i in range(len(sequence.frames))]
     max_groups = max_groups or len(anchors)
-    geometry, found = {}, {}
+    found = {}
     for number in _progressively_denser(len(anchors), max_groups):
         sequence, anchor = anchors[number]
-        if sequence.name not in geometry:
-            geometry[sequence.name] = _small_geometry(sequence, read_depth)
-        fractions = visible_fraction(anchor, *geometry[sequence.name])
+        fractions = overlap_of(sequence, anchor)
         by_fraction = np.argsort(-fractions, kind="stable").tolist()
         fits = [i for i in by_fraction if low <= fractions[i] <= high and i != anchor]
         if len(fits) >= views - 1:
@@ -174,6 +173,22 @@ def _progressively_denser(count: int, at_most: int) -> dict[int, None]:
         at_most *= 2
         numbers |= dict.fromkeys(evenly_spaced(count, at_most))
     return numbers
+
+
+def overlap_from_depth(read_depth: ReadDepth) -> OverlapOf:
+    """Returns a function that measures overlap by depth; it reads all depth maps of a sequence at once.
+
+    Args:
+      read_depth: function that returns a frame's depth of the whole image.
+    """
+    geometry = {}
+
+    def overlap(sequence: Sequence, number: int) -> Float32[np.ndarray, " frames"]:
+        if sequence.name not in geometry:
+            geometry[sequence.name] = _small_geometry(sequence, read_depth)
+        return visible_fraction(number, *geometry[sequence.name])
+
+    return overlap
 
 
 def _small_geometry(

@@ -106,10 +106,11 @@ def _sequence(name: str, folder: pathlib.Path, every: int) -> Sequence:
     return build_sequence(name, frames)
 
 
-def read_registered_depth(path: pathlib.Path, unit: float = DEPTH_UNIT) -> Float32[np.ndarray, "H W"]:
-    """Returns depth as seen by the colour camera, metres; raises `BadImage`."""
+def read_registered_depth(path: pathlib.Path, unit: float = 0) -> Float32[np.ndarray, "H W"]:
+    """Returns depth as seen by the colour camera, metres, whatever the unit; raises `BadImage`."""
+    del unit
     values = read_depth(read_file(path), str(path))
-    depth = np.where(values == MISSING, 0, values).astype(np.float32) * np.float32(unit)
+    depth = np.where(values == MISSING, 0, values).astype(np.float32) * np.float32(DEPTH_UNIT)
     return depth if path.name.endswith(".proj.png") else register(depth)
 
 

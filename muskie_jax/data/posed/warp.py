@@ -67,9 +67,11 @@ def relative_poses(
 
 
 def make_pairs(views: PosedViews, groups: Iterable[Iterable[int]]) -> Pairs:
-    """Returns all ordered pairs of the views in each group of indices."""
-    ordered = sorted({pair for group in groups for pair in itertools.permutations(group, 2)})
+    """Returns all pairs of the views in each group of indices; every second pair is warped backwards."""
+    ordered = sorted({pair for group in groups for pair in itertools.combinations(group, 2)})
     first, second = np.array(ordered, int).reshape(-1, 2).T
+    backwards = np.arange(len(first)) % 2 == 1
+    first, second = np.where(backwards, second, first), np.where(backwards, first, second)
     height, width = views.depth.shape[1:]
     rows, columns = (
         ((np.arange(n) + 0.5) * side / n).astype(int) for n, side in zip(GRID, (height, width))

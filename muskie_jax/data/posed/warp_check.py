@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from muskie_jax.data.depth import natural_unit
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.posed.frames import OPENGL, Frame, RGBDDataset, Sequence
 from muskie_jax.data.posed.groups import evenly_spaced
@@ -32,13 +33,16 @@ from muskie_jax.errors import UserError
 
 SIDE = 160  # longer side of the views that are warped, pixels
 STEPS = (0, 1, 2, 4, 8, 16, 32)  # frames of a clip: its views move little to much
-CLIPS = 4  # clips per sequence
+CLIPS = 2, 4  # fewest and most clips per sequence
+MAX_CLIPS = 8  # clips of all sequences together, unless each has the fewest
 MAX_SEQUENCES = 8  # sequences that are checked, evenly spaced
 THREADS = 8
-SCALES = 10.0 ** np.arange(-3.2, 3.21, 0.1)  # factors on depth that are tried
+SCALES = 10.0 ** np.arange(-3.2, 3.21, 0.2)  # factors on depth that are tried
+FINER_SCALES = 10.0 ** np.arange(-0.15, 0.16, 0.05)  # factors on the best of them
+MIN_SCALE = 1.5  # smaller factors are not reported
 COLOUR_WEIGHT = 0.5  # weight of the agreement of colours; that of depth is 1
 MARGIN = 0.05  # mean difference of scores that refuses a geometry
-MIN_WINS = 0.7  # fraction of pairs on which the other geometry must be better
+MIN_WINS = 0.6  # fraction of pairs on which the other geometry must be better
 MIN_PAIRS = 6  # pairs that must differ by more than NOISE
 NOISE = 0.01
 
@@ -70,7 +74,7 @@ class WarpReport(NamedTuple):
     Attributes:
       name: name of the sequence.
       frames: names of the frames that were loaded.
-      depth_unit: metres per step of its depth maps.
+      depth_unit: metres per step of its depth maps; 0 if they have no steps.
       views: these frames, at a small size.
       pairs: the pairs of views that were warped.
       given, still: agreement of each pair with the geometry, and without.
@@ -92,15 +96,18 @@ def examine_dataset(dataset: RGBDDataset) -> Iterator[WarpReport]:
     if not dataset.has_depth:
         return
     long_enough = [each for each in dataset.sequences if len(each.frames) > 1]
-    for number in evenly_spaced(len(long_enough), MAX_SEQUENCES):
-        report = examine(long_enough[number], dataset)
+    chosen = [long_enough[number] for number in evenly_spaced(len(long_enough), MAX_SEQUENCES)]
+    fewest, most = CLIPS
+    clips = min(max(MAX_CLIPS // max(len(chosen), 1), fewest), most)
+    for sequence in chosen:
+        report = examine(sequence, dataset, clips)
         if report:
             yield report
 
 
-def examine(sequence: Sequence, dataset: RGBDDataset) -> WarpReport | None:
-    """Warps some views of a sequence into each other; None without two readable views with depth."""
-    clips = choose_clips(len(sequence.frames))
+def examine(sequence: Sequence, dataset: RGBDDataset, count: int = CLIPS[1]) -> WarpReport | None:
+    """Warps views of `count` clips of a sequence into each other; None without two readable views."""
+    clips = choose_clips(len(sequence.frames), count)
     loaded = load_small(sequence, dataset, sorted({i for clip in clips for i in clip}))
     if loaded is None:
         return None
@@ -108,7 +115,14 @@ def examine(sequence: Sequence, dataset: RGBDDataset) -> WarpReport | None:
     frames = [sequence.frames[i] for i in numbers]
     clips = [[numbers.index(i) for i in clip if i in numbers] for clip in clips]
     names = tuple(frame.name for frame in frames)
-    return examine_views(sequence.name, names, views, clips, frames[0].depth_unit)
+    return examine_views(sequence.name, names, views, clips, _depth_unit(frames[0]))
+
+
+def _depth_unit(frame: Frame) -> float:
+    """Returns metres per step of the depth map; 0 if its format has no steps, as COLMAP's dense depth."""
+    if frame.depth is None or frame.depth.suffix == ".bin":
+        return 0.0
+    return frame.depth_unit or natural_unit(frame.depth)
 
 
 def examine_views(
@@ -116,7 +130,7 @@ def examine_views(
     frames: tuple[str, ...],
     views: PosedViews,
     clips: Iterable[Iterable[int]],
-    depth_unit: float = 1.0,
+    depth_unit: float = 0.0,
 ) -> WarpReport | None:
     """Warps views into each other, all pairs of each clip; None if there is no pair. See `WarpReport`."""
     pairs = make_pairs(views, clips)
@@ -126,10 +140,10 @@ def examine_views(
     return WarpReport(name, frames, depth_unit, views, pairs, given, still, best_hypothesis(views, pairs))
 
 
-def choose_clips(frames: int) -> list[list[int]]:
-    """Returns groups of frame indices; the frames of a group are ever farther apart."""
+def choose_clips(frames: int, count: int) -> list[list[int]]:
+    """Returns at most `count` clips, as indices of frames. The frames of a clip are ever farther apart."""
     steps = [step for step in STEPS if step < frames]
-    starts = np.unique(np.linspace(0, frames - 1 - steps[-1], CLIPS).astype(int))
+    starts = np.unique(np.linspace(0, frames - 1 - steps[-1], count).astype(int))
     return [[int(start) + step for step in steps] for start in starts]
 
 
@@ -192,13 +206,17 @@ def scores(views: PosedViews, pairs: Pairs, hypothesis: Hypothesis) -> Float[np.
     return found.depth + COLOUR_WEIGHT * found.colour
 
 
-def gain(other: Float[np.ndarray, " P"], given: Float[np.ndarray, " P"], chance) -> tuple[float, float]:
+def gain(
+    other: Float[np.ndarray, " P"], given: Float[np.ndarray, " P"], unseen: Float[np.ndarray, " P"]
+) -> tuple[float, float]:
     """Returns by how much `other` fits better on average, and the fraction of pairs on which it does.
 
-    A pair that is unseen under one of them counts as agreement by chance there.
+    Args:
+      other, given: scores of two hypotheses.
+      unseen: score of a pair under the hypothesis under which its views do not see each other.
     """
     seen = ~(np.isnan(other) & np.isnan(given))
-    difference = (np.where(np.isnan(other), chance, other) - np.where(np.isnan(given), chance, given))[seen]
+    difference = (np.where(np.isnan(other), unseen, other) - np.where(np.isnan(given), unseen, given))[seen]
     decided = np.abs(difference) > NOISE
     if decided.sum() < MIN_PAIRS:
         return 0.0, 0.0
@@ -207,13 +225,23 @@ def gain(other: Float[np.ndarray, " P"], given: Float[np.ndarray, " P"], chance)
 
 def best_hypothesis(views: PosedViews, pairs: Pairs) -> Hypothesis:
     """Returns GIVEN, unless another hypothesis fits clearly better; then the one that fits best."""
-    chance = chance_depth(pairs)
-    given = scores(views, pairs, GIVEN)
-    candidates = [
-        *POSES[1:],
-        *(Hypothesis(scale=float(s)) for s in SCALES if abs(np.log(s)) > np.log(1.5)),
-        STILL,
-    ]
-    ranked = [(gain(scores(views, pairs, each), given, chance), each) for each in candidates]
-    clear = [(mean, each) for (mean, wins), each in ranked if mean >= MARGIN and wins >= MIN_WINS]
-    return max(clear, key=lambda item: item[0])[1] if clear else GIVEN
+    given, still = (scores(views, pairs, each) for each in (GIVEN, STILL))
+    unseen = np.fmax(chance_depth(pairs), still)
+
+    def clear_gain(other: Hypothesis) -> float:
+        """Returns by how much a hypothesis fits better; minus infinity if not clearly."""
+        mean, wins = gain(scores(views, pairs, other), given, unseen)
+        return mean if mean >= MARGIN and wins >= MIN_WINS else -np.inf
+
+    scales = [Hypothesis(scale=float(scale)) for scale in SCALES if abs(np.log(scale)) > np.log(MIN_SCALE)]
+    gains = {other: clear_gain(other) for other in (*POSES[1:], *scales)}
+    best = max(gains, key=gains.__getitem__)
+    if best.scale != 1:
+        finer = [best._replace(scale=float(best.scale * factor)) for factor in FINER_SCALES]
+        gains |= {other: clear_gain(other) for other in finer}
+        best = max(gains, key=gains.__getitem__)
+    if np.isfinite(gains[best]):
+        return best
+    # Without geometry, all pairs see each other. Only those that the geometry relates can contradict it.
+    mean, wins = gain(np.where(np.isnan(given), np.nan, still), given, unseen)
+    return STILL if mean >= MARGIN and wins >= MIN_WINS else GIVEN

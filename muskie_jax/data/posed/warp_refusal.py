@@ -18,6 +18,10 @@ CONVENTIONS = {
     "scannet": ("camera_to_world", OPENCV_AXES),
     "seven_scenes": ("camera_to_world", OPENCV_AXES),
     "neural_rgbd": ("camera_to_world", OPENGL_AXES),
+    "tum": ("camera_to_world", OPENCV_AXES),
+    "scannetpp": ("camera_to_world", OPENCV_AXES),
+    "arkitscenes": ("camera_to_world", OPENCV_AXES),
+    "blendedmvs": ("camera_to_world", OPENCV_AXES),
 }
 KNOWN_SCALES = (10.0, 100.0, 1000.0, 5.0)  # millimetres as metres and the like; TUM's 1/5000 m
 ROUNDING = 1.15  # a scale this close to a known one is that one
@@ -71,7 +75,7 @@ def _describe_scale(scale: float, report: WarpReport, settings: ConfigDict, key:
     reason = ""
     if factor == 5 and scale < 1:
         reason = ", as when TUM's 1/5000 m is read as millimetres"
-    if "depth_unit" in settings:
+    if "depth_unit" in settings and report.depth_unit:
         unit = report.depth_unit * (factor if scale > 1 else 1 / factor)
         remedy = f"write --{key}.depth_unit={unit:.6g}"
     else:

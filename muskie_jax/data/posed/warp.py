@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from muskie_jax.data.posed.views import PosedViews
 
+FEW_PAIRS = 60
 GRID = (15, 20)  # rows and columns of the points that are warped
 MAX_DEPTH_ERROR = (
     0.15  # logarithm of a depth ratio; larger errors, as of occluded points, count as this one
@@ -67,11 +68,14 @@ def relative_poses(
 
 
 def make_pairs(views: PosedViews, groups: Iterable[Iterable[int]]) -> Pairs:
-    """Returns all pairs of the views in each group of indices; every second pair is warped backwards."""
+    """Returns all pairs of the views in each group of indices, in both orders if there are few."""
     ordered = sorted({pair for group in groups for pair in itertools.combinations(group, 2)})
-    first, second = np.array(ordered, int).reshape(-1, 2).T
-    backwards = np.arange(len(first)) % 2 == 1
-    first, second = np.where(backwards, second, first), np.where(backwards, first, second)
+    one, other = np.array(ordered, int).reshape(-1, 2).T
+    if len(ordered) <= FEW_PAIRS:
+        first, second = np.concatenate([one, other]), np.concatenate([other, one])
+    else:
+        backwards = np.arange(len(one)) % 2 == 1
+        first, second = np.where(backwards, other, one), np.where(backwards, one, other)
     height, width = views.depth.shape[1:]
     rows, columns = (
         ((np.arange(n) + 0.5) * side / n).astype(int) for n, side in zip(GRID, (height, width))

@@ -33,18 +33,21 @@ from muskie_jax.errors import UserError
 
 SIDE = 160  # longer side of the views that are warped, pixels
 STEPS = (0, 1, 2, 4, 8, 16, 32)  # frames of a clip: its views move little to much
+SHORT = 10  # all pairs of so few frames are warped
 CLIPS = 2, 4  # fewest and most clips per sequence
 MAX_CLIPS = 8  # clips of all sequences together, unless each has the fewest
 MAX_SEQUENCES = 8  # sequences that are checked, evenly spaced
 THREADS = 8
-SCALES = 10.0 ** np.arange(-3.2, 3.21, 0.2)  # factors on depth that are tried
-FINER_SCALES = 10.0 ** np.arange(-0.15, 0.16, 0.05)  # factors on the best of them
-MIN_SCALE = 1.5  # smaller factors are not reported
+# Factors on depth that are tried. A factor between 0.63 and 1.6 is not taken for a wrong unit.
+EXPONENTS = np.array([-3, -2, *np.arange(-10, -1) / 10, *np.arange(2, 11) / 10, 2, 3])
 COLOUR_WEIGHT = 0.5  # weight of the agreement of colours; that of depth is 1
 MARGIN = 0.05  # mean difference of scores that refuses a geometry
 MIN_WINS = 0.6  # fraction of pairs on which the other geometry must be better
 MIN_PAIRS = 6  # pairs that must differ by more than NOISE
 NOISE = 0.01
+FITTING_DEPTH = 0.4  # a pair fits if its depth agrees by this much better than random points
+MIN_FITTING = 0.5  # fraction of pairs that must fit under another hypothesis
+MAX_UNFITTING = 0.1  # a geometry under which so few pairs fit is refused even if no other fits
 
 
 class Hypothesis(NamedTuple):
@@ -142,6 +145,8 @@ def examine_views(
 
 def choose_clips(frames: int, count: int) -> list[list[int]]:
     """Returns at most `count` clips, as indices of frames. The frames of a clip are ever farther apart."""
+    if frames <= SHORT:
+        return [list(range(frames))]
     steps = [step for step in STEPS if step < frames]
     starts = np.unique(np.linspace(0, frames - 1 - steps[-1], count).astype(int))
     return [[int(start) + step for step in steps] for start in starts]
@@ -200,48 +205,65 @@ def hypothetical(views: PosedViews, pairs: Pairs, hypothesis: Hypothesis) -> Flo
     return relative
 
 
-def scores(views: PosedViews, pairs: Pairs, hypothesis: Hypothesis) -> Float[np.ndarray, " P"]:
-    """Returns how well each pair agrees; NaN if one of its views does not see the other."""
+class Fit(NamedTuple):
+    """How well the pairs of views fit under a hypothesis.
+
+    Attributes:
+      scores: agreement of depth and colours per pair; NaN if the views do not see each other.
+      fitting: fraction of the pairs that see each other whose depth fits; NaN if there are fewer than
+        MIN_PAIRS.
+    """
+
+    scores: Float[np.ndarray, " P"]
+    fitting: float
+
+
+def fit(views: PosedViews, pairs: Pairs, hypothesis: Hypothesis, chance: Float[np.ndarray, " P"]) -> Fit:
+    """Measures a hypothesis; `chance` is the agreement of depth between random points."""
     found = agreement(pairs, hypothetical(views, pairs, hypothesis))
-    return found.depth + COLOUR_WEIGHT * found.colour
+    seen = np.isfinite(found.depth)
+    fits = (found.depth - chance)[seen] > FITTING_DEPTH
+    return Fit(
+        found.depth + COLOUR_WEIGHT * found.colour,
+        float(fits.mean()) if len(fits) >= MIN_PAIRS else float("nan"),
+    )
 
 
 def gain(
-    other: Float[np.ndarray, " P"], given: Float[np.ndarray, " P"], unseen: Float[np.ndarray, " P"]
-) -> tuple[float, float]:
-    """Returns by how much `other` fits better on average, and the fraction of pairs on which it does.
+    other: Float[np.ndarray, " P"],
+    given: Float[np.ndarray, " P"],
+    if_unseen: tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]],
+) -> float:
+    """Returns by how much `other` fits better on average; minus infinity unless it does on most pairs.
 
     Args:
       other, given: scores of two hypotheses.
-      unseen: score of a pair under the hypothesis under which its views do not see each other.
+      if_unseen: what pairs count whose views do not see each other under one of the two.
     """
     seen = ~(np.isnan(other) & np.isnan(given))
-    difference = (np.where(np.isnan(other), unseen, other) - np.where(np.isnan(given), unseen, given))[seen]
-    decided = np.abs(difference) > NOISE
-    if decided.sum() < MIN_PAIRS:
-        return 0.0, 0.0
-    return float(difference.mean()), float((difference > 0)[decided].mean())
+    scores = (np.where(np.isnan(each), unseen, each) for each, unseen in zip((other, given), if_unseen))
+    difference = np.subtract(*scores)[seen]
+    decided = difference[np.abs(difference) > NOISE]
+    if len(decided) < MIN_PAIRS or (decided > 0).mean() < MIN_WINS:
+        return -np.inf
+    return float(difference.mean())
 
 
 def best_hypothesis(views: PosedViews, pairs: Pairs) -> Hypothesis:
-    """Returns GIVEN, unless another hypothesis fits clearly better; then the one that fits best."""
-    given, still = (scores(views, pairs, each) for each in (GIVEN, STILL))
-    unseen = np.fmax(chance_depth(pairs), still)
-
-    def clear_gain(other: Hypothesis) -> float:
-        """Returns by how much a hypothesis fits better; minus infinity if not clearly."""
-        mean, wins = gain(scores(views, pairs, other), given, unseen)
-        return mean if mean >= MARGIN and wins >= MIN_WINS else -np.inf
-
-    scales = [Hypothesis(scale=float(scale)) for scale in SCALES if abs(np.log(scale)) > np.log(MIN_SCALE)]
-    gains = {other: clear_gain(other) for other in (*POSES[1:], *scales)}
+    """Returns GIVEN if it fits or nothing can be said, otherwise what fits best, otherwise STILL."""
+    chance = chance_depth(pairs)
+    given, still = (fit(views, pairs, each, chance) for each in (GIVEN, STILL))
+    # In doubt, the geometry is taken to be right.
+    if_unseen = chance, np.fmax(chance, still.scores)
+    gains: dict[Hypothesis, float] = {}
+    for each in (*POSES[1:], *(Hypothesis(scale=float(10.0**exponent)) for exponent in EXPONENTS)):
+        other = fit(views, pairs, each, chance)
+        fits = other.fitting >= MIN_FITTING
+        gains[each] = gain(other.scores, given.scores, if_unseen) if fits else -np.inf
     best = max(gains, key=gains.__getitem__)
-    if best.scale != 1:
-        finer = [best._replace(scale=float(best.scale * factor)) for factor in FINER_SCALES]
-        gains |= {other: clear_gain(other) for other in finer}
-        best = max(gains, key=gains.__getitem__)
-    if np.isfinite(gains[best]):
+    if gains[best] >= MARGIN:
         return best
     # Without geometry, all pairs see each other. Only those that the geometry relates can contradict it.
-    mean, wins = gain(np.where(np.isnan(given), np.nan, still), given, unseen)
-    return STILL if mean >= MARGIN and wins >= MIN_WINS else GIVEN
+    still_where_seen = np.where(np.isnan(given.scores), np.nan, still.scores)
+    worse_than_still = gain(still_where_seen, given.scores, if_unseen) >= MARGIN
+    return STILL if worse_than_still or given.fitting <= MAX_UNFITTING else GIVEN

@@ -24,7 +24,7 @@ CONVENTIONS = {
     "blendedmvs": ("camera_to_world", OPENCV_AXES),
 }
 KNOWN_SCALES = (10.0, 100.0, 1000.0, 5.0)  # millimetres as metres and the like; TUM's 1/5000 m
-ROUNDING = 1.15  # a scale this close to a known one is that one
+ROUNDING = 1.3  # a scale this close to a known one is that one
 
 
 def check_geometry(name: str, settings: ConfigDict, dataset: RGBDDataset) -> None:
@@ -61,8 +61,8 @@ def describe(report: WarpReport, settings: ConfigDict, key: str) -> str:
         return ""
     if best == STILL:
         return (
-            "views agree better without them, and neither other axes, nor inverted poses, nor another unit "
-            "of depth would help. Check that each pose and depth map belongs to its image"
+            "views fit no better with them than without, and neither other axes, nor inverted poses, nor "
+            "another unit of depth would help. Check that each pose and depth map belongs to its image"
         )
     if best.scale != 1:
         return _describe_scale(best.scale, report, settings, key)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from muskie_jax.data.posed import open_posed
+from muskie_jax.data.posed.distortion import distortion_pixels
 from muskie_jax.data.posed.settings import posed
 from muskie_jax.errors import UserError
 from muskie_tests import posed_trees as trees
@@ -103,6 +104,19 @@ def test_negligible_distortion_is_accepted(garden, model):
         f"run colmap image_undistorter --image_path {garden}/images --input_path {garden}/sparse "
         f"--output_path {garden}/undistorted, and write the root {garden}/undistorted"
     ) in message
+
+
+def test_distortion_is_that_of_colmap():
+    import pycolmap  # pyright: ignore[reportMissingImports]  # an optional extra
+
+    coefficients = {"k1": 3e-3, "k2": -2e-3, "p1": 1e-3, "p2": -2e-3}
+    params = [*PINHOLE, *coefficients.values()]
+    camera = pycolmap.Camera(model="OPENCV", width=SIZE[1], height=SIZE[0], params=params)
+    pixels = np.array([[x, y, 1.0] for x in np.linspace(0, 80, 9) for y in np.linspace(0, 60, 9)])
+    rays = pixels @ np.linalg.inv(trees.INTRINSICS).T
+    moved = np.linalg.norm(camera.img_from_cam(rays) - pixels[:, :2], axis=1).max()
+    assert moved > 0.1
+    assert distortion_pixels(coefficients, trees.INTRINSICS, SIZE) == pytest.approx(moved)
 
 
 def test_other_cameras_are_refused(garden):

@@ -154,7 +154,7 @@ def edit_json(path, change):
 
 
 TRANSFORMS_ERRORS = {
-    "r_0: the lens distortion (OPENCV) is up to 6.9 pixels, over 0.1: undistort": lambda contents: (
+    "r_0: the lens distortion (OPENCV) is up to 3.0 pixels, over 0.1: undistort": lambda contents: (
         contents.update(k1=0.1)
     ),
     "the camera model is OPENCV_FISHEYE, not a pinhole: undistort": lambda contents: contents.update(

@@ -101,8 +101,8 @@ class FolderFrames:
         camera = self._camera(path) if self.geometry else None
         geometry = None
         if camera:
-            path = self.source.root / camera.depth
-            depth = read_file(path) if path.suffix == ".png" else encode_depth(load_depth(path))
+            file = self.source.root / camera.depth
+            depth = read_file(file) if file.suffix == ".png" else encode_depth(load_depth(file))
             geometry = Geometry(depth, camera.intrinsics, camera.world_to_camera)
         return Record(read_file(self.source.root / path), location(name), path, geometry)
 

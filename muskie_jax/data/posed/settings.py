@@ -175,7 +175,6 @@ def _check_recordings(settings: ConfigDict, path: str, needs_data: bool) -> None
     one_of(settings.select, ("", *SELECTIONS), f"{path}.select")
     check_overlap(settings.overlap, f"{path}.overlap")
     _check_integers(settings, path, stride=1, every=1)
-    require(isinstance(settings.check, bool), f"{path}.check={settings.check!r}: write True or False")
     _check_depth_unit(settings.get("depth_unit", 0), f"{path}.depth_unit")
     _check_intrinsics(settings.get("intrinsics", ()), f"{path}.intrinsics")
 

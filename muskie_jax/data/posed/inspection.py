@@ -19,7 +19,7 @@ COLUMNS = (
     ("depth agrees", 12), ("not warped", 10), ("difference", 10), ("not warped", 10),
 )  # fmt: skip
 EXAMINED_ROOMS, ROOM_SIZE = 4, (120, 160)
-ROWS = 6  # pairs of views in the picture of a dataset
+ROWS = 8  # pairs of views in the picture of a dataset
 SHOWN_OVERLAP = 0.3, 0.8  # pairs within it are shown first: enough is seen, and something moves
 
 

@@ -147,7 +147,7 @@ class Framewise(nn.Module):
     """
 
     settings: Settings
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
     attention: Attention = Attention()
 
     def grid(self, height: int, width: int) -> tuple[int, int]:

@@ -129,7 +129,7 @@ class Muskie(nn.Module):
     heads: int
     patch: int = PATCH
     registers: int = REGISTERS
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
     remat: str = "none"
     scan_blocks: bool = False
     attention: Attention = Attention()

@@ -103,7 +103,7 @@ def scene_overlap(folder: pathlib.Path, frames: tuple[str, ...]) -> Float32[np.n
     try:
         known, overlap = READERS[file.name](file)
     except (OSError, KeyError, ValueError, TypeError, IndexError, zipfile.BadZipFile, BadImage) as error:
-        raise UserError(f"{file}: overlap of views: {type(error).__name__} {error}") from error
+        raise UserError(f"{file} has no valid overlap of views: {type(error).__name__} {error}") from error
     index_of = {pathlib.PurePosixPath(name).stem: index for index, name in enumerate(known)}
     indices = [index_of.get(pathlib.PurePosixPath(frame).stem, -1) for frame in frames]
     table = np.zeros((len(known) + 1,) * 2, np.float32)  # the last row and column: unlisted frames

@@ -67,7 +67,7 @@ class PhotographSource(abc.ABC):
 
     @abc.abstractmethod
     def open(self, scene: int, frame: int) -> Photograph:
-        """Opens one frame; raises `BadImage`."""
+        """Opens one frame; raises `BadImage` if it cannot be read."""
 
     @abc.abstractmethod
     def object_box(self, scene: int, frame: int) -> RelativeBox | None:

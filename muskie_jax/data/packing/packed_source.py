@@ -144,7 +144,7 @@ def open_pack(
       window: number of consecutive frames that a sample is drawn from. 0: the whole scene. None: the packed
         source's window.
       zoom: fraction of samples that are cropped to the object. None: the packed source's fraction.
-      overlap, weight: see `FolderSource`.
+      overlap, weight: see `PhotographSource`.
 
     Raises:
       UserError: if there is no complete pack.

@@ -21,7 +21,7 @@ HUB_CANDIDATES = 32
 VIEW_CANDIDATES = 16
 PROBES = 4  # rays along each side of the hub's image
 HUB_OBJECT_FRACTION = 0.4  # fraction of the hub's rays that should hit objects rather than the room
-HUB_DISTANCE = 1.2  # least distance between hub and focus, metres
+HUB_DISTANCE = 1.2  # minimum distance between hub and focus, metres
 HUB_RISE = (-1.2, 0.8)  # height of the hub's target above the hub, metres
 
 

@@ -175,9 +175,9 @@ def test_overlap_of_views_follows_from_packed_cameras(posed, tmp_path):
 @pytest.mark.parametrize(
     "settings, expected",
     [
-        ({"size": -1}, "--size=-1: write the short side"),
-        ({"quality": 101}, "--quality=101: write 1 to 100"),
-        ({"format": "gif"}, "--format='gif': write jpeg or png"),
+        ({"size": -1}, "--size=-1 must be a short side"),
+        ({"quality": 101}, "--quality=101 must be from 1 to 100"),
+        ({"format": "gif"}, "--format='gif' is not supported: use jpeg or png"),
         ({"format": "png", "quality": 9}, "--quality=9 applies to JPEG"),
     ],
 )
@@ -212,7 +212,7 @@ def test_geometry_needs_the_cameras_of_all_images(posed, tmp_path):
     path.write_text(json.dumps(cameras))
     frames = frames_from_source(all_scenes(source))
     assert not frames.geometry and frames.upright
-    assert "scene room1/images has no cameras.json of all its images" in frames.geometry_note
+    assert "scene room1/images has no cameras.json that lists all its images" in frames.geometry_note
     done, read = pack_of(source, tmp_path / "pack")
     assert not done.geometry and read.record(0, 0).geometry is None
 

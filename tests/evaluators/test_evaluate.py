@@ -251,7 +251,7 @@ def test_a_model_is_loaded_once(desk, tmp_path, monkeypatch):
         ("sizes", ((512,),), "write (height, width)"),
         ("views", (1,), "write 2 or more"),
         ("layers", (0,), "write 1 or more"),
-        ("points", 0, "write 1 or more"),
+        ("points", 0, "must be at least 1"),
         ("checkpoints", "each", "such as 'every 3'"),
         ("shard", "3/2", "write for example '2/4'"),
         ("dtype", "float16", "no 'float16'"),

@@ -106,7 +106,7 @@ def load_pack_info(root: pathlib.Path) -> PackInfo:
         # ArrayRecord reads a missing or truncated file as an empty one.
         size = path.stat().st_size if path.is_file() else 0
         if size != file["bytes"]:
-            raise UserError(f"{path} has {size} bytes instead of {file['bytes']}: copy or pack it again")
+            raise UserError(f"{path} has {size} bytes, not {file['bytes']}: copy or pack it again")
     for name in TFDS_FILES:
         if not (root / name).is_file():
             raise UserError(f"{root / name} is missing: copy or pack it again")

@@ -120,7 +120,7 @@ def operations(
 
 
 def _attention(model: Muskie, sequences: int, queries: int, keys: int, count: int) -> _Operation:
-    """Returns attention: 2 products forward, and 5 backward, where the weights are recomputed."""
+    """Returns the operation of attention: 2 products forward, and 5 backward with recomputed weights."""
     attend = Attention(model.attention.implementation)
     head_size = model.width // model.heads
     query_shape, key_shape = ((sequences, 1, n, model.heads, head_size) for n in (queries, keys))

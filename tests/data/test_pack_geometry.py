@@ -226,6 +226,6 @@ def test_depth_that_does_not_match_its_image_is_named(posed, tmp_path):
     done, read = pack_of(source, tmp_path / "pack", max_bad_fraction=0.5)
     assert done.dropped == ["room0/images"] and len(read.scenes) == 1
     messages = "\n".join(done.skipped)
-    assert "the image is 128x96, its depth 64x48" in messages
+    assert "the image is 128x96, but its depth is 64x48" in messages
     assert "its depth has pixel mode L, not 16 bits of grey" in messages
     assert "depth/2.png: No such file" in messages

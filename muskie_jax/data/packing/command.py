@@ -81,7 +81,7 @@ def run_pack(arguments: list[str]) -> dict[str, Any]:
 
 
 def run_verify(arguments: list[str]) -> dict[str, Any]:
-    """Checks that the files of a pack, in a folder or at a URL, are as they were packed."""
+    """Reads all files of a pack, in a folder or at a URL, and compares them with their checksums."""
     (root,) = arguments
     remote = RemotePack(root)
     damaged = remote.damaged_files()

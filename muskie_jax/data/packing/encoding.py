@@ -82,7 +82,7 @@ class Encoding:
             if depth.shape != original:
                 raise BadImage(
                     f"{record.frame}: the image is {original[1]}x{original[0]}, "
-                    f"its depth {depth.shape[1]}x{depth.shape[0]}"
+                    f"but its depth is {depth.shape[1]}x{depth.shape[0]}"
                 )
             if stored != original:
                 geometry = resize_geometry(geometry, depth, stored)

@@ -161,7 +161,11 @@ def _delete_pack(out: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _exclusive_lock(packing: pathlib.Path) -> Iterator[None]:
-    """Raises UserError if another process is packing into the same folder."""
+    """Locks a pack's folder `packing` within the context.
+
+    Raises:
+      UserError: if another process has locked it.
+    """
     with (packing / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -52,7 +52,7 @@ class RemotePack:
                 unfinished = self._filesystem.exists(self._path(UNFINISHED))
             if not unfinished:
                 raise
-            raise UserError(f"{root} is not finished: run the same pack command again") from None
+            raise UserError(f"the pack {root} is not finished: run the same pack command again") from None
         self.info: PackInfo = parse_metadata(self._metadata, root)
 
     def _path(self, name: str) -> str:

@@ -39,7 +39,7 @@ FORWARD = flags.DEFINE_bool("forward", True, "Run the network; --noforward match
 
 
 def milliseconds(run: Callable[[], object]) -> float:
-    """Returns the milliseconds of the fastest of --repeats calls, with copying the results to the host."""
+    """Returns the milliseconds of the fastest of --repeats calls, which copy their results to the host."""
     return 1e3 * best_time(lambda: jax.device_get(run()), calls=1, repeats=REPEATS.value)
 
 

@@ -49,7 +49,7 @@ class ShardResult:
 
     @classmethod
     def load(cls, path: pathlib.Path, shard: pathlib.Path) -> "ShardResult | None":
-        """Loads what `save` wrote; None if it is missing or damaged, or if the shard has another size."""
+        """Loads what `save` wrote; None if it is missing or damaged, or if the shard's size has changed."""
         try:
             loaded = cls(**json.loads(path.read_text()))
             return loaded if shard.stat().st_size == loaded.bytes else None

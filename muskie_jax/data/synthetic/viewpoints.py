@@ -117,8 +117,8 @@ def _sample_views(
 ) -> Array:
     """Returns world-to-camera matrices (V, 4, 4) of views within `radius` metres of the hub."""
     draws = Draws(key, "views", (num_views, VIEW_CANDIDATES), capacity=8)
-    # Candidates approach the hub. The last candidate coincides with the hub, so it is equally clear of
-    # surfaces.
+    # Candidates approach the hub. The last candidate coincides with the hub, so it is as clear of surfaces
+    # as the hub.
     reach = radius * jnp.linspace(1.0, 0.0, VIEW_CANDIDATES) * draws.uniform(0.0, 1.0) ** (1 / 3)
     offset = reach[..., None] * _unit(draws.vectors(3, -1.0, 1.0))
     position = camera_centres(hub.world_to_camera) + offset

@@ -115,7 +115,7 @@ def test_durations(config):
 WRONG = {
     "job": ("trian", "config.job: 'trian' is not a valid value; did you mean 'train'?"),
     "model.variant": ("bse", "did you mean 'base'? (choices: base, huge, large, nano, small, tiny)"),
-    "model.dtype": ("float16", "config.model.dtype: 'float16' is not a valid value (choices: "),
+    "model.dtype": ("float16", "config.model.dtype: 'float16' is not a valid value"),
     "profile.steps": ((13, 10), "write the first and the last update, such as (10, 13)"),
     "model.remat": ("blocks", "did you mean 'block'? (choices: block, elementwise, full, none)"),
     "model.attention": ("flash", "(choices: auto, cudnn, splash, xla)"),

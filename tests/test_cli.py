@@ -58,7 +58,7 @@ def run(*arguments):
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--config.optim.b1=high"], "high"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--config.model.variant=bse"],
          "'base'?"),
-        (["--config", "configs/photos.py", "--workdir", "{tmp}"], "pass --config.sources.photos.root="),
+        (["--config", "configs/photos.py", "--workdir", "{tmp}"], "write --config.sources.photos.root="),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root=/nowhere"],
          "the folder '/nowhere' does not exist"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root={tmp}"],

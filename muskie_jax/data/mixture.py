@@ -216,10 +216,9 @@ def photo_textures(root: str, most: int) -> UInt8[np.ndarray, "N 256 256 3"]:
 
 def training_sampler(config: ConfigDict, mixture: Mixture) -> GroupSampler:
     """Returns the sampler of training groups."""
-    schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
     return GroupSampler(
         sources=mixture.training,
-        schedule=schedule,
+        schedule=BucketSchedule.of(config),
         views=config.batch.views,
         reuse=config.batch.reuse,
         patch=config.model.patch,

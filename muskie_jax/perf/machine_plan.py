@@ -61,7 +61,7 @@ class Workload:
         """Returns the estimated bytes per chip, by part, from `training_memory`."""
         return training_memory(
             self.task.model, bucket, self.batch_groups(bucket), self.mesh,
-            self.prefetched, len(self.schedule.resolutions), self.task.slots(bucket),
+            self.prefetched, self.schedule.batches_per_update, self.task.slots(bucket),
         )  # fmt: skip
 
     def _groups_per_chip(self, bucket: Bucket) -> float:
@@ -200,7 +200,8 @@ class MachinePlan:
     def views_per_second(self) -> float:
         """Roofline throughput, over all chips."""
         workload = self.workload
-        return workload.groups * workload.views * len(workload.schedule.resolutions) / self.update_seconds
+        views = workload.groups * workload.views * workload.schedule.batches_per_update
+        return views / self.update_seconds
 
     @property
     def days(self) -> float:
@@ -222,7 +223,7 @@ class MachinePlan:
                 for views in self.workload.schedule.views
             ]
             total += sum(map(value, drawn)) / len(drawn)
-        return total
+        return total * self.workload.schedule.passes
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the contents of `plan.json`."""

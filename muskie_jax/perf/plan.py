@@ -62,7 +62,7 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     machine = parse_machine(config.plan.machine)
     if not machine.chip.is_tpu:
         gpu_memory_fraction()  # raises for an invalid fraction before minutes of compilation
-    schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
+    schedule = BucketSchedule.of(config)
     buckets = parse_buckets(config.plan.buckets, schedule.all())
     mesh = make_mesh(config.mesh, machine_devices(machine))
     check_batch(config, mesh)
@@ -77,7 +77,7 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         schedule=schedule,
         groups=config.batch.groups,
         views=config.batch.views,
-        prefetched=config.data.prefetch * len(schedule.resolutions),
+        prefetched=config.data.prefetch * schedule.batches_per_update,
         steps=total_steps(config),
     )
 

@@ -1,8 +1,8 @@
 """The transformer layers of Muskie (paper section 3). Axes: B groups, V views, T tokens per view, d width.
 
 Tokens have the shape (B, V*T, d), view after view. Only `SelfAttention` mixes tokens, either within each
-view or over each group. (With views as a separate axis, XLA
-transposes activations on GPUs to compute the gradients of kernels, which takes twice as long.)
+view or over each group. (With views as a separate axis, XLA transposes activations on GPUs to compute the
+gradients of kernels, which takes twice as long.)
 """
 
 import math

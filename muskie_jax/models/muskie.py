@@ -166,7 +166,7 @@ class Muskie(nn.Module):
           return_tokens, return_attention: whether to return `tokens` and `attention`.
         """
         if not self.is_initializing() and "head" not in self.variables["params"]:
-            raise ValueError("these parameters have no reconstruction head: write method='features'")
+            raise ValueError("these parameters have no reconstruction head: use method='features'")
         x = self.embed(images, mask)
         height, width = images.shape[2:4]
         x, tokens, attention = self.run_blocks(x, (height, width), return_tokens, return_attention)
@@ -211,7 +211,10 @@ class Muskie(nn.Module):
         if images.ndim != 5 or images.shape[-1] != CHANNELS:
             raise ValueError(f"images must have shape (B, V, H, W, 3), got {images.shape}")
         if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(f"images must be float, in [-1, 1], got {images.dtype}: write x / 127.5 - 1")
+            raise ValueError(
+                f"images must be float, in [-1, 1], got {images.dtype}: convert 0..255 pixels with "
+                "x / 127.5 - 1"
+            )
         batch, views, height, width, _ = images.shape
         if height % self.patch or width % self.patch:
             raise ValueError(f"image size {height}x{width} is not divisible by the patch size {self.patch}")
@@ -226,7 +229,9 @@ class Muskie(nn.Module):
         x = jnp.concatenate([registers, x], axis=2)
         if self.view_embed == "learned":
             if views > self.max_views:
-                raise ValueError(f"{views} views, but view_embed has max_views={self.max_views}")
+                raise ValueError(
+                    f"got {views} views, but there are max_views={self.max_views} view embeddings"
+                )
             x = x + self.view_embedding[:views, None, :].astype(x.dtype)
         return x
 
@@ -332,6 +337,6 @@ def build_model(
     }
     for name, (value, allowed) in choices.items():
         if value not in allowed:
-            raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
+            raise ValueError(f"{name}={value!r} is not a valid value: use one of {', '.join(allowed)}")
     size = dataclasses.asdict(VARIANTS[variant])
     return Muskie(**size, dtype=jnp.dtype(dtype), attention=Attention(attention, mesh), **options)

@@ -53,7 +53,7 @@ def check_model(model: ConfigDict) -> None:
     one_of(model.attention, IMPLEMENTATIONS, "config.model.attention")
     if (model.attention, model.dtype) == ("cudnn", "float32"):
         raise UserError(
-            "config.model.attention='cudnn' does not support float32: write 'auto', or dtype='bfloat16'"
+            "config.model.attention='cudnn' does not support float32: use 'auto', or dtype='bfloat16'"
         )
     at_least(1, model, "config.model", "patch")
     at_least(0, model, "config.model", "registers")
@@ -70,5 +70,5 @@ def check_max_views(model: ConfigDict, views: int, source: str) -> None:
     if model.view_embed == "learned" and views > model.max_views:
         raise UserError(
             f"config.model.max_views={model.max_views}, but {source} groups of {views} views: "
-            f"write config.model.max_views={views}"
+            f"use config.model.max_views={views}"
         )

@@ -66,7 +66,7 @@ def benchmark_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     if not has_torch:
         log_main(
             "PyTorch is not installed, so the comparison is left out: "
-            'python -m pip install -e ".[torch]" -c constraints.txt installs it'
+            'run python -m pip install -e ".[torch]" -c constraints.txt'
         )
     log_main(table_head(COLUMNS))
     cases = []

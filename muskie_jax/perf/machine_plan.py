@@ -136,7 +136,7 @@ class MachinePlan:
     """Figures of a workload. Bytes are per chip.
 
     Attributes:
-      workload: what is planned.
+      workload: the planned training run.
       parameters: number of parameters.
       parameter_bytes, optimizer_bytes: memory of the parameters and of the optimizer's moments.
       programs: the compiled programs.
@@ -259,7 +259,7 @@ def gpu_memory_fraction() -> float:
     """Returns the fraction of a GPU's memory that JAX takes: XLA_PYTHON_CLIENT_MEM_FRACTION, or 0.75.
 
     Raises:
-      UserError: if the variable is not a fraction above 0.
+      UserError: if the variable is not a number above 0 and at most 1.
     """
     text = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") or str(USABLE_GPU)
     try:
@@ -268,6 +268,6 @@ def gpu_memory_fraction() -> float:
         fraction = 0.0
     if not 0 < fraction <= 1:
         raise UserError(
-            f"XLA_PYTHON_CLIENT_MEM_FRACTION={text}: write a fraction above 0, at most 1, such as 0.95"
+            f"XLA_PYTHON_CLIENT_MEM_FRACTION={text} must be above 0 and at most 1, such as 0.95"
         )
     return fraction

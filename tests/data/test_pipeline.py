@@ -354,4 +354,4 @@ def test_at_most_max_replacements_are_tried(small_folder):
     sampler, _ = sampler_for(None, photos=folder(root=str(small_folder), glob="long/*", holdout=0))
     group = sampler.photo_group(0, 0, 0)
     assert group.tried == len(group.skipped) == VIEWS + MAX_REPLACEMENTS < 60
-    assert f"none of {VIEWS + MAX_REPLACEMENTS} images tried can be read" in group.error
+    assert f"none of {VIEWS + MAX_REPLACEMENTS} tried images can be read" in group.error

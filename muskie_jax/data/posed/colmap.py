@@ -16,6 +16,7 @@ model's unit. Models are read with pycolmap, which the extra `colmap` installs.
 
 import pathlib
 import re
+import shlex
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -170,17 +171,15 @@ def _frame(folder: pathlib.Path, name: str, number: int, path: str, model: Model
     size = camera.height, camera.width
     parameters = dict(zip(camera.params_info.replace(" ", "").split(","), camera.params))
     coefficients = parameters | {"k1": parameters.get("k1", parameters.get("k", 0.0))}
-    command = (
-        f"colmap image_undistorter --image_path {folder / 'images'} --input_path {model.folder} "
-        f"--output_path {folder / 'undistorted'}"
-    )
+    command = ["colmap", "image_undistorter", "--image_path", f"{folder / 'images'}"]
+    command += ["--input_path", f"{model.folder}", "--output_path", f"{folder / 'undistorted'}"]
     check_distortion(
         camera.model_name,
         coefficients,
         intrinsics,
         size,
         f"{folder}, {path}",
-        f"run {command}, and write the root {folder / 'undistorted'}",
+        f"run {shlex.join(command)}, and write the root {folder / 'undistorted'}",
     )
     pose = np.concatenate([image.cam_from_world().matrix(), [[0, 0, 0, 1]]])
     return Frame(

@@ -1,6 +1,7 @@
 """Settings of posed datasets, `config.posed.<name> = posed(...)`, and their checks."""
 
 import dataclasses
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -175,16 +176,25 @@ def _check_recordings(settings: ConfigDict, path: str, needs_data: bool) -> None
     one_of(settings.select, ("", *SELECTIONS), f"{path}.select")
     check_overlap(settings.overlap, f"{path}.overlap")
     _check_integers(settings, path, stride=1, every=1)
-    _check_depth_unit(settings.get("depth_unit", 0), f"{path}.depth_unit")
+    check_depth_unit(settings.get("depth_unit", 0), f"{path}.depth_unit")
     _check_intrinsics(settings.get("intrinsics", ()), f"{path}.intrinsics")
 
 
-def _check_depth_unit(unit: object, path: str) -> None:
-    is_number = isinstance(unit, (int, float)) and not isinstance(unit, bool)
-    is_divisor = is_number and unit >= MIN_DIVISOR
-    example = f"{1 / unit:g} if {unit:g} steps are a metre" if is_divisor else "0.001 for millimetres"
+def readers_with(setting: str) -> list[str]:
+    """Returns the readers that have a setting."""
+    return [reader for reader in READERS if setting in _defaults(reader)]
+
+
+def check_depth_unit(unit: Any, path: str) -> None:
+    """Raises UserError unless a unit of depth is a plausible number of metres, or text of such a number."""
+    try:
+        metres = math.nan if isinstance(unit, bool) else float(unit)
+    except (TypeError, ValueError):
+        metres = math.nan
+    divisor = metres >= MIN_DIVISOR
+    example = f"{1 / metres:g} if {metres:g} steps are a metre" if divisor else "0.001 for millimetres"
     require(
-        is_number and 0 <= unit < MIN_DIVISOR,
+        0 <= metres < MIN_DIVISOR,
         f"{path}={unit}: write metres per step of the depth maps: {example}, {UNITS}",
     )
 

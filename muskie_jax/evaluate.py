@@ -278,7 +278,8 @@ def _correspondence_headline(rows: Sequence[ResultRow]) -> str:
 
 
 def _epipolar_headline(rows: Sequence[ResultRow]) -> str:
-    """Describes the best row: all layers first, then the smallest mean distance."""
+    """Describes the best unrefined row: all layers first, then the smallest mean distance."""
+    rows = [row for row in rows if "+" not in str(row.labels["predictor"])]
     best = min(rows, key=lambda row: (row.labels["layer"] != "all", row.values["epipolar_mean"]))
     return (
         f"{best.labels['predictor']} {best.values['epipolar_mean']:.1f} px from epipolar lines, random "

@@ -24,7 +24,8 @@ SHOWN = (MEAN, "epipolar_2", "epipolar_5", "epipolar_10")
 EXPLANATION = (
     "Symmetric epipolar distance: how far predictions are from the line on which the cameras place the "
     "point. Where on the line is unknown without depth, so the distance is not an error in pixels: do not "
-    "compare it with ATE. All points count, also those that the other view does not see."
+    "compare it with ATE. All points count, also those that the other view does not see. Where cameras hardly "
+    "turn, the line passes near the point's own position, so predicting no motion seems right."
 )
 
 
@@ -62,19 +63,16 @@ def consistent_table(measurements: Sequence[Measurement], titles: Titles) -> Tab
         name = predictor_name(main[model])
         better = refined(measurements, main[model], MEAN)
         consistent = with_labels(siblings(measurements, main[model], "points"), points="cycle")
-        for each, label in (
-            (better, f"{name}, refined"),
-            *((row, f"{name}, consistent") for row in consistent),
-        ):
-            if each:
+        for kind, found in (("refined", [better] if better else []), ("consistent", consistent)):
+            for each in found:
                 kept = 100 * each.values["pairs"] / main[model].values["pairs"]
                 values = [*map(each.values.get, SHOWN), kept]
-                rows.append(make_row((titles[model], label), model, values, label.rpartition(", ")[2]))
+                rows.append(make_row((titles[model], name, kind), model, values, kind))
     if not rows:
         return None
     return Table(
         "Epipolar distance of refined predictions and of cycle-consistent points",
-        ("model", "predictor"),
+        ("model", "predictor", "of"),
         (*_columns(), Column("kept %", 1, "")),
         tuple(rows),
         note="Consistent: only points that return to their start when tracked to the other view and back, "

@@ -58,8 +58,8 @@ def test_tables_are_labelled_and_separate(tables):
     assert "do not compare it with ATE" in lines
     assert "Random positions have a mean of 40.0 px, and 12% are within 10 px." in lines
     assert "25% of the pairs of a point and a view are left out" in lines
-    assert "| ours | attention, all layers, refined | 3.50 |" in lines
-    assert "| ours | attention, all layers, consistent | 2.50 |" in lines and "| 25.0 |" in lines
+    assert "| ours | attention, all layers | refined | 3.50 |" in lines
+    assert "| ours | attention, all layers | consistent | 2.50 |" in lines and "| 25.0 |" in lines
     assert "Correspondence without depth" in page
 
 

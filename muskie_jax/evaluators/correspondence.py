@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Int
 
-from muskie_jax.correspondence.scores import Scores, Truth, compute_errors, compute_truth
+from muskie_jax.correspondence.scores import Scores, compute_errors, compute_truth
 from muskie_jax.correspondence.tracks import draw_points
 from muskie_jax.data.posed.views import PosedSet, PosedViews
 from muskie_jax.errors import UserError
@@ -38,12 +38,15 @@ CACHED_GROUPS = 128
 
 
 class QueryGroup(NamedTuple):
-    """A group of views, the points to find, and their true positions under each protocol."""
+    """A group of views, the points to find, and what is known of their positions under each protocol.
+
+    That is a `Truth`, or an `EpipolarTruth` without depth.
+    """
 
     label: str
     views: PosedViews
     points: Int[np.ndarray, "N 2"]
-    truths: Mapping[str, Truth]
+    truths: Mapping[str, Any]
 
 
 class PairErrors(NamedTuple):

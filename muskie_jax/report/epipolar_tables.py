@@ -24,8 +24,8 @@ SHOWN = (MEAN, "epipolar_2", "epipolar_5", "epipolar_10")
 EXPLANATION = (
     "Symmetric epipolar distance: how far predictions are from the line on which the cameras place the "
     "point. Where on the line is unknown without depth, so the distance is not an error in pixels: do not "
-    "compare it with ATE. All points count, also those that the other view does not see. Where cameras hardly "
-    "turn, the line passes near the point's own position, so predicting no motion seems right."
+    "compare it with ATE. All points count, also those that the other view does not see. Where cameras "
+    "hardly turn, the line passes near the point's own position, so predicting no motion seems right."
 )
 
 

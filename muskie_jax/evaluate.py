@@ -51,6 +51,8 @@ DIGEST_NAMES = {
     "floating_fraction": "floating_share",
 }
 NOT_IN_DIGESTS = ("check",)  # settings of datasets that do not change results
+# Settings that a reader did not have at first. At their default they are left out of digests.
+ADDED_SETTINGS = {"cameras": {"depth_unit": 0.0}}
 
 
 class WorkUnit(NamedTuple):
@@ -161,7 +163,12 @@ def protocol_digest(evaluator: SweepEvaluator, setting: Setting, config: ConfigD
 def _data_settings(settings: ConfigDict | None) -> dict[str, Any] | None:
     if settings is None:
         return None
-    return {name: value for name, value in settings.to_dict().items() if name not in NOT_IN_DIGESTS}
+    added = ADDED_SETTINGS.get(settings.get("reader"), {})
+    return {
+        name: value
+        for name, value in settings.to_dict().items()
+        if name not in NOT_IN_DIGESTS and not (name in added and value == added[name])
+    }
 
 
 def unit_identity(protocol: str, setting: Setting, model: ModelSpec, dtype: str) -> str:

@@ -113,7 +113,7 @@ def posed_config(root, **settings):
     config = default_config()
     config.job = "evaluate"
     config.posed.desk = posed("cameras", str(root), select="rotation", **settings)
-    config.evaluate.views = (3,)
+    config.evaluate.update({"models": ("still",), "views": (3,)})
     return config
 
 
@@ -134,7 +134,7 @@ def test_posed_data_has_a_row_and_a_picture_of_warped_views(tmp_path, capsys):
     first, _, warped, difference = (pixels[60:200, x + 60 : x + 260] for x in (4, 328, 652, 976))
     seen = (warped != 128).any(-1)
     assert seen.mean() > 0.5 and np.abs(first.astype(int) - warped)[seen].mean() < 12
-    assert difference.mean() < 12
+    assert difference.mean() < 20, "drawn twice as bright"
 
 
 def test_geometry_that_does_not_fit_is_shown_and_is_an_error(tmp_path, capsys):

@@ -191,6 +191,11 @@ def test_points_of_exact_geometry_agree():
     )  # fmt: skip
     exact = agreement(same, np.eye(4)[None])
     assert exact.visible == exact.depth == exact.agreeing == itself and exact.difference == 0
+    farther, nearer = (same._replace(second_depth=same.second_depth * factor) for factor in (2, 0.5))
+    assert (
+        agreement(farther, np.eye(4)[None]).floating == 1 and agreement(farther, np.eye(4)[None]).depth == 0
+    )
+    assert agreement(nearer, np.eye(4)[None]).floating == 0, "surfaces may hide points behind them"
 
 
 def test_a_warped_view_resembles_the_first():
@@ -216,6 +221,22 @@ def test_nothing_is_refused_that_cannot_be_measured():
         pairs = make_pairs(unmeasurable, [range(3)])
         assert best_hypothesis(unmeasurable, pairs) == GIVEN
     assert examine_views("one", ("a",), views, [[0]]) is None
+
+
+def test_views_that_hide_each_others_points_are_not_refused():
+    views = desk()
+    depth = views.depth.copy()
+    depth[1:] *= 0.5  # something near hides the scene from the other views
+    for hidden in (views._replace(depth=depth), views._replace(depth=depth, images=views.images[::-1])):
+        pairs = make_pairs(hidden, [range(3)])
+        only = pairs.first == 0  # what is near is not in the first view
+        first = pairs._replace(
+            **{
+                name: np.repeat(getattr(pairs, name)[only], 3, 0)
+                for name in ("points", "valid", "grey", "first", "second")
+            }
+        )
+        assert best_hypothesis(hidden, first) == GIVEN
 
 
 def test_clips_have_ever_larger_steps():

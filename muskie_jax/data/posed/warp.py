@@ -49,6 +49,8 @@ class Agreement(NamedTuple):
       visible: fraction of the points with depth that land on a pixel with depth.
       depth: 1 minus the mean error of depth, relative to MAX_DEPTH_ERROR.
       agreeing: fraction of points whose depth is within AGREEING_DEPTH.
+      floating: fraction of points that float in front of the surface there. Unlike points behind it, which
+        it may hide, they contradict the geometry.
       colour: correlation of brightness, -1 to 1.
       difference: mean absolute difference of brightness, in grey levels of 255.
     """
@@ -56,6 +58,7 @@ class Agreement(NamedTuple):
     visible: Float[np.ndarray, " P"]
     depth: Float[np.ndarray, " P"]
     agreeing: Float[np.ndarray, " P"]
+    floating: Float[np.ndarray, " P"]
     colour: Float[np.ndarray, " P"]
     difference: Float[np.ndarray, " P"]
 
@@ -116,6 +119,7 @@ def agreement(pairs: Pairs, relative: Float[np.ndarray, "P 4 4"]) -> Agreement:
         visible=visible,
         depth=1 - mean(error) / MAX_DEPTH_ERROR,
         agreeing=mean(np.abs(ratio - 1) <= AGREEING_DEPTH),
+        floating=mean(np.log(ratio) < -MAX_DEPTH_ERROR),
         colour=mean(a * b) / spread,
         difference=mean(np.abs(pairs.grey - grey)),
     )

@@ -47,6 +47,7 @@ MIN_PAIRS = 6  # pairs that must differ by more than NOISE
 NOISE = 0.01
 FITTING_DEPTH = 0.4  # a pair fits if its depth agrees by this much better than random points
 MIN_FITTING = 0.5  # fraction of pairs that must fit under another hypothesis
+MIN_FLOATING = 0.08  # fraction of points in front of surfaces that refuses a geometry if no other fits
 MAX_UNFITTING = 0.1  # a geometry under which so few pairs fit is refused even if no other fits
 
 
@@ -212,10 +213,12 @@ class Fit(NamedTuple):
       scores: agreement of depth and colours per pair; NaN if the views do not see each other.
       fitting: fraction of the pairs that see each other whose depth fits; NaN if there are fewer than
         MIN_PAIRS.
+      floating: mean fraction of points that float in front of surfaces; NaN in the same case.
     """
 
     scores: Float[np.ndarray, " P"]
     fitting: float
+    floating: float
 
 
 def fit(views: PosedViews, pairs: Pairs, hypothesis: Hypothesis, chance: Float[np.ndarray, " P"]) -> Fit:
@@ -223,10 +226,8 @@ def fit(views: PosedViews, pairs: Pairs, hypothesis: Hypothesis, chance: Float[n
     found = agreement(pairs, hypothetical(views, pairs, hypothesis))
     seen = np.isfinite(found.depth)
     fits = (found.depth - chance)[seen] > FITTING_DEPTH
-    return Fit(
-        found.depth + COLOUR_WEIGHT * found.colour,
-        float(fits.mean()) if len(fits) >= MIN_PAIRS else float("nan"),
-    )
+    mean = lambda x: float(x.mean()) if len(x) >= MIN_PAIRS else float("nan")
+    return Fit(found.depth + COLOUR_WEIGHT * found.colour, mean(fits), mean(found.floating[seen]))
 
 
 def gain(
@@ -263,6 +264,8 @@ def best_hypothesis(views: PosedViews, pairs: Pairs) -> Hypothesis:
     best = max(gains, key=gains.__getitem__)
     if gains[best] >= MARGIN:
         return best
+    if not given.floating >= MIN_FLOATING:  # views may overlap too little to fit
+        return GIVEN
     # Without geometry, all pairs see each other. Only those that the geometry relates can contradict it.
     still_where_seen = np.where(np.isnan(given.scores), np.nan, still.scores)
     worse_than_still = gain(still_where_seen, given.scores, if_unseen) >= MARGIN

@@ -25,8 +25,14 @@ def write_pfm(path, values):
     path.write_bytes(header + values[::-1].astype("<f4").tobytes())
 
 
-def write_exr(*names):
-    return lambda path, values: trees.write_exr(path, {name: values for name in names})
+def write_exr(*names, colours=()):
+    """Returns a function that writes values to some channels, and zeros to others."""
+
+    def write(path, values):
+        channels = {name: values for name in names} | {name: 0 * values for name in colours}
+        trees.write_exr(path, channels)
+
+    return write
 
 
 KINDS = {
@@ -43,7 +49,7 @@ KINDS = {
 EXR = {
     "y.exr": write_exr("Y"),
     "any.exr": write_exr("reflectance"),
-    "rendered.exr": write_exr("R", "G", "B", "ViewLayer.Depth.Z"),
+    "rendered.exr": write_exr("ViewLayer.Depth.Z", colours="RGB"),
     "grey.exr": write_exr("R", "G", "B"),
 }
 

@@ -123,7 +123,7 @@ def fewer(views):
 
 
 EVERY = "config.posed.mine.every=1 (now one of every 20 frames is read), or "
-WIDER = "a wider config.posed.mine.overlap, or config.posed.mine.select='consecutive'"
+WIDER = "config.posed.mine.overlap=(0.05, 1.0), or config.posed.mine.select='consecutive'"
 
 
 @pytest.mark.parametrize(

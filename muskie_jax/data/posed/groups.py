@@ -18,6 +18,7 @@ from muskie_jax.data.posed.views import Group
 from muskie_jax.errors import UserError
 
 OVERLAP_SIDE = 96  # longer side, in pixels, of the depth maps that overlap is computed from
+MIN_OVERLAP = 0.05  # the lowest overlap that an error message suggests
 SELECTIONS = ("overlap", "consecutive", "rotation")
 
 ReadDepth = Callable[[Frame], np.ndarray]
@@ -86,13 +87,21 @@ def choose_groups(
         chosen = [candidates[i] for i in evenly_spaced(len(candidates), max_groups)]
     if chosen:
         return tuple(_group(choice) for choice in chosen)
-    if select == "overlap":
+    if select == "overlap" and overlap_of:
         wanted = f"frames that see {overlap[0]:.0%} to {overlap[1]:.0%} of another"
-        remedies = [f"a wider {key}.overlap", f"{key}.select='consecutive'", *_fewer_views(views - 1)]
+        has_group = lambda wider: _choose_by_overlap(long_enough, views, overlap_of, 1, *wider)
+        wider = next(filter(has_group, _wider(*overlap)), None)
+        remedies = [f"{key}.overlap={wider}"] if wider else []
+        remedies += [f"{key}.select='consecutive'", *_fewer_views(views - 1)]
     else:  # by rotation, every sequence that is long enough has groups
         wanted = f"frames at most {stride} apart"
         remedies = _remedies_for_gaps(sequences, views, stride, key)
     raise UserError(f"no sequence has {views} {wanted}: write {', or '.join([*every_frame, *remedies])}")
+
+
+def _wider(low: float, high: float) -> tuple[tuple[float, float], ...]:
+    """Returns ranges of overlap that contain another, to be tried in this order."""
+    return (low, 1.0), (min(low, MIN_OVERLAP), high), (min(low, MIN_OVERLAP), 1.0)
 
 
 def _group(choice: Choice) -> Group:

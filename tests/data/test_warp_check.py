@@ -133,12 +133,9 @@ def test_a_wrong_unit_of_depth(tmp_path):
     )
     assert problem_of("cameras", tmp_path) == expected
     opened("cameras", tmp_path, depth_unit=2e-4)
-    assert (
-        problem_of("cameras", tmp_path, depth_unit=1.0).startswith(
-            "depth is about 1000 times too large for the poses: write --config.posed.mine.depth_unit=0.001"
-        )
-        is False
-    )  # 5000 times: no usual unit, see below
+    assert problem_of("cameras", tmp_path, depth_unit=1.0) == (
+        "depth is about 5000 times too large for the poses: write --config.posed.mine.depth_unit=0.0002"
+    )
     scale_depth(tmp_path, 0.02)  # now 1/10 of the truth
     assert problem_of("cameras", tmp_path).startswith(
         "depth is about 10 times too small for the poses: write --config.posed.mine.depth_unit=0.01"

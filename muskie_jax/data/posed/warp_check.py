@@ -39,7 +39,7 @@ MAX_CLIPS = 8  # clips of all sequences together, unless each has the fewest
 MAX_SEQUENCES = 8  # sequences that are checked, evenly spaced
 THREADS = 8
 # Factors on depth that are tried. A factor between 0.63 and 1.6 is not taken for a wrong unit.
-EXPONENTS = np.array([-3, -2, *np.arange(-10, -1) / 10, *np.arange(2, 11) / 10, 2, 3])
+EXPONENTS = np.array([-3.7, -3, -2, *np.arange(-10, -1) / 10, *np.arange(2, 11) / 10, 2, 3, 3.7])
 COLOUR_WEIGHT = 0.5  # weight of the agreement of colours; that of depth is 1
 MARGIN = 0.05  # mean difference of scores that refuses a geometry
 MIN_WINS = 0.6  # fraction of pairs on which the other geometry must be better

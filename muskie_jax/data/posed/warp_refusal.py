@@ -23,7 +23,7 @@ CONVENTIONS = {
     "arkitscenes": ("camera_to_world", OPENCV_AXES),
     "blendedmvs": ("camera_to_world", OPENCV_AXES),
 }
-KNOWN_SCALES = (10.0, 100.0, 1000.0, 5.0)  # millimetres as metres and the like; TUM's 1/5000 m
+KNOWN_SCALES = (10.0, 100.0, 1000.0, 5.0, 5000.0)  # millimetres as metres and the like; TUM's 1/5000 m
 ROUNDING = 1.3  # a scale this close to a known one is that one
 
 

@@ -163,7 +163,7 @@ def protocol_digest(evaluator: SweepEvaluator, setting: Setting, config: ConfigD
 def _data_settings(settings: ConfigDict | None) -> dict[str, Any] | None:
     if settings is None:
         return None
-    added = ADDED_SETTINGS.get(settings.get("reader"), {})
+    added = ADDED_SETTINGS.get(settings.get("reader", ""), {})
     return {
         name: value
         for name, value in settings.to_dict().items()

@@ -14,9 +14,9 @@ colmap. On photographs without geometry, one folder per scene, it evaluates reco
 
     --config configs/evaluate.py:photos --config.sources.photos.root=/folder/of/scenes
 
-If one of the models was trained on this folder, this uses only the scenes that were held out then. Otherwise
-it uses all scenes, as always with --config.sources.photos.holdout=0. Published backbones can be evaluated
-too: 'dinov2:facebook/dinov2-base', 'mae:/path/to/mae_pretrain_vit_base.pth'.
+If one of the models was trained on this folder, this uses only the scenes that were held out then.
+Otherwise it uses all scenes, as always with --config.sources.photos.holdout=0. Published backbones can be
+evaluated too: 'dinov2:facebook/dinov2-base', 'mae:/path/to/mae_pretrain_vit_base.pth'.
 """
 
 from ml_collections import ConfigDict

@@ -21,10 +21,10 @@ CLEAR_FRACTION = 0.01  # smaller relative differences do not count as one model 
 CONTEXT_NOTE = (
     "The same masked patches of a target view are reconstructed three times: from the target alone, with "
     "other views of its scene, and with distractors (the same number of views of another scene). Reference "
-    "views have no mask. MSE is of pixels in [-1, 1]. Mean colour fills masked patches with the mean of the "
-    "target's visible pixels. Gain: how far the error with the same scene is below the error with "
-    "distractors. Bold: better by more than 1% than other models with equal view counts, with an error below "
-    "that of the mean colour."
+    "views have no mask. MSE is of pixels in [-1, 1]. Mean colour fills masked patches with the mean of "
+    "the target's visible pixels. Gain: how far the error with the same scene is below the error with "
+    "distractors. Bold: better by more than 1% than other models with equal view counts, with an error "
+    "below that of the mean colour."
 )
 
 

@@ -113,14 +113,14 @@ def with_mean_colour(measurements: Sequence[Measurement]) -> list[Measurement]:
 
 
 def training_note(measurements: Iterable[Measurement], titles: Mapping[ModelInfo, str]) -> str:
-    """Returns a sentence that names the models evaluated on scenes of their training; "" if there are none."""
+    """Names the models that were evaluated on scenes of their training; "" if there are none."""
     known = {
         titles[each.model]: f"{each.setting[TRAINING_GROUPS]} of {each.setting.get('groups')} groups"
         for each in measurements
         if TRAINING_GROUPS in each.setting and each.model.kind not in TRIVIAL
     }
     listed = ", ".join(f"{title} ({counts})" for title, counts in known.items())
-    return f"Evaluated on scenes of its training: {listed}." if listed else ""
+    return f"Evaluated on scenes of their own training: {listed}." if listed else ""
 
 
 def sort_key(model: ModelInfo) -> tuple:

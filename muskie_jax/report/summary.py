@@ -79,8 +79,8 @@ def reconstruction_sentence(
     if not found:
         return None
     references, views = max(found)
-    sentences = (_gains(found[references, views]), _best_error(found[references, views]))
-    text = ". ".join(sentence for sentence in sentences if sentence)
+    gains, best = _gains(found[references, views]), _best_error(found[references, views])
+    text = f"{gains}. T{best[1:]}" if gains and best else gains or best
     if not text:
         return None
     text = f"with {views} views, {references} of them unmasked, {text}."
@@ -110,7 +110,7 @@ def _best_error(errors_by_title: Mapping[str, ContextErrors]) -> str:
         return ""
     error, baseline, title = min(known, key=lambda each: each[0].value)
     below = gain(error, baseline)
-    text = f"The lowest error is {error.value:.4f} ({title})"
+    text = f"the lowest error is {error.value:.4f} ({title})"
     if below is None or below.value <= 0:
         return f"{text}, no lower than that of the mean colour, {baseline.value:.4f}"
     text += f", {below.value:.0f}% below that of the mean colour"

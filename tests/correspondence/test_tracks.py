@@ -119,6 +119,21 @@ def test_occlusion(surface, is_visible):
     assert true_tracks(np.array([[40, 10]]), views)[1].tolist() == [[is_visible, is_visible]]
 
 
+def test_points_of_the_border_are_visible_in_their_own_view():
+    """On the way through a camera, column 0 may become -7e-15, which is outside the image."""
+    views = plane(((0.0, 0.0, 0.0), (-0.1, -0.1, 0.0)), distance=2.3)
+    views.intrinsics[:] = [[51.7, 0, 29.3], [0, 53.1, 19.7], [0, 0, 1]]
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    turn *= np.linalg.det(turn)
+    views.world_to_camera[:, :3, :3] = views.world_to_camera[:, :3, :3] @ turn  # another world frame
+    rows, columns = np.indices((40, 60)).reshape(2, -1)
+    border = np.stack([columns, rows], -1)[(rows == 0) | (columns == 0)]
+    border = border[(border < (56, 36)).all(-1)]  # seen by the second view too
+    tracks, visible = true_tracks(border, views)
+    assert visible.all()
+    np.testing.assert_array_equal(tracks[:, 0], border)
+
+
 def test_points_behind_the_camera_are_invisible():
     views = plane()
     views.world_to_camera[1, :3, :3] = np.diag([-1.0, 1, -1])

@@ -140,7 +140,8 @@ def extras_table(measurements: Sequence[Measurement], titles: Titles) -> Table |
             estimates = [
                 _estimate(variant, metric) for metric in ("px_ate", "px_10") for variant in variants
             ]
-            estimates.append(Estimate(_percentage_of_pairs(variants[2], main)))
+            kept = _percentage_of_pairs(variants[2], main)
+            estimates.append(None if kept is None else Estimate(kept))
             rows.append(make_row((titles[model], predictor_name(main)), model, estimates))
     if all(row.trivial for row in rows):
         return None

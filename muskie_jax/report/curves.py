@@ -196,8 +196,8 @@ def reconstruction_charts(
             if count != references or not isinstance(views, int):
                 continue
             for curves, error in ((same_scene, errors.same_scene), (distractor, errors.distractor)):
-                if error is not None and error.value is not None:
-                    start = [(1, errors.alone.value)] if errors.alone and errors.alone.value else []
+                if error is not None:
+                    start = [] if errors.alone is None else [(1, errors.alone.value)]
                     curves.setdefault(model, start).append((views, error.value))
         series = [
             Series(titles[MEAN_COLOUR], styles[family(MEAN_COLOUR)], level=points[-1][1])

@@ -24,7 +24,7 @@ Resampled = Float[np.ndarray, " RESAMPLES"]  # a metric under each draw of group
 class Estimate(NamedTuple):
     """A metric, and its values under each draw of groups; None if they are unknown."""
 
-    value: float | None
+    value: float
     resampled: Resampled | None = None
 
 

@@ -63,7 +63,7 @@ class ContextErrors(NamedTuple):
     same_scene: Estimate | None
     distractor: Estimate | None
     baseline: Estimate | None
-    patches: float | None
+    patches: Estimate | None
 
 
 ContextKey = tuple[ModelInfo, int | None, int | None]  # model, views, reference views
@@ -87,7 +87,7 @@ def context_table(
                     errors.same_scene,
                     errors.distractor,
                     gain(errors.same_scene, errors.distractor),
-                    Estimate(errors.patches),
+                    errors.patches,
                 )
                 # The gain of a model with a large error is no merit.
                 behind = (errors.alone, errors.same_scene, None, errors.same_scene, None)
@@ -172,11 +172,11 @@ def context_errors(
         by_key = {key: rows for key, rows in by_key.items() if most_references[key[:2]] == key}
     errors = {
         key: ContextErrors(
-            alone=_estimate(alone[key[0]][1] if key[0] in alone else None),
-            same_scene=_estimate(rows.get("own")),
-            distractor=_estimate(rows.get("distractor")),
-            baseline=_estimate(next(iter(rows.values())), "baseline_mse"),
-            patches=next(iter(rows.values())).values.get("patches"),
+            alone=_mse(alone[key[0]][1] if key[0] in alone else None),
+            same_scene=_mse(rows.get("own")),
+            distractor=_mse(rows.get("distractor")),
+            baseline=next(iter(rows.values())).estimate("baseline_mse"),
+            patches=next(iter(rows.values())).estimate("patches"),
         )
         for key, rows in by_key.items()
     }
@@ -184,13 +184,13 @@ def context_errors(
     return dict(sorted(errors.items(), key=order))
 
 
-def _estimate(measurement: Measurement | None, metric: str = "mse") -> Estimate | None:
-    return measurement.estimate(metric) if measurement and metric in measurement.values else None
+def _mse(measurement: Measurement | None) -> Estimate | None:
+    return measurement and measurement.estimate("mse")
 
 
 def gain(error: Estimate | None, reference_error: Estimate | None) -> Estimate | None:
     """Returns how far an error is below a reference error, in percent."""
-    if not error or not reference_error or error.value is None or not reference_error.value:
+    if not error or not reference_error or not reference_error.value:
         return None
     resampled = None
     if error.resampled is not None and reference_error.resampled is not None:
@@ -200,6 +200,6 @@ def gain(error: Estimate | None, reference_error: Estimate | None) -> Estimate |
 
 def _loses(error: Estimate | None, baseline: Estimate | None) -> bool:
     """Returns whether an error is not below the baseline's, as far as the two can be distinguished."""
-    if not error or not baseline or error.value is None or baseline.value is None:
+    if not error or not baseline:
         return False
     return error.value >= baseline.value or may_be_equal(error.resampled, baseline.resampled)

@@ -29,9 +29,11 @@ class Measurement(NamedTuple):
     finished: str
     by_group: Mapping[str, Sequence[float | None]]
 
-    def estimate(self, metric: str) -> Estimate:
-        """Returns a metric with its values under each draw of groups."""
-        return Estimate(self.values.get(metric), resample(self.by_group, metric))
+    def estimate(self, metric: str) -> Estimate | None:
+        """Returns a metric with its values under each draw of groups; None if it is missing."""
+        if metric not in self.values:
+            return None
+        return Estimate(self.values[metric], resample(self.by_group, metric))
 
     def error(self, metric: str) -> float:
         """Returns an error metric, or infinity where it is missing, so that it never ranks first."""
@@ -103,9 +105,9 @@ def with_mean_colour(measurements: Sequence[Measurement]) -> list[Measurement]:
         values, by_group = dict(measurement.values), dict(measurement.by_group)
         if "baseline_mse" not in values:
             continue
-        for numbers in (values, by_group):
-            if "baseline_mse" in numbers:
-                numbers["mse"] = numbers["baseline_mse"]
+        values["mse"] = values["baseline_mse"]
+        if "baseline_mse" in by_group:
+            by_group["mse"] = by_group["baseline_mse"]
         labels = json.dumps(measurement.labels, sort_keys=True, default=str)
         key = (str(measurement.setting.get("question", "")), labels)
         filled[key] = measurement._replace(model=MEAN_COLOUR, values=values, by_group=by_group)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from muskie_jax.report.intervals import may_be_equal
+from muskie_jax.report.intervals import may_be_equal, resample
 from muskie_jax.report.reconstruction_tables import CLEAR_FRACTION, ContextErrors, context_errors, gain
 from muskie_jax.report.selection import (
     TRIVIAL,
@@ -39,7 +39,8 @@ def correspondence_sentence(
     if not trained:
         return f"only baselines were measured: {winner_text(baselines[0])}."
     best = trained[0]
-    undecided = lambda a, b: may_be_equal(*(measured[each].estimate("px_ate").resampled for each in (a, b)))
+    resampled = lambda model: resample(measured[model].by_group, "px_ate")
+    undecided = lambda a, b: may_be_equal(resampled(a), resampled(b))
     if baselines and (1 - CLEAR_FRACTION) * error(baselines[0]) <= error(best):
         text = f"no trained model beats the baselines: {winner_text(baselines[0])}; "
         text += f"the best trained model is {error_text(best)}"
@@ -73,8 +74,9 @@ def reconstruction_sentence(
     models = shown_models(measurement.model for measurement in measurements)
     found: dict[tuple[int, int], dict[str, ContextErrors]] = {}
     for (model, views, references), errors in context_errors(measurements).items():
-        is_known = errors.same_scene is not None and isinstance(views, int) and isinstance(references, int)
-        if is_known and model in models and model.kind not in TRIVIAL:
+        if not isinstance(views, int) or not isinstance(references, int) or not errors.same_scene:
+            continue
+        if model in models and model.kind not in TRIVIAL:
             found.setdefault((references, views), {})[titles[model]] = errors
     if not found:
         return None
@@ -89,7 +91,7 @@ def reconstruction_sentence(
 
 def _gains(errors_by_title: Mapping[str, ContextErrors]) -> str:
     gains = {title: gain(each.same_scene, each.distractor) for title, each in errors_by_title.items()}
-    known = [(each.value, title) for title, each in gains.items() if each and each.value is not None]
+    known = [(each.value, title) for title, each in gains.items() if each]
     if not known:
         return ""
     ranked = sorted(known, key=lambda pair: -pair[0])

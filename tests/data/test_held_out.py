@@ -38,7 +38,7 @@ def test_groups_show_held_out_scenes_without_repeated_views(photo_folder):
     ], "scenes do not alternate"
     assert len({group.label for group in photos.groups}) == 6
     assert {len(group.frames) for group in photos.groups} == {5, 6}, "one scene has only five frames"
-    for number, (label, frames) in enumerate(photos.groups):
+    for number, (label, frames, _) in enumerate(photos.groups):
         scene = unseen[unseen.names().index(label.rpartition("/")[0])]
         assert len(set(frames)) == len(frames) == min(6, len(scene.frames))
         assert set(frames) <= set(scene.frames)
@@ -79,8 +79,8 @@ def test_sources_without_a_holdout_are_evaluated_on_all_scenes(photo_folder, tmp
     config.sources.others = folder(root=str(tmp_path / "others"), holdout=0.3)
     mixture = build_mixture(config)
     names = lambda whole: [each.name for each in held_out_scenes(mixture, 2, 8, whole)]
-    assert names(()) == ["others"] and names(("photos",)) == ["photos", "others"]
-    photos, others = held_out_scenes(mixture, 2, 8, ("photos",))
+    assert names(()) == ["others"] and names(("photos",)) == ["others", "photos"]
+    others, photos = held_out_scenes(mixture, 2, 8, ("photos",))
     assert len(set(photos.image_folders)) == 4 and len(set(others.image_folders)) == 1
     assert photos.image_folders[0] == photo_folder.resolve() / photos.groups[0].frames[0].split("/")[0]
 

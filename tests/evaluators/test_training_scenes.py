@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from conftest import ROOT
+from muskie_jax import evaluate as job
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config, folder, posed, validate
 from muskie_jax.config_file import load_config
@@ -79,10 +80,11 @@ def test_scenes_that_were_held_out_in_training_are_the_default(
     config = config_for(photo_folder, run)
     config.sources.photos.holdout = 0.25
     assert holdout_of(config) == 0.25, "as the user wrote"
-    result = evaluate(config_for(photo_folder, run), tmp_path / "evaluation")
-    assert result["held_out"] and "WARNING" not in capsys.readouterr().err
-    report = pathlib.Path(result["html"]).read_text()
-    assert "scenes of their own training" not in report and "mean colour" in report
+    config = config_for(photo_folder, run)
+    models = find_models(config.evaluate.models, "last", "float32")
+    config = choose_holdouts(config, models)
+    units = list(job.plan_units(models, job.make_evaluators(config, tmp_path), config))
+    assert units and not job.count_training_groups(units, None)
 
 
 def test_scenes_of_training_are_reported(photo_folder, run, tmp_path, capsys):
@@ -147,7 +149,7 @@ def test_untrusted_metadata_is_ignored(exported, photo_folder, tmp_path):
         assert folders_of(str(path), photo_folder / "attic") == set()
 
 
-def test_recordings_of_training_are_reported(run, tmp_path, capsys):
+def test_recordings_of_training_are_reported(tmp_path, capsys):
     posed_trees.cameras(tmp_path / "recordings" / "desk")
     trained = nano_config(tmp_path / "recordings", glob="**/*", holdout=0.0)
     config = default_config()
@@ -157,8 +159,10 @@ def test_recordings_of_training_are_reported(run, tmp_path, capsys):
     )
     config.evaluate.update({"sizes": ((32, 48),), "views": (3,), "points": 20, "pictures": 0})
     config.evaluate.update({"models": (save_run(tmp_path / "run", trained),), "layers": (1,)})
-    config.evaluate.evaluators = ("correspondence",)
-    evaluate(config, tmp_path / "evaluation")
+    models = find_models(config.evaluate.models, "last", "float32")
+    units = list(job.plan_units(models, job.make_evaluators(config, tmp_path), config))
+    assert {unit.evaluator.name for unit in units} == {"correspondence", "reconstruction"}
+    assert set(job.count_training_groups(units, None)) == {unit.identity for unit in units}
     warnings = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
     assert warnings == ["WARNING: desk: 2 of 2 groups show scenes that run was trained on"]
 

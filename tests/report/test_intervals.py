@@ -114,7 +114,7 @@ def test_every_format_has_intervals(tmp_path):
     low, high = interval(resample(by_group(20 + SPREAD), "px_ate"))
     assert 19 < low < 19.8 and 20.2 < high < 21
     ends = f"[{low:.2f}, {high:.2f}]"
-    assert row_of(texts["markdown"], "other")[2:4] == [f"**20.00** {ends}", "25.00"]
+    assert row_of(texts["markdown"], "other")[2:4] == [f"**20.00** {ends}", "**25.00**"]
     assert f'20.00<span class="interval">{ends}</span></td>' in texts["html"]
     assert f"\\textbf{{20.00}} {{\\scriptsize {{[}}{low:.2f}, {high:.2f}{{]}}}}" in texts["latex"]
     assert "Brackets: 95% interval" in texts["markdown"] and "Not distinguishable" not in texts["markdown"]

@@ -246,6 +246,7 @@ def test_layer_and_extra_tables(written):
     head, *rows = tables[section, "Mean error by layer (px)"]
     assert head == ["model", "predictor", "1", "2", "3"]
     late = f"{SHOWN} at 400"
+    assert rows[0] == ["did not move *(trivial baseline)*", MISSING, *["100.00"] * 3]
     assert rows[-2:] == [
         [late, "attention", "40.00", "**25.00**", "30.00"],
         [late, "feature", "40.00", "**25.00**", "30.00"],
@@ -257,7 +258,8 @@ def test_layer_and_extra_tables(written):
         [late, "attention, all layers", "**20.00**", "**10.00**", "**5.00**",
          "**50.00**", "**100.00**", "**100.00**", "50.0"],
     ]  # fmt: skip
-    assert rows[0][2:] == ["80.00", "40.00", "20.00", "12.50", "25.00", "50.00", "50.0"]
+    assert rows[0][1:] == [MISSING, *["100.00"] * 3, *["10.00"] * 3, "100.0"], "nothing to refine or reject"
+    assert rows[1][2:] == ["80.00", "40.00", "20.00", "12.50", "25.00", "50.00", "50.0"]
     head, *rows = tables[section, f"{beyond}Points within 10 px (%) by rotation between the two views"]
     assert head == ["model", "0-10°", "10-20°"]
     assert rows[0] == ["untrained (small)", "25.00", "6.25"]

@@ -36,16 +36,17 @@ def resample(by_group: Mapping[str, Sequence[float | None]], metric: str) -> Res
       metric: such as "px_ate" or "mse".
 
     Returns:
-      None if the metric is unknown by group, or fewer than MIN_GROUPS groups have it.
+      NaN throughout if fewer than MIN_GROUPS groups have the metric; None if it is unknown by group, as in
+      results of earlier versions.
     """
-    if metric not in by_group:
+    if metric not in by_group or metric in WEIGHTS:
         return None
     pairs = "cm_pairs" if metric.startswith("cm") else "pairs"
     weights_name = "patches" if "patches" in by_group else pairs
     means = np.array([np.nan if x is None else x for x in by_group[metric]], np.float64)
     weights = np.where(np.isfinite(means), np.array(by_group[weights_name], np.float64), 0)
     if (weights > 0).sum() < MIN_GROUPS:
-        return None
+        return np.full(RESAMPLES, np.nan)
     draws = _draws(len(means))
     total = draws @ weights
     return draws @ (weights * np.nan_to_num(means)) / np.where(total > 0, total, np.nan)
@@ -68,6 +69,11 @@ def interval(resampled: Resampled) -> tuple[float, float] | None:
 
 
 def may_be_equal(a: Resampled | None, b: Resampled | None) -> bool:
-    """Returns whether the interval of the paired difference includes 0; False if it is unknown."""
-    difference = None if a is None or b is None else interval(a - b)
-    return difference is not None and difference[0] <= 0 <= difference[1]
+    """Returns whether two metrics cannot be distinguished: the interval of their difference includes 0.
+
+    Metrics of fewer than MIN_GROUPS groups cannot, either. False if a metric is unknown by group.
+    """
+    if a is None or b is None:
+        return False
+    difference = interval(a - b)
+    return difference is None or difference[0] <= 0 <= difference[1]

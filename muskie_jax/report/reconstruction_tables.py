@@ -100,9 +100,9 @@ def context_table(
         "Error on masked patches by number of views",
         ("model", "views", "reference views"),
         (
-            Column("MSE, alone", 4, relative_margin=CLEAR_FRACTION),
-            Column("MSE, same scene", 4, relative_margin=CLEAR_FRACTION),
-            Column("MSE, distractors", 4, ""),
+            Column("MSE alone", 4, relative_margin=CLEAR_FRACTION),
+            Column("MSE with same scene", 4, relative_margin=CLEAR_FRACTION),
+            Column("MSE with distractors", 4, ""),
             Column("gain %", 1, "higher", margin=100 * CLEAR_FRACTION),
             Column("patches", 0, ""),
         ),

@@ -1,9 +1,10 @@
 """Tables as numbers: rows, columns, intervals and best cells."""
 
 import dataclasses
+import operator
 from collections.abc import Hashable, Iterable, Sequence
 
-from muskie_jax.report.intervals import Estimate, Resampled, interval, may_be_equal
+from muskie_jax.report.intervals import MIN_GROUPS, Estimate, Resampled, interval, may_be_equal
 from muskie_jax.report.results_file import ModelInfo
 from muskie_jax.report.selection import MISSING, TRIVIAL, badge, family
 
@@ -147,17 +148,24 @@ class Table:
         notes = [self.note] if self.note else []
         if self.has_intervals:
             notes.append(INTERVALS)
-        pairs = [f"{pair} ({', '.join(where)})" for pair, where in self._undecided().items()]
+        pairs = [
+            f"{pair} ({', '.join(columns)}{group})" for (pair, group), columns in self._undecided().items()
+        ]
         if pairs:
             notes.append(
-                "Not distinguishable, as the 95% interval of their paired difference includes 0: "
-                f"{'; '.join(pairs)}."
+                "Not distinguishable (the 95% interval of their paired difference includes 0, or fewer than "
+                f"{MIN_GROUPS} groups have a value): {'; '.join(pairs)}."
             )
         return " ".join(notes)
 
-    def _undecided(self) -> dict[str, list[str]]:
-        """Returns the best two values wherever they may be equal, as "a and b", and where they compete."""
-        pairs: dict[str, list[str]] = {}
+    def _undecided(self) -> dict[tuple[str, str], list[str]]:
+        """Returns where the best two values may be equal.
+
+        Returns:
+          Names of columns by (pair, group), such as ("a and b", "; 4 views"). If values compete within a
+          row, names of rows.
+        """
+        pairs: dict[tuple[str, str], list[str]] = {}
         contests = set()
         for row in self.rows:
             for column, style in enumerate(self.columns):
@@ -165,25 +173,30 @@ class Table:
                 if not style.better or contest in contests or (self.best_per_row and row.trivial):
                     continue
                 contests.add(contest)
-                ranked = self._ranked(row, column)
-                if len(ranked) < 2 or not _may_be_equal(*ranked[:2]):
+                best = self._ranked(row, column)[:2]
+                if len(best) < 2 or not _may_be_equal(*best):
                     continue
                 if self.best_per_row:
-                    names, where = (
-                        [self.columns[number].name for _, number in ranked[:2]],
-                        ", ".join(row.labels),
+                    names, group = (
+                        [
+                            self.columns[number].name
+                            for _, number in sorted(best, key=operator.itemgetter(1))
+                        ],
+                        "",
                     )
+                    where = ", ".join(row.labels)
                 else:
-                    names, where = [other.labels[0] for other, _ in ranked[:2]], style.name
-                    if row.group is not None:
-                        where += f" at {_describe(self.label_names[1:], row.labels[1:])}"
-                pairs.setdefault(" and ".join(names), []).append(where)
+                    names = [each.labels[0] for each in self.rows if each in (best[0][0], best[1][0])]
+                    group, where = self._describe_group(row), style.name
+                pairs.setdefault((" and ".join(names), group), []).append(where)
         return pairs
 
-
-def _describe(names: Iterable[str], labels: Iterable[str]) -> str:
-    """Describes labels, such as "4 views, 1 reference views"."""
-    return ", ".join(f"{label} {name}" for name, label in zip(names, labels))
+    def _describe_group(self, row: Row) -> str:
+        """Describes the group that a row competes in, such as "; 4 views"; "" if it is the only one."""
+        if len({each.group for each in self.rows}) < 2:
+            return ""
+        described = [f"{label} {name}" for name, label in zip(self.label_names[1:], row.labels[1:])]
+        return f"; {', '.join(described)}"
 
 
 def _value(cell: Cell) -> float | None:

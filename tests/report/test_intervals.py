@@ -74,11 +74,14 @@ def test_resampled_metrics_are_weighted_means_and_the_same_every_time():
     assert np.isfinite(resample(gap, "px_ate")).all()
 
 
-def test_few_groups_have_no_interval():
-    assert resample(by_group(SPREAD[:5]), "px_ate") is None
-    assert resample(by_group(SPREAD[:6]), "px_ate") is not None
-    assert resample(by_group(SPREAD, [10] * 5 + [0] * 7), "px_ate") is None, "seven of them are empty"
+def test_few_groups_have_no_interval_and_cannot_be_distinguished():
+    enough, better = resample(by_group(SPREAD[:6]), "px_ate"), resample(by_group(SPREAD - 1), "px_ate")
+    assert interval(enough) is not None and not may_be_equal(resample(by_group(SPREAD), "px_ate"), better)
+    for few in (by_group(SPREAD[:5]), by_group(SPREAD, [10] * 5 + [0] * 7)):
+        found = resample(few, "px_ate")
+        assert interval(found) is None and may_be_equal(found, better)
     assert resample({}, "px_ate") is None and resample(by_group(SPREAD), "px_10") is None
+    assert resample(by_group(SPREAD), "pairs") is None, "a weight"
 
 
 def test_differences_are_paired():
@@ -129,7 +132,7 @@ def test_models_that_cannot_be_distinguished_are_named_and_not_bold(tmp_path):
         correspondence_unit(2, LATE._replace(name="late"), 20.1 - SPREAD),
         correspondence_unit(3, STILL, 40 + SPREAD, "still"),
     )
-    (row, note) = row_of(texts["markdown"], "other"), "interval of their paired difference includes 0: "
+    (row, note) = row_of(texts["markdown"], "other"), "groups have a value): "
     assert row[2].startswith("20.00 [") and f"{note}other and late (px ATE)." in texts["markdown"]
     assert f"{note}other and late (px ATE)." in texts["html"] and f"{note}other and" in texts["latex"]
     assert "next is late at 20.1 px, not distinguishable from it" in texts["html"]

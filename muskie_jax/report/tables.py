@@ -153,8 +153,8 @@ class Table:
         ]
         if pairs:
             notes.append(
-                "Not distinguishable (the 95% interval of their paired difference includes 0, or fewer than "
-                f"{MIN_GROUPS} groups have a value): {'; '.join(pairs)}."
+                "Not distinguishable (the 95% interval of their paired difference includes 0, or fewer "
+                f"than {MIN_GROUPS} groups have a value): {'; '.join(pairs)}."
             )
         return " ".join(notes)
 
@@ -184,7 +184,7 @@ class Table:
                         ],
                         "",
                     )
-                    where = ", ".join(row.labels)
+                    where = " ".join(row.labels)
                 else:
                     names = [each.labels[0] for each in self.rows if each in (best[0][0], best[1][0])]
                     group, where = self._describe_group(row), style.name

@@ -1,7 +1,6 @@
 """Tables as numbers: rows, columns, intervals and best cells."""
 
 import dataclasses
-import operator
 from collections.abc import Hashable, Iterable, Sequence
 
 from muskie_jax.report.intervals import MIN_GROUPS, Estimate, Resampled, interval, may_be_equal
@@ -177,13 +176,8 @@ class Table:
                 if len(best) < 2 or not _may_be_equal(*best):
                     continue
                 if self.best_per_row:
-                    names, group = (
-                        [
-                            self.columns[number].name
-                            for _, number in sorted(best, key=operator.itemgetter(1))
-                        ],
-                        "",
-                    )
+                    numbers = sorted(number for _, number in best)
+                    names, group = [self.columns[number].name for number in numbers], ""
                     where = " ".join(row.labels)
                 else:
                     names = [each.labels[0] for each in self.rows if each in (best[0][0], best[1][0])]

@@ -159,6 +159,7 @@ def test_recordings_of_training_are_reported(tmp_path, capsys):
     )
     config.evaluate.update({"sizes": ((32, 48),), "views": (3,), "points": 20, "pictures": 0})
     config.evaluate.update({"models": (save_run(tmp_path / "run", trained),), "layers": (1,)})
+    config.evaluate.reconstruction.views = (1, 3)
     models = find_models(config.evaluate.models, "last", "float32")
     units = list(job.plan_units(models, job.make_evaluators(config, tmp_path), config))
     assert {unit.evaluator.name for unit in units} == {"correspondence", "reconstruction"}

@@ -133,8 +133,8 @@ def test_models_that_cannot_be_distinguished_are_named_and_not_bold(tmp_path):
         correspondence_unit(3, STILL, 40 + SPREAD, "still"),
     )
     (row, note) = row_of(texts["markdown"], "other"), "groups have a value): "
-    assert row[2].startswith("20.00 [") and f"{note}other and late (px ATE)." in texts["markdown"]
-    assert f"{note}other and late (px ATE)." in texts["html"] and f"{note}other and" in texts["latex"]
+    assert row[2].startswith("20.00 [") and f"{note}late and other (px ATE)." in texts["markdown"]
+    assert f"{note}late and other (px ATE)." in texts["html"] and f"{note}late and" in texts["latex"]
     assert "next is late at 20.1 px, not distinguishable from it" in texts["html"]
 
 

@@ -219,9 +219,8 @@ def test_parameter_count_of_every_variant(name):
 
 def test_initial_values():
     """Linear layers are uniform in ±1/sqrt(fan_in), biases included, as PyTorch's are; or follow Xavier."""
-    draw = lambda **options: build_model("nano", **options).init(
-        jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3))
-    )
+    image = jnp.zeros((1, 1, 16, 16, 3))
+    draw = lambda **options: jax.jit(build_model("nano", **options).init)(jax.random.key(0), image)
     params = traverse_util.flatten_dict(draw()["params"], sep="/")
     xavier = traverse_util.flatten_dict(draw(initial_values="xavier")["params"], sep="/")
     kernels = [name.removesuffix("/kernel") for name in params if name.endswith("/kernel")]

@@ -137,12 +137,9 @@ def extras_table(measurements: Sequence[Measurement], titles: Titles) -> Table |
             consistent[0] if consistent else main if model.kind == STILL else None,
         )
         if any(variants[1:]):
-            estimates = [
-                _estimate(variant, metric) for metric in ("px_ate", "px_10") for variant in variants
-            ]
-            kept = _percentage_of_pairs(variants[2], main)
-            estimates.append(None if kept is None else Estimate(kept))
-            rows.append(make_row((titles[model], predictor_name(main)), model, estimates))
+            values = [_estimate(variant, metric) for metric in ("px_ate", "px_10") for variant in variants]
+            values = [*values, _percentage_of_pairs(variants[2], main)]
+            rows.append(make_row((titles[model], predictor_name(main)), model, values))
     if all(row.trivial for row in rows):
         return None
     columns = [

@@ -81,7 +81,8 @@ def report_page(
     ]
     for (title, sections), (_, anchor) in zip(parts, chapters):
         body.append(tag("h2", title, id=anchor))
-        body.append(tag("p", HOW_TO_READ[title], class_="note"))
+        if title in HOW_TO_READ:
+            body.append(tag("p", HOW_TO_READ[title], class_="note"))
         for section, charts in sections:
             body += _section(section, charts, titles, styles)
     if pictures:

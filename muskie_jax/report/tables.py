@@ -1,7 +1,7 @@
 """Tables as numbers: rows, columns, intervals and best cells."""
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 
 from muskie_jax.report.intervals import MIN_GROUPS, Estimate, Resampled, interval, may_be_equal
 from muskie_jax.report.results_file import ModelInfo
@@ -229,11 +229,12 @@ class Section:
 def make_row(
     labels: Iterable[str],
     model: ModelInfo,
-    estimates: Sequence[Estimate | None],
+    values: Iterable[Estimate | float | None],
     group: Hashable = None,
     losing: tuple[int, ...] = (),
 ) -> Row:
-    """Returns a row of a model; None is a missing value."""
+    """Returns a row of a model. Plain numbers have no interval; None is a missing value."""
+    estimates = [Estimate(each) if isinstance(each, int | float) else each for each in values]
     return Row(
         labels=tuple(labels),
         values=tuple(each and each.value for each in estimates),

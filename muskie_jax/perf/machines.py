@@ -42,10 +42,11 @@ class Chip:
         return self.topology > 0
 
 
-# Sources: NVIDIA's data sheet of each GPU, without sparsity. Data sheets of GeForce and RTX cards state FLOP/s
-# with sparsity or float16 accumulation: these are from the whitepapers of their architectures (GA102, Ada,
-# RTX Blackwell). Interconnect: NVLink, or the card's PCIe slot (x16: 16, 32 or 64 GB/s for PCIe 3, 4 or 5).
-# NVLink bridges, which join two cards only, do not count. TPUs: their pages at cloud.google.com/tpu/docs.
+# Sources: NVIDIA's data sheet of each GPU, without sparsity. Data sheets of GeForce and RTX cards state
+# FLOP/s with sparsity or float16 accumulation. Theirs are from the whitepapers of their architectures
+# (GA102, Ada, RTX Blackwell). Interconnect: NVLink, or the card's PCIe slot (x16: 16, 32 or 64 GB/s for PCIe
+# 3, 4 or 5). NVLink bridges, which join only two cards, do not count. Pages of TPU versions at
+# cloud.google.com/tpu/docs.
 CHIPS = {
     "t4": Chip("T4", 16, 65e12, 320e9, 16e9, has_bfloat16=False),
     "v100-16gb": Chip("V100-SXM2-16GB", 16, 125e12, 900e9, 150e9, has_bfloat16=False),

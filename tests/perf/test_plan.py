@@ -59,8 +59,9 @@ def test_machines_are_parsed_and_unknown_ones_raise():
 
 @pytest.mark.parametrize(
     "name, gigabytes",
-    [("l4", 24), ("rtx3090", 24), ("rtx4090", 24), ("a10g", 24), ("rtx5090", 32), ("a6000", 48), ("t4", 16)],
-)
+    [("l4", 24), ("rtx3090", 24), ("rtx4090", 24), ("a10g", 24), ("rtx5090", 32), ("a6000", 48),
+     ("t4", 16)],
+)  # fmt: skip
 def test_workstation_and_cloud_gpus_can_be_planned(name, gigabytes):
     machine = parse_machine(f"{name}:1")
     assert (machine.chips, machine.chip.memory) == (1, gigabytes)

@@ -44,8 +44,8 @@ class Chip:
 
 # Sources: NVIDIA's data sheet of each GPU, without sparsity. Data sheets of GeForce and RTX cards state
 # FLOP/s with sparsity or float16 accumulation. Theirs are from the whitepapers of their architectures
-# (GA102, Ada, RTX Blackwell). Interconnect: NVLink, or the card's PCIe slot (x16: 16, 32 or 64 GB/s for PCIe
-# 3, 4 or 5). NVLink bridges, which join only two cards, do not count. Pages of TPU versions at
+# (GA102, Ada, RTX Blackwell). Interconnect: NVLink, or the card's PCIe slot (x16: 16, 32 or 64 GB/s for
+# PCIe 3, 4 or 5). NVLink bridges, which join only two cards, do not count. TPUs: each version's page at
 # cloud.google.com/tpu/docs.
 CHIPS = {
     "t4": Chip("T4", 16, 65e12, 320e9, 16e9, has_bfloat16=False),

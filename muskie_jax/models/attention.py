@@ -9,6 +9,7 @@ custom kernel, so both kinds run per device under `shard_map`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -22,15 +23,40 @@ from jaxtyping import Float, Float32
 from muskie_jax.models.splash import ATTENTION, splash_attention
 from muskie_jax.sharding import GROUP_AXES, group_shards, platform
 
+# Attention weights of one sequence, over all heads, that `xla_attention` stores at once: 128 MiB. Six heads
+# reach it at 2364 tokens, 12 views of 224 x 224.
+MAX_WEIGHTS = 2**25
+MAX_CHUNK = 2**22  # weights per chunk of a longer sequence: 16 MiB
+
 
 def xla_attention(
     query: Float[Array, "N Tq heads D"],
     key: Float[Array, "N Tk heads D"],
     value: Float[Array, "N Tk heads D"],
 ) -> Float[Array, "N Tq heads D"]:
-    """Attends with two matrix products, on any platform and dtype. The softmax is float32."""
-    out = jax.nn.dot_product_attention(query, key, value, implementation="xla")
-    return checkpoint_name(out, ATTENTION)
+    """Attends with two matrix products, on any platform and dtype. The softmax is float32.
+
+    The weights of short sequences are stored whole. Long sequences are processed in chunks of queries. The
+    backward pass computes their weights again, so memory grows with the length and not with its square.
+    """
+    weights = query.shape[2] * query.shape[1] * key.shape[1]  # per sequence
+    attend = _attend_whole if weights <= MAX_WEIGHTS else _attend_in_chunks
+    return checkpoint_name(attend(query, key, value), ATTENTION)
+
+
+def _attend_whole(query: Array, key: Array, value: Array) -> Array:
+    return jax.nn.dot_product_attention(query, key, value, implementation="xla")
+
+
+def _attend_in_chunks(query: Array, key: Array, value: Array) -> Array:
+    batch, length, heads, size = query.shape
+    rows = max(1, MAX_CHUNK // (heads * key.shape[1]))  # queries per chunk
+    chunks = math.ceil(length / rows)
+    rows = math.ceil(length / chunks)
+    padded = jnp.pad(query, ((0, 0), (0, chunks * rows - length), (0, 0), (0, 0)))
+    by_chunk = jnp.moveaxis(padded.reshape(batch, chunks, rows, heads, size), 1, 0)
+    out = jax.lax.map(jax.checkpoint(lambda chunk: _attend_whole(chunk, key, value)), by_chunk)
+    return jnp.moveaxis(out, 0, 1).reshape(batch, -1, heads, size)[:, :length]
 
 
 def cudnn_attention(

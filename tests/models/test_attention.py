@@ -1,0 +1,85 @@
+"""Attention without a fused kernel: long sequences in chunks, with the results of the whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from muskie_jax.models import attention
+from muskie_jax.models.attention import xla_attention
+from muskie_jax.models.muskie import VARIANTS
+
+LENGTH = 70  # no multiple of a chunk's length
+
+
+@pytest.fixture
+def chunks(monkeypatch):
+    """Makes sequences of LENGTH long: 8 chunks of 9 queries, of which two are padding."""
+    monkeypatch.setattr(attention, "MAX_WEIGHTS", 2 * LENGTH**2 - 1)
+    monkeypatch.setattr(attention, "MAX_CHUNK", 2 * 9 * LENGTH)
+
+
+def inputs(dtype=jnp.float32, queries=LENGTH, keys=LENGTH):
+    rng = np.random.default_rng(0)
+    draw = lambda length: jnp.asarray(rng.standard_normal((3, length, 2, 8)), dtype)
+    return draw(queries), draw(keys), draw(keys)
+
+
+def results(*arrays):
+    """The output, and the gradients of a function of it."""
+    loss = lambda *arrays: (xla_attention(*arrays).astype(jnp.float32) ** 2).sum()
+    return xla_attention(*arrays), *jax.grad(loss, (0, 1, 2))(*arrays)
+
+
+def has_loop(*arrays):
+    return "scan[" in str(jax.make_jaxpr(xla_attention)(*arrays))
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2)])
+@pytest.mark.parametrize("queries", [LENGTH, 95])
+def test_chunks_give_the_results_of_the_whole(dtype, tolerance, queries, request):
+    arrays = inputs(dtype, queries)
+    assert not has_loop(*arrays)
+    whole = results(*arrays)
+    request.getfixturevalue("chunks")
+    assert has_loop(*arrays)
+    for ours, expected in zip(results(*arrays), whole, strict=True):
+        assert ours.dtype == expected.dtype and ours.shape == expected.shape
+        ours, expected = np.float32(ours), np.float32(expected)
+        np.testing.assert_allclose(ours, expected, atol=tolerance * np.abs(expected).max())
+
+
+def test_a_sequence_of_one_token_per_chunk(monkeypatch):
+    """More keys than a chunk may have weights."""
+    whole = results(*inputs())
+    monkeypatch.setattr(attention, "MAX_WEIGHTS", 1)
+    monkeypatch.setattr(attention, "MAX_CHUNK", 1)
+    for ours, expected in zip(results(*inputs()), whole, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_the_number_of_sequences_may_be_unknown(chunks):
+    """As in an exported program."""
+    (groups,) = export.symbolic_shape("groups")
+    shape = jax.ShapeDtypeStruct((groups, LENGTH, 2, 8), jnp.float32)
+    program = export.export(jax.jit(xla_attention))(shape, shape, shape)
+    arrays = inputs()
+    np.testing.assert_allclose(program.call(*arrays), xla_attention(*arrays), atol=1e-6)
+
+
+@pytest.mark.parametrize("variant, views", [("tiny", 12), ("small", 8), ("base", 8), ("large", 4)])
+def test_short_sequences_are_not_cut(variant, views):
+    """Groups of the sizes that are trained on at 224 x 224 compute what they always did."""
+    size, tokens = VARIANTS[variant], views * (14 * 14 + 4)
+    shape = jax.ShapeDtypeStruct((1, tokens, size.heads, size.width // size.heads), jnp.float32)
+    assert not has_loop(shape, shape, shape)
+
+
+def test_memory_does_not_grow_with_the_square_of_the_length():
+    """A hundred views of 224 x 224: all weights would be 9.6 GB."""
+    shape = jax.ShapeDtypeStruct((1, 100 * 200, 6, 64), jnp.float32)
+    loss = lambda *arrays: (xla_attention(*arrays) ** 2).sum()
+    for function, limit in ((xla_attention, 200e6), (jax.grad(loss, (0, 1, 2)), 400e6)):
+        compiled = jax.jit(function).lower(shape, shape, shape).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes < limit

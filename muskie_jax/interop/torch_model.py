@@ -203,6 +203,7 @@ REQUIRED = ("register_tokens", "mask_placeholder", "patch_embed.proj.weight")
 STATE_KEYS = ("model", "state_dict", "model_state_dict", "teacher")  # keys of state dicts in checkpoints
 # Averaged weights, which self-supervised methods evaluate. A file also has the weights that are averaged.
 AVERAGED = re.compile(r"(^|[._])(teacher|ema)[._]")
+UNREADABLE = "it cannot be read: it is damaged, or not a weights file"
 MAX_NAMES, MAX_NAME = 3, 100  # tensors in a message, characters per name
 # Classes of settings in checkpoints, which are never constructed; `ignored_classes` stands in for them.
 SETTINGS_CLASSES = {
@@ -351,11 +352,14 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
       ValueError: if the file contains anything but tensors and plain values.
     """
     if str(path).endswith(".safetensors"):
-        from safetensors import safe_open
+        import safetensors
 
-        with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("muskie", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                metadata = json.loads((file.metadata() or {}).get("muskie", "{}"))
+                return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{UNREADABLE}: {str(error)[:200]}") from error
     try:
         with torch.serialization.safe_globals([argparse.Namespace, *ignored_classes()]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -394,7 +398,8 @@ def find_state(content: Any) -> tuple[dict[str, Tensor], Any]:
     others = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if others or not state:
         reason = f"{str(others[0])[:80]!r} is not a tensor" if others else "it contains no tensor"
-        raise ValueError(f"no state dict at the top level or under the key 'model': {reason}")
+        keys = ", ".join(map(repr, STATE_KEYS))
+        raise ValueError(f"no state dict at the top level or under one of {keys}: {reason}")
     return {str(name): tensor for name, tensor in state.items()}, content.get("muskie", {})
 
 
@@ -408,4 +413,4 @@ def why_not_loaded(message: str) -> str:
             f"it contains Python objects other than weights, and none was run: {reason[:120]} (if you "
             "trust the file, save its state dict alone with PyTorch)"
         )
-    return "it cannot be read: it is damaged, or not a weights file"
+    return UNREADABLE

@@ -1,4 +1,4 @@
-"""Weights files: `.safetensors`, and PyTorch's `.pth`, written here or published by the authors.
+"""Weights files: `.safetensors`, and PyTorch's `.pth`, written here, published, or of another trainer.
 
 Files are untrusted, and nothing in them is executed. Safetensors files contain plain numbers, and the
 restricted unpickler of PyTorch reads `.pth` and `.ckpt` files. The table in `names` checks names and
@@ -242,8 +242,10 @@ def _read_pth(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             raise UserError(f"{name[:80]} is not a plain dense tensor")
-    # A few bytes can declare an expanded tensor of any size, which would fill the memory.
-    if sum(tensor.nbytes for tensor in state.values()) > path.stat().st_size:
+    # A few bytes can declare an expanded tensor of any size, which would fill the memory. Larger models may
+    # share tensors, which count once.
+    sizes = {tensor.data_ptr(): tensor.nbytes for tensor in state.values()}
+    if max(sum(sizes.values()), *(tensor.nbytes for tensor in state.values())) > path.stat().st_size:
         raise UserError("its tensors are larger than the file")
     return {name: _to_numpy(name, tensor, torch) for name, tensor in state.items()}, metadata
 

@@ -197,6 +197,14 @@ def test_both_loaders_refuse_alike(tmp_path, muskie, change, num_heads, expected
     assert expected in refuse_both(tmp_path / "m.pth", num_heads)
 
 
-def test_a_damaged_file_is_refused_alike(tmp_path, muskie):
-    (tmp_path / "m.pth").write_bytes(b"\x80\x02" + b"hello " * 100)
-    assert "it cannot be read: it is damaged, or not a weights file" in refuse_both(tmp_path / "m.pth")
+@pytest.mark.parametrize("name", ["m.pth", "m.ckpt", "m.safetensors"])
+def test_a_damaged_file_is_refused_alike(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x80\x02" + b"hello " * 100)
+    assert "it cannot be read: it is damaged, or not a weights file" in refuse_both(tmp_path / name)
+
+
+def test_shared_tensors_count_once(tmp_path, muskie, capsys):
+    """The file is smaller than its tensors together."""
+    blocks = {name: x for name, x in muskie[1].items() if name.startswith("blocks.")}
+    torch.save({"state_dict": under("encoder.", muskie[1]) | under("copy.", blocks)}, tmp_path / "m.ckpt")
+    assert same(read_both(tmp_path / "m.ckpt", capsys)[0], muskie[0])

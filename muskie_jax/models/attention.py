@@ -9,6 +9,7 @@ custom kernel, so both kinds run per device under `shard_map`.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -23,10 +24,11 @@ from jaxtyping import Float, Float32
 from muskie_jax.models.splash import ATTENTION, splash_attention
 from muskie_jax.sharding import GROUP_AXES, group_shards, platform
 
-# Attention weights of one sequence, over all heads, that `xla_attention` stores at once: 128 MiB. Six heads
+# Attention weights of one sequence, over all heads, that `cpu_attention` stores at once: 128 MiB. Six heads
 # reach it at 2364 tokens, 12 views of 224 x 224.
 MAX_WEIGHTS = 2**25
-MAX_CHUNK = 2**22  # weights per chunk of a longer sequence: 16 MiB
+# Weights per chunk of a longer sequence: 16 MiB, which the caches of server CPUs hold.
+MAX_CHUNK = 2**22
 
 
 def xla_attention(
@@ -34,29 +36,42 @@ def xla_attention(
     key: Float[Array, "N Tk heads D"],
     value: Float[Array, "N Tk heads D"],
 ) -> Float[Array, "N Tq heads D"]:
-    """Attends with two matrix products, on any platform and dtype. The softmax is float32.
+    """Attends with two matrix products, on any platform and dtype. The softmax is float32."""
+    out = jax.nn.dot_product_attention(query, key, value, implementation="xla")
+    return checkpoint_name(out, ATTENTION)
 
-    The weights of short sequences are stored whole. Long sequences are processed in chunks of queries. The
-    backward pass computes their weights again, so memory grows with the length and not with its square.
+
+def cpu_attention(
+    query: Float[Array, "N Tq heads D"],
+    key: Float[Array, "N Tk heads D"],
+    value: Float[Array, "N Tk heads D"],
+) -> Float[Array, "N Tq heads D"]:
+    """Attends as `xla_attention`, but to long sequences in chunks of queries.
+
+    The backward pass computes the weights of a chunk again. Memory therefore grows with the length of a
+    sequence, and not with its square.
     """
-    weights = query.shape[2] * query.shape[1] * key.shape[1]  # per sequence
-    attend = _attend_whole if weights <= MAX_WEIGHTS else _attend_in_chunks
-    return checkpoint_name(attend(query, key, value), ATTENTION)
-
-
-def _attend_whole(query: Array, key: Array, value: Array) -> Array:
-    return jax.nn.dot_product_attention(query, key, value, implementation="xla")
-
-
-def _attend_in_chunks(query: Array, key: Array, value: Array) -> Array:
-    batch, length, heads, size = query.shape
-    rows = max(1, MAX_CHUNK // (heads * key.shape[1]))  # queries per chunk
-    chunks = math.ceil(length / rows)
-    rows = math.ceil(length / chunks)
-    padded = jnp.pad(query, ((0, 0), (0, chunks * rows - length), (0, 0), (0, 0)))
+    batch, queries, heads, size = query.shape
+    keys = key.shape[1]
+    if heads * queries * keys <= MAX_WEIGHTS:
+        return xla_attention(query, key, value)
+    chunks = math.ceil(queries / max(1, MAX_CHUNK // (heads * keys)))
+    rows = math.ceil(queries / chunks)
+    padded = jnp.pad(query, ((0, 0), (0, chunks * rows - queries), (0, 0), (0, 0)))
     by_chunk = jnp.moveaxis(padded.reshape(batch, chunks, rows, heads, size), 1, 0)
-    out = jax.lax.map(jax.checkpoint(lambda chunk: _attend_whole(chunk, key, value)), by_chunk)
-    return jnp.moveaxis(out, 0, 1).reshape(batch, -1, heads, size)[:, :length]
+    # Transposed once: products of the loop read keys and values of a head in order.
+    key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+
+    @jax.checkpoint
+    def attend(chunk: Float[Array, "N rows heads D"]) -> Float[Array, "N rows heads D"]:
+        product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+        logits = product("nqhd,nhkd->nhqk", chunk, key) * size**-0.5
+        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+        out = product("nhqk,nhkd->nhqd", weights.astype(value.dtype), value)
+        return (out / weights.sum(-1, keepdims=True)).swapaxes(1, 2).astype(chunk.dtype)
+
+    out = jnp.moveaxis(jax.lax.map(attend, by_chunk), 0, 1)
+    return checkpoint_name(out.reshape(batch, -1, heads, size)[:, :queries], ATTENTION)
 
 
 def cudnn_attention(
@@ -133,6 +148,8 @@ class Attention:
         Across views, V and T of `query` may differ from V and T of `key` and `value`.
         """
         kernel = KERNELS[self.kernel(query.dtype)]
+        if kernel is xla_attention and self.platform == "cpu":
+            kernel = cpu_attention
 
         def per_device(query, key, value):
             if across_views and self.shards[1] > 1:

@@ -1,4 +1,4 @@
-"""Attention without a fused kernel: long sequences in chunks, with the results of the whole."""
+"""Attention on CPUs, which have no fused kernel: long sequences in chunks, with unchanged results."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from jax import export
 
 from muskie_jax.models import attention
-from muskie_jax.models.attention import xla_attention
+from muskie_jax.models.attention import Attention, cpu_attention
 from muskie_jax.models.muskie import VARIANTS
 
 LENGTH = 70  # no multiple of a chunk's length
@@ -28,12 +28,13 @@ def inputs(dtype=jnp.float32, queries=LENGTH, keys=LENGTH):
 
 def results(*arrays):
     """The output, and the gradients of a function of it."""
-    loss = lambda *arrays: (xla_attention(*arrays).astype(jnp.float32) ** 2).sum()
-    return xla_attention(*arrays), *jax.grad(loss, (0, 1, 2))(*arrays)
+    loss = lambda *arrays: (cpu_attention(*arrays).astype(jnp.float32) ** 2).sum()
+    return cpu_attention(*arrays), *jax.grad(loss, (0, 1, 2))(*arrays)
 
 
 def has_loop(*arrays):
-    return "scan[" in str(jax.make_jaxpr(xla_attention)(*arrays))
+    untraced = lambda *arrays: cpu_attention(*arrays)  # JAX keeps the traces of a function
+    return "scan[" in str(jax.make_jaxpr(untraced)(*arrays))
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2)])
@@ -59,13 +60,23 @@ def test_a_sequence_of_one_token_per_chunk(monkeypatch):
         np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
+def test_only_cpus_need_chunks(chunks, monkeypatch):
+    """The kernels of GPUs are fused, and their products without one prefer large arrays."""
+    arrays = [x[:, None] for x in inputs()]
+    attend = lambda *arrays: Attention("xla")(*arrays, across_views=False)
+    assert "scan[" in str(jax.make_jaxpr(attend)(*arrays))
+    monkeypatch.setattr(Attention, "platform", "gpu")
+    attend = lambda *arrays: Attention("xla")(*arrays, across_views=False)
+    assert "scan[" not in str(jax.make_jaxpr(attend)(*arrays))
+
+
 def test_the_number_of_sequences_may_be_unknown(chunks):
     """As in an exported program."""
     (groups,) = export.symbolic_shape("groups")
     shape = jax.ShapeDtypeStruct((groups, LENGTH, 2, 8), jnp.float32)
-    program = export.export(jax.jit(xla_attention))(shape, shape, shape)
+    program = export.export(jax.jit(cpu_attention))(shape, shape, shape)
     arrays = inputs()
-    np.testing.assert_allclose(program.call(*arrays), xla_attention(*arrays), atol=1e-6)
+    np.testing.assert_allclose(program.call(*arrays), cpu_attention(*arrays), atol=1e-6)
 
 
 @pytest.mark.parametrize("variant, views", [("tiny", 12), ("small", 8), ("base", 8), ("large", 4)])
@@ -79,7 +90,7 @@ def test_short_sequences_are_not_cut(variant, views):
 def test_memory_does_not_grow_with_the_square_of_the_length():
     """A hundred views of 224 x 224: all weights would be 9.6 GB."""
     shape = jax.ShapeDtypeStruct((1, 100 * 200, 6, 64), jnp.float32)
-    loss = lambda *arrays: (xla_attention(*arrays) ** 2).sum()
-    for function, limit in ((xla_attention, 200e6), (jax.grad(loss, (0, 1, 2)), 400e6)):
+    loss = lambda *arrays: (cpu_attention(*arrays) ** 2).sum()
+    for function, limit in ((cpu_attention, 200e6), (jax.grad(loss, (0, 1, 2)), 400e6)):
         compiled = jax.jit(function).lower(shape, shape, shape).compile()
         assert compiled.memory_analysis().temp_size_in_bytes < limit

@@ -49,7 +49,7 @@ class Chip:
 # cloud.google.com/tpu/docs.
 CHIPS = {
     "t4": Chip("T4", 16, 65e12, 320e9, 16e9, has_bfloat16=False),
-    "v100-16gb": Chip("V100-SXM2-16GB", 16, 125e12, 900e9, 150e9, has_bfloat16=False),
+    "v100": Chip("V100-SXM2-16GB", 16, 125e12, 900e9, 150e9, has_bfloat16=False),
     "v100-32gb": Chip("V100-SXM2-32GB", 32, 125e12, 900e9, 150e9, has_bfloat16=False),
     "a10g": Chip("A10G", 24, 70e12, 600e9, 32e9),
     "a100": Chip("A100", 80, 312e12, 2.039e12, 300e9),

@@ -1,4 +1,4 @@
-"""Attention on CPUs, which have no fused kernel: long sequences in chunks, with unchanged results."""
+"""Attention on CPUs, which have no fused kernel: long sequences block by block, with unchanged results."""
 
 import jax
 import jax.numpy as jnp
@@ -7,17 +7,17 @@ import pytest
 from jax import export
 
 from muskie_jax.models import attention
-from muskie_jax.models.attention import Attention, cpu_attention
+from muskie_jax.models.attention import Attention, cpu_attention, xla_attention
 from muskie_jax.models.muskie import VARIANTS
 
-LENGTH = 70  # no multiple of a chunk's length
+LENGTH = 70  # 8 blocks of 9 tokens, of which the last two are padding
 
 
 @pytest.fixture
-def chunks(monkeypatch):
-    """Makes sequences of LENGTH long: 8 chunks of 9 queries, of which two are padding."""
+def blocks(monkeypatch):
+    """Cuts sequences of LENGTH tokens into blocks."""
     monkeypatch.setattr(attention, "MAX_WEIGHTS", 2 * LENGTH**2 - 1)
-    monkeypatch.setattr(attention, "MAX_CHUNK", 2 * 9 * LENGTH)
+    monkeypatch.setattr(attention, "MAX_BLOCK", 9)
 
 
 def inputs(dtype=jnp.float32, queries=LENGTH, keys=LENGTH):
@@ -39,11 +39,11 @@ def has_loop(*arrays):
 
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2)])
 @pytest.mark.parametrize("queries", [LENGTH, 95])
-def test_chunks_give_the_results_of_the_whole(dtype, tolerance, queries, request):
+def test_blocks_give_the_results_of_the_whole(dtype, tolerance, queries, request):
     arrays = inputs(dtype, queries)
     assert not has_loop(*arrays)
     whole = results(*arrays)
-    request.getfixturevalue("chunks")
+    request.getfixturevalue("blocks")
     assert has_loop(*arrays)
     for ours, expected in zip(results(*arrays), whole, strict=True):
         assert ours.dtype == expected.dtype and ours.shape == expected.shape
@@ -51,17 +51,28 @@ def test_chunks_give_the_results_of_the_whole(dtype, tolerance, queries, request
         np.testing.assert_allclose(ours, expected, atol=tolerance * np.abs(expected).max())
 
 
-def test_a_sequence_of_one_token_per_chunk(monkeypatch):
-    """More keys than a chunk may have weights."""
+@pytest.mark.parametrize("block", [1, 35])
+def test_blocks_without_padding(monkeypatch, block):
     whole = results(*inputs())
     monkeypatch.setattr(attention, "MAX_WEIGHTS", 1)
-    monkeypatch.setattr(attention, "MAX_CHUNK", 1)
+    monkeypatch.setattr(attention, "MAX_BLOCK", block)
     for ours, expected in zip(results(*inputs()), whole, strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
-def test_only_cpus_need_chunks(chunks, monkeypatch):
-    """The kernels of GPUs are fused, and their products without one prefer large arrays."""
+def test_large_logits(blocks):
+    """The first blocks have the largest logits of some queries, and the last blocks those of others."""
+    query, key, value = inputs()
+    assert 100 < np.abs(jnp.einsum("nqhd,nkhd->nhqk", 30 * query, key)).max()
+    for ours, expected in zip(
+        (cpu_attention(30 * query, key, value), cpu_attention(-30 * query, key, value)),
+        (xla_attention(30 * query, key, value), xla_attention(-30 * query, key, value)),
+    ):
+        np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_only_cpus_need_blocks(blocks, monkeypatch):
+    """GPUs and TPUs have fused kernels, and prefer large arrays to a loop without one."""
     arrays = [x[:, None] for x in inputs()]
     attend = lambda *arrays: Attention("xla")(*arrays, across_views=False)
     assert "scan[" in str(jax.make_jaxpr(attend)(*arrays))
@@ -70,7 +81,7 @@ def test_only_cpus_need_chunks(chunks, monkeypatch):
     assert "scan[" not in str(jax.make_jaxpr(attend)(*arrays))
 
 
-def test_the_number_of_sequences_may_be_unknown(chunks):
+def test_the_number_of_sequences_may_be_unknown(blocks):
     """As in an exported program."""
     (groups,) = export.symbolic_shape("groups")
     shape = jax.ShapeDtypeStruct((groups, LENGTH, 2, 8), jnp.float32)

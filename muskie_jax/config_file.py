@@ -18,7 +18,8 @@ def load_config(file: str | os.PathLike) -> ConfigDict:
         "configs/benchmark.py:remat".
 
     Raises:
-      UserError: if the file is not Python. Anything else that the file raises.
+      UserError: if it is not a Python file.
+      Exception: any exception that the file itself raises.
     """
     path, colon, argument = str(file).partition(":")
     get_config = load_module(path).get_config
@@ -29,11 +30,12 @@ def load_module(path: str | os.PathLike) -> ModuleType:
     """Executes a config file and returns its module, which is not added to `sys.modules`.
 
     Raises:
-      UserError: if the file is not Python. Anything else that the file raises.
+      UserError: if it is not a Python file.
+      Exception: any exception that the file itself raises.
     """
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file: write a config file such as configs/quickstart.py")
+        raise UserError(f"{path} is not a Python file: choose a config file such as configs/quickstart.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -59,7 +59,7 @@ def scan(
     layout = layout or folder_layout("*/*", None)
     folder = user_path(root)
     if not folder.is_dir():
-        raise UserError(f"no folder {str(root)!r}: the root of a source is a folder of scene folders")
+        raise UserError(f"the folder {str(root)!r} does not exist: choose a folder of scene folders")
     key = _digest([FORMAT, str(folder.resolve()), dataclasses.asdict(layout)])
     with ThreadPoolExecutor(THREADS) as threads:
         table = _read_cache(cache, key, folder, threads) if cache else None
@@ -141,7 +141,11 @@ class _Search:
         return [name for name, is_folder in self._list(path, pattern) if not is_folder and is_image(name)]
 
     def _list(self, path: str, pattern: str) -> list[tuple[str, bool]]:
-        """Returns a folder's entries that match a pattern: (path relative to the root, is a folder)."""
+        """Lists the entries of a folder whose names match a pattern.
+
+        Returns (path relative to the root, whether it is a folder) of each. Leaves out hidden entries; a
+        missing folder is empty.
+        """
         folder = self.root / path
         follow = pattern != ANY_DEPTH  # symbolic links could form cycles at any depth
         pattern = pattern if follow else "*"
@@ -200,7 +204,7 @@ def _nothing_found(folder: pathlib.Path, layout: Layout) -> str:
         if found is not None:
             relative = pathlib.Path(path).relative_to(folder) / found
             matching = "/".join(["*"] * len(relative.parts))
-            advice = f": write glob={matching!r}" if layout.title == "photographs" else ""
+            advice = f": use glob={matching!r}" if layout.title == "photographs" else ""
             return f"{message}, but there is {relative.as_posix()}{advice}"
     return message
 
@@ -238,7 +242,7 @@ def _write_cache(table: SceneTable, times: dict[str, int], cache: pathlib.Path, 
     except OSError as error:
         raise UserError(
             f"the list of scenes cannot be written to {str(cache)!r}: {error.strerror or error}: "
-            "write another folder, --config.data.index=..."
+            "choose another folder with --config.data.index=..."
         ) from error
 
 

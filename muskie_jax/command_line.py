@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from muskie_jax.checks import check_renamed, check_setting, renamed_setting
 from muskie_jax.config import default_config
+from muskie_jax.data.posed.settings import check_depth_unit, readers_with
 from muskie_jax.errors import UserError, fail
 
 FLAGS = flags.FLAGS
@@ -195,7 +196,10 @@ def _unknown_setting(error: AttributeError | KeyError, argv: Sequence[str]) -> s
     text = str(error).replace("\\n", "\n").replace("\\'", "'")  # ml_collections quotes some keys twice
     name, *hints = [line.strip("\"' ") for line in text.splitlines()] or [""]
     if any(f".{name}=" in argument for argument in argv):
-        return f"unknown setting {name!r} in an override of --config. {' '.join(hints)}"
+        readers = readers_with(name) if any("config.posed." in argument for argument in argv) else []
+        if readers:
+            hints = [f"Of the readers of posed data, only these have it: {', '.join(readers)}", *hints]
+        return f"unknown setting {name!r} in an override of --config. {' '.join(hints)}".rstrip()
     key = re.match(r"""["']*(?:Key ")?(\w+)""", text)
     renamed = renamed_setting(key[1]) if key else None
     reason = renamed or f"{type(error).__name__}: {[name, *hints][-1]}"
@@ -212,5 +216,7 @@ def check_overrides(argv: Sequence[str]) -> None:
             continue
         path, equals, value = argument.lstrip("-").partition(".")[2].partition("=")
         check_renamed(path, equals + value)
+        if path.startswith("posed.") and path.endswith(".depth_unit") and equals:
+            check_depth_unit(value, f"config.{path}")
         if path.partition(".")[0] not in ("sources", "posed"):
             check_setting(default_config(), path, argument)

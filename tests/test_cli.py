@@ -65,6 +65,11 @@ def run(*arguments):
          "no image (.jpg, .jpeg, .png, .webp) matches '*/*'"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.rot=x"],
          "unknown setting 'rot' in an override of --config. Did you mean"),
+        (["--config", "configs/evaluate.py:navi", "--workdir", "{tmp}", "--config.posed.navi.depth_unit=1"],
+         "unknown setting 'depth_unit' in an override of --config. Of the readers of posed data, only "
+         "these have it: cameras, transforms, colmap, tum"),
+        (["--config", "configs/evaluate.py:tum", "--config.posed.yours.depth_unit=mm"],
+         "config.posed.yours.depth_unit=mm: write metres per step of the depth maps: 0.001 for"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root=gs://b/x"],
          "config.sources.photos.root='gs://b/x' is a URL, but only packs are read from URLs"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}/file"], "{tmp}/file"),

@@ -1,6 +1,9 @@
 """Opens a posed dataset of a config, and loads its groups of views."""
 
 import contextlib
+import functools
+import hashlib
+import pathlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,16 +11,20 @@ from ml_collections import ConfigDict
 
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.posed import (
+    arkitscenes,
+    blendedmvs,
     cameras_json,
     colmap,
     navi,
     neural_rgbd,
     scannet,
+    scannetpp,
     seven_scenes,
     transforms,
+    tum,
 )
 from muskie_jax.data.posed.frames import RGBDDataset
-from muskie_jax.data.posed.groups import choose_groups
+from muskie_jax.data.posed.groups import choose_groups, overlap_from_depth
 from muskie_jax.data.posed.parsing import WrongRoot
 from muskie_jax.data.posed.pixels import check_headers, load_view, read_checked_depth
 from muskie_jax.data.posed.rooms import open_rooms
@@ -25,6 +32,7 @@ from muskie_jax.data.posed.settings import PROTOCOLS
 from muskie_jax.data.posed.views import Group, PosedSet, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
+from muskie_jax.writers import log_main
 
 # Modules with `read` and `EXPECTED_FILES`: see the package's docstring.
 READER_MODULES = {
@@ -35,7 +43,15 @@ READER_MODULES = {
     "cameras": cameras_json,
     "transforms": transforms,
     "colmap": colmap,
+    "tum": tum,
+    "scannetpp": scannetpp,
+    "arkitscenes": arkitscenes,
+    "blendedmvs": blendedmvs,
 }
+
+
+# How groups are chosen by default where overlap is unknown.
+SELECT_WITHOUT_OVERLAP = "rotation"
 
 
 def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "") -> PosedSet:
@@ -67,11 +83,16 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
     protocol_select, _ = PROTOCOLS[settings.reader]
     with _prefix_errors(name):
         dataset = reader.read(root, settings)
+        for note in dataset.notes:
+            _log_once(f"config.posed.{name}: {note}")
+        overlap_of = dataset.overlap
+        if dataset.has_depth:
+            overlap_of = overlap_from_depth(lambda frame: read_checked_depth(frame, dataset))
         groups = choose_groups(
             dataset.sequences,
             views,
-            settings.select or protocol_select,
-            read_depth=lambda frame: read_checked_depth(frame, dataset),
+            settings.select or (protocol_select if overlap_of else SELECT_WITHOUT_OVERLAP),
+            overlap_of=overlap_of,
             key=f"config.posed.{name}",
             every=settings.every,
             max_groups=settings.groups,
@@ -81,7 +102,14 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
         )
     opened = RecordedSet(name, dataset, groups)
     opened.check_headers()
+    opened.seed_groups()
     return opened
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    """Logs a line. A dataset is opened once per number of views, but its notes are logged only once."""
+    log_main(message)
 
 
 @contextlib.contextmanager
@@ -102,6 +130,7 @@ class RecordedSet:
 
     def __init__(self, name: str, dataset: RGBDDataset, groups: tuple[Group, ...]):
         self.name, self.groups, self._dataset = name, groups, dataset
+        self.has_depth = dataset.has_depth
         self._frames = {
             f"{sequence.name}/{frame.name}": (sequence.name, frame)
             for sequence in dataset.sequences
@@ -114,6 +143,20 @@ class RecordedSet:
             sequence, frame = self._frames[name]
             with _prefix_errors(self.name, sequence):
                 check_headers(frame, self._dataset)
+
+    def seed_groups(self) -> None:
+        """Sets the seed of every group to the digest of its first view's image file."""
+        digests = []
+        for group in self.groups:
+            with open(self._frames[group.frames[0]][1].image, "rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        self.groups = tuple(group._replace(seed=seed) for group, seed in zip(self.groups, digests))
+
+    @property
+    def image_folders(self) -> tuple[pathlib.Path, ...]:
+        """The folder of each group's first image, absolute."""
+        images = [self._frames[group.frames[0]][1].image for group in self.groups]
+        return tuple(image.parent.resolve() for image in images)
 
     def load(self, number: int, size: tuple[int, int]) -> PosedViews:
         """See `PosedSet`."""

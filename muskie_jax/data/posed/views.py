@@ -13,7 +13,7 @@ class PosedViews(NamedTuple):
 
     Attributes:
       images: the views' RGB pixels.
-      depth: z-depth at the pixels' centres, metres; 0 = missing.
+      depth: z-depth at the pixels' centres, metres; 0 = missing, everywhere if the set has no depth.
       valid: mask of the pixels where points may be sampled: depth is known and, in datasets of objects,
         the pixel shows the object.
       intrinsics: camera matrices, in pixels of these images.
@@ -33,10 +33,13 @@ class Group(NamedTuple):
     Attributes:
       label: the group's name, unique in its dataset, such as `kitchen/000040`.
       frames: names of the views.
+      seed: text that query points, masks and the order of views are drawn from. It does not depend on the
+        names of folders, so copies of a recording have the same draws. Empty: they depend on the label.
     """
 
     label: str
     frames: tuple[str, ...]
+    seed: str = ""
 
 
 class PosedSet(Protocol):
@@ -46,11 +49,13 @@ class PosedSet(Protocol):
       name: the dataset's name in the config.
       groups: all groups to evaluate, always the same for the same settings.
       parallel: whether threads may call `load` concurrently.
+      has_depth: whether views have depth; if not, `depth` is 0 and `valid` is False everywhere.
     """
 
     name: str
     groups: tuple[Group, ...]
     parallel: bool
+    has_depth: bool
 
     def load(self, number: int, size: tuple[int, int]) -> PosedViews:
         """Returns group `number`, each view resized and cropped to `size` (height, width).

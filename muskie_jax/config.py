@@ -43,6 +43,7 @@ from muskie_jax.perf.settings import (
     check_benchmark_data,
     check_plan,
 )
+from muskie_jax.wandb_run import check_wandb
 
 # For config files and for jobs.
 __all__ = [
@@ -180,10 +181,12 @@ class LogSettings:
     Attributes:
       every: number of steps between progress lines and between records of metrics.
       tensorboard: whether to write TensorBoard files in addition to `metrics.jsonl`.
+      wandb: project of Weights & Biases to write to as well, as "project" or "team/project"; "" for none.
     """
 
     every: int = 50
     tensorboard: bool = True
+    wandb: str = ""
 
 
 def default_config() -> ConfigDict:
@@ -245,6 +248,8 @@ def validate(config: ConfigDict) -> None:
     at_least(1, config.checkpoint, "config.checkpoint", "every", "keep")
     at_least(0, config.checkpoint, "config.checkpoint", "keep_every")
     at_least(1, config.log, "config.log", "every")
+    if config.job == "train":
+        check_wandb(config.log.wandb)
     _check_profile(config.profile)
     check_posed(config.posed)
     if config.job == "evaluate":

@@ -88,6 +88,8 @@ def train(
             f"{config.duration!r} ({total_steps} steps): write a longer duration or another --workdir"
         )
 
+    writers = Writers(workdir, first_step, config)
+
     # --- Programs ----------------------------------------------------------------------------------
     shapes = {
         bucket: batch_shapes(bucket, config.batch.groups, config.batch.views, model.patch, mesh)
@@ -105,7 +107,6 @@ def train(
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
     evaluator.load()  # an unreadable held-out image ends the run now, not hours later
     pipeline = Pipeline(sampler, placer.rows, config.data.workers, config.data.threads)
-    writers = Writers(workdir, first_step, config.log.tensorboard)
     progress = Progress(task, mesh.devices.flat[0], mesh.size, first_step, total_steps)
     learning_rate = jax.jit(learning_rate_schedule(config))  # one program instead of one for each operation
     metrics = MetricsQueue()

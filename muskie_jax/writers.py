@@ -1,4 +1,4 @@
-"""Writes a run's metrics and pictures to JSON lines, TensorBoard and the terminal."""
+"""Writes a run's metrics and pictures to JSON lines, TensorBoard, Weights & Biases and the terminal."""
 
 import json
 import math
@@ -9,9 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
 from muskie_jax.errors import printable
+from muskie_jax.wandb_run import WandbRun
 
 
 class JsonLines:
@@ -59,13 +61,21 @@ def _step_of(line: str) -> float:
 
 
 class Writers:
-    """Writes scalars and pictures to `metrics.jsonl` and TensorBoard, in the first process only."""
+    """Writes scalars and pictures, in the first process only.
 
-    def __init__(self, workdir: pathlib.Path, first_step: int, tensorboard: bool):
-        self._json = self._board = None
+    Args:
+      workdir: folder of `metrics.jsonl` and of TensorBoard's files.
+      first_step: the step that the run continues from.
+      config: the whole config. Its section `log` selects TensorBoard and Weights & Biases.
+    """
+
+    def __init__(self, workdir: pathlib.Path, first_step: int, config: ConfigDict):
+        self._json = self._board = self._wandb = None
         if jax.process_index() == 0:
+            if config.log.wandb:  # first, because it may fail
+                self._wandb = WandbRun(config.log.wandb, workdir, config.to_dict())
             self._json = JsonLines(workdir / "metrics.jsonl", first_step)
-            if tensorboard:
+            if config.log.tensorboard:
                 # Imported here because the import is slow, and imports PyTorch if it is installed.
                 from tensorboardX import SummaryWriter
 
@@ -81,15 +91,20 @@ class Writers:
         if self._board:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.scalars(step, part, values)
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """Writes a picture, uint8 (H, W, 3)."""
         if self._board:
             self._board.add_image(name, image, step, dataformats="HWC")
+        if self._wandb:
+            self._wandb.picture(step, name, image)
 
     def close(self) -> None:
-        if self._board:
-            self._board.close()
+        for board in (self._board, self._wandb):
+            if board:
+                board.close()
 
 
 def save_picture(path: pathlib.Path, image: np.ndarray) -> None:

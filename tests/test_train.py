@@ -24,6 +24,7 @@ from muskie_jax.programs import batch_shapes
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train import train
 from muskie_jax.train_step import init_state, make_task, single_batch_update
+from muskie_tests.fake_wandb import FakeWandb
 from muskie_tests.runs import nano_config
 
 HERE = pathlib.Path(__file__).parent
@@ -229,11 +230,12 @@ def test_out_of_memory_during_an_update_is_one_line(photo_folder, tmp_path, monk
         train(one_bucket_config(photo_folder), tmp_path, jax.devices()[:1])
 
 
-def test_outputs_of_a_run(photo_folder, tmp_path, capsys):
+def test_outputs_of_a_run(photo_folder, tmp_path, capsys, monkeypatch):
     config = nano_config(photo_folder)
     config.duration = "4 steps"
     config.evaluation.every = 2
-    config.log.tensorboard = True
+    config.log.tensorboard, config.log.wandb = True, "views"
+    monkeypatch.setitem(sys.modules, "wandb", wandb := FakeWandb())
     config.profile.steps = (2, 3)
     result = train(config, tmp_path)
     assert {"step", "loss", "mse", "baseline_mse", "views_per_second", "params_digest"} <= result.keys()
@@ -246,6 +248,9 @@ def test_outputs_of_a_run(photo_folder, tmp_path, capsys):
         "reconstruction_0000002.png", "reconstruction_0000004.png",
     ]  # fmt: skip
     assert list((tmp_path / "tensorboard").iterdir())
+    sent = [row["step"] for row in wandb.runs[0].rows if "reconstruction" in row]
+    assert sent == [2, 4] and wandb.runs[0].finished
+    assert {"step", "train/loss", "train/learning_rate"} <= wandb.runs[0].rows[0].keys()
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     log = capsys.readouterr().err
     for expected in (

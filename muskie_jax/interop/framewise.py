@@ -18,6 +18,8 @@ from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
 from muskie_jax.interop.framewise_names import (
+    ANCHORS,
+    HEADS,
     IGNORED,
     NAMINGS,
     PERIODS,
@@ -28,16 +30,16 @@ from muskie_jax.interop.framewise_names import (
 )
 from muskie_jax.interop.hub import WEIGHTS, download, names_repository
 from muskie_jax.interop.load import parse_compute_options
-from muskie_jax.interop.names import HALF_TYPES, check_heads, check_tensors, to_float32
-from muskie_jax.interop.weights import SUFFIXES, read_tensors
+from muskie_jax.interop.names import READABLE_TYPES, check_heads, check_tensors, to_float32
+from muskie_jax.interop.prefixes import network_tensors
+from muskie_jax.interop.weights import INPUT_SUFFIXES, log_reading, read_tensors
 from muskie_jax.models.framewise import FAMILIES, Framewise, Settings
 from muskie_jax.writers import log
 
-READABLE = (*SUFFIXES, ".bin")  # `transformers` once named its PyTorch files .bin; MAE still uses this name
+READABLE = (*INPUT_SUFFIXES, ".bin")  # `transformers` once named PyTorch files .bin; MAE's still is
 # Head counts of networks whose heads do not have 64 channels, by kind and width: MAE ViT-H, DINOv3 7B.
-HEADS = {("mae", 1280): 16, ("dinov3", 4096): 32}
+HEAD_COUNTS = {("mae", 1280): 16, ("dinov3", 4096): 32}
 CHANNELS_PER_HEAD = 64
-TYPES = (*HALF_TYPES, "float32")
 
 
 def load_framewise(
@@ -59,9 +61,9 @@ def load_framewise(
     Args:
       kind: "mae", "dinov2" (with or without registers), "dinov3" (the vision transformers trained on
         photographs) or "crocov2" (its encoder).
-      source: a `.safetensors`, `.pth`, `.pt` or `.bin` file, as published by the authors or for
-        `transformers`; a folder with `model.safetensors`; or a repository of the Hugging Face hub
-        (`user/name`).
+      source: a `.safetensors`, `.pth`, `.pt`, `.ckpt` or `.bin` file, with the names of the authors,
+        `transformers` or timm; a folder with `model.safetensors`; or a repository of the Hugging Face hub
+        (`user/name`). Prefixes of names, such as `vit.`, are removed, and heads are left out.
       num_heads: overrides the number of heads; needed for widths other than the published ones.
       revision, filename: branch, tag or commit of a repository, and the file in it.
       dtype: type of matrix products: "float32", or "bfloat16", which is faster on GPUs and TPUs.
@@ -108,15 +110,28 @@ def read_framewise(
     See `load_framewise` for arguments and errors.
     """
     try:
-        # `transformers` prefixes the names of MAE's encoder if the file also has a decoder.
-        tensors = {name.removeprefix("vit."): x for name, x in read_tensors(path)[0].items()}
+        tensors, prefix, outside = network_tensors(read_tensors(path)[0], ANCHORS)
         match = _best_match(kind, tensors)
         expected = {p.name: p.shape for p in match.table if p.name is not None}
-        check_tensors(expected, match.tensors, f"the weights, read as {FAMILIES[kind].title},", TYPES)
+        title = f"the weights, read as {FAMILIES[kind].title},"
+        check_tensors(expected, match.tensors, title, READABLE_TYPES)
         settings = _with_heads(match, num_heads)
-        return settings, _params(match, settings.heads)
+        params = _params(match, settings.heads)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    left_out = [name for name in outside if not _is_ignored(kind, name)]
+    left_out += [prefix + name for name in tensors if _is_head(kind, name)]
+    log_reading(path, prefix, left_out, match.tensors)
+    return settings, params
+
+
+def _is_ignored(kind: str, name: str) -> bool:
+    """Returns whether a tensor is one that published files contain and the network does not use."""
+    return re.fullmatch(IGNORED[kind], name) is not None
+
+
+def _is_head(kind: str, name: str) -> bool:
+    return re.fullmatch(HEADS, name) is not None and not _is_ignored(kind, name)
 
 
 class _Match(NamedTuple):
@@ -126,12 +141,14 @@ class _Match(NamedTuple):
       settings: settings of the network, without its number of heads.
       tensors: tensors that are parameters.
       table: parameters that a network with these settings has.
+      class_position: see `Naming`.
       periods: periods of DINOv3's rotations, if the file has them.
     """
 
     settings: Settings
     tensors: dict[str, np.ndarray]
     table: list[FramewiseParameter]
+    class_position: bool
     periods: np.ndarray | None
 
     @property
@@ -139,15 +156,22 @@ class _Match(NamedTuple):
         """The number of missing and unknown tensors."""
         return len({p.name for p in self.table if p.name is not None} ^ self.tensors.keys())
 
+    @property
+    def wrong_shapes(self) -> int:
+        """The number of tensors of another shape."""
+        shapes = {name: x.shape for name, x in self.tensors.items()}
+        return sum(p.name in shapes and shapes[p.name] != p.shape for p in self.table)
+
 
 def _best_match(kind: str, tensors: dict[str, np.ndarray]) -> _Match:
-    """Returns the match with the fewest mismatches among the naming schemes of a kind.
+    """Returns the match with the fewest mismatches, then wrong shapes, among a kind's naming schemes.
 
     Raises:
       UserError: if the tensors belong to Muskie or to another kind.
     """
     matches = [_match(naming, tensors) for naming in NAMINGS]
-    best = min((m for m in matches if m.settings.kind == kind), key=lambda m: m.mismatches)
+    of_kind = (m for m in matches if m.settings.kind == kind)
+    best = min(of_kind, key=lambda m: (m.mismatches, m.wrong_shapes))
     if not best.mismatches:
         return best
     title = FAMILIES[kind].title
@@ -164,11 +188,13 @@ def _best_match(kind: str, tensors: dict[str, np.ndarray]) -> _Match:
 
 def _match(naming: Naming, tensors: dict[str, np.ndarray]) -> _Match:
     """Infers the settings from shapes under one naming scheme; missing tensors count as size 0."""
-    kept = {name: x for name, x in tensors.items() if not re.fullmatch(IGNORED[naming.kind], name)}
+    unused = lambda name: _is_ignored(naming.kind, name) or _is_head(naming.kind, name)
+    kept = {name: x for name, x in tensors.items() if not unused(name)}
     periods = None
     if naming.kind == "dinov3":
         periods = kept.pop(PERIODS, None)
         _apply_bias_masks(kept)
+        _join_biases(kept)
 
     def size(name: str | None, axis: int) -> int:
         return kept[name].shape[axis] if name in kept and kept[name].ndim > axis else 0
@@ -184,9 +210,9 @@ def _match(naming: Naming, tensors: dict[str, np.ndarray]) -> _Match:
         hidden=size(f"{first_block}{naming.block['mlp/fc2']}.weight", 1),
         gated=naming.gated,
         registers=size(shared.get("registers"), 1),
-        table=math.isqrt(max(0, size(shared.get("positions"), 1) - 1)),
+        table=math.isqrt(max(0, size(shared.get("positions"), 1) - naming.class_position)),
     )
-    return _Match(settings, kept, parameters(naming, settings, kept), periods)
+    return _Match(settings, kept, parameters(naming, settings, kept), naming.class_position, periods)
 
 
 def _apply_bias_masks(tensors: dict[str, np.ndarray]) -> None:
@@ -198,6 +224,15 @@ def _apply_bias_masks(tensors: dict[str, np.ndarray]) -> None:
         bias = name.removesuffix("_mask")
         if bias in tensors and tensors[bias].shape == tensors[name].shape:
             tensors[bias] = to_float32(tensors[bias]) * to_float32(tensors.pop(name))
+
+
+def _join_biases(tensors: dict[str, np.ndarray]) -> None:
+    """Joins timm's biases of queries and values to one of qkv; keys have none."""
+    for name in [name for name in tensors if name.endswith(".attn.q_bias")]:
+        start = name.removesuffix("q_bias")
+        if f"{start}v_bias" in tensors:
+            query, value = (to_float32(tensors.pop(f"{start}{part}_bias")) for part in "qv")
+            tensors[f"{start}qkv.bias"] = np.concatenate([query, np.zeros_like(query), value])
 
 
 def _with_heads(match: _Match, num_heads: int | None) -> Settings:
@@ -213,7 +248,7 @@ def _with_heads(match: _Match, num_heads: int | None) -> Settings:
     frequencies = None
     if match.periods is not None:
         expected = {PERIODS: (width // num_heads // 4,)}
-        check_tensors(expected, {PERIODS: match.periods}, "the rotation periods", TYPES)
+        check_tensors(expected, {PERIODS: match.periods}, "the rotation periods", READABLE_TYPES)
         if not (match.periods > 0).all():
             raise UserError(f"{PERIODS} must be positive")
         frequencies = tuple(float(1 / x) for x in match.periods.astype(np.float64))
@@ -221,8 +256,8 @@ def _with_heads(match: _Match, num_heads: int | None) -> Settings:
 
 
 def _published_heads(kind: str, width: int) -> int:
-    if (kind, width) in HEADS:
-        return HEADS[kind, width]
+    if (kind, width) in HEAD_COUNTS:
+        return HEAD_COUNTS[kind, width]
     if width % CHANNELS_PER_HEAD:
         title = FAMILIES[kind].title
         raise UserError(f"no published {title} has width {width}: set num_heads=")
@@ -242,6 +277,8 @@ def _params(match: _Match, heads: int) -> dict[str, Any]:
             raise UserError(f"{p.name} contains infinite or undefined numbers")
         parts.setdefault(p.path, []).append(p.to_jax(array))
     flat = {path: np.concatenate(arrays, axis=-1) for path, arrays in parts.items()}
+    if not match.class_position:
+        flat["positions",] = np.pad(flat["positions",], ((1, 0), (0, 0)))
     if match.settings.kind == "dinov3":
         flat = {path: _reorder_rotated(x, heads) if "qkv" in path else x for path, x in flat.items()}
     return unflatten_dict(flat)

@@ -1,9 +1,10 @@
 """Tables of published parameter names of MAE, DINOv2, DINOv3 and CroCo v2.
 
 Each model uses its own repository's names (facebookresearch/mae, dinov2 and dinov3, naver/croco); all but
-CroCo v2 are also published under `transformers` names. `transformers` stores queries, keys and values
-separately. A table maps our names to published names. Tensors whose names are joined by " + " are
-concatenated along the output axis into one of our parameters.
+CroCo v2 are also published under `transformers` names, which store queries, keys and values separately, and
+under timm's. timm's names of MAE, and of DINOv2 without registers, are those of the repositories. A table
+maps our names to published names. Tensors whose names are joined by " + " are concatenated along the output
+axis into one of our parameters.
 """
 
 import re
@@ -25,6 +26,8 @@ class Naming(NamedTuple):
       prefix: prefix of the names in a block; {i} is the block index.
       block: modules of a block, our name -> published name after the prefix.
       gated: whether the scheme belongs to networks with gated MLPs.
+      class_position: whether the table of positions has a row for the class token. Without it, the class
+        token includes its position.
     """
 
     kind: str
@@ -32,6 +35,7 @@ class Naming(NamedTuple):
     prefix: str
     block: dict[str, str]
     gated: bool = False
+    class_position: bool = True
 
 
 _REPOSITORY = {"patch_embed": "patch_embed.proj", "norm": "norm"}
@@ -50,6 +54,11 @@ _BLOCK = {
 _DINO_BLOCK = _BLOCK | {"scale1": "ls1.gamma", "scale2": "ls2.gamma"}
 _DINOV2_GATED = _DINO_BLOCK | {"mlp/fc1": "mlp.w12", "mlp/fc2": "mlp.w3"}
 _DINOV3_GATED = _DINO_BLOCK | {"mlp/fc1": "mlp.w1 + mlp.w2", "mlp/fc2": "mlp.w3"}
+
+_TIMM_DINOV2 = _WITH_TABLE | {"registers": "reg_token"}
+_TIMM_DINOV3 = _DINOV3 | {"registers": "reg_token"}
+_TIMM_DINOV3_BLOCK = _BLOCK | {"scale1": "gamma_1", "scale2": "gamma_2"}
+_TIMM_DINOV3_GATED = _TIMM_DINOV3_BLOCK | {"mlp/fc1": "mlp.fc1_g + mlp.fc1_x"}
 
 _HF = {
     "patch_embed": "embeddings.patch_embeddings.projection",
@@ -98,7 +107,17 @@ NAMINGS = (
     Naming("dinov3", _DINOV3, "blocks.{i}.", _DINOV3_GATED, gated=True),
     Naming("dinov3", _HF_DINOV3, "layer.{i}.", _HF_DINOV3_BLOCK),
     Naming("dinov3", _HF_DINOV3, "layer.{i}.", _HF_DINOV3_GATED, gated=True),
+    # timm's gated MLPs of DINOv2 have the names of plain ones, and other shapes.
+    Naming("dinov2", _DINOV2, "blocks.{i}.", _DINO_BLOCK, gated=True),
+    Naming("dinov2", _TIMM_DINOV2, "blocks.{i}.", _DINO_BLOCK, class_position=False),
+    Naming("dinov2", _TIMM_DINOV2, "blocks.{i}.", _DINO_BLOCK, gated=True, class_position=False),
+    Naming("dinov3", _TIMM_DINOV3, "blocks.{i}.", _TIMM_DINOV3_BLOCK),
+    Naming("dinov3", _TIMM_DINOV3, "blocks.{i}.", _TIMM_DINOV3_GATED, gated=True),
     Naming("crocov2", _CROCO, "enc_blocks.{i}.", _BLOCK),
+)
+# Tensors that identify a network's prefix, such as `vit.`.
+ANCHORS = sorted(
+    {f"{each.shared['patch_embed']}.{leaf}" for each in NAMINGS for leaf in ("weight", "bias")}
 )
 # Other tensors that a file may contain: decoders, mask tokens, and a norm that only training uses.
 IGNORED = {
@@ -107,6 +126,8 @@ IGNORED = {
     "dinov3": r"(embeddings\.)?mask_token|local_cls_norm\.(weight|bias)",
     "crocov2": r"mask_token|(decoder_embed|dec_blocks|dec_norm|prediction_head)\..+",
 }
+# Heads of classifiers and of self-supervised losses, which are left out.
+HEADS = r"(\w+_)?(head|classifier)\..+"
 PERIODS = "rope_embed.periods"  # DINOv3's rotation periods in files of its repository
 
 # Published shapes by the last component of our name: single parameters, then weights of modules.
@@ -169,7 +190,7 @@ def parameters(naming: Naming, settings: Settings, names: Collection[str]) -> li
         "patch": settings.patch,
         "hidden": settings.hidden,
         "registers": settings.registers,
-        "positions": 1 + settings.table**2,
+        "positions": naming.class_position + settings.table**2,
     }
     listed = []
     for ours, theirs in naming.shared.items():

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from muskie_jax.errors import UserError, first_line
 from muskie_jax.files import user_path
-from muskie_jax.interop.weights import SUFFIXES
+from muskie_jax.interop.weights import INPUT_SUFFIXES
 
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
 WEIGHTS = "model.safetensors"  # file name in a `save_pretrained` folder and in most repositories
@@ -30,7 +30,7 @@ def download(
     repo: str,
     revision: str | None = None,
     filename: str | None = None,
-    suffixes: tuple[str, ...] = SUFFIXES,
+    suffixes: tuple[str, ...] = INPUT_SUFFIXES,
 ) -> pathlib.Path:
     """Downloads a repository's weights and returns the path of the file in the local cache.
 

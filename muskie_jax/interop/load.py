@@ -45,8 +45,9 @@ def load_pretrained(
 
     Args:
       source: a work directory (its newest intact checkpoint), one of its checkpoints (`runs/x/5000` or
-        `runs/x/checkpoints/5000`), a `.safetensors` or `.pth` file (exported or published), a folder made
-        by `save_pretrained`, or a repository of the Hugging Face hub (`user/name`).
+        `runs/x/checkpoints/5000`), a `.safetensors`, `.pth` or `.ckpt` file (exported, published or of a
+        larger model), a folder made by `save_pretrained`, or a repository of the Hugging Face hub
+        (`user/name`).
       num_heads: overrides the number of heads; needed for a file without metadata whose size matches no
         variant.
       revision, filename: branch, tag or commit of a repository, and the file in it.

@@ -42,7 +42,9 @@ TOKENS = (
     ("view_embedding", "view_embedding", "1 max_views 1 width"),
 )
 
-HALF_TYPES = ("float16", "bfloat16")  # converted to float32 when read
+READABLE_TYPES = ("float16", "bfloat16", "float32", "float64")  # converted to float32 when read
+# Tensors that every file of Muskie weights contains.
+REQUIRED = ("register_tokens", "mask_placeholder", "patch_embed.proj.weight")
 MAX_NAMES, MAX_NAME = 6, 100  # parameters in a message, characters per name
 
 
@@ -163,20 +165,24 @@ def to_jax(tensors: Mapping[str, np.ndarray], network: Network) -> dict[str, Any
     """Converts arrays under their PyTorch names to our tree, in float32.
 
     Args:
-      tensors: float32 or 16-bit float arrays; `decoder_norm` and `decoder_pred` may both be missing.
+      tensors: float arrays of 16, 32 or 64 bits; `decoder_norm` and `decoder_pred` may both be missing.
 
     Raises:
       UserError: if tensors are missing, unknown, or of the wrong shape or type; it lists them.
     """
     table = parameters(network, backbone_only=not any(name.startswith(HEAD) for name in tensors))
     expected = {p.torch_name: p.torch_shape for p in table}
-    check_tensors(expected, tensors, "the weights", (*HALF_TYPES, "float32"))
+    check_tensors(expected, tensors, "the weights", READABLE_TYPES)
     return unflatten_dict({p.path: p.to_jax(to_float32(tensors[p.torch_name])) for p in table})
 
 
 def to_float32(array: np.ndarray) -> np.ndarray:
-    """Converts 16-bit floats to float32, which is exact; returns other types unchanged."""
-    return array.astype(np.float32) if array.dtype.name in HALF_TYPES else array
+    """Converts floats of any size to float32; returns other types unchanged.
+
+    Numbers of 16 bits convert exactly. Numbers of 64 bits are rounded, and become infinite above 3.4e38.
+    """
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, copy=False) if array.dtype.name in READABLE_TYPES else array
 
 
 def check_tensors(
@@ -226,8 +232,7 @@ def network_from_tensors(tensors: Mapping[str, np.ndarray], num_heads: int | Non
     Raises:
       UserError: if these are not the weights of a Muskie, or the number of heads is unknown.
     """
-    required = ("register_tokens", "mask_placeholder", "patch_embed.proj.weight")
-    for name in (*required, *({"view_embedding"} & tensors.keys())):
+    for name in (*REQUIRED, *({"view_embedding"} & tensors.keys())):
         if name not in tensors:
             raise UserError(f"these are not Muskie weights: {name} is missing")
         if len(tensors[name].shape) != 4:

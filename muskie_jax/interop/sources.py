@@ -9,7 +9,7 @@ from typing import NamedTuple
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
 from muskie_jax.interop.hub import WEIGHTS, names_repository
-from muskie_jax.interop.weights import SUFFIXES
+from muskie_jax.interop.weights import INPUT_SUFFIXES
 
 CHECKPOINTS = "checkpoints"  # folder of a work directory; one subfolder per saved step
 
@@ -64,7 +64,7 @@ def identify_source(source: str | os.PathLike) -> Source:
         raise UserError(f"{str(source)[:100]!r} is not a valid path: {error.strerror}") from error
     if local:
         return local
-    if names_repository(source, SUFFIXES):
+    if names_repository(source, INPUT_SUFFIXES):
         return Source(SourceKind.REPOSITORY, path)
     return Source(SourceKind.MISSING, path, _run_of(path))
 
@@ -116,7 +116,7 @@ def expand_pattern(source: str) -> list[str]:
 def _holds_weights(path: pathlib.Path) -> bool:
     source = identify_source(path)
     if source.kind is SourceKind.FILE:
-        return path.suffix in SUFFIXES
+        return path.suffix in INPUT_SUFFIXES
     if source.kind is SourceKind.WORKDIR:  # not its folder `checkpoints`, which is the same run
         return path.name != CHECKPOINTS and bool(saved_steps(path))
     return source.kind in (SourceKind.CHECKPOINT, SourceKind.EXPORT)

@@ -1,6 +1,6 @@
 """Muskie in PyTorch, for exported weights. This file needs PyTorch and safetensors, but not JAX.
 
-    model = load("muskie.safetensors")  # or a .pth file, exported or published
+    model = load("muskie.safetensors")  # or a .pth or .ckpt file, exported, published or of a trainer
     with torch.inference_mode():
         output = model(images, mask)  # images (B, V, 3, H, W) in [-1, 1]; mask (B, V, L), True = masked
         tokens = model.features(images)  # after every block: (B, V, L, d)
@@ -11,9 +11,13 @@ channels per head.
 """
 
 import argparse
+import collections
 import json
 import os
-from typing import NamedTuple
+import re
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -192,28 +196,69 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return (x32 * cosines + quarter_turn * sines).to(x.dtype)
 
 
+# --- Reading files ------------------------------------------------------------------------------------
+
+# Tensors that every file of Muskie weights contains.
+REQUIRED = ("register_tokens", "mask_placeholder", "patch_embed.proj.weight")
+STATE_KEYS = ("model", "state_dict", "model_state_dict", "teacher")  # keys of state dicts in checkpoints
+# Averaged weights, which self-supervised methods evaluate. A file also has the weights that are averaged.
+AVERAGED = re.compile(r"(^|[._])(teacher|ema)[._]")
+UNREADABLE = "it cannot be read: it is damaged, or not a weights file"
+MAX_NAMES, MAX_NAME = 3, 100  # tensors in a message, characters per name
+# Classes of settings in checkpoints, which are never constructed; `ignored_classes` stands in for them.
+SETTINGS_CLASSES = {
+    "omegaconf.dictconfig": "DictConfig",
+    "omegaconf.listconfig": "ListConfig",
+    "omegaconf.tupleconfig": "TupleConfig",
+    "omegaconf.base": "Metadata ContainerMetadata UnionNode",
+    "omegaconf.nodes": "AnyNode NoneNode StringNode PathNode IntegerNode BytesNode FloatNode BooleanNode",
+    "typing": "Any Dict List Tuple",
+    "collections": "defaultdict",
+    "builtins": "dict list tuple int float str bool bytes",
+    "pathlib": "PosixPath WindowsPath PurePosixPath PureWindowsPath",
+    "pathlib._local": "PosixPath WindowsPath PurePosixPath PureWindowsPath",
+}
+
+
 def load(path: str | os.PathLike, num_heads: int | None = None) -> TorchMuskie:
-    """Loads the network from a .safetensors or .pth file, in float32.
+    """Loads the network from a .safetensors, .pth, .pt or .ckpt file, in float32.
 
     Args:
-      path: path of the file.
+      path: path of the file. Names may have a prefix, such as `encoder.` or `teacher.backbone.`.
       num_heads: overrides the file's metadata; needed for a file without metadata whose size matches no
         variant.
 
     Raises:
-      ValueError: if the number of heads is unknown.
+      ValueError: if the file does not contain Muskie weights, or the number of heads is unknown.
     """
-    weights, metadata = read(path)
-    return from_state_dict(weights, metadata.get("num_heads") if num_heads is None else num_heads)
+    try:
+        weights, metadata = read(path)
+        return _build(weights, metadata.get("num_heads") if num_heads is None else num_heads, path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def from_state_dict(weights: dict[str, Tensor], num_heads: int | None = None) -> TorchMuskie:
-    """Builds the network from tensors with published names; `load` describes `num_heads` and the error."""
+def from_state_dict(weights: Mapping[str, Tensor], num_heads: int | None = None) -> TorchMuskie:
+    """Builds the network from tensors with published names; `load` describes prefixes and errors."""
+    return _build(weights, num_heads, "state dict")
+
+
+def _build(weights: Mapping[str, Tensor], num_heads: int | None, source: str | os.PathLike) -> TorchMuskie:
+    weights, prefix, left_out = network_tensors(weights, REQUIRED)
+    for name in (*REQUIRED, *({"view_embedding"} & weights.keys())):
+        if name not in weights:
+            raise ValueError(f"these are not Muskie weights: {name} is missing")
+        if weights[name].ndim != 4:
+            raise ValueError(f"these are not Muskie weights: {name} has shape {tuple(weights[name].shape)}")
     width, _, patch, _ = weights["patch_embed.proj.weight"].shape
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     heads = HEADS.get((width, depth)) if num_heads is None else num_heads
     if heads is None:
         raise ValueError(f"no variant has width {width} and {depth} blocks: set num_heads=")
+    if heads < 1 or width % heads or width // heads % 4:
+        raise ValueError(
+            f"num_heads={heads} does not fit width {width}: each head needs a multiple of 4 channels"
+        )
     model = TorchMuskie(
         width,
         depth,
@@ -221,10 +266,80 @@ def from_state_dict(weights: dict[str, Tensor], num_heads: int | None = None) ->
         patch=patch,
         registers=weights["register_tokens"].shape[2],
         max_views=weights["view_embedding"].shape[1] if "view_embedding" in weights else 0,
-        head="decoder_pred.weight" in weights,
+        head=any(name.startswith("decoder_") for name in weights),
     )
+    check_tensors(model.state_dict(), weights)
     model.load_state_dict(weights, strict=True)
+    rounded = sum(tensor.dtype == torch.float64 for tensor in weights.values())
+    if note := reading_note(prefix, left_out, rounded):
+        print(f"{source}: {note}", file=sys.stderr)
     return model.eval()
+
+
+def network_tensors(
+    tensors: Mapping[str, Tensor], anchors: Collection[str]
+) -> tuple[dict[str, Tensor], str, list[str]]:
+    """Returns the tensors under the prefix that has the most `anchors`, without the prefix.
+
+    Args:
+      tensors: all tensors of a file, by name.
+      anchors: names of tensors that identify the network. If the file has none, all tensors are returned.
+
+    Returns:
+      The tensors, the prefix, and the names of all other tensors.
+
+    Raises:
+      ValueError: if several prefixes have equally many, and none or several of them are of a teacher.
+    """
+    starts = [name.removesuffix(each) for name in tensors for each in anchors if name.endswith(each)]
+    counts = collections.Counter(start for start in starts if not start or start.endswith("."))
+    prefixes = [prefix for prefix, count in counts.items() if count == max(counts.values())]
+    if not prefixes or "" in prefixes:
+        return dict(tensors), "", []
+    if len(prefixes) > 1:
+        prefixes = [prefix for prefix in prefixes if AVERAGED.search(prefix)] or prefixes
+    if len(prefixes) > 1:
+        raise ValueError(
+            f"it contains several networks, under {', '.join(map(repr, prefixes))}: save one of their "
+            "state dicts alone"
+        )
+    (prefix,) = prefixes
+    kept = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+    return kept, prefix, [name for name in tensors if not name.startswith(prefix)]
+
+
+def reading_note(prefix: str, left_out: list[str], rounded: int) -> str:
+    """Returns what reading changed, as one line; empty if nothing. `rounded` counts float64 tensors."""
+    parts = []
+    if prefix:
+        parts.append(f"read the tensors under {prefix!r}")
+    if left_out:
+        parts.append(f"left out {len(left_out)} more ({_abridged(left_out)})")
+    if rounded:
+        parts.append(f"rounded {rounded} float64 tensors to float32")
+    return "; ".join(parts)
+
+
+def check_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError if tensors are missing, unknown, or of the wrong shape; it lists them."""
+    shape = lambda tensor: "x".join(map(str, tensor.shape)) or "a scalar"
+    problems = {
+        "missing": [name for name in expected if name not in tensors],
+        "unknown": [name for name in tensors if name not in expected],
+        "wrong shape": [
+            f"{name} ({shape(tensors[name])}, not {shape(x)})"
+            for name, x in expected.items()
+            if name in tensors and tensors[name].shape != x.shape
+        ],
+    }
+    found = [f"{kind}: {_abridged(names)}" for kind, names in problems.items() if names]
+    if found:
+        raise ValueError(f"the weights do not fit this network; {'; '.join(found)}")
+
+
+def _abridged(names: list[str]) -> str:
+    more = ", ..." if len(names) > MAX_NAMES else ""
+    return ", ".join(name[:MAX_NAME] for name in names[:MAX_NAMES]) + more
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
@@ -232,14 +347,70 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
 
     `from_state_dict` checks names and shapes. Only `muskie_jax.load_pretrained` checks the numbers against
     the file's digest.
+
+    Raises:
+      ValueError: if the file contains anything but tensors and plain values.
     """
     if str(path).endswith(".safetensors"):
-        from safetensors import safe_open
+        import safetensors
 
-        with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("muskie", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    # Published files also contain the training arguments, a Namespace of names and plain values.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    return content.get("model", content), content.get("muskie", {})
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                metadata = json.loads((file.metadata() or {}).get("muskie", "{}"))
+                return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{UNREADABLE}: {str(error)[:200]}") from error
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace, *ignored_classes()]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # the unpickler may raise anything on arbitrary bytes
+        raise ValueError(why_not_loaded(str(error))) from error
+    state, metadata = find_state(content)
+    return state, metadata
+
+
+def ignored_classes() -> list[type]:
+    """Returns classes that stand in for SETTINGS_CLASSES while a file is read; they store nothing."""
+
+    def ignore(cls: type, *arguments: Any) -> Any:
+        return object.__new__(cls)
+
+    members = {"__new__": ignore, "__setstate__": lambda self, state: None}
+    return [
+        type(name, (), members | {"__module__": module})
+        for module, names in SETTINGS_CLASSES.items()
+        for name in names.split()
+    ]
+
+
+def find_state(content: Any) -> tuple[dict[str, Tensor], Any]:
+    """Returns the state dict in the content of a PyTorch file, and the metadata that we write.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it contains a {type(content).__name__}, not a dictionary")
+    inner = (content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping))
+    state = dict(next(inner, content))
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others or not state:
+        reason = f"{str(others[0])[:80]!r} is not a tensor" if others else "it contains no tensor"
+        keys = ", ".join(map(repr, STATE_KEYS))
+        raise ValueError(f"no state dict at the top level or under one of {keys}: {reason}")
+    return {str(name): tensor for name, tensor in state.items()}, content.get("muskie", {})
+
+
+def why_not_loaded(message: str) -> str:
+    """Reduces PyTorch's error to its reason; the rest is advice, such as loading the file unsafely."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    reasons = [line for line in lines if "GLOBAL" in line or "Unsupported class" in line]
+    if reasons:
+        reason = reasons[0].partition(" was not an allowed global")[0].partition(". Please")[0]
+        return (
+            f"it contains Python objects other than weights, and none was run: {reason[:120]} (if you "
+            "trust the file, save its state dict alone with PyTorch)"
+        )
+    return UNREADABLE

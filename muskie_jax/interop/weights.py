@@ -1,8 +1,8 @@
-"""Weights files: `.safetensors`, and PyTorch's `.pth`, written here or published by the authors.
+"""Weights files: `.safetensors`, and PyTorch's `.pth`, written here, published, or of another trainer.
 
 Files are untrusted, and nothing in them is executed. Safetensors files contain plain numbers, and the
-restricted unpickler of PyTorch reads `.pth` files. The table in `names` checks names and shapes. The digest
-stored in a file checks its numbers.
+restricted unpickler of PyTorch reads `.pth` and `.ckpt` files. The table in `names` checks names and
+shapes. The digest stored in a file checks its numbers.
 """
 
 import argparse
@@ -25,9 +25,12 @@ from muskie_jax.errors import UserError, first_line
 from muskie_jax.files import atomic_write
 from muskie_jax.fingerprint import digest_of, examine
 from muskie_jax.interop.metadata import FORMAT, parse_metadata
-from muskie_jax.interop.names import Network, network_from_tensors, to_jax, to_torch
+from muskie_jax.interop.names import REQUIRED, Network, network_from_tensors, to_jax, to_torch
+from muskie_jax.interop.prefixes import network_tensors, reading_note
+from muskie_jax.writers import log
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
+SUFFIXES = (".safetensors", ".pth", ".pt")  # of files that are written
+INPUT_SUFFIXES = (*SUFFIXES, ".ckpt")
 METADATA_KEY = "muskie"  # a file's entry for its metadata
 PICKLE_START = b"\x80"  # first byte since pickle protocol 2; old torch.save files are a series of pickles
 MAX_PICKLE = 2**26  # limit on non-tensor bytes in a PyTorch file; published checkpoints have about 0.1 MB
@@ -158,19 +161,20 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
     """Reads a weights file that uses the published names.
 
     Args:
-      path: a `.safetensors`, `.pth` or `.pt` file.
+      path: a `.safetensors`, `.pth`, `.pt` or `.ckpt` file. Names may have a prefix, see `prefixes`.
       num_heads: overrides the file's metadata. By default, a file without metadata gets the number of
         heads of the variant with its size.
 
     Raises:
       UserError: if the file is unreadable or damaged, or does not contain Muskie weights; one line.
     """
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in INPUT_SUFFIXES:
         raise UserError(
-            f"{path} is not a weights file: its name must end with one of {', '.join(SUFFIXES)}"
+            f"{path} is not a weights file: its name must end with one of {', '.join(INPUT_SUFFIXES)}"
         )
     try:
-        tensors, metadata = read_tensors(path)
+        everything, metadata = read_tensors(path)
+        tensors, prefix, left_out = network_tensors(everything, REQUIRED)
         heads, digest, provenance = parse_metadata(metadata)
         network = network_from_tensors(tensors, heads if num_heads is None else num_heads)
         weights = Weights(network, to_jax(tensors, network), provenance)
@@ -178,7 +182,17 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
             raise UserError("file is damaged: contents do not match its digest; download it again")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    log_reading(path, prefix, left_out, tensors)
     return weights
+
+
+def log_reading(
+    path: pathlib.Path, prefix: str, left_out: list[str], tensors: Mapping[str, np.ndarray]
+) -> None:
+    """Logs one line if names had a prefix, or if tensors were left out or rounded."""
+    rounded = sum(tensor.dtype == np.float64 for tensor in tensors.values())
+    if note := reading_note(prefix, left_out, rounded):
+        log(f"{path}: {note}")
 
 
 def read_provenance(path: pathlib.Path) -> dict[str, Any]:
@@ -202,16 +216,7 @@ def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
     Raises:
       UserError: if the file cannot be read, is damaged, or contains anything but tensors and plain values.
     """
-    tensors, metadata = (_read_safetensors if path.suffix == ".safetensors" else _read_pth)(path)
-    return _without_wrapper_prefixes(tensors), metadata
-
-
-def _without_wrapper_prefixes(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Removes the name prefixes that DistributedDataParallel and torch.compile add, in either order."""
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+    return (_read_safetensors if path.suffix == ".safetensors" else _read_pth)(path)
 
 
 def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
@@ -232,27 +237,29 @@ def _read_pth(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
     elif not _starts_with_pickle(path):
         raise UserError(UNREADABLE)
     torch = import_torch()
+    from muskie_jax.interop import torch_model  # imports PyTorch
+
     try:
         # Published checkpoints also contain the training arguments, an argparse.Namespace of plain values.
-        # Anything else that is not a tensor, number or string is refused.
-        with _SAFE_GLOBALS_LOCK, torch.serialization.safe_globals([argparse.Namespace]):
+        # Of settings, only stand-ins that store nothing are made. Other objects are refused.
+        allowed = [argparse.Namespace, *torch_model.ignored_classes()]
+        with _SAFE_GLOBALS_LOCK, torch.serialization.safe_globals(allowed):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except Exception as error:  # the unpickler may raise anything on arbitrary bytes
-        raise UserError(_why_not_loaded(str(error))) from error
-    content = _as_dictionary(content)
-    state = _as_dictionary(content.get("model", content.get("state_dict", content)))
-    others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
-    if others or not state:
-        reason = f"{str(others[0])[:80]!r} is not a tensor" if others else "it contains no tensor"
-        raise UserError(f"no state dict at the top level or under the key 'model': {reason}")
+        raise UserError(torch_model.why_not_loaded(str(error))) from error
+    try:
+        state, metadata = torch_model.find_state(content)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-            raise UserError(f"{str(name)[:80]} is not a plain dense tensor")
-    # A few bytes can declare an expanded tensor of any size, which would fill the memory.
-    if sum(tensor.nbytes for tensor in state.values()) > path.stat().st_size:
+            raise UserError(f"{name[:80]} is not a plain dense tensor")
+    # A few bytes can declare an expanded tensor of any size, which would fill the memory. Larger models may
+    # share tensors, which count once.
+    sizes = {tensor.data_ptr(): tensor.nbytes for tensor in state.values()}
+    if max(sum(sizes.values()), *(tensor.nbytes for tensor in state.values())) > path.stat().st_size:
         raise UserError("its tensors are larger than the file")
-    tensors = {str(name): _to_numpy(str(name), tensor, torch) for name, tensor in state.items()}
-    return tensors, content.get(METADATA_KEY, {})
+    return {name: _to_numpy(name, tensor, torch) for name, tensor in state.items()}, metadata
 
 
 def _check_archive(path: pathlib.Path) -> None:
@@ -281,19 +288,6 @@ def _starts_with_pickle(path: pathlib.Path) -> bool:
         raise UserError(f"{UNREADABLE}: {error.strerror}") from error
 
 
-def _why_not_loaded(message: str) -> str:
-    """Reduces PyTorch's error to its reason; the rest is advice, such as loading the file unsafely."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    reasons = [line for line in lines if "GLOBAL" in line or "Unsupported class" in line]
-    if reasons:
-        reason = reasons[0].partition(" was not an allowed global")[0].partition(". Please")[0]
-        return (
-            f"it contains Python objects other than weights, and none was run: {reason[:120]} (if you "
-            "trust the file, save its state dict alone with PyTorch)"
-        )
-    return UNREADABLE
-
-
 def _to_numpy(name: str, tensor: Any, torch: Any) -> np.ndarray:
     """Returns the tensor as a numpy array without copying it."""
     tensor = tensor.detach()
@@ -303,12 +297,6 @@ def _to_numpy(name: str, tensor: Any, torch: Any) -> np.ndarray:
         return tensor.numpy()
     except TypeError as error:
         raise UserError(f"{name[:80]} is of type {tensor.dtype}, not float32") from error
-
-
-def _as_dictionary(value: Any) -> dict[Any, Any]:
-    if not isinstance(value, Mapping):
-        raise UserError(f"it contains a {type(value).__name__}, not a dictionary")
-    return dict(value)
 
 
 def import_torch() -> Any:

@@ -9,6 +9,8 @@ custom kernel, so both kinds run per device under `shard_map`.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -22,6 +24,12 @@ from jaxtyping import Float, Float32
 from muskie_jax.models.splash import ATTENTION, splash_attention
 from muskie_jax.sharding import GROUP_AXES, group_shards, platform
 
+# Attention weights of one sequence, over all heads, that `cpu_attention` stores at once: 128 MiB. Six heads
+# reach it at 2364 tokens, 12 views of 224 x 224.
+MAX_WEIGHTS = 2**25
+# Queries, and keys, per block of a longer sequence. The weights of a block, 1 MiB, fit a core's cache.
+MAX_BLOCK = 512
+
 
 def xla_attention(
     query: Float[Array, "N Tq heads D"],
@@ -31,6 +39,64 @@ def xla_attention(
     """Attends with two matrix products, on any platform and dtype. The softmax is float32."""
     out = jax.nn.dot_product_attention(query, key, value, implementation="xla")
     return checkpoint_name(out, ATTENTION)
+
+
+def cpu_attention(
+    query: Float[Array, "N Tq heads D"],
+    key: Float[Array, "N Tk heads D"],
+    value: Float[Array, "N Tk heads D"],
+) -> Float[Array, "N Tq heads D"]:
+    """Attends as `xla_attention`, but in long sequences block by block, with a running softmax.
+
+    The backward pass computes weights again. Memory therefore grows with the length of a sequence, and not
+    with its square. Source: Rabe and Staats, "Self-attention does not need O(n^2) memory",
+    arXiv 2112.05682, algorithm 1.
+    """
+    batch, queries, heads, size = query.shape
+    keys = key.shape[1]
+    if heads * queries * keys <= MAX_WEIGHTS:
+        return xla_attention(query, key, value)
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+    def attend_head(head):
+        query_blocks, key_blocks, value_blocks = head
+        columns = key_blocks.shape[2]
+        first_keys = columns * jnp.arange(len(key_blocks))
+
+        @jax.checkpoint
+        def attend(block: Float[Array, "N rows D"]) -> Float[Array, "N rows D"]:
+            def add(carry, keys_and_values):
+                largest, total, out = carry
+                first, some_keys, some_values = keys_and_values
+                logits = product("nqd,nkd->nqk", scaled, some_keys)
+                if columns * len(key_blocks) > keys:  # some are padding
+                    logits = jnp.where(first + jnp.arange(columns) < keys, logits, -jnp.inf)
+                new = jnp.maximum(largest, jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+                weights, rescale = jnp.exp(logits - new), jnp.exp(largest - new)
+                total = total * rescale + weights.sum(-1, keepdims=True)
+                some_out = product("nqk,nkd->nqd", weights.astype(value.dtype), some_values)
+                return (new, total, out * rescale + some_out), None
+
+            scaled = (block.astype(jnp.float32) * size**-0.5).astype(block.dtype)
+            column = jnp.zeros((*block.shape[:2], 1), jnp.float32)
+            start = (column - jnp.inf, column, jnp.zeros(block.shape, jnp.float32))
+            (_, total, out), _ = jax.lax.scan(add, start, (first_keys, key_blocks, value_blocks))
+            return (out / total).astype(block.dtype)
+
+        return jax.lax.map(attend, query_blocks)
+
+    out = jax.lax.map(attend_head, (_blocks(query), _blocks(key), _blocks(value)))
+    out = out.transpose(2, 1, 3, 0, 4).reshape(batch, -1, heads, size)
+    return checkpoint_name(out[:, :queries], ATTENTION)
+
+
+def _blocks(x: Float[Array, "N T heads D"]) -> Float[Array, "heads blocks N rows D"]:
+    """Cuts sequences into blocks of at most MAX_BLOCK tokens; zeros fill the last block."""
+    batch, length, heads, size = x.shape
+    count = math.ceil(length / MAX_BLOCK)
+    rows = math.ceil(length / count)
+    padded = jnp.pad(x, ((0, 0), (0, count * rows - length), (0, 0), (0, 0)))
+    return padded.reshape(batch, count, rows, heads, size).transpose(3, 1, 0, 2, 4)
 
 
 def cudnn_attention(
@@ -107,6 +173,8 @@ class Attention:
         Across views, V and T of `query` may differ from V and T of `key` and `value`.
         """
         kernel = KERNELS[self.kernel(query.dtype)]
+        if kernel is xla_attention and self.platform == "cpu":
+            kernel = cpu_attention
 
         def per_device(query, key, value):
             if across_views and self.shards[1] > 1:

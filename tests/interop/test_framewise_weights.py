@@ -11,13 +11,15 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from conftest import GOLDEN
 from muskie_jax.errors import UserError
-from muskie_jax.interop.framewise import HEADS as KNOWN_HEADS
-from muskie_jax.interop.framewise import load_framewise, read_framewise
+from muskie_jax.interop.framewise import HEAD_COUNTS, load_framewise, read_framewise
+from muskie_jax.models.framewise import Framewise
 from muskie_tests.framewise_networks import (
     CASES,
     HEADS,
     kind_of,
     repository_tensors,
+    timm_tensors,
+    transformers_classifier,
     transformers_tensors,
 )
 
@@ -77,6 +79,34 @@ def test_both_names_give_the_same_parameters(case, read):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_names_of_timm_give_the_same_features(case, read):
+    """Parameters differ: with registers, timm adds the class token's position to the class token."""
+    images = np.random.default_rng(0).uniform(-1, 1, (1, 56, 56, 3)).astype(np.float32)
+    tensors = repository_tensors(case)
+    tensors.pop("rope_embed.periods", None)  # rounded; timm computes them
+
+    def features(tensors):
+        settings, params = read(kind_of(case), tensors)
+        return settings, Framewise(settings).apply({"params": params}, images, method="features")
+
+    (settings, ours), (other_settings, others) = features(tensors), features(timm_tensors(case))
+    assert settings == other_settings
+    for tokens, other in zip(ours, others, strict=True):
+        np.testing.assert_allclose(tokens, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["mae", "dinov2", "dinov2, registers, gated"])
+def test_classifiers_of_transformers(case, read, capsys):
+    tensors = transformers_classifier(case)
+    _, params = read(kind_of(case), tensors)
+    prefix = next(name for name in tensors if "embeddings" in name).partition("embeddings")[0]
+    bare = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+    assert same(params, read(kind_of(case), bare)[1])
+    expected = f"read the tensors under '{prefix}'; left out 2 more (classifier."
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_every_number_of_a_file_is_in_the_tree(case, read):
     tensors = transformers_tensors(case)
     used = {n: x for n, x in tensors.items() if not re.match(r"decoder|embeddings\.mask_token", n)}
@@ -99,7 +129,8 @@ def test_missing_and_unknown_tensors_are_named(case, names, refusal):
         assert f"missing: {name.removeprefix('vit.')}" in refusal(
             kind, {n: tensors[n] for n in tensors if n != name}
         )
-    assert "unknown: blocks.0.x" in refusal(kind, tensors | {"blocks.0.x": np.ones(3, np.float32)})
+    prefix = "vit." if "vit.layernorm.weight" in tensors else ""
+    assert "unknown: blocks.0.x" in refusal(kind, tensors | {f"{prefix}blocks.0.x": np.ones(3, np.float32)})
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -163,7 +194,7 @@ def test_unknown_numbers_of_heads_are_refused(heads, expected, refusal):
 
 
 def test_exceptions_to_64_channels_per_head():
-    assert KNOWN_HEADS == {("mae", 1280): 16, ("dinov3", 4096): 32}
+    assert HEAD_COUNTS == {("mae", 1280): 16, ("dinov3", 4096): 32}
 
 
 def test_heads_have_64_channels_by_default(read):
@@ -180,7 +211,8 @@ def test_heads_have_64_channels_by_default(read):
         ({"rope_embed.periods": np.ones(5, np.float32)}, "rope_embed.periods (5, not 4)"),
         ({"rope_embed.periods": np.zeros(4, np.float32)}, "rope_embed.periods must be positive"),
         ({"norm.bias": np.full(32, np.nan, np.float32)}, "norm.bias contains infinite or undefined"),
-        ({"norm.bias": np.zeros(32, np.float64)}, "not float32: norm.bias (float64)"),
+        ({"norm.bias": np.zeros(32, np.int32)}, "not float32: norm.bias (int32)"),
+        ({"norm.bias": np.full(32, 1e300)}, "norm.bias contains infinite or undefined"),
         ({"blocks.0.attn.qkv.bias_mask": np.ones(5, np.float32)}, "unknown: blocks.0.attn.qkv.bias_mask"),
     ],
 )

@@ -79,7 +79,7 @@ ZEROS = np.zeros(48, np.float32)
         ({"blocks__0__attn__qkv__bias": ZEROS}, "unknown: blocks.0.attn.qkv.bias"),
         ({"decoder_norm__bias": ZEROS[1:]}, "wrong shape: decoder_norm.bias (47, not 48)"),
         ({"blocks__0__frame_mlp__fc1__weight": np.zeros((48, 192), np.float32)}, "(48x192, not 192x48)"),
-        ({"decoder_norm__bias": np.zeros(48)}, "not float32: decoder_norm.bias (float64)"),
+        ({"decoder_norm__bias": np.zeros(48, np.int64)}, "not float32: decoder_norm.bias (int64)"),
         ({"blocks__7__norm1__bias": ZEROS}, "missing: blocks.2.norm1.weight"),
         ({"mask_placeholder": None}, "not Muskie weights: mask_placeholder is missing"),
         ({"register_tokens": ZEROS}, "not Muskie weights: register_tokens has shape (48,)"),

@@ -45,6 +45,19 @@ def transformers_model(case: str):
     return model.eval()
 
 
+@functools.cache
+def transformers_classifier(case: str) -> dict[str, np.ndarray]:
+    """The tensors of a file of a classifier, under the names of `transformers`."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    sizes = SIZES | {"image_size": 35, "patch_size": 7}
+    name = {"mae": "ViT", "dinov2": "Dinov2", "dinov2, registers, gated": "Dinov2WithRegisters"}[case]
+    options = {"num_register_tokens": 3, "use_swiglu_ffn": True} if "gated" in case else {}
+    config = getattr(transformers, f"{name}Config")(**sizes, **options)
+    torch.manual_seed(0)
+    return _saved_tensors(getattr(transformers, f"{name}ForImageClassification")(config))
+
+
 CASES = ("mae", "dinov2", "dinov2, registers, gated", "dinov3", "dinov3, gated")
 
 
@@ -55,8 +68,12 @@ def kind_of(case: str) -> str:
 @functools.cache
 def transformers_tensors(case: str) -> dict[str, np.ndarray]:
     """The tensors of a file that `transformers` writes, under its names."""
+    return _saved_tensors(transformers_model(case))
+
+
+def _saved_tensors(model) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:
-        transformers_model(case).save_pretrained(folder)
+        model.save_pretrained(folder)
         return safetensors.numpy.load_file(f"{folder}/model.safetensors")
 
 
@@ -111,3 +128,33 @@ def repository_tensors(case: str) -> dict[str, np.ndarray]:
         channels = SIZES["hidden_size"] // HEADS // 4
         tensors["rope_embed.periods"] = (100 ** (np.arange(channels) / channels)).astype(np.float32)
     return tensors
+
+
+TIMM = (
+    (r"mlp\.w12", "mlp.fc1"),
+    (r"mlp\.w3", "mlp.fc2"),
+    (r"mlp\.w1\b", "mlp.fc1_g"),
+    (r"mlp\.w2\b", "mlp.fc1_x"),
+    (r"(register|storage)_tokens", "reg_token"),
+)
+
+
+def timm_tensors(case: str) -> dict[str, np.ndarray]:
+    """The same tensors as timm would write them, with a classifier of three classes."""
+    tensors = {}
+    for name, array in repository_tensors(case).items():
+        if re.match(r"mask_token|decoder|rope_embed|local_cls_norm", name) or name.endswith("bias_mask"):
+            continue
+        for pattern, new in TIMM:
+            name = re.sub(pattern, new, name)
+        tensors[re.sub(r"ls(\d)\.gamma", r"gamma_\1", name) if "dinov3" in case else name] = array
+    if "dinov3" in case:  # keys have no bias, so the file has those of queries and values
+        for block in range(SIZES["num_hidden_layers"]):
+            query, _, value = np.split(tensors.pop(f"blocks.{block}.attn.qkv.bias"), 3)
+            tensors |= {f"blocks.{block}.attn.q_bias": query, f"blocks.{block}.attn.v_bias": value}
+    elif "reg_token" in tensors:
+        positions = tensors["pos_embed"]
+        tensors |= {"cls_token": tensors["cls_token"] + positions[:, :1], "pos_embed": positions[:, 1:]}
+    rng = np.random.default_rng(1)
+    head = {"head.weight": rng.standard_normal((3, 32), np.float32), "head.bias": np.zeros(3, np.float32)}
+    return tensors | head

@@ -53,6 +53,26 @@ def test_machines_are_parsed_and_unknown_ones_raise():
         with pytest.raises(UserError, match="such as v5e:4x4") as error:
             parse_machine(wrong)
         assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="no 'rtx4900'; did you mean 'rtx4090'"):
+        parse_machine("rtx4900:1")
+
+
+@pytest.mark.parametrize(
+    "name, gigabytes",
+    [("l4", 24), ("rtx3090", 24), ("rtx4090", 24), ("a10g", 24), ("rtx5090", 32), ("a6000", 48),
+     ("t4", 16)],
+)  # fmt: skip
+def test_workstation_and_cloud_gpus_can_be_planned(name, gigabytes):
+    machine = parse_machine(f"{name}:1")
+    assert (machine.chips, machine.chip.memory) == (1, gigabytes)
+
+
+def test_every_chip_has_plausible_figures():
+    """Catches a wrong unit, such as a factor of 1000."""
+    for name, chip in CHIPS.items():
+        assert 30 < chip.flops / chip.bandwidth < 600, name
+        assert 4 < chip.bandwidth / (chip.memory * 2**30) < 60, name
+        assert chip.interconnect < chip.bandwidth, name
 
 
 @pytest.mark.parametrize(
@@ -62,6 +82,17 @@ def test_machines_are_parsed_and_unknown_ones_raise():
         ("NVIDIA L40S", "l40s"),
         ("NVIDIA L4", "l4"),
         ("NVIDIA GB200", "gb200"),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("NVIDIA H20", "h20"),
+        ("NVIDIA A10G", "a10g"),
+        ("NVIDIA RTX A6000", "a6000"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx6000ada"),
+        ("NVIDIA GeForce RTX 3090", "rtx3090"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("NVIDIA GeForce RTX 5090", "rtx5090"),
+        ("Tesla T4", "t4"),
+        ("Tesla V100-SXM2-16GB", "v100"),
+        ("Tesla V100-SXM2-32GB", "v100-32gb"),
         ("NVIDIA A100-SXM4-80GB", "a100"),
         ("TPU v5e", "v5e"),
         ("TPU v5 lite", "v5e"),
@@ -75,8 +106,10 @@ def test_device_kinds_are_found_in_the_table(kind, chip):
 
 
 @pytest.mark.parametrize(
-    "kind", ["cpu", "NVIDIA L40", "NVIDIA RTX A1000", "NVIDIA GH200 480GB", "TPU v5 mega", "TPU v4 lite"]
-)
+    "kind",
+    ["cpu", "NVIDIA L40", "NVIDIA RTX A1000", "NVIDIA GeForce RTX 3090 Ti", "NVIDIA GeForce RTX 4090 D",
+     "NVIDIA GeForce RTX 5090 Laptop GPU", "NVIDIA A10", "TPU v5 mega", "TPU v4 lite"],
+)  # fmt: skip
 def test_similar_device_kinds_are_not_in_the_table(kind):
     assert find_chip(kind) is None
 
@@ -260,8 +293,16 @@ def test_a_plan_that_does_not_fit_ends_with_advice(tmp_path, capsys):
     config.plan.machine = "l40s:1"
     config.batch.groups = 8192
     result = plan(config, tmp_path)
-    assert not result["fits"] and "DOES NOT FIT" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert not result["fits"] and "DOES NOT FIT" in printed and "bfloat16" not in printed
     assert result["advice"][0].startswith("Should fit: --config.model.remat=")
+
+
+def test_chips_without_bfloat16_are_noted(tmp_path, capsys):
+    config = load_config(ROOT / "configs/plan.py:quickstart")
+    config.plan.machine, config.plan.buckets = "t4:1", "64x64x4"
+    plan(config, tmp_path)
+    assert "T4 has no bfloat16 units: train with --config.model.dtype=float32." in capsys.readouterr().out
 
 
 def test_out_of_memory_errors_of_the_compiler_are_parsed():

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from muskie_jax.checks import check_renamed, check_setting, renamed_setting
 from muskie_jax.config import default_config
+from muskie_jax.config_file import check_config_file
 from muskie_jax.errors import UserError, fail
 
 FLAGS = flags.FLAGS
@@ -165,6 +166,7 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
       The program's name and the positional arguments.
     """
     try:
+        check_config_exists(argv)
         check_overrides(argv)
         rest = FLAGS(argv)
         for flag, example in needed.items():
@@ -198,6 +200,14 @@ def _unknown_setting(error: AttributeError | KeyError, argv: Sequence[str]) -> s
     renamed = renamed_setting(key[1]) if key else None
     reason = renamed or f"{type(error).__name__}: {[name, *hints][-1]}"
     return f"the config could not be loaded: {reason}"
+
+
+def check_config_exists(argv: Sequence[str]) -> None:
+    """Raises UserError if --config names no file."""
+    for argument, following in zip(argv, [*argv[1:], ""]):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            check_config_file(value if equals else following)
 
 
 def check_overrides(argv: Sequence[str]) -> None:

@@ -314,7 +314,10 @@ def make_reconstruction(
     mesh = make_mesh(ConfigDict({"data": -1, "fsdp": 1, "view": 1}), jax.local_devices())
     sets: list[ViewSet] = [*open_sets(max_views)]
     if config.sources:
-        sets += held_out_scenes(build_mixture(config, workdir), max_views, settings.groups)
+        mixture = build_mixture(config, workdir)
+        for note in mixture.notes:
+            log_main(note)
+        sets += held_out_scenes(mixture, max_views, settings.groups)
     return ReconstructionCurves(sets, settings, mesh)
 
 

@@ -124,7 +124,8 @@ WRONG = {
     "mask.modes#pair": (("random",), "write a pair such as ('random', 0.9)"),
     "mask.num_reference": (-1, "config.mask.num_reference=-1: write 0 or more, or None"),
     "loss.error": ("mse", "config.loss.error: no 'mse'"),
-    "buckets.resolutions": ((((224, 225),),), "224x225, not divisible by the patch size 16: the nearest"),
+    "buckets.resolutions": ((((448, 252),),), "448x252, not divisible by the patch size 16: the nearest"),
+    "buckets.resolutions#nearest": ((((448, 252),),), "valid sizes are (448, 240) and (448, 256)"),
     "buckets.resolutions#flat": (((224, 224),), "write a tuple of (height, width)"),
     "mask.modes#nothing": (
         (("random", 0.001),),
@@ -136,6 +137,7 @@ WRONG = {
     "evaluation.size": ((100, 112), "config.evaluation.size has 100x112, not divisible"),
     "duration": ("400 epoques", "write a number of steps, epochs or examples, such as"),
     "optim.warmup": ("500 epochs", "is not shorter than config.duration='400 epochs'"),
+    "duration#short": ("40 steps", "(40 steps): write --config.optim.warmup='2 steps', or a longer durat"),
     "optim.learning_rate": (0.0, "config.optim.learning_rate=0.0: write above 0"),
     "optim.decay": ("some", "(there is: all, matrices)"),
     "batch.groups": (0, "config.batch.groups=0: write 1 or more"),
@@ -182,6 +184,9 @@ def test_wrong_sources_are_one_line(config):
     assert "window=0" in complaint(p=folder(root="x", window=0))
     assert "overlap=(0.9, 0.3): write two ascending fractions" in complaint(
         p=folder(root="x", overlap=(0.9, 0.3))
+    )
+    assert "config.sources.p.weight='2': write a number, such as 1.0" in complaint(
+        p=folder(root="x", weight="2")
     )
     named = dataset("waymo", root="x")
     named.layout = "weymo"

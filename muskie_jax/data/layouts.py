@@ -57,6 +57,9 @@ LAYOUTS = {
 }
 
 
+PHOTOGRAPHS = "photographs"  # title of the layout of a user's own folder
+
+
 def folder_layout(glob: str, window: int | None) -> Layout:
     """Returns the layout of a user's own folder.
 
@@ -66,4 +69,4 @@ def folder_layout(glob: str, window: int | None) -> Layout:
       window: see `Layout`.
     """
     scenes, _, images = glob.rpartition("/")
-    return Layout("photographs", scenes, images, window)
+    return Layout(PHOTOGRAPHS, scenes, images, window)

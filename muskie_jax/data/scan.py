@@ -17,21 +17,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from muskie_jax.data.layouts import Layout, folder_layout
+from muskie_jax.data.formats import EXTENSIONS, is_image, is_unread, unread_lines
+from muskie_jax.data.layouts import PHOTOGRAPHS, Layout, folder_layout
 from muskie_jax.data.megadepth import read_groups
 from muskie_jax.data.scenes import Scene, SceneTable, StringTable
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 THREADS = 32  # network file systems answer slowly, but serve many requests at once
 UNUSED_SECONDS = 30 * 86400  # a cached list is deleted after this time without use
-FORMAT = 1  # version of the format of cached lists; lists in other formats are ignored
+FORMAT = 2  # version of the format of cached lists; lists in other formats are ignored
 ANY_DEPTH = "**"
 MAX_FOLDERS_FOR_ADVICE = 1000  # folders searched for an image that an error message can suggest
 
@@ -42,10 +42,30 @@ def natural_key(name: str) -> tuple[list[tuple[int, Any]], str]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part], name
 
 
+class FoundScenes(NamedTuple):
+    """The scenes of a folder, and files in it that a user may expect to be read.
+
+    Attributes:
+      scenes: the scenes.
+      unread: videos and unreadable kinds of images in scene folders, and all videos and images next to the
+        scene folders of a layout of the user's own; paths relative to the root, in natural order.
+    """
+
+    scenes: SceneTable
+    unread: Sequence[str]
+
+
 def scan(
     root: str | pathlib.Path, layout: Layout | None = None, cache: pathlib.Path | None = None
 ) -> SceneTable:
-    """Finds the scenes of a folder, and the size of each scene's first frame.
+    """Returns the scenes of a folder; see `find_scenes` for arguments and errors."""
+    return find_scenes(root, layout, cache).scenes
+
+
+def find_scenes(
+    root: str | pathlib.Path, layout: Layout | None = None, cache: pathlib.Path | None = None
+) -> FoundScenes:
+    """Finds the scenes of a folder, the size of each scene's first frame, and files that are not read.
 
     Args:
       root: the folder that the layout's patterns start from.
@@ -59,20 +79,20 @@ def scan(
     layout = layout or folder_layout("*/*", None)
     folder = user_path(root)
     if not folder.is_dir():
-        raise UserError(f"no folder {str(root)!r}: the root of a source is a folder of scene folders")
-    key = _digest([FORMAT, str(folder.resolve()), dataclasses.asdict(layout)])
+        raise UserError(f"no folder {str(root)!r}: write the folder of the scene folders")
+    key = _digest([FORMAT, EXTENSIONS, str(folder.resolve()), dataclasses.asdict(layout)])
     with ThreadPoolExecutor(THREADS) as threads:
-        table = _read_cache(cache, key, folder, threads) if cache else None
-        if table is None:
+        found = _read_cache(cache, key, folder, threads) if cache else None
+        if found is None:
             search = _Search(folder, threads)
             scenes = search.scenes(layout)
             if not scenes:
                 raise UserError(_nothing_found(folder, layout))
             sizes = list(threads.map(lambda scene: _size(folder / scene.frames[0]), scenes))
-            table = SceneTable.of(scenes, sizes)
+            found = FoundScenes(SceneTable.of(scenes, sizes), sorted(search.unread, key=natural_key))
             if cache:
-                table = _write_cache(table, search.times, cache, key)
-    return table
+                found = _write_cache(found, search.times, cache, key)
+    return found
 
 
 def _digest(value: Any) -> str:
@@ -80,11 +100,12 @@ def _digest(value: Any) -> str:
 
 
 class _Search:
-    """Lists folders in parallel, and records the modification time of each."""
+    """Lists folders in parallel; records the modification time of each, and files that are not read."""
 
     def __init__(self, root: pathlib.Path, threads: ThreadPoolExecutor):
         self.root, self.threads = root, threads
         self.times: dict[str, int] = {}  # path relative to the root -> modification time, nanoseconds
+        self.unread: list[str] = []  # see `FoundScenes`
 
     def scenes(self, layout: Layout) -> list[Scene]:
         """Returns all scenes with at least one frame; scenes and frames are in natural order."""
@@ -98,6 +119,8 @@ class _Search:
             self.times[layout.groups] = path.stat().st_mtime_ns
             return [scene for scene in read_groups(path) if scene.frames]
         folders = self._folders([""], layout.scenes)
+        if layout.title == PHOTOGRAPHS and layout.scenes == "*":
+            self.unread += [name for name in self._files("", "*") if is_image(name) or is_unread(name)]
         found = zip(folders, self._frames(folders, layout.images))
         in_order = lambda frames: tuple(sorted(frames, key=natural_key))
         scenes = [Scene(name or ".", in_order(frames)) for name, frames in found if frames]
@@ -138,7 +161,12 @@ class _Search:
         return [name for name, is_folder in self._list(path, pattern) if is_folder]
 
     def _images(self, path: str, pattern: str) -> list[str]:
-        return [name for name, is_folder in self._list(path, pattern) if not is_folder and is_image(name)]
+        files = self._files(path, pattern)
+        self.unread.extend(list(filter(is_unread, files)))
+        return list(filter(is_image, files))
+
+    def _files(self, path: str, pattern: str) -> list[str]:
+        return [name for name, is_folder in self._list(path, pattern) if not is_folder]
 
     def _list(self, path: str, pattern: str) -> list[tuple[str, bool]]:
         """Returns a folder's entries that match a pattern: (path relative to the root, is a folder)."""
@@ -174,12 +202,6 @@ def _is_folder(entry: os.DirEntry, follow_links: bool) -> bool | None:
         return False
 
 
-def is_image(path: str) -> bool:
-    """Returns whether a path has the name of an image. Hidden files, such as ._IMG.jpg, are not images."""
-    name = path.rpartition("/")[2]
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-
-
 def _size(path: pathlib.Path) -> tuple[int, int]:
     """Returns (height, width) from the header; zeros if the file cannot be read."""
     try:
@@ -193,23 +215,26 @@ def _nothing_found(folder: pathlib.Path, layout: Layout) -> str:
     kinds = ", ".join(EXTENSIONS)
     pattern = layout.image_pattern.lstrip("/")
     message = f"no image ({kinds}) matches {pattern!r} under {str(folder)!r}"
-    if layout.title != "photographs":
+    if layout.title != PHOTOGRAPHS:
         message = f"no scene of {layout.title} under {str(folder)!r}: images are expected at {pattern}"
+    unread: list[str] = []
     for _, (path, _, names) in zip(range(MAX_FOLDERS_FOR_ADVICE), os.walk(folder)):
-        found = next(filter(is_image, sorted(names)), None)
+        below = pathlib.Path(path).relative_to(folder)
+        relative = [(below / name).as_posix() for name in sorted(names, key=natural_key)]
+        found = next(filter(is_image, relative), None)
         if found is not None:
-            relative = pathlib.Path(path).relative_to(folder) / found
-            matching = "/".join(["*"] * len(relative.parts))
-            advice = f": write glob={matching!r}" if layout.title == "photographs" else ""
-            return f"{message}, but there is {relative.as_posix()}{advice}"
-    return message
+            matching = "/".join(["*"] * len(pathlib.PurePosixPath(found).parts))
+            advice = f": write glob={matching!r}" if layout.title == PHOTOGRAPHS else ""
+            return f"{message}, but there is {found}{advice}"
+        unread += filter(is_unread, relative)
+    return "; ".join([message, *(f"not read: {line}" for line in unread_lines(unread, folder, pattern))])
 
 
-# --- Cached lists: <cache>/<key>-<digest of times>/ has the arrays of a SceneTable and the times ------
+# --- Cached lists: <cache>/<key>-<digest of times>/ has the arrays of FoundScenes and the times -------
 
 
-def _write_cache(table: SceneTable, times: dict[str, int], cache: pathlib.Path, key: str) -> SceneTable:
-    """Writes a list atomically, and returns the table mapped from it.
+def _write_cache(found: FoundScenes, times: dict[str, int], cache: pathlib.Path, key: str) -> FoundScenes:
+    """Writes a list atomically, and returns the scenes mapped from it.
 
     A list is never overwritten: other processes may still use it, and would find other scenes at the same
     indices. Lists of earlier states of the root are deleted after UNUSED_SECONDS without use.
@@ -219,10 +244,9 @@ def _write_cache(table: SceneTable, times: dict[str, int], cache: pathlib.Path, 
         cache.mkdir(parents=True, exist_ok=True)
         part = pathlib.Path(tempfile.mkdtemp(prefix=".part-", dir=cache))
         try:
-            table.save(part)
-            paths = StringTable.of(times)
-            np.save(part / "paths.npy", paths.letters)
-            np.save(part / "path_ends.npy", paths.ends)
+            found.scenes.save(part)
+            _save_strings(part, "path", times)
+            _save_strings(part, "unread", found.unread)
             np.save(part / "times.npy", np.array(list(times.values()), np.int64))
             part.chmod(0o755)
             part.rename(folder)
@@ -234,7 +258,7 @@ def _write_cache(table: SceneTable, times: dict[str, int], cache: pathlib.Path, 
         for old in [*cache.glob(f"{key}-*"), *cache.glob(".part-*")]:
             if old != folder and time.time() - old.stat().st_mtime > UNUSED_SECONDS:
                 shutil.rmtree(old, ignore_errors=True)
-        return SceneTable.load(folder)
+        return found._replace(scenes=SceneTable.load(folder))
     except OSError as error:
         raise UserError(
             f"the list of scenes cannot be written to {str(cache)!r}: {error.strerror or error}: "
@@ -244,19 +268,28 @@ def _write_cache(table: SceneTable, times: dict[str, int], cache: pathlib.Path, 
 
 def _read_cache(
     cache: pathlib.Path, key: str, root: pathlib.Path, threads: ThreadPoolExecutor
-) -> SceneTable | None:
+) -> FoundScenes | None:
     """Returns the cached list of a root; None if there is none, or a folder has changed since then."""
     for folder in cache.glob(f"{key}-*"):
         try:
-            read = lambda name, folder=folder: np.load(folder / f"{name}.npy")
-            paths, times = StringTable(read("paths"), read("path_ends")), read("times")
+            paths, times = _load_strings(folder, "path"), np.load(folder / "times.npy")
             now = threads.map(lambda path: (root / path).stat().st_mtime_ns, paths)
             if all(a == b for a, b in zip(now, times)):
                 with contextlib.suppress(OSError):  # the list belongs to another user
                     os.utime(folder)
-                return SceneTable.load(folder)
+                return FoundScenes(SceneTable.load(folder), list(_load_strings(folder, "unread")))
         except FileNotFoundError:
             continue  # a folder of the root was deleted
         except (OSError, ValueError):  # the list is damaged
             shutil.rmtree(folder, ignore_errors=True)
     return None
+
+
+def _save_strings(folder: pathlib.Path, name: str, texts: Iterable[str]) -> None:
+    table = StringTable.of(texts)
+    np.save(folder / f"{name}s.npy", table.letters)
+    np.save(folder / f"{name}_ends.npy", table.ends)
+
+
+def _load_strings(folder: pathlib.Path, name: str) -> StringTable:
+    return StringTable(np.load(folder / f"{name}s.npy"), np.load(folder / f"{name}_ends.npy"))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from muskie_jax.data.images import FORMATS, MAX_PIXELS, ORIENTATION, UPRIGHT, BadImage, bad_image
+from muskie_jax.data.images import FORMATS, MAX_PIXELS, UPRIGHT, BadImage, bad_image, decoded_size
 
 
 def image_size(path: pathlib.Path, upright: bool = False) -> tuple[int, int]:
@@ -17,9 +17,8 @@ def image_size(path: pathlib.Path, upright: bool = False) -> tuple[int, int]:
       upright: whether to apply its EXIF orientation.
     """
     with _open_header(path, str(path), FORMATS) as image:
-        width, height = image.size
-        transposed = upright and UPRIGHT.get(image.getexif().get(ORIENTATION, 1), (False,))[0]
-        return (width, height) if transposed else (height, width)
+        (height, width), orientation = decoded_size(image, upright)
+        return (width, height) if UPRIGHT[orientation][0] else (height, width)
 
 
 def depth_size(path: pathlib.Path) -> tuple[int, int]:

@@ -182,6 +182,8 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
     except UserError as error:
         fail(str(error))
     except (AttributeError, KeyError) as error:
+        if "has no attribute 'get_config'" in str(error):
+            fail("the file of --config has no get_config(): write one as in configs/quickstart.py")
         fail(_unknown_setting(error, argv))
     except Exception as error:  # a config file is Python: it can raise anything
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]

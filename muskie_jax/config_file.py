@@ -36,21 +36,24 @@ def load_module(path: str | os.PathLike) -> ModuleType:
     """
     check_config_file(os.fspath(path))
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file: write a config file such as configs/quickstart.py")
+    assert spec is not None and spec.loader is not None, "it is a Python file"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def check_config_file(file: str) -> None:
-    """Raises UserError if a config file does not exist; the message says which file was probably meant.
+    """Raises UserError if a config file does not exist or is not Python.
+
+    The message says which file was probably meant.
 
     Args:
       file: the value of --config: a path, and an argument after a colon if there is one.
     """
     path, colon, argument = file.partition(":")
     if pathlib.Path(path).is_file():
+        if not path.endswith(".py"):
+            raise UserError(f"{path} is not a Python file: write one such as configs/quickstart.py")
         return
     beside = pathlib.Path(__file__).parents[1] / CONFIGS
     folder = pathlib.Path(CONFIGS) if pathlib.Path(CONFIGS).is_dir() else beside

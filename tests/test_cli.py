@@ -62,7 +62,7 @@ def run(*arguments):
         (["--config", "{tmp}", "--workdir", "{tmp}"],
          "no config file '{tmp}': write the path of a Python file, such as one of configs: ablations, "),
         (["--config", "{tmp}/file", "--workdir", "{tmp}"],
-         "{tmp}/file is not a Python file: write a config file such as configs/quickstart.py"),
+         "{tmp}/file is not a Python file: write one such as configs/quickstart.py"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--config.optim.lr=1"], "lr"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--config.optim.b1=high"], "high"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--config.model.variant=bse"],
@@ -71,7 +71,7 @@ def run(*arguments):
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root=/nowhere"],
          "no folder '/nowhere'"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root={tmp}"],
-         "no image (.jpg, .jpeg, .png, .webp) matches '*/*'"),
+         "no image (.jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.rot=x"],
          "no setting 'rot' (in an override of --config). Did you mean"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root=gs://b/x"],
@@ -95,6 +95,7 @@ def test_mistakes_are_one_line(tmp_path, arguments, expected):
     "arguments, expected",
     [
         (["--config.model.variant=bse"], "error: config.model.variant: no 'bse'; did you mean 'base'? ("),
+        (["--config=tests/conftest.py"], "the file of --config has no get_config(): write one as in con"),
         (["--distributed"], "write --coordinator=HOST:PORT --num_processes=N --process_id=I"),
     ],
 )

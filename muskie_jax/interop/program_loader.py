@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 from jax import export
+from jax.core import Tracer
 
 PROGRAM = "muskie.stablehlo"
 WEIGHTS = "weights.safetensors"
@@ -42,8 +43,8 @@ def load(folder: str | pathlib.Path | None = None) -> Callable[..., tuple[jax.Ar
             raise ValueError(
                 f"images must be float, of shape (groups, {sizes}), got {images.dtype} {images.shape}"
             )
-        # Values are unknown inside jax.jit.
-        if not isinstance(images, jax.core.Tracer) and abs(images).max(initial=0) > LARGEST_VALUE:
+        # Inside jax.jit, values are unknown.
+        if not isinstance(images, Tracer) and np.abs(images).max(initial=0) > LARGEST_VALUE:
             raise ValueError("images must be in [-1, 1]: write x / 127.5 - 1 for pixels from 0 to 255")
         if mask is None:
             mask = np.zeros((len(images), *mask_shape.shape[1:]), bool)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from muskie_jax.checks import nearest_sizes
 
@@ -26,9 +27,10 @@ def check_images(images: Array, axes: str, patch: int) -> None:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be float, in [-1, 1], got {images.dtype}: write x / 127.5 - 1")
     check_divisible((images.shape[-3], images.shape[-2]), patch)
-    if isinstance(images, jax.core.Tracer) or images.size == 0:
+    if isinstance(images, Tracer) or images.size == 0:
         return
-    largest = float(abs(images).max())
+    with jax.ensure_compile_time_eval():  # a function being traced may give images that are known
+        largest = float(jnp.abs(images).max())
     if largest > LARGEST_VALUE:
         raise ValueError(
             f"images must be in [-1, 1], but have values up to {largest:g}: write x / 127.5 - 1 for pixels "

@@ -4,13 +4,13 @@ r"""Published recipe of Muskie-B: 400 epochs of 100,000 groups of 8 views, on 8 
         --workdir runs/muskie_base
 
 `config.data.root` contains one folder per dataset, named as in muskie_jax/data/layouts.py; docs/data.md
-says where to get the ten datasets. --config.data.allow_missing skips datasets that are missing. For packed
+says where to get the nine datasets. --config.data.allow_missing skips datasets that are missing. For packed
 datasets, write configs/muskie_base.py:packed. For your own photographs, write
 configs/muskie_base.py:photos and --config.sources.photos.root=/path/to/scenes.
 
-Each of the 2,500,000 updates averages the gradients of three batches, at 224, 384 and 512 pixels.
-At the start, 28 programs are compiled. On another number of devices the same 32 groups are split
-differently.
+Each of the 1,250,000 updates averages the gradients of two passes. A pass has three batches, at 224, 384
+and 512 pixels, and each loaded batch serves two passes. At the start, 33 programs are compiled. On another
+number of devices the same 32 groups are split differently.
 
 The recipe was not run to its end, so the final error is not known. To predict its duration on a machine:
 
@@ -19,7 +19,7 @@ The recipe was not run to its end, so the final error is not known. To predict i
 
 from ml_collections import ConfigDict
 
-from muskie_jax.config import default_config, published_sources
+from muskie_jax.config import default_config, published_sources, to_steps
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -28,4 +28,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.sources = published_sources(arg)
     config.batch.groups = 8 * 4
     config.evaluation.groups = 256
+    config.checkpoint.keep_every = to_steps("50 epochs", config, "config.checkpoint.keep_every")
     return config

@@ -30,6 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.batch.groups = 8
     config.batch.views = 4
+    config.batch.passes = 1
     config.buckets.resolutions = (((128, 128),),)
     config.buckets.views = (2, 4)
     config.mask.modes = (("random", 0.75), ("rectangle", 0.5))

@@ -30,7 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.batch.groups = 16
     config.batch.views = 4
-    config.batch.reuse = 1
+    config.batch.update(reuse=1, passes=1)
     config.buckets.resolutions = (((64, 64),),)
     config.buckets.views = (4,)
     config.mask.modes = (("random", 0.75),)

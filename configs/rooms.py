@@ -25,7 +25,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.batch.groups = 64
     config.batch.views = 8
-    config.batch.reuse = 1
+    config.batch.update(reuse=1, passes=1)
     # Small images teach correspondence fast. One update in five has larger images, so that larger
     # photographs also work.
     config.buckets.resolutions = (((128, 128),) * 4 + ((224, 224),),)

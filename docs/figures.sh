@@ -33,6 +33,12 @@ case ${1:-} in
     muskie_run train photos.py photos --config.sources.photos.root="$PHOTOS" ;;
   rooms) # GPU. README, docs/training.md, docs/speed.md: rooms.py to its end, textures from PHOTOS
     muskie_run train rooms.py rooms --config.sources.rooms.photos="$PHOTOS" ;;
+  initial_values) # GPU. docs/training.md: published and Xavier initial values, three seeds, textures from PHOTOS
+    for run in {published,xavier}-{0,1,2}; do
+      muskie_run train rooms.py "initial_$run" --config.model.initial_values="${run%-*}" --config.seed="${run#*-}" \
+        --config.sources.rooms.photos="$PHOTOS" --config.buckets.resolutions='(((128, 128),),)' \
+        --config.duration='4_000 steps' --config.optim.warmup='300 steps'
+    done ;;
   results) # README, docs/evaluation.md: WEIGHTS on RECORDINGS, 24 groups of 8 views
     muskie_run evaluate evaluate.py:cameras results --config.posed.yours.groups=24 "${recorded[@]}"
     cat runs/figures/results/tables.md ;;

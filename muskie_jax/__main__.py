@@ -18,7 +18,7 @@ class Room(NamedTuple):
 
     module: str
     about: str
-    is_job: bool = False
+    is_job: bool = False  # whether the command is a job of `muskie_jax.main`, which shares its flags
 
 
 COMMANDS = {
@@ -60,8 +60,8 @@ def main() -> None:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         meant = f" (did you mean {near[0]!r}?)" if near else ""
-        problem = f"no command {name!r}{meant}" if name else "no command"
-        fail(f"{problem}: write muskie with one of {', '.join(COMMANDS)}")
+        problem = f"muskie has no command {name!r}{meant}" if name else "muskie needs a command"
+        fail(f"{problem}: use one of {', '.join(COMMANDS)}")
     room, invocation = COMMANDS[name], f"muskie {name}"
     sys.argv = [invocation, *rest]
     command = importlib.import_module(room.module).main

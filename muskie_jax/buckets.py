@@ -1,8 +1,9 @@
-"""Draws the image size and view count of every batch of an update.
+"""Draws the image size and view count of every batch.
 
-A bucket fixes every shape of a batch, so each bucket needs its own compiled program. The buckets of an
-update are a pure function of seed and step. Hosts therefore agree on them without communication, and a
-resumed run draws the same buckets as an uninterrupted run.
+An update has one or several passes through the network, and a pass has one batch per resolution. A bucket
+fixes every shape of a batch, so each bucket needs its own compiled program. The buckets of a pass are a
+pure function of seed and pass number. Hosts therefore agree on them without communication, and a resumed
+run draws the same buckets as an uninterrupted run.
 """
 
 import itertools
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 BUCKET_STREAM = 1  # second word of the random seed, different for every purpose
 
@@ -32,23 +34,35 @@ class Bucket(NamedTuple):
 
 
 class BucketSchedule:
-    """Draws the buckets of every update.
+    """Draws the buckets of every pass.
 
     Args:
-      resolutions: one entry for each batch of an update. An entry lists image sizes (height, width).
-        Each update draws one of them; a size that is listed twice is twice as likely.
+      resolutions: one entry for each batch of a pass. An entry lists image sizes (height, width).
+        Each pass draws one of them; a size that is listed twice is twice as likely.
       views: choices of the view count; one is drawn for each batch.
       seed: the run's random seed.
+      passes: number of passes per update.
     """
 
-    def __init__(self, resolutions: Sequence[Sequence[ImageSize]], views: Sequence[int], seed: int):
+    def __init__(
+        self, resolutions: Sequence[Sequence[ImageSize]], views: Sequence[int], seed: int, passes: int = 1
+    ):
         self.resolutions = tuple(tuple(tuple(s) for s in sizes) for sizes in resolutions)
         self.views = tuple(views)
-        self.seed = seed
+        self.seed, self.passes = seed, passes
 
-    def at(self, step: int) -> tuple[Bucket, ...]:
-        """Returns the buckets of update `step`, one per resolution."""
-        rng = np.random.default_rng([self.seed, BUCKET_STREAM, step])
+    @classmethod
+    def of(cls, config: ConfigDict) -> "BucketSchedule":
+        """Returns the schedule of a config's training batches."""
+        return cls(config.buckets.resolutions, config.buckets.views, config.seed, config.batch.passes)
+
+    @property
+    def batches_per_update(self) -> int:
+        return len(self.resolutions) * self.passes
+
+    def at(self, number: int) -> tuple[Bucket, ...]:
+        """Returns the buckets of pass `number`, one per resolution."""
+        rng = np.random.default_rng([self.seed, BUCKET_STREAM, number])
         drawn = []
         for sizes in self.resolutions:
             height, width = sizes[int(rng.integers(len(sizes)))]
@@ -68,6 +82,7 @@ class BucketSchedule:
 
     def positions(self) -> tuple[tuple[Bucket, bool], ...]:
         """Returns all possible pairs (bucket, whether its batch is the first of an update)."""
-        first, *later = (set(sizes) for sizes in self.resolutions)
-        at = ((first, True), (set().union(*later), False))
+        first, *others = (set(sizes) for sizes in self.resolutions)
+        later = set().union(*others, first if self.passes > 1 else ())
+        at = ((first, True), (later, False))
         return tuple((b, is_first) for b in self.all() for sizes, is_first in at if b[:2] in sizes)

@@ -70,12 +70,15 @@ class Checkpointer:
       workdir: the work directory. Checkpoints are in `<workdir>/checkpoints/<step>`; damaged ones are
         moved to `<workdir>/checkpoints_damaged`.
       keep: number of newest checkpoints to keep.
+      keep_every: checkpoints whose step is a multiple of this are kept, too; 0 for none.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int):
+    def __init__(self, workdir: pathlib.Path, keep: int, keep_every: int = 0):
         self.folder = workdir.absolute() / "checkpoints"
         self.damaged = workdir.absolute() / "checkpoints_damaged"
-        self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every or None, create=True
+        )
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:

@@ -1,6 +1,7 @@
 """Settings: config sections derived from dataclasses, renamed settings, and checks.
 
-Every check raises a one-line `UserError` that names the setting, its value, and what to write instead.
+Every check raises a one-line `UserError` that names the setting and its value, and says which values are
+valid.
 """
 
 import dataclasses
@@ -87,52 +88,65 @@ def require(condition: object, message: str) -> None:
 
 
 def one_of(value: object, allowed: Iterable[str], path: str) -> None:
-    """Raises UserError for a value that is not allowed; the message suggests the nearest allowed value."""
+    """Raises UserError for a value that is not allowed; the message suggests the nearest allowed value.
+
+    Args:
+      value: the value, or one entry of a setting that is a list.
+      allowed: all valid values.
+      path: the setting's path, used in messages.
+    """
     allowed = tuple(allowed)
     if value not in allowed:
-        raise UserError(f"{path}: no {value!r}{suggest(str(value), allowed)}")
+        raise UserError(f"{path}: {value!r} is not a valid value{suggest(str(value), allowed)}")
 
 
 def suggest(word: str, allowed: Iterable[str]) -> str:
-    """Returns the end of an error message: the nearest allowed word, if one is close, and the full list."""
+    """Returns the end of an error message: the nearest allowed word, if one is close, and the full list.
+
+    Returns "" if no word is allowed.
+    """
     allowed = sorted(allowed)
+    if not allowed:
+        return ""
     near = difflib.get_close_matches(word, allowed, n=1)
     meant = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{meant} (there is: {', '.join(allowed)})"
+    return f"{meant} (choices: {', '.join(allowed)})"
 
 
-def at_least(least: int, settings: ConfigDict, path: str, *names: str) -> None:
-    """Raises UserError unless each of the named settings is at least `least`.
+def at_least(minimum: int, settings: ConfigDict, path: str, *names: str) -> None:
+    """Raises UserError unless each of the named settings is at least `minimum`.
 
     Args:
-      least: the smallest valid value.
+      minimum: the smallest valid value.
       settings: the section of the config.
       path: the section's path, used in messages, such as "config.batch".
       *names: keys in the section.
     """
     for name in names:
         value = settings[name]
-        require(value >= least, f"{path}.{name}={value}: write {least} or more")
+        require(value >= minimum, f"{path}.{name}={value} must be at least {minimum}")
 
 
 def check_fraction(value: float, path: str) -> None:
     """Raises UserError unless a value is from 0 to 1."""
-    require(0 <= value <= 1, f"{path}={value}: write a fraction from 0 to 1")
+    require(0 <= value <= 1, f"{path}={value} must be from 0 to 1")
 
 
 def check_overlap(overlap: Collection[float], path: str, instead: str = "") -> None:
-    """Raises UserError unless an overlap is (low, high), two ascending fractions.
+    """Raises UserError unless an overlap is (low, high), two increasing fractions.
 
     Args:
       overlap: the setting.
       path: the setting's path, used in messages.
-      instead: another valid value, used in messages.
+      instead: another valid value with its conjunction, used in messages, such as ", or ()".
     """
     if len(overlap) == 2:
         low, high = overlap
         if 0 <= low < high <= 1:
             return
-    raise UserError(f"{path}={overlap}: write two ascending fractions, such as (0.3, 0.9){instead}")
+    raise UserError(
+        f"{path}={overlap} must be two increasing fractions (low, high), such as (0.3, 0.9){instead}"
+    )
 
 
 def is_pair(value: object) -> bool:
@@ -180,8 +194,8 @@ def check_setting(config: ConfigDict, path: str, shown: str) -> None:
     settings = config
     for key in path.split("."):
         if not isinstance(settings, ConfigDict) or key not in settings:
-            known = settings if isinstance(settings, ConfigDict) else ()
-            raise UserError(f"{shown}: no setting {key!r}{suggest(key, known)}")
+            known = settings if isinstance(settings, ConfigDict) else ()  # no subsettings
+            raise UserError(f"{shown}: unknown setting {key!r}{suggest(key, known)}")
         settings = settings[key]
 
 
@@ -197,7 +211,7 @@ def check_keys(config: ConfigDict, known: ConfigDict, path: str, skip: tuple[str
     for key in config:
         if key not in known:
             check_renamed(f"{path}.{key}".removeprefix("config."))
-            raise UserError(f"{path}.{key}: no such setting{suggest(key, known)}")
+            raise UserError(f"unknown setting {path}.{key}{suggest(key, known)}")
     for key in known:
         if key not in config:
             raise UserError(f"{path}.{key} is missing: start from muskie_jax.config.default_config()")
@@ -228,11 +242,11 @@ def check_types(
 
 
 def check_renamed(path: str, value: str = "") -> None:
-    """Raises UserError for a renamed setting; the message says what to write instead.
+    """Raises UserError for a renamed setting; the message gives the new name.
 
     Args:
       path: the setting's path without "config.", such as "sweep.models".
-      value: "=" and the value from the command line; empty if the setting was not written there.
+      value: "=" and the value from the command line; empty if the setting is not from the command line.
     """
     now = current_path(path)
     if now == path:
@@ -240,5 +254,5 @@ def check_renamed(path: str, value: str = "") -> None:
     old_keys, new_keys = path.split("."), now.split(".")
     last = max(i for i, (old, new) in enumerate(zip(old_keys, new_keys)) if old != new) + 1
     old, new = ".".join(old_keys[:last]), ".".join(new_keys[:last])
-    instead = f": write --config.{now}{value}" if value else ""
+    instead = f": pass --config.{now}{value}" if value else ""
     raise UserError(f"config.{old} is now config.{new}{instead}")

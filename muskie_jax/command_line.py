@@ -58,8 +58,8 @@ def run_program(invocation: str, about: str, commands: Mapping[str, Command]) ->
             print(about.strip())
             sys.exit(0)
         if not rest or rest[0] not in commands:
-            problem = f"no command {rest[0]!r}" if rest else "no command"
-            fail(f"{problem}: write {invocation} with one of {', '.join(commands)}")
+            problem = f"has no command {rest[0]!r}" if rest else "needs a command"
+            fail(f"{invocation} {problem}: use one of {', '.join(commands)}")
         name, *rest = rest
         command, full_name = commands[name], f"{invocation} {name}"
         taken = (*command.needed, *command.optional)
@@ -71,7 +71,9 @@ def run_program(invocation: str, about: str, commands: Mapping[str, Command]) ->
         module = sys.modules[command.run.__module__]
         check_taken(FLAGS.get_key_flags_for_module(module), taken, full_name)
         if len(arguments) != len(command.arguments):
-            fail(f"write {' '.join((full_name, *command.arguments))} and its flags")
+            usage = " ".join((full_name, *command.arguments, "<flags>"))
+            expected = len(command.arguments)
+            fail(f"{full_name} got {len(arguments)} arguments instead of {expected}: run {usage}")
         return [name, *arguments]
 
     def run(arguments: list[str]) -> None:
@@ -113,7 +115,7 @@ def run_command(
         _, *arguments = parse_flags(argv, needed, invocation)
         if arguments:
             first = arguments[0]
-            instead = f"write --{first}" if "=" in first else "leave it out"
+            instead = f"pass --{first}" if "=" in first else "leave it out"
             fail(f"{first!r} is not a flag: {instead}")
         check_taken((FLAGS[name] for name in SHARED_FLAGS), (*needed, *optional), invocation)
         return argv[:1]
@@ -151,7 +153,7 @@ def check_taken(present: Iterable[flags.Flag], taken: Sequence[str], command: st
     """Exits with a one-line message if a given flag is not one that the command accepts."""
     for flag in present:
         if flag.present and flag.name not in taken:
-            fail(f"--{flag.name} is not for `{command}` (its flags: {command} --help)")
+            fail(f"`{command}` has no flag --{flag.name}: leave it out ({command} --help lists the flags)")
 
 
 def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> list[str]:
@@ -171,7 +173,7 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
         rest = FLAGS(argv)
         for flag, example in needed.items():
             if FLAGS[flag].value is None:
-                raise UserError(f"--{flag} is missing: write --{flag} {example}")
+                raise UserError(f"--{flag} is missing: pass --{flag} {example}")
         if CONFIG.value is not None:
             _ = CONFIG.value.job  # absl reports an unloadable config file only on first use
     except flags.Error as error:
@@ -183,7 +185,7 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
         fail(str(error))
     except (AttributeError, KeyError) as error:
         if "has no attribute 'get_config'" in str(error):
-            fail("the file of --config has no get_config(): write one as in configs/quickstart.py")
+            fail("the file of --config has no get_config(): define one as in configs/quickstart.py")
         fail(_unknown_setting(error, argv))
     except Exception as error:  # a config file is Python: it can raise anything
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
@@ -197,7 +199,7 @@ def _unknown_setting(error: AttributeError | KeyError, argv: Sequence[str]) -> s
     text = str(error).replace("\\n", "\n").replace("\\'", "'")  # ml_collections quotes some keys twice
     name, *hints = [line.strip("\"' ") for line in text.splitlines()] or [""]
     if any(f".{name}=" in argument for argument in argv):
-        return f"no setting {name!r} (in an override of --config). {' '.join(hints)}"
+        return f"unknown setting {name!r} in an override of --config. {' '.join(hints)}"
     key = re.match(r"""["']*(?:Key ")?(\w+)""", text)
     renamed = renamed_setting(key[1]) if key else None
     reason = renamed or f"{type(error).__name__}: {[name, *hints][-1]}"

@@ -50,6 +50,7 @@ __all__ = [
     "default_config",
     "folder",
     "packed",
+    "peak_learning_rate",
     "posed",
     "published_sources",
     "synthetic",
@@ -65,6 +66,7 @@ JOBS = ("train", "evaluate", "benchmark", "benchmark_data", "plan")
 # likely.
 SIZES_512 = ((512, 512), (512, 512), (288, 512), (384, 512), (512, 288), (512, 384))
 DECAY = ("all", "matrices")
+BASE_GROUPS = 256  # number of groups per step for which `config.optim.base_learning_rate` is given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +76,17 @@ class BatchSettings:
     Attributes:
       groups: number of groups per batch, over all devices, for each resolution.
       views: number of photographs per loaded group.
-      reuse: number of updates that use a loaded batch, each with new masks and another order of the views.
+      reuse: number of passes through the network that use a loaded batch, each with new masks and another
+        order of the views.
+      passes: number of passes per optimizer step, which averages their gradients. As published, both uses
+        of a batch count for one step. With `reuse=1` this is gradient accumulation: `groups=4, passes=8`
+        needs the memory of 4 groups for the gradient of 32.
     """
 
     groups: int = 32
     views: int = 8
     reuse: int = 2
+    passes: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +94,7 @@ class BucketSettings:
     """Image sizes and view counts to train on: `config.buckets`.
 
     Attributes:
-      resolutions: one entry per batch of an update, which averages their gradients. An entry lists the
+      resolutions: one entry per batch of a pass, which averages their gradients. An entry lists the
         (height, width) to draw from, in pixels.
       views: view counts to draw from; a loaded group is split into groups of the drawn size.
     """
@@ -102,6 +109,9 @@ class OptimSettings:
 
     Attributes:
       learning_rate: peak learning rate, after the warm-up.
+      base_learning_rate: peak learning rate for a step of 256 loaded groups, scaled linearly to the groups
+        of a step; 0 uses `learning_rate`. See `peak_learning_rate`.
+      min_learning_rate: learning rate at the end of the run.
       warmup: duration of the linear rise, such as "2 epochs" or "500 steps".
       b1, b2, eps, weight_decay: parameters of AdamW.
       decay: which parameters decay. "all" means all of them; "matrices" excludes biases, norms and learned
@@ -110,6 +120,8 @@ class OptimSettings:
     """
 
     learning_rate: float = 2e-4
+    base_learning_rate: float = 0.0
+    min_learning_rate: float = 0.0
     warmup: str = "2 epochs"
     b1: float = 0.9
     b2: float = 0.95
@@ -141,10 +153,13 @@ class CheckpointSettings:
     Attributes:
       every: number of steps between checkpoints.
       keep: number of newest checkpoints to keep.
+      keep_every: number of steps between checkpoints that are kept for good, in addition to the newest; 0
+        for none.
     """
 
     every: int = 2_000
     keep: int = 3
+    keep_every: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +199,7 @@ def default_config() -> ConfigDict:
     config.buckets = section(BucketSettings())
     config.duration = "400 epochs"  # or "... steps" (0: only evaluates), or "... examples" (groups)
     config.epoch_groups = 100_000  # number of loaded groups per epoch
+    config.max_minutes = 0.0  # a run saves and stops after so many minutes, as on SIGTERM; 0: no limit
     config.optim = section(OptimSettings())
     config.mesh = section(MeshSettings())
     config.data = section(DataSettings())
@@ -210,7 +226,7 @@ def validate(config: ConfigDict) -> None:
     """
     check_keys(config, default_config(), "config", skip=("sources", "posed"))
     one_of(config.job, JOBS, "config.job")
-    at_least(0, config, "config", "seed")
+    at_least(0, config, "config", "seed", "max_minutes")
     check_model(config.model)
     if config.sources or config.job != "evaluate":
         check_sources(config.sources, needs_data=config.job in ("train", "evaluate"))
@@ -226,6 +242,7 @@ def validate(config: ConfigDict) -> None:
     _check_optim(config.optim)
     _check_mesh(config.mesh)
     at_least(1, config.checkpoint, "config.checkpoint", "every", "keep")
+    at_least(0, config.checkpoint, "config.checkpoint", "keep_every")
     at_least(1, config.log, "config.log", "every")
     _check_profile(config.profile)
     check_posed(config.posed)
@@ -236,10 +253,11 @@ def validate(config: ConfigDict) -> None:
     check_plan(config.plan)
     total_steps(config)
     warmup_steps(config)
+    _check_min_learning_rate(config)
 
 
 def _check_batch(batch: ConfigDict) -> None:
-    at_least(1, batch, "config.batch", "groups", "views", "reuse")
+    at_least(1, batch, "config.batch", "groups", "views", "reuse", "passes")
 
 
 def _check_buckets(config: ConfigDict) -> None:
@@ -266,9 +284,18 @@ def _check_buckets(config: ConfigDict) -> None:
 def _check_optim(optim: ConfigDict) -> None:
     one_of(optim.decay, DECAY, "config.optim.decay")
     require(optim.learning_rate > 0, f"config.optim.learning_rate={optim.learning_rate}: write above 0")
-    at_least(0, optim, "config.optim", "weight_decay", "clip_norm", "eps")
+    settings = ("weight_decay", "clip_norm", "eps", "base_learning_rate", "min_learning_rate")
+    at_least(0, optim, "config.optim", *settings)
     for key in ("b1", "b2"):
         require(0 <= optim[key] < 1, f"config.optim.{key}={optim[key]}: write from 0 to below 1")
+
+
+def _check_min_learning_rate(config: ConfigDict) -> None:
+    lowest, peak = config.optim.min_learning_rate, peak_learning_rate(config)
+    require(
+        lowest < peak,
+        f"config.optim.min_learning_rate={lowest} must be below the peak learning rate, {peak:.3g}",
+    )
 
 
 def _check_mesh(mesh: ConfigDict) -> None:
@@ -292,11 +319,11 @@ def _check_profile(profile: ConfigDict) -> None:
 
 
 def to_steps(duration: str, config: ConfigDict, path: str) -> int:
-    """Converts a duration to a number of updates.
+    """Converts a duration to a number of optimizer steps.
 
     Args:
       duration: text such as "400 epochs", "10_000 steps" or "1e6 examples". An example is a loaded group;
-        `batch.groups` examples serve `batch.reuse` updates.
+        `batch.groups` examples serve `batch.reuse` passes, and a step has `batch.passes` of them.
       config: the config, which sets the sizes of batches and epochs.
       path: the setting's path, used in messages.
 
@@ -317,7 +344,25 @@ def to_steps(duration: str, config: ConfigDict, path: str) -> int:
     if match[2].startswith("step"):
         return steps
     examples = amount * (config.epoch_groups if match[2].startswith("epoch") else 1)
-    return math.ceil(examples / config.batch.groups * config.batch.reuse)
+    return math.ceil(examples / groups_per_step(config))
+
+
+def groups_per_step(config: ConfigDict) -> float:
+    """Returns the number of newly loaded groups per optimizer step, for each resolution."""
+    batch = config.batch
+    return batch.groups * batch.passes / batch.reuse
+
+
+def peak_learning_rate(config: ConfigDict) -> float:
+    """Returns the learning rate after the warm-up.
+
+    `config.optim.base_learning_rate`, MAE's `blr`, is for 256 loaded groups per step and scales linearly
+    with `groups_per_step`. If it is 0, the rate is `config.optim.learning_rate`.
+    """
+    optim = config.optim
+    if not optim.base_learning_rate:
+        return optim.learning_rate
+    return optim.base_learning_rate * groups_per_step(config) / BASE_GROUPS
 
 
 def total_steps(config: ConfigDict) -> int:

@@ -21,7 +21,8 @@ def load_config(file: str | os.PathLike) -> ConfigDict:
         "configs/benchmark.py:remat".
 
     Raises:
-      UserError: if the file does not exist or is not Python. Anything else that the file raises.
+      UserError: if it does not exist or is not a Python file.
+      Exception: any exception that the file itself raises.
     """
     path, colon, argument = str(file).partition(":")
     get_config = load_module(path).get_config
@@ -32,7 +33,8 @@ def load_module(path: str | os.PathLike) -> ModuleType:
     """Executes a config file and returns its module, which is not added to `sys.modules`.
 
     Raises:
-      UserError: if the file does not exist or is not Python. Anything else that the file raises.
+      UserError: if it does not exist or is not a Python file.
+      Exception: any exception that the file itself raises.
     """
     check_config_file(os.fspath(path))
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
@@ -53,13 +55,13 @@ def check_config_file(file: str) -> None:
     path, colon, argument = file.partition(":")
     if pathlib.Path(path).is_file():
         if not path.endswith(".py"):
-            raise UserError(f"{path} is not a Python file: write one such as configs/quickstart.py")
+            raise UserError(f"{path} is not a Python file: choose one such as configs/quickstart.py")
         return
     beside = pathlib.Path(__file__).parents[1] / CONFIGS
     folder = pathlib.Path(CONFIGS) if pathlib.Path(CONFIGS).is_dir() else beside
     known = {each.stem: each for each in sorted(folder.glob("*.py"))}
     near = difflib.get_close_matches(pathlib.Path(path).stem, known, n=1)
     if near:
-        raise UserError(f"no config file {path!r}: write --config {known[near[0]]}{colon}{argument}")
+        raise UserError(f"no config file {path!r}: pass --config {known[near[0]]}{colon}{argument}")
     listed = f", such as one of {folder}: {', '.join(known)}" if known else ""
-    raise UserError(f"no config file {path!r}: write the path of a Python file{listed}")
+    raise UserError(f"no config file {path!r}: pass the path of a Python file{listed}")

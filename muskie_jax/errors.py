@@ -26,7 +26,7 @@ def first_line(error: Exception) -> str:
 class UserError(Exception):
     """The config, the data or the work directory is wrong.
 
-    The message is one line: what is wrong, with its value, and what to write instead.
+    The message is one line: what is wrong, with its value, and what to do instead.
     """
 
     def __init__(self, message: str):

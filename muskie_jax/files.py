@@ -8,25 +8,24 @@ from collections.abc import Collection, Iterator
 
 from muskie_jax.errors import UserError
 
-ADDRESS = "://"  # occurs in addresses such as gs://bucket/run, but not in paths
+ADDRESS = "://"  # occurs in URLs such as gs://bucket/run, but not in paths
 
 
 def user_path(path: str | os.PathLike) -> pathlib.Path:
     """Returns the path that a user wrote, with ~ expanded.
 
     Raises:
-      UserError: for an address, which would become a folder named "gs:", or for the home of an unknown
-        user.
+      UserError: for a URL, which would become a folder named "gs:", or for the home of an unknown user.
     """
     if ADDRESS in str(path):
         raise UserError(
-            f"{str(path)!r} is an address: write a path, such as the folder where the bucket is mounted "
+            f"{str(path)!r} is a URL, but a local path is needed: mount the bucket and use its folder "
             "(docs/launch.md)"
         )
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{str(path)!r}: there is no such user's home: write another path") from error
+        raise UserError(f"cannot expand '~' in {str(path)!r}: unknown user") from error
 
 
 def check_free(path: pathlib.Path, force: bool, entries: Collection[str] | None = None) -> None:
@@ -42,16 +41,21 @@ def check_free(path: pathlib.Path, force: bool, entries: Collection[str] | None 
         return
     is_folder = path.is_dir() and not path.is_symlink()
     if is_folder != (entries is not None):
-        kind = "a folder" if is_folder else "a file"
-        raise UserError(f"{path} is {kind}, which is not replaced: write another name")
+        kind, new = ("folder", "file") if is_folder else ("file", "folder")
+        raise UserError(
+            f"{path} is a {kind}, and a {kind} is never replaced by a {new}: choose another path"
+        )
     existing = {entry.name for entry in path.iterdir()} if is_folder else set()
     if is_folder and not existing:
         return
     if not force:
-        raise UserError(f"{path} exists already: write another name, or --force (in Python force=True)")
+        raise UserError(f"{path} exists: choose another path, or pass --force (in Python, force=True)")
     others = sorted(existing - set(entries or ()))
     if others:
-        raise UserError(f"{path} also holds {others[0]!r}, so it is not replaced: write another name")
+        raise UserError(
+            f"{path} is not replaced, because it contains {others[0]!r}, which this command did not write: "
+            "choose another path"
+        )
 
 
 @contextlib.contextmanager
@@ -107,6 +111,8 @@ def create_workdir(workdir: pathlib.Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be created: {error.strerror}") from error
+        raise UserError(
+            f"--workdir={workdir} cannot be created: {error.strerror}: choose another folder"
+        ) from error
     if not os.access(workdir, os.W_OK):
-        raise UserError(f"--workdir={workdir} cannot be written to: write another folder")
+        raise UserError(f"--workdir={workdir} is not writable: choose another folder")

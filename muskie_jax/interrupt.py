@@ -1,8 +1,10 @@
-"""Ends a run early without losing work: Ctrl-C, SIGTERM and preemption notices."""
+"""Ends a run early without losing work: Ctrl-C, SIGTERM, preemption notices and a time limit."""
 
 import contextlib
+import math
 import os
 import signal
+import time
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STANDARD_ERROR = 2
+TIME_LIMIT = "config.max_minutes"
 
 
 class StopSignal:
@@ -18,12 +21,16 @@ class StopSignal:
     A second signal ends the process at once. With several processes, JAX's preemption service makes all
     of them stop after the same step.
 
+    Args:
+      max_minutes: minutes from now after which to stop; 0 for no limit.
+
     Attributes:
-      name: the signal's name, or "preemption"; empty until a stop is requested.
+      name: the signal's name, "preemption" or "config.max_minutes"; empty until a stop is requested.
     """
 
-    def __init__(self):
+    def __init__(self, max_minutes: float = 0.0):
         self.name = ""
+        self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else math.inf
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
@@ -52,6 +59,13 @@ class StopSignal:
 
     def requested(self, step: int) -> bool:
         """Returns whether to stop after update `step`; every process gets the same answer."""
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+        late = time.monotonic() > self._deadline
+        if jax.process_count() == 1:
+            self.name = self.name or (TIME_LIMIT if late else "")
+            return bool(self.name)
+        if late and jax.process_index() == 0:
+            self._deadline = math.inf
+            signal.raise_signal(signal.SIGTERM)  # the preemption service passes it on to all processes
+        if multihost_utils.reached_preemption_sync_point(step):
             self.name = "preemption"
         return bool(self.name)

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from muskie_jax.checks import one_of
 
 ERRORS = ("l2", "l1", "smooth_l1")
+POOLING = ("groups", "tokens")
 EPSILON = 0.1  # the paper's eps: error weight at confidence 0
 REGULARISER = 0.1  # the paper's lambda: weight of -log(confidence)
 LOG_OFFSET = 1e-6  # keeps log(confidence) finite
@@ -30,16 +31,21 @@ class LossOptions:
       error: error function of a value: "l2", "l1" or "smooth_l1".
       confidence: whether to weight errors by (c + eps) and penalise -log c, as published.
       normalize_targets: whether to normalise each target patch to mean 0 and variance 1, as in MAE.
+      pooling: how errors of masked tokens are averaged. "groups" averages within each group, then over
+        groups, so that mask modes and numbers of reference views count alike, as published. "tokens"
+        averages over all tokens of a batch, so that groups with more masked tokens count more.
     """
 
     error: Literal["l2", "l1", "smooth_l1"] = "l2"
     confidence: bool = True
     normalize_targets: bool = False
+    pooling: Literal["groups", "tokens"] = "groups"
 
 
 def check_loss(loss: ConfigDict) -> None:
-    """Raises UserError for an unknown error of `config.loss`."""
+    """Raises UserError for an unknown value of `config.loss`."""
     one_of(loss.error, ERRORS, "config.loss.error")
+    one_of(loss.pooling, POOLING, "config.loss.pooling")
 
 
 @struct.dataclass
@@ -110,14 +116,20 @@ def token_losses(
     )
 
 
-def total_loss(losses: TokenLosses, tokens: int | None = None) -> Array:
+def total_loss(
+    losses: TokenLosses, pooling: Literal["groups", "tokens"] = "groups", tokens: int | None = None
+) -> Array:
     """Returns the objective: mean error of masked tokens + lambda * mean of mask * -log c over all tokens.
 
     It is 0 if no token of the batch is masked.
 
     Args:
-      losses: loss terms of all tokens, or of hidden tokens only.
+      losses: loss terms of all tokens, or of hidden tokens only; the first axis is groups.
+      pooling: see `LossOptions`. Groups without a masked token do not count.
       tokens: total number of tokens, required if `losses` covers hidden tokens only.
     """
-    error = losses.weighted.sum() / jnp.maximum(losses.hidden.sum(), 1.0)
+    axes = tuple(range(1, losses.hidden.ndim)) if pooling == "groups" else None
+    hidden, weighted = losses.hidden.sum(axes), losses.weighted.sum(axes)
+    means = weighted / jnp.maximum(hidden, 1.0)
+    error = means.sum() / jnp.maximum(jnp.count_nonzero(hidden), 1)
     return error + REGULARISER * losses.log_confidence.sum() / (tokens or losses.hidden.size)

@@ -7,12 +7,11 @@ Python loop over views would take longer than a training step.
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from muskie_jax.checks import one_of, require
@@ -22,7 +21,8 @@ Grid = tuple[int, int]
 Masks = Bool[np.ndarray, "count hp wp"]
 
 ASPECT_RANGE = (0.3, 3.0)  # width / height of rectangles and ellipses, drawn log-uniformly
-BLOB_RADIUS = 1  # radius, in patches, of the box filter that blurs a blob's noise
+BLOB_RADIUS = 5  # of the 11x11 box that blurs the noise of a blob, in patches
+WALKS_AT_ONCE = 128  # masks of random walks that are drawn together; more would not fit in a core's cache
 
 
 def hidden_count(grid: Grid, ratio: float) -> int:
@@ -69,69 +69,116 @@ def rectangle_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: i
     return rows[:, :, None] & columns[:, None, :]
 
 
+def inside_ellipse(
+    rows: np.ndarray, columns: np.ndarray, radii: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Returns whether offsets from the centre are inside an ellipse or on its boundary.
+
+    Compares integers, since rounding would put boundary points such as (0.6, 0.8) outside. A radius of 0
+    counts as half a patch, so that the centre's row or column is inside.
+    """
+    row_radius, column_radius = (np.maximum(2 * radius, 1) for radius in radii)
+    distance = (2 * rows * column_radius) ** 2 + (2 * columns * row_radius) ** 2
+    return distance <= (row_radius * column_radius) ** 2
+
+
 def ellipse_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> Masks:
     """Hides one ellipse with integer radii, including its boundary, entirely inside the grid."""
     area, aspects = hidden_count(grid, ratio), _draw_aspects(rng, count)
     radius = math.sqrt(area / math.pi)
-    radii = radius / np.sqrt(aspects), radius * np.sqrt(aspects)
 
-    def draw_squared_distances(length: int, radii: np.ndarray) -> np.ndarray:
-        """Draws a centre along one axis; returns squared distances from it in radii, (count, length)."""
+    def draw_offsets(length: int, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Draws a centre along one axis; returns offsets from it (count, length) and radii (count,)."""
         radii = np.minimum(_rounded(radii), length // 2)
         # A radius of half an even side fits around no patch. The maximum keeps the centre in the grid.
         centres = rng.integers(radii, np.maximum(radii, length - 1 - radii) + 1)
-        return np.square((np.arange(length) - centres[:, None]) / np.maximum(radii, 0.5)[:, None])
+        return np.arange(length) - centres[:, None], radii
 
-    rows, columns = map(draw_squared_distances, grid, radii)
-    return columns[:, None, :] + rows[:, :, None] <= 1.0
+    rows, row_radii = draw_offsets(grid[0], radius / np.sqrt(aspects))
+    columns, column_radii = draw_offsets(grid[1], radius * np.sqrt(aspects))
+    radii = row_radii[:, None, None], column_radii[:, None, None]
+    return inside_ellipse(rows[:, :, None], columns[:, None, :], radii)
 
 
 def blob_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> Masks:
-    """Hides exactly round(ratio * L) patches: the largest values of box-blurred Gaussian noise."""
-    padding = (BLOB_RADIUS, BLOB_RADIUS)
-    noise = np.pad(rng.standard_normal((count, *grid)), ((0, 0), padding, padding), mode="edge")
-    side = 2 * BLOB_RADIUS + 1
-    blurred = np.zeros((count, *grid))
-    for y, x in np.ndindex(side, side):
-        blurred += noise[:, y : y + grid[0], x : x + grid[1]]
+    """Hides exactly round(ratio * L) patches: the largest values of box-blurred Gaussian noise.
+
+    The noise is zero outside the grid.
+    """
+    blurred = rng.standard_normal((count, *grid))
+    for axis, length in enumerate(grid, 1):
+        # Row and column i of the banded matrix select the patches within the box around patch i.
+        offsets = np.subtract.outer(np.arange(length), np.arange(length))
+        box = (np.abs(offsets) <= BLOB_RADIUS).astype(float)
+        blurred = np.moveaxis(np.moveaxis(blurred, axis, -1) @ box, -1, axis)
     return _hide_largest(blurred, ratio)
 
 
 def random_walk_masks(rng: np.random.Generator, grid: Grid, ratio: float, count: int) -> Masks:
-    """Hides a connected region of exactly round(ratio * L) patches, grown from a random patch.
+    """Hides a connected region of exactly round(ratio * L) patches, grown breadth-first from one patch.
 
-    The walk moves from the last hidden patch to a visible neighbour, tried in random order. If there is
-    none, it backtracks to the latest hidden patch that has a visible neighbour.
+    Hidden patches form a queue. The first in the queue adds its visible neighbours in random order, then
+    the second, until the region is large enough. The queue thus contains all patches at city-block
+    distance 1 from the first patch, then those at distance 2, and so on: ring after ring. A ring's patches
+    are in the order of their earliest neighbour in the previous ring. So one ring of many masks is drawn
+    at a time.
     """
+    blocks = [min(WALKS_AT_ONCE, count - start) for start in range(0, count, WALKS_AT_ONCE)]
+    size = hidden_count(grid, ratio)
+    return np.concatenate([np.zeros((0, *grid), bool), *(_grow(rng, grid, size, n) for n in blocks)])
+
+
+def _grow(rng: np.random.Generator, grid: Grid, size: int, count: int) -> Masks:
+    """Draws `count` connected regions of `size` patches, see `random_walk_masks`."""
     masks = np.zeros((count, *grid), bool)
-    for mask in masks:
-        mask[:] = _random_walk(rng, grid, hidden_count(grid, ratio))
+    if size == 0:
+        return masks
+    first = np.stack([rng.integers(side, size=count) for side in grid], axis=1)
+    masks[np.arange(count), *first.T] = True
+    missing = np.full(count, size - 1)
+    ranks = np.zeros((count, 1), np.float32)  # position in the queue, from the start of the ring
+    distance = 0
+    while missing.any():
+        distance += 1
+        patches = first[:, None] + _ring(distance)
+        inside = ((patches >= 0) & (patches < grid)).all(-1)
+        drawn = _first_neighbour(ranks) + rng.random(inside.shape, np.float32)
+        order = np.argsort(np.where(inside, drawn, np.inf), axis=1)
+        ranks = np.empty_like(drawn)
+        np.put_along_axis(ranks, order, np.arange(order.shape[1], dtype=np.float32)[None], axis=1)
+        hidden = inside & (ranks < missing[:, None])
+        masks[np.nonzero(hidden)[0], *patches[hidden].T] = True
+        missing -= hidden.sum(1)
+        ranks = np.where(inside, ranks, np.inf)
     return masks
 
 
-def _random_walk(rng: np.random.Generator, grid: Grid, count: int) -> np.ndarray:
-    """Returns the mask of one walk over `count` patches, bool (hp, wp)."""
-    mask = np.zeros(grid, bool)
-    if count == 0:
-        return mask
-    # Python lists, since numpy is slow for single elements. A border of hidden patches bounds the walk.
-    stride = grid[1] + 2
-    hidden = np.pad(mask, 1, constant_values=True).ravel().tolist()
-    orders = list(itertools.permutations((-stride, stride, -1, 1)))
-    draws = iter(rng.integers(len(orders), size=2 * count).tolist())  # a patch is visited at most twice
-    patch = (int(rng.integers(grid[0])) + 1) * stride + int(rng.integers(grid[1])) + 1
-    hidden[patch] = True
-    path = [patch]
-    for _ in range(count - 1):
-        free = None
-        while free is None:  # terminates: some patch of the path has a free neighbour
-            neighbours = (path[-1] + step for step in orders[next(draws)])
-            free = next((patch for patch in neighbours if not hidden[patch]), None)
-            if free is None:
-                path.pop()
-        hidden[free] = True
-        path.append(free)
-    return np.array(hidden).reshape(grid[0] + 2, stride)[1:-1, 1:-1]
+@functools.cache
+def _ring(distance: int) -> Int[np.ndarray, "patches 2"]:
+    """Returns the (row, column) offsets at a city-block distance, ordered by angle: four quarters."""
+    steps = np.arange(distance)
+    quarter = np.stack([steps, distance - steps], axis=1)
+    rotate = lambda offsets: offsets[:, ::-1] * (1, -1)
+    quarters = [quarter]
+    for _ in range(3):
+        quarters.append(rotate(quarters[-1]))
+    return np.concatenate(quarters)
+
+
+def _first_neighbour(ranks: Float[np.ndarray, "count inner"]) -> Float[np.ndarray, "count outer"]:
+    """Returns, for each patch of the next ring, the smallest rank of its neighbours in this ring.
+
+    Both rings are in the order of `_ring`. Patch i of a quarter touches patches i and i - 1 of the same
+    quarter of the inner ring; patch 0, on an axis, touches only patch 0.
+    """
+    count, inner = ranks.shape
+    if inner == 1:
+        return np.tile(ranks, 4)
+    quarters = ranks.reshape(count, 4, inner // 4)
+    before = np.pad(quarters, ((0, 0), (0, 0), (1, 0)), constant_values=np.inf)
+    next_quarter = np.roll(quarters[:, :, :1], -1, axis=1)
+    after = np.concatenate([quarters, next_quarter], axis=2)
+    return np.minimum(before, after).reshape(count, -1)
 
 
 def _rounded_heights(side: float) -> Iterator[tuple[int, float]]:
@@ -152,8 +199,8 @@ def largest_ellipse(grid: Grid, ratio: float) -> int:
     radius = math.sqrt(hidden_count(grid, ratio) / math.pi)
 
     def area(rows: int, columns: int) -> int:
-        squares = [np.square(np.arange(-r, r + 1) / max(r, 0.5)) for r in (rows, columns)]
-        return int(np.count_nonzero(squares[1] + squares[0][:, None] <= 1.0))
+        offsets = np.arange(-rows, rows + 1)[:, None], np.arange(-columns, columns + 1)
+        return int(np.count_nonzero(inside_ellipse(*offsets, (np.array(rows), np.array(columns)))))
 
     return max(
         area(min(rows, grid[0] // 2), min(round(radius * math.sqrt(aspect)), grid[1] // 2))

@@ -81,7 +81,7 @@ class MetricsQueue:
         metrics = jax.device_get(on_device)
         if not all(np.isfinite(m["loss"].total) for m in metrics if "loss" in m):
             raise NotFinite(
-                f"the loss is not finite at step {step}: write a lower config.optim.learning_rate; "
-                "the same command continues from the latest checkpoint"
+                f"the loss is not finite at step {step}: lower config.optim.learning_rate and rerun; "
+                "training resumes from the latest checkpoint"
             )
         self._on_host += metrics

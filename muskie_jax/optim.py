@@ -6,20 +6,21 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from muskie_jax.config import total_steps, warmup_steps
+from muskie_jax.config import peak_learning_rate, total_steps, warmup_steps
 
 
 def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
-    """Returns the learning rate of each update: linear from 0 to the peak, then half-cosine to 0.
+    """Returns the learning rate of each update: linear from 0 to the peak, then half-cosine to the minimum.
 
-    Updates count from 0. The rate reaches 0 one update after the end of the run.
+    Updates count from 0. The rate reaches its minimum one update after the end of the run.
     """
     warmup = warmup_steps(config)
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
-        peak_value=config.optim.learning_rate,
+        peak_value=peak_learning_rate(config),
         warmup_steps=warmup,
         decay_steps=max(total_steps(config), warmup + 1),  # optax rejects decay_steps <= warmup_steps
+        end_value=config.optim.min_learning_rate,
     )
 
 

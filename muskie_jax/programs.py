@@ -116,7 +116,7 @@ def training_programs(
     replicated = NamedSharding(mesh, P())
     # Output shardings are fixed, so that a resumed run compiles the same programs as an uninterrupted run.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    per_update = len(schedule.resolutions)
+    per_update = schedule.batches_per_update
     if per_update == 1:
         step = jax.jit(
             functools.partial(single_batch_update, task=task, optimizer=optimizer),

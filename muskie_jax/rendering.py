@@ -24,6 +24,8 @@ Textures = dict[int, PhotoPyramid]  # source number -> photo textures of its wor
 class BatchPlacer:
     """Turns a host's batches into global arrays on the devices, and renders synthetic groups.
 
+    A loaded group has all views drawn from a scene. An update may split it into smaller groups.
+
     Args:
       groups: number of loaded groups per batch, over all hosts.
       worlds: the world of each source, by source number; None for photographs.

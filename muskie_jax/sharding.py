@@ -58,7 +58,7 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     if math.prod(sizes) != len(devices):
         raise UserError(
             f"config.mesh ({requested}) does not fit {len(devices)} devices: "
-            f"write sizes whose product is {len(devices)}, or -1 for one of them"
+            f"use sizes whose product is {len(devices)}, or -1 for one of them"
         )
     try:
         arranged = _arrange(sizes, devices)
@@ -66,7 +66,7 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         reason = " ".join(str(error).split()) or "JAX does not know their topology"
         raise UserError(
             f"config.mesh ({requested}) cannot be laid out on {len(devices)} {devices[0].device_kind} "
-            f"chips: {reason}: write other sizes, or use all chips of the machine"
+            f"chips: {reason}: use other sizes, or all chips of the machine"
         ) from error
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -85,7 +85,7 @@ def _arrange(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
     if data % len(slices):
         raise UserError(
             f"config.mesh.data={data} cannot be split over {len(slices)} TPU slices: "
-            f"write a multiple of {len(slices)}, and fsdp and view that fit in one slice"
+            f"use a multiple of {len(slices)}, so that the axes fsdp and view stay within one slice"
         )
     shape = (data // len(slices), *others)
     arrange = lambda chips: mesh_utils.create_device_mesh(shape, chips, allow_split_physical_axes=True)
@@ -106,13 +106,13 @@ def check_batch(config: ConfigDict, mesh: Mesh) -> None:
         if groups % shards:
             nearest = max(1, round(groups / shards)) * shards
             raise UserError(
-                f"config.{section}.groups={groups} cannot be split over {shards} devices: write {nearest}"
+                f"config.{section}.groups={groups} cannot be split over {shards} devices: use {nearest}"
             )
     for views in (*config.buckets.views, config.evaluation.views):
         if views % view_shards:
             raise UserError(
                 f"groups of {views} views cannot be split over config.mesh.view={view_shards}: "
-                f"leave {views} out of config.buckets.views and config.evaluation.views, or write "
+                f"leave {views} out of config.buckets.views and config.evaluation.views, or use "
                 "config.mesh.view=1"
             )
 
@@ -141,7 +141,7 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
             if axis and size % mesh.shape[axis]:
                 raise UserError(
                     f"config.mesh.{axis}={mesh.shape[axis]} cannot split {name} of shape {leaf.shape}: "
-                    f"write a divisor of {size}"
+                    f"use a divisor of {size}"
                 )
         return NamedSharding(mesh, spec)
 

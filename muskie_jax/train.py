@@ -53,6 +53,7 @@ def train(
     """
     # --- Config, data, devices ---------------------------------------------------------------------
     config_lib.validate(config)
+    stop = StopSignal(config.max_minutes)  # the time limit includes compilation
     create_workdir(workdir)
     total_steps = config_lib.total_steps(config)
     mesh = make_mesh(config.mesh, devices)
@@ -71,7 +72,7 @@ def train(
     describe_parameters(state_shapes.params)
 
     # --- Start or continue -------------------------------------------------------------------------
-    checkpoints = Checkpointer(workdir, config.checkpoint.keep)
+    checkpoints = Checkpointer(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
     restored = checkpoints.restore(state_shapes)
     if restored:
         state, old_config = restored
@@ -118,11 +119,11 @@ def train(
     step, train_loss, stopping = first_step, math.nan, False
     with (
         explain_out_of_memory("this batch, with everything else in memory,"),
-        StopSignal() as stop,
+        stop,
         contextlib.closing(profile),
         contextlib.closing(checkpoints),  # waits for a save in progress, even after an error
         prefetch(updates, guarded_copy, config.data.prefetch) as batches,
-        jax.transfer_guard_host_to_device("disallow"),  # implicit copies hide in loops and cost time
+        jax.transfer_guard("disallow"),  # implicit copies hide in loops and cost time
     ):
         while step < total_steps and not stopping:
             with progress.waiting():
@@ -146,7 +147,7 @@ def train(
                 metrics.wait()
                 with progress.paused(), programs.capture_guard.without_copies():
                     evaluate(evaluator, state.params, step, writers, workdir)
-            if is_due(step, config.checkpoint.every) or last:
+            if is_due(step, config.checkpoint.every, config.checkpoint.keep_every) or last:
                 metrics.wait()
                 with progress.paused():
                     checkpoints.save(state, config)
@@ -171,9 +172,9 @@ def train(
     return result
 
 
-def is_due(step: int, every: int) -> bool:
-    """Returns whether `step` is a multiple of `every`; False if `every` is 0."""
-    return every > 0 and step % every == 0
+def is_due(step: int, *intervals: int) -> bool:
+    """Returns whether `step` is a multiple of one of the intervals; 0 stands for no interval."""
+    return any(every > 0 and step % every == 0 for every in intervals)
 
 
 def scalars(metrics: dict[str, Mean], sources: Sequence[str]) -> dict[str, float]:

@@ -165,7 +165,7 @@ def accumulate_gradients(
 
     def objective(params):
         losses = hidden_losses(task, params, batch)
-        return total_loss(losses, batch["mask"].size), losses
+        return total_loss(losses, task.loss.pooling, batch["mask"].size), losses
 
     (loss, losses), total = jax.value_and_grad(objective, has_aux=True)(params)
     total = jax.tree.map(lambda g: weight * g, total)

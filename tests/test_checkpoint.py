@@ -98,6 +98,14 @@ def test_other_damage_falls_back_too(tmp_path, damage):
     assert int(restored(tmp_path)[0].step) == 1
 
 
+def test_steps_to_keep_are_kept_beside_the_newest(tmp_path):
+    checkpoints = Checkpointer(tmp_path, keep=2, keep_every=3)
+    for step in range(1, 9):
+        checkpoints.save(state_at(step), default_config())
+    checkpoints.close()
+    assert sorted(int(folder.name) for folder in checkpoints.folder.iterdir()) == [3, 6, 7, 8]
+
+
 def test_without_an_intact_checkpoint_restoring_raises(tmp_path):
     saved(tmp_path, 1)
     for path in array_files(tmp_path / "checkpoints" / "1"):

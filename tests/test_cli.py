@@ -51,38 +51,38 @@ def run(*arguments):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (["--workdir", "{tmp}"], "--config is missing: write --config configs/quickstart.py"),
-        (["--config", "configs/quickstart.py"], "--workdir is missing: write --workdir runs/"),
+        (["--workdir", "{tmp}"], "--config is missing: pass --config configs/quickstart.py"),
+        (["--config", "configs/quickstart.py"], "--workdir is missing: pass --workdir runs/"),
         (["--config", "configs/quikstart.py", "--workdir", "{tmp}"],
-         "no config file 'configs/quikstart.py': write --config configs/quickstart.py"),
+         "no config file 'configs/quikstart.py': pass --config configs/quickstart.py"),
         (["--config", "photos", "--workdir", "{tmp}"],
-         "no config file 'photos': write --config configs/photos.py"),
+         "no config file 'photos': pass --config configs/photos.py"),
         (["--config=photo:packed", "--workdir", "{tmp}"],
-         "no config file 'photo': write --config configs/photos.py:packed"),
+         "no config file 'photo': pass --config configs/photos.py:packed"),
         (["--config", "{tmp}", "--workdir", "{tmp}"],
-         "no config file '{tmp}': write the path of a Python file, such as one of configs: ablations, "),
+         "no config file '{tmp}': pass the path of a Python file, such as one of configs: ablations, "),
         (["--config", "{tmp}/file", "--workdir", "{tmp}"],
-         "{tmp}/file is not a Python file: write one such as configs/quickstart.py"),
+         "{tmp}/file is not a Python file: choose one such as configs/quickstart.py"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--config.optim.lr=1"], "lr"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--config.optim.b1=high"], "high"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--config.model.variant=bse"],
          "'base'?"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}"], "write --config.sources.photos.root="),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root=/nowhere"],
-         "no folder '/nowhere'"),
+         "the folder '/nowhere' does not exist"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root={tmp}"],
          "no image (.jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.rot=x"],
-         "no setting 'rot' (in an override of --config). Did you mean"),
+         "unknown setting 'rot' in an override of --config. Did you mean"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root=gs://b/x"],
-         "config.sources.photos.root='gs://b/x': only packs may have an address"),
+         "config.sources.photos.root='gs://b/x' is a URL, but only packs are read from URLs"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}/file"], "{tmp}/file"),
         (["--config", "configs/quickstart.py", "--workdir", "gs://b/run", "--config.job=plan"],
-         "'gs://b/run' is an address: write a path"),
+         "'gs://b/run' is a URL, but a local path is needed: mount"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--num_processes=2"],
          "--num_processes is for one of several processes: write --distributed too"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "config.seed=1"],
-         "write --config.seed=1"),
+         "pass --config.seed=1"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(tmp_path, arguments, expected):
@@ -94,8 +94,11 @@ def test_mistakes_are_one_line(tmp_path, arguments, expected):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (["--config.model.variant=bse"], "error: config.model.variant: no 'bse'; did you mean 'base'? ("),
-        (["--config=tests/conftest.py"], "the file of --config has no get_config(): write one as in con"),
+        (
+            ["--config.model.variant=bse"],
+            "config.model.variant: 'bse' is not a valid value; did you mean 'base'? (",
+        ),
+        (["--config=tests/conftest.py"], "the file of --config has no get_config(): define one as in conf"),
         (["--distributed"], "write --coordinator=HOST:PORT --num_processes=N --process_id=I"),
     ],
 )
@@ -113,15 +116,15 @@ QUICKSTART = ("--config", "configs/quickstart.py", "--workdir", "runs/x")
     "override, expected",
     [
         ("--config.sweep.models=('a',)",
-         "config.sweep is now config.evaluate: write --config.evaluate.models=('a',)"),
+         "config.sweep is now config.evaluate: pass --config.evaluate.models=('a',)"),
         ("--config.sweep.share=2/4",
-         "config.sweep.share is now config.evaluate.shard: write --config.evaluate.shard=2/4"),
+         "config.sweep.share is now config.evaluate.shard: pass --config.evaluate.shard=2/4"),
         ("--config.data.max_bad_share=0.1",
-         "config.data.max_bad_share is now config.data.max_bad_fraction: write "
+         "config.data.max_bad_share is now config.data.max_bad_fraction: pass "
          "--config.data.max_bad_fraction=0.1"),
         ("--config.sources.rooms.world.photo_texture_share=1",
          "config.sources.rooms.world.photo_texture_share is now "
-         "config.sources.rooms.world.photo_texture_fraction: write "
+         "config.sources.rooms.world.photo_texture_fraction: pass "
          "--config.sources.rooms.world.photo_texture_fraction=1"),
     ],
 )  # fmt: skip
@@ -162,7 +165,7 @@ def test_config_files_with_renamed_settings_name_the_new_ones(tmp_path, line, ex
     ],
 )
 def test_moved_modules_name_the_new_ones(old, new):
-    assert complaint_of(run_module(old)) == f"error: {old} has moved: write python -m {new}"
+    assert complaint_of(run_module(old)) == f"error: {old} has moved: run python -m {new}"
     assert importlib.util.find_spec(new)
 
 
@@ -194,16 +197,16 @@ def test_every_command_of_muskie_has_help(command):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        ([], "no command: write muskie with one of train, evaluate, "),
-        (["trian"], "no command 'trian' (did you mean 'train'?): write muskie with one of train, "),
+        ([], "muskie needs a command: use one of train, evaluate, "),
+        (["trian"], "muskie has no command 'trian' (did you mean 'train'?): use one of train, "),
         (["evaluate", *QUICKSTART], "configs/quickstart.py is for `muskie train`: write that instead of "
          "`muskie evaluate`, or add --config.job=evaluate"),
-        (["train", *QUICKSTART, "--config.job=trian"], "config.job: no 'trian'; did you mean 'train'?"),
-        (["plan", "--config", "configs/plan.py:rooms"], "--workdir is missing: write --workdir runs/plan"),
-        (["train", *QUICKSTART, "--out=x"], "--out is not for `muskie train` (its flags: muskie train --h"),
-        (["data", "verify"], "write muskie data verify <folder or address> and its flags"),
-        (["data", "pak"], "no command 'pak': write muskie data with one of inspect, groups, pack, verify"),
-        (["interop", "export", "--out=m.pth"], "--checkpoint is missing: write --checkpoint runs/quicks"),
+        (["train", *QUICKSTART, "--config.job=trian"], "config.job: 'trian' is not a valid value; did"),
+        (["plan", "--config", "configs/plan.py:rooms"], "--workdir is missing: pass --workdir runs/plan"),
+        (["train", *QUICKSTART, "--out=x"], "`muskie train` has no flag --out: leave it out (muskie train"),
+        (["data", "verify"], "got 0 arguments instead of 1: run muskie data verify <folder or URL> <"),
+        (["data", "pak"], "muskie data has no command 'pak': use one of inspect, groups, pack, "),
+        (["interop", "export", "--out=m.pth"], "--checkpoint is missing: pass --checkpoint runs/quicks"),
         (["report", "--workdir", "runs", "x"], "'x' is not a flag: leave it out"),
         (["sweeps", "--config", "configs/ablations.py", "--config.optim.b1=2.0"], "run 'base': config."),
     ],
@@ -248,7 +251,7 @@ def test_photographs_train_survive_a_kill_and_name_a_bad_file(tmp_path):
     bad.write_bytes(bad.read_bytes()[:200])
     arguments = [
         "--config", "configs/photos.py", "--workdir", workdir, *SMALL,
-        f"--config.sources.photos.root={photos}", "--config.duration=300 steps",
+        f"--config.sources.photos.root={photos}", "--config.duration=120 steps",
         "--config.checkpoint.every=20",
     ]  # fmt: skip
     process = start(*arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -261,12 +264,12 @@ def test_photographs_train_survive_a_kill_and_name_a_bad_file(tmp_path):
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["job"] == "train" and result["step"] == 300
+    assert result["job"] == "train" and result["step"] == 120
     assert process.returncode == -signal.SIGKILL and "Continuing from step" in done.stderr
     assert "scene0/frame_4.jpg" in done.stderr and "Skipped" in done.stderr
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
-    assert len(losses) == 150 and sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert len(losses) == 60 and sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
 @pytest.mark.slow

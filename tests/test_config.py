@@ -15,6 +15,7 @@ from muskie_jax.config import (
     dataset,
     default_config,
     folder,
+    peak_learning_rate,
     posed,
     published_sources,
     synthetic,
@@ -87,23 +88,45 @@ def test_shipped_configs_trace_at_full_size(path):
 def test_the_recipe_is_the_published_one():
     base = load(next(path for path in CONFIGS if path.stem == "muskie_base"))
     assert len(BucketSchedule(base.buckets.resolutions, base.buckets.views, 0).all()) == 4 + 4 + 20
-    assert total_steps(base) == 400 * 100_000 * 2 // 32
+    assert (base.batch.reuse, base.batch.passes) == (2, 2)
+    assert total_steps(base) == 1_250_000
+    large = load(next(path for path in CONFIGS if path.stem == "muskie_large"))
+    assert total_steps(large) == 312_500
     assert warmup_steps(base) == total_steps(base) // 200
     optim = base.optim
     assert (optim.b1, optim.b2, optim.eps, optim.weight_decay, optim.learning_rate) == (
         0.9, 0.95, 1e-8, 0.05, 2e-4,
     )  # fmt: skip
+    assert len(base.sources) == 9 and "waymo" not in base.sources
     for path in CONFIGS:
         if path.stem.startswith("muskie_"):
             assert load(path).model.variant == path.stem.removeprefix("muskie_")
 
 
+def test_learning_rates(config):
+    config.batch.update(groups=64, reuse=2, passes=4)
+    config.duration, config.optim.warmup = "100 steps", "10 steps"
+    config.optim.min_learning_rate = 1e-5
+    assert peak_learning_rate(config) == config.optim.learning_rate == 2e-4
+    config.optim.base_learning_rate = 4e-4
+    validate(config)
+    assert peak_learning_rate(config) == pytest.approx(4e-4 * 128 / 256), "128 new groups per step"
+    schedule = learning_rate_schedule(config)
+    assert schedule(10) == pytest.approx(2e-4)
+    assert schedule(55) == pytest.approx((2e-4 + 1e-5) / 2)
+    assert schedule(100) == pytest.approx(1e-5)
+
+
 def test_durations(config):
-    config.batch.groups, config.batch.reuse = 10, 2
+    config.batch.update(groups=10, reuse=2, passes=1)
     assert to_steps("1_500 steps", config, "x") == 1500
     assert to_steps("1 step", config, "x") == 1
     assert to_steps("1e3 examples", config, "x") == 200
     assert to_steps("0.5 epochs", config, "x") == 10_000
+    config.batch.passes = 2
+    assert to_steps("0.5 epochs", config, "x") == 5_000
+    assert to_steps("1_500 steps", config, "x") == 1500
+    config.batch.passes = 1
     config.optim.warmup = "0 steps"
     for steps in ("0 steps", "0 epochs"):
         config.duration = steps  # only evaluates
@@ -113,17 +136,22 @@ def test_durations(config):
 
 
 WRONG = {
-    "job": ("trian", "config.job: no 'trian'; did you mean 'train'?"),
-    "model.variant": ("bse", "did you mean 'base'? (there is: base, huge, large, nano, small, tiny)"),
-    "model.dtype": ("float16", "config.model.dtype: no 'float16'"),
+    "job": ("trian", "config.job: 'trian' is not a valid value; did you mean 'train'?"),
+    "model.variant": ("bse", "did you mean 'base'? (choices: base, huge, large, nano, small, tiny)"),
+    "model.dtype": ("float16", "config.model.dtype: 'float16' is not a valid value"),
     "profile.steps": ((13, 10), "write the first and the last update, such as (10, 13)"),
-    "model.remat": ("blocks", "did you mean 'block'? (there is: block, elementwise, full, none)"),
-    "model.attention": ("flash", "(there is: auto, cudnn, splash, xla)"),
-    "mask.modes": ((("rectangel", 0.5),), "config.mask.modes: no 'rectangel'; did you mean 'rectangle'?"),
+    "model.remat": ("blocks", "did you mean 'block'? (choices: block, elementwise, full, none)"),
+    "model.attention": ("flash", "(choices: auto, cudnn, splash, xla)"),
+    "mask.modes": (
+        (("rectangel", 0.5),),
+        "config.mask.modes: 'rectangel' is not a valid value; did you mean 'rectangle'?",
+    ),
     "mask.modes#ratio": ((("random", 1.5),), "random has ratio 1.5: write one above 0, at most 1"),
     "mask.modes#pair": (("random",), "write a pair such as ('random', 0.9)"),
     "mask.num_reference": (-1, "config.mask.num_reference=-1: write 0 or more, or None"),
-    "loss.error": ("mse", "config.loss.error: no 'mse'"),
+    "loss.error": ("mse", "config.loss.error: 'mse' is not a valid value"),
+    "loss.pooling": ("token", "config.loss.pooling: 'token' is not a valid value; did you mean 'tokens'?"),
+    "batch.passes": (0, "config.batch.passes=0 must be at least 1"),
     "buckets.resolutions": ((((448, 252),),), "448x252, not divisible by the patch size 16: the nearest"),
     "buckets.resolutions#nearest": ((((448, 252),),), "valid sizes are (448, 240) and (448, 256)"),
     "buckets.resolutions#flat": (((224, 224),), "write a tuple of (height, width)"),
@@ -139,12 +167,16 @@ WRONG = {
     "optim.warmup": ("500 epochs", "is not shorter than config.duration='400 epochs'"),
     "duration#short": ("40 steps", "(40 steps): write --config.optim.warmup='2 steps', or a longer durat"),
     "optim.learning_rate": (0.0, "config.optim.learning_rate=0.0: write above 0"),
-    "optim.decay": ("some", "(there is: all, matrices)"),
-    "batch.groups": (0, "config.batch.groups=0: write 1 or more"),
-    "data.max_bad_fraction": (2.0, "write a fraction from 0 to 1"),
+    "optim.min_learning_rate": (1.0, "config.optim.min_learning_rate=1.0 must be below the peak"),
+    "max_minutes": (-1.0, "config.max_minutes=-1.0 must be at least 0"),
+    "checkpoint.keep_every": (-5, "config.checkpoint.keep_every=-5 must be at least 0"),
+    "model.initial_values": ("torch", "(choices: published, xavier)"),
+    "optim.decay": ("some", "(choices: all, matrices)"),
+    "batch.groups": (0, "config.batch.groups=0 must be at least 1"),
+    "data.max_bad_fraction": (2.0, "config.data.max_bad_fraction=2.0 must be from 0 to 1"),
     "mesh.data": (0, "config.mesh.data=0: write 1 or more, or -1"),
     "mesh.fsdp": (-1, "only one axis may be -1"),
-    "log.every": (0, "config.log.every=0: write 1 or more"),
+    "log.every": (0, "config.log.every=0 must be at least 1"),
 }
 
 
@@ -172,7 +204,7 @@ def test_wrong_sources_are_one_line(config):
 
     assert "config.sources is empty" in complaint()
     assert "config.sources.p.root is empty: write --config.sources.p.root=" in complaint(p=folder())
-    assert "no 'video'" in complaint(p={"kind": "video"})
+    assert "config.sources.p.kind: 'video' is not a valid value" in complaint(p={"kind": "video"})
     assert "every weight is 0" in complaint(p=synthetic(weight=0.0))
     assert "glob='/x/*'" in complaint(p=folder(root="x", glob="/x/*"))
     assert "config.sources.p.world.field_of_view=(45.0,): write 2" in complaint(
@@ -182,7 +214,7 @@ def test_wrong_sources_are_one_line(config):
     assert "num_photos=0" in complaint(p=synthetic(num_photos=0))
     assert "holdout=1.0" in complaint(p=folder(root="x", holdout=1.0))
     assert "window=0" in complaint(p=folder(root="x", window=0))
-    assert "overlap=(0.9, 0.3): write two ascending fractions" in complaint(
+    assert "overlap=(0.9, 0.3) must be two increasing fractions (low, high), such" in complaint(
         p=folder(root="x", overlap=(0.9, 0.3))
     )
     assert "config.sources.p.weight='2': write a number, such as 1.0" in complaint(
@@ -190,16 +222,18 @@ def test_wrong_sources_are_one_line(config):
     )
     named = dataset("waymo", root="x")
     named.layout = "weymo"
-    assert "config.sources.p.layout: no 'weymo'; did you mean 'waymo'?" in complaint(p=named)
+    assert "config.sources.p.layout: 'weymo' is not a valid value; did you mean 'waymo'?" in complaint(
+        p=named
+    )
     named.update({"layout": "waymo", "zoom": 0.5})
     assert "config.sources.p.zoom=0.5: waymo has no object masks" in complaint(p=named)
-    with pytest.raises(UserError, match="no 'co3dv2'; did you mean 'co3d'"):
+    with pytest.raises(UserError, match="'co3dv2' is not a valid value; did you mean 'co3d'"):
         dataset("co3dv2")
     with pytest.raises(UserError, match="no 'mine' in this config: write nothing .* or :photos"):
         published_sources("mine")
     extra = folder(root="x")
     extra.golb = "*"
-    assert "config.sources.p.golb: no such setting; did you mean 'glob'?" in complaint(p=extra)
+    assert "unknown setting config.sources.p.golb; did you mean 'glob'?" in complaint(p=extra)
     with pytest.raises(UserError, match="no 'num_boxs'; did you mean 'num_boxes'"):
         synthetic(num_boxs=3)
 
@@ -228,7 +262,7 @@ def test_mask_options_of_lists_are_hashable(config):
 def test_defaults_are_those_of_the_first_version():
     """Checkpoints and scripts rely on names and values: a change is deliberate, and is entered here."""
     digest = hashlib.sha256(default_config().to_json_best_effort().encode()).hexdigest()
-    assert digest[:16] == "6a117af7fe031afd"
+    assert digest[:16] == "1825152d33503c02"
 
 
 def test_renamed_settings():
@@ -264,7 +298,7 @@ def test_unknown_and_missing_keys_are_one_line(config):
     with config.unlocked():
         config.optim.learning_rat = 1.0
     with pytest.raises(
-        UserError, match="config.optim.learning_rat: no such setting; did you mean 'learning_rate'"
+        UserError, match="unknown setting config.optim.learning_rat; did you mean 'learning_rate'"
     ):
         validate(config)
     with config.unlocked():
@@ -277,7 +311,7 @@ def test_unknown_and_missing_keys_are_one_line(config):
 def test_a_batch_must_fit_the_devices(config):
     devices = jax.devices()
     config.batch.groups = 12
-    with pytest.raises(UserError, match="config.batch.groups=12 cannot be split over 8 devices: write 16"):
+    with pytest.raises(UserError, match="config.batch.groups=12 cannot be split over 8 devices: use 16"):
         check_batch(config, make_mesh(config.mesh, devices))
     check_batch(config, make_mesh(config.mesh, devices[:4]))
     config.mesh.update({"data": 2, "view": 4})

@@ -16,7 +16,7 @@ def make(path, force=False, text="new", entries=("a",)):
 
 def test_a_folder_is_written_and_replaced(tmp_path):
     make(tmp_path / "deep" / "folder", text="old")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="exists: choose another path, or pass --force"):
         make(tmp_path / "deep" / "folder")
     make(tmp_path / "deep" / "folder", force=True)
     assert (tmp_path / "deep" / "folder" / "a").read_text() == "new"
@@ -28,14 +28,14 @@ def test_a_folder_is_written_and_replaced(tmp_path):
 def test_a_file_or_folder_of_another_kind_is_never_replaced(tmp_path):
     make(tmp_path / "folder")
     (tmp_path / "folder" / "thesis").touch()
-    with pytest.raises(UserError, match="also holds 'thesis'"):
+    with pytest.raises(UserError, match="is not replaced, because it contains 'thesis'"):
         make(tmp_path / "folder", force=True)
-    with pytest.raises(UserError, match="is a folder, which is not replaced"):
+    with pytest.raises(UserError, match="is a folder, and a folder is never replaced by a file"):
         check_free(tmp_path / "folder", force=True)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is a file, which is not replaced"):
+    with pytest.raises(UserError, match="is a file, and a file is never replaced by a folder"):
         make(tmp_path / "file", force=True)
-    with pytest.raises(UserError, match="is a folder, which is not replaced"):
+    with pytest.raises(UserError, match="is a folder, and a folder is never replaced by a file"):
         check_free(pathlib.Path("/"), force=True)
 
 
@@ -64,13 +64,13 @@ def test_an_error_leaves_the_old_folder_in_place(tmp_path, monkeypatch, error, w
 
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://b", "file:///tmp/run", "memory://run"])
 def test_an_address_is_rejected_as_a_path(address):
-    with pytest.raises(UserError, match=f"'{address}' is an address: write a path"):
+    with pytest.raises(UserError, match=f"'{address}' is a URL, but a local path is needed"):
         user_path(address)
 
 
 def test_a_home_is_expanded_and_an_unknown_one_is_an_error():
     assert user_path("~") == pathlib.Path.home()
-    with pytest.raises(UserError, match="no such user's home"):
+    with pytest.raises(UserError, match="cannot expand '~' in .*: unknown user"):
         user_path("~nobody-of-this-name/x")
 
 

@@ -8,6 +8,18 @@ import pytest
 from muskie_jax.interrupt import StopSignal
 
 
+def test_a_time_limit_requests_a_stop(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stop, endless = StopSignal(max_minutes=2), StopSignal()
+    with stop:
+        now[0] = 119.0
+        assert not stop.requested(1)
+        now[0] = 121.0
+        assert stop.requested(2) and stop.name == "config.max_minutes"
+    assert not endless.requested(2)
+
+
 class Busy:
     """A standard error that is in the middle of a write."""
 

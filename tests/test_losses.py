@@ -14,12 +14,14 @@ def case():
     shape = (2, 3, 5, 12)
     pred, target = (3 * jax.random.normal(k, shape) for k in keys[:2])
     conf = jax.random.uniform(keys[2], shape)
-    return pred, conf, target, jax.random.bernoulli(keys[3], 0.6, shape[:3])
+    mask = jax.random.bernoulli(keys[3], 0.6, shape[:3]).at[0, 0].set(True)  # groups hide unequal numbers
+    return pred, conf, target, mask
 
 
 @pytest.mark.parametrize("error", ["l2", "l1", "smooth_l1"])
 @pytest.mark.parametrize("confidence", [True, False])
-def test_against_plain_numpy(case, error, confidence):
+@pytest.mark.parametrize("pooling", ["groups", "tokens"])
+def test_against_plain_numpy(case, error, confidence, pooling):
     pred, conf, target, mask = (np.asarray(x, np.float64) for x in case)
     difference = np.abs(pred - target)
     errors = {
@@ -28,12 +30,15 @@ def test_against_plain_numpy(case, error, confidence):
         "smooth_l1": np.where(difference < 1, difference**2 / 2, difference - 0.5),
     }[error]
     if confidence:
-        expected = ((conf + 0.1) * errors).mean(-1)[mask > 0].mean()
+        errors = (conf + 0.1) * errors
+    by_group = [group.mean(-1)[hidden > 0] for group, hidden in zip(errors, mask)]
+    assert len(by_group[0]) != len(by_group[1])
+    together = np.concatenate(by_group).mean()
+    expected = together if pooling == "tokens" else np.mean([group.mean() for group in by_group])
+    if confidence:
         expected += 0.1 * (mask * -np.log(conf + 1e-6).mean(-1)).mean()
-    else:
-        expected = errors.mean(-1)[mask > 0].mean()
     losses = token_losses(*case, LossOptions(error, confidence))
-    assert float(total_loss(losses)) == pytest.approx(expected, rel=1e-5)
+    assert float(total_loss(losses, pooling)) == pytest.approx(expected, rel=1e-5)
     squared = float(losses.squared.sum() / losses.hidden.sum())
     assert squared == pytest.approx((difference**2).mean(-1)[mask > 0].mean(), rel=1e-5)
 
@@ -48,17 +53,21 @@ def test_normalised_targets(case):
     assert jnp.isfinite(normalize_patches(jnp.ones((1, 4)))).all()
 
 
-def test_a_group_without_a_masked_token_is_harmless(case):
+@pytest.mark.parametrize("pooling", ["groups", "tokens"])
+def test_a_group_without_a_masked_token_is_harmless(case, pooling):
     pred, conf, target, mask = case
 
     def loss(pred, mask):
-        return total_loss(token_losses(pred, conf, target, mask))
+        return total_loss(token_losses(pred, conf, target, mask, LossOptions(confidence=False)), pooling)
 
     for hidden in (mask.at[0].set(False), jnp.zeros_like(mask)):
         value, gradient = jax.value_and_grad(loss)(pred, hidden)
         assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
         assert (gradient[~hidden] == 0).all()
     assert float(loss(pred, jnp.zeros_like(mask))) == 0.0
+    alone = token_losses(pred[1:], conf[1:], target[1:], mask[1:], LossOptions(confidence=False))
+    without_the_first = loss(pred, mask.at[0].set(False))
+    assert float(without_the_first) == pytest.approx(float(total_loss(alone, pooling)), rel=1e-6)
 
 
 def test_an_unknown_error_is_named():

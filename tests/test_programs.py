@@ -5,6 +5,7 @@ import threading
 import time
 
 import jax
+import numpy as np
 import pytest
 
 from muskie_jax.buckets import Bucket, BucketSchedule
@@ -20,17 +21,19 @@ from muskie_jax.programs import (
     training_programs,
 )
 from muskie_jax.sharding import make_mesh
-from muskie_jax.train_step import abstract_state, make_task
+from muskie_jax.train_step import abstract_state, init_state, make_task, single_batch_update
 from muskie_tests.runs import nano_config
 
 RESOLUTIONS = (((32, 32),), ((48, 48), (32, 48)), ((32, 32), (48, 48)))
 
 
-def test_positions_are_exactly_those_that_updates_draw():
-    schedule = BucketSchedule(RESOLUTIONS, (1, 2), seed=0)
+@pytest.mark.parametrize("passes", [1, 2])
+def test_positions_are_exactly_those_that_updates_draw(passes):
+    schedule = BucketSchedule(RESOLUTIONS, (1, 2), 0, passes)
     positions = set(schedule.positions())
-    drawn = {(b, i == 0) for step in range(300) for i, b in enumerate(schedule.at(step))}
-    assert positions == drawn
+    batches = ((b, i == 0 and n % passes == 0) for n in range(600) for i, b in enumerate(schedule.at(n)))
+    assert positions == set(batches)
+    assert len(schedule.positions()) == len(positions)
     assert (Bucket(32, 32, 2), True) in positions and (Bucket(32, 32, 2), False) in positions
     assert (Bucket(48, 48, 1), True) not in positions
 
@@ -57,6 +60,36 @@ def test_an_update_of_one_batch_is_one_program(setting):
     bucket = Bucket(32, 32, 2)
     assert set(programs[1]._compiled) == {ProgramKey(bucket, True)}
     assert set(programs[2]._compiled) == {ProgramKey(bucket, True), ProgramKey(bucket, False), OPTIMIZER}
+
+
+def test_two_passes_of_half_the_groups_are_one_update_of_all(setting):
+    config, state_shapes, _ = setting
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
+    bucket, rng = Bucket(32, 32, 2), np.random.default_rng(0)
+    shapes = batch_shapes(bucket, config.batch.groups, 2, 16, mesh)
+    image_shape, mask_shape = shapes["images"].shape, shapes["mask"].shape
+    halves = [
+        {
+            "images": rng.integers(0, 256, image_shape, np.uint8),
+            "mask": rng.random(mask_shape) < probability,
+            "source": np.zeros(len(shapes["source"]), np.int32),
+        }
+        for probability in (0.3, 0.9)
+    ]
+    schedule = BucketSchedule((((32, 32),),), (2,), 0, passes=2)
+    lowered = training_programs(task, optimizer, state_shapes, {bucket: shapes}, schedule, mesh)
+    two_passes = Programs(lowered, {}, quiet=True)
+    two_passes.compile()
+    state = lambda: init_state(task.model, optimizer, 0, mesh)
+    updated, _ = two_passes.update(state(), [(bucket, half) for half in halves])
+    both = {key: np.concatenate([half[key] for half in halves]) for key in shapes}
+    step = functools.partial(single_batch_update, task=task, optimizer=optimizer)
+    expected, _ = jax.jit(step)(state(), both)
+    assert int(updated.step) == int(expected.step) == 1
+    # Compares Adam's first moments, since its parameters amplify rounding.
+    same = functools.partial(np.testing.assert_allclose, atol=1e-7, rtol=1e-4)
+    jax.tree.map(same, updated.opt_state[0].mu, expected.opt_state[0].mu)
 
 
 class Device:

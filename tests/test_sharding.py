@@ -82,7 +82,7 @@ def test_only_the_data_axis_spans_slices():
     chips = tpu("TPU v5 lite", (4, 4, 1), slices=2)
     mesh = make_mesh({"data": -1, "fsdp": 4, "view": 2}, chips)
     assert all(len({chip.slice_index for chip in part.flat}) == 1 for part in mesh.devices)
-    with pytest.raises(UserError, match="config.mesh.data=1 cannot be split over 2 TPU slices: write"):
+    with pytest.raises(UserError, match="config.mesh.data=1 cannot be split over 2 TPU slices: use"):
         make_mesh({"data": 1, "fsdp": 32, "view": 1}, chips)
 
 

@@ -98,7 +98,7 @@ def test_choose_parses_variant_and_run(arg, variant, run):
 
 @pytest.mark.parametrize("arg", ["loan", "photos,loan", "lone,photos", "photo,lone"])
 def test_unknown_run_is_reported_with_the_known_ones(arg):
-    with pytest.raises(UserError, match=r"^no run '.*' in this config.*base, lone, photos"):
+    with pytest.raises(UserError, match=r"^this config has no run '.*base, lone, photos"):
         choose(arg, RUNS, ("photos",))
 
 
@@ -107,10 +107,11 @@ def test_overrides_are_set_and_wrong_ones_reported():
     assert config.mask.num_reference == 2 and config.optim.learning_rate == 1e-3
     assert config.model == default_config().model
     with pytest.raises(
-        UserError, match=r"^optim.learning_rat: no setting 'learning_rat'; did you mean 'learning_rate'"
+        UserError,
+        match=r"^optim.learning_rat: unknown setting 'learning_rat'; did you mean 'learning_rate'",
     ):
         override(config, {"optim.learning_rat": 1.0})
-    with pytest.raises(UserError, match="^duration.steps: no setting 'steps'"):
+    with pytest.raises(UserError, match="^duration.steps: unknown setting 'steps'"):
         override(config, {"duration.steps": 1})
     with pytest.raises(UserError, match=r"^buckets.views: 'two' has the wrong type: "):
         override(config, {"buckets.views": "two"})
@@ -143,17 +144,17 @@ def write(tmp_path, body):
 @pytest.mark.parametrize(
     "body, expected",
     [
-        ("", "mine.py has no sweep(): write one"),
+        ("", "mine.py has no sweep(): define one"),
         ("def sweep(): return {}", "sweep() returned no runs"),
         ("def sweep(): return ['base']", "sweep() returned no runs"),
-        ("def sweep(): return {'a/b': {}}", "'a/b' cannot name the folder of a run: write letters"),
-        ("def sweep(): return {'..': {}}", "'..' cannot name the folder of a run: write letters"),
-        ("def sweep(): return {'two words': {}}", "'two words' cannot name the folder of a run: write"),
-        ("def sweep(): return {'evaluation': {}}", "'evaluation' cannot name the folder of a run"),
+        ("def sweep(): return {'a/b': {}}", "'a/b' cannot be the name of a run's folder: use letters"),
+        ("def sweep(): return {'..': {}}", "'..' cannot be the name of a run's folder: use letters"),
+        ("def sweep(): return {'two words': {}}", "'two words' cannot be the name of a run's"),
+        ("def sweep(): return {'evaluation': {}}", "'evaluation' cannot be the name of a run"),
         ("def sweep(): return {1: {}}", "run 1: "),
-        ("def sweep(): return {'a': {}, 'b': {'seed': 0}}", "runs 'a' and 'b' are equal"),
-        ("def sweep(): return {'a': {}, 'b': {'sed': 1}}", "run 'b': sed: no setting 'sed'; did you"),
-        ("def sweep(): return {'a': {}, 'b': {'seed': -1}}", "run 'b': config.seed=-1: write 0 or more"),
+        ("def sweep(): return {'a': {}, 'b': {'seed': 0}}", "runs 'a' and 'b' have equal configs"),
+        ("def sweep(): return {'a': {}, 'b': {'sed': 1}}", "run 'b': sed: unknown setting 'sed'; did you"),
+        ("def sweep(): return {'a': {}, 'b': {'seed': -1}}", "run 'b': config.seed=-1 must be at least 0"),
         ("def sweep(): return {'a': {}}\ndef get_config(arg): return 1 / 0", "run 'a': ZeroDivisionError"),
     ],
 )
@@ -167,9 +168,9 @@ def test_common_overrides_apply_to_all_runs_and_must_keep_them_distinct(tmp_path
     path = write(tmp_path, "def sweep(): return {'base': {}, 'other': {'seed': 1}}")
     configs = sweep_configs(path, {"duration": "9_000 steps"})
     assert [(c.duration, c.seed) for c in configs.values()] == [("9_000 steps", 0), ("9_000 steps", 1)]
-    with pytest.raises(UserError, match="runs 'base' and 'other' are equal: remove one, or override fewer"):
+    with pytest.raises(UserError, match="runs 'base' and 'other' have equal configs: remove one"):
         sweep_configs(path, {"seed": 5})
-    with pytest.raises(UserError, match="mine.py:other is one run of a sweep: write .*mine.py for all"):
+    with pytest.raises(UserError, match="mine.py:other is one run of a sweep: use .*mine.py for all"):
         sweep_configs(f"{path}:other", {})
 
 
@@ -209,7 +210,7 @@ def test_wrong_common_override_is_reported_with_the_run(tmp_path):
 
 
 def test_unknown_ablation_is_reported():
-    with pytest.raises(UserError, match=r"no run 'view_1' in this config.*did you mean 'views_1'"):
+    with pytest.raises(UserError, match=r"this config has no run 'view_1'; did you mean 'views_1'"):
         load(":view_1")
 
 

@@ -69,7 +69,8 @@ def one_bucket_config(root):
     return config
 
 
-@pytest.mark.parametrize("workers, devices", [(0, 1), pytest.param(2, 8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers, devices", [(0, 1), (2, 8)])
 def test_a_killed_run_resumes_bit_for_bit(photo_folder, tmp_path, workers, devices):
     reference, killed = tmp_path / "reference", tmp_path / "killed"
     final = record(photo_folder, reference, 0, devices)

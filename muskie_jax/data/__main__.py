@@ -3,7 +3,7 @@
 inspect   checks the data of a config and shows groups as training would draw them
 groups    builds the list of view groups that MegaDepth needs from its list of image pairs
 pack      packs a source of a config into shards for fast reading: docs/data.md
-verify    reads a whole pack and compares its files with their checksums
+verify    reads all files of a pack and compares them with their checksums
 """
 
 from muskie_jax.command_line import run_program

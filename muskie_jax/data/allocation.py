@@ -10,8 +10,8 @@ MAX_KEPT_ARRAY_BYTES = 32 * 2**20  # limit per array; glibc's upper limit for M_
 def keep_freed_memory() -> None:
     """Makes glibc keep the memory of freed images for later allocations.
 
-    By default glibc returns arrays of that size to the system. For the next array, the system then maps and
-    clears every page again. On a virtual machine this takes longer than decoding. With other C
+    By default glibc returns the memory of large arrays to the system. For the next array, the system then
+    maps and clears every page again. On a virtual machine this takes longer than decoding. With other C
     libraries this function does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

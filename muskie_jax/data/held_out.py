@@ -74,8 +74,8 @@ class HeldOutPhotographs:
             if len(images) == len(frames):
                 return Photographs(np.stack(images))
         raise UserError(
-            f"scene {self._source.scenes[scene].name!r} of {self.name}: too few images for a group of "
-            f"{len(frames)} views can be read, such as {bad[-1]}: repair or remove it"
+            f"scene {self._source.scenes[scene].name!r} of {self.name} has too few readable images for a "
+            f"group of {len(frames)} views: repair or remove unreadable images, such as {bad[-1]}"
         )
 
 

@@ -55,6 +55,8 @@ LAYOUTS = {
     "re10k": Layout("RealEstate10K", "*", "*.jpg", window=32),
     "wildrgbd": Layout("WildRGB-D", "*/scenes/scene_*", "rgb/*.png", window=32, masks="masks", zoom=0.5),
 }
+# The published code can read Waymo, but does not train on it.
+PUBLISHED_DATASETS = tuple(name for name in LAYOUTS if name != "waymo")
 
 
 PHOTOGRAPHS = "photographs"  # title of the layout of a user's own folder

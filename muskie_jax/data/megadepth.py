@@ -53,15 +53,15 @@ def read_groups(path: pathlib.Path) -> Iterator[Scene]:
 
 @contextlib.contextmanager
 def explain_read_errors(path: pathlib.Path) -> Iterator[None]:
-    """Turns the errors of reading a list into a UserError that names its file."""
+    """Turns an error while a list is parsed into a `UserError` that names the file."""
     try:
         yield
     except (zipfile.BadZipFile, pickle.UnpicklingError, AttributeError) as error:
         raise UserError(f"{path} cannot be read safely: {error}") from error
     except FileNotFoundError as error:
-        raise UserError(f"no file {path}: see docs/data.md for where to get it") from error
+        raise UserError(f"{path} does not exist: see docs/data.md for where to get it") from error
     except (OSError, KeyError, ValueError, TypeError, IndexError, EOFError) as error:
-        raise UserError(f"{path} has no valid {', '.join(KEYS)}: {error}") from error
+        raise UserError(f"{path} does not contain valid arrays {', '.join(KEYS)}: {error}") from error
 
 
 def read_lists(path: pathlib.Path) -> list[np.ndarray]:

@@ -60,7 +60,7 @@ def write_groups(root: pathlib.Path, file: str, low: float, high: float, seed: i
     ]
     if not groups:
         raise UserError(
-            f"{source}: no image overlaps {VIEWS - 1} others by {low} to {high}: write a wider range"
+            f"{source}: no image overlaps {VIEWS - 1} others by {low} to {high}: use a wider --overlap"
         )
     array = np.empty(len(groups), object)
     array[:] = groups
@@ -77,7 +77,7 @@ def run_groups(arguments: list[str]) -> dict[str, Any]:
         low, high = map(float, _OVERLAP.value)
     except ValueError:
         raise UserError(
-            f"--overlap={','.join(_OVERLAP.value)}: write two fractions, such as 0.2,1"
+            f"--overlap={','.join(_OVERLAP.value)} must be two fractions low,high, such as 0.2,1"
         ) from None
     file = LAYOUTS["megadepth"].groups
     count = write_groups(user_path(root), file, low, high)

@@ -99,7 +99,7 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
             continue
         root = roots[name]
         if not root.is_dir():
-            notes.append(f"{name}: LEFT OUT, no folder {str(root)!r}")
+            notes.append(f"{name}: LEFT OUT, since the folder {str(root)!r} does not exist")
             continue
         photographs, unread[name] = _open_photographs(name, source, root, cache)
         seen, unseen, new_notes = _split_photographs(photographs, source.holdout, config.batch.views)
@@ -109,7 +109,7 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
         pattern = source.get("glob", "*")
         notes += [f"{name}: NOT READ: {line}" for line in unread_lines(unread[name], root, pattern)]
     if not any(source.weight for source in training):
-        raise UserError("config.sources: no source was found: " + "; ".join(notes))
+        raise UserError("config.sources has no source to train on: " + "; ".join(notes))
     # A source without held-out scenes is not evaluated, unless no source has any.
     both = list(zip(training, held_out))
     proper = [a.weight > 0 and (isinstance(a, SyntheticSource) or a != b) for a, b in both]
@@ -125,20 +125,20 @@ def _roots(config: ConfigDict) -> dict[str, pathlib.Path]:
 
     Raises:
       UserError: if a folder is missing, unless `config.data.allow_missing`; or if an unpacked source has
-        an address as its root.
+        a URL as its root.
     """
     sources = {name: source for name, source in config.sources.items() if source.kind != "synthetic"}
     roots = {name: _root(config, name, source) for name, source in sources.items()}
     missing = [name for name, root in roots.items() if not root.is_dir()]
     if missing and not config.data.allow_missing:
         first, *others = missing
-        more = f" (nor for {', '.join(others)})" if others else ""
-        message = f"config.sources.{first}: no folder {str(roots[first])!r}{more}"
-        message += f": write --config.sources.{first}.root=..."
+        more = f" (nor do those of {', '.join(others)})" if others else ""
+        message = f"config.sources.{first}: the folder {str(roots[first])!r} does not exist{more}"
+        message += f": pass --config.sources.{first}.root=..."
         if not pathlib.Path(config.sources[first].root).is_absolute():
             message += ", or --config.data.root=..., the folder that relative roots start from"
         if len(missing) < len(config.sources):
-            message += "; or --config.data.allow_missing to train on the sources that exist"
+            message += "; or pass --config.data.allow_missing to train on the sources that exist"
         raise UserError(message)
     return roots
 
@@ -152,8 +152,8 @@ def _root(config: ConfigDict, name: str, source: ConfigDict) -> pathlib.Path:
         return local_folder(config.data.root, source.root, config.data.cache)
     if ADDRESS in config.data.root + source.root:
         raise UserError(
-            f"config.sources.{name}.root={source.root!r}: only packs may have an address: "
-            "write a folder, or pack the source first (docs/data.md)"
+            f"config.sources.{name}.root={source.root!r} is a URL, but only packs are read from URLs: "
+            "choose a local folder, or pack the source first (docs/data.md)"
         )
     return user_path(config.data.root) / user_path(source.root)
 
@@ -225,16 +225,17 @@ def photo_textures(root: str, most: int) -> UInt8[np.ndarray, "N 256 256 3"]:
         except BadImage:
             continue
     if not textures:
-        raise UserError(f"no readable image for textures under {str(folder)!r}")
+        raise UserError(
+            f"no image in {str(folder)!r} can be read as a photo texture: choose another folder"
+        )
     return np.stack(textures)
 
 
 def training_sampler(config: ConfigDict, mixture: Mixture) -> GroupSampler:
     """Returns the sampler of training groups."""
-    schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
     return GroupSampler(
         sources=mixture.training,
-        schedule=schedule,
+        schedule=BucketSchedule.of(config),
         views=config.batch.views,
         reuse=config.batch.reuse,
         patch=config.model.patch,

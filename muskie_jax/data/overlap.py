@@ -36,7 +36,7 @@ def sample_overlapping(
     """Draws an anchor frame, and other frames that overlap it by `low` to `high`.
 
     Args:
-      overlap: the fraction of each row's frame that each column's frame sees.
+      overlap: entry (i, j) is the fraction of frame i's pixels that frame j sees.
       num_views: number of views to draw. Frames repeat only after all suitable frames have been drawn.
       low, high: inclusive bounds on the overlap of the anchor with the other frames.
 
@@ -83,7 +83,7 @@ READERS = {"scene_metadata.npz": _from_pairs, CAMERAS: _from_cameras}
 
 @functools.lru_cache(maxsize=256)
 def scene_overlap(folder: pathlib.Path, frames: tuple[str, ...]) -> Float32[np.ndarray, "frames frames"]:
-    """Returns the fraction of each row's frame that each column's frame sees.
+    """Returns a matrix whose entry (i, j) is the fraction of frame i's pixels that frame j sees.
 
     Args:
       folder: the scene's folder.
@@ -103,7 +103,7 @@ def scene_overlap(folder: pathlib.Path, frames: tuple[str, ...]) -> Float32[np.n
     try:
         known, overlap = READERS[file.name](file)
     except (OSError, KeyError, ValueError, TypeError, IndexError, zipfile.BadZipFile, BadImage) as error:
-        raise UserError(f"{file}: overlap of views: {type(error).__name__} {error}") from error
+        raise UserError(f"{file} has no valid overlap of views: {type(error).__name__} {error}") from error
     index_of = {pathlib.PurePosixPath(name).stem: index for index, name in enumerate(known)}
     indices = [index_of.get(pathlib.PurePosixPath(frame).stem, -1) for frame in frames]
     table = np.zeros((len(known) + 1,) * 2, np.float32)  # the last row and column: unlisted frames

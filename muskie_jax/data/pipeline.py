@@ -1,7 +1,8 @@
 """Builds batches: photographs are loaded through Grain; synthetic rooms only need seeds.
 
 A *load* is the set of groups that are read together: one batch of groups per resolution. It serves `reuse`
-updates, each with its own order of views and its own masks. A *slot* is a group's position in its batch.
+passes through the network, each with its own order of views and its own masks. A *slot* is a group's
+position in its batch. An update takes one or several passes.
 
 A sample is a function of (seed, load, resolution, slot). It does not depend on the worker or host that
 computes it, and a run can start at any step. So the step is the only state of the pipeline.
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 import grain
 import numpy as np
-from absl import logging
+from absl import flags, logging
 from jaxtyping import Bool, Int, Int32, UInt8, UInt32
 
 from muskie_jax.buckets import Bucket, BucketSchedule
@@ -46,15 +47,15 @@ Batch = dict[str, np.ndarray]
 class PhotoGroup(NamedTuple):
     """One group of photographs.
 
-    Each update splits the group into smaller groups of V views, the number in its bucket. L is the number
+    Each pass splits the group into smaller groups of V views, the number in its bucket. L is the number
     of patches per view.
 
     Attributes:
       source: index of the source.
       name: the scene's name, for display.
       images: all views, at the canvas size of their resolution.
-      orders: one order of the views per update that the load serves.
-      masks: one array per update that the load serves: the masks of the smaller groups, True = masked.
+      orders: one order of the views per pass that the load serves.
+      masks: one array per pass that the load serves: the masks of the smaller groups, True = masked.
       tried: number of images that were opened, or failed to open.
       skipped: one message per unreadable image.
       error: the reason why the group could not be loaded; empty if it could.
@@ -97,7 +98,7 @@ class PhotoLoad:
     error: str
 
     def batch(self, use: int, bucket: Bucket) -> Batch:
-        """Returns the batch of update `use`: views in their new order, cropped and split into groups."""
+        """Returns the batch of pass `use`: views in their new order, cropped and split into groups."""
         order = self.orders[use]
         height, width = bucket.height, bucket.width
         canvas = self.images[0].shape[1:3]
@@ -127,7 +128,7 @@ class SyntheticLoad:
     masks: list[Bool[np.ndarray, "g splits V L"]]
 
     def batch(self, use: int, bucket: Bucket) -> Batch:
-        """Returns the batch of update `use`. The device renders `scene` and applies `order`."""
+        """Returns the batch of pass `use`. The device renders `scene` and applies `order`."""
         del bucket  # the masks already have the bucket's shape
         synthetic = {"scene": self.scene, "order": self.orders[use].astype(np.int32)}
         return _masks_and_source(self.masks[use], self.source) | synthetic
@@ -141,12 +142,12 @@ def _masks_and_source(masks: Bool[np.ndarray, "g splits V L"], source: Int32[np.
 
 def collate(groups: Sequence[PhotoGroup]) -> PhotoLoad:
     """Joins groups of photographs of one batch, in the order of their slots."""
-    join_updates = lambda per_group: [np.concatenate(parts) for parts in zip(*per_group)]
+    join_passes = lambda per_group: [np.concatenate(parts) for parts in zip(*per_group)]
     return PhotoLoad(
         source=np.stack([group.source for group in groups]),
         images=[group.images for group in groups],
-        orders=join_updates(group.orders for group in groups),
-        masks=join_updates(group.masks for group in groups),
+        orders=join_passes(group.orders for group in groups),
+        masks=join_passes(group.masks for group in groups),
         tried=sum(group.tried for group in groups),
         skipped=tuple(message for group in groups for message in group.skipped),
         error=next((group.error for group in groups if group.error), ""),
@@ -223,12 +224,12 @@ class GroupSampler:
         blocks = [self._synthetic_block(load, resolution, number) for number in numbers.tolist()]
         wanted = block_of * BLOCK + slots % BLOCK
         join = lambda parts: np.concatenate(parts)[wanted]
-        join_updates = lambda per_block: [join(parts) for parts in zip(*per_block)]
+        join_passes = lambda per_block: [join(parts) for parts in zip(*per_block)]
         return SyntheticLoad(
             source=join([block.source for block in blocks]),
             scene=join([block.scene for block in blocks]),
-            orders=join_updates(block.orders for block in blocks),
-            masks=join_updates(block.masks for block in blocks),
+            orders=join_passes(block.orders for block in blocks),
+            masks=join_passes(block.masks for block in blocks),
         )
 
     def _synthetic_block(self, load: int, resolution: int, block: int) -> SyntheticLoad:
@@ -249,8 +250,8 @@ class GroupSampler:
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Draws the `orders` and `masks` of several groups (see `PhotoGroup`)."""
         orders, masks = [], []
-        for update in range(load * self.reuse, (load + 1) * self.reuse):
-            bucket = self.schedule.at(update)[resolution]
+        for number in range(load * self.reuse, (load + 1) * self.reuse):
+            bucket = self.schedule.at(number)[resolution]
             orders.append(rng.permuted(np.tile(np.arange(self.views), (groups, 1)), axis=1))
             splits, grid = self.views // bucket.views, bucket.grid(self.patch)
             drawn = group_masks(rng, groups * splits, bucket.views, grid, self.masks)
@@ -312,16 +313,31 @@ class Pipeline:
     ) -> Generator[tuple[tuple[Bucket, Batch], ...], None, None]:
         """Yields the (bucket, batch) pairs of each update from `first` to before `stop`.
 
+        An update has one pair per resolution of each of its passes.
+
         Raises:
           UserError: if a group cannot be loaded.
         """
         reuse, schedule = self.sampler.reuse, self.sampler.schedule
-        loads, loaded = self._loads(first // reuse), ()
+        loads, loaded = self._loads(self._first_pass(first) // reuse), ()
         for step in itertools.count(first) if stop is None else range(first, stop):
-            if not loaded or step % reuse == 0:
-                loaded = tuple(next(loads) for _ in schedule.resolutions)
-            pairs = zip(schedule.at(step), loaded)
-            yield tuple((bucket, load.batch(step % reuse, bucket)) for bucket, load in pairs)
+            update = []
+            for number in range(self._first_pass(step), self._first_pass(step + 1)):
+                if not loaded or number % reuse == 0:
+                    loaded = tuple(next(loads) for _ in schedule.resolutions)
+                for bucket, load in zip(schedule.at(number), loaded):
+                    update.append((bucket, load.batch(number % reuse, bucket)))
+            yield tuple(update)
+
+    def _first_pass(self, step: int) -> int:
+        """Returns the number of the first pass of update `step`.
+
+        An update of several passes starts with the last use of a load, as published: with two passes and
+        two uses, it takes the second use of one load and the first use of the next. Its gradient then
+        averages more groups.
+        """
+        passes = self.sampler.schedule.passes
+        return step * passes + (self.sampler.reuse - 1 if passes > 1 else 0)
 
     def _loads(self, first: int) -> Generator[PhotoLoad | SyntheticLoad, None, None]:
         """Yields each load from `first` on, one resolution after the other."""
@@ -348,6 +364,8 @@ class Pipeline:
         ahead = max(1, math.ceil(2 * per_load / max(self.workers, 1)))
         stream = groups.to_iter_dataset(grain.ReadOptions(self.threads, ahead))
         if self.workers:
+            if not flags.FLAGS.is_parsed():  # in a script or notebook; Grain reads its own flags
+                flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=ahead)
             stream = stream.mp_prefetch(options, _start_worker)
         with contextlib.closing(iter(stream)) as elements:

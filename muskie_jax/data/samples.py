@@ -137,5 +137,5 @@ class _ViewReader:
 
 def _nothing_readable(source: PhotographSource, scene: int, skipped: list[str]) -> str:
     name, frames = source.scenes[scene]
-    tried = "none of its images" if len(skipped) == len(frames) else f"none of {len(skipped)} images tried"
+    tried = "none of its images" if len(skipped) == len(frames) else f"none of {len(skipped)} tried images"
     return f"scene {name!r} of {source.name} ({source.root}): {tried} can be read, such as {skipped[-1]}"

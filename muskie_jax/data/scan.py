@@ -79,7 +79,7 @@ def find_scenes(
     layout = layout or folder_layout("*/*", None)
     folder = user_path(root)
     if not folder.is_dir():
-        raise UserError(f"no folder {str(root)!r}: write the folder of the scene folders")
+        raise UserError(f"the folder {str(root)!r} does not exist: choose a folder of scene folders")
     key = _digest([FORMAT, EXTENSIONS, str(folder.resolve()), dataclasses.asdict(layout)])
     with ThreadPoolExecutor(THREADS) as threads:
         found = _read_cache(cache, key, folder, threads) if cache else None
@@ -169,7 +169,11 @@ class _Search:
         return [name for name, is_folder in self._list(path, pattern) if not is_folder]
 
     def _list(self, path: str, pattern: str) -> list[tuple[str, bool]]:
-        """Returns a folder's entries that match a pattern: (path relative to the root, is a folder)."""
+        """Lists the entries of a folder whose names match a pattern.
+
+        Returns (path relative to the root, whether it is a folder) of each. Leaves out hidden entries; a
+        missing folder is empty.
+        """
         folder = self.root / path
         follow = pattern != ANY_DEPTH  # symbolic links could form cycles at any depth
         pattern = pattern if follow else "*"
@@ -224,7 +228,7 @@ def _nothing_found(folder: pathlib.Path, layout: Layout) -> str:
         found = next(filter(is_image, relative), None)
         if found is not None:
             matching = "/".join(["*"] * len(pathlib.PurePosixPath(found).parts))
-            advice = f": write glob={matching!r}" if layout.title == PHOTOGRAPHS else ""
+            advice = f": use glob={matching!r}" if layout.title == PHOTOGRAPHS else ""
             return f"{message}, but there is {found}{advice}"
         unread += filter(is_unread, relative)
     return "; ".join([message, *(f"not read: {line}" for line in unread_lines(unread, folder, pattern))])
@@ -262,7 +266,7 @@ def _write_cache(found: FoundScenes, times: dict[str, int], cache: pathlib.Path,
     except OSError as error:
         raise UserError(
             f"the list of scenes cannot be written to {str(cache)!r}: {error.strerror or error}: "
-            "write another folder, --config.data.index=..."
+            "choose another folder with --config.data.index=..."
         ) from error
 
 

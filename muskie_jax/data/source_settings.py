@@ -19,7 +19,7 @@ from muskie_jax.checks import (
     require,
     suggest,
 )
-from muskie_jax.data.layouts import LAYOUTS
+from muskie_jax.data.layouts import LAYOUTS, PUBLISHED_DATASETS
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError
 
@@ -136,8 +136,8 @@ def published_sources(arg: str | None = None) -> ConfigDict:
     """Returns the sources of the published recipe, or one source for the user's own photographs.
 
     Args:
-      arg: argument of the config file. None: all ten datasets with equal weights, each in
-        `<config.data.root>/<name>`. "packed": the same datasets, packed. "photos": one folder.
+      arg: argument of the config file. None: the nine datasets of the published run with equal weights,
+        each in `<config.data.root>/<name>`. "packed": the same datasets, packed. "photos": one folder.
 
     Raises:
       UserError: for any other argument.
@@ -148,7 +148,7 @@ def published_sources(arg: str | None = None) -> ConfigDict:
         return sources
     if arg not in (None, "packed"):
         raise UserError(f"no {arg!r} in this config: write nothing after its name, or :packed, or :photos")
-    for name in LAYOUTS:
+    for name in PUBLISHED_DATASETS:
         sources[name] = packed(root=name, holdout=0.01) if arg else dataset(name, root=name)
     return sources
 

@@ -67,7 +67,7 @@ class PhotographSource(abc.ABC):
 
     @abc.abstractmethod
     def open(self, scene: int, frame: int) -> Photograph:
-        """Opens one frame; raises `BadImage`."""
+        """Opens one frame; raises `BadImage` if it cannot be read."""
 
     @abc.abstractmethod
     def object_box(self, scene: int, frame: int) -> RelativeBox | None:
@@ -79,7 +79,7 @@ class PhotographSource(abc.ABC):
 
     @abc.abstractmethod
     def scene_overlap(self, scene: int) -> Float32[np.ndarray, "frames frames"]:
-        """Returns the fraction of each row's frame that each column's frame sees.
+        """Returns a matrix whose entry (i, j) is the fraction of frame i's pixels that frame j sees.
 
         Raises:
           UserError: if the overlap is unknown.

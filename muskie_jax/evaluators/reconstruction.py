@@ -137,7 +137,7 @@ class ReconstructionEvaluator:
         else:
             baseline = visible_mean_error(images, mask, patch)
         metrics = {
-            "loss": Mean.of(total_loss(losses)),
+            "loss": Mean.of(total_loss(losses, self.task.loss.pooling)),
             "mse": Mean(losses.squared.sum(), num_hidden),
             "baseline_mse": Mean(baseline.sum(), num_hidden),
         }

@@ -45,7 +45,7 @@ def load(folder: str | pathlib.Path | None = None) -> Callable[..., tuple[jax.Ar
             )
         # Inside jax.jit, values are unknown.
         if not isinstance(images, Tracer) and np.abs(images).max(initial=0) > LARGEST_VALUE:
-            raise ValueError("images must be in [-1, 1]: write x / 127.5 - 1 for pixels from 0 to 255")
+            raise ValueError("images must be in [-1, 1]: convert 0..255 pixels with x / 127.5 - 1")
         if mask is None:
             mask = np.zeros((len(images), *mask_shape.shape[1:]), bool)
         return call(params, images.astype(np.float32), mask.astype(bool))

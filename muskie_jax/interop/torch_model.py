@@ -186,8 +186,8 @@ def check_images(images: Tensor, patch: int) -> None:
     largest = images.detach().abs().max().item()
     if largest > LARGEST_VALUE:
         raise ValueError(
-            f"images must be in [-1, 1], but have values up to {largest:g}: write x / 127.5 - 1 for pixels "
-            "from 0 to 255, or call load_images"
+            f"images must be in [-1, 1], but have values up to {largest:g}: convert 0..255 pixels with "
+            "x / 127.5 - 1, or call load_images"
         )
 
 

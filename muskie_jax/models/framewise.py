@@ -124,13 +124,13 @@ class ViTMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "N T d"]) -> Float[Array, "N T d"]:
-        hidden = dense(self.hidden * (2 if self.gated else 1), self.dtype, "fc1")(x)
+        hidden = dense(x.shape[-1], self.hidden * (2 if self.gated else 1), self.dtype, name="fc1")(x)
         if self.gated:
             gate, value = jnp.split(hidden, 2, axis=-1)
             hidden = nn.silu(gate) * value
         else:
             hidden = gelu(hidden)
-        return dense(x.shape[-1], self.dtype, "fc2")(hidden)
+        return dense(self.hidden, x.shape[-1], self.dtype, name="fc2")(hidden)
 
 
 def layer_norm(settings: Settings, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
@@ -148,7 +148,7 @@ class Framewise(nn.Module):
     """
 
     settings: Settings
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
     attention: Attention = Attention()
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -177,7 +177,8 @@ class Framewise(nn.Module):
         _, height, width, _ = images.shape
         grid = self.grid(height, width)
         pixels = (images.astype(jnp.float32) / 2 + 0.5 - MEAN) / STD
-        x = dense(s.width, self.dtype, "patch_embed")(patchify(pixels, s.patch))
+        patches = patchify(pixels, s.patch)
+        x = dense(patches.shape[-1], s.width, self.dtype, name="patch_embed")(patches)
         x = self._add_positions_and_prefix(x, grid)
         rotation = rotations(s, grid)
         tokens = []

@@ -10,6 +10,7 @@ from muskie_jax.checks import nearest_sizes
 CHANNELS = 3
 # Bicubic resizing exceeds [-1, 1] by little; pixels from 0 to 255 exceed this value unless all are black.
 LARGEST_VALUE = 10.0
+CONVERT = "convert 0..255 pixels with x / 127.5 - 1"
 
 
 def check_images(images: Array, axes: str, patch: int) -> None:
@@ -25,7 +26,7 @@ def check_images(images: Array, axes: str, patch: int) -> None:
     if images.ndim != len(axes.split(",")) or images.shape[-1] != CHANNELS:
         raise ValueError(f"images must have shape ({axes}), got {images.shape}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images must be float, in [-1, 1], got {images.dtype}: write x / 127.5 - 1")
+        raise ValueError(f"images must be float, in [-1, 1], got {images.dtype}: {CONVERT}")
     check_divisible((images.shape[-3], images.shape[-2]), patch)
     if isinstance(images, Tracer) or images.size == 0:
         return
@@ -33,8 +34,8 @@ def check_images(images: Array, axes: str, patch: int) -> None:
         largest = float(jnp.abs(images).max())
     if largest > LARGEST_VALUE:
         raise ValueError(
-            f"images must be in [-1, 1], but have values up to {largest:g}: write x / 127.5 - 1 for pixels "
-            "from 0 to 255, or load them with muskie_jax.load_images"
+            f"images must be in [-1, 1], but have values up to {largest:g}: {CONVERT}, or load them "
+            "with muskie_jax.load_images"
         )
 
 

@@ -1,10 +1,13 @@
 """The transformer layers of Muskie (paper section 3). Axes: B groups, V views, T tokens per view, d width.
 
 Tokens have the shape (B, V*T, d), view after view. Only `SelfAttention` mixes tokens, either within each
-view or over each group. (With views as a separate axis, XLA
-transposes activations on GPUs to compute the gradients of kernels, which takes twice as long.)
+view or over each group. (With views as a separate axis, XLA transposes activations on GPUs to compute the
+gradients of kernels, which takes twice as long.)
 """
 
+import math
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -16,15 +19,33 @@ from muskie_jax.models.normalization import LayerNorm, gelu
 from muskie_jax.models.picking import Picked, take
 from muskie_jax.models.rope import RotationTable, rotate
 
-kernel_init = nn.initializers.xavier_uniform()
+INITIAL_VALUES = ("published", "xavier")
 
 # Checkpoint names for results of matrix products, which rematerialisation may save.
 PRODUCTS = ("qkv", "mixed", "hidden")
 
 
-def dense(features: int, dtype: jnp.dtype, name: str) -> nn.Dense:
-    """Returns a linear layer; call it within the `__call__` of the module that owns it."""
-    return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)
+def dense(
+    fan_in: int, features: int, dtype: jnp.dtype, initial_values: str = "published", name: str | None = None
+) -> nn.Dense:
+    """Returns a linear layer; call it within the module that owns it.
+
+    Args:
+      fan_in, features: numbers of input and output channels.
+      dtype: dtype of the product.
+      initial_values: "published" draws kernel and bias uniformly from ±1/sqrt(fan_in), PyTorch's default;
+        "xavier" draws the kernel uniformly by Xavier's rule and starts the bias at 0.
+      name: name of the layer.
+    """
+    if initial_values == "xavier":
+        kernel_init, bias_init = nn.initializers.xavier_uniform(), nn.initializers.zeros
+    else:
+        kernel_init = bias_init = _uniform_within(1 / math.sqrt(fan_in))
+    return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)
+
+
+def _uniform_within(bound: float) -> nn.initializers.Initializer:
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 class SelfAttention(nn.Module):
@@ -34,6 +55,7 @@ class SelfAttention(nn.Module):
     across_views: bool
     dtype: jnp.dtype
     attend: Attention
+    initial_values: str = "published"
 
     @nn.compact
     def __call__(
@@ -57,14 +79,15 @@ class SelfAttention(nn.Module):
         """
         batch, _, width = x.shape
         tokens = len(rotation[0])
-        qkv = dense(3 * width, self.dtype, "qkv")(x)
+        qkv = dense(width, 3 * width, self.dtype, self.initial_values, "qkv")(x)
         qkv = qkv.reshape(batch, -1, tokens, 3, self.heads, width // self.heads)
         query, key, value = rotate(qkv, rotation)
         if picked is not None:
             query = take(query.reshape(batch, -1, *query.shape[3:]), picked)[:, None]
         query, key, value = (checkpoint_name(x, "qkv") for x in (query, key, value))
         attended = self.attend(query, key, value, self.across_views)
-        out = dense(width, self.dtype, "proj")(attended.reshape(batch, -1, width))
+        proj = dense(width, width, self.dtype, self.initial_values, "proj")
+        out = proj(attended.reshape(batch, -1, width))
         return out, self._map(query, key) if return_map else None
 
     def _map(self, query: Array, key: Array) -> Array:
@@ -82,13 +105,15 @@ class MLP(nn.Module):
     """Two linear layers around an exact GELU, with 4d hidden channels."""
 
     dtype: jnp.dtype
+    initial_values: str = "published"
     ratio: int = 4
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        width = x.shape[-1]
-        hidden = checkpoint_name(dense(self.ratio * width, self.dtype, "fc1")(x), "hidden")
-        return dense(width, self.dtype, "fc2")(gelu(hidden))
+        width, wide = x.shape[-1], self.ratio * x.shape[-1]
+        hidden = dense(width, wide, self.dtype, self.initial_values, "fc1")(x)
+        hidden = checkpoint_name(hidden, "hidden")
+        return dense(wide, width, self.dtype, self.initial_values, "fc2")(gelu(hidden))
 
 
 class TransformerLayer(nn.Module):
@@ -98,6 +123,7 @@ class TransformerLayer(nn.Module):
     across_views: bool
     dtype: jnp.dtype
     attend: Attention
+    initial_values: str = "published"
 
     @nn.compact
     def __call__(
@@ -109,12 +135,15 @@ class TransformerLayer(nn.Module):
     ) -> tuple[Array, Array | None]:
         """Returns tokens and attention weights, with arguments and shapes as in `SelfAttention`."""
         norm = lambda x, name: LayerNorm(self.dtype, self.attend.shards, name=name)(x)
-        attention = SelfAttention(self.heads, self.across_views, self.dtype, self.attend, name="attention")
+        attention = SelfAttention(
+            self.heads, self.across_views, self.dtype, self.attend, self.initial_values, name="attention"
+        )
+        mlp = MLP(self.dtype, self.initial_values, name="mlp")
         mixed, weights = attention(norm(x, "norm1"), rotation, return_map, picked)
         if picked is not None:
             x = take(x, picked)
         x = checkpoint_name(x + mixed, "mixed")
-        x = checkpoint_name(x + MLP(self.dtype, name="mlp")(norm(x, "norm2")), "mixed")
+        x = checkpoint_name(x + mlp(norm(x, "norm2")), "mixed")
         return x, weights
 
 
@@ -124,6 +153,7 @@ class AlternatingBlock(nn.Module):
     heads: int
     dtype: jnp.dtype
     attend: Attention
+    initial_values: str = "published"
 
     @nn.compact
     def __call__(
@@ -138,7 +168,7 @@ class AlternatingBlock(nn.Module):
         `picked` applies to the global half; the frame half computes all tokens, which are its keys.
         """
         layer = lambda across_views, name: TransformerLayer(
-            self.heads, across_views, self.dtype, self.attend, name=name
+            self.heads, across_views, self.dtype, self.attend, self.initial_values, name=name
         )
         x, _ = layer(False, "frame")(x, rotation)
         return layer(True, "global")(x, rotation, return_map, picked)

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from muskie_jax.models.attention import ATTENTION, Attention, keep_only
 from muskie_jax.models.inputs import CHANNELS, check_images
-from muskie_jax.models.layers import PRODUCTS, AlternatingBlock, kernel_init
+from muskie_jax.models.layers import INITIAL_VALUES, PRODUCTS, AlternatingBlock, dense
 from muskie_jax.models.normalization import LayerNorm
 from muskie_jax.models.picking import Picked, pick
 from muskie_jax.models.rope import patch_positions, rotation_table
@@ -121,6 +121,7 @@ class Muskie(nn.Module):
       attention: the attention kernel, and the mesh that shards groups and views.
       view_embed: "learned" adds a vector per view index (at most `max_views`) to the view's tokens.
         With "none", as published, the views of a group are an unordered set.
+      initial_values: rule of the initial values of linear layers, see `muskie_jax.models.layers.dense`.
     """
 
     width: int
@@ -128,16 +129,18 @@ class Muskie(nn.Module):
     heads: int
     patch: int = PATCH
     registers: int = REGISTERS
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
     remat: str = "none"
     scan_blocks: bool = False
     attention: Attention = Attention()
     view_embed: str = "none"
     max_views: int = 8
+    initial_values: str = "published"
 
     def setup(self):
         normal = nn.initializers.normal
-        self.patch_embed = nn.Dense(self.width, dtype=self.dtype, kernel_init=kernel_init)
+        values = CHANNELS * self.patch**2
+        self.patch_embed = dense(values, self.width, self.dtype, self.initial_values)
         self.register_tokens = self.param("register_tokens", normal(1.0), (self.registers, self.width))
         self.mask_token = self.param("mask_token", nn.initializers.zeros, (self.width,))
         if self.view_embed == "learned":
@@ -145,7 +148,7 @@ class Muskie(nn.Module):
             self.view_embedding = self.param("view_embedding", normal(0.02), shape)
         self.blocks = [self._block(name=f"block_{i}") for i in range(self.depth)]
         self.norm = LayerNorm(self.dtype, self.attention.shards)
-        self.head = nn.Dense(2 * CHANNELS * self.patch**2, dtype=self.dtype, kernel_init=kernel_init)
+        self.head = dense(self.width, 2 * values, self.dtype, self.initial_values)
 
     def __call__(
         self,
@@ -163,7 +166,7 @@ class Muskie(nn.Module):
           return_tokens, return_attention: whether to return `tokens` and `attention`.
         """
         if not self.is_initializing() and "head" not in self.variables["params"]:
-            raise ValueError("these parameters have no reconstruction head: write method='features'")
+            raise ValueError("these parameters have no reconstruction head: use method='features'")
         x = self.embed(images, mask)
         height, width = images.shape[2:4]
         x, tokens, attention = self.run_blocks(x, (height, width), return_tokens, return_attention)
@@ -218,7 +221,9 @@ class Muskie(nn.Module):
         x = jnp.concatenate([registers, x], axis=2)
         if self.view_embed == "learned":
             if views > self.max_views:
-                raise ValueError(f"{views} views, but view_embed has max_views={self.max_views}")
+                raise ValueError(
+                    f"got {views} views, but there are max_views={self.max_views} view embeddings"
+                )
             x = x + self.view_embedding[:views, None, :].astype(x.dtype)
         return x
 
@@ -275,7 +280,7 @@ class Muskie(nn.Module):
                 prevent_cse=not self.scan_blocks,
                 policy=keep_only(saved),
             )
-        return block_class(self.heads, self.dtype, self.attention, **kwargs)
+        return block_class(self.heads, self.dtype, self.attention, self.initial_values, **kwargs)
 
     def _scan(self, x, rotation, return_attention, requested):
         """Runs the blocks as one loop over parameters that are stacked along a new leading axis."""
@@ -320,9 +325,10 @@ def build_model(
         "dtype": (dtype, DTYPES),
         "remat": (options.get("remat", "none"), REMAT),
         "view_embed": (options.get("view_embed", "none"), VIEW_EMBED),
+        "initial_values": (options.get("initial_values", "published"), INITIAL_VALUES),
     }
     for name, (value, allowed) in choices.items():
         if value not in allowed:
-            raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
+            raise ValueError(f"{name}={value!r} is not a valid value: use one of {', '.join(allowed)}")
     size = dataclasses.asdict(VARIANTS[variant])
     return Muskie(**size, dtype=jnp.dtype(dtype), attention=Attention(attention, mesh), **options)

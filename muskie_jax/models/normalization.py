@@ -71,8 +71,8 @@ def _layer_norm_backward(shards, residuals, dy):
     x, mean, inverse, scale = residuals
     dy = dy.astype(jnp.float32)
     normalized = (x.astype(jnp.float32) - mean) * inverse
-    # Each reduction is followed by its only consumer: XLA fuses such a chain into one kernel. The mean
-    # of `normalized` is 0, so centring does not change `slope`.
+    # Each mean is used only by the next line, so XLA fuses all of this into one kernel. `slope` is the same
+    # with or without the centring, since `normalized` has mean 0.
     centered = dy * scale
     centered -= centered.mean(-1, keepdims=True)
     slope = (centered * normalized).mean(-1, keepdims=True)

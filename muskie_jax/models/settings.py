@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from muskie_jax.checks import at_least, one_of
 from muskie_jax.errors import UserError
 from muskie_jax.models.attention import IMPLEMENTATIONS
+from muskie_jax.models.layers import INITIAL_VALUES
 from muskie_jax.models.muskie import DTYPES, PATCH, REGISTERS, REMAT, VARIANTS, VIEW_EMBED
 
 
@@ -26,6 +27,8 @@ class ModelSettings:
       attention: attention kernel: "auto", "xla", "cudnn" or "splash".
       view_embed: "learned" adds a learned vector per view index; "none" is as published.
       max_views: number of learned view vectors.
+      initial_values: initial values of linear layers. "published": kernels and biases uniform in
+        ±1/sqrt(fan_in); "xavier": Xavier-uniform kernels, zero biases.
     """
 
     variant: str = "base"
@@ -37,6 +40,7 @@ class ModelSettings:
     attention: str = "auto"
     view_embed: str = "none"
     max_views: int = 8
+    initial_values: str = "published"
 
 
 def check_model(model: ConfigDict) -> None:
@@ -45,10 +49,11 @@ def check_model(model: ConfigDict) -> None:
     one_of(model.dtype, DTYPES, "config.model.dtype")
     one_of(model.remat, REMAT, "config.model.remat")
     one_of(model.view_embed, VIEW_EMBED, "config.model.view_embed")
+    one_of(model.initial_values, INITIAL_VALUES, "config.model.initial_values")
     one_of(model.attention, IMPLEMENTATIONS, "config.model.attention")
     if (model.attention, model.dtype) == ("cudnn", "float32"):
         raise UserError(
-            "config.model.attention='cudnn' does not support float32: write 'auto', or dtype='bfloat16'"
+            "config.model.attention='cudnn' does not support float32: use 'auto', or dtype='bfloat16'"
         )
     at_least(1, model, "config.model", "patch")
     at_least(0, model, "config.model", "registers")
@@ -65,5 +70,5 @@ def check_max_views(model: ConfigDict, views: int, source: str) -> None:
     if model.view_embed == "learned" and views > model.max_views:
         raise UserError(
             f"config.model.max_views={model.max_views}, but {source} groups of {views} views: "
-            f"write config.model.max_views={views}"
+            f"use config.model.max_views={views}"
         )

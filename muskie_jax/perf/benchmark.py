@@ -38,7 +38,7 @@ Rooflines = dict[Hashable, Roofline | None]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A row of the table: a network, its rematerialisation, a bucket, and a device count."""
+    """A row of the table: a variant of the network, its rematerialisation, a bucket, and a device count."""
 
     variant: str
     bucket: Bucket
@@ -59,7 +59,7 @@ def device_counts(listed: Sequence[int | str], total: int) -> list[int]:
     if counts[-1] > total:
         raise UserError(
             f"config.benchmark.devices has {counts[-1]}, but there are {total} devices: "
-            f"write {total} or less, or 'all'"
+            f"use at most {total}, or 'all'"
         )
     return counts
 
@@ -219,7 +219,10 @@ def device_roofline(
 def time_updates(
     programs: Programs, state: TrainState, batch: tuple[Bucket, Batch], options: ConfigDict
 ) -> float:
-    """Returns the seconds per update, repeated on the same batch. `state` is donated."""
+    """Returns the seconds per update on one batch: the fastest of `repeats` runs of `steps` updates.
+
+    `options` is `config.benchmark`. `state` is donated.
+    """
 
     def update():
         nonlocal state

@@ -35,11 +35,11 @@ VIEWS = flags.DEFINE_integer("views", 8, "Views of the group.", lower_bound=2)
 SIZE = flags.DEFINE_integer("size", 512, "Side of the square views, pixels.", lower_bound=32)
 POINTS = flags.DEFINE_integer("points", 100, "Points to find in the other views.", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 10, "Timings; the fastest counts.", lower_bound=1)
-FORWARD = flags.DEFINE_bool("forward", True, "Run the network; otherwise match random activations.")
+FORWARD = flags.DEFINE_bool("forward", True, "Run the network; --noforward matches random activations.")
 
 
 def milliseconds(run: Callable[[], object]) -> float:
-    """Returns the milliseconds of the fastest call, including the copy of its results to the host."""
+    """Returns the milliseconds of the fastest of --repeats calls, which copy their results to the host."""
     return 1e3 * best_time(lambda: jax.device_get(run()), calls=1, repeats=REPEATS.value)
 
 
@@ -68,7 +68,10 @@ def synthetic_views(rng: np.random.Generator) -> PosedViews:
 
 
 def time_network(views: PosedViews) -> tuple[float, Activations]:
-    """Returns the milliseconds of a forward pass, and its activations without the group axis."""
+    """Returns the milliseconds of a forward pass, and its activations without the group axis.
+
+    The time is the fastest of --repeats calls, without copying results to the host.
+    """
     model = build_model(VARIANT.value, dtype=DTYPE.value)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))["params"]
     muskie = MuskieNetwork(model)
@@ -77,7 +80,7 @@ def time_network(views: PosedViews) -> tuple[float, Activations]:
         lambda params, images: jax.tree.map(lambda x: x[0], muskie.activations(params, images))
     )
     run = lambda: network(params, images)
-    seconds = best_time(run, calls=1, repeats=REPEATS.value)  # results stay on the device
+    seconds = best_time(run, calls=1, repeats=REPEATS.value)
     return 1e3 * seconds, run()
 
 

@@ -71,7 +71,8 @@ def hardware_flops(
       bucket: image size and view count of the group.
       on_tpu: whether attention is splash attention.
       view_shards: number of devices that split the views of a group.
-      slots: number of patches, see `forward_flops`; must be None with several view shards.
+      slots: number of patches that the last layer and the head compute; None for all. Must be None if
+        `view_shards` > 1, since all patches are then computed (see `Task.slots`).
     """
     linear_again = 1 if model.remat in ("block", "full") else 0
     attention_again = 1 if model.remat == "full" else 0

@@ -202,7 +202,7 @@ def _sent_bytes(kind: str, instruction: Instruction, devices: int) -> float:
     if kind == "all-reduce":
         return 2 * fraction * size
     if kind == "reduce-scatter" and instruction.op.startswith("reduce-scatter"):
-        return fraction * size * group  # the result is one part
+        return fraction * size * group  # its result is one shard of the array, 1/group of the size
     return fraction * size
 
 
@@ -236,6 +236,6 @@ def _group_size(instruction: Instruction, devices: int) -> int:
         axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])
         return math.prod(int(part) if part else sizes[name] for name, part in axes)
     raise UserError(
-        f"cannot parse the devices of {instruction.op} {instruction.name}, as this version of jax writes "
-        f"them; install the jax of constraints.txt, or report: {attributes[:200].strip(', ')}"
+        f"cannot parse the devices of {instruction.op} {instruction.name}, whose format is unknown: "
+        f"install the jax version of constraints.txt, or report this text: {attributes[:200].strip(', ')}"
     )

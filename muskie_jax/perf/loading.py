@@ -66,7 +66,7 @@ def benchmark_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     if not has_torch:
         log_main(
             "PyTorch is not installed, so the comparison is left out: "
-            'python -m pip install -e ".[torch]" -c constraints.txt installs it'
+            'run python -m pip install -e ".[torch]" -c constraints.txt'
         )
     log_main(table_head(COLUMNS))
     cases = []
@@ -241,7 +241,7 @@ def cores_needed(
       cases: see `benchmark_data`.
       steps: step times, as (variant, size, milliseconds).
       step_views: number of views per step.
-      reuse: number of steps that use a loaded view.
+      reuse: number of steps (passes) that use a loaded view.
 
     Returns:
       One dictionary per row. `size` "all" is the published update, which has a batch of each size. If step

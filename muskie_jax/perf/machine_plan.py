@@ -61,7 +61,7 @@ class Workload:
         """Returns the estimated bytes per chip, by part, from `training_memory`."""
         return training_memory(
             self.task.model, bucket, self.batch_groups(bucket), self.mesh,
-            self.prefetched, len(self.schedule.resolutions), self.task.slots(bucket),
+            self.prefetched, self.schedule.batches_per_update, self.task.slots(bucket),
         )  # fmt: skip
 
     def _groups_per_chip(self, bucket: Bucket) -> float:
@@ -136,7 +136,7 @@ class MachinePlan:
     """Figures of a workload. Bytes are per chip.
 
     Attributes:
-      workload: what is planned.
+      workload: the planned training run.
       parameters: number of parameters.
       parameter_bytes, optimizer_bytes: memory of the parameters and of the optimizer's moments.
       programs: the compiled programs.
@@ -200,7 +200,8 @@ class MachinePlan:
     def views_per_second(self) -> float:
         """Roofline throughput, over all chips."""
         workload = self.workload
-        return workload.groups * workload.views * len(workload.schedule.resolutions) / self.update_seconds
+        views = workload.groups * workload.views * workload.schedule.batches_per_update
+        return views / self.update_seconds
 
     @property
     def days(self) -> float:
@@ -222,7 +223,7 @@ class MachinePlan:
                 for views in self.workload.schedule.views
             ]
             total += sum(map(value, drawn)) / len(drawn)
-        return total
+        return total * self.workload.schedule.passes
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the contents of `plan.json`."""
@@ -258,7 +259,7 @@ def gpu_memory_fraction() -> float:
     """Returns the fraction of a GPU's memory that JAX takes: XLA_PYTHON_CLIENT_MEM_FRACTION, or 0.75.
 
     Raises:
-      UserError: if the variable is not a fraction above 0.
+      UserError: if the variable is not a number above 0 and at most 1.
     """
     text = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") or str(USABLE_GPU)
     try:
@@ -267,6 +268,6 @@ def gpu_memory_fraction() -> float:
         fraction = 0.0
     if not 0 < fraction <= 1:
         raise UserError(
-            f"XLA_PYTHON_CLIENT_MEM_FRACTION={text}: write a fraction above 0, at most 1, such as 0.95"
+            f"XLA_PYTHON_CLIENT_MEM_FRACTION={text} must be above 0 and at most 1, such as 0.95"
         )
     return fraction

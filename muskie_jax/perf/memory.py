@@ -14,8 +14,8 @@ from muskie_jax.buckets import Bucket
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import CHANNELS, Muskie
 
-# Remat policy (`config.model.remat`) -> token-sized arrays (tokens x width) that a block of two layers
-# keeps for its backward pass.
+# Remat policy (`config.model.remat`) -> number of token-sized arrays (tokens x width) that a block of two
+# layers keeps for its backward pass.
 KEPT_BY_BLOCK = {
     # Per layer: input; first norm; queries, keys and values; attention output; residual sum; second norm;
     # hidden layer of the MLP before and after GELU. Backward passes of norms, GELU and RoPE need no other
@@ -26,13 +26,13 @@ KEPT_BY_BLOCK = {
     "block": 1 + 2 * 1,  # input of the block, and attention output of each layer
     "full": 1,  # input of the block
 }
-# Remat policy -> arrays in KEPT_BY_BLOCK that the last layer keeps for slots only (see `Task.slots`):
-# queries, attention output, and all later arrays.
+# Remat policy -> number of the arrays in KEPT_BY_BLOCK that the last layer keeps for slots only (see
+# `Task.slots`): queries, attention output, and all later arrays.
 KEPT_FOR_SLOTS = {"none": 1 + 1 + 1 + 1 + 4 + 4, "elementwise": 1 + 1 + 1 + 4, "block": 1, "full": 0}
-# Token-sized arrays of gradients during the backward pass of a block.
+# Number of token-sized arrays of gradients during the backward pass of a block.
 GRADIENTS_OF_BLOCK = 2
-# Float32 arrays of the images' size when the backward pass starts: images, prediction, confidence, and the
-# gradients of the head's two outputs.
+# Number of float32 arrays of the images' size when the backward pass starts: images, prediction,
+# confidence, and the gradients of the head's two outputs.
 KEPT_BY_LOSS = 5
 
 

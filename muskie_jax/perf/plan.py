@@ -62,7 +62,7 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     machine = parse_machine(config.plan.machine)
     if not machine.chip.is_tpu:
         gpu_memory_fraction()  # raises for an invalid fraction before minutes of compilation
-    schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
+    schedule = BucketSchedule.of(config)
     buckets = parse_buckets(config.plan.buckets, schedule.all())
     mesh = make_mesh(config.mesh, machine_devices(machine))
     check_batch(config, mesh)
@@ -77,7 +77,7 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         schedule=schedule,
         groups=config.batch.groups,
         views=config.batch.views,
-        prefetched=config.data.prefetch * len(schedule.resolutions),
+        prefetched=config.data.prefetch * schedule.batches_per_update,
         steps=total_steps(config),
     )
 
@@ -147,7 +147,7 @@ def machine_devices(machine: Machine) -> Sequence[jax.Device]:
     if machine.chip.is_tpu:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError(
-                "plans for TPUs need their compiler: python -m pip install libtpu -c constraints.txt"
+                "plans for TPUs need their compiler: run python -m pip install libtpu -c constraints.txt"
             )
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to answer the query
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no TPU is taken from other processes
@@ -162,7 +162,7 @@ def machine_devices(machine: Machine) -> Sequence[jax.Device]:
     if len(devices) < machine.chips:
         raise UserError(
             f"config.plan.machine={machine.name!r} needs {machine.chips} virtual CPU devices, but JAX has "
-            f"started with {len(devices)}: plan in a new process"
+            f"started with {len(devices)}: run the plan in a new process"
         )
     return devices[: machine.chips]
 
@@ -170,8 +170,8 @@ def machine_devices(machine: Machine) -> Sequence[jax.Device]:
 def make_machine_task(config: ConfigDict, machine: Machine, mesh: Mesh) -> Task:
     """Returns the training task for the given machine.
 
-    GPU attention kernels cannot be compiled without a GPU, so XLA's attention stands in; it is sharded the
-    same way.
+    GPU attention kernels cannot be compiled without a GPU, so XLA's attention replaces them; it is sharded
+    the same way.
 
     Raises:
       UserError: for an attention kernel that does not run on the machine.
@@ -181,7 +181,7 @@ def make_machine_task(config: ConfigDict, machine: Machine, mesh: Mesh) -> Task:
         attention = config.model.attention
         if PLATFORMS.get(attention, "gpu") != "gpu":
             raise UserError(
-                f"config.model.attention={attention!r} does not run on {machine.name}: write 'auto'"
+                f"config.model.attention={attention!r} does not run on {machine.name}: use 'auto'"
             )
         config.model.attention = "xla"
     return make_task(config, mesh, len(config.sources))
@@ -201,7 +201,8 @@ def parse_buckets(text: str, known: Sequence[Bucket]) -> tuple[Bucket, ...]:
         if name not in by_name:
             hint = suggest(name, by_name)
             raise UserError(
-                f"config.plan.buckets has {name!r}: write 'all', or buckets as height x width x views{hint}"
+                f"config.plan.buckets has {name!r}, which is not a bucket (height x width x views) of the "
+                f"config: use 'all' or its buckets{hint}"
             )
     return tuple(by_name[name] for name in names)
 
@@ -215,7 +216,7 @@ class CompiledProgram:
 
     Attributes:
       memory: bytes by part; None if the program does not fit in memory, or if it is for a GPU.
-      needed: bytes that the compiler asked for if the program does not fit; 0 otherwise.
+      needed: bytes that the compiler asked for if the program does not fit in memory; 0 if it fits.
       flops: the compiler's FLOP count; None if unknown.
       traffic: estimated traffic; None if the program does not fit in memory.
       code: bytes of machine code.

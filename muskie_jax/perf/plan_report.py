@@ -104,8 +104,8 @@ def _verdict(plan: MachinePlan) -> list[str]:
         )
     if plan.fits and plan.peak + plan.code > plan.limit:
         lines.append(
-            f"  Close: should all {plan.total_programs} programs stay loaded, their code adds "
-            f"{plan.code / GIB:.1f} GiB; fewer buckets make it less"
+            f"  Tight: if all {plan.total_programs} programs stay loaded, their code takes up to "
+            f"{plan.code / GIB:.1f} GiB more; fewer buckets need less"
         )
     return lines
 
@@ -125,7 +125,7 @@ def advice(plan: MachinePlan) -> tuple[str, ...]:
 
     # Corrects the estimate by its error for the planned config.
     correction = plan.peak / estimated_peak(workload)
-    policies = list(REMAT)  # from the fastest to the least memory
+    policies = list(REMAT)  # from the fastest policy to the policy that needs the least memory
     policies = policies[policies.index(model.remat) :]
     shards = [n for n in range(2, devices + 1) if devices % n == 0 and divides_kernels(model, n)]
     for new_groups in [n for n in range(groups, 0, -1) if n % devices == 0]:
@@ -145,7 +145,7 @@ def advice(plan: MachinePlan) -> tuple[str, ...]:
                     times = math.ceil(groups / new_groups)
                     hints += (f"Or keep {groups} groups, on {times} times as many chips",)
                 return hints
-    return ("No mesh of this machine holds even one group per chip: choose a larger one",)
+    return ("Even one group per chip does not fit, with any mesh: choose a larger machine",)
 
 
 def _change(workload: Workload, remat: str, fsdp: int, groups: int) -> Workload:

@@ -21,7 +21,8 @@ from muskie_jax.models.muskie import CHANNELS, Muskie
 
 # Copies of an operation in a timed program. Each has its own inputs, so that XLA cannot merge them.
 COPIES = 3
-RUNS = 8
+RUNS = 8  # calls of the program per timing
+TIMINGS = 3  # timings per operation; the fastest counts
 
 
 class Product(NamedTuple):
@@ -119,7 +120,7 @@ def operations(
 
 
 def _attention(model: Muskie, sequences: int, queries: int, keys: int, count: int) -> _Operation:
-    """Returns attention: 2 products forward, and 5 backward, where the weights are recomputed."""
+    """Returns the operation of attention: 2 products forward, and 5 backward with recomputed weights."""
     attend = Attention(model.attention.implementation)
     head_size = model.width // model.heads
     query_shape, key_shape = ((sequences, 1, n, model.heads, head_size) for n in (queries, keys))
@@ -133,7 +134,11 @@ def _attention(model: Muskie, sequences: int, queries: int, keys: int, count: in
 
 
 def _measure(operations: Sequence[_Operation], dtype: jnp.dtype) -> list[float]:
-    """Returns the seconds of one call of each operation."""
+    """Returns the seconds of one call of each operation.
+
+    Each operation is compiled into a program that calls it COPIES times. The program is timed TIMINGS
+    times, RUNS calls each; the fastest timing counts.
+    """
 
     def compile_one(operation: _Operation) -> jax.stages.Compiled:
         inputs = [[jax.ShapeDtypeStruct(shape, dtype) for shape in operation.shapes] for _ in range(COPIES)]
@@ -143,7 +148,7 @@ def _measure(operations: Sequence[_Operation], dtype: jnp.dtype) -> list[float]:
     seconds = []
     for operation, program in zip(operations, programs):
         run = functools.partial(program, _random(operation.shapes, dtype))
-        seconds.append(best_time(run, RUNS, 3) / COPIES)
+        seconds.append(best_time(run, RUNS, TIMINGS) / COPIES)
     return seconds
 
 
@@ -154,10 +159,10 @@ def _random(shapes: Sequence[tuple[int, ...]], dtype: jnp.dtype) -> list[list[Ar
 
 
 def best_time(run: Callable[[], object], calls: int, repeats: int) -> float:
-    """Returns the seconds per call of a function that returns JAX arrays.
+    """Returns the seconds per call of a function that returns JAX arrays, in the fastest of `repeats` runs.
 
-    Each repeat times `calls` calls and waits for the last result; the fastest repeat counts. Two warm-up
-    calls come first.
+    Each run calls the function `calls` times and waits for the last result, which stays on the device. Two
+    warm-up calls come first.
     """
     for _ in range(2):
         jax.block_until_ready(run())

@@ -43,7 +43,8 @@ class BenchmarkDataSettings:
       sizes: sides of the square views, in pixels.
       seconds: duration of a measurement, in seconds.
       repeats: number of measurements; the fastest counts.
-      steps: step times on the GPU to feed, as (variant, size, milliseconds). Defaults are for an H100.
+      steps: step times of the GPU that loading must keep busy, as (variant, size, milliseconds). Defaults
+        are for an H100.
       step_views: number of views per step.
     """
 
@@ -85,8 +86,8 @@ def check_benchmark(config: ConfigDict) -> None:
     for case in settings.cases:
         if not (isinstance(case, (tuple, list)) and len(case) == 3 and is_pair(case[1])):
             raise UserError(
-                f"{path}.cases has {case!r}: write (variant, (height, width), remat) for each, "
-                "such as (('base', (224, 224), 'none'),)"
+                f"{path}.cases has {case!r}, but each case must be (variant, (height, width), remat), as "
+                "in (('base', (224, 224), 'none'),)"
             )
         variant, size, remat = case
         one_of(variant, VARIANTS, f"{path}.cases")
@@ -94,27 +95,27 @@ def check_benchmark(config: ConfigDict) -> None:
         one_of(remat, REMAT, f"{path}.cases")
     if settings.cases:
         check_max_views(config.model, config.batch.views, f"{path}.cases train on")
-    require(settings.devices, f"{path}.devices is empty: write 'all', or numbers such as (1, 2)")
+    require(settings.devices, f"{path}.devices is empty: use ('all',), or numbers such as (1, 2)")
     for count in settings.devices:
         valid = count in ("all", "doubling") or (isinstance(count, int) and count >= 1)
-        require(valid, f"{path}.devices has {count!r}: write 1 or more, 'all' or 'doubling'")
+        require(valid, f"{path}.devices has {count!r}, but each must be at least 1, or 'all' or 'doubling'")
 
 
 def check_benchmark_data(settings: ConfigDict, patch: int) -> None:
     """Raises UserError for an invalid value of `config.benchmark_data`. `patch` is in pixels."""
     path = "config.benchmark_data"
     at_least(1, settings, path, "repeats", "step_views")
-    require(settings.seconds > 0, f"{path}.seconds={settings.seconds}: write above 0, such as 3.0")
-    require(settings.sizes, f"{path}.sizes is empty: write for example (224, 512)")
+    require(settings.seconds > 0, f"{path}.seconds={settings.seconds} must be above 0, such as 3.0")
+    require(settings.sizes, f"{path}.sizes is empty: use for example (224, 512)")
     for size in settings.sizes:
         check_size((size, size), patch, f"{path}.sizes")
     for size in settings.photo_sizes:
         valid = is_pair(size) and min(size) >= 1
-        require(valid, f"{path}.photo_sizes has {size!r}: write (height, width)")
+        require(valid, f"{path}.photo_sizes has {size!r}, but each must be (height, width)")
     for step in settings.steps:
         if not (isinstance(step, (tuple, list)) and len(step) == 3 and step[2] > 0):
             raise UserError(
-                f"{path}.steps has {step!r}: write (variant, size, milliseconds), such as "
+                f"{path}.steps has {step!r}, but each must be (variant, size, milliseconds), such as "
                 "('base', 224, 12.6)"
             )
         one_of(step[0], VARIANTS, f"{path}.steps")

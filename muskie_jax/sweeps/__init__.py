@@ -54,7 +54,7 @@ def choose(
     words = (arg or "").split(",")
     variant = words.pop(0) if words[0] in variants else None
     name = ",".join(words)
-    require(not name or name in runs, f"no run {name!r} in this config{suggest(name, [*variants, *runs])}")
+    require(not name or name in runs, f"this config has no run {name!r}{suggest(name, [*variants, *runs])}")
     return variant, runs.get(name, {})
 
 
@@ -86,19 +86,19 @@ def sweep_configs(file: str, overrides: Overrides) -> dict[str, ConfigDict]:
     """
     path, _, variant = file.partition(":")
     module = load_module(path)
-    require(hasattr(module, "sweep"), f"{path} has no sweep(): write one as in configs/ablations.py")
+    require(hasattr(module, "sweep"), f"{path} has no sweep(): define one as in configs/ablations.py")
     runs = module.sweep()
     require(
         isinstance(runs, Mapping) and runs,
         f"{path}: sweep() returned no runs: return {{name: overrides}}",
     )
-    require(variant not in runs, f"{file} is one run of a sweep: write {path} for all of them")
+    require(variant not in runs, f"{file} is one run of a sweep: use {path} for all runs")
     configs: dict[str, ConfigDict] = {}
     for name in runs:
         require(
             RUN_NAME.fullmatch(str(name)) and name not in RESERVED_NAMES,
-            f"{path}: {name!r} cannot name the folder of a run: write letters, digits, '_', '.' and '-' "
-            f"(not {' or '.join(RESERVED_NAMES)})",
+            f"{path}: {name!r} cannot be the name of a run's folder: use letters, digits, '_', '.' and '-' "
+            f"('.' and '-' not first), and not {' or '.join(RESERVED_NAMES)}",
         )
         try:
             config = override(module.get_config(f"{variant},{name}" if variant else name), overrides)
@@ -110,7 +110,7 @@ def sweep_configs(file: str, overrides: Overrides) -> dict[str, ConfigDict]:
         for other_name, other in configs.items():
             require(
                 other.to_dict() != config.to_dict(),
-                f"runs {other_name!r} and {name!r} are equal: remove one, or override fewer settings",
+                f"runs {other_name!r} and {name!r} have equal configs: remove one, or change its settings",
             )
         configs[name] = config
     return configs

@@ -15,7 +15,7 @@ MIN_MATCH_SIDE = 384  # pixels; views in a picture of matches are enlarged to it
 GAP = 12  # pixels between the two views
 OVERSAMPLING = 2  # Pillow does not antialias lines
 LINE, DOT = 1.5, 4  # pixels: width of a line, radius of its ends
-ROUNDING = 1e-6  # relative; float32 has 24 bits
+ROUNDING = 1e-6  # relative differences up to this are rounding errors; float32 has 24 bits
 CORRECT, WRONG = (40, 200, 80), (235, 50, 50)
 
 

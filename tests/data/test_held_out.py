@@ -69,7 +69,9 @@ def test_unreadable_photographs_are_replaced(tmp_path):
     np.testing.assert_array_equal(after[:3], before[1:])
     assert not any((after[3] == view).all() for view in before)
     shutil.copy(tmp_path / "all" / first, tmp_path / "all" / photos.groups[0].frames[1])
-    with pytest.raises(UserError, match=r"scene 'scene1' of photos: too few images for a group of 4 .*jpg"):
+    with pytest.raises(
+        UserError, match=r"scene 'scene1' of photos has too few readable images for a group of 4 .*jpg"
+    ):
         photos.load(0, SIZE)
 
 

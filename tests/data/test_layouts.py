@@ -56,7 +56,7 @@ def datasets(tmp_path_factory):
 def sampler_of(root, names, **settings):
     config = default_config()
     config.data.root = str(root)
-    config.batch = {"groups": GROUPS, "views": VIEWS, "reuse": 1}
+    config.batch = {"groups": GROUPS, "views": VIEWS, "reuse": 1, "passes": 1}
     config.buckets = {"resolutions": (((32, 32),),), "views": (8,)}
     for name in names:
         config.sources[name] = dataset(name, root=name, holdout=0.0)
@@ -192,7 +192,7 @@ def test_the_groups_command(tmp_path, monkeypatch):
     path = tmp_path / "all_metadata_8view.npz"
     assert json.loads(done.stdout) == {"list": str(path), "groups": 8} and len(list(read_groups(path))) == 8
     monkeypatch.setattr(flags.FLAGS["overlap"], "value", ["half", "1"])
-    with pytest.raises(UserError, match="--overlap=half,1: write two fractions, such as 0.2,1"):
+    with pytest.raises(UserError, match="--overlap=half,1 must be two fractions low,high, such as 0.2,1"):
         run_groups([str(tmp_path)])
 
 
@@ -340,12 +340,12 @@ def test_a_missing_dataset_is_one_clear_error_or_left_out(datasets):
     with pytest.raises(UserError) as caught:
         mixture_of(root, **sources)
     message = str(caught.value)
-    assert "\n" not in message and "config.sources.waymo: no folder" in message and "elsewhere" in message
+    assert "\n" not in message and "config.sources.waymo: the folder" in message and "elsewhere" in message
     assert "--config.data.allow_missing" in message
     mixture = mixture_of(root, allow_missing=True, **sources)
     assert mixture.names == ("co3d",)
     assert any("waymo: LEFT OUT" in note for note in mixture.notes)
-    with pytest.raises(UserError, match="config.sources: no source was found"):
+    with pytest.raises(UserError, match="config.sources has no source to train on"):
         mixture_of(root, allow_missing=True, waymo=sources["waymo"])
 
 

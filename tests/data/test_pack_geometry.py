@@ -175,9 +175,9 @@ def test_overlap_of_views_follows_from_packed_cameras(posed, tmp_path):
 @pytest.mark.parametrize(
     "settings, expected",
     [
-        ({"size": -1}, "--size=-1: write the short side"),
-        ({"quality": 101}, "--quality=101: write 1 to 100"),
-        ({"format": "gif"}, "--format='gif': write jpeg or png"),
+        ({"size": -1}, "--size=-1 must be a short side"),
+        ({"quality": 101}, "--quality=101 must be from 1 to 100"),
+        ({"format": "gif"}, "--format='gif' is not supported: use jpeg or png"),
         ({"format": "png", "quality": 9}, "--quality=9 applies to JPEG"),
     ],
 )
@@ -212,7 +212,7 @@ def test_geometry_needs_the_cameras_of_all_images(posed, tmp_path):
     path.write_text(json.dumps(cameras))
     frames = frames_from_source(all_scenes(source))
     assert not frames.geometry and frames.upright
-    assert "scene room1/images has no cameras.json of all its images" in frames.geometry_note
+    assert "scene room1/images has no cameras.json that lists all its images" in frames.geometry_note
     done, read = pack_of(source, tmp_path / "pack")
     assert not done.geometry and read.record(0, 0).geometry is None
 
@@ -226,6 +226,6 @@ def test_depth_that_does_not_match_its_image_is_named(posed, tmp_path):
     done, read = pack_of(source, tmp_path / "pack", max_bad_fraction=0.5)
     assert done.dropped == ["room0/images"] and len(read.scenes) == 1
     messages = "\n".join(done.skipped)
-    assert "the image is 128x96, its depth 64x48" in messages
+    assert "the image is 128x96, but its depth is 64x48" in messages
     assert "its depth has pixel mode L, not 16 bits of grey" in messages
     assert "depth/2.png: No such file" in messages

@@ -55,15 +55,15 @@ def test_a_different_pack_is_replaced_only_with_overwrite(tmp_path):
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     pack_of(source, out)
     assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    with pytest.raises(UserError, match="has a pack of size=0 instead of 32: write --overwrite"):
+    with pytest.raises(UserError, match="contains a pack with size=0 instead of 32: pass --overwrite"):
         pack_of(source, out, Encoding(size=32))
-    with pytest.raises(UserError, match="has 2 shards, not 3: leave out --shards, or write --overwrite"):
+    with pytest.raises(UserError, match="has 2 shards, not 3: leave out --shards, or pass --overwrite"):
         pack_of(source, out, shards=3)
     elsewhere = write_scenes(tmp_path / "elsewhere", 2, 4)
-    with pytest.raises(UserError, match="has a pack of other scenes"):
+    with pytest.raises(UserError, match="contains a pack with other scenes"):
         pack_of(elsewhere, out)
     write_scene(tmp_path / "photos" / "scene2", 1, 2)
-    with pytest.raises(UserError, match="has a pack of other scenes"):
+    with pytest.raises(UserError, match="contains a pack with other scenes"):
         pack_of(source, out)
     info, packed_source = pack_of(source, out, Encoding(size=32), overwrite=True)
     assert len(packed_source.scenes) == 3 and not info.lossless
@@ -106,7 +106,9 @@ def test_a_killed_pack_continues_and_ends_the_same(tmp_path, capsys):
     with pytest.raises(UserError, match="is not finished"):
         load_pack_info(out)
     times = [path.stat().st_mtime_ns for path in shards]
-    with pytest.raises(UserError, match="--shards=3, but this pack was begun with 4: write --shards=4"):
+    with pytest.raises(
+        UserError, match="--shards=3, but the unfinished pack in .* has 4 shards: pass --shards=4"
+    ):
         pack_of(source, out, shards=3)
     continued, _ = pack_of(source, out, shards=0)
     assert "2 of 4 shards are finished" in capsys.readouterr().err

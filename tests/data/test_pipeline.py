@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from absl import flags
 
 from conftest import write_scene
 from muskie_jax.buckets import Bucket, BucketSchedule
@@ -26,7 +27,7 @@ def sampler_for(root, seed=0, **sources):
     config = default_config()
     config.seed = seed
     config.model.variant = "nano"
-    config.batch = {"groups": GROUPS, "views": VIEWS, "reuse": 2}
+    config.batch = {"groups": GROUPS, "views": VIEWS, "reuse": 2, "passes": 1}
     config.buckets = {"resolutions": (((32, 32),), ((48, 32), (32, 48))), "views": (1, 2, 4)}
     config.evaluation.update({"size": (32, 32), "views": 4})
     config.sources.update(sources or {"photos": folder(root=str(root))})
@@ -114,6 +115,14 @@ def assert_hosts_load(sampler, updates, ends):
                 np.testing.assert_array_equal(joined, value, err_msg=f"{bucket} {key}")
 
 
+def test_workers_start_in_a_script_that_parses_no_flags(sampler):
+    flags.FLAGS.unparse_flags()
+    try:
+        assert_same(take(sampler, 1, workers=1), take(sampler, 1))
+    finally:
+        flags.FLAGS.mark_as_parsed()
+
+
 def test_batches_do_not_depend_on_hosts(mixed):
     assert_hosts_load(mixed, take(mixed, 4), (1, 2, 4))
 
@@ -186,6 +195,36 @@ def test_a_load_is_reused_with_views_permuted_and_new_masks(sampler):
     assert (images[0] == images[1]).all() and (images[1] != images[2]).any()
     assert (first[1]["images"] != second[1]["images"]).any()
     assert (first[1]["mask"] != second[1]["mask"]).any()
+
+
+@pytest.mark.parametrize(
+    "reuse, passes, uses",
+    [
+        # As published: the second pass of one load and the first pass of the next.
+        (2, 2, [[(0, 1), (1, 0)], [(1, 1), (2, 0)], [(2, 1), (3, 0)]]),
+        (1, 3, [[(0, 0), (1, 0), (2, 0)], [(3, 0), (4, 0), (5, 0)]]),
+        (2, 3, [[(0, 1), (1, 0), (1, 1)], [(2, 0), (2, 1), (3, 0)]]),
+        (3, 1, [[(0, 0)], [(0, 1)], [(0, 2)], [(1, 0)]]),
+    ],
+)
+def test_updates_of_several_passes(mixed, reuse, passes, uses):
+    """`uses` has the (load, use) of each pass of each update. A pass has a batch per resolution."""
+    resolutions = (((32, 32),), ((48, 32), (32, 48)))
+    sampler = dataclasses.replace(
+        mixed, reuse=reuse, schedule=BucketSchedule(resolutions, (1, 2, 4), 0, passes)
+    )
+    pipeline = Pipeline(sampler, range(GROUPS))
+    loads = list(itertools.islice(pipeline._loads(0), 2 * 6))
+    expected = []
+    for update in uses:
+        batches = []
+        for load, use in update:
+            buckets = sampler.schedule.at(load * reuse + use)
+            for resolution, bucket in enumerate(buckets):
+                batches.append((bucket, loads[2 * load + resolution].batch(use, bucket)))
+        expected.append(tuple(batches))
+    for first in range(len(uses)):
+        assert_same(take(sampler, len(uses) - first, first), expected[first:])
 
 
 def test_a_split_group_is_consecutive_views_with_the_group_s_source_and_masks(photo_folder):
@@ -315,4 +354,4 @@ def test_at_most_max_replacements_are_tried(small_folder):
     sampler, _ = sampler_for(None, photos=folder(root=str(small_folder), glob="long/*", holdout=0))
     group = sampler.photo_group(0, 0, 0)
     assert group.tried == len(group.skipped) == VIEWS + MAX_REPLACEMENTS < 60
-    assert f"none of {VIEWS + MAX_REPLACEMENTS} images tried can be read" in group.error
+    assert f"none of {VIEWS + MAX_REPLACEMENTS} tried images can be read" in group.error

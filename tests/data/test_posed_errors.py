@@ -303,14 +303,14 @@ def checked(**settings):
 SETTINGS_ERRORS = [
     (
         {"reader": "navi", "select": "overlp"},
-        "config.posed.kitchen.select: no 'overlp'; did you mean 'overlap'",
+        "config.posed.kitchen.select: 'overlp' is not a valid value; did you mean 'overlap'",
     ),
-    ({"overlap": (0.9, 0.3)}, "config.posed.kitchen.overlap=.*write two ascending fractions"),
+    ({"overlap": (0.9, 0.3)}, "config.posed.kitchen.overlap=.* must be two increasing fractions"),
     ({"root": ""}, "config.posed.kitchen.root is empty: write --config.posed.kitchen.root="),
     ({"groups": -1}, "config.posed.kitchen.groups=-1: write a whole number, 0 or more"),
     ({"stride": 0}, "config.posed.kitchen.stride=0: write a whole number, 1 or more"),
     ({"every": 1.5}, "config.posed.kitchen.every=1.5"),
-    ({"strid": 3}, "config.posed.kitchen.strid: no such setting; did you mean 'stride'"),
+    ({"strid": 3}, "unknown setting config.posed.kitchen.strid; did you mean 'stride'"),
     ({"reader": "colmap", "depth_unit": -1.0}, "config.posed.kitchen.depth_unit=-1.0: write metres"),
     ({"reader": "synthetic", "root": "", "groups": 0}, "config.posed.kitchen.groups=0: .* 1 or more"),
     ({"reader": "synthetic", "root": "", "num_photos": 0}, "config.posed.kitchen.num_photos=0"),
@@ -324,7 +324,7 @@ def test_invalid_settings(settings, expected):
 
 
 def test_settings_are_checked_when_they_are_written():
-    with pytest.raises(UserError, match=r"posed\(\): no 'seven'.*seven_scenes"):
+    with pytest.raises(UserError, match=r"posed\(\): 'seven' is not a valid value.*seven_scenes"):
         posed("seven")
     with pytest.raises(UserError, match=r"posed\('cameras'\): no 'group'; did you mean 'groups'"):
         posed("cameras", group=3)
@@ -338,7 +338,9 @@ def test_settings_are_checked_when_they_are_written():
     rooms.world.room_width = (4.0,)
     with pytest.raises(UserError, match=r"config.posed.rooms.world.room_width=\(4.0,\): write 2 numbers"):
         check_posed(ConfigDict({"rooms": rooms}))
-    with pytest.raises(UserError, match="config.posed.desk.reader: no 'camera'; did you mean 'cameras'"):
+    with pytest.raises(
+        UserError, match="config.posed.desk.reader: 'camera' is not a valid value; did you mean 'cameras'"
+    ):
         check_posed(ConfigDict({"desk": {"reader": "camera"}}))
     with pytest.raises(UserError, match=r"config.posed.desk='cameras': write posed"):
         check_posed(ConfigDict({"desk": "cameras"}))

@@ -151,7 +151,7 @@ def test_runs_cache_the_list_beside_their_work_directories_or_in_data_index(root
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
     assert len(pickle.dumps(mixture.training[0])) < 2000
     config.data.index = str(root / "scene0" / "images" / "frame_0.jpg")
-    with pytest.raises(UserError, match=r"write another folder, --config.data.index"):
+    with pytest.raises(UserError, match="choose another folder with --config.data.index"):
         build_mixture(config, tmp_path)
 
 

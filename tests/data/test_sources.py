@@ -35,7 +35,7 @@ def test_nested_layouts_by_glob(tmp_path):
     write_scene(tmp_path / "town" / "b" / "masks", 2, 1)
     scenes = scan(tmp_path, folder_layout("*/*/images/*", None))
     assert [(s.name, len(s.frames)) for s in scenes] == [("town/a/images", 3), ("town/b/images", 2)]
-    with pytest.raises(UserError, match=r"write glob='\*/\*/\*/\*'"):
+    with pytest.raises(UserError, match=r"use glob='\*/\*/\*/\*'"):
         scan(tmp_path)
     single = scan(tmp_path / "town" / "a" / "images", folder_layout("*", None))
     assert [scene.name for scene in single] == ["."]

@@ -121,8 +121,8 @@ def test_geometry_has_no_matrix_products():
 
 
 def test_invalid_configs_raise():
-    with pytest.raises(ValueError, match="samples_per_pixel=3: write 1, 2 or 4"):
+    with pytest.raises(ValueError, match="samples_per_pixel=3 must be 1, 2 or 4"):
         WorldConfig(samples_per_pixel=3)
-    with pytest.raises(ValueError, match="0 objects in a room: write 1 to 63"):
+    with pytest.raises(ValueError, match="0 objects in a room: the number must be from 1 to 63"):
         WorldConfig(num_boxes=0, num_ellipsoids=0, num_cylinders=0)
     assert hash(WorldConfig()) == hash(WorldConfig())

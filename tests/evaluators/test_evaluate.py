@@ -247,14 +247,14 @@ def test_a_model_is_loaded_once(desk, tmp_path, monkeypatch):
     [
         ("models", (), "write for example"),
         ("evaluators", ("correspondance",), "did you mean 'correspondence'"),
-        ("protocols", ("paper",), "no 'paper'"),
+        ("protocols", ("paper",), "'paper' is not a valid value"),
         ("sizes", ((512,),), "write (height, width)"),
         ("views", (1,), "write 2 or more"),
         ("layers", (0,), "write 1 or more"),
-        ("points", 0, "write 1 or more"),
+        ("points", 0, "must be at least 1"),
         ("checkpoints", "each", "such as 'every 3'"),
         ("shard", "3/2", "write for example '2/4'"),
-        ("dtype", "float16", "no 'float16'"),
+        ("dtype", "float16", "'float16' is not a valid value"),
     ],
 )
 def test_invalid_settings(desk, key, value, message):

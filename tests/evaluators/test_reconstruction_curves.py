@@ -297,7 +297,7 @@ def test_errors_name_what_to_write():
     with pytest.raises(UserError, match="have the sets scenes, scenes: give each its own name"):
         curves([Scenes(), Scenes()])
     for changes, message in (
-        ({"modes": (("checker", 0.5),)}, "reconstruction.modes: no 'checker'"),
+        ({"modes": (("checker", 0.5),)}, "reconstruction.modes: 'checker' is not a valid value"),
         ({"modes": (("random", 1.5),)}, "ratio 1.5: write above 0"),
         ({"views": (2, 4), "references": (4,)}, "write numbers below 4"),
         ({"views": (0, 1)}, r"views=\(0, 1\): write 1 or more"),

@@ -229,7 +229,7 @@ def test_hub_repository(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "kind, source, options, expected",
     [
-        ("dino", "m.safetensors", {}, "kind: no 'dino'; did you mean"),
+        ("dino", "m.safetensors", {}, "kind: 'dino' is not a valid value; did you mean"),
         (
             "mae",
             "m.safetensors",
@@ -245,7 +245,7 @@ def test_hub_repository(tmp_path, monkeypatch):
         ("mae", "folder", {}, "folder is not a weights file"),
         ("mae", "here.pth", {"revision": "x"}, "revision= and filename= are for hub repositories only"),
         ("mae", "here.pth", {}, "here.pth: it cannot be read"),
-        ("mae", "here.pth", {"dtype": "float16"}, "dtype: no 'float16'"),
+        ("mae", "here.pth", {"dtype": "float16"}, "dtype: 'float16' is not a valid value"),
         ("mae", "here.pth", {"attention": "flash"}, "attention='flash': choose one of"),
     ],
 )

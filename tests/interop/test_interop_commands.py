@@ -68,20 +68,23 @@ PROGRAM = ["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p"]
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        ([], "no command: write python -m muskie_jax.interop with one of export, import, push, stablehlo"),
-        (["exprt"], "no command 'exprt': write python -m muskie_jax.interop with one of export"),
-        (["export", "--out", "{tmp}/m.pth"], "--checkpoint is missing: write --checkpoint runs/quickst"),
+        ([], "python -m muskie_jax.interop needs a command: use one of export, import, push, stablehlo"),
+        (["exprt"], "muskie_jax.interop has no command 'exprt': use one of export"),
+        (["export", "--out", "{tmp}/m.pth"], "--checkpoint is missing: pass --checkpoint runs/quickst"),
         (
             ["export", "--checkpoint", "{tmp}/no", "--out", "{tmp}/m.pth"],
             "'{tmp}/no' does not exist: write",
         ),
         ([*EXPORT, "{tmp}/m.npz"], "write a folder, or a name that ends with .safetensors or .pth"),
-        ([*EXPORT, "{weights}"], "exists already: write another"),
-        (["export", "--checkpoint", "{weights}", "--out", "{tmp}", "--force"], "also holds 'thesis.tex'"),
+        ([*EXPORT, "{weights}"], "exists: choose another path, or pass --force"),
+        (
+            ["export", "--checkpoint", "{weights}", "--out", "{tmp}", "--force"],
+            "contains 'thesis.tex', which this",
+        ),
         (["onnx", "--checkpoint", "{weights}", "--out", "{tmp}/p"], "ends with .onnx"),
         (
             [*EXPORT, "{tmp}/m.pth", "--views=3"],
-            "--views is not for `python -m muskie_jax.interop export` (",
+            "`python -m muskie_jax.interop export` has no flag --views: leave it out (",
         ),
         ([*EXPORT, "{tmp}/m.pth", "--licence=x"], "--licence is for the model card of"),
         ([*EXPORT, "/proc/x/m.pth"], "/proc/x/m.pth cannot be written"),

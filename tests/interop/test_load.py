@@ -134,7 +134,7 @@ def test_sources_without_weights_are_refused(trained, tmp_path, monkeypatch):
             "'empty/nothing' does not exist: write a work directory, a checkpoint, a weights",
         ),
         ("user/model.safetensors", "'user/model.safetensors' does not exist: write"),
-        ("~nobody-of-this-name/x", "there is no such user's home"),
+        ("~nobody-of-this-name/x", "cannot expand '~' in '~nobody-of-this-name/x': unknown user"),
         ("a" * 5000, "is not a valid path: File name too long"),
     ]:
         with pytest.raises(UserError, match=expected):
@@ -151,13 +151,13 @@ def test_options_of_the_model(trained):
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     assert load_pretrained(trained[0], dtype=jnp.bfloat16)[0].dtype == jnp.bfloat16
     for options, expected in [
-        ({"dtype": "float16"}, "dtype: no 'float16'"),
-        ({"dtype": "single-ish"}, "dtype: no 'single-ish'"),
+        ({"dtype": "float16"}, "dtype: 'float16' is not a valid value"),
+        ({"dtype": "single-ish"}, "dtype: 'single-ish' is not a valid value"),
         ({"num_heads": 5}, "num_heads=5 does not fit width 48"),
         ({"num_heads": "3"}, "num_heads=3 does not fit width 48"),
         ({"attention": "flash"}, "attention='flash': choose one of auto"),
-        ({"patch": 8}, "load_pretrained: no 'patch'"),
-        ({"remat": "some"}, "remat: no 'some'"),
+        ({"patch": 8}, "load_pretrained: 'patch' is not a valid value"),
+        ({"remat": "some"}, "remat: 'some' is not a valid value"),
     ]:
         with pytest.raises(UserError, match=expected):
             load_pretrained(trained[0] / "20", **options)
@@ -167,7 +167,7 @@ def test_unusable_inputs_are_refused(trained):
     model, params = load_pretrained(trained[0])
     backbone = {name: value for name, value in params.items() if name not in ("norm", "head")}
     images, mask = random_inputs(0, 2, (32, 32))
-    with pytest.raises(ValueError, match="no reconstruction head: write method='features'"):
+    with pytest.raises(ValueError, match="no reconstruction head: use method='features'"):
         model.apply({"params": backbone}, images, mask)
     with pytest.raises(ValueError, match=r"images must be float, in \[-1, 1\], got uint8"):
         model.apply({"params": params}, np.zeros(images.shape, np.uint8), method="features")
@@ -211,7 +211,7 @@ def test_saved_folders(trained, tmp_path):
                  "| 32x32, 32x48 |", "| random 0.9, rectangle 0.75, ellipse 0.75 |"):  # fmt: skip
         assert text in body, text
     assert "secret" not in card
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="exists: choose another path"):
         save_pretrained(folder, model, params)
     save_pretrained(
         folder, model, {k: v for k, v in params.items() if k not in ("norm", "head")}, force=True
@@ -221,7 +221,7 @@ def test_saved_folders(trained, tmp_path):
     assert "not stated yet" in card and "authors of Muskie state no licence" in card
     for force in (False, True):
         (folder / "thesis.tex").touch()
-        with pytest.raises(UserError, match="also holds 'thesis.tex'" if force else "exists already"):
+        with pytest.raises(UserError, match="contains 'thesis.tex'" if force else "exists: choose"):
             save_pretrained(folder, model, params, force=force)
     (folder / "thesis.tex").unlink()
     assert load_pretrained(folder)[1].keys() == params.keys() - {"norm", "head"}
@@ -277,7 +277,7 @@ def test_imported_work_directory(trained, tmp_path):
     imported = open_weights(tmp_path / "w")
     assert same(imported.params, params[20])
     assert imported.provenance["origin"]["step"] == 20 and "training" not in imported.provenance
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="exists: choose another path"):
         make_workdir(tmp_path / "w", imported, None, force=False)
     make_workdir(tmp_path / "w", imported, None, force=True)
     assert [p.name for p in (tmp_path / "w" / "checkpoints").iterdir()] == ["0"]
@@ -315,7 +315,7 @@ def test_training_continues_from_an_imported_work_directory(trained, tmp_path, p
     write_folder(tmp_path / "folder", fine_tuned, None, force=False)
     assert fine_tuned.provenance["origin"]["params_digest"] == digest(params[20])
     assert "Initialised from other weights (variant nano" in (tmp_path / "folder" / "README.md").read_text()
-    with pytest.raises(UserError, match="also holds 'metrics.jsonl', so it is not replaced"):
+    with pytest.raises(UserError, match="is not replaced, because it contains 'metrics.jsonl'"):
         make_workdir(tmp_path / "w", fine_tuned, None, force=True)
 
 

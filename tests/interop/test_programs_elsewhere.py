@@ -90,7 +90,7 @@ def test_stablehlo_without_this_package(tmp_path, network, output):
         check([results[f"{groups}/{i}"] for i in range(len(expected))], expected, 2e-5)
     expected = expected_results(model, params, images, None, output)
     check([results[f"unmasked/{i}"] for i in range(len(expected))], expected, 2e-5)
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="exists: choose another path"):
         write_stablehlo(folder, weights, VIEWS, SIZE, output)
 
 

@@ -207,7 +207,7 @@ def test_unusable_inputs_are_refused():
     model = torch_model.from_state_dict(state, 5)
     with pytest.raises(ValueError, match="30x32 is not divisible by the patch size 16: crop or resize to"):
         model.features(torch.zeros(1, 1, 3, 30, 32))
-    with pytest.raises(ValueError, match=r"in \[-1, 1\], but have values up to 255: write x / 127.5 - 1"):
+    with pytest.raises(ValueError, match=r"in \[-1, 1\], but have values up to 255: convert 0..255 pixels"):
         model.features(torch.full((1, 1, 3, 32, 32), 255.0))
 
 

@@ -66,7 +66,7 @@ def test_files_have_default_permissions(path):
 
 def test_an_existing_file_is_replaced_only_with_force(path, weights):
     before = path.read_bytes()
-    with pytest.raises(UserError, match="exists already: write another name, or --force"):
+    with pytest.raises(UserError, match="exists: choose another path, or pass --force"):
         write_weights(path, weights.backbone())
     assert path.read_bytes() == before
     with path.open("rb") as old:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from muskie_jax.buckets import Bucket
 from muskie_jax.models.attention import Attention, attention_map
@@ -214,6 +215,30 @@ def test_parameter_count_of_every_variant(name):
     layer = 12 * width**2 + 13 * width
     expected = 2 * variant.depth * layer + 769 * width + 5 * width + 2 * width + (width + 1) * 1536
     assert count == expected
+
+
+def test_initial_values():
+    """Linear layers are uniform in ±1/sqrt(fan_in), biases included, as PyTorch's are; or follow Xavier."""
+    image = jnp.zeros((1, 1, 16, 16, 3))
+    draw = lambda **options: jax.jit(build_model("nano", **options).init)(jax.random.key(0), image)
+    params = traverse_util.flatten_dict(draw()["params"], sep="/")
+    xavier = traverse_util.flatten_dict(draw(initial_values="xavier")["params"], sep="/")
+    kernels = [name.removesuffix("/kernel") for name in params if name.endswith("/kernel")]
+    assert len(kernels) == 2 + 2 * 2 * 4
+    for name in kernels:
+        fan_in, fan_out = params[f"{name}/kernel"].shape
+        for values in (params[f"{name}/kernel"], params[f"{name}/bias"]):
+            bound = 1 / np.sqrt(fan_in)
+            assert np.abs(values).max() <= bound
+            assert np.std(values) == pytest.approx(bound / np.sqrt(3), rel=0.25), name
+            assert np.mean(values) == pytest.approx(0, abs=0.25 * bound)
+        limit = np.sqrt(6 / (fan_in + fan_out))
+        assert np.std(xavier[f"{name}/kernel"]) == pytest.approx(limit / np.sqrt(3), rel=0.05)
+        assert not xavier[f"{name}/bias"].any()
+    norm = params["block_1/global/norm2/scale"], params["block_1/global/norm2/bias"]
+    assert (norm[0] == 1).all() and (norm[1] == 0).all()
+    assert (params["mask_token"] == 0).all()
+    assert np.std(params["register_tokens"]) == pytest.approx(1, rel=0.2)
 
 
 def test_bfloat16_computes_in_bfloat16_from_float32_parameters(params, images, mask):

@@ -56,6 +56,7 @@ def main(argv):
     Programs.update = recorded_update
     config = nano_config(root)
     config.data.workers = int(workers)
+    config.batch.passes = 2  # as published: an update uses two loads
     print(json.dumps(train(config, workdir, jax.devices()[: int(devices)])))
 
 

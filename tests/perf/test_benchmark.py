@@ -155,7 +155,7 @@ def test_device_counts():
     assert device_counts(("doubling",), 8) == [1, 2, 4, 8]
     assert device_counts(("doubling", 3), 6) == [1, 2, 3, 4, 6]
     assert device_counts((1, "all"), 1) == [1]
-    with pytest.raises(UserError, match="devices has 4, but there are 3 devices: write 3 or less"):
+    with pytest.raises(UserError, match="devices has 4, but there are 3 devices: use at most 3"):
         device_counts((4, 1), 3)
 
 
@@ -170,21 +170,29 @@ def test_no_case_runs_if_one_is_invalid(tmp_path, toy_steps):
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("steps", 0, "config.benchmark.steps=0: write 1 or more"),
-        ("repeats", 0, "config.benchmark.repeats=0: write 1 or more"),
-        ("groups_per_device", -1, "config.benchmark.groups_per_device=-1: write 0 or more"),
+        ("steps", 0, "config.benchmark.steps=0 must be at least 1"),
+        ("repeats", 0, "config.benchmark.repeats=0 must be at least 1"),
+        ("groups_per_device", -1, "config.benchmark.groups_per_device=-1 must be at least 0"),
         (
             "cases",
             (("nano", 32, "none"),),
-            "config.benchmark.cases has ('nano', 32, 'none'): write (variant,",
+            "config.benchmark.cases has ('nano', 32, 'none'), but each case must be (variant,",
         ),
-        ("cases", ("nano", (32, 32), "none"), "config.benchmark.cases has 'nano': write (variant,"),
+        (
+            "cases",
+            ("nano", (32, 32), "none"),
+            "config.benchmark.cases has 'nano', but each case must be (variant,",
+        ),
         ("cases", (("nano", (30, 32), "none"),), "config.benchmark.cases has 30x32, not divisible"),
-        ("cases", (("nana", (32, 32), "none"),), "config.benchmark.cases: no 'nana'; did you mean 'nano'?"),
-        ("cases", (("nano", (32, 32), "some"),), "config.benchmark.cases: no 'some'"),
-        ("devices", (), "config.benchmark.devices is empty: write 'all'"),
-        ("devices", (1, 0), "config.benchmark.devices has 0: write 1 or more"),
-        ("devices", ("al",), "config.benchmark.devices has 'al': write 1 or more"),
+        (
+            "cases",
+            (("nana", (32, 32), "none"),),
+            "config.benchmark.cases: 'nana' is not a valid value; did you mean 'nano'?",
+        ),
+        ("cases", (("nano", (32, 32), "some"),), "config.benchmark.cases: 'some' is not a valid value"),
+        ("devices", (), "config.benchmark.devices is empty: use ('all',)"),
+        ("devices", (1, 0), "config.benchmark.devices has 0, but each must be at least 1"),
+        ("devices", ("al",), "config.benchmark.devices has 'al', but each must be at least 1"),
     ],
 )
 def test_invalid_settings_raise_one_line(key, value, message):
@@ -203,7 +211,7 @@ def test_shipped_benchmarks_are_valid(arg):
 def test_too_many_views_for_a_learned_embedding():
     config = load("long")
     config.model.view_embed = "learned"
-    with pytest.raises(UserError, match="write config.model.max_views=64"):
+    with pytest.raises(UserError, match="use config.model.max_views=64"):
         validate(config)
     config.model.max_views = 64
     validate(config)

@@ -35,11 +35,15 @@ def test_shipped_benchmarks_are_valid(arg):
 @pytest.mark.parametrize(
     "setting, value, message",
     [
-        ("seconds", 0.0, "seconds=0.0: write above 0"),
+        ("seconds", 0.0, "seconds=0.0 must be above 0"),
         ("sizes", (230,), r"sizes has 230x230, .*: the nearest valid sizes are \(224, 224\)"),
-        ("photo_sizes", (640,), r"photo_sizes has 640: write \(height, width\)"),
-        ("steps", (("base", 224),), r"steps has \('base', 224\): write \(variant, size, milliseconds\)"),
-        ("steps", (("bass", 224, 12.6),), "steps: no 'bass'; did you mean 'base'"),
+        ("photo_sizes", (640,), r"photo_sizes has 640, but each must be \(height, width\)"),
+        (
+            "steps",
+            (("base", 224),),
+            r"steps has \('base', 224\), but each must be \(variant, size, milliseconds\)",
+        ),
+        ("steps", (("bass", 224, 12.6),), "steps: 'bass' is not a valid value; did you mean 'base'"),
     ],
 )
 def test_invalid_settings_raise(setting, value, message):

@@ -89,7 +89,7 @@ def test_gpu_memory_fraction_follows_jax(monkeypatch):
     assert gpu_memory_fraction() == 0.9
     for wrong in ("90%", "90", "0"):
         monkeypatch.setenv(name, wrong)
-        with pytest.raises(UserError, match="write a fraction"):
+        with pytest.raises(UserError, match="must be above 0 and at most 1"):
             gpu_memory_fraction()
 
 
@@ -245,7 +245,7 @@ def test_mistakes_are_one_line(tmp_path, arguments, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name, machine, expected",
-    [("quickstart", "v5e:3x5", "v5e:3x5"), ("muskie_large", "v5e:16x16", "write 256")],
+    [("quickstart", "v5e:3x5", "v5e:3x5"), ("muskie_large", "v5e:16x16", "use 256")],
 )
 def test_mistakes_about_tpu_slices_are_one_line(tmp_path, libtpu, name, machine, expected):
     config = load_config(ROOT / f"configs/plan.py:{name}")

@@ -54,7 +54,7 @@ def run_pack(arguments: list[str]) -> dict[str, Any]:
     assert out is not None, "PACK requires --out"
     validate(config)
     if ADDRESS in out:
-        raise UserError(f"--out={out} is an address: pack to a folder, then copy it there")
+        raise UserError(f"--out={out} is a URL: choose a local folder, then copy the pack to the URL")
     encoding = Encoding(_SIZE.value, _QUALITY.value, _FORMAT.value)
     frames = frames_from_config(config, _source_name(config), encoding)
     scenes = len(frames.scenes)
@@ -81,7 +81,7 @@ def run_pack(arguments: list[str]) -> dict[str, Any]:
 
 
 def run_verify(arguments: list[str]) -> dict[str, Any]:
-    """Checks that the files of a pack, in a folder or at an address, are as they were packed."""
+    """Reads all files of a pack, in a folder or at a URL, and compares them with their checksums."""
     (root,) = arguments
     remote = RemotePack(root)
     damaged = remote.damaged_files()
@@ -108,7 +108,7 @@ def frames_from_config(config: ConfigDict, name: str, encoding: Encoding) -> Fra
     config = config.copy_and_resolve_references()
     if source.kind == "synthetic":
         if encoding.size:
-            raise UserError(f"--size does not apply to {name}: rooms have --height and --width")
+            raise UserError(f"--size does not apply to {name}, a source of rooms: use --height and --width")
     else:
         for flag in SYNTHETIC_FLAGS:
             if flags.FLAGS[flag].present:
@@ -133,10 +133,10 @@ def frames_from_config(config: ConfigDict, name: str, encoding: Encoding) -> Fra
 def _source_name(config: ConfigDict) -> str:
     names = list(config.sources)
     if _SOURCE.value is None and len(names) > 1:
-        raise UserError(f"--source is missing: write --source with one of {', '.join(names)}")
+        raise UserError(f"--source is missing: pass --source with one of {', '.join(names)}")
     name = _SOURCE.value or names[0]
     if name not in names:
-        raise UserError(f"--source: no {name!r}{suggest(name, names)}")
+        raise UserError(f"--source={name!r} is not a source of the config{suggest(name, names)}")
     return name
 
 
@@ -154,4 +154,4 @@ def _summary(root: str, info: PackInfo) -> dict[str, Any]:
 PACK = Command(
     run_pack, {"config": "configs/photos.py", "out": "packs/photos"}, (*PACK_FLAGS, *SYNTHETIC_FLAGS)
 )
-VERIFY = Command(run_verify, {}, arguments=("<folder or address>",))
+VERIFY = Command(run_verify, {}, arguments=("<folder or URL>",))

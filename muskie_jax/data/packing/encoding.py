@@ -38,11 +38,11 @@ class Encoding:
 
     def __post_init__(self):
         if self.size < 0:
-            raise UserError(f"--size={self.size}: write the short side in pixels, or 0 to keep it")
+            raise UserError(f"--size={self.size} must be a short side in pixels, or 0 to keep all sizes")
         if not 0 <= self.quality <= 100:
-            raise UserError(f"--quality={self.quality}: write 1 to 100, or 0 to copy files unchanged")
+            raise UserError(f"--quality={self.quality} must be from 1 to 100, or 0 to copy files unchanged")
         if self.format not in ("", *FORMATS):
-            raise UserError(f"--format={self.format!r}: write {' or '.join(FORMATS)}")
+            raise UserError(f"--format={self.format!r} is not supported: use {' or '.join(FORMATS)}")
         if self.format == "png" and self.quality:
             raise UserError(f"--quality={self.quality} applies to JPEG: leave it out with --format=png")
 
@@ -82,14 +82,14 @@ class Encoding:
             if depth.shape != original:
                 raise BadImage(
                     f"{record.frame}: the image is {original[1]}x{original[0]}, "
-                    f"its depth {depth.shape[1]}x{depth.shape[0]}"
+                    f"but its depth is {depth.shape[1]}x{depth.shape[0]}"
                 )
             if stored != original:
                 geometry = resize_geometry(geometry, depth, stored)
         return dataclasses.replace(record, image=image, geometry=geometry), stored
 
     def encode(self, pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:
-        """Returns the image file of an RGB image, PNG if `format` is "png" and otherwise JPEG."""
+        """Encodes an RGB image as a PNG file if `format` is "png", and as a JPEG file if not."""
         if self.format == "png":
             return _encode_png(pixels)
         pixels = np.ascontiguousarray(pixels)

@@ -71,7 +71,7 @@ class FolderFrames:
         # A folder that has no cameras at all needs no note.
         some_cameras = any(self._camera(scene.frames[0]) for scene in source.scenes)
         self.geometry_note = (
-            f" (scene {without_cameras} has no {CAMERAS} of all its images)"
+            f" (scene {without_cameras} has no {CAMERAS} that lists all its images)"
             if without_cameras and some_cameras
             else ""
         )

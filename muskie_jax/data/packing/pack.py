@@ -75,7 +75,8 @@ def pack(
       The description of the finished pack.
 
     Raises:
-      UserError: if the folder contains anything else, too many images are unreadable, or writing fails.
+      UserError: if the folder contains anything but this pack, too many images are unreadable, or writing
+        fails.
     """
     plan = make_plan(frames, encoding, shards)
     packing = out / UNFINISHED
@@ -126,18 +127,18 @@ def _finished_pack(plan: PackPlan, out: pathlib.Path, overwrite: bool) -> PackIn
             if plan.shards not in (0, len(finished.shards)):
                 raise UserError(
                     f"--out={out} has {len(finished.shards)} shards, not {plan.shards}: leave out "
-                    "--shards, or write --overwrite"
+                    "--shards, or pass --overwrite"
                 )
             log(f"{out} is already packed; --overwrite packs it again")
             return load_pack_info(out)
     else:
-        raise UserError(f"--out={out} is not empty and is not a pack: write an empty or new folder")
+        raise UserError(f"--out={out} is not empty and is not a pack: choose an empty or new folder")
     if overwrite:
         _delete_pack(out)
     elif before != plan.description:
         raise UserError(
-            f"--out={out} has a pack of {_difference(before, plan.description)}: write --overwrite to "
-            "delete it, or another --out"
+            f"--out={out} contains a pack with {_difference(before, plan.description)}: pass --overwrite "
+            "to delete it, or choose another --out"
         )
     return None
 
@@ -160,13 +161,17 @@ def _delete_pack(out: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _exclusive_lock(packing: pathlib.Path) -> Iterator[None]:
-    """Raises UserError if another process is packing into the same folder."""
+    """Locks a pack's folder `packing` within the context.
+
+    Raises:
+      UserError: if another process has locked it.
+    """
     with (packing / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(
-                f"another process is packing into {packing.parent}: wait for it, or write another --out"
+                f"another process is packing into {packing.parent}: wait for it, or choose another --out"
             ) from error
         yield
 
@@ -180,12 +185,12 @@ def _choose_shards(
         before = json.loads(path.read_text())["shards"]
         if plan.shards not in (0, before):
             raise UserError(
-                f"--shards={plan.shards}, but this pack was begun with {before}: write --shards={before}, "
-                "or --overwrite"
+                f"--shards={plan.shards}, but the unfinished pack in {packing.parent} has {before} shards: "
+                f"pass --shards={before}, or --overwrite to start again"
             )
         return dataclasses.replace(plan, shards=before)
     if plan.shards > len(plan.records):
-        raise UserError(f"--shards={plan.shards} for {len(plan.records)} images: use a smaller --shards")
+        raise UserError(f"--shards={plan.shards} must be at most {len(plan.records)}, the number of images")
     shards = plan.shards or _estimate_shards(plan, frames, encoding, shard_bytes)
     part = path.with_suffix(".part")
     part.write_text(json.dumps({"description": plan.description, "shards": shards}))
@@ -252,7 +257,7 @@ class _PackJob:
         if len(skipped) > self.max_bad_fraction * total:
             raise UserError(
                 f"{len(skipped)} of {total} images cannot be read, such as {skipped[0]}: repair the files, "
-                f"or write a --config.data.max_bad_fraction above {self.max_bad_fraction}"
+                f"or pass a --config.data.max_bad_fraction above {self.max_bad_fraction}"
             )
 
     def _add_result(self, number: int, result: ShardResult) -> None:

@@ -27,7 +27,7 @@ class PackInfo:
 
     Attributes:
       settings: the packed source's settings: `source`, its kind; `window` and `zoom`, as in
-        `FolderSource`; `groups`, whether scenes are fixed groups of views.
+        `PhotographSource`; `groups`, whether scenes are fixed groups of views.
       encoding: the values of `size`, `quality` and `format` (see `Encoding`).
       lossless: whether all files were copied unchanged.
       geometry: whether records have depth and cameras.
@@ -64,21 +64,21 @@ def parse_metadata(text: str | bytes, root: str) -> PackInfo:
 
     Args:
       text: the file's contents.
-      root: folder or address of the pack, for messages.
+      root: folder or URL of the pack, for messages.
 
     Raises:
-      UserError: if it does not describe a pack, or the pack has another format version.
+      UserError: if it does not describe a pack, or the pack's format version is not FORMAT.
     """
     try:
         values = json.loads(text)[KEY]
         written, _ = values.pop("format"), values.pop("version")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{root!r} was not packed by `python -m muskie_jax.data pack`: write the root of a pack"
+            f"{root!r} was not packed by `python -m muskie_jax.data pack`: choose the folder of a pack"
         ) from None
     if written != FORMAT:
         raise UserError(
-            f"{root!r} is a pack of format {written}, this version reads {FORMAT}: pack it again, or "
+            f"{root!r} is a pack of format {written}, but this version reads {FORMAT}: pack it again, or "
             "use the version of muskie_jax that packed it"
         )
     return PackInfo(**values)
@@ -90,7 +90,7 @@ def load_pack_info(root: pathlib.Path) -> PackInfo:
     Compares the files' sizes, but not their contents: see `RemotePack.damaged_files`.
 
     Raises:
-      UserError: if there is no pack, packing did not finish, or a file is missing or has another size.
+      UserError: if there is no pack, packing did not finish, or a file is missing or has the wrong size.
     """
     if (root / UNFINISHED).is_dir():
         raise UserError(f"the pack {str(root)!r} is not finished: run the same pack command again")
@@ -98,7 +98,7 @@ def load_pack_info(root: pathlib.Path) -> PackInfo:
         info = parse_metadata((root / METADATA).read_bytes(), str(root))
     except OSError as error:
         raise UserError(
-            f"no pack in {str(root)!r} ({METADATA}: {error.strerror}): write the folder that "
+            f"{str(root)!r} contains no pack ({METADATA}: {error.strerror}): choose a folder that "
             "`python -m muskie_jax.data pack` wrote"
         ) from error
     for file in info.files:

@@ -16,11 +16,12 @@ from muskie_jax.data.packing.pack_info import FORMAT, SHARDS
 
 @dataclasses.dataclass(frozen=True)
 class PackPlan:
-    """Records and shards of a pack.
+    """The frame that each record of a pack stores, and the number of shards.
 
     Attributes:
       records: scene and frame of each record.
-      numbers: record number of each frame of all scenes.
+      numbers: record number of each frame, scene after scene. Frames that several groups share have the
+        same number.
       description: settings and digests that must be equal for a rerun to continue the pack.
       shards: number of shards; 0 until it is chosen.
     """

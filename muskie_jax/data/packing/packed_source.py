@@ -107,8 +107,8 @@ class PackedSource(PhotographSource):
         """See `PhotographSource`; raises UserError if the pack has no depth or cameras."""
         if not self.info.geometry:
             raise UserError(
-                f"overlap of views is unknown in {str(self.root)!r}, which was packed without depth and "
-                "cameras: leave out the source's overlap"
+                f"the overlap of views is unknown in {str(self.root)!r}, which was packed without depth "
+                "and cameras: leave out the source's overlap"
             )
         numbers = tuple(self._record_number(scene, frame) for frame in range(self.scenes.counts[scene]))
         return _overlap(self.root, numbers)
@@ -116,7 +116,7 @@ class PackedSource(PhotographSource):
 
 @functools.lru_cache(maxsize=256)
 def _overlap(root: pathlib.Path, numbers: tuple[int, ...]) -> Float32[np.ndarray, "n n"]:
-    """Returns the fraction of each record's view that each other record's view sees."""
+    """Returns a matrix whose entry (i, j) is the fraction of view i's pixels that view j sees."""
     records = [record_from_example(_reader(root).examples[number]) for number in numbers]
     depths, intrinsics, poses = [], [], []
     for record in records:
@@ -144,7 +144,7 @@ def open_pack(
       window: number of consecutive frames that a sample is drawn from. 0: the whole scene. None: the packed
         source's window.
       zoom: fraction of samples that are cropped to the object. None: the packed source's fraction.
-      overlap, weight: see `FolderSource`.
+      overlap, weight: see `PhotographSource`.
 
     Raises:
       UserError: if there is no complete pack.

@@ -1,7 +1,7 @@
 """Packs in cloud storage: copied to this machine once, and verified.
 
-ArrayRecord reads local files only. So a pack at an address such as gs://bucket/pack is copied to a cache
-before it is read; all processes of a host share one copy.
+ArrayRecord reads local files only. So a pack at a URL such as gs://bucket/pack is copied to a cache before
+it is read; all processes of a host share one copy.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ class MissingFile(UserError):
 
 
 class RemotePack:
-    """A pack at an address or in a folder.
+    """A pack at a URL or in a folder.
 
     Attributes:
-      root: the address or folder.
+      root: the URL or folder.
       info: the description in its metadata.json.
 
     Raises:
@@ -52,7 +52,7 @@ class RemotePack:
                 unfinished = self._filesystem.exists(self._path(UNFINISHED))
             if not unfinished:
                 raise
-            raise UserError(f"{root} is not finished: run the same pack command again") from None
+            raise UserError(f"the pack {root} is not finished: run the same pack command again") from None
         self.info: PackInfo = parse_metadata(self._metadata, root)
 
     def _path(self, name: str) -> str:
@@ -105,7 +105,7 @@ class RemotePack:
         Raises:
           UserError: if the cache cannot be written or is too small, or a file is damaged.
         """
-        # The key includes the metadata, so another pack at the same address gets another copy.
+        # The key includes the metadata, so another pack at the same URL gets another copy.
         key = hashlib.sha256(self.root.encode() + self._metadata).hexdigest()[:16]
         folder = cache / f"{self.root.rstrip('/').rpartition('/')[2]}-{key}"
         try:
@@ -115,8 +115,8 @@ class RemotePack:
                 self._copy_missing_files(folder)
         except OSError as error:
             raise UserError(
-                f"{self.root} cannot be copied to {folder}: {error.strerror or error}: write another "
-                "folder, --config.data.cache=..."
+                f"{self.root} cannot be copied to {folder}: {error.strerror or error}: choose another "
+                "folder with --config.data.cache=..."
             ) from error
         return folder
 
@@ -129,7 +129,7 @@ class RemotePack:
         if size > free:
             raise UserError(
                 f"{self.root} needs {format_bytes(size)} in {folder}, which has {format_bytes(free)} free: "
-                "write another folder, --config.data.cache=..."
+                "choose another folder with --config.data.cache=..."
             )
         log_main(f"Copying {self.root}, {format_bytes(size)}, to {folder}, once per machine")
 
@@ -151,17 +151,17 @@ class RemotePack:
 
 
 @contextlib.contextmanager
-def _read_errors(address: str) -> Iterator[None]:
-    """Re-raises errors of reading an address as a `UserError` that names it."""
+def _read_errors(url: str) -> Iterator[None]:
+    """Turns an error while a URL is read into a `UserError` that names the URL."""
     try:
         yield
     except (UserError, MemoryError):
         raise
     except FileNotFoundError as error:
-        raise MissingFile(f"{address} does not exist: check the address") from error
+        raise MissingFile(f"{url} does not exist: check the path") from error
     except Exception as error:  # storage packages, also missing ones, raise exceptions of many types
         reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{address} cannot be read: {type(error).__name__}: {reason}") from error
+        raise UserError(f"{url} cannot be read: {type(error).__name__}: {reason}") from error
 
 
 def _size(path: pathlib.Path) -> int:
@@ -174,15 +174,15 @@ def format_bytes(size: int) -> str:
 
 
 def local_folder(base: str, root: str, cache: str) -> pathlib.Path:
-    """Returns the local folder of a pack. If the pack is at an address, this is the folder of a copy.
+    """Returns the local folder of a pack. If the pack is at a URL, this is the folder of a copy.
 
     Args:
-      base: path or address that a relative `root` starts from.
-      root: path or address of the pack.
+      base: path or URL that a relative `root` starts from.
+      root: path or URL of the pack.
       cache: folder for copies; "" means ~/.cache/muskie_jax/packed.
 
     Raises:
-      UserError: if the pack is at an address and cannot be copied.
+      UserError: if the pack is at a URL and cannot be copied.
     """
     if ADDRESS in base and ADDRESS not in root:
         root = f"{base.rstrip('/')}/{root}"

@@ -49,7 +49,7 @@ class ShardResult:
 
     @classmethod
     def load(cls, path: pathlib.Path, shard: pathlib.Path) -> "ShardResult | None":
-        """Loads what `save` wrote; None if it is missing or the shard's size differs from the record."""
+        """Loads what `save` wrote; None if it is missing or damaged, or if the shard's size has changed."""
         try:
             loaded = cls(**json.loads(path.read_text()))
             return loaded if shard.stat().st_size == loaded.bytes else None
@@ -104,14 +104,14 @@ def write_shard(
 
 @contextlib.contextmanager
 def _write_errors(path: pathlib.Path) -> Iterator[None]:
-    """Re-raises errors of writing or verifying a shard as a `UserError`."""
+    """Turns an error while a shard is written or verified into a `UserError` that names the file."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError
         reason = getattr(error, "strerror", None) or str(error).partition(";")[0]
         reason = reason.removeprefix("write() failed: ")
         raise UserError(
-            f"{path} cannot be written: {reason}: fix that, then run the same command to continue"
+            f"{path} cannot be written: {reason}: fix the cause, then run the same command to continue"
         ) from error
 
 

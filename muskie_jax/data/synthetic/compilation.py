@@ -7,8 +7,8 @@ from jax import Array
 def materialise(array: Array) -> Array:
     """Returns the array unchanged, but forces XLA to write it to memory first.
 
-    Otherwise XLA fuses the computation of an index into every gather that uses it. That repeats the work,
-    both at compile time and at run time.
+    Without this, XLA fuses the computation of an index into every gather that uses the index. That repeats
+    the work, both at compile time and at run time.
     """
     return jax.lax.platform_dependent(array, cpu=_copy_in_halves, default=jax.lax.optimization_barrier)
 

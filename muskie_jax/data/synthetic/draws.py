@@ -40,7 +40,7 @@ class Draws:
         name = jnp.uint32(zlib.crc32(stream.encode()))
         index = jnp.arange(capacity * math.prod(shape), dtype=jnp.uint32)
         bits = hash_bits(hash_bits(words[0], words[1], name), index)
-        # Otherwise every consumer of a number would repeat the hash.
+        # Written to memory once; otherwise XLA repeats the hash wherever a number is used.
         self._bits = materialise(bits.reshape(capacity, *shape))
         self._units = (self._bits >> 8).astype(jnp.float32) * 2.0**-24
         self._used = 0

@@ -71,7 +71,7 @@ def nearest_primitive(
     nearest = jax.lax.platform_dependent(
         scene, origins, directions, cpu=search(vectorised=False), default=search(vectorised=True)
     )
-    # Otherwise each of the dozens of gathers that use it would repeat the search.
+    # Written to memory once; otherwise XLA repeats the search in each of the dozens of gathers that use it.
     nearest = materialise(nearest)
     distance = jax.lax.bitcast_convert_type(nearest & ~index_bits, jnp.float32)
     return distance, (nearest & index_bits).astype(jnp.int32)
@@ -151,7 +151,7 @@ def _surface_hit(
         jnp.where(nx > 0, 1, 0),
         jnp.where(face_y, jnp.where(ny > 0, 3, 2), jnp.where(nz > 0, 5, 4)),
     )
-    # Dozens of gathers use this index too.
+    # Written to memory once, since dozens of gathers use this index.
     surface = materialise(6 * primitive + face)
     x, y, z = (a * scene.half_size[:, i][primitive] for i, a in enumerate((x, y, z)))  # metres
     u, v = jnp.where(face_x, y, x), jnp.where(face_x | face_y, z, y)

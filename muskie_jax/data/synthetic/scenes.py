@@ -42,17 +42,17 @@ class WorldConfig:
     # focus; drawn per group. Larger is harder: the median overlap of two views is 66% of their pixels at
     # (0.1, 0.3), 60% at (0.1, 0.8), 52% at (1.0, 1.2).
     baseline: tuple[float, float] = (0.1, 0.8)
-    min_shared: float = 0.35  # least fraction of the hub's probed points that each view should see
-    clearance: float = 0.35  # least distance of a camera from the nearest surface, metres
+    min_shared: float = 0.35  # smallest fraction of the hub's probed points that each view should see
+    clearance: float = 0.35  # minimum distance of a camera from the nearest surface, metres
     field_of_view: tuple[float, float] = (45.0, 75.0)  # degrees, for a square of equal area
-    zoom_jitter: float = 0.1  # relative range of each view's focal length
-    aim_jitter: float = 0.35  # shift of each view's aim, in half widths of the image
-    roll_jitter: float = 12.0  # degrees
-    centre_jitter: float = 0.04  # shift of the principal point, in widths of the image
+    zoom_jitter: float = 0.1  # largest relative change of each view's focal length
+    aim_jitter: float = 0.35  # largest shift of each view's aim, relative to half the image's shorter side
+    roll_jitter: float = 12.0  # largest roll of each view, degrees
+    centre_jitter: float = 0.04  # largest shift of the principal point, relative to the image's sides
 
     # Appearance of each view.
     ambient: tuple[float, float] = (0.35, 0.65)  # fraction of ambient light
-    light_jitter: float = 0.5  # metres that the lamp moves between views
+    light_jitter: float = 0.5  # largest shift of the lamp in each view, per axis, metres
     exposure: float = 0.25  # brightness varies by a factor of exp(-exposure .. exposure)
     colour_cast: float = 0.08  # each channel varies by exp(-colour_cast .. colour_cast)
     tone_jitter: float = 0.25  # largest curvature of the tone curve
@@ -61,9 +61,9 @@ class WorldConfig:
 
     def __post_init__(self):
         if self.samples_per_pixel not in (1, 2, 4):
-            raise ValueError(f"samples_per_pixel={self.samples_per_pixel}: write 1, 2 or 4")
+            raise ValueError(f"samples_per_pixel={self.samples_per_pixel} must be 1, 2 or 4")
         if not 1 <= self.num_objects <= 63:
-            raise ValueError(f"{self.num_objects} objects in a room: write 1 to 63")
+            raise ValueError(f"{self.num_objects} objects in a room: the number must be from 1 to 63")
 
     @property
     def num_objects(self) -> int:

@@ -3,4 +3,4 @@
 from muskie_jax.errors import fail
 
 if __name__ == "__main__":
-    fail("muskie_jax.data.synthetic.speed has moved: write python -m muskie_jax.perf.rendering")
+    fail("muskie_jax.data.synthetic.speed has moved: run python -m muskie_jax.perf.rendering")

@@ -27,15 +27,15 @@ class Textures:
     to_cells: Float[Array, "S 2 2"]  # maps surface metres to cells of the coarse lattice
     offset: Float[Array, "S 2"]  # cells
     hash_seed: UInt32[Array, " S"]
-    warp: Float[Array, " S"]  # distortion of the lattice, cells
+    warp: Float[Array, " S"]  # amplitude of the sinusoidal distortion of the lattice, in cells; 0: none
     blockiness: Float[Array, " S"]  # 0 = value noise, 1 = mosaic
     contrast: Float[Array, " S"]  # slope of the step between the first two colours
     detail: Float[Array, " S"]  # amplitude of fine variations in brightness
     dots: Float[Array, " S"]  # largest radius of the dots, cells of the medium lattice; <= 0: none
     lines: Float[Array, " S"]  # half width of the grid lines, cells of the medium lattice; <= 0: none
     colours: Float[Array, "S 3 3"]  # three colours, display RGB in [0, 1]
-    use_photo: Bool[Array, " S"]  # show a photograph if a bank is given
-    photo: UInt32[Array, " S"]  # index of the photograph, modulo the size of the bank
+    use_photo: Bool[Array, " S"]  # show a photograph if photographs are given
+    photo: UInt32[Array, " S"]  # index of the photograph, modulo the number of photographs
     photo_span: Float[Array, " S"]  # width of the photograph, metres
 
 
@@ -48,7 +48,7 @@ def sample_textures(
       key: a PRNG key.
       extent: half sizes of the surfaces, metres.
       coarse_cell: typical cell size of the coarse lattice, metres.
-      photo_fraction: fraction of the surfaces that show a photograph if a bank is given.
+      photo_fraction: fraction of the surfaces that show a photograph if photographs are given.
     """
     count = len(extent)
     draws = Draws(key, "textures", (count,), capacity=40)
@@ -182,10 +182,11 @@ def procedural_colour(
 
 @struct.dataclass
 class PhotoPyramid:
-    """An image pyramid of N square photographs, side S, as a flat array of texels.
+    """Image pyramids of N square photographs of S x S pixels, in one flat array.
 
     Attributes:
-      texels: the N * (S² + (S/2)² + ...) texels, each red + 2^8 green + 2^16 blue.
+      texels: N * (S² + (S/2)² + ...) texels, level after level. A uint32 stores 8-bit red, green and blue,
+        red in the lowest byte.
       count: number of photographs, N.
       size: side of a photograph, S, pixels.
       levels: number of levels.
@@ -198,7 +199,7 @@ class PhotoPyramid:
 
 
 def photo_pyramid(photos: UInt8[Array, "N S S 3"], levels: int = 5) -> PhotoPyramid:
-    """Builds the pyramid of a bank of photographs, S a power of two."""
+    """Builds the image pyramids of N photographs of S x S pixels; S must be a power of two."""
     count, size = photos.shape[:2]
     if photos.shape != (count, size, size, 3) or photos.dtype != jnp.uint8 or size & (size - 1):
         raise ValueError(

@@ -21,7 +21,7 @@ HUB_CANDIDATES = 32
 VIEW_CANDIDATES = 16
 PROBES = 4  # rays along each side of the hub's image
 HUB_OBJECT_FRACTION = 0.4  # fraction of the hub's rays that should hit objects rather than the room
-HUB_DISTANCE = 1.2  # least distance between hub and focus, metres
+HUB_DISTANCE = 1.2  # minimum distance between hub and focus, metres
 HUB_RISE = (-1.2, 0.8)  # height of the hub's target above the hub, metres
 
 
@@ -117,8 +117,8 @@ def _sample_views(
 ) -> Array:
     """Returns world-to-camera matrices (V, 4, 4) of views within `radius` metres of the hub."""
     draws = Draws(key, "views", (num_views, VIEW_CANDIDATES), capacity=8)
-    # Candidates approach the hub. The last candidate coincides with the hub, so it is equally clear of
-    # surfaces.
+    # Candidates approach the hub. The last candidate coincides with the hub, so it is as clear of surfaces
+    # as the hub.
     reach = radius * jnp.linspace(1.0, 0.0, VIEW_CANDIDATES) * draws.uniform(0.0, 1.0) ** (1 / 3)
     offset = reach[..., None] * _unit(draws.vectors(3, -1.0, 1.0))
     position = camera_centres(hub.world_to_camera) + offset

@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from muskie_jax.checks import check_renamed, check_setting, renamed_setting
 from muskie_jax.config import default_config
-from muskie_jax.config_file import check_config_file
+from muskie_jax.config_file import check_config_file, load_config
 from muskie_jax.errors import UserError, fail
 
 FLAGS = flags.FLAGS
@@ -25,6 +25,10 @@ OUT = flags.DEFINE_string("out", None, "File or folder to write.")
 SHARED_FLAGS = ("config", "workdir", "out")
 INTERRUPTED = 130  # exit status
 HELP = ("-h", "--help")
+NOT_A_NUMBER = {
+    "invalid literal for int()": "a whole number",
+    "could not convert string to float": "a number",
+}
 
 
 class Command(NamedTuple):
@@ -168,7 +172,9 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
       The program's name and the positional arguments.
     """
     try:
-        check_config_exists(argv)
+        file = _config_file(argv)
+        if file is not None:
+            check_config_file(file)
         check_overrides(argv)
         rest = FLAGS(argv)
         for flag, example in needed.items():
@@ -180,7 +186,7 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
         if "Traceback" in str(error):  # the config file raised, after it was given an argument
             reason = str(error).strip().splitlines()[-1].partition(": ")[2]
             fail(f"the config could not be loaded: {reason}")
-        fail(f"{error} (all flags: {invocation} --help)")
+        fail(f"{_describe_value(str(error))} (all flags: {invocation} --help)")
     except UserError as error:
         fail(str(error))
     except (AttributeError, KeyError) as error:
@@ -198,20 +204,42 @@ def _unknown_setting(error: AttributeError | KeyError, argv: Sequence[str]) -> s
     """Returns a message for a KeyError or AttributeError that a wrong key of a config raised."""
     text = str(error).replace("\\n", "\n").replace("\\'", "'")  # ml_collections quotes some keys twice
     name, *hints = [line.strip("\"' ") for line in text.splitlines()] or [""]
-    if any(f".{name}=" in argument for argument in argv):
-        return f"unknown setting {name!r} in an override of --config. {' '.join(hints)}"
+    for argument in argv:
+        if f".{name}=" in argument:
+            return _unknown_override(argument, _config_file(argv))
     key = re.match(r"""["']*(?:Key ")?(\w+)""", text)
     renamed = renamed_setting(key[1]) if key else None
     reason = renamed or f"{type(error).__name__}: {[name, *hints][-1]}"
     return f"the config could not be loaded: {reason}"
 
 
-def check_config_exists(argv: Sequence[str]) -> None:
-    """Raises UserError if --config names no file."""
+def _unknown_override(argument: str, file: str | None) -> str:
+    """Returns a message that lists the settings that exist where an override names an unknown one."""
+    path = argument.partition("=")[0].partition(".")[2]
+    try:
+        if file is not None:
+            check_setting(load_config(file), path, argument)
+    except UserError as error:
+        return str(error)
+    return f"{argument}: unknown setting"
+
+
+def _describe_value(message: str) -> str:
+    """Returns absl's message about the value of a flag, without the words of Python's number parser."""
+    for reason, kind in NOT_A_NUMBER.items():
+        flag, found, _ = message.removeprefix("flag ").partition(f": {reason}")
+        if found:
+            return f"{flag} must be {kind}"
+    return message
+
+
+def _config_file(argv: Sequence[str]) -> str | None:
+    """Returns the value of --config; None if it is not given."""
     for argument, following in zip(argv, [*argv[1:], ""]):
         name, equals, value = argument.partition("=")
         if name in ("--config", "-config"):
-            check_config_file(value if equals else following)
+            return value if equals else following
+    return None
 
 
 def check_overrides(argv: Sequence[str]) -> None:

@@ -330,9 +330,11 @@ def to_steps(duration: str, config: ConfigDict, path: str) -> int:
     Raises:
       UserError: for a duration that cannot be parsed.
     """
-    match = re.fullmatch(r"([0-9._e+]+) *(steps?|epochs?|examples?)", str(duration).strip())
+    text = str(duration).strip()
+    match = re.fullmatch(r"([0-9._e+]+) *(steps?|epochs?|examples?)", text)
+    number = text if text.isdecimal() else "500"
     error = UserError(
-        f'{path}={duration!r}: write a number of steps, epochs or examples, such as "500 steps"'
+        f'{path}={duration!r}: write a number of steps, epochs or examples, such as "{number} steps"'
     )
     if match is None:
         raise error

@@ -165,6 +165,7 @@ WRONG = {
     "evaluation.size": ((100, 112), "config.evaluation.size has 100x112, not divisible"),
     "duration": ("400 epoques", "write a number of steps, epochs or examples, such as"),
     "optim.warmup": ("500 epochs", "is not shorter than config.duration='400 epochs'"),
+    "duration#unit": ("2000", 'a number of steps, epochs or examples, such as "2000 steps"'),
     "duration#short": ("40 steps", "(40 steps): write --config.optim.warmup='2 steps', or a longer durat"),
     "optim.learning_rate": (0.0, "config.optim.learning_rate=0.0: write above 0"),
     "optim.min_learning_rate": (1.0, "config.optim.min_learning_rate=1.0 must be below the peak"),

@@ -73,7 +73,7 @@ def unread_lines(paths: Sequence[str], root: pathlib.Path, pattern: str = "*") -
         lines.append(f"{_count(videos)}: extract frames with {ffmpeg_command(video, folder)}")
     if outside:
         lines.append(
-            f"{_count(outside)}, outside all scene folders: move to a folder per scene, or write glob='*' "
+            f"{_count(outside)}, outside all scene folders: move to a folder per scene, or use glob='*' "
             "if they are one scene"
         )
     return lines

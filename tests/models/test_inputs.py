@@ -14,7 +14,9 @@ AXES = "B, V, H, W, 3"
 
 @pytest.fixture(scope="module")
 def params():
-    return build_model("nano").init(jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))
+    init = build_model("nano").init
+    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 @pytest.mark.parametrize("method", [None, "features"])

@@ -73,7 +73,7 @@ def inspect(config: ConfigDict, workdir: pathlib.Path, check: int) -> dict[str, 
             held_out = mixture.held_out[number]
             assert isinstance(held_out, PhotographSource)
             report = examine(source, None if held_out.scenes is source.scenes else held_out, check)
-            report["not_read"] = list(mixture.unread[source.name])
+            report["not_read"] = list(source.scenes.unread)
             report["views_per_second"], groups = time_groups(source_sampler)
             for slot, group in enumerate(groups[:SHEET_GROUPS_PER_SOURCE]):
                 if not group.error:

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,7 +13,7 @@ from muskie_jax.data.formats import unread_lines
 from muskie_jax.data.images import BadImage, read_photograph
 from muskie_jax.data.layouts import LAYOUTS, folder_layout
 from muskie_jax.data.pipeline import GROUP_STREAM, HELDOUT_STREAM, GroupSampler
-from muskie_jax.data.scan import find_scenes, scan
+from muskie_jax.data.scan import scan
 from muskie_jax.data.scenes import split_scenes
 from muskie_jax.data.sources import FolderSource, PhotographSource, Source, SyntheticSource
 from muskie_jax.data.synthetic.scenes import WorldConfig
@@ -37,14 +36,12 @@ class Mixture:
         scene could be held out, both have the same scenes.
       photos: photo textures, by source number.
       notes: messages to the user about the data.
-      unread: by source name, files below the source's root that are not read (see `find_scenes`).
     """
 
     training: tuple[Source, ...]
     held_out: tuple[Source, ...]
     photos: dict[int, UInt8[np.ndarray, "N 256 256 3"]]
     notes: tuple[str, ...]
-    unread: dict[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,7 +85,7 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
     if cache is None and workdir is not None:
         cache = workdir.absolute().parent / INDEX_FOLDER
     roots = _roots(config)
-    training, held_out, photos, notes, unread = [], [], {}, [], {}
+    training, held_out, photos, notes = [], [], {}, []
     for name, source in config.sources.items():
         if source.kind == "synthetic":
             world = SyntheticSource(name, WorldConfig(**source.world), source.weight)
@@ -101,13 +98,10 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
         if not root.is_dir():
             notes.append(f"{name}: LEFT OUT, since the folder {str(root)!r} does not exist")
             continue
-        photographs, unread[name] = _open_photographs(name, source, root, cache)
-        seen, unseen, new_notes = _split_photographs(photographs, source.holdout, config.batch.views)
+        seen, unseen, new_notes = _split_photographs(name, source, root, cache, config.batch.views)
         training.append(seen)
         held_out.append(unseen)
         notes += new_notes
-        pattern = source.get("glob", "*")
-        notes += [f"{name}: NOT READ: {line}" for line in unread_lines(unread[name], root, pattern)]
     if not any(source.weight for source in training):
         raise UserError("config.sources has no source to train on: " + "; ".join(notes))
     # A source without held-out scenes is not evaluated, unless no source has any.
@@ -117,7 +111,7 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
         held_out = [b if ok else dataclasses.replace(b, weight=0.0) for (_, b), ok in zip(both, proper)]
     else:
         notes.append("no scene is held out: evaluation uses the scenes of training")
-    return Mixture(tuple(training), tuple(held_out), photos, tuple(notes), unread)
+    return Mixture(tuple(training), tuple(held_out), photos, tuple(notes))
 
 
 def _roots(config: ConfigDict) -> dict[str, pathlib.Path]:
@@ -158,12 +152,14 @@ def _root(config: ConfigDict, name: str, source: ConfigDict) -> pathlib.Path:
     return user_path(config.data.root) / user_path(source.root)
 
 
-def _open_photographs(
-    name: str, source: ConfigDict, root: pathlib.Path, cache: pathlib.Path | None
-) -> tuple[PhotographSource, Sequence[str]]:
-    """Returns a source of photographs with all its scenes, and files below its root that are not read."""
+def _split_photographs(
+    name: str, source: ConfigDict, root: pathlib.Path, cache: pathlib.Path | None, views: int
+) -> tuple[PhotographSource, PhotographSource, list[str]]:
+    """Returns the training part and the held-out part of a source of photographs, and notes on them.
+
+    If no scene can be held out, both parts have all scenes.
+    """
     settings = {"overlap": tuple(source.overlap), "weight": source.weight}
-    unread: Sequence[str] = ()
     if source.kind == "packed":
         from muskie_jax.data.packing.packed_source import open_pack  # imported late: see _root
 
@@ -172,27 +168,17 @@ def _open_photographs(
         is_dataset = source.kind == "dataset"
         layout = LAYOUTS[source.layout] if is_dataset else folder_layout(source.glob, source.window)
         zoom = source.zoom if is_dataset else 0.0
-        table, unread = find_scenes(root, layout, cache)
+        table = scan(root, layout, cache)
         all_scenes = FolderSource(name, root, table, source.window, zoom, layout=layout, **settings)
+    scenes = all_scenes.scenes
     if source.overlap:
         all_scenes.scene_overlap(0)  # fails early if the overlap is unknown
-    return all_scenes, unread
-
-
-def _split_photographs(
-    all_scenes: PhotographSource, holdout: float, views: int
-) -> tuple[PhotographSource, PhotographSource, list[str]]:
-    """Returns the training part and the held-out part of a source of photographs, and notes on them.
-
-    If no scene can be held out, both parts have all scenes.
-    """
-    name, scenes = all_scenes.name, all_scenes.scenes
-    seen, unseen = split_scenes(scenes, holdout)
+    seen, unseen = split_scenes(scenes, source.holdout)
     part = lambda table: dataclasses.replace(all_scenes, scenes=table)
     held_out = f"{len(unseen)} of them held out" if len(unseen) else "none held out"
-    notes = [
-        f"{name}: {len(scenes)} scenes ({held_out}), {scenes.counts.sum()} images in {all_scenes.root}"
-    ]
+    notes = [f"{name}: {len(scenes)} scenes ({held_out}), {scenes.counts.sum()} images in {root}"]
+    not_read = unread_lines(scenes.unread, root, source.get("glob", "*"))
+    notes += [f"{name}: NOT READ: {line}" for line in not_read]
     short = np.flatnonzero(scenes.counts < views)
     if len(short):
         listed = ", ".join(f"{scenes[i].name} ({scenes.counts[i]})" for i in short[:5])

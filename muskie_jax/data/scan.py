@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -42,29 +42,9 @@ def natural_key(name: str) -> tuple[list[tuple[int, Any]], str]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part], name
 
 
-class FoundScenes(NamedTuple):
-    """The scenes of a folder, and files in it that a user may expect to be read.
-
-    Attributes:
-      scenes: the scenes.
-      unread: videos and unreadable kinds of images in scene folders, and all videos and images next to the
-        scene folders of a layout of the user's own; paths relative to the root, in natural order.
-    """
-
-    scenes: SceneTable
-    unread: Sequence[str]
-
-
 def scan(
     root: str | pathlib.Path, layout: Layout | None = None, cache: pathlib.Path | None = None
 ) -> SceneTable:
-    """Returns the scenes of a folder; see `find_scenes` for arguments and errors."""
-    return find_scenes(root, layout, cache).scenes
-
-
-def find_scenes(
-    root: str | pathlib.Path, layout: Layout | None = None, cache: pathlib.Path | None = None
-) -> FoundScenes:
     """Finds the scenes of a folder, the size of each scene's first frame, and files that are not read.
 
     Args:
@@ -82,17 +62,17 @@ def find_scenes(
         raise UserError(f"the folder {str(root)!r} does not exist: choose a folder of scene folders")
     key = _digest([FORMAT, EXTENSIONS, str(folder.resolve()), dataclasses.asdict(layout)])
     with ThreadPoolExecutor(THREADS) as threads:
-        found = _read_cache(cache, key, folder, threads) if cache else None
-        if found is None:
+        table = _read_cache(cache, key, folder, threads) if cache else None
+        if table is None:
             search = _Search(folder, threads)
             scenes = search.scenes(layout)
             if not scenes:
                 raise UserError(_nothing_found(folder, layout))
             sizes = list(threads.map(lambda scene: _size(folder / scene.frames[0]), scenes))
-            found = FoundScenes(SceneTable.of(scenes, sizes), sorted(search.unread, key=natural_key))
+            table = SceneTable.of(scenes, sizes, sorted(search.unread, key=natural_key))
             if cache:
-                found = _write_cache(found, search.times, cache, key)
-    return found
+                table = _write_cache(table, search.times, cache, key)
+    return table
 
 
 def _digest(value: Any) -> str:
@@ -105,7 +85,7 @@ class _Search:
     def __init__(self, root: pathlib.Path, threads: ThreadPoolExecutor):
         self.root, self.threads = root, threads
         self.times: dict[str, int] = {}  # path relative to the root -> modification time, nanoseconds
-        self.unread: list[str] = []  # see `FoundScenes`
+        self.unread: list[str] = []  # see `SceneTable.unread`
 
     def scenes(self, layout: Layout) -> list[Scene]:
         """Returns all scenes with at least one frame; scenes and frames are in natural order."""
@@ -234,11 +214,11 @@ def _nothing_found(folder: pathlib.Path, layout: Layout) -> str:
     return "; ".join([message, *(f"not read: {line}" for line in unread_lines(unread, folder, pattern))])
 
 
-# --- Cached lists: <cache>/<key>-<digest of times>/ has the arrays of FoundScenes and the times -------
+# --- Cached lists: <cache>/<key>-<digest of times>/ has the arrays of a SceneTable and the times ------
 
 
-def _write_cache(found: FoundScenes, times: dict[str, int], cache: pathlib.Path, key: str) -> FoundScenes:
-    """Writes a list atomically, and returns the scenes mapped from it.
+def _write_cache(table: SceneTable, times: dict[str, int], cache: pathlib.Path, key: str) -> SceneTable:
+    """Writes a list atomically, and returns the table mapped from it.
 
     A list is never overwritten: other processes may still use it, and would find other scenes at the same
     indices. Lists of earlier states of the root are deleted after UNUSED_SECONDS without use.
@@ -248,9 +228,10 @@ def _write_cache(found: FoundScenes, times: dict[str, int], cache: pathlib.Path,
         cache.mkdir(parents=True, exist_ok=True)
         part = pathlib.Path(tempfile.mkdtemp(prefix=".part-", dir=cache))
         try:
-            found.scenes.save(part)
-            _save_strings(part, "path", times)
-            _save_strings(part, "unread", found.unread)
+            table.save(part)
+            paths = StringTable.of(times)
+            np.save(part / "paths.npy", paths.letters)
+            np.save(part / "path_ends.npy", paths.ends)
             np.save(part / "times.npy", np.array(list(times.values()), np.int64))
             part.chmod(0o755)
             part.rename(folder)
@@ -262,7 +243,7 @@ def _write_cache(found: FoundScenes, times: dict[str, int], cache: pathlib.Path,
         for old in [*cache.glob(f"{key}-*"), *cache.glob(".part-*")]:
             if old != folder and time.time() - old.stat().st_mtime > UNUSED_SECONDS:
                 shutil.rmtree(old, ignore_errors=True)
-        return found._replace(scenes=SceneTable.load(folder))
+        return SceneTable.load(folder)
     except OSError as error:
         raise UserError(
             f"the list of scenes cannot be written to {str(cache)!r}: {error.strerror or error}: "
@@ -272,28 +253,19 @@ def _write_cache(found: FoundScenes, times: dict[str, int], cache: pathlib.Path,
 
 def _read_cache(
     cache: pathlib.Path, key: str, root: pathlib.Path, threads: ThreadPoolExecutor
-) -> FoundScenes | None:
+) -> SceneTable | None:
     """Returns the cached list of a root; None if there is none, or a folder has changed since then."""
     for folder in cache.glob(f"{key}-*"):
         try:
-            paths, times = _load_strings(folder, "path"), np.load(folder / "times.npy")
+            read = lambda name, folder=folder: np.load(folder / f"{name}.npy")
+            paths, times = StringTable(read("paths"), read("path_ends")), read("times")
             now = threads.map(lambda path: (root / path).stat().st_mtime_ns, paths)
             if all(a == b for a, b in zip(now, times)):
                 with contextlib.suppress(OSError):  # the list belongs to another user
                     os.utime(folder)
-                return FoundScenes(SceneTable.load(folder), list(_load_strings(folder, "unread")))
+                return SceneTable.load(folder)
         except FileNotFoundError:
             continue  # a folder of the root was deleted
         except (OSError, ValueError):  # the list is damaged
             shutil.rmtree(folder, ignore_errors=True)
     return None
-
-
-def _save_strings(folder: pathlib.Path, name: str, texts: Iterable[str]) -> None:
-    table = StringTable.of(texts)
-    np.save(folder / f"{name}s.npy", table.letters)
-    np.save(folder / f"{name}_ends.npy", table.ends)
-
-
-def _load_strings(folder: pathlib.Path, name: str) -> StringTable:
-    return StringTable(np.load(folder / f"{name}s.npy"), np.load(folder / f"{name}_ends.npy"))

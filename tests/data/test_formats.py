@@ -13,6 +13,7 @@ from muskie_jax.data.formats import INSTALL_HEIF, ffmpeg_command, is_image, is_u
 from muskie_jax.data.layouts import LAYOUTS
 from muskie_jax.data.mixture import build_mixture
 from muskie_jax.errors import UserError
+from muskie_jax.evaluate import make_reconstruction
 from muskie_tests.commands import complaint_of, run_in_process
 from muskie_tests.runs import nano_config
 
@@ -65,6 +66,12 @@ def test_inspect_names_all_unread_files(root, tmp_path, capsys):
     assert "NOT READ: 2 .heic files, such as attic/2.HEIC" in capsys.readouterr().err
 
 
+def test_evaluation_names_unread_files(root, tmp_path, capsys):
+    config = nano_config(root, holdout=0.5)
+    make_reconstruction(config, tmp_path / "run", lambda views: [])
+    assert "NOT READ: 2 .heic files, such as attic/2.HEIC" in capsys.readouterr().err
+
+
 def test_folders_without_unread_files_need_no_note(tmp_path):
     write_scene(tmp_path / "root" / "attic", 8, 0)
     assert not_read(tmp_path / "root", tmp_path / "run") == []
@@ -105,8 +112,8 @@ def test_a_command_can_be_pasted_into_a_shell():
 def test_files_that_a_pattern_excludes_are_not_unread(tmp_path):
     write_scene(tmp_path / "root" / "attic", 8, 0)
     (tmp_path / "root" / "attic" / "depth.heic").touch()
-    table, unread = scan.find_scenes(tmp_path / "root", LAYOUTS["waymo"])
-    assert len(table) == 1 and not unread
+    table = scan.scan(tmp_path / "root", LAYOUTS["waymo"])
+    assert len(table) == 1 and not table.unread
 
 
 def test_hidden_and_unrelated_files_are_neither_read_nor_reported():

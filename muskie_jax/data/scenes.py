@@ -83,9 +83,10 @@ class SceneTable(Sequence[Scene]):
         )
         known = np.zeros((len(scenes), 2)) if sizes is None else np.array(sizes).reshape(-1, 2)
         counts = np.array([len(scene.frames) for scene in scenes], np.int64)
-        sizes_array, others = known.astype(np.int32), StringTable.of(unread)
-        arrays = (names.letters, names.ends, frames.letters, frames.ends, counts, sizes_array)
-        parts = dict(zip((*cls.PARTS, *cls.UNREAD), (*arrays, others.letters, others.ends)))
+        arrays = (names.letters, names.ends, frames.letters, frames.ends, counts, known.astype(np.int32))
+        others = StringTable.of(unread)
+        parts: dict[str, np.ndarray] = dict(zip(cls.PARTS, arrays))
+        parts |= dict(zip(cls.UNREAD, (others.letters, others.ends)))
         return cls(parts, np.arange(len(scenes)), None)
 
     @classmethod

@@ -9,8 +9,9 @@ On your own views with depth and cameras, in one of the layouts of docs/evaluati
 
     --config configs/evaluate.py:cameras --config.posed.yours.root=/folder/of/sequences
 
-The other arguments for views with geometry are navi, scannet, seven_scenes, neural_rgbd, transforms and
-colmap. On photographs without geometry, one folder per scene, it evaluates reconstruction only:
+The other arguments for views with geometry are transforms, colmap, tum, navi, scannet, scannetpp,
+seven_scenes, neural_rgbd, arkitscenes and blendedmvs. On photographs without geometry, one folder per
+scene, it evaluates reconstruction only:
 
     --config configs/evaluate.py:photos --config.sources.photos.root=/folder/of/scenes
 
@@ -23,9 +24,17 @@ from ml_collections import ConfigDict
 
 from muskie_jax.config import default_config, folder, posed
 
-# Image sizes of the published protocols, (height, width).
-SIZES = {"navi": (512, 512), "scannet": (480, 640), "seven_scenes": (480, 640), "neural_rgbd": (480, 640)}
-READERS = ("cameras", "transforms", "colmap", *SIZES)
+# Image sizes of datasets, (height, width); those of navi and scannet are published.
+SIZES = {
+    "navi": (512, 512),
+    "scannet": (480, 640),
+    "scannetpp": (480, 640),
+    "seven_scenes": (480, 640),
+    "neural_rgbd": (480, 640),
+    "arkitscenes": (480, 640),
+    "blendedmvs": (384, 512),
+}
+READERS = ("cameras", "transforms", "colmap", "tum", *SIZES)
 PHOTOS = "photos"
 
 

@@ -16,6 +16,7 @@ from ml_collections import config_flags
 from muskie_jax.checks import check_renamed, check_setting, renamed_setting
 from muskie_jax.config import default_config
 from muskie_jax.config_file import check_config_file, load_config
+from muskie_jax.data.posed.settings import check_depth_unit, readers_with
 from muskie_jax.errors import UserError, fail
 
 FLAGS = flags.FLAGS
@@ -206,22 +207,24 @@ def _unknown_setting(error: AttributeError | KeyError, argv: Sequence[str]) -> s
     name, *hints = [line.strip("\"' ") for line in text.splitlines()] or [""]
     for argument in argv:
         if f".{name}=" in argument:
-            return _unknown_override(argument, _config_file(argv))
+            return _unknown_override(argument, name, _config_file(argv))
     key = re.match(r"""["']*(?:Key ")?(\w+)""", text)
     renamed = renamed_setting(key[1]) if key else None
     reason = renamed or f"{type(error).__name__}: {[name, *hints][-1]}"
     return f"the config could not be loaded: {reason}"
 
 
-def _unknown_override(argument: str, file: str | None) -> str:
-    """Returns a message that lists the settings that exist where an override names an unknown one."""
+def _unknown_override(argument: str, name: str, file: str | None) -> str:
+    """Returns a message that lists the settings that exist where an override has an unknown `name`."""
     path = argument.partition("=")[0].partition(".")[2]
+    readers = readers_with(name) if path.startswith("posed.") else []
+    hint = f"; of the readers of posed data, only these have it: {', '.join(readers)}" if readers else ""
     try:
         if file is not None:
             check_setting(load_config(file), path, argument)
     except UserError as error:
-        return str(error)
-    return f"{argument}: unknown setting"
+        return f"{error}{hint}"
+    return f"{argument}: unknown setting {name!r}{hint}"
 
 
 def _describe_value(message: str) -> str:
@@ -252,5 +255,7 @@ def check_overrides(argv: Sequence[str]) -> None:
             continue
         path, equals, value = argument.lstrip("-").partition(".")[2].partition("=")
         check_renamed(path, equals + value)
+        if path.startswith("posed.") and path.endswith(".depth_unit") and equals:
+            check_depth_unit(value, f"config.{path}")
         if path.partition(".")[0] not in ("sources", "posed"):
             check_setting(default_config(), path, argument)

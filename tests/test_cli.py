@@ -80,6 +80,10 @@ def run(*arguments):
          "--config.batch.groups=eight must be a whole number (all flags: "),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.holdout=10%"],
          "--config.sources.photos.holdout=10% must be a number (all flags: "),
+        (["--config", "configs/evaluate.py:navi", "--workdir", "{tmp}", "--config.posed.navi.depth_unit=1"],
+         "; of the readers of posed data, only these have it: cameras, transforms, colmap, tum"),
+        (["--config", "configs/evaluate.py:tum", "--config.posed.yours.depth_unit=mm"],
+         "config.posed.yours.depth_unit=mm: write metres per step of the depth maps: 0.001 for"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root=gs://b/x"],
          "config.sources.photos.root='gs://b/x' is a URL, but only packs are read from URLs"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}/file"], "{tmp}/file"),
@@ -104,7 +108,6 @@ def test_mistakes_are_one_line(tmp_path, arguments, expected):
             ["--config.model.variant=bse"],
             "config.model.variant: 'bse' is not a valid value; did you mean 'base'? (",
         ),
-        (["--config=tests/conftest.py"], "the file of --config has no get_config(): define one as in conf"),
         (["--distributed"], "write --coordinator=HOST:PORT --num_processes=N --process_id=I"),
     ],
 )
@@ -113,6 +116,12 @@ def test_mistakes_are_one_line_in_a_process_of_their_own(tmp_path, arguments, ex
     done = run_module("muskie_jax.main", "--config=configs/quickstart.py", "--workdir", workdir, *arguments)
     assert expected in complaint_of(done)
     assert not workdir.exists(), "settings are checked first"
+
+
+def test_a_file_without_get_config_is_one_line(tmp_path):
+    (tmp_path / "empty.py").touch()
+    done = run_module("muskie_jax.main", "--config", tmp_path / "empty.py", "--workdir", tmp_path / "run")
+    assert complaint_of(done).endswith("has no get_config(): define one as in configs/quickstart.py")
 
 
 QUICKSTART = ("--config", "configs/quickstart.py", "--workdir", "runs/x")

@@ -69,6 +69,12 @@ def _from_pairs(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
 
 def _from_cameras(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
     frames = read_cameras(path)
+    without_depth = [frame.image for frame in frames if not frame.depth]
+    if without_depth:
+        raise UserError(
+            f"{path}: the overlap of views is unknown, {without_depth[0]} has no depth: leave out the "
+            "source's overlap"
+        )
     depths = [load_depth(path.parent / frame.depth) for frame in frames]
     intrinsics = np.stack([frame.intrinsics for frame in frames])
     poses = np.stack([frame.world_to_camera for frame in frames])

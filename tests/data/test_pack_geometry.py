@@ -229,3 +229,16 @@ def test_depth_that_does_not_match_its_image_is_named(posed, tmp_path):
     assert "the image is 128x96, but its depth is 64x48" in messages
     assert "its depth has pixel mode L, not 16 bits of grey" in messages
     assert "depth/2.png: No such file" in messages
+
+
+def test_depth_of_other_kinds_of_files_is_packed_in_millimetres(posed, tmp_path):
+    floats = copy_of(posed, tmp_path / "posed")
+    for path in (tmp_path / "posed").rglob("cameras.json"):
+        path.write_text(path.read_text().replace('.png", "intrinsics', '.npy", "intrinsics'))
+    for path in (tmp_path / "posed").rglob("depth/*.png"):
+        np.save(path.with_suffix(".npy"), np.asarray(Image.open(path)) / np.float32(1000))
+        path.unlink()
+    _, expected = pack_of(posed, tmp_path / "a")
+    _, found = pack_of(floats, tmp_path / "b")
+    for view in range(3):
+        np.testing.assert_array_equal(depth_of(found.record(0, view)), depth_of(expected.record(0, view)))

@@ -1,7 +1,5 @@
 """Readers of posed datasets return the scene that was written, at any size."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 
@@ -12,11 +10,9 @@ from muskie_tests import posed_trees as trees
 from muskie_tests.posed_trees import SIZE, SQUARE, WALL, colour_of
 
 # Largest error of depth in metres: half a step of the file format, or its rounding.
-DEPTH_ERROR = {"transforms": 6e-5, "colmap": 1e-6}
-NO_PYCOLMAP = importlib.util.find_spec("pycolmap") is None
-COLMAP = pytest.param("colmap", marks=pytest.mark.skipif(NO_PYCOLMAP, reason="pycolmap is not installed"))
-EXACT = ["cameras", "transforms", "seven_scenes", "neural_rgbd", COLMAP]
-ALL = [*EXACT, "scannet", "navi"]
+DEPTH_ERROR = {"transforms": 6e-5, "colmap": 1e-6, "tum": 1.1e-4}
+EXACT = ("cameras", "transforms", "seven_scenes", "neural_rgbd", "colmap", "tum")
+ALL = (*EXACT, "scannet", "navi", "scannetpp", "arkitscenes", "blendedmvs")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +41,7 @@ def back_project(views):
     return np.einsum("vji,vhwj->vhwi", turn, local - shift[:, None, None])
 
 
-@pytest.mark.parametrize("reader", EXACT)
+@pytest.mark.parametrize("reader", trees.readers(*EXACT))
 def test_a_reader_returns_what_was_written(written, reader):
     expected, opened = written(reader)
     assert opened.name == "mine" and len(opened.groups) == len(expected)
@@ -65,7 +61,7 @@ def test_a_reader_returns_what_was_written(written, reader):
 
 
 @pytest.mark.parametrize("size", [(48, 48), (30, 64), (90, 70)])
-@pytest.mark.parametrize("reader", ALL)
+@pytest.mark.parametrize("reader", trees.readers(*ALL))
 def test_pixels_of_resized_and_cropped_views_match_their_geometry(written, reader, size):
     _, opened = written(reader)
     scale = 4 if reader == "navi" else 1  # that scene is scaled by a quarter
@@ -146,5 +142,4 @@ def test_rooms_are_exact_and_differ():
 
 
 def test_every_reader_is_tested():
-    tested = {reader if isinstance(reader, str) else reader.values[0] for reader in ALL}
-    assert tested | {"synthetic"} == set(READERS)
+    assert {*ALL, "synthetic"} == set(READERS)

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.posed import colmap, open_posed
-from muskie_jax.data.posed.frames import Frame
 from muskie_jax.data.posed.settings import READERS, check_posed, posed
 from muskie_jax.errors import UserError
 from muskie_tests import posed_trees as trees
@@ -155,9 +154,10 @@ def edit_json(path, change):
 
 
 TRANSFORMS_ERRORS = {
-    "r_2: depth_file_path is missing": lambda contents: contents["frames"][2].pop("depth_file_path"),
-    "r_0: the camera is not a pinhole (k1=0.1)": lambda contents: contents.update(k1=0.1),
-    "the camera is not a pinhole (OPENCV_FISHEYE)": lambda contents: contents.update(
+    "r_0: the lens distortion (OPENCV) is up to 3.0 pixels, over 0.1: undistort": lambda contents: (
+        contents.update(k1=0.1)
+    ),
+    "the camera model is OPENCV_FISHEYE, not a pinhole: undistort": lambda contents: contents.update(
         camera_model="OPENCV_FISHEYE"
     ),
     "neither fl_x nor camera_angle_x is given": lambda contents: contents.pop("fl_x"),
@@ -239,19 +239,16 @@ def test_colmap_without_pycolmap_names_the_install_command(tmp_path, monkeypatch
 def test_truncated_colmap_depth(tmp_path, data):
     path = tmp_path / "a.png.geometric.bin"
     path.write_bytes(data)
-    frame = Frame("a", 0, path, path, np.eye(3), np.eye(4))
     with pytest.raises(BadImage, match="a.png.geometric.bin: it is not a COLMAP depth map"):
-        colmap.read_depth(frame)
+        colmap.read_depth(path)
 
 
+@pytest.mark.extras
 def test_colmap_errors(tmp_path):
     pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     trees.colmap(tmp_path / "a", 3, model="OPENCV")
-    assert "garden, 00.png: the camera model is OPENCV, not a pinhole" in error_of("colmap", tmp_path / "a")
+    assert "garden, 00.png: the lens distortion (OPENCV) is up to " in error_of("colmap", tmp_path / "a")
     trees.colmap(tmp_path / "b", 3)
-    depth = tmp_path / "b" / "garden" / "stereo" / "depth_maps" / "01.png.geometric.bin"
-    depth.unlink()
-    assert f"01.png: no depth: neither {depth}" in error_of("colmap", tmp_path / "b")
     for path in (tmp_path / "b" / "garden" / "sparse").glob("images.*"):
         path.unlink()
     assert "pycolmap cannot read the model" in error_of("colmap", tmp_path / "b")
@@ -263,8 +260,12 @@ EXPECTED_FILES = {
     "seven_scenes": "<scene>/seq-XX/frame-XXXXXX.color.png",
     "neural_rgbd": "focal.txt",
     "cameras": "cameras.json",
-    "transforms": "transforms.json",
-    "colmap": "sparse/cameras.bin, sparse/0/cameras.bin or their .txt",
+    "transforms": "transforms.json or transforms_train.json",
+    "colmap": "sparse/cameras.bin, sparse/0/cameras.bin, colmap/sparse/0/cameras.bin or their .txt",
+    "tum": "rgb.txt and groundtruth.txt",
+    "scannetpp": "<scene>/scene_metadata.npz and <scene>/images",
+    "arkitscenes": "<scene>/scene_metadata.npz and <scene>/vga_wide",
+    "blendedmvs": "<scene>/<number>.jpg, .npz and .exr",
 }
 
 
@@ -312,6 +313,17 @@ SETTINGS_ERRORS = [
     ({"every": 1.5}, "config.posed.kitchen.every=1.5"),
     ({"strid": 3}, "unknown setting config.posed.kitchen.strid; did you mean 'stride'"),
     ({"reader": "colmap", "depth_unit": -1.0}, "config.posed.kitchen.depth_unit=-1.0: write metres"),
+    (
+        {"depth_unit": 5000.0},
+        r"depth_unit=5000.0: write metres per step of the depth maps: 0.0002 if 5000 steps are a metre, "
+        "0.0001 for 0.1 mm",
+    ),
+    (
+        {"depth_unit": "mm"},
+        r"depth_unit=mm: write .*: 0.001 for millimetres, 0.0001 for 0.1 mm, 0.0002 for 1/5000 m \(TUM\), "
+        "1.0 for metres, or 0 for what",
+    ),
+    ({"reader": "tum", "intrinsics": (525.0,)}, r"intrinsics=\(525.0,\): write \(fx, fy, cx, cy\)"),
     ({"reader": "synthetic", "root": "", "groups": 0}, "config.posed.kitchen.groups=0: .* 1 or more"),
     ({"reader": "synthetic", "root": "", "num_photos": 0}, "config.posed.kitchen.num_photos=0"),
 ]

@@ -9,7 +9,7 @@ import pytest
 from muskie_jax.data.overlap import visible_fraction
 from muskie_jax.data.posed import groups, open_posed
 from muskie_jax.data.posed.frames import Frame, Sequence
-from muskie_jax.data.posed.groups import choose_groups, evenly_spaced
+from muskie_jax.data.posed.groups import choose_groups, evenly_spaced, overlap_from_depth
 from muskie_jax.data.posed.settings import posed
 from muskie_jax.errors import UserError
 from muskie_tests import posed_trees as trees
@@ -33,7 +33,12 @@ def walk(name, numbers, step=0.1):
 def groups_of(select, *sequences, views=3, **settings):
     wall = np.full(SIZE, 2.0, np.float32)
     chosen = choose_groups(
-        sequences, views, select, read_depth=lambda frame: wall, key="config.posed.mine", **settings
+        sequences,
+        views,
+        select,
+        overlap_of=overlap_from_depth(lambda frame: wall),
+        key="config.posed.mine",
+        **settings,
     )
     assert len({group.label for group in chosen}) == len(chosen)
     assert all(len(group.frames) == views and group.frames[0] == group.label for group in chosen)
@@ -118,7 +123,7 @@ def fewer(views):
 
 
 EVERY = "config.posed.mine.every=1 (now one of every 20 frames is read), or "
-WIDER = "a wider config.posed.mine.overlap, or config.posed.mine.select='consecutive'"
+WIDER = "config.posed.mine.overlap=(0.05, 1.0), or config.posed.mine.select='consecutive'"
 
 
 @pytest.mark.parametrize(

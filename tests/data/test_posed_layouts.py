@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from muskie_jax.data.posed import navi, open_posed, seven_scenes
-from muskie_jax.data.posed.frames import Frame
 from muskie_jax.data.posed.pixels import object_crop
 from muskie_jax.data.posed.settings import posed
 from muskie_tests import posed_trees as trees
@@ -42,8 +41,8 @@ def test_navi_evaluates_every_twentieth_group(tmp_path):
 def test_navi_depth_is_inverse(tmp_path):
     steps = np.array([[0, 655, 65535, 1]], np.uint16)
     Image.fromarray(steps).save(tmp_path / "d.png")
-    frame = Frame("", 0, tmp_path, tmp_path / "d.png", np.eye(3), np.eye(4))
-    np.testing.assert_allclose(navi.read_object_depth(frame), [[0, 655.350 / 655, 0.01, 655.35]], rtol=1e-6)
+    depth = navi.read_object_depth(tmp_path / "d.png")
+    np.testing.assert_allclose(depth, [[0, 655.350 / 655, 0.01, 655.35]], rtol=1e-6)
 
 
 def test_navi_quaternions_begin_with_the_real_part():
@@ -229,9 +228,8 @@ def test_the_unit_of_transforms_depth(tmp_path, key):
     assert depth / true == pytest.approx(5 if key else 10, rel=1e-4)
 
 
-@pytest.fixture
+@pytest.fixture(params=[pytest.param(None, marks=trees.needs("pycolmap"))])
 def model(tmp_path):
-    pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     return tmp_path
 
 

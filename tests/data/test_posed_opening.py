@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from muskie_jax.data.posed import headers, open_posed
+from muskie_jax.data.posed.settings import PROTOCOLS as RECORDINGS
 from muskie_jax.data.posed.settings import posed
 from muskie_jax.errors import UserError
 from muskie_tests import posed_trees as trees
@@ -28,8 +29,6 @@ def error_of(reader, root, **settings):
 
 def written(reader, root):
     """Writes a tree; returns its images and depth maps that are read, in order."""
-    if reader == "colmap":
-        pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     getattr(trees, reader)(root)
     images, depths = {
         "cameras": ("images/*.png", "depth/*.png"),
@@ -39,6 +38,10 @@ def written(reader, root):
         "seven_scenes": ("frame-*.color.png", "frame-*.depth.proj.png"),
         "neural_rgbd": ("images/*.png", "depth/*.png"),
         "navi": ("images/*.jpg", "depth/*.png"),
+        "tum": ("rgb/*.png", "depth/*.png"),
+        "scannetpp": ("images/*.jpg", "depth/*.png"),
+        "arkitscenes": ("vga_wide/*.jpg", "lowres_depth/*.png"),
+        "blendedmvs": ("*.jpg", "*.exr"),
     }[reader]
     not_empty = lambda path: path.stat().st_size
     return sorted(filter(not_empty, root.rglob(images))), sorted(root.rglob(depths))
@@ -47,14 +50,15 @@ def written(reader, root):
 def write_depth(path, size, value):
     if path.suffix == ".bin":
         path.write_bytes(f"{size[1]}&{size[0]}&1&".encode() + np.full(size, value, "<f4").tobytes())
+    elif path.suffix == ".exr":
+        trees.write_exr(path, {"Y": np.full(size, value)})
     else:
         trees.save(path, np.full(size, value, np.uint16))
 
 
-@pytest.mark.parametrize(
-    "reader, name", [("cameras", "desk"), ("transforms", "lego"), ("colmap", "garden")]
-)
-def test_depth_read_for_overlap_is_checked(tmp_path, reader, name):
+@pytest.mark.parametrize("reader", trees.readers("cameras", "transforms", "colmap"))
+def test_depth_read_for_overlap_is_checked(tmp_path, reader):
+    name = {"cameras": "desk", "transforms": "lego", "colmap": "garden"}[reader]
     _, depths = written(reader, tmp_path)
     overlap = {"select": "", "overlap": WIDE}  # the default of these readers
     opened(reader, tmp_path, **overlap)
@@ -73,10 +77,7 @@ def test_depth_read_for_overlap_is_checked(tmp_path, reader, name):
     assert f"{name}, {depths[0]}: its depth is empty" in error_of(reader, tmp_path, **overlap)
 
 
-READERS = ("cameras", "transforms", "colmap", "scannet", "seven_scenes", "neural_rgbd", "navi")
-
-
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", trees.readers(*RECORDINGS))
 def test_files_of_chosen_groups_are_checked(tmp_path, reader):
     images, depths = written(reader, tmp_path)
     sequence = opened(reader, tmp_path).groups[0].label.rpartition("/")[0]

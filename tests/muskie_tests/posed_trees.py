@@ -5,11 +5,13 @@ of its position, so that pixels, depth and cameras can be checked against each o
 the tree of one reader, and returns the views that the reader must return.
 """
 
+import importlib.util
 import json
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image
 
 SIZE = (60, 80)  # height, width
@@ -19,6 +21,21 @@ WALL = np.array([0.2, -0.1, 1.0]), 3.0  # normal and offset: points with normal 
 SQUARE = np.array([0.0, 0.0, 1.0]), 2.0
 HALF = 0.35  # half the square's side, metres
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+def needs(package: str) -> list[Any]:
+    """Returns the marks of tests that need an extra package."""
+    missing = importlib.util.find_spec(package) is None
+    return [pytest.mark.extras, pytest.mark.skipif(missing, reason=f"{package} is not installed")]
+
+
+# Packages that readers need beyond the requirements, and readers as parameters of tests.
+PACKAGES = {"colmap": "pycolmap", "blendedmvs": "OpenEXR"}
+
+
+def readers(*names: str) -> list[Any]:
+    """Returns names of readers as parameters; those that need an extra package have its marks."""
+    return [pytest.param(name, marks=needs(PACKAGES[name])) if name in PACKAGES else name for name in names]
 
 
 class View(NamedTuple):
@@ -251,3 +268,85 @@ def colmap(root, count=6, model="PINHOLE", png=False):
     (root / "garden" / "sparse").mkdir()
     reconstruction.write(str(root / "garden" / "sparse"))
     return [view._replace(name=f"garden/{number:02d}") for number, view in enumerate(views)]
+
+
+def tum(root, count=6, name="rgbd_dataset_freiburg3_desk"):
+    """The camera of fr3 at an eighth of its size. Depth is 5 ms, poses are 8 ms after their image."""
+    from muskie_jax.data.posed.tum import CAMERAS
+
+    fx, fy, cx, cy = (value / 8 for value in CAMERAS["3"])
+    folder, times = root / name, [1341845820.25 + 0.5 * number for number in range(count)]
+    views = views_of(
+        [f"{name}/{time:.6f}" for time in times], np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+    )
+    lists = {"rgb": "", "depth": "", "groundtruth": "# tx ty tz qx qy qz qw\n"}
+    for time, view in zip(times, views):
+        save(folder / "rgb" / f"{time:.6f}.png", view.image)
+        save_depth(folder / "depth" / f"{time + 0.005:.6f}.png", view.depth, 2e-4)
+        camera_to_world = np.linalg.inv(view.world_to_camera)
+        w, *xyz = quaternion(camera_to_world[:3, :3])
+        numbers = " ".join(f"{value:.12f}" for value in (*camera_to_world[:3, 3], *xyz, w))
+        lists["rgb"] += f"{time:.6f} rgb/{time:.6f}.png\n"
+        lists["depth"] += f"{time + 0.005:.6f} depth/{time + 0.005:.6f}.png\n"
+        for wrong in (time - 0.012, time + 0.018):  # poses that are further away
+            lists["groundtruth"] += f"{wrong:.6f} 9 9 9 0 0 0 1\n"
+        lists["groundtruth"] += f"{time + 0.008:.6f} {numbers}\n"
+    for kind, text in lists.items():
+        (folder / f"{kind}.txt").write_text(text)
+    return views
+
+
+def _scene_metadata(folder, views, images, depth, names, intrinsics):
+    """Writes a scene of ScanNet++ or ARKitScenes; JPEG does not change pixels of one colour much."""
+    for name, view in zip(names, views):
+        stem = name.removesuffix(".png")
+        save(folder / images / f"{stem}.jpg", view.image, quality=100, subsampling=0)
+        save_depth(folder / depth / f"{stem}.png", view.depth)
+    arrays: dict[str, Any] = {
+        "images": np.array(names),
+        "trajectories": np.stack([np.linalg.inv(view.world_to_camera) for view in views]),
+        "intrinsics": np.stack(intrinsics),
+        "pairs": np.array([[0, 1, 0.5]]),
+    }
+    np.savez(folder / "scene_metadata.npz", **arrays)
+
+
+def scannetpp(root, count=6, scene="0a5c013435"):
+    names = [f"DSC{number:05d}" for number in range(count)]
+    views = views_of([f"{scene}/{name}" for name in names])
+    _scene_metadata(root / scene, views, "images", "depth", names, [INTRINSICS] * count)
+    return views
+
+
+def arkitscenes(root, count=6, scene="41048190"):
+    """A test scene, and a scene for training that is not read."""
+    names = [f"{scene}_{3414.1 + number / 10:.3f}.png" for number in range(count)]
+    views = views_of([f"{scene}/{name.removesuffix('.png')}" for name in names])
+    k = INTRINSICS
+    intrinsics = [np.array([SIZE[1], SIZE[0], k[0, 0], k[1, 1], k[0, 2], k[1, 2]])] * count
+    _scene_metadata(root / "Test" / scene, views, "vga_wide", "lowres_depth", names, intrinsics)
+    (root / "Training" / "40753679" / "vga_wide").mkdir(parents=True)
+    (root / "Training" / "40753679" / "scene_metadata.npz").touch()
+    return views
+
+
+def blendedmvs(root, count=6, scene="000000000000000000000001"):
+    views = views_of([f"{scene}/{number:08d}" for number in range(count)])
+    for number, view in enumerate(views):
+        path = root / scene / f"{number:08d}"
+        save(path.with_suffix(".jpg"), view.image, quality=100, subsampling=0)
+        write_exr(path.with_suffix(".exr"), {"Y": view.depth})
+        camera_to_world = np.linalg.inv(view.world_to_camera)
+        cameras: dict[str, Any] = {
+            "intrinsics": view.intrinsics, "R_cam2world": camera_to_world[:3, :3],
+            "t_cam2world": camera_to_world[:3, 3],
+        }  # fmt: skip
+        np.savez(path.with_suffix(".npz"), **cameras)
+    return views
+
+
+def write_exr(path, channels):
+    import OpenEXR  # pyright: ignore[reportMissingImports]  # an optional extra
+
+    arrays = {name: pixels.astype(np.float32) for name, pixels in channels.items()}
+    OpenEXR.File({"compression": OpenEXR.ZIP_COMPRESSION}, arrays).write(str(path))

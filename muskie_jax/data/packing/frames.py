@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt32
 
 from muskie_jax.data.cameras_json import CAMERAS, PosedImage, read_cameras
+from muskie_jax.data.depth import load_depth
 from muskie_jax.data.images import read_file
 from muskie_jax.data.objects import RelativeBox
 from muskie_jax.data.packing.encoding import Encoding, encode_depth
@@ -100,7 +101,8 @@ class FolderFrames:
         camera = self._camera(path) if self.geometry else None
         geometry = None
         if camera:
-            depth = read_file(self.source.root / camera.depth)
+            file = self.source.root / camera.depth
+            depth = read_file(file) if file.suffix == ".png" else encode_depth(load_depth(file))
             geometry = Geometry(depth, camera.intrinsics, camera.world_to_camera)
         return Record(read_file(self.source.root / path), location(name), path, geometry)
 
@@ -110,7 +112,7 @@ class FolderFrames:
 
 @functools.lru_cache(maxsize=64)
 def _cameras(root: pathlib.Path, folder: pathlib.PurePosixPath) -> dict[str, PosedImage]:
-    """Returns the cameras of a folder's images by path below the root; empty if there is no file."""
+    """Returns the cameras of a folder's images with depth, by path below the root; empty without a file."""
     for parent in (folder, *folder.parents):
         if (root / parent / CAMERAS).is_file():
             below_root = lambda path, parent=parent: (parent / path).as_posix()
@@ -118,6 +120,7 @@ def _cameras(root: pathlib.Path, folder: pathlib.PurePosixPath) -> dict[str, Pos
             return {
                 below_root(camera.image): camera._replace(depth=below_root(camera.depth))
                 for camera in cameras
+                if camera.depth
             }
     return {}
 

@@ -8,11 +8,13 @@ A *reader* is a module of this package that parses one file layout. It defines
 - `EXPECTED_FILES`, a description of what identifies a root folder, for error messages;
 - `read(root, settings) -> RGBDDataset`, which returns all `Sequence`s of `Frame`s below a folder. A frame
   contains the paths of its image and depth map, and its camera: intrinsics in pixels and world_to_camera in
-  metres, both with OpenCV axes. `read` parses text files, and image headers if a size is needed, but reads
-  no pixels. It raises `UserError`, or `BadImage` for an unreadable header.
+  metres, both with OpenCV axes. Either all frames have a depth map, or none has. `read` parses text files,
+  and image headers if a size is needed, but reads no pixels. It raises `UserError`, or `BadImage` for an
+  unreadable header.
 
-Everything else is shared: resizing and cropping (`pixels.py`), groups (`groups.py`), checks of headers,
-poses and intrinsics (`frames.py`), and helpers for parsing (`parsing.py`).
+Everything else is shared: kinds of depth maps (`muskie_jax.data.depth`), resizing and cropping
+(`pixels.py`), groups (`groups.py`), checks of headers, poses and intrinsics (`frames.py`), of lens
+distortion (`distortion.py`) and of missing files (`missing.py`), and helpers for parsing (`parsing.py`).
 
 To add a reader called `mine`:
 
@@ -20,11 +22,12 @@ To add a reader called `mine`:
    docstring documents the files, and the assumptions about them.
 2. Add it to `READER_MODULES` in `dataset.py`.
 3. Add it to `PROTOCOLS` in `settings.py`: its default way to choose groups, and its default frame stride.
-   Add it to `READERS` in `configs/evaluate.py` too.
+   If it has more settings than `RecordingSettings`, add their class to `SETTINGS`. Add it to `READERS` in
+   `configs/evaluate.py` too.
 4. Write a miniature of the layout, `mine(root)`, in `tests/muskie_tests/posed_trees.py`, and add the reader
    to the lists of readers in `tests/data/test_posed.py`, `test_posed_opening.py` and
    `test_posed_errors.py`. They compare pixels, depth and cameras with what was written, and check errors.
-5. Add a row to the table of readers in `docs/evaluation.md`.
+5. Add a row to the tables of readers in `docs/evaluation.md` and `docs/bring_your_own.md`.
 
 Then `config.posed.kitchen = posed("mine", root="/data/kitchen")` evaluates on it.
 """

@@ -1,46 +1,86 @@
-"""Reads COLMAP models with dense depth: a folder with one model, or a folder of such folders.
+"""Reads COLMAP models, with depth or without: a folder with one recording, or a folder of such folders.
 
-Files of a model:
+Files of a recording:
 
-- `sparse/` or `sparse/0/`: cameras, images and points, text or binary;
-- `images/`: undistorted images (`colmap image_undistorter`);
-- for each image, `stereo/depth_maps/<name>.geometric.bin` as COLMAP's dense stereo writes it, or a 16-bit
-  PNG of z-depth, `depth/<name>.png` or `depth/<stem>.png`, in steps of `depth_unit` metres (default: 1 mm).
+- `sparse/`, its subfolders such as `sparse/0/`, or the same below `colmap/`: models, that is, cameras,
+  images and points, text or binary. The largest model is read;
+- `images/`: undistorted images (`colmap image_undistorter`). Lens distortion below 0.1 pixels is ignored;
+- for depth, `stereo/depth_maps/<name>.geometric.bin` as COLMAP's dense stereo writes it; or a map of
+  z-depth (see `muskie_jax.data.depth`), `depth/<name>.png` or `depth/<stem>.png`, in steps of `depth_unit`
+  metres. If no image has depth, the recording has none.
 
-A model is in metres only if it was scaled to metres; otherwise errors in metres are in the model's unit.
-Models are read with pycolmap, which the extra `colmap` installs.
+The root may also be the folder of models, or a model itself. Frames whose image or depth map does not exist
+are left out. A model is in metres only if it was scaled to metres; otherwise errors in metres are in the
+model's unit. Models are read with pycolmap, which the extra `colmap` installs.
 """
 
 import pathlib
 import re
-from typing import Any
+import shlex
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 from ml_collections import ConfigDict
 
-from muskie_jax.data.depth import DEPTH_UNIT, load_depth
+from muskie_jax.data.depth import depth_size, load_depth
 from muskie_jax.data.images import MAX_PIXELS, BadImage, read_file
+from muskie_jax.data.posed.colmap_points import overlap_from_points
+from muskie_jax.data.posed.distortion import check_distortion
 from muskie_jax.data.posed.frames import Frame, RGBDDataset, Sequence, build_sequence, pinhole_intrinsics
-from muskie_jax.data.posed.headers import depth_size
-from muskie_jax.data.posed.parsing import find_sequences, names_from_paths
+from muskie_jax.data.posed.missing import leave_out_missing
+from muskie_jax.data.posed.parsing import find_sequences, names_from_paths, subfolders
 from muskie_jax.data.scan import natural_key
 from muskie_jax.errors import UserError, first_line
 
-EXPECTED_FILES = "sparse/cameras.bin, sparse/0/cameras.bin or their .txt"
-PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")
+EXPECTED_FILES = "sparse/cameras.bin, sparse/0/cameras.bin, colmap/sparse/0/cameras.bin or their .txt"
+PARTS = ("cameras", "images", "points3D")  # files of a model
+LEVELS = 3  # a model in colmap/sparse/0 is so far below the folder of images
 DENSE = ".geometric.bin"
+DEPTH_FILES = (".png", ".npy", ".tif", ".tiff", ".exr")
 HEADER = re.compile(rb"(\d{1,6})&(\d{1,6})&1&")  # a dense depth map's width, height, and one channel
 MAX_HEADER = 16  # bytes
 
 
+class Model(NamedTuple):
+    """The largest model of a recording.
+
+    Attributes:
+      folder: the model's folder.
+      reconstruction: pycolmap's `Reconstruction`, which owns the images.
+      images: its posed images by name, objects of pycolmap.
+      note: a line about the models that were left out, or an empty one.
+    """
+
+    folder: pathlib.Path
+    reconstruction: Any
+    images: dict[str, Any]
+    note: str
+
+
 def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
-    """Returns all models of a folder as sequences; raises UserError."""
-    models = find_sequences(root, lambda path: _model_folder(path) is not None, EXPECTED_FILES)
+    """Returns the largest model of each folder as a sequence; raises UserError."""
+    folders = find_sequences(root, lambda path: bool(_model_folders(path)), EXPECTED_FILES)
     pycolmap = _import_pycolmap()
-    unit = settings.depth_unit or DEPTH_UNIT
-    sequences = [_sequence(pycolmap, name, folder, unit, settings.every) for name, folder in models]
-    return RGBDDataset(tuple(sequences), read_depth, read_depth_size, any_depth_size=True)
+    sequences, notes, models = [], [], {}
+    for name, folder in folders:
+        model = _largest_model(pycolmap, _model_folders(folder))
+        base = _image_root(folder, model.folder)
+        sequence = _sequence(name if base == folder else base.name, base, model, settings)
+        sequences.append(sequence)
+        images = {base / "images" / path: image for path, image in model.images.items()}
+        models[sequence.name] = model.reconstruction, images
+        notes += [model.note] if model.note else []
+    kept, left_out = leave_out_missing(sequences)
+    has_points = all(reconstruction.num_points3D() for reconstruction, _ in models.values())
+    return RGBDDataset(
+        kept,
+        read_depth,
+        read_depth_size,
+        any_depth_size=True,
+        overlap=overlap_from_points(models) if has_points else None,
+        notes=(*notes, *left_out),
+    )
 
 
 def _import_pycolmap() -> Any:
@@ -54,59 +94,113 @@ def _import_pycolmap() -> Any:
     return pycolmap
 
 
-def _model_folder(folder: pathlib.Path) -> pathlib.Path | None:
-    for candidate in (folder / "sparse", folder / "sparse" / "0"):
-        if any((candidate / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
-            return candidate
-    return None
+def _model_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the models of one recording. COLMAP writes several if it cannot connect all images."""
+    numbered = [path for path in subfolders(folder) if path.name.isdigit()]
+    places = [[folder, *numbered]]
+    for sparse in (folder / "sparse", folder / "colmap" / "sparse"):
+        places.append([sparse, *subfolders(sparse)] if sparse.is_dir() else [])
+    found = ([path for path in candidates if _is_model(path)] for candidates in places)
+    return next(filter(None, found), [])
 
 
-def _sequence(pycolmap: Any, name: str, folder: pathlib.Path, unit: float, every: int) -> Sequence:
-    path = _model_folder(folder)
+def _is_model(folder: pathlib.Path) -> bool:
+    return any((folder / f"cameras.{kind}").is_file() for kind in ("bin", "txt"))
+
+
+def _image_root(folder: pathlib.Path, model: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of `images`: the recording's, or one above its model if the root is the model."""
+    above = model.resolve().parents[:LEVELS]
+    return next((path for path in (folder, *above) if (path / "images").is_dir()), folder)
+
+
+def _largest_model(pycolmap: Any, folders: list[pathlib.Path]) -> Model:
+    models = [_read_model(pycolmap, folder) for folder in folders]
+    largest = max(models, key=lambda model: len(model.images))  # the first among equals
+    if len(models) == 1:
+        return largest
+    others = [f"{model.folder.name} ({len(model.images)})" for model in models if model is not largest]
+    note = (
+        f"{largest.folder}: it is the largest of {len(models)} models, with {len(largest.images)} images; "
+        f"left out {', '.join(others)}"
+    )
+    return largest._replace(note=note)
+
+
+def _read_model(pycolmap: Any, folder: pathlib.Path) -> Model:
     try:
-        model = pycolmap.Reconstruction(str(path))
-        images = [image for image in model.images.values() if image.has_pose]
+        model = pycolmap.Reconstruction(str(folder))
+        images = {number: image for number, image in model.images.items() if image.has_pose}
+        names = {number: image.name for number, image in images.items()}
+        if not all((folder / f"{part}.bin").is_file() for part in PARTS):
+            names |= _names_of_text_model(folder / "images.txt")
+        by_name = {names[number]: image for number, image in images.items()}
+        return Model(folder, model, by_name, "")
     except Exception as error:  # pycolmap raises many kinds of exceptions
-        raise UserError(f"{path}: pycolmap cannot read the model: {first_line(error)}") from error
-    images.sort(key=lambda image: natural_key(image.name))
-    names = names_from_paths([image.name for image in images])
+        raise UserError(f"{folder}: pycolmap cannot read the model: {first_line(error)}") from error
+
+
+def _names_of_text_model(path: pathlib.Path) -> dict[int, str]:
+    """Returns names by image; pycolmap would end a name at its first space."""
+    names = {}
+    lines = iter(path.read_text().splitlines())
+    for line in lines:
+        if line.strip() and not line.startswith("#"):
+            fields = line.split(maxsplit=9)  # identifier, pose, camera, name
+            names[int(fields[0])] = fields[9].strip()
+            next(lines, None)  # the points of the image, which may be an empty line
+    return names
+
+
+def _sequence(name: str, folder: pathlib.Path, model: Model, settings: ConfigDict) -> Sequence:
+    paths = sorted(model.images, key=natural_key)
+    names = names_from_paths(paths)
     frames = [
-        _frame(folder, frame_name, number, image, model.cameras[image.camera_id], unit)
-        for number, (frame_name, image) in enumerate(zip(names, images))
+        _frame(folder, frame_name, number, path, model, settings.depth_unit)
+        for number, (frame_name, path) in enumerate(zip(names, paths))
     ]
-    return build_sequence(name, frames, every)
+    return build_sequence(name, frames, settings.every)
 
 
-def _frame(folder: pathlib.Path, name: str, number: int, image: Any, camera: Any, unit: float) -> Frame:
-    where = f"{folder}, {image.name}"
-    if camera.model_name not in PINHOLES:
-        raise UserError(
-            f"{where}: the camera model is {camera.model_name}, not a pinhole: "
-            "run colmap image_undistorter, and use the folder that it writes"
-        )
+def _frame(folder: pathlib.Path, name: str, number: int, path: str, model: Model, unit: float) -> Frame:
+    image = model.images[path]
+    camera = model.reconstruction.cameras[image.camera_id]
     intrinsics = pinhole_intrinsics(
         camera.focal_length_x, camera.focal_length_y, camera.principal_point_x, camera.principal_point_y
     )
-    pose = np.concatenate([image.cam_from_world().matrix(), [[0, 0, 0, 1]]])
-    stem = pathlib.PurePosixPath(image.name).with_suffix(".png")
-    candidates = [
-        folder / "stereo" / "depth_maps" / (image.name + DENSE),
-        folder / "depth" / f"{image.name}.png",
-        folder / "depth" / stem,
-    ]
-    depth = next(filter(pathlib.Path.is_file, candidates), None)
-    if depth is None:
-        raise UserError(f"{where}: no depth: neither {candidates[0]} nor {candidates[-1]} exists")
     size = camera.height, camera.width
-    return Frame(name, number, folder / "images" / image.name, depth, intrinsics, pose, size, unit)
+    parameters = dict(zip(camera.params_info.replace(" ", "").split(","), camera.params))
+    coefficients = parameters | {"k1": parameters.get("k1", parameters.get("k", 0.0))}
+    command = ["colmap", "image_undistorter", "--image_path", f"{folder / 'images'}"]
+    command += ["--input_path", f"{model.folder}", "--output_path", f"{folder / 'undistorted'}"]
+    check_distortion(
+        camera.model_name,
+        coefficients,
+        intrinsics,
+        size,
+        f"{folder}, {path}",
+        f"run {shlex.join(command)}, and write the root {folder / 'undistorted'}",
+    )
+    pose = np.concatenate([image.cam_from_world().matrix(), [[0, 0, 0, 1]]])
+    return Frame(
+        name, number, folder / "images" / path, _find_depth(folder, path), intrinsics, pose, size, unit
+    )
 
 
-def read_depth(frame: Frame) -> Float32[np.ndarray, "H W"]:
+def _find_depth(folder: pathlib.Path, path: str) -> pathlib.Path | None:
+    """Returns the path of an image's depth map; None if there is none."""
+    stem = pathlib.PurePosixPath(path).with_suffix("")
+    candidates = [folder / "stereo" / "depth_maps" / (path + DENSE)]
+    candidates += [folder / "depth" / f"{start}{kind}" for kind in DEPTH_FILES for start in (path, stem)]
+    return next(filter(pathlib.Path.is_file, candidates), None)
+
+
+def read_depth(path: pathlib.Path, unit: float = 0.0) -> Float32[np.ndarray, "H W"]:
     """Returns depth in the model's unit from either kind of file; raises `BadImage`."""
-    if not frame.depth.name.endswith(DENSE):
-        return load_depth(frame.depth, frame.depth_unit)
-    data = read_file(frame.depth)
-    height, width, start = _parse_dense_header(frame.depth, data, len(data))
+    if not path.name.endswith(DENSE):
+        return load_depth(path, unit)
+    data = read_file(path)
+    height, width, start = _parse_dense_header(path, data, len(data))
     depth = np.frombuffer(data, "<f4", offset=start).reshape(height, width)
     return np.where(np.isfinite(depth) & (depth > 0), depth, 0)
 

@@ -1,6 +1,7 @@
 """Opens a posed dataset of a config, and loads its groups of views."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,16 +9,20 @@ from ml_collections import ConfigDict
 
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.posed import (
+    arkitscenes,
+    blendedmvs,
     cameras_json,
     colmap,
     navi,
     neural_rgbd,
     scannet,
+    scannetpp,
     seven_scenes,
     transforms,
+    tum,
 )
 from muskie_jax.data.posed.frames import RGBDDataset
-from muskie_jax.data.posed.groups import choose_groups
+from muskie_jax.data.posed.groups import choose_groups, overlap_from_depth
 from muskie_jax.data.posed.parsing import WrongRoot
 from muskie_jax.data.posed.pixels import check_headers, load_view, read_checked_depth
 from muskie_jax.data.posed.rooms import open_rooms
@@ -25,6 +30,7 @@ from muskie_jax.data.posed.settings import PROTOCOLS
 from muskie_jax.data.posed.views import Group, PosedSet, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
+from muskie_jax.writers import log_main
 
 # Modules with `read` and `EXPECTED_FILES`: see the package's docstring.
 READER_MODULES = {
@@ -35,7 +41,15 @@ READER_MODULES = {
     "cameras": cameras_json,
     "transforms": transforms,
     "colmap": colmap,
+    "tum": tum,
+    "scannetpp": scannetpp,
+    "arkitscenes": arkitscenes,
+    "blendedmvs": blendedmvs,
 }
+
+
+# How groups are chosen by default where overlap is unknown.
+SELECT_WITHOUT_OVERLAP = "rotation"
 
 
 def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "") -> PosedSet:
@@ -67,11 +81,16 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
     protocol_select, _ = PROTOCOLS[settings.reader]
     with _prefix_errors(name):
         dataset = reader.read(root, settings)
+        for note in dataset.notes:
+            _log_once(f"config.posed.{name}: {note}")
+        overlap_of = dataset.overlap
+        if dataset.has_depth:
+            overlap_of = overlap_from_depth(lambda frame: read_checked_depth(frame, dataset))
         groups = choose_groups(
             dataset.sequences,
             views,
-            settings.select or protocol_select,
-            read_depth=lambda frame: read_checked_depth(frame, dataset),
+            settings.select or (protocol_select if overlap_of else SELECT_WITHOUT_OVERLAP),
+            overlap_of=overlap_of,
             key=f"config.posed.{name}",
             every=settings.every,
             max_groups=settings.groups,
@@ -82,6 +101,12 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
     opened = RecordedSet(name, dataset, groups)
     opened.check_headers()
     return opened
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    """Logs a line. A dataset is opened once per number of views, but its notes are logged only once."""
+    log_main(message)
 
 
 @contextlib.contextmanager
@@ -102,6 +127,7 @@ class RecordedSet:
 
     def __init__(self, name: str, dataset: RGBDDataset, groups: tuple[Group, ...]):
         self.name, self.groups, self._dataset = name, groups, dataset
+        self.has_depth = dataset.has_depth
         self._frames = {
             f"{sequence.name}/{frame.name}": (sequence.name, frame)
             for sequence in dataset.sequences

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 
-from muskie_jax.data.depth import DEPTH_UNIT, load_depth
-from muskie_jax.data.posed.headers import depth_size
+from muskie_jax.data.depth import depth_size, load_depth
 from muskie_jax.errors import UserError
 
 ORTHONORMAL_TOLERANCE = 2e-3  # largest deviation of R @ R.T from the identity
@@ -31,21 +30,22 @@ class Frame:
       name: the frame's name, unique in its sequence.
       number: frame number in the recording; "consecutive" groups compare these numbers.
       image: path of the image.
-      depth: path of the depth map.
+      depth: path of the depth map; None if the recording has no depth.
       intrinsics: camera matrix, in pixels of an image of `size`.
       world_to_camera: camera pose, in metres.
       size: (height, width) that the intrinsics refer to; None: the image's own size.
-      depth_unit: metres per step of the depth map, for formats that do not define it.
+      depth_unit: metres per step of the depth map, for formats that do not define it; 0: a millimetre for
+        integers, a metre for floats.
     """
 
     name: str
     number: int
     image: pathlib.Path
-    depth: pathlib.Path
+    depth: pathlib.Path | None
     intrinsics: Float64[np.ndarray, "3 3"]
     world_to_camera: Float64[np.ndarray, "4 4"]
     size: tuple[int, int] | None = None
-    depth_unit: float = DEPTH_UNIT
+    depth_unit: float = 0.0
 
 
 class Sequence(NamedTuple):
@@ -55,33 +55,38 @@ class Sequence(NamedTuple):
     frames: tuple[Frame, ...]
 
 
-def read_png_depth(frame: Frame) -> Float32[np.ndarray, "H W"]:
-    """Returns z-depth in metres from a 16-bit PNG in steps of `frame.depth_unit`; raises `BadImage`."""
-    return load_depth(frame.depth, frame.depth_unit)
-
-
 class RGBDDataset(NamedTuple):
     """What a reader returns: sequences, and how their files are read.
 
     Attributes:
       sequences: all sequences that may be evaluated.
-      read_depth: function that returns a frame's z-depth in metres, float32 (H, W), 0 = missing. It raises
-        `BadImage`.
+      read_depth: function of a depth map's path and unit (see `Frame.depth_unit`) that returns z-depth in
+        metres, float32 (H, W), 0 = missing. It raises `BadImage`.
       depth_size: function that returns (H, W) of a depth file from its header. It raises `BadImage`.
       upright: whether to apply the images' EXIF orientation. True only if the cameras belong to the turned
         images; otherwise intrinsics refer to pixels as they are stored.
       any_depth_size: whether a depth map's resolution may differ from its image's.
       zoomed: whether views are cropped to the pixels with depth, which show an object.
       group_stride: one in this many candidate groups is evaluated, unless groups are chosen by overlap.
+      overlap: function of a sequence and the index of a frame. It returns the fraction of the frame that
+        each frame of the sequence sees, float32 (frames). None if only depth can tell.
+      notes: lines for the user, such as how many frames were left out.
     """
 
     sequences: tuple[Sequence, ...]
-    read_depth: Callable[[Frame], np.ndarray] = read_png_depth
+    read_depth: Callable[[pathlib.Path, float], np.ndarray] = load_depth
     depth_size: Callable[[pathlib.Path], tuple[int, int]] = depth_size
     upright: bool = False
     any_depth_size: bool = False
     zoomed: bool = False
     group_stride: int = 1
+    overlap: Callable[[Sequence, int], np.ndarray] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether the frames have depth maps: all of a dataset's frames have one, or none has."""
+        return all(frame.depth for sequence in self.sequences for frame in sequence.frames)
 
 
 def build_sequence(name: str, frames: list[Frame], every: int = 1) -> Sequence:
@@ -107,6 +112,17 @@ def pinhole_intrinsics(
 ) -> Float64[np.ndarray, "3 3"]:
     """Returns the intrinsics of a pinhole camera; arguments are in pixels."""
     return np.array([[focal_x, 0, centre_x], [0, focal_y, centre_y], [0, 0, 1]], np.float64)
+
+
+def rotation_from_quaternion(quaternion: Float64[np.ndarray, " 4"]) -> Float64[np.ndarray, "3 3"]:
+    """Returns the rotation of a quaternion (w, x, y, z) of any length; NaN if all components are zero."""
+    with np.errstate(invalid="ignore"):
+        w, x, y, z = quaternion / np.linalg.norm(quaternion)
+    return np.array([
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ])  # fmt: skip
 
 
 def is_tracked(pose: Float64[np.ndarray, "4 4"]) -> bool:

@@ -18,9 +18,11 @@ from muskie_jax.data.posed.views import Group
 from muskie_jax.errors import UserError
 
 OVERLAP_SIDE = 96  # longer side, in pixels, of the depth maps that overlap is computed from
+MIN_OVERLAP = 0.05  # the lowest overlap that an error message suggests
 SELECTIONS = ("overlap", "consecutive", "rotation")
 
 ReadDepth = Callable[[Frame], np.ndarray]
+OverlapOf = Callable[[Sequence, int], Float32[np.ndarray, " frames"]]  # see `RGBDDataset.overlap`
 
 
 class Choice(NamedTuple):
@@ -35,7 +37,7 @@ def choose_groups(
     views: int,
     select: str,
     *,
-    read_depth: ReadDepth,
+    overlap_of: OverlapOf | None,
     key: str,
     every: int = 1,
     max_groups: int = 0,
@@ -52,8 +54,8 @@ def choose_groups(
         "consecutive": the following frames, if the frame numbers of neighbours differ by at most `stride`.
         "rotation": the frames with the nearest rotations, nearest first.
         "overlap": frames that see a fraction of the anchor's pixels within `overlap`, evenly spaced from
-        the largest fraction to the smallest. This reads depth.
-      read_depth: function that reads depth, see `RGBDDataset`.
+        the largest fraction to the smallest. This reads depth, if there is any.
+      overlap_of: function that returns the overlap of a frame with others; None if it is unknown.
       key: path of the dataset's settings, such as `config.posed.kitchen`, for messages.
       every: stride of the frames that were read from the recordings, for messages.
       max_groups: maximum number of groups; 0: all.
@@ -72,7 +74,10 @@ def choose_groups(
         advice = f"write {', or '.join(remedies)}" if remedies else "add frames"
         raise UserError(f"no sequence has {views} frames, the longest has {longest}: {advice}")
     if select == "overlap":
-        chosen = _choose_by_overlap(long_enough, views, read_depth, max_groups, *overlap)
+        if overlap_of is None:
+            others = " or ".join(f"{key}.select={other!r}" for other in SELECTIONS if other != select)
+            raise UserError(f"{key}.select='overlap', but the recordings have no depth: write {others}")
+        chosen = _choose_by_overlap(long_enough, views, overlap_of, max_groups, *overlap)
     else:
         candidates = [
             Choice(sequence, frames)
@@ -82,13 +87,21 @@ def choose_groups(
         chosen = [candidates[i] for i in evenly_spaced(len(candidates), max_groups)]
     if chosen:
         return tuple(_group(choice) for choice in chosen)
-    if select == "overlap":
+    if select == "overlap" and overlap_of:
         wanted = f"frames that see {overlap[0]:.0%} to {overlap[1]:.0%} of another"
-        remedies = [f"a wider {key}.overlap", f"{key}.select='consecutive'", *_fewer_views(views - 1)]
+        has_group = lambda wider: _choose_by_overlap(long_enough, views, overlap_of, 1, *wider)
+        wider = next(filter(has_group, _wider(*overlap)), None)
+        remedies = [f"{key}.overlap={wider}"] if wider else []
+        remedies += [f"{key}.select='consecutive'", *_fewer_views(views - 1)]
     else:  # by rotation, every sequence that is long enough has groups
         wanted = f"frames at most {stride} apart"
         remedies = _remedies_for_gaps(sequences, views, stride, key)
     raise UserError(f"no sequence has {views} {wanted}: write {', or '.join([*every_frame, *remedies])}")
+
+
+def _wider(low: float, high: float) -> tuple[tuple[float, float], ...]:
+    """Returns ranges of overlap that contain another, to be tried in this order."""
+    return (low, 1.0), (min(low, MIN_OVERLAP), high), (min(low, MIN_OVERLAP), 1.0)
 
 
 def _group(choice: Choice) -> Group:
@@ -140,7 +153,7 @@ def _by_rotation(sequence: Sequence, views: int) -> list[list[int]]:
 
 
 def _choose_by_overlap(
-    sequences: list[Sequence], views: int, read_depth: ReadDepth, max_groups: int, low: float, high: float
+    sequences: list[Sequence], views: int, overlap_of: OverlapOf, max_groups: int, low: float, high: float
 ) -> list[Choice]:
     """Returns groups in order of their anchors.
 
@@ -148,12 +161,10 @@ def _choose_by_overlap(
     """
     anchors = [(sequence, i) for sequence in sequences for i in range(len(sequence.frames))]
     max_groups = max_groups or len(anchors)
-    geometry, found = {}, {}
+    found = {}
     for number in _progressively_denser(len(anchors), max_groups):
         sequence, anchor = anchors[number]
-        if sequence.name not in geometry:
-            geometry[sequence.name] = _small_geometry(sequence, read_depth)
-        fractions = visible_fraction(anchor, *geometry[sequence.name])
+        fractions = overlap_of(sequence, anchor)
         by_fraction = np.argsort(-fractions, kind="stable").tolist()
         fits = [i for i in by_fraction if low <= fractions[i] <= high and i != anchor]
         if len(fits) >= views - 1:
@@ -171,6 +182,22 @@ def _progressively_denser(count: int, at_most: int) -> dict[int, None]:
         at_most *= 2
         numbers |= dict.fromkeys(evenly_spaced(count, at_most))
     return numbers
+
+
+def overlap_from_depth(read_depth: ReadDepth) -> OverlapOf:
+    """Returns a function that measures overlap by depth; it reads all depth maps of a sequence at once.
+
+    Args:
+      read_depth: function that returns a frame's depth of the whole image.
+    """
+    geometry = {}
+
+    def overlap(sequence: Sequence, number: int) -> Float32[np.ndarray, " frames"]:
+        if sequence.name not in geometry:
+            geometry[sequence.name] = _small_geometry(sequence, read_depth)
+        return visible_fraction(number, *geometry[sequence.name])
+
+    return overlap
 
 
 def _small_geometry(

@@ -21,12 +21,19 @@ import math
 import pathlib
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 from ml_collections import ConfigDict
 
 from muskie_jax.data.depth import read_depth
 from muskie_jax.data.images import read_file
-from muskie_jax.data.posed.frames import Frame, RGBDDataset, Sequence, build_sequence, pinhole_intrinsics
+from muskie_jax.data.posed.frames import (
+    Frame,
+    RGBDDataset,
+    Sequence,
+    build_sequence,
+    pinhole_intrinsics,
+    rotation_from_quaternion,
+)
 from muskie_jax.data.posed.parsing import WrongRoot, parsing, read_json, subfolders
 from muskie_jax.data.scan import natural_key
 
@@ -81,18 +88,8 @@ def _frame(folder: pathlib.Path, number: int, annotation: dict) -> Frame:
     return Frame(stem, number, image, depth, intrinsics, pose, (height, width))
 
 
-def rotation_from_quaternion(quaternion: Float64[np.ndarray, " 4"]) -> Float64[np.ndarray, "3 3"]:
-    """Returns the rotation of a quaternion (w, x, y, z) of any length; NaN if all components are zero."""
-    with np.errstate(invalid="ignore"):
-        w, x, y, z = quaternion / np.linalg.norm(quaternion)
-    return np.array([
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ])  # fmt: skip
-
-
-def read_object_depth(frame: Frame) -> Float32[np.ndarray, "H W"]:
-    """Returns depth in metres, 0 outside the object; raises `BadImage`."""
-    values = read_depth(read_file(frame.depth), str(frame.depth)).astype(np.float32)
+def read_object_depth(path: pathlib.Path, unit: float = 0) -> Float32[np.ndarray, "H W"]:
+    """Returns depth in metres, 0 outside the object, whatever the unit; raises `BadImage`."""
+    del unit
+    values = read_depth(read_file(path), str(path)).astype(np.float32)
     return np.divide(INVERSE_DEPTH, values, out=np.zeros_like(values), where=values > 0)

@@ -19,19 +19,21 @@ def load_view(
     bicubically, with antialiasing where they shrink. Depth is sampled from the nearest pixel, since a mean
     across an edge would lie on no surface.
 
+    Without a depth map, depth is 0 everywhere.
+
     Raises:
-      BadImage: if a file cannot be read, sizes disagree, or the view has no depth.
+      BadImage: if a file cannot be read, sizes disagree, or the depth map of the view is empty.
       UserError: if the intrinsics are invalid for such an image.
     """
     photograph = read_photograph(frame.image, dataset.upright)
     stored = photograph.height, photograph.width
-    depth = dataset.read_depth(frame)
+    depth = _read_depth(frame, dataset, stored)
     intrinsics = _stored_intrinsics(frame, stored, (depth.shape[0], depth.shape[1]), dataset)
     box = covering_box((0.0, 0.0, stored[1], stored[0]), size)
     if dataset.zoomed:
         box = object_crop(depth, stored, box, size)
     sampled = sample_nearest(depth, stored, box, size)
-    if not (sampled > 0).any():
+    if frame.depth and not (sampled > 0).any():
         raise BadImage(f"{frame.depth}: its depth is empty")
     return photograph.crop(box, size), sampled, crop_intrinsics(intrinsics, box, size)
 
@@ -39,17 +41,24 @@ def load_view(
 def check_headers(frame: Frame, dataset: RGBDDataset) -> None:
     """Raises those errors of `load_view` that can be found from the headers of a frame's files."""
     stored = image_size(frame.image, dataset.upright)
-    _stored_intrinsics(frame, stored, dataset.depth_size(frame.depth), dataset)
+    _stored_intrinsics(frame, stored, dataset.depth_size(frame.depth) if frame.depth else stored, dataset)
 
 
 def read_checked_depth(frame: Frame, dataset: RGBDDataset) -> Float32[np.ndarray, "H W"]:
     """Returns the depth of the whole image; raises the errors of `load_view`, also for empty depth."""
-    depth = dataset.read_depth(frame)
     stored = image_size(frame.image, dataset.upright)
+    depth = _read_depth(frame, dataset, stored)
     _stored_intrinsics(frame, stored, (depth.shape[0], depth.shape[1]), dataset)
     if not (depth > 0).any():
         raise BadImage(f"{frame.depth}: its depth is empty, leave this frame out")
     return depth
+
+
+def _read_depth(frame: Frame, dataset: RGBDDataset, stored: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
+    """Returns the depth map, metres; without one, zeros of the image's size `stored` (height, width)."""
+    if frame.depth is None:
+        return np.zeros(stored, np.float32)
+    return dataset.read_depth(frame.depth, frame.depth_unit)
 
 
 def _stored_intrinsics(

@@ -29,6 +29,7 @@ class Rooms:
     """
 
     parallel = False  # one room already occupies the device
+    has_depth = True
 
     def __init__(
         self,

@@ -1,6 +1,8 @@
 """Settings of posed datasets, `config.posed.<name> = posed(...)`, and their checks."""
 
 import dataclasses
+import math
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -19,9 +21,15 @@ PROTOCOLS = {
     "cameras": ("overlap", 1),
     "transforms": ("overlap", 1),
     "colmap": ("overlap", 1),
+    "tum": ("overlap", 10),
+    "scannetpp": ("overlap", 1),
+    "arkitscenes": ("overlap", 1),
+    "blendedmvs": ("overlap", 1),
 }
 READERS = (*PROTOCOLS, "synthetic")
 NUM_GROUPS = 20  # number of groups evaluated by default
+MIN_DIVISOR = 100  # a larger unit of depth is taken for the number of steps per metre
+UNITS = "0.0001 for 0.1 mm, 0.0002 for 1/5000 m (TUM), 1.0 for metres, or 0 for what the recording states"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,27 +79,49 @@ class RecordingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class UnscaledRecordingSettings(RecordingSettings):
-    """Settings of the readers "transforms" and "colmap", whose depth has no fixed unit.
+    """Settings of readers whose depth has no fixed unit.
 
     Attributes:
-      depth_unit: metres per step of a depth PNG; 0: the unit in the file, or a millimetre if it has none.
+      depth_unit: metres per step of a depth map. 0: the unit that the recording states; if it states none,
+        a millimetre for integers and a metre for floats.
     """
 
     depth_unit: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TumSettings(UnscaledRecordingSettings):
+    """Settings of the reader "tum".
+
+    Attributes:
+      intrinsics: (fx, fy, cx, cy), pixels; empty: those of the camera that the folder's name contains, fr1,
+        fr2 or fr3.
+    """
+
+    intrinsics: tuple[float, ...] = ()
+
+
+# Settings of readers that have more settings than `RecordingSettings`.
+SETTINGS = {
+    "cameras": UnscaledRecordingSettings,
+    "transforms": UnscaledRecordingSettings,
+    "colmap": UnscaledRecordingSettings,
+    "tum": TumSettings,
+}
 
 
 def posed(reader: str, root: str = "", **settings) -> ConfigDict:
     """Returns a posed dataset for a config file.
 
     Args:
-      reader: "navi", "scannet", "seven_scenes" and "neural_rgbd" read datasets in their published layouts;
-        "cameras", "transforms" and "colmap" read any recordings with `cameras.json`, with NeRF's
-        `transforms.json` or as COLMAP models; "synthetic" renders rooms. Each is a module of
-        `muskie_jax.data.posed` that documents its files.
+      reader: "cameras", "transforms", "colmap" and "tum" read any recordings with `cameras.json`, with
+        NeRF's `transforms.json`, as COLMAP models or in the layout of TUM RGB-D; "synthetic" renders rooms;
+        the others read a dataset in its published layout. Each is a module of `muskie_jax.data.posed`
+        that documents its files.
       root: folder of sequences, or of one sequence; not for "synthetic".
       **settings: fields that differ from their defaults. They are the fields of `RoomSettings` for
-        "synthetic" (its `world` is a dictionary of `WorldConfig` fields), `UnscaledRecordingSettings` for
-        "transforms" and "colmap", and `RecordingSettings` for all other readers.
+        "synthetic" (its `world` is a dictionary of `WorldConfig` fields), and those of the class in
+        `SETTINGS`, or else `RecordingSettings`, for all other readers.
 
     Raises:
       UserError: for an unknown reader or setting.
@@ -109,8 +139,7 @@ def posed(reader: str, root: str = "", **settings) -> ConfigDict:
 def _defaults(reader: str) -> ConfigDict:
     if reader == "synthetic":
         return section(RoomSettings())
-    has_unit = reader in ("transforms", "colmap")
-    settings = UnscaledRecordingSettings if has_unit else RecordingSettings
+    settings = SETTINGS.get(reader, RecordingSettings)
     _, every = PROTOCOLS[reader]
     return section(settings(reader, every=every))
 
@@ -145,9 +174,34 @@ def _check_recordings(settings: ConfigDict, path: str, needs_data: bool) -> None
     one_of(settings.select, ("", *SELECTIONS), f"{path}.select")
     check_overlap(settings.overlap, f"{path}.overlap")
     _check_integers(settings, path, stride=1, every=1)
-    unit = settings.get("depth_unit", 0)
+    check_depth_unit(settings.get("depth_unit", 0), f"{path}.depth_unit")
+    _check_intrinsics(settings.get("intrinsics", ()), f"{path}.intrinsics")
+
+
+def readers_with(setting: str) -> list[str]:
+    """Returns the readers that have a setting."""
+    return [reader for reader in READERS if setting in _defaults(reader)]
+
+
+def check_depth_unit(unit: Any, path: str) -> None:
+    """Raises UserError unless a unit of depth is a plausible number of metres, or text of such a number."""
+    try:
+        metres = math.nan if isinstance(unit, bool) else float(unit)
+    except (TypeError, ValueError):
+        metres = math.nan
+    divisor = metres >= MIN_DIVISOR
+    example = f"{1 / metres:g} if {metres:g} steps are a metre" if divisor else "0.001 for millimetres"
     require(
-        unit >= 0, f"{path}.depth_unit={unit}: write metres, such as 0.001, or 0 for the unit of the file"
+        0 <= metres < MIN_DIVISOR,
+        f"{path}={unit}: write metres per step of the depth maps: {example}, {UNITS}",
+    )
+
+
+def _check_intrinsics(intrinsics: Any, path: str) -> None:
+    valid = len(intrinsics) in (0, 4) and all(isinstance(x, (int, float)) for x in intrinsics)
+    require(
+        valid,
+        f"{path}={intrinsics}: write (fx, fy, cx, cy) in pixels, such as (525.0, 525.0, 319.5, 239.5)",
     )
 
 

@@ -106,11 +106,12 @@ def _sequence(name: str, folder: pathlib.Path, every: int) -> Sequence:
     return build_sequence(name, frames)
 
 
-def read_registered_depth(frame: Frame) -> Float32[np.ndarray, "H W"]:
-    """Returns depth as seen by the colour camera, metres; raises `BadImage`."""
-    values = read_depth(read_file(frame.depth), str(frame.depth))
+def read_registered_depth(path: pathlib.Path, unit: float = 0) -> Float32[np.ndarray, "H W"]:
+    """Returns depth as seen by the colour camera, metres, whatever the unit; raises `BadImage`."""
+    del unit
+    values = read_depth(read_file(path), str(path))
     depth = np.where(values == MISSING, 0, values).astype(np.float32) * np.float32(DEPTH_UNIT)
-    return depth if frame.depth.name.endswith(".proj.png") else register(depth)
+    return depth if path.name.endswith(".proj.png") else register(depth)
 
 
 def register(depth: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W"]:

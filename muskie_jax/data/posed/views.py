@@ -13,7 +13,7 @@ class PosedViews(NamedTuple):
 
     Attributes:
       images: the views' RGB pixels.
-      depth: z-depth at the pixels' centres, metres; 0 = missing.
+      depth: z-depth at the pixels' centres, metres; 0 = missing, everywhere if the set has no depth.
       valid: mask of the pixels where points may be sampled: depth is known and, in datasets of objects,
         the pixel shows the object.
       intrinsics: camera matrices, in pixels of these images.
@@ -46,11 +46,13 @@ class PosedSet(Protocol):
       name: the dataset's name in the config.
       groups: all groups to evaluate, always the same for the same settings.
       parallel: whether threads may call `load` concurrently.
+      has_depth: whether views have depth; if not, `depth` is 0 and `valid` is False everywhere.
     """
 
     name: str
     groups: tuple[Group, ...]
     parallel: bool
+    has_depth: bool
 
     def load(self, number: int, size: tuple[int, int]) -> PosedViews:
         """Returns group `number`, each view resized and cropped to `size` (height, width).

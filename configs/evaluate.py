@@ -15,9 +15,9 @@ scene, it evaluates reconstruction only:
 
     --config configs/evaluate.py:photos --config.sources.photos.root=/folder/of/scenes
 
-This uses all scenes. With --config.sources.photos.holdout=0.1 it uses only the scenes that a training run
-with this holdout did not see. Published backbones can be evaluated too: 'dinov2:facebook/dinov2-base',
-'mae:/path/to/mae_pretrain_vit_base.pth'.
+If one of the models was trained on this folder, this uses only the scenes that were held out then.
+Otherwise it uses all scenes, as always with --config.sources.photos.holdout=0. Published backbones can be
+evaluated too: 'dinov2:facebook/dinov2-base', 'mae:/path/to/mae_pretrain_vit_base.pth'.
 """
 
 from ml_collections import ConfigDict
@@ -50,7 +50,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.evaluate.reconstruction.groups = 12
         return config
     if arg == PHOTOS:
-        config.sources.photos = folder(holdout=0.0)
+        config.sources.photos = folder(holdout=None)
         config.evaluate.evaluators = ("reconstruction",)
         config.evaluate.sizes = ((224, 224),)
         return config

@@ -28,7 +28,7 @@ case ${1:-} in
   evaluate) # docs/evaluation.md: what the quickstart's report shows (after: quickstart)
     muskie_run evaluate evaluate.py evaluate \
       --config.evaluate.models="('runs/figures/quickstart', 'untrained', 'still', 'patches')"
-    grep -A 14 "## Reconstruction" runs/figures/evaluate/tables.md ;;
+    grep -A 17 "## Reconstruction" runs/figures/evaluate/tables.md ;;
   photos) # docs/training.md: photos.py on PHOTOS
     muskie_run train photos.py photos --config.sources.photos.root="$PHOTOS" ;;
   rooms) # GPU. README, docs/training.md, docs/speed.md: rooms.py to its end, textures from PHOTOS

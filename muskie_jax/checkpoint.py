@@ -204,8 +204,7 @@ def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], int, dict[str, An
     """
     try:
         folder = folder.absolute()
-        read_json = lambda item: ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / item)
-        meta, step = read_json("meta"), read_json("data")["next_update"]
+        meta, step = _read_json(folder, "meta"), _read_json(folder, "data")["next_update"]
         _check_description(meta, str(folder))
         like = _params_like(meta["leaves"])
         restore = ocp.args.PyTreeRestore(
@@ -222,6 +221,27 @@ def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], int, dict[str, An
         reason = first_line(error)[:200]
         raise UserError(f"the checkpoint {folder} cannot be read or is damaged: {reason}") from error
     return state["params"], step, meta["config"]
+
+
+def read_config(folder: pathlib.Path) -> tuple[int, dict[str, Any]]:
+    """Returns the optimiser-step count and the config of one checkpoint, without reading its state.
+
+    Raises:
+      UserError: if the checkpoint cannot be read or is damaged.
+    """
+    try:
+        meta, step = _read_json(folder, "meta"), _read_json(folder, "data")["next_update"]
+        _check_description(meta, str(folder))
+    except UserError:
+        raise
+    except Exception as error:  # Orbax raises errors of many types for a damaged file
+        reason = first_line(error)[:200]
+        raise UserError(f"the checkpoint {folder} cannot be read or is damaged: {reason}") from error
+    return step, meta["config"]
+
+
+def _read_json(folder: pathlib.Path, item: str) -> Any:
+    return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder.absolute() / item)
 
 
 def _is_param(name: str) -> bool:

@@ -229,7 +229,8 @@ def validate(config: ConfigDict) -> None:
     at_least(0, config, "config", "seed", "max_minutes")
     check_model(config.model)
     if config.sources or config.job != "evaluate":
-        check_sources(config.sources, needs_data=config.job in ("train", "evaluate"))
+        needs_data = config.job in ("train", "evaluate")
+        check_sources(config.sources, needs_data, chooses_holdout=config.job == "evaluate")
     check_data(config.data)
     check_loss(config.loss)
     _check_batch(config.batch)

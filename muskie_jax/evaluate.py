@@ -8,10 +8,11 @@ split the units; each writes its own file.
 import datetime
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,19 +23,20 @@ from PIL import Image
 import muskie_jax
 from muskie_jax import config as config_lib
 from muskie_jax.data.held_out import held_out_scenes
-from muskie_jax.data.mixture import build_mixture
+from muskie_jax.data.mixture import NOT_READ, build_mixture, index_folder
 from muskie_jax.data.posed import PosedSet, open_posed
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.contexts import ViewSet
 from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
-from muskie_jax.evaluators.eval_models import EvalModel
+from muskie_jax.evaluators.eval_models import STILL, EvalModel
 from muskie_jax.evaluators.model_specs import ModelSpec, find_models
 from muskie_jax.evaluators.reconstruction_curves import CurveSettings, ReconstructionCurves
 from muskie_jax.evaluators.results import Figure, ResultRow, Setting, SweepEvaluator
 from muskie_jax.evaluators.settings import parse_shard
+from muskie_jax.evaluators.training_scenes import choose_holdouts, trained_folders
 from muskie_jax.files import atomic_write, create_workdir
 from muskie_jax.report import results_file
-from muskie_jax.report.results_file import FigureFile, ResultUnit
+from muskie_jax.report.results_file import TRAINING_GROUPS, FigureFile, ResultUnit
 from muskie_jax.report.write import write_report
 from muskie_jax.sharding import make_mesh
 from muskie_jax.writers import duration, log_main
@@ -42,7 +44,11 @@ from muskie_jax.writers import duration, log_main
 JPEG_QUALITY = 90  # JPEG quality of figures
 FIGURES = "figures"
 # Version of the evaluation. Raise it when results of evaluators change; finished units are then repeated.
-VERSION = 1
+# Version 2: points of row or column 0 count in the first view, draws do not depend on names of folders, and
+# the other masks are drawn as published.
+VERSION = 2
+UNCHANGED_MASKS = ("random", "rectangle")
+DID_NOT_MOVE = "did not move=still"  # the trivial baseline of correspondence, part of every sweep
 # Renamed settings keep their original name in digests, so that finished units are not repeated.
 DIGEST_NAMES = {
     "distractors": "strangers",
@@ -75,8 +81,9 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       workdir: folder of `results.jsonl`, `figures/` and the report.
 
     Returns:
-      `units`, the number of units in the sweep; `done`, the number that this call finished; the paths of
-      the report's files; and `workdir`.
+      `units`, the number of units in the sweep; `done`, the number that this call finished; `held_out`,
+      whether no model is evaluated on scenes that it was trained on, as far as is known; the paths of the
+      report's files; and `workdir`.
 
     Raises:
       UserError: before any work, if models or data do not exist. If a model or data could not be loaded or
@@ -86,12 +93,16 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     config_lib.validate(config)
     create_workdir(workdir)
     models = find_models(config.evaluate.models, config.evaluate.checkpoints, config.evaluate.dtype)
+    if "correspondence" in config.evaluate.evaluators and all(model.kind != STILL for model in models):
+        models += find_models([DID_NOT_MOVE], "last", config.evaluate.dtype)
+    config = choose_holdouts(config, models)
     units = list(plan_units(models, make_evaluators(config, workdir), config))
     if not units:
         raise UserError(
             "nothing to evaluate: config.evaluate.evaluators has only 'reconstruction', which needs a "
             "Muskie among config.evaluate.models"
         )
+    trained_on = count_training_groups(units, index_folder(config, workdir))
     shard, shards = work_shard(config)
     mine = units[len(units) * shard // shards : len(units) * (shard + 1) // shards]
     has_results = any(workdir.glob(results_file.FILES))
@@ -101,11 +112,12 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
     # --- Run, and report -----------------------------------------------------------------------------
     path = workdir / ("results.jsonl" if shard == 0 else f"results.{shard}.jsonl")
-    failures = run_units(pending, config, workdir, path)
+    failures = run_units(pending, config, workdir, path, trained_on)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("evaluated")
     done = len(pending) - len(failures)
     result = {"job": "evaluate", "units": len(units), "done": done, "workdir": str(workdir)}
+    result["held_out"] = not any(trained_on.values())
     if jax.process_index() == 0 and any(workdir.glob(results_file.FILES)):
         report = write_report(workdir)
         for file in report.values():
@@ -131,6 +143,28 @@ def plan_units(
                 yield WorkUnit(model, evaluator, setting, digest, identity)
 
 
+def count_training_groups(units: Sequence[WorkUnit], cache: pathlib.Path | None) -> dict[str, int]:
+    """Returns, by a unit's identity, how many of its groups show scenes that its model was trained on.
+
+    Logs a line per dataset and model with such groups. Units without any are left out.
+    """
+    folders = {id(unit): unit.evaluator.image_folders(unit.setting) for unit in units}
+    evaluated = frozenset(itertools.chain.from_iterable(folders.values()))
+    trained = functools.cache(lambda model: trained_folders(model, evaluated, cache))
+    counts, lines = {}, []
+    for unit in units if evaluated else ():
+        count = sum(folder in trained(unit.model) for folder in folders[id(unit)])
+        if count:
+            counts[unit.identity] = count
+            lines.append(
+                f"{unit.setting['dataset']}: {count} of {len(folders[id(unit)])} groups show scenes that "
+                f"{unit.model.name} was trained on"
+            )
+    for line in dict.fromkeys(lines):
+        log_main(f"WARNING: {line}")
+    return counts
+
+
 def work_shard(config: ConfigDict) -> tuple[int, int]:
     """Returns the index of this process's shard of the units, from 0, and the number of shards."""
     if jax.process_count() > 1:
@@ -148,12 +182,19 @@ def protocol_digest(evaluator: SweepEvaluator, setting: Setting, config: ConfigD
     protocol = {name: value for name, value in setting.items() if name not in evaluator.reporting_keys}
     return _digest(
         {
-            "version": VERSION,
+            "version": _version(setting, data.values()),
             "evaluator": evaluator.name,
             "setting": protocol,
             "data": {name: each and each.to_dict() for name, each in data.items()} | {"": config.data.root},
         }
     )
+
+
+def _version(setting: Setting, data: Iterable[ConfigDict | None]) -> int:
+    """Returns the version of results. Version 2 left some reconstructions of synthetic rooms unchanged."""
+    is_synthetic = lambda each: each is not None and "synthetic" in (each.get("reader"), each.get("kind"))
+    unchanged = setting.get("mask") in UNCHANGED_MASKS and all(map(is_synthetic, data))
+    return 1 if unchanged else VERSION
 
 
 def unit_identity(protocol: str, setting: Setting, model: ModelSpec, dtype: str) -> str:
@@ -176,11 +217,16 @@ def _with_digest_names(value: Any) -> Any:
 
 
 def run_units(
-    units: Sequence[WorkUnit], config: ConfigDict, workdir: pathlib.Path, path: pathlib.Path
+    units: Sequence[WorkUnit],
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    path: pathlib.Path,
+    trained_on: Mapping[str, int],
 ) -> list[str]:
     """Runs units in order, and appends each result to a file.
 
-    A unit that raises UserError does not stop later units.
+    A unit that raises UserError does not stop later units. `trained_on` is the result of
+    `count_training_groups`.
 
     Returns:
       One error message per failed unit.
@@ -198,7 +244,7 @@ def run_units(
             if model is None:  # an earlier unit of this model failed to load it
                 failures.append(failures[-1])
                 continue
-            result = run_unit(unit, model, config, workdir)
+            result = run_unit(unit, model, config, workdir, trained_on.get(unit.identity, 0))
         except UserError as error:
             log_main(f"  FAILED: {error}")
             failures.append(str(error))
@@ -217,17 +263,21 @@ def run_units(
     return failures
 
 
-def run_unit(unit: WorkUnit, model: EvalModel, config: ConfigDict, workdir: pathlib.Path) -> ResultUnit:
+def run_unit(
+    unit: WorkUnit, model: EvalModel, config: ConfigDict, workdir: pathlib.Path, training_groups: int
+) -> ResultUnit:
     """Evaluates one unit, saves its figures and returns its result, without its duration."""
     outputs = list(unit.evaluator.evaluate(model, unit.setting))
     figures = [output for output in outputs if isinstance(output, Figure)]
     posed = config.posed.get(unit.setting["dataset"])
+    # Results files call the protocol's digest "question".
+    more = {"question": unit.protocol_digest, "reader": posed and posed.reader}
+    more |= {TRAINING_GROUPS: training_groups} if training_groups else {}
     return ResultUnit(
         identity=unit.identity,
         model=model.info,
         evaluator=unit.evaluator.name,
-        # Results files call the protocol's digest "question".
-        setting={**unit.setting, "question": unit.protocol_digest, "reader": posed and posed.reader},
+        setting={**unit.setting, **more},
         rows=tuple(output for output in outputs if isinstance(output, ResultRow)),
         figures=tuple(
             save_figure(workdir, f"{unit.identity}_{number}", figure)
@@ -316,8 +366,10 @@ def make_reconstruction(
     if config.sources:
         mixture = build_mixture(config, workdir)
         for note in mixture.notes:
-            log_main(note)
-        sets += held_out_scenes(mixture, max_views, settings.groups)
+            if NOT_READ in note:  # the other notes are about training
+                log_main(note)
+        whole = [name for name, source in config.sources.items() if source.get("holdout") == 0]
+        sets += held_out_scenes(mixture, max_views, settings.groups, whole)
     return ReconstructionCurves(sets, settings, mesh)
 
 

@@ -125,6 +125,9 @@ def train(
         prefetch(updates, guarded_copy, config.data.prefetch) as batches,
         jax.transfer_guard("disallow"),  # implicit copies hide in loops and cost time
     ):
+        if config.evaluation.first and first_step == 0 < total_steps:
+            with progress.paused(), programs.capture_guard.without_copies():
+                evaluate(evaluator, state.params, 0, writers, workdir)
         while step < total_steps and not stopping:
             with progress.waiting():
                 update = next(batches)

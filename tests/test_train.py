@@ -86,6 +86,22 @@ def test_a_killed_run_resumes_bit_for_bit(photo_folder, tmp_path, workers, devic
     assert (resumed["mse"], resumed["loss"]) == (final["mse"], final["loss"])
 
 
+def test_evaluation_before_the_first_update(photo_folder, tmp_path):
+    config = one_bucket_config(photo_folder)
+    config.duration, config.optim.warmup = "1 steps", "0 steps"
+
+    def evaluated(workdir):
+        train(config, workdir, jax.devices()[:1])
+        rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        return {row["step"]: row["evaluation/mse"] for row in rows if "evaluation/mse" in row}
+
+    config.evaluation.first = True
+    found = evaluated(tmp_path / "first")
+    assert list(found) == [0, 1]
+    config.duration = "0 steps"
+    assert evaluated(tmp_path / "only") == {0: found[0]}
+
+
 @pytest.mark.slow
 def test_bfloat16_learns_like_float32(photo_folder):
     config = nano_config(photo_folder)

@@ -8,6 +8,7 @@ Axes: V views, N points. Positions are (column, row).
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -74,14 +75,17 @@ def compute_errors(
 
 
 class Scores:
-    """Pools the errors of any number of groups, with equal weight for every (point, view) pair."""
+    """Pools the errors of groups, with equal weight for every (point, view) pair."""
 
     def __init__(self):
         self._pixels: list[np.ndarray] = []
         self._metres: list[np.ndarray] = []
 
     def add(self, pixels: np.ndarray, metres: np.ndarray) -> None:
-        """Adds the errors of (point, view) pairs, in any shape. The 3-D scores leave out NaN metres."""
+        """Adds the errors of a group's (point, view) pairs, in any shape.
+
+        The 3-D scores leave out NaN metres.
+        """
         self._pixels.append(np.ravel(pixels))
         self._metres.append(np.ravel(metres)[~np.isnan(np.ravel(metres))])
 
@@ -107,3 +111,24 @@ class Scores:
             values[f"{unit}_ate"] = mean(errors)
             values |= {f"{unit}_{limit}": 100 * mean(errors <= limit) for limit in limits}
         return values | {"pairs": self.pairs}
+
+    def by_group(self, metrics: Sequence[str]) -> dict[str, list[float | None]]:
+        """Returns metrics of every group, in the order in which `add` was called.
+
+        Args:
+          metrics: some of the keys of `values`, such as "px_ate" and "cm_5".
+
+        Returns:
+          Lists by metric; None where a group has no pair. And the numbers of pairs that the metrics average
+          over, which weigh groups: `pairs`, and `cm_pairs` for metrics in centimetres.
+        """
+        result: dict[str, list[float | None]] = {}
+        for name in metrics:
+            unit, _, limit = name.partition("_")
+            chunks, scale = (self._pixels, 1.0) if unit == "px" else (self._metres, 100.0)
+            result["pairs" if unit == "px" else "cm_pairs"] = [len(chunk) for chunk in chunks]
+            errors = [scale * chunk for chunk in chunks]
+            if limit != "ate":
+                errors = [100.0 * (chunk <= int(limit)) for chunk in errors]
+            result[name] = [float(chunk.mean()) if len(chunk) else None for chunk in errors]
+        return result

@@ -30,8 +30,8 @@ def true_tracks(
     """Reprojects points of the first view into every view.
 
     A visible point is in front of the view's camera, inside its image, and at most 5 cm behind its depth
-    map. A hole in the depth map does not occlude. A point that is visible in no other view does not
-    count as visible in the first view either.
+    map. A hole in the depth map does not occlude. A point that is visible in no other view does not count
+    as visible in the first view either, where its position is the point itself.
 
     Args:
       points: pixels of the first view with known depth.
@@ -49,6 +49,8 @@ def true_tracks(
     ahead = distance > 0
     projected = np.einsum("vij,nvj->nvi", intrinsics, in_view)[..., :2]
     tracks = projected / np.where(ahead, distance, 1)[..., None] - 0.5
+    # Rounding on the way through the camera would put points of column or row 0 outside the first view.
+    tracks[:, 0] = points
 
     height, width = depth.shape[1:]
     nearest = np.round(np.clip(tracks, -1, (width, height))).astype(int)

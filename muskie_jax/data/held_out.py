@@ -4,6 +4,7 @@ Groups of photographs have no depth or cameras; groups of synthetic rooms have b
 """
 
 import itertools
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -38,12 +39,14 @@ class HeldOutPhotographs:
 
     Attributes:
       name, groups: see `muskie_jax.data.posed.views.PosedSet`.
+      image_folders: the folder of each group's images, absolute.
     """
 
     parallel = True
 
     def __init__(self, source: PhotographSource, views: int, groups: int):
         self.name, self._source, self._drawn = source.name, source, []
+        root = source.root.resolve()
         scenes = np.random.default_rng([EVALUATION_SEED, HELDOUT_STREAM]).permutation(len(source.scenes))
         labelled = []
         for number in range(groups):
@@ -53,8 +56,10 @@ class HeldOutPhotographs:
             frames = list(dict.fromkeys(drawn.tolist()))
             self._drawn.append((scene, frames, spare[:MAX_REPLACEMENTS].tolist()))
             name, paths = source.scenes[scene]
-            labelled.append(Group(f"{name}/{number:06d}", tuple(paths[frame] for frame in frames)))
+            label, files = f"{name}/{number:06d}", tuple(paths[frame] for frame in frames)
+            labelled.append(Group(label, files, seed=str(number)))
         self.groups = tuple(labelled)
+        self.image_folders = tuple((root / group.frames[0]).parent for group in labelled)
 
     def load(self, number: int, size: tuple[int, int]) -> Photographs:
         """Loads group `number` as largest centred crops, resized to `size` (height, width).
@@ -86,13 +91,16 @@ def held_out_rooms(source: SyntheticSource, photos: np.ndarray | None, views: in
     return Rooms(source.name, source.world, photos, views, groups, seed_of)
 
 
-def held_out_scenes(mixture: Mixture, views: int, groups: int) -> tuple[HeldOutPhotographs | Rooms, ...]:
+def held_out_scenes(
+    mixture: Mixture, views: int, groups: int, whole: Collection[str] = ()
+) -> tuple[HeldOutPhotographs | Rooms, ...]:
     """Returns the groups of each source that is evaluated.
 
     Args:
       mixture: the config's sources, from `muskie_jax.data.mixture.build_mixture`.
       views: maximum number of views per group.
       groups: number of groups per source.
+      whole: names of sources whose holdout is 0. They are evaluated on all scenes.
 
     Raises:
       UserError: if a source's views should overlap, but their overlap is unknown.
@@ -102,5 +110,5 @@ def held_out_scenes(mixture: Mixture, views: int, groups: int) -> tuple[HeldOutP
         if isinstance(source, SyntheticSource)
         else HeldOutPhotographs(source, views, groups)
         for number, source in enumerate(mixture.held_out)
-        if source.weight
+        if source.weight or (source.name in whole and mixture.training[number].weight)
     )

@@ -24,6 +24,7 @@ from muskie_jax.masking import MaskOptions
 
 PHOTO_SIZE = 256  # side of a photo texture in pixels; a power of two
 INDEX_FOLDER = "scene_index"  # next to the work directory, so that runs on the same data share it
+NOT_READ = "NOT READ"  # in notes about files that are not read
 EVALUATION_SEED = 0  # the same for all runs, so that all are evaluated on the same groups
 
 
@@ -81,9 +82,7 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
     Raises:
       UserError: if a source is missing or has no scenes.
     """
-    cache = user_path(config.data.index) if config.data.index else None
-    if cache is None and workdir is not None:
-        cache = workdir.absolute().parent / INDEX_FOLDER
+    cache = index_folder(config, workdir)
     roots = _roots(config)
     training, held_out, photos, notes = [], [], {}, []
     for name, source in config.sources.items():
@@ -152,6 +151,24 @@ def _root(config: ConfigDict, name: str, source: ConfigDict) -> pathlib.Path:
     return user_path(config.data.root) / user_path(source.root)
 
 
+def photograph_scenes(
+    name: str, source: ConfigDict, root: pathlib.Path, cache: pathlib.Path | None
+) -> tuple[PhotographSource, PhotographSource]:
+    """Returns the training part and the held-out part of a source of photographs in the folder `root`.
+
+    If no scene can be held out, both parts have all scenes. For other arguments see `build_mixture`.
+    """
+    seen, unseen, _ = _split_photographs(name, source, root, cache, views=1)
+    return seen, unseen
+
+
+def index_folder(config: ConfigDict, workdir: pathlib.Path | None) -> pathlib.Path | None:
+    """Returns the folder of cached lists of scenes; None for no cache. See `build_mixture`."""
+    if config.data.index:
+        return user_path(config.data.index)
+    return None if workdir is None else workdir.absolute().parent / INDEX_FOLDER
+
+
 def _split_photographs(
     name: str, source: ConfigDict, root: pathlib.Path, cache: pathlib.Path | None, views: int
 ) -> tuple[PhotographSource, PhotographSource, list[str]]:
@@ -173,12 +190,12 @@ def _split_photographs(
     scenes = all_scenes.scenes
     if source.overlap:
         all_scenes.scene_overlap(0)  # fails early if the overlap is unknown
-    seen, unseen = split_scenes(scenes, source.holdout)
+    seen, unseen = split_scenes(scenes, source.holdout or 0.0)
     part = lambda table: dataclasses.replace(all_scenes, scenes=table)
     held_out = f"{len(unseen)} of them held out" if len(unseen) else "none held out"
     notes = [f"{name}: {len(scenes)} scenes ({held_out}), {scenes.counts.sum()} images in {root}"]
     not_read = unread_lines(scenes.unread, root, source.get("glob", "*"))
-    notes += [f"{name}: NOT READ: {line}" for line in not_read]
+    notes += [f"{name}: {NOT_READ}: {line}" for line in not_read]
     short = np.flatnonzero(scenes.counts < views)
     if len(short):
         listed = ", ".join(f"{scenes[i].name} ({scenes.counts[i]})" for i in short[:5])

@@ -62,7 +62,7 @@ def folder(
     glob: str = "*/*",
     window: int | None = None,
     weight: float = 1.0,
-    holdout: float = 0.1,
+    holdout: float | None = 0.1,
     overlap: tuple[float, ...] = (),
 ) -> ConfigDict:
     """Returns a source of photographs in a folder.
@@ -72,13 +72,16 @@ def folder(
       glob: pattern below `root` that matches the images. An image's folder is its scene.
       window: number of consecutive frames that a sample is drawn from; None: the whole scene.
       weight: relative frequency of the source in the mixture.
-      holdout: fraction of the scenes that are held out for evaluation.
+      holdout: fraction of the scenes that are held out for evaluation. None, for the job "evaluate" only:
+        the fraction in the config of the first evaluated model that was trained on this folder, or 0, all
+        scenes, if there is none.
       overlap: (low, high), such as (0.3, 0.9): fraction of a sample's first view that each other view must
         see. The overlap must be known (see `muskie_jax.data.overlap`). (): any overlap.
     """
     source = ConfigDict({"kind": "folder", "root": root, "glob": glob, "weight": weight})
     source.window = config_dict.placeholder(int) if window is None else window
-    source.holdout, source.overlap = holdout, overlap
+    source.holdout = config_dict.placeholder(float) if holdout is None else holdout
+    source.overlap = overlap
     return source
 
 
@@ -197,12 +200,13 @@ SOURCE_KINDS = {
 PHOTOGRAPHS = ("folder", "dataset", "packed")  # kinds of sources that read photographs
 
 
-def check_sources(sources: ConfigDict, needs_data: bool) -> None:
+def check_sources(sources: ConfigDict, needs_data: bool, chooses_holdout: bool = False) -> None:
     """Checks `config.sources`.
 
     Args:
       sources: `config.sources`.
       needs_data: whether the job reads photographs. If so, sources need a root.
+      chooses_holdout: whether the job replaces a holdout of None.
 
     Raises:
       UserError: for an invalid source, or if no source has a weight above 0.
@@ -214,10 +218,11 @@ def check_sources(sources: ConfigDict, needs_data: bool) -> None:
         one_of(kind, SOURCE_KINDS, f"{path}.kind")
         defaults = SOURCE_KINDS[kind]()
         check_keys(source, defaults, path)
-        check_types(source, defaults, path, optional=("window", "zoom"))
+        check_types(source, defaults, path, optional=("window", "zoom", "holdout"))
         at_least(0, source, path, "weight")
         if kind in PHOTOGRAPHS:
             _check_photographs(source, path, needs_data)
+            _check_holdout(source.holdout, f"{path}.holdout", chooses_holdout)
         else:
             at_least(1, source, path, "num_photos")
             check_world(source.world, f"{path}.world")
@@ -229,8 +234,6 @@ def check_sources(sources: ConfigDict, needs_data: bool) -> None:
 def _check_photographs(source: ConfigDict, path: str, needs_data: bool) -> None:
     has_root = source.root or not needs_data
     require(has_root, f"{path}.root is empty: write --{path}.root=/folder/of/scenes")
-    holdout = source.holdout
-    require(0 <= holdout < 1, f"{path}.holdout={holdout}: write a fraction from 0 to below 1")
     window, least = source.window, 0 if source.kind == "packed" else 1
     require(window is None or window >= least, f"{path}.window={window}: write {least} or more, or None")
     if source.overlap:
@@ -246,6 +249,13 @@ def _check_photographs(source: ConfigDict, path: str, needs_data: bool) -> None:
         one_of(source.layout, LAYOUTS, f"{path}.layout")
         has_masks = LAYOUTS[source.layout].masks
         require(has_masks or not zoom, f"{path}.zoom={zoom}: {source.layout} has no object masks, write 0")
+
+
+def _check_holdout(holdout: float | None, path: str, may_be_none: bool) -> None:
+    if holdout is None:
+        require(may_be_none, f"{path}=None is for the job evaluate: write a fraction from 0 to below 1")
+        return
+    require(0 <= holdout < 1, f"{path}={holdout}: write a fraction from 0 to below 1")
 
 
 def check_world(world: ConfigDict, path: str) -> None:

@@ -1,9 +1,9 @@
 """Chooses targets to reconstruct, their context views, distractors and masks.
 
 The first view of a group is its *target*. The other views are its *context*, in an order drawn from the
-group's label; a smaller context is a prefix of a larger one. A target is also reconstructed with the
+group's seed; a smaller context is a prefix of a larger one. A target is also reconstructed with the
 context of a *distractor*: a group of another scene. Its views replace the target's context one by one.
-Masks of the target and of each context position are drawn from the target's label. Nothing here depends on
+Masks of the target and of each context position are drawn from the target's seed. Nothing here depends on
 the network or on what else is evaluated.
 """
 
@@ -134,6 +134,11 @@ def distractor_of(
     return candidates[(position + len(candidates) // 2) % len(candidates)]
 
 
+def seed_of(group: Group) -> str:
+    """Returns the text that a group's masks and the order of its views are drawn from."""
+    return group.seed or group.label
+
+
 def _generator(*texts: str) -> np.random.Generator:
     """Returns a random generator that depends only on the texts."""
     return np.random.default_rng(list("\0".join(texts).encode()))
@@ -141,17 +146,17 @@ def _generator(*texts: str) -> np.random.Generator:
 
 def view_order(group: Group) -> Int[np.ndarray, " V"]:
     """Returns the indices of the target and then of its context."""
-    context = 1 + _generator("context", group.label).permutation(len(group.frames) - 1)
+    context = 1 + _generator("context", seed_of(group)).permutation(len(group.frames) - 1)
     return np.concatenate([[0], context])
 
 
-def draw_masks(label: str, views: int, grid: Grid, mode: str, ratio: float) -> Bool[np.ndarray, "views L"]:
+def draw_masks(seed: str, views: int, grid: Grid, mode: str, ratio: float) -> Bool[np.ndarray, "views L"]:
     """Returns the masks of a target and its context, all partly hidden; True = hidden.
 
     Masks of fewer views are a prefix of the masks of more views. A random mask contains the random mask of
     a smaller ratio.
     """
-    rng = _generator("masks", label)
+    rng = _generator("masks", seed)
     return np.stack([MODES[mode](rng, grid, ratio, 1).ravel() for _ in range(views)])
 
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import itertools
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,9 @@ from muskie_jax.viz.features import pca_colours
 from muskie_jax.viz.tracks import track_picture
 from muskie_jax.viz.view_sheet import view_sheet
 
+# Metrics that are also reported per group: of all pairs, and of parts of them.
+GROUP_METRICS = ("px_ate", "px_5", "px_10", "cm_ate", "cm_2", "cm_5")
+PART_METRICS = ("px_ate", "px_10")
 ANGLE_EDGES = (0, 10, 20, 30, 45, 60, 90, 180)  # degrees of rotation between two views
 # Groups are kept in memory, since every model is evaluated on the same ones: 2 GB at 8 views of 512 x 512.
 CACHED_GROUPS = 128
@@ -136,6 +140,9 @@ class CorrespondenceEvaluator:
         del kind
         return True
 
+    def image_folders(self, setting: Setting) -> Sequence[pathlib.Path]:
+        return getattr(self.sets[setting["views"], setting["dataset"]], "image_folders", ())
+
     def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow | Figure]:
         """Yields a row per predictor and slice of the data, then the figures.
 
@@ -166,7 +173,9 @@ class CorrespondenceEvaluator:
         }
         for predictor, by_slice in values.items():
             for part, metrics in by_slice.items():
-                yield ResultRow(labels | predictor._asdict() | part._asdict(), metrics)
+                names = GROUP_METRICS if part == DataSlice(ALL, ALL) else PART_METRICS
+                by_group = scores[predictor][part].by_group(names)
+                yield ResultRow(labels | predictor._asdict() | part._asdict(), metrics, by_group)
         for predicted in drawn:
             yield from _figures(model.info.name, labels, predicted, values)
 
@@ -202,8 +211,9 @@ class CorrespondenceEvaluator:
 
     def _load_uncached(self, name: str, views: int, size: tuple[int, int], number: int) -> QueryGroup:
         each = self.sets[views, name]
-        label, loaded = each.groups[number].label, each.load(number, size)
-        seed = hashlib.sha256(f"{name}/{label}".encode()).digest()[:8]
+        group, loaded = each.groups[number], each.load(number, size)
+        label = group.label
+        seed = hashlib.sha256((group.seed or f"{name}/{label}").encode()).digest()[:8]
         rng = np.random.default_rng(int.from_bytes(seed, "little"))
         points = draw_points(rng, loaded.valid[0], self.points)
         if not len(points):

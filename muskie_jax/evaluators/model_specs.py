@@ -70,6 +70,7 @@ class ModelSpec:
       source: where the weights come from; checkpoints of one run share its work directory.
       version: text that changes when the weights at the source change.
       load_network: function that reads the weights.
+      weights: what to read, as `load_pretrained` accepts it; "" without weights.
     """
 
     name: str
@@ -78,6 +79,7 @@ class ModelSpec:
     source: str
     version: str
     load_network: Callable[[], LoadedNetwork]
+    weights: str = ""
 
     def load(self) -> EvalModel:
         """Loads the model.
@@ -172,7 +174,7 @@ def _muskies(source: str, name: str, checkpoints: str, dtype: str) -> Iterator[M
         path = path.parent
     label = name or (path.stem if path.is_file() else path.name)
     load = functools.partial(_load_muskie, source, dtype)
-    yield ModelSpec(label, MUSKIE, None, source, _version(source), load)
+    yield ModelSpec(label, MUSKIE, None, source, _version(source), load, source)
 
 
 def _of_workdir(
@@ -191,7 +193,8 @@ def _of_workdir(
         # Loading the work directory falls back to an older checkpoint if the newest is damaged.
         path = workdir if each == steps[-1] and step is None else checkpoint
         load = functools.partial(_load_muskie, str(path), dtype)
-        yield ModelSpec(name or workdir.name, MUSKIE, each, str(workdir), _version(checkpoint), load)
+        version = _version(checkpoint)
+        yield ModelSpec(name or workdir.name, MUSKIE, each, str(workdir), version, load, str(checkpoint))
 
 
 def _select(steps: Sequence[int], checkpoints: str) -> list[int]:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -29,6 +30,7 @@ from muskie_jax.evaluators.contexts import (
     arrange,
     choose_targets,
     draw_masks,
+    seed_of,
     seen_by_context,
     view_order,
 )
@@ -75,13 +77,13 @@ class _Scenes(NamedTuple):
     """The loaded targets of a set, each with its context.
 
     Attributes:
-      labels: labels of the targets' groups.
+      seeds: texts that the targets' masks are drawn from.
       own: views of each target's group, the target first.
       distractors: views of each target's distractor; empty if there are none.
       seen: see `seen_by_context`.
     """
 
-    labels: list[str]
+    seeds: list[str]
     own: list[UInt8[np.ndarray, "V H W 3"]]
     distractors: list[UInt8[np.ndarray, "V H W 3"]]
     seen: Float[np.ndarray, "targets V-1"]
@@ -171,6 +173,11 @@ class ReconstructionCurves:
     def accepts(self, kind: str) -> bool:
         return kind == MUSKIE
 
+    def image_folders(self, setting: Setting) -> Sequence[pathlib.Path]:
+        name = setting["dataset"]
+        folders = getattr(self._sets[name], "image_folders", ())
+        return [folders[number] for number in self._targets[name].groups] if folders else ()
+
     def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow | Figure]:
         """Yields the rows of one setting, and a figure for the largest view count.
 
@@ -191,7 +198,7 @@ class ReconstructionCurves:
         labels: Labels = {name: setting[name] for name in ("dataset", "height", "width", "views")}
         labels["mask"] = f"{mode} {ratio:g}"
         scenes = self._scenes(setting["dataset"], size)
-        masks = np.stack([draw_masks(label, views, grid, mode, ratio) for label in scenes.labels])
+        masks = np.stack([draw_masks(seed, views, grid, mode, ratio) for seed in scenes.seeds])
         patches = masks[:, 0].sum(-1)
         contexts = _contexts(views, bool(scenes.distractors))
         sheets: dict[str, SheetParts] = {}
@@ -202,7 +209,7 @@ class ReconstructionCurves:
                 sheets[context] = errors.sheet
                 for overlap, chosen in overlap_bins(scenes.seen, references).items():
                     row = {"num_reference": references, "context": context, "overlap": overlap}
-                    yield ResultRow(labels | row, _values(errors, patches, chosen))
+                    yield ResultRow(labels | row, *_values(errors, patches, chosen))
         if self._settings.pictures and 1 < views == self._targets[setting["dataset"]].views[-1]:
             shown = [sheets[context] for context in contexts]
             yield _figure(shown, network.patch, all_references[-1], labels)
@@ -221,7 +228,7 @@ class ReconstructionCurves:
         parallel = all(self._sets[name].parallel for name, _ in needed)
         loaded = dict(zip(needed, load_in_order(load, needed, parallel)))
         return _Scenes(
-            labels=[self._sets[dataset].groups[number].label for _, number in own],
+            seeds=[seed_of(self._sets[dataset].groups[number]) for _, number in own],
             own=[loaded[key][0] for key in own],
             distractors=[loaded[key][0] for key in targets.distractors],
             seen=np.stack([loaded[key][1] for key in own]),
@@ -292,11 +299,19 @@ def _contexts(views: int, has_distractors: bool) -> tuple[str, ...]:
     return (OWN, DISTRACTOR) if has_distractors else (OWN,)
 
 
-def _values(errors: _TargetErrors, patches: np.ndarray, chosen: np.ndarray) -> dict[str, float]:
-    """Averages errors over the hidden patches of the chosen targets."""
+def _values(
+    errors: _TargetErrors, patches: np.ndarray, chosen: np.ndarray
+) -> tuple[dict[str, float], dict[str, list[float | None]]]:
+    """Averages errors over the hidden patches of the chosen targets, and of each target on its own."""
+    sums_by_name = {"mse": errors.squared, "baseline_mse": errors.baseline}
     count = patches[chosen].sum()
-    mean = lambda sums: float(Mean(sums[chosen].sum(), count).compute())
-    return {"mse": mean(errors.squared), "baseline_mse": mean(errors.baseline), "patches": float(count)}
+    values = {name: float(Mean(sums[chosen].sum(), count).compute()) for name, sums in sums_by_name.items()}
+    by_group: dict[str, list[float | None]] = {
+        name: [float(total / n) if used else None for total, n, used in zip(sums, patches, chosen)]
+        for name, sums in sums_by_name.items()
+    }
+    by_group["patches"] = np.where(chosen, patches, 0).tolist()
+    return values | {"patches": float(count)}, by_group
 
 
 def overlap_bins(

@@ -1,6 +1,8 @@
 """What an evaluation produces: rows of metrics, and figures, labelled with what they show."""
 
-from collections.abc import Iterator, Mapping
+import pathlib
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -18,10 +20,14 @@ class ResultRow(NamedTuple):
     Attributes:
       labels: what the metrics are about, such as `dataset`, `views` and `layer`.
       values: metrics by name, such as `px_ate`.
+      by_group: one number per group of views, in order, for some of the metrics and for their weights: the
+        counts `pairs`, `cm_pairs` and `patches`. A metric is the weighted mean over groups; it is None in a
+        group of weight 0. Empty in results of earlier versions.
     """
 
     labels: Labels
     values: dict[str, float]
+    by_group: Mapping[str, Sequence[float | None]] = types.MappingProxyType({})
 
 
 class Figure(NamedTuple):
@@ -60,6 +66,10 @@ class SweepEvaluator(Protocol):
 
     def accepts(self, kind: str) -> bool:
         """Returns whether models of this kind can be evaluated."""
+        ...
+
+    def image_folders(self, setting: Setting) -> Sequence[pathlib.Path]:
+        """Returns the folder of each evaluated group's images, absolute; () for rendered views."""
         ...
 
     def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow | Figure]:

@@ -21,6 +21,8 @@ class EvaluationSettings:
 
     Attributes:
       every: steps between evaluations; 0 evaluates only at the end.
+      first: whether to evaluate before the first update too, for example to judge a fine-tuning by the
+        weights that it started from.
       groups: number of groups.
       size: (height, width) of views, pixels.
       views: views per group.
@@ -28,6 +30,7 @@ class EvaluationSettings:
     """
 
     every: int = 5_000
+    first: bool = False
     groups: int = 64
     size: tuple[int, int] = (224, 224)
     views: int = 8

@@ -10,14 +10,14 @@ from typing import Any
 
 import jax
 
-from muskie_jax.checkpoint import read_params
+from muskie_jax.checkpoint import read_config, read_params
 from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
 from muskie_jax.interop.hub import WEIGHTS, download
 from muskie_jax.interop.metadata import latest_evaluation, shareable_config, to_json
 from muskie_jax.interop.names import Network, check_heads, check_params
 from muskie_jax.interop.sources import CHECKPOINTS, SourceKind, identify_source
-from muskie_jax.interop.weights import Weights, read_weights
+from muskie_jax.interop.weights import Weights, read_provenance, read_weights
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
 from muskie_jax.writers import log
@@ -166,6 +166,34 @@ def _read_checkpoint(folder: pathlib.Path, num_heads: int | None) -> Weights:
     return Weights(
         network, params, {name: value for name, value in provenance.items() if value not in (None, {})}
     )
+
+
+def training_configs(source: str | os.PathLike) -> list[dict[str, Any]]:
+    """Returns the configs that weights were trained with, the latest first; [] if none is known.
+
+    Weights that were imported and trained further have two. The config of a checkpoint is complete. Other
+    files have the parts of `shareable_config`, with paths cut to their last component.
+
+    Args:
+      source: see `load_pretrained`.
+
+    Raises:
+      UserError: if the source cannot be read.
+    """
+    found, configs = identify_source(source), []
+    match found.kind:
+        case SourceKind.CHECKPOINT:
+            step, config = read_config(found.path)
+            configs += [config] if step > 0 else []
+            provenance = {"origin": _origin(found.path.absolute().parent.parent)}
+        case SourceKind.FILE | SourceKind.EXPORT:
+            provenance = read_provenance(found.path)
+        case SourceKind.REPOSITORY:
+            provenance = read_provenance(download(str(source), None, None))
+        case _:
+            return []
+    origin = provenance.get("origin") or {}
+    return [each for each in (*configs, provenance.get("training"), origin.get("training")) if each]
 
 
 def _origin(workdir: pathlib.Path) -> dict[str, Any] | None:

@@ -181,6 +181,18 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
     return weights
 
 
+def read_provenance(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the provenance of a weights file; see `Weights` and, for errors, `read_tensors`."""
+    if path.suffix != ".safetensors":
+        return parse_metadata(read_tensors(path)[1])[2]
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    except Exception as error:  # safetensors raises several kinds
+        raise UserError(f"{UNREADABLE}: {str(error)[:200]}") from error
+    return parse_metadata(metadata)[2]
+
+
 def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
     """Reads the tensors of a `.safetensors` or PyTorch file; executes nothing in it.
 

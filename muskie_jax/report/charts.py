@@ -15,7 +15,7 @@ from muskie_jax.report.markup import Element, tag
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 36, 44  # margins around the plot area
 COLOURS, GREYS = 6, 3  # classes c0 to c5 and g0 to g2 of the page's style sheet
-DASHES = ("7 4", "2 4", "9 3 2 3")  # dash patterns of grey lines
+DASHES = ("7 4", "2 4", "9 3 2 3", "14 3")  # dash patterns of grey lines
 MARKER_SIZE = 4.2
 POLYGONS = {  # corners of markers; () is a circle
     0: (), 1: ((-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)),

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from muskie_jax.report.charts import Chart, LineStyle, Series
+from muskie_jax.report.correspondence_tables import angle_curves, layer_curves
 from muskie_jax.report.reconstruction_tables import context_errors
 from muskie_jax.report.results_file import ModelInfo
 from muskie_jax.report.selection import (
+    MEAN_COLOUR,
     TRIVIAL,
     EvalSet,
     MaskedEvalSet,
@@ -22,7 +24,7 @@ from muskie_jax.report.selection import (
     sort_key,
     with_labels,
 )
-from muskie_jax.report.tables import Titles, angle_curves, layer_curves
+from muskie_jax.report.tables import Titles
 
 THRESHOLDS = (1, 2, 5, 10, 25, 50)  # px
 MAX_TICKS = 12
@@ -102,7 +104,11 @@ def _layer_chart(
         if model.kind in TRIVIAL and "px_ate" in row.values
     ]
     series = [
-        Series(titles[model], styles[family(model)], tuple(sorted(curve.items())))
+        Series(
+            titles[model],
+            styles[family(model)],
+            tuple((layer, curve[layer].values["px_ate"]) for layer in sorted(curve)),
+        )
         for model, curve in curves.items()
     ]
     layers = sorted({layer for curve in curves.values() for layer in curve})
@@ -124,7 +130,9 @@ def _angle_chart(
     series = []
     for model, curve in curves.items():
         if model in models:
-            points = tuple((middle[label], curve[label]) for label in ranges if label in curve)
+            points = tuple(
+                (middle[label], curve[label].values["px_10"]) for label in ranges if label in curve
+            )
             series.append(Series(titles[model], styles[family(model)], points))
     edges = sorted({edge for label in ranges for edge in parse_range(label)})
     return _chart(
@@ -171,8 +179,9 @@ def reconstruction_charts(
     """Returns charts of the error by view count, one per reference-view count, and over training.
 
     Each model has a curve with views of the same scene and a curve with distractors. Both start at the
-    error of the target alone. An untrained model is not drawn if its trained model is: its large errors
-    would squash the other curves. The chart over training uses the most reference views and the most views.
+    error of the target alone. The mean colour is a horizontal line. An untrained model is not drawn if its
+    trained model is: its large errors would squash the other curves. The chart over training uses the most
+    reference views and the most views.
     """
     measurements = in_eval_set(with_labels(measurements, overlap="all"), eval_set)
     errors_by_key = context_errors(measurements)
@@ -186,19 +195,23 @@ def reconstruction_charts(
         for (model, views, count), errors in errors_by_key.items():
             if count != references or not isinstance(views, int):
                 continue
-            start = [] if errors.alone is None else [(1, errors.alone)]
-            if errors.same_scene is not None:
-                same_scene.setdefault(model, [*start]).append((views, errors.same_scene))
-            if errors.distractor is not None:
-                distractor.setdefault(model, [*start]).append((views, errors.distractor))
+            for curves, error in ((same_scene, errors.same_scene), (distractor, errors.distractor)):
+                if error is not None:
+                    start = [] if errors.alone is None else [(1, errors.alone.value)]
+                    curves.setdefault(model, start).append((views, error.value))
         series = [
+            Series(titles[MEAN_COLOUR], styles[family(MEAN_COLOUR)], level=points[-1][1])
+            for model, points in same_scene.items()
+            if model == MEAN_COLOUR
+        ]
+        series += [
             Series(f"{titles[model]}, {name}", styles[family(model)], tuple(points), dashed=dashed)
             for name, curves, dashed in (
                 ("same scene", same_scene, False),
                 ("distractors", distractor, True),
             )
             for model, points in curves.items()
-            if model in models
+            if model in models and model != MEAN_COLOUR
         ]
         view_counts = sorted({views for curve in series for views, _ in curve.points})
         title = f"MSE on masked patches, {_reference_views(references)}"

@@ -16,7 +16,7 @@ from muskie_jax.report.results_file import FigureFile, ModelInfo, ResultUnit
 from muskie_jax.report.selection import MISSING, badge, family, parse_range, shown_models, sort_key
 from muskie_jax.report.style import SCRIPT, STYLE
 from muskie_jax.report.table_files import BEYOND_PAPER
-from muskie_jax.report.tables import Row, Section, Table, Titles
+from muskie_jax.report.tables import BOLD, Row, Section, Table, Titles
 from muskie_jax.writers import duration
 
 FIGURES = {  # kind -> title and note
@@ -38,12 +38,14 @@ LONG_NAME, LONG_HEADER = 40, 10  # characters; longer texts wrap
 LABEL_NAMES = {"num_reference": "reference views"}  # names of picture labels
 COUNT_LABELS = ("views", "reference views")  # written as "8 views"; other labels as "layer 3"
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png"}
-HOW_TO_READ = (
-    "ATE is the mean distance between true and predicted positions of points, in pixels of the image or in "
-    "centimetres of the scene. @5 px is the percentage of points that are at most 5 px off. Trivial "
-    "baselines use no network: a network that does not beat them has not learned correspondence. Bold "
-    "marks the best value. Click a column header to sort by it."
-)
+HOW_TO_READ = {  # by part
+    "Correspondence": "ATE is the mean distance between true and predicted positions of points, in pixels "
+    "of the image or in centimetres of the scene. @5 px is the percentage of points that are at most 5 px "
+    "off. Trivial baselines use no network: a network that does not beat them has not learned "
+    f"correspondence. {BOLD} Click a column header to sort by it.",
+    "Reconstruction": "The trivial baseline fills masked patches with the mean colour of the visible ones: "
+    f"a network that does not beat it has not learned to reconstruct. {BOLD}",
+}
 
 
 def report_page(
@@ -79,8 +81,8 @@ def report_page(
     ]
     for (title, sections), (_, anchor) in zip(parts, chapters):
         body.append(tag("h2", title, id=anchor))
-        if title == "Correspondence":
-            body.append(tag("p", HOW_TO_READ, class_="note"))
+        if title in HOW_TO_READ:
+            body.append(tag("p", HOW_TO_READ[title], class_="note"))
         for section, charts in sections:
             body += _section(section, charts, titles, styles)
     if pictures:
@@ -243,7 +245,8 @@ def _table(table: Table, styles: LineStyles) -> Iterable[Element]:
         cells += [tag("td", label, class_="name") for label in labels]
         for column, value in enumerate(row.values):
             text = None if value is None else table.text(row, column)
-            cells.append(_number_cell(text, value, best=table.is_best(row, column)))
+            interval = table.interval_text(row, column)
+            cells.append(_number_cell(text, value, interval, table.is_best(row, column)))
         return tag("tr", *cells)
 
     bodies = [tag("tbody", *map(tr, table.rows))]
@@ -251,8 +254,8 @@ def _table(table: Table, styles: LineStyles) -> Iterable[Element]:
         bodies.append(tag("tbody", *map(tr, table.published), class_="paper"))
     yield tag("h4", table.title)
     yield _scrollable(tag("table", tag("thead", tag("tr", *header)), *bodies))
-    if table.note:
-        yield tag("p", table.note, class_="note")
+    if note := table.full_note():
+        yield tag("p", note, class_="note")
 
 
 def _header_cell(name: str, is_number: bool = False) -> Element:
@@ -272,10 +275,11 @@ def _name_cell(name: str, badge_text: str, style: LineStyle | None) -> Element:
     )
 
 
-def _number_cell(text: str | None, value: float | None, best: bool = False) -> Element:
+def _number_cell(text: str | None, value: float | None, interval: str = "", best: bool = False) -> Element:
     return tag(
         "td",
         MISSING if text is None else text,
+        tag("span", interval, class_="interval") if interval else None,
         class_="number best" if best else "number",
         data_value="" if value is None else value,
     )

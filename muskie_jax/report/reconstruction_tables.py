@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from muskie_jax.report.intervals import Estimate, may_be_equal
 from muskie_jax.report.results_file import ModelInfo
 from muskie_jax.report.selection import (
     MaskedEvalSet,
@@ -11,11 +12,20 @@ from muskie_jax.report.selection import (
     in_eval_set,
     parse_range,
     shown_models,
+    training_note,
     with_labels,
 )
 from muskie_jax.report.tables import Column, Section, Table, Titles, make_row
 
 CLEAR_FRACTION = 0.01  # smaller relative differences do not count as one model being better
+CONTEXT_NOTE = (
+    "The same masked patches of a target view are reconstructed three times: from the target alone, with "
+    "other views of its scene, and with distractors (the same number of views of another scene). Reference "
+    "views have no mask. MSE is of pixels in [-1, 1]. Mean colour fills masked patches with the mean of "
+    "the target's visible pixels. Gain: how far the error with the same scene is below the error with "
+    "distractors. Bold: better by more than 1% than other models with equal view counts, with an error "
+    "below that of the mean colour."
+)
 
 
 def reconstruction_section(
@@ -45,13 +55,15 @@ class ContextErrors(NamedTuple):
       alone: error without other views.
       same_scene: error with views of the target's scene.
       distractor: error with the same number of views of another scene.
-      measurement: one of the measurements that the errors come from.
+      baseline: error of filling with the mean of the target's visible pixels.
+      patches: number of masked patches.
     """
 
-    alone: float | None
-    same_scene: float | None
-    distractor: float | None
-    measurement: Measurement
+    alone: Estimate | None
+    same_scene: Estimate | None
+    distractor: Estimate | None
+    baseline: Estimate | None
+    patches: Estimate | None
 
 
 ContextKey = tuple[ModelInfo, int | None, int | None]  # model, views, reference views
@@ -70,36 +82,32 @@ def context_table(
     for model in shown_models(model for model, *_ in errors_by_key):
         for (of_model, views, references), errors in errors_by_key.items():
             if of_model == model:
-                values = (
+                estimates = (
                     errors.alone,
                     errors.same_scene,
                     errors.distractor,
                     gain(errors.same_scene, errors.distractor),
-                    errors.measurement.values.get("baseline_mse"),
-                    errors.measurement.values.get("patches"),
+                    errors.patches,
                 )
+                # The gain of a model with a large error is no merit.
+                behind = (errors.alone, errors.same_scene, None, errors.same_scene, None)
+                losing = tuple(i for i, error in enumerate(behind) if _loses(error, errors.baseline))
                 labels = (titles[model], str(views), str(references))
-                rows.append(make_row(labels, model, values, group=(views, references)))
+                rows.append(make_row(labels, model, estimates, (views, references), losing))
     if not rows:
         return None
     return Table(
         "Error on masked patches by number of views",
         ("model", "views", "reference views"),
         (
-            Column("MSE, alone", 4, relative_margin=CLEAR_FRACTION),
-            Column("MSE, same scene", 4, relative_margin=CLEAR_FRACTION),
-            Column("MSE, distractors", 4, ""),
+            Column("MSE alone", 4, relative_margin=CLEAR_FRACTION),
+            Column("MSE with same scene", 4, relative_margin=CLEAR_FRACTION),
+            Column("MSE with distractors", 4, ""),
             Column("gain %", 1, "higher", margin=100 * CLEAR_FRACTION),
-            Column("MSE, mean colour", 4, ""),
             Column("patches", 0, ""),
         ),
         tuple(rows),
-        note="The same masked patches of a target view are reconstructed three times: from the target "
-        "alone, with other views of its scene, and with distractors (the same number of views of another "
-        "scene). Reference views have no mask. MSE is of pixels in [-1, 1]. Mean colour fills masked "
-        "patches with the mean of the target's visible pixels. Gain: how far the error with the same scene "
-        "is below the error with distractors. Bold: better by more than 1% than other models with equal "
-        "view counts.",
+        note=f"{CONTEXT_NOTE} {training_note(measurements, titles)}".strip(),
     )
 
 
@@ -107,19 +115,24 @@ def overlap_table(
     measurements: Sequence[Measurement], titles: Titles, all_references: bool = False
 ) -> Table | None:
     """Returns the gain from the same scene by overlap with the target; see `context_table` for rows."""
-    gains: dict[ContextKey, dict[str, float | None]] = {}
+    gains: dict[ContextKey, dict[str, Estimate | None]] = {}
+    losing: dict[ContextKey, set[str]] = {}
     ranges = {str(measurement.labels.get("overlap", "all")) for measurement in measurements} - {"all"}
     ranges = sorted(ranges, key=parse_range)
     for label in ranges:
         for key, errors in context_errors(with_labels(measurements, overlap=label), all_references).items():
             gains.setdefault(key, {})[label] = gain(errors.same_scene, errors.distractor)
+            if _loses(errors.same_scene, errors.baseline):
+                losing.setdefault(key, set()).add(label)
     rows = []
     for model in shown_models(model for model, *_ in gains):
-        for (of_model, views, references), by_overlap in gains.items():
+        for key, by_overlap in gains.items():
+            of_model, views, references = key
             if of_model == model:
-                values = [by_overlap.get(label) for label in ranges]
+                estimates = [by_overlap.get(label) for label in ranges]
+                columns = tuple(i for i, label in enumerate(ranges) if label in losing.get(key, ()))
                 labels = (titles[model], str(views), str(references))
-                rows.append(make_row(labels, model, values, group=(views, references)))
+                rows.append(make_row(labels, model, estimates, (views, references), columns))
     if not rows:
         return None
     return Table(
@@ -157,13 +170,13 @@ def context_errors(
         for key in sorted(by_key, key=lambda key: parse_range(key[2])):
             most_references[key[:2]] = key
         by_key = {key: rows for key, rows in by_key.items() if most_references[key[:2]] == key}
-    mse = lambda row: row.values.get("mse") if row else None
     errors = {
         key: ContextErrors(
-            alone=mse(alone[key[0]][1]) if key[0] in alone else None,
-            same_scene=mse(rows.get("own")),
-            distractor=mse(rows.get("distractor")),
-            measurement=next(iter(rows.values())),
+            alone=_mse(alone[key[0]][1] if key[0] in alone else None),
+            same_scene=_mse(rows.get("own")),
+            distractor=_mse(rows.get("distractor")),
+            baseline=next(iter(rows.values())).estimate("baseline_mse"),
+            patches=next(iter(rows.values())).estimate("patches"),
         )
         for key, rows in by_key.items()
     }
@@ -171,8 +184,22 @@ def context_errors(
     return dict(sorted(errors.items(), key=order))
 
 
-def gain(error: float | None, reference_error: float | None) -> float | None:
+def _mse(measurement: Measurement | None) -> Estimate | None:
+    return measurement and measurement.estimate("mse")
+
+
+def gain(error: Estimate | None, reference_error: Estimate | None) -> Estimate | None:
     """Returns how far an error is below a reference error, in percent."""
-    if error is None or not reference_error:
+    if not error or not reference_error or not reference_error.value:
         return None
-    return 100 * (1 - error / reference_error)
+    resampled = None
+    if error.resampled is not None and reference_error.resampled is not None:
+        resampled = 100 * (1 - error.resampled / reference_error.resampled)
+    return Estimate(100 * (1 - error.value / reference_error.value), resampled)
+
+
+def _loses(error: Estimate | None, baseline: Estimate | None) -> bool:
+    """Returns whether an error is not below the baseline's, as far as the two can be distinguished."""
+    if not error or not baseline:
+        return False
+    return error.value >= baseline.value or may_be_equal(error.resampled, baseline.resampled)

@@ -14,6 +14,10 @@ from muskie_jax.evaluators.eval_models import ModelInfo
 from muskie_jax.evaluators.results import ResultRow
 
 FILES = "results*.jsonl"
+TRAINING_GROUPS = (
+    "training_groups"  # key of settings: number of groups that show the model's training scenes
+)
+BY_GROUP_DIGITS = 6  # significant digits of the metrics of single groups, of which a file has many
 # Earlier versions called a distractor a "stranger", in the label `context` and in a key of settings.
 RENAMED_CONTEXTS = {"stranger": "distractor"}
 RENAMED_SETTINGS = {"strangers": "distractors"}
@@ -67,10 +71,7 @@ def append(path: pathlib.Path, unit: ResultUnit) -> None:
         | fields
         | {
             "model": unit.model._asdict(),
-            "rows": [
-                {"labels": row.labels, "values": {key: _finite(value) for key, value in row.values.items()}}
-                for row in unit.rows
-            ],
+            "rows": [_row_record(row) for row in unit.rows],
             "figures": [figure._asdict() for figure in unit.figures],
         }
     )
@@ -86,6 +87,12 @@ def append(path: pathlib.Path, unit: ResultUnit) -> None:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _row_record(row: ResultRow) -> dict[str, Any]:
+    record = {"labels": row.labels, "values": {key: _finite(value) for key, value in row.values.items()}}
+    by_group = {name: [*map(_rounded, numbers)] for name, numbers in row.by_group.items()}
+    return record | ({"by_group": by_group} if by_group else {})
 
 
 def read(folder: pathlib.Path) -> list[ResultUnit]:
@@ -136,6 +143,12 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def _rounded(value: float | None) -> float | None:
+    if value is None or isinstance(value, int):
+        return value
+    return _finite(float(f"{value:.{BY_GROUP_DIGITS}g}"))
+
+
 def _parse(record: dict[str, Any]) -> ResultUnit:
     """Parses one line. Drops unknown fields and missing values; translates names of earlier versions."""
     model = record["model"]
@@ -174,7 +187,8 @@ def _parse_row(row: dict[str, Any]) -> ResultRow:
         for name, value in row["values"].items()
         if isinstance(value, int | float) and math.isfinite(value)
     }
-    return ResultRow(labels, values)
+    by_group = {name: list(numbers) for name, numbers in row.get("by_group", {}).items()}
+    return ResultRow(labels, values, by_group)
 
 
 def _int_or_none(value: Any) -> int | None:

@@ -2,12 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from muskie_jax.report.results_file import ModelInfo, ResultUnit
+from muskie_jax.evaluators.eval_models import PATCHES, STILL
+from muskie_jax.report.intervals import Estimate, resample
+from muskie_jax.report.results_file import TRAINING_GROUPS, ModelInfo, ResultUnit
 
-TRIVIAL = ("still", "patches")  # kinds of baselines without a network; listed first
+# The baseline of reconstruction: fills masked patches with the mean of the target's visible pixels.
+MEAN_COLOUR = ModelInfo("mean colour", "mean_colour")
+TRIVIAL = (STILL, PATCHES, MEAN_COLOUR.kind)  # kinds of baselines without a network; listed first
 MISSING = "\N{EN DASH}"
 KINDS = (*TRIVIAL, "mae", "crocov2", "dinov2", "dinov3", "muskie")
 REFINED = "+refined"
@@ -23,6 +27,13 @@ class Measurement(NamedTuple):
     values: dict[str, float]
     setting: dict[str, Any]
     finished: str
+    by_group: Mapping[str, Sequence[float | None]]
+
+    def estimate(self, metric: str) -> Estimate | None:
+        """Returns a metric with its values under each draw of groups; None if it is missing."""
+        if metric not in self.values:
+            return None
+        return Estimate(self.values[metric], resample(self.by_group, metric))
 
     def error(self, metric: str) -> float:
         """Returns an error metric, or infinity where it is missing, so that it never ranks first."""
@@ -81,8 +92,37 @@ def measurements_of(units: Iterable[ResultUnit], evaluator: str) -> list[Measure
         for row in unit.rows:
             labels = json.dumps(row.labels, sort_keys=True, default=str)
             key = (unit.model, str(unit.setting.get("question", "")), labels)
-            newest[key] = Measurement(unit.model, row.labels, row.values, unit.setting, unit.finished)
+            newest[key] = Measurement(
+                unit.model, row.labels, row.values, unit.setting, unit.finished, row.by_group
+            )
     return sorted(newest.values(), key=lambda measurement: sort_key(measurement.model))
+
+
+def with_mean_colour(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Adds the baseline MEAN_COLOUR to measurements of reconstruction, whose rows contain its error."""
+    filled: dict[tuple, Measurement] = {}
+    for measurement in measurements:
+        values, by_group = dict(measurement.values), dict(measurement.by_group)
+        if "baseline_mse" not in values:
+            continue
+        values["mse"] = values["baseline_mse"]
+        if "baseline_mse" in by_group:
+            by_group["mse"] = by_group["baseline_mse"]
+        labels = json.dumps(measurement.labels, sort_keys=True, default=str)
+        key = (str(measurement.setting.get("question", "")), labels)
+        filled[key] = measurement._replace(model=MEAN_COLOUR, values=values, by_group=by_group)
+    return [*filled.values(), *measurements]
+
+
+def training_note(measurements: Iterable[Measurement], titles: Mapping[ModelInfo, str]) -> str:
+    """Names the models that were evaluated on scenes of their training; "" if there are none."""
+    known = {
+        titles[each.model]: f"{each.setting[TRAINING_GROUPS]} of {each.setting.get('groups')} groups"
+        for each in measurements
+        if TRAINING_GROUPS in each.setting and each.model.kind not in TRIVIAL
+    }
+    listed = ", ".join(f"{title} ({counts})" for title, counts in known.items())
+    return f"Evaluated on scenes of their own training: {listed}." if listed else ""
 
 
 def sort_key(model: ModelInfo) -> tuple:

@@ -54,6 +54,7 @@ th button::after { content: "\\2195"; font-size: .8em; margin-left: .25em; color
 th[aria-sort=ascending] button::after { content: "\\2191"; opacity: 1; color: var(--ink) }
 th[aria-sort=descending] button::after { content: "\\2193"; opacity: 1; color: var(--ink) }
 td.best { font-weight: 700; background: var(--best) }
+.interval { display: block; font-size: .78em; font-weight: 400; color: var(--soft) }
 tbody.paper { font-style: italic; color: var(--soft) }
 tbody.paper tr:first-child td { border-top: 2px solid var(--ink) }
 .tag { display: inline-block; font-size: .82em; font-style: normal; line-height: 1.35; padding: 0 .4rem;

@@ -8,10 +8,13 @@ import re
 from collections.abc import Iterable, Sequence
 
 from muskie_jax.errors import printable
+from muskie_jax.evaluators.results import ResultRow
+from muskie_jax.report.intervals import WEIGHTS, interval, resample
 from muskie_jax.report.results_file import ModelInfo, ResultUnit
 from muskie_jax.report.tables import Row, Section, Table
 
 LATEX_COLUMNS = 8  # number columns that fit the width of a page
+LATEX_INTERVAL_COLUMNS = 4  # the same, if the columns have intervals
 BEYOND_PAPER = "Not in the paper"
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -23,12 +26,15 @@ LATEX_ESCAPES = {
 
 
 def csv_text(units: Sequence[ResultUnit]) -> str:
-    """Returns one CSV row per result row: model, evaluator, labels, values and origin.
+    """Returns one CSV row per result row: model, evaluator, labels, values and their intervals, origin.
 
-    A label or value whose name is taken by another column gets the prefix "label " or "value ".
+    A label or value whose name is taken by another column gets the prefix "label " or "value ". The ends of
+    the 95% interval of `px_ate` are in the columns "px_ate low" and "px_ate high".
     """
     rows = [(unit, row) for unit in units for row in unit.rows]
     names = lambda kind: list(dict.fromkeys(name for _, row in rows for name in getattr(row, kind)))
+    with_intervals = [name for name in names("by_group") if name not in WEIGHTS]
+    interval_columns = [f"{name} {end}" for name in with_intervals for end in ("low", "high")]
     model_columns = ["model", *ModelInfo._fields[1:]]
     origin_columns = ["unit", "setting", "seconds", "finished", "device", "version"]
     labels, values = names("labels"), names("values")
@@ -37,18 +43,25 @@ def csv_text(units: Sequence[ResultUnit]) -> str:
     value_columns = [f"value {name}" if name in reserved else name for name in values]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*model_columns, "evaluator", *label_columns, *value_columns, *origin_columns])
+    columns = [*label_columns, *value_columns, *interval_columns, *origin_columns]
+    writer.writerow([*model_columns, "evaluator", *columns])
     for unit, row in rows:
         writer.writerow([
             *unit.model,
             unit.evaluator,
             *(row.labels.get(name) for name in labels),
             *(row.values.get(name) for name in values),
+            *(end for name in with_intervals for end in _interval_ends(row, name)),
             unit.identity,
             json.dumps(unit.setting, sort_keys=True),
             *(unit.seconds, unit.finished, unit.device, unit.version),
         ])  # fmt: skip
     return text.getvalue()
+
+
+def _interval_ends(row: ResultRow, metric: str) -> tuple[float | None, float | None]:
+    resampled = resample(row.by_group, metric)
+    return (None if resampled is None else interval(resampled)) or (None, None)
 
 
 def markdown_text(parts: Iterable[tuple[str, Sequence[Section]]]) -> str:
@@ -79,10 +92,12 @@ def _markdown_table(table: Table) -> list[str]:
         model = f"{first} *({row.badge})*" if row.badge else first
         numbers = []
         for column in columns:
-            text = table.text(row, column)
-            numbers.append(f"**{text}**" if table.is_best(row, column) else text)
+            text, ends = table.text(row, column), _markdown(table.interval_text(row, column))
+            text = f"**{text}**" if table.is_best(row, column) else text
+            numbers.append(f"{text} {ends}" if ends else text)
         lines.append(line_of([model, *rest, *numbers]))
-    return [*lines, "", *([_markdown(table.note), ""] if table.note else [])]
+    note = table.full_note()
+    return [*lines, "", *([_markdown(note), ""] if note else [])]
 
 
 def _markdown(text: str) -> str:
@@ -100,16 +115,16 @@ def latex_text(parts: Iterable[tuple[str, Sequence[Section]]]) -> str:
                 (f"{BEYOND_PAPER}: ", section.beyond_paper),
             ):
                 for table in tables:
-                    caption = f"{part}: {section.title}. {prefix}{table.title}. {table.note}".strip()
+                    caption = f"{part}: {section.title}. {prefix}{table.title}. {table.full_note()}".strip()
                     blocks += _latex_tables(table, caption)
     return "\n".join(blocks)
 
 
 def _latex_tables(table: Table, caption: str) -> list[str]:
-    """Returns a table, split into several of at most LATEX_COLUMNS number columns."""
-    blocks = []
-    for start in range(0, len(table.columns), LATEX_COLUMNS):
-        columns = range(start, min(start + LATEX_COLUMNS, len(table.columns)))
+    """Returns a table, split into several whose number columns fit the width of a page."""
+    blocks, most = [], LATEX_INTERVAL_COLUMNS if table.has_intervals else LATEX_COLUMNS
+    for start in range(0, len(table.columns), most):
+        columns = range(start, min(start + most, len(table.columns)))
         header = [*table.label_names, *(table.columns[column].name for column in columns)]
         body = [_latex_row(map(_latex, header)), r"\midrule"]
         body += [_latex_table_row(table, row, columns) for row in table.rows]
@@ -130,8 +145,12 @@ def _latex_table_row(table: Table, row: Row, columns: Iterable[int]) -> str:
     first, *rest = map(_latex, row.labels)
     cells = [f"{first} ({_latex(row.badge)})" if row.badge else first, *rest]
     for column in columns:
-        text = _latex(table.text(row, column).replace("-", "\N{MINUS SIGN}"))
-        cells.append(f"\\textbf{{{text}}}" if table.is_best(row, column) else text)
+        text, ends = (
+            _latex(text.replace("-", "\N{MINUS SIGN}"))
+            for text in (table.text(row, column), table.interval_text(row, column))
+        )
+        text = f"\\textbf{{{text}}}" if table.is_best(row, column) else text
+        cells.append(f"{text} {{\\scriptsize {ends}}}" if ends else text)
     return _latex_row(cells)
 
 

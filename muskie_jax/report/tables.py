@@ -1,28 +1,18 @@
-"""Tables as numbers: rows, columns and best cells; and the correspondence tables."""
+"""Tables as numbers: rows, columns, intervals and best cells."""
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 
-from muskie_jax.report import published
+from muskie_jax.report.intervals import MIN_GROUPS, Estimate, Resampled, interval, may_be_equal
 from muskie_jax.report.results_file import ModelInfo
-from muskie_jax.report.selection import (
-    MISSING,
-    EvalSet,
-    Measurement,
-    badge,
-    family,
-    in_eval_set,
-    main_results,
-    parse_range,
-    predictor_name,
-    protocols,
-    refined,
-    shown_models,
-    siblings,
-    with_labels,
-)
+from muskie_jax.report.selection import MISSING, TRIVIAL, badge, family
 
 Titles = dict[ModelInfo, str]
+BOLD = (
+    "Bold marks the best value, if it is better than every trivial baseline and can be distinguished from "
+    "the next best."
+)
+INTERVALS = "Brackets: 95% interval, by bootstrap over groups."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +44,10 @@ class Row:
       badge: qualifier of the model, such as "untrained".
       family: family of the model, which selects its line style; None for published numbers.
       group: only rows with equal groups compete for the best value.
+      trivial: whether the model is a trivial baseline. Its values are never best.
+      losing: columns whose value is never best, because the error behind it is not below a trivial
+        baseline's.
+      resampled: the values under each draw of groups, for intervals; () or None if unknown.
     """
 
     labels: tuple[str, ...]
@@ -61,6 +55,12 @@ class Row:
     badge: str = ""
     family: Hashable = None
     group: Hashable = None
+    trivial: bool = False
+    losing: tuple[int, ...] = ()
+    resampled: tuple[Resampled | None, ...] = dataclasses.field(default=(), compare=False)
+
+
+Cell = tuple[Row, int]  # a row and the number of a column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,27 +86,125 @@ class Table:
     best_per_row: bool = False
 
     def text(self, row: Row, column: int) -> str:
-        """Formats a cell."""
+        """Formats a cell's value."""
         value = row.values[column]
-        return MISSING if value is None else f"{value:.{self.columns[column].digits}f}"
+        return MISSING if value is None else self._format(value, column)
+
+    def interval_text(self, row: Row, column: int) -> str:
+        """Formats a cell's 95% interval, such as "[18.10, 22.30]"; "" if it is unknown."""
+        resampled = _resampled((row, column))
+        ends = None if resampled is None else interval(resampled)
+        return "" if ends is None else f"[{', '.join(self._format(end, column) for end in ends)}]"
+
+    def _format(self, value: float, column: int) -> str:
+        return f"{value:.{self.columns[column].digits}f}"
+
+    @property
+    def has_intervals(self) -> bool:
+        return any(
+            self.interval_text(row, column) for row in self.rows for column in range(len(self.columns))
+        )
 
     def is_best(self, row: Row, column: int) -> bool:
-        """Returns whether a cell is best among at least two, compared as they are printed."""
+        """Returns whether a cell is best among at least two, compared as they are printed.
+
+        It is not best if a trivial baseline is as good, or if the best two cannot be distinguished.
+        """
         style = self.columns[column]
         if row.values[column] is None or not style.better or row in self.published:
             return False
-        if self.best_per_row:
-            candidates = [(row, other) for other in range(len(self.columns))]
-        else:
-            candidates = [(other, column) for other in self.rows if other.group == row.group]
-        texts = [self.text(*cell) for cell in candidates if cell[0].values[cell[1]] is not None]
-        ranked = sorted(texts, key=float, reverse=style.better == "higher")
-        if len(texts) < 2 or self.text(row, column) != ranked[0]:
+        if row.trivial or column in row.losing:
             return False
-        best, runner_up = map(float, ranked[:2])
+        ranked = self._ranked(row, column)
+        printed = [float(self.text(*cell)) for cell in ranked]
+        if len(ranked) < 2 or float(self.text(row, column)) != printed[0] or _may_be_equal(*ranked[:2]):
+            return False
+        baselines = [(other, column) for other in self.rows if other.trivial and other.group == row.group]
+        if not all(self._beats((row, column), cell) for cell in baselines if _value(cell) is not None):
+            return False
+        best, runner_up = printed[:2]
         if style.margin:
             return best - max(runner_up, 0) > style.margin
         return not style.relative_margin or abs(best - runner_up) > style.relative_margin * abs(runner_up)
+
+    def _ranked(self, row: Row, column: int) -> list[Cell]:
+        """Returns the cells that compete with a cell, itself included, from the best to the worst."""
+        if self.best_per_row:
+            cells = [(row, other) for other in range(len(self.columns))]
+        else:
+            cells = [(other, column) for other in self.rows if other.group == row.group]
+        known = [(value, cell) for cell in cells if (value := _value(cell)) is not None]
+        highest_first = self.columns[column].better == "higher"
+        return [cell for _, cell in sorted(known, key=lambda pair: pair[0], reverse=highest_first)]
+
+    def _beats(self, cell: Cell, baseline: Cell) -> bool:
+        value, other = float(self.text(*cell)), float(self.text(*baseline))
+        is_better = value > other if self.columns[cell[1]].better == "higher" else value < other
+        return is_better and not _may_be_equal(cell, baseline)
+
+    def full_note(self) -> str:
+        """Returns the note, with an explanation of intervals and the pairs that cannot be distinguished."""
+        notes = [self.note] if self.note else []
+        if self.has_intervals:
+            notes.append(INTERVALS)
+        pairs = [
+            f"{pair} ({', '.join(columns)}{group})" for (pair, group), columns in self._undecided().items()
+        ]
+        if pairs:
+            notes.append(
+                "Not distinguishable (the 95% interval of their paired difference includes 0, or fewer "
+                f"than {MIN_GROUPS} groups have a value): {'; '.join(pairs)}."
+            )
+        return " ".join(notes)
+
+    def _undecided(self) -> dict[tuple[str, str], list[str]]:
+        """Returns where the best two values may be equal.
+
+        Returns:
+          Names of columns by (pair, group), such as ("a and b", "; 4 views"). If values compete within a
+          row, names of rows.
+        """
+        pairs: dict[tuple[str, str], list[str]] = {}
+        contests = set()
+        for row in self.rows:
+            for column, style in enumerate(self.columns):
+                contest = row if self.best_per_row else (column, row.group)
+                if not style.better or contest in contests or (self.best_per_row and row.trivial):
+                    continue
+                contests.add(contest)
+                best = self._ranked(row, column)[:2]
+                if len(best) < 2 or not _may_be_equal(*best):
+                    continue
+                if self.best_per_row:
+                    numbers = sorted(number for _, number in best)
+                    names, group = [self.columns[number].name for number in numbers], ""
+                    where = " ".join(row.labels)
+                else:
+                    names = [each.labels[0] for each in self.rows if each in (best[0][0], best[1][0])]
+                    group, where = self._describe_group(row), style.name
+                pairs.setdefault((" and ".join(names), group), []).append(where)
+        return pairs
+
+    def _describe_group(self, row: Row) -> str:
+        """Describes the group that a row competes in, such as "; 4 views"; "" if it is the only one."""
+        if len({each.group for each in self.rows}) < 2:
+            return ""
+        described = [f"{label} {name}" for name, label in zip(self.label_names[1:], row.labels[1:])]
+        return f"; {', '.join(described)}"
+
+
+def _value(cell: Cell) -> float | None:
+    row, column = cell
+    return row.values[column]
+
+
+def _resampled(cell: Cell) -> Resampled | None:
+    row, column = cell
+    return row.resampled[column] if row.resampled else None
+
+
+def _may_be_equal(a: Cell, b: Cell) -> bool:
+    return may_be_equal(_resampled(a), _resampled(b))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,170 +226,22 @@ class Section:
     complete: tuple[Table, ...] = ()
 
 
-PAPER_COLUMNS = tuple(
-    Column({"px_ate": "px ATE", "cm_ate": "cm ATE"}.get(name, f"@{name[3:]} {name[:2]}"), better=better)
-    for name, better in zip(published.METRICS, ("lower", "higher", "higher") * 2)
-)
-
-
-def correspondence_section(
-    measurements: Sequence[Measurement], eval_set: EvalSet, title: str, titles: Titles
-) -> Section:
-    """Returns all correspondence tables of an evaluation set, under its `title`."""
-    measurements = in_eval_set(measurements, eval_set)
-    found = protocols(measurements)
-    comparisons = [
-        comparison(with_labels(measurements, protocol=protocol), eval_set, protocol, titles)
-        for protocol in found
-    ]
-    of_main_protocol = with_labels(measurements, protocol=found[0])
-    present = lambda *tables: tuple(table for table in tables if table)
-    return Section(
-        title,
-        tuple(comparisons),
-        present(layer_table(of_main_protocol, titles)),
-        present(extras_table(of_main_protocol, titles), angle_table(of_main_protocol, titles)),
-    )
-
-
-def comparison(
-    measurements: Sequence[Measurement], eval_set: EvalSet, protocol: str, titles: Titles
-) -> Table:
-    """Returns the paper's table for one protocol, one row per model."""
-    main = main_results(measurements)
-    rows = []
-    for model in shown_models(main):
-        labels = (titles[model], predictor_name(main[model]))
-        rows.append(make_row(labels, model, [main[model].values.get(name) for name in published.METRICS]))
-    paper_rows, note = (), "View 0, in which the points are drawn, is not scored."
-    if protocol == published.PROTOCOL:
-        note = "View 0 is also scored against itself, as in the paper."
-        readers = {measurement.setting.get("reader") for measurement in main.values()}
-        for reader in sorted(published.PUBLISHED.keys() & readers):
-            paper = published.PUBLISHED[reader]
-            paper_rows = tuple(
-                Row((name, MISSING), values, badge="paper") for name, values in paper.models.items()
-            )
-            ours = (eval_set.height, eval_set.width, eval_set.views)
-            is_same = (paper.height, paper.width, paper.views) == ours
-            note += f" The paper's numbers are for {paper.views} views of {paper.height}x{paper.width}"
-            note += "." if is_same else ", unlike ours."
-    if any(", layer " in predictor for _, predictor in (row.labels for row in rows)):
-        note += " The layer is the one with the lowest mean error on these same points."
-    return Table(
-        f"Protocol: {protocol}", ("model", "predictor"), PAPER_COLUMNS, tuple(rows), paper_rows, note
-    )
-
-
-def layer_table(measurements: Sequence[Measurement], titles: Titles) -> Table | None:
-    """Returns the mean error after each layer, for every predictor that works per layer."""
-    curves = layer_curves(measurements)
-    layers = sorted({layer for curve in curves.values() for layer in curve})
-    if not layers:
-        return None
-    rows = [
-        make_row((titles[model], predictor), model, [curve.get(layer) for layer in layers])
-        for (model, predictor), curve in curves.items()
-    ]
-    return Table(
-        "Mean error by layer (px)",
-        ("model", "predictor"),
-        tuple(Column(str(layer)) for layer in layers),
-        tuple(rows),
-        note="Bold: the best layer of each row.",
-        best_per_row=True,
-    )
-
-
-def layer_curves(
-    measurements: Sequence[Measurement],
-) -> dict[tuple[ModelInfo, str], dict[int, float]]:
-    """Returns the px ATE by (model, predictor) and layer."""
-    curves = {}
-    rows = with_labels(measurements, angle="all", points="all")
-    for model in shown_models(row.model for row in rows):
-        for row in (row for row in rows if row.model == model):
-            predictor, layer = str(row.labels.get("predictor")), str(row.labels.get("layer", "all"))
-            if predictor in ("attention", "feature") and layer.isdigit() and "px_ate" in row.values:
-                curves.setdefault((model, predictor), {})[int(layer)] = row.values["px_ate"]
-    return curves
-
-
-def extras_table(measurements: Sequence[Measurement], titles: Titles) -> Table | None:
-    """Compares main results with refined results and with results on cycle-consistent points."""
-    main_by_model = main_results(measurements)
-    rows = []
-    for model in shown_models(main_by_model):
-        main = main_by_model[model]
-        consistent = with_labels(siblings(measurements, main, "points"), points="cycle")
-        variants = (main, refined(measurements, main), consistent[0] if consistent else None)
-        if any(variants[1:]):
-            values = [
-                variant.values.get(metric) if variant else None
-                for metric in ("px_ate", "px_10")
-                for variant in variants
-            ]
-            values.append(_percentage_of_pairs(variants[2], main))
-            rows.append(make_row((titles[model], predictor_name(main)), model, values))
-    if not rows:
-        return None
-    columns = [
-        Column(f"{name}{variant}", better=better)
-        for name, better in (("px ATE", "lower"), ("@10 px", "higher"))
-        for variant in ("", ", refined", ", consistent")
-    ]
-    return Table(
-        "Refined predictions and cycle-consistent points",
-        ("model", "predictor"),
-        (*columns, Column("kept %", 1, "")),
-        tuple(rows),
-        note="Refined: the patches around a point must agree on one motion, and the match is located to a "
-        "fraction of a patch. Refined features are compared by cosine similarity after subtracting each "
-        "view's mean. Other features are compared by Euclidean distance, as in the paper. Consistent: only "
-        "points that return to their start when tracked to the other view and back; kept % is their "
-        "percentage.",
-    )
-
-
-def _percentage_of_pairs(subset: Measurement | None, full: Measurement) -> float | None:
-    """Returns the percentage of pairs of a point and a view that are in a subset."""
-    pairs, total = subset.values.get("pairs") if subset else None, full.values.get("pairs")
-    return 100 * pairs / total if pairs is not None and total else None
-
-
-def angle_table(measurements: Sequence[Measurement], titles: Titles) -> Table | None:
-    """Returns the percentage of points within 10 px by the rotation between the two views."""
-    curves = angle_curves(measurements)
-    ranges = sorted({label for curve in curves.values() for label in curve}, key=parse_range)
-    if not ranges:
-        return None
-    rows = [
-        make_row((titles[model],), model, [curve.get(label) for label in ranges])
-        for model, curve in curves.items()
-    ]
-    return Table(
-        "Points within 10 px (%) by rotation between the two views",
-        ("model",),
-        tuple(Column(f"{label}°", better="higher") for label in ranges),
-        tuple(rows),
-    )
-
-
-def angle_curves(measurements: Sequence[Measurement]) -> dict[ModelInfo, dict[str, float]]:
-    """Returns, by model and range in degrees such as "0-10", the percentage of points within 10 px."""
-    main, curves = main_results(measurements), {}
-    for model in shown_models(main):
-        for row in siblings(measurements, main[model], "angle"):
-            label = str(row.labels.get("angle", "all"))
-            if label != "all" and "px_10" in row.values:
-                curves.setdefault(model, {})[label] = row.values["px_10"]
-    return curves
-
-
 def make_row(
     labels: Iterable[str],
     model: ModelInfo,
-    values: Iterable[float | None],
+    values: Iterable[Estimate | float | None],
     group: Hashable = None,
+    losing: tuple[int, ...] = (),
 ) -> Row:
-    return Row(tuple(labels), tuple(values), badge(model), family(model), group)
+    """Returns a row of a model. Plain numbers have no interval; None is a missing value."""
+    estimates = [Estimate(each) if isinstance(each, int | float) else each for each in values]
+    return Row(
+        labels=tuple(labels),
+        values=tuple(each and each.value for each in estimates),
+        badge=badge(model),
+        family=family(model),
+        group=group,
+        trivial=model.kind in TRIVIAL,
+        losing=losing,
+        resampled=tuple(each and each.resampled for each in estimates),
+    )

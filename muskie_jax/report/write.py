@@ -3,6 +3,7 @@
 import pathlib
 
 from muskie_jax.files import atomic_write
+from muskie_jax.report.correspondence_tables import correspondence_section
 from muskie_jax.report.curves import correspondence_charts, line_styles, reconstruction_charts
 from muskie_jax.report.page import report_page
 from muskie_jax.report.reconstruction_tables import reconstruction_section
@@ -13,10 +14,10 @@ from muskie_jax.report.selection import (
     eval_sets,
     measurements_of,
     unique_titles,
+    with_mean_colour,
 )
 from muskie_jax.report.summary import correspondence_sentence, reconstruction_sentence
 from muskie_jax.report.table_files import csv_text, latex_text, markdown_text
-from muskie_jax.report.tables import correspondence_section
 
 ATTEMPTS = 5
 
@@ -51,7 +52,9 @@ def _results_sizes(folder: pathlib.Path) -> dict[str, int]:
 
 def _write_once(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     units = read(folder)
-    titles = unique_titles(unit.model for unit in units)
+    reconstructed = with_mean_colour(measurements_of(units, "reconstruction"))
+    models = [unit.model for unit in units] + [measurement.model for measurement in reconstructed]
+    titles = unique_titles(models)
     styles = line_styles(titles)
 
     correspondence, reconstruction, sentences = [], [], []
@@ -60,11 +63,10 @@ def _write_once(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         section = correspondence_section(measurements, eval_set, title, titles)
         correspondence.append((section, correspondence_charts(measurements, eval_set, titles, styles)))
         sentences.append((title, correspondence_sentence(measurements, eval_set, titles)))
-    measurements = measurements_of(units, "reconstruction")
-    for eval_set, title in eval_sets(measurements, MaskedEvalSet).items():
-        section = reconstruction_section(measurements, eval_set, title, titles)
-        reconstruction.append((section, reconstruction_charts(measurements, eval_set, titles, styles)))
-        sentences.append((title, reconstruction_sentence(measurements, eval_set, titles)))
+    for eval_set, title in eval_sets(reconstructed, MaskedEvalSet).items():
+        section = reconstruction_section(reconstructed, eval_set, title, titles)
+        reconstruction.append((section, reconstruction_charts(reconstructed, eval_set, titles, styles)))
+        sentences.append((title, reconstruction_sentence(reconstructed, eval_set, titles)))
     parts = [("Correspondence", correspondence), ("Reconstruction", reconstruction)]
     parts = [(title, sections) for title, sections in parts if sections]
     tables = [(title, [section for section, _ in sections]) for title, sections in parts]

@@ -44,6 +44,15 @@ def test_a_translated_camera():
     np.testing.assert_allclose(found[0], [35, 20])
 
 
+def test_points_of_the_border_are_visible_in_their_own_view():
+    quarter = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+    cameras = two_cameras([0.3, 0.1, 0.7], quarter @ np.diag([-1.0, 1, -1]))
+    points = np.array([[x, 0.0] for x in range(60)] + [[0.0, y] for y in range(40)])
+    found, visible = find_in_view(points, np.full((2, *SIZE), 4.7), cameras, 1, 1)
+    np.testing.assert_array_equal(found, points)
+    assert visible.all()
+
+
 def test_a_rotated_camera():
     depth = np.full((2, *SIZE), 5.0)
     quarter = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])  # the world's y is the camera's x

@@ -15,7 +15,7 @@ from muskie_jax.data.mixture import build_mixture
 from muskie_jax.data.sources import PhotographSource, SyntheticSource
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError
-from muskie_jax.evaluators.contexts import choose_targets, seen_by_context
+from muskie_jax.evaluators.contexts import choose_targets, seen_by_context, view_order
 from muskie_tests.runs import nano_config
 
 SIZE = (32, 48)
@@ -38,7 +38,7 @@ def test_groups_show_held_out_scenes_without_repeated_views(photo_folder):
     ], "scenes do not alternate"
     assert len({group.label for group in photos.groups}) == 6
     assert {len(group.frames) for group in photos.groups} == {5, 6}, "one scene has only five frames"
-    for number, (label, frames) in enumerate(photos.groups):
+    for number, (label, frames, _) in enumerate(photos.groups):
         scene = unseen[unseen.names().index(label.rpartition("/")[0])]
         assert len(set(frames)) == len(frames) == min(6, len(scene.frames))
         assert set(frames) <= set(scene.frames)
@@ -56,6 +56,33 @@ def test_groups_show_held_out_scenes_without_repeated_views(photo_folder):
     (targets,) = choose_targets([photos], (1, 2, 3), 6).values()
     assert all(photos.groups[i].label[:4] != photos.groups[n].label[:4]
                for i, (_, n) in zip(targets.groups, targets.distractors))  # fmt: skip
+
+
+def test_draws_do_not_depend_on_names_of_folders(photo_folder, tmp_path):
+    names = {"attic": "1", "barn": "2", "cave": "3", "dome": "4"}
+    for name, other in names.items():
+        shutil.copytree(photo_folder / name, tmp_path / "copies" / other)
+    sets = [
+        build_sets(nano_config(root, holdout=0.5))[1][0] for root in (photo_folder, tmp_path / "copies")
+    ]
+    for group, copy in zip(*(each.groups for each in sets), strict=True):
+        assert group.label != copy.label and group.seed == copy.seed
+        np.testing.assert_array_equal(view_order(group), view_order(copy))
+    for number in (0, 3):
+        np.testing.assert_array_equal(*(each.load(number, SIZE).images for each in sets))
+
+
+def test_sources_without_a_holdout_are_evaluated_on_all_scenes(photo_folder, tmp_path):
+    for number in range(3):
+        write_scene(tmp_path / "others" / f"scene{number}", 4, number)
+    config = nano_config(photo_folder, holdout=0.0)
+    config.sources.others = folder(root=str(tmp_path / "others"), holdout=0.3)
+    mixture = build_mixture(config)
+    names = lambda whole: [each.name for each in held_out_scenes(mixture, 2, 8, whole)]
+    assert names(()) == ["others"] and names(("photos",)) == ["others", "photos"]
+    others, photos = held_out_scenes(mixture, 2, 8, ("photos",))
+    assert len(set(photos.image_folders)) == 4 and len(set(others.image_folders)) == 1
+    assert photos.image_folders[0] == photo_folder.resolve() / photos.groups[0].frames[0].split("/")[0]
 
 
 def test_unreadable_photographs_are_replaced(tmp_path):

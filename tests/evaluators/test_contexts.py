@@ -87,6 +87,8 @@ def test_masks_and_order_come_from_the_label():
     np.testing.assert_array_equal(view_order(group), order)
     others = {tuple(view_order(group._replace(label=f"attic/{i}"))) for i in range(5)}
     assert len(others) == 5 and tuple(range(8)) not in others
+    seeded = [view_order(Group(label, group.frames, seed="a digest")) for label in ("attic/1", "barn/7")]
+    np.testing.assert_array_equal(*seeded)
 
 
 def test_reference_views_come_before_the_target():

@@ -125,7 +125,8 @@ def test_summary_and_facts(text):
     assert (
         f"kitchen, 96x128, mask random 0.9: with 4 views, 1 of them unmasked, the error on masked patches "
         f"is 75% lower ({late}), 33% lower (untrained (small)) when the other views show the same scene "
-        f"rather than another one." in sentences
+        f"rather than another one. The lowest error is 0.0150 ({late}), 81% below that of the mean colour."
+        in sentences
     )
     facts = [text for _, _, text in page.all("dd")]
     assert "12 groups, 8 views, 512x512 pixels, up to 700 pairs of a point and a view" in facts
@@ -155,7 +156,8 @@ def test_summary_reports_that_no_model_gains_from_other_views(tmp_path):
     append(tmp_path / "results.jsonl", unit(0, LATE, "reconstruction", rows))
     _, _, sentence = Page(write_report(tmp_path)["html"].read_text()).all("li")[0]
     assert "with 4 views, 2 of them unmasked, " in sentence and f" 25% higher ({SHOWN} at 400) " in sentence
-    assert sentence.endswith("No model gains from other views here.")
+    assert "No model gains from other views here. The lowest error is 0.2000 " in sentence
+    assert sentence.endswith("no lower than that of the mean colour, 0.0800.")
 
 
 def test_parts_without_measurements_are_omitted(tmp_path):
@@ -221,6 +223,9 @@ def test_training_curve_starts_at_its_untrained_model(tmp_path, source, starts):
 
 def test_reconstruction_curves_start_at_the_target_alone(text):
     curves = chart_of(text, "MSE on masked patches, 1 reference view by views")
+    (baseline,) = (points for style, points in curves if style == "g2")
+    assert len(baseline) == 2 and baseline[0][1] == baseline[1][1], "the mean colour is a horizontal line"
+    curves = [(style, points) for style, points in curves if style != "g2"]
     assert len(curves) == 4 and {len(points) for _, points in curves} == {3}  # 1, 2 and 4 views
     for style in ("g0", "c0"):
         same_scene, distractors = (points for found, points in curves if found == style)
@@ -230,7 +235,7 @@ def test_reconstruction_curves_start_at_the_target_alone(text):
 
 
 @pytest.mark.parametrize(
-    "source, drawn", [("untrained, as runs/hostile", ["c0"]), ("untrained", ["c0", "g0"])]
+    "source, drawn", [("untrained, as runs/hostile", ["c0", "g1"]), ("untrained", ["c0", "g0", "g1"])]
 )
 def test_reconstruction_chart_omits_the_untrained_model_of_a_trained_one(tmp_path, source, drawn):
     rows = [reconstruction(0.2, 1, "none", references=0), reconstruction(0.1, 2, "own")]

@@ -28,6 +28,7 @@ from muskie_tests.results import (
     unit,
 )
 
+MEAN_COLOUR = "mean colour *(trivial baseline)*"
 GAIN = Column("y", 1, "higher", margin=1)
 
 
@@ -187,7 +188,7 @@ def test_reconstruction_on_other_targets_is_in_another_table(tmp_path):
         of(2, "b", rows(0.2, 0.3)),
         of(3, "b", [reconstruction(0.4, 1, "none", references=0)]),
     )
-    assert [rows[1][3:6] for rows in tables.values()] == [
+    assert [rows[-1][3:6] for rows in tables.values()] == [
         ["0.4000", "0.2000", "0.3000"],
         [MISSING, "0.1000", "0.2000"],
     ]
@@ -196,8 +197,9 @@ def test_reconstruction_on_other_targets_is_in_another_table(tmp_path):
 def test_target_measured_only_alone_has_a_row(tmp_path):
     alone = [reconstruction(0.4, 1, "none", references=0)]
     tables, _ = report_of(tmp_path, unit(1, LATE, "reconstruction", alone))
-    ((_, row),) = tables.values()
-    assert row[1:] == ["1", "0", "0.4000", MISSING, MISSING, MISSING, "0.0800", "1000"]
+    ((_, baseline, row),) = tables.values()
+    assert row[1:] == ["1", "0", "0.4000", MISSING, MISSING, MISSING, "1000"]
+    assert baseline == [MEAN_COLOUR, "1", "0", "0.0800", MISSING, MISSING, MISSING, "1000"]
 
 
 @pytest.mark.parametrize("reader, named", [("scannet", "CroCo v2"), ("files", None), (None, None)])
@@ -244,6 +246,7 @@ def test_layer_and_extra_tables(written):
     head, *rows = tables[section, "Mean error by layer (px)"]
     assert head == ["model", "predictor", "1", "2", "3"]
     late = f"{SHOWN} at 400"
+    assert rows[0] == ["did not move *(trivial baseline)*", MISSING, *["100.00"] * 3]
     assert rows[-2:] == [
         [late, "attention", "40.00", "**25.00**", "30.00"],
         [late, "feature", "40.00", "**25.00**", "30.00"],
@@ -255,7 +258,8 @@ def test_layer_and_extra_tables(written):
         [late, "attention, all layers", "**20.00**", "**10.00**", "**5.00**",
          "**50.00**", "**100.00**", "**100.00**", "50.0"],
     ]  # fmt: skip
-    assert rows[0][2:] == ["80.00", "40.00", "20.00", "12.50", "25.00", "50.00", "50.0"]
+    assert rows[0][1:] == [MISSING, *["100.00"] * 3, *["10.00"] * 3, "100.0"], "nothing to refine or reject"
+    assert rows[1][2:] == ["80.00", "40.00", "20.00", "12.50", "25.00", "50.00", "50.0"]
     head, *rows = tables[section, f"{beyond}Points within 10 px (%) by rotation between the two views"]
     assert head == ["model", "0-10°", "10-20°"]
     assert rows[0] == ["untrained (small)", "25.00", "6.25"]
@@ -268,10 +272,12 @@ def test_reconstruction_tables(written):
     _, *rows = tables[section, f"{beyond}Error on masked patches by number of views"]
     late = f"{SHOWN} at 400"
     assert rows == [
-        ["untrained (small)", "2", "1", "0.2000", "0.0800", "0.0600", "-33.3", "0.0800", "1000"],
-        ["untrained (small)", "4", "1", "0.2000", "0.0400", "0.0600", "33.3", "0.0800", "1000"],
-        [late, "2", "1", "**0.0750**", "**0.0300**", "0.0600", "**50.0**", "0.0800", "1000"],
-        [late, "4", "1", "**0.0750**", "**0.0150**", "0.0600", "**75.0**", "0.0800", "1000"],
+        [MEAN_COLOUR, "2", "1", "0.0800", "0.0800", "0.0800", "0.0", "1000"],
+        [MEAN_COLOUR, "4", "1", "0.0800", "0.0800", "0.0800", "0.0", "1000"],
+        ["untrained (small)", "2", "1", "0.2000", "0.0800", "0.0600", "-33.3", "1000"],
+        ["untrained (small)", "4", "1", "0.2000", "0.0400", "0.0600", "33.3", "1000"],
+        [late, "2", "1", "**0.0750**", "**0.0300**", "0.0600", "**50.0**", "1000"],
+        [late, "4", "1", "**0.0750**", "**0.0150**", "0.0600", "**75.0**", "1000"],
     ]  # those without a reference view are only on the page
     head, *rows = tables[
         section, f"{beyond}Gain from views of the same scene (%) by overlap with the target"

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import hashlib
+import pathlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -100,6 +102,7 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
         )
     opened = RecordedSet(name, dataset, groups)
     opened.check_headers()
+    opened.seed_groups()
     return opened
 
 
@@ -140,6 +143,20 @@ class RecordedSet:
             sequence, frame = self._frames[name]
             with _prefix_errors(self.name, sequence):
                 check_headers(frame, self._dataset)
+
+    def seed_groups(self) -> None:
+        """Sets the seed of every group to the digest of its first view's image file."""
+        digests = []
+        for group in self.groups:
+            with open(self._frames[group.frames[0]][1].image, "rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        self.groups = tuple(group._replace(seed=seed) for group, seed in zip(self.groups, digests))
+
+    @property
+    def image_folders(self) -> tuple[pathlib.Path, ...]:
+        """The folder of each group's first image, absolute."""
+        images = [self._frames[group.frames[0]][1].image for group in self.groups]
+        return tuple(image.parent.resolve() for image in images)
 
     def load(self, number: int, size: tuple[int, int]) -> PosedViews:
         """See `PosedSet`."""

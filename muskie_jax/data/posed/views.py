@@ -33,10 +33,13 @@ class Group(NamedTuple):
     Attributes:
       label: the group's name, unique in its dataset, such as `kitchen/000040`.
       frames: names of the views.
+      seed: text that query points, masks and the order of views are drawn from. It does not depend on the
+        names of folders, so copies of a recording have the same draws. Empty: they depend on the label.
     """
 
     label: str
     frames: tuple[str, ...]
+    seed: str = ""
 
 
 class PosedSet(Protocol):

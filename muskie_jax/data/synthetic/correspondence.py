@@ -39,6 +39,8 @@ def find_in_view(
     in_front = distance > 1e-6
     safe = np.where(in_front, distance, 1.0)
     projected = (np.stack([x / safe, y / safe, np.ones_like(x)], -1) @ intrinsics[second].T)[:, :2]
+    if first == second:  # rounding on the way through the camera would put points of the border outside
+        projected = np.array(points, np.float64)
     inside = in_front & (projected >= 0).all(-1) & (projected < (width, height)).all(-1)
     surface = _nearest_depth(depth[second], projected)
     unoccluded = distance <= (1 + RELATIVE_SLACK) * surface + SLACK_METRES

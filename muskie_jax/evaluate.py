@@ -28,7 +28,9 @@ from muskie_jax.data.posed import PosedSet, open_posed
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.contexts import ViewSet
 from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
+from muskie_jax.evaluators.epipolar import EpipolarEvaluator
 from muskie_jax.evaluators.eval_models import STILL, EvalModel
+from muskie_jax.evaluators.headline import headline
 from muskie_jax.evaluators.model_specs import ModelSpec, find_models
 from muskie_jax.evaluators.reconstruction_curves import CurveSettings, ReconstructionCurves
 from muskie_jax.evaluators.results import Figure, ResultRow, Setting, SweepEvaluator
@@ -55,6 +57,9 @@ DIGEST_NAMES = {
     "photo_texture_fraction": "photo_texture_share",
     "floating_fraction": "floating_share",
 }
+NOT_IN_DIGESTS = ("check",)  # settings of datasets that do not change results
+# Settings that a reader did not have at first. At their default they are left out of digests.
+ADDED_SETTINGS = {"cameras": {"depth_unit": 0.0}}
 
 
 class WorkUnit(NamedTuple):
@@ -185,9 +190,20 @@ def protocol_digest(evaluator: SweepEvaluator, setting: Setting, config: ConfigD
             "version": _version(setting, data.values()),
             "evaluator": evaluator.name,
             "setting": protocol,
-            "data": {name: each and each.to_dict() for name, each in data.items()} | {"": config.data.root},
+            "data": {name: _data_settings(each) for name, each in data.items()} | {"": config.data.root},
         }
     )
+
+
+def _data_settings(settings: ConfigDict | None) -> dict[str, Any] | None:
+    if settings is None:
+        return None
+    added = ADDED_SETTINGS.get(settings.get("reader", ""), {})
+    return {
+        name: value
+        for name, value in settings.to_dict().items()
+        if name not in NOT_IN_DIGESTS and not (name in added and value == added[name])
+    }
 
 
 def _version(setting: Setting, data: Iterable[ConfigDict | None]) -> int:
@@ -289,34 +305,6 @@ def run_unit(
     )
 
 
-def headline(rows: Sequence[ResultRow]) -> str:
-    """Returns a unit's main metric as text: the score of an unrefined predictor, or the masked error."""
-    slices = ("angle", "points", "overlap")
-    overall = [row for row in rows if all(row.labels.get(key, "all") == "all" for key in slices)]
-    unrefined = [
-        row for row in overall if "px_ate" in row.values and "+" not in str(row.labels["predictor"])
-    ]
-    if unrefined:
-        return _correspondence_headline(unrefined)
-    if overall:
-        # Later rows, which have more reference views, replace earlier ones.
-        errors = {row.labels["context"]: row.values["mse"] for row in overall}
-        return "masked error " + ", ".join(f"{mse:.4f} ({context})" for context, mse in errors.items())
-    return "nothing to measure"
-
-
-def _correspondence_headline(rows: Sequence[ResultRow]) -> str:
-    """Describes the best row: protocol "targets" first, then all layers, then the smallest mean error."""
-
-    def preference(row: ResultRow) -> tuple[bool, bool, float]:
-        return row.labels["protocol"] != "targets", row.labels["layer"] != "all", row.values["px_ate"]
-
-    best = min(rows, key=preference)
-    labels = best.labels
-    layer = "" if labels["layer"] == "all" else f" of layer {labels['layer']}"
-    return f"{labels['predictor']}{layer} {best.values['px_10']:.1f}% within 10 px ({labels['protocol']})"
-
-
 def save_figure(workdir: pathlib.Path, name: str, figure: Figure) -> FigureFile:
     """Writes a figure atomically, as a JPEG file."""
     file = f"{FIGURES}/{name}.jpg"
@@ -335,28 +323,30 @@ def make_evaluators(config: ConfigDict, workdir: pathlib.Path) -> list[SweepEval
     def open_sets(views: int) -> list[PosedSet]:
         return [open_posed(name, each, views, config.data.root) for name, each in config.posed.items()]
 
-    return [EVALUATORS[name](config, workdir, open_sets) for name in config.evaluate.evaluators]
+    names = config.evaluate.evaluators
+    return [each for name in names for each in EVALUATORS[name](config, workdir, open_sets)]
 
 
 def make_correspondence(
     config: ConfigDict, workdir: pathlib.Path, open_sets: OpenSets
-) -> CorrespondenceEvaluator:
-    """Returns the correspondence evaluator, on config.posed."""
+) -> list[SweepEvaluator]:
+    """Returns the correspondence evaluator, on config.posed; for recordings without depth, another one."""
     del workdir
     settings = config.evaluate
-    return CorrespondenceEvaluator(
-        {views: open_sets(views) for views in settings.views},
-        settings.sizes,
-        points=settings.points,
-        layers=settings.layers,
-        protocols=settings.protocols,
-        pictures=settings.pictures,
-    )
+    sets = {views: open_sets(views) for views in settings.views}
+    choose = lambda has_depth: {
+        views: [each for each in opened if each.has_depth == has_depth] for views, opened in sets.items()
+    }
+    options = {"points": settings.points, "layers": settings.layers, "pictures": settings.pictures}
+    return [
+        CorrespondenceEvaluator(choose(True), settings.sizes, protocols=settings.protocols, **options),
+        EpipolarEvaluator(choose(False), settings.sizes, **options),
+    ]
 
 
 def make_reconstruction(
     config: ConfigDict, workdir: pathlib.Path, open_sets: OpenSets
-) -> ReconstructionCurves:
+) -> list[SweepEvaluator]:
     """Returns the reconstruction evaluator, on config.posed and the held-out scenes of config.sources."""
     curves: Mapping[str, Any] = config.evaluate.reconstruction
     settings = CurveSettings(sizes=config.evaluate.sizes, pictures=config.evaluate.pictures, **curves)
@@ -370,10 +360,10 @@ def make_reconstruction(
                 log_main(note)
         whole = [name for name, source in config.sources.items() if source.get("holdout") == 0]
         sets += held_out_scenes(mixture, max_views, settings.groups, whole)
-    return ReconstructionCurves(sets, settings, mesh)
+    return [ReconstructionCurves(sets, settings, mesh)]
 
 
-EVALUATORS: dict[str, Callable[[ConfigDict, pathlib.Path, OpenSets], SweepEvaluator]] = {
+EVALUATORS: dict[str, Callable[[ConfigDict, pathlib.Path, OpenSets], list[SweepEvaluator]]] = {
     "correspondence": make_correspondence,
     "reconstruction": make_reconstruction,
 }

@@ -20,11 +20,13 @@ from muskie_jax.config import validate
 from muskie_jax.data.images import BadImage
 from muskie_jax.data.mixture import Mixture, build_mixture, training_sampler
 from muskie_jax.data.pipeline import GroupSampler, PhotoGroup, collate
+from muskie_jax.data.posed import inspection as posed
 from muskie_jax.data.sources import PhotographSource, SyntheticSource
 from muskie_jax.data.synthetic import render_groups
 from muskie_jax.errors import UserError, printable
 from muskie_jax.files import user_path
 from muskie_jax.viz.contact_sheet import VIEW_HEIGHT, SheetRow, contact_sheet
+from muskie_jax.viz.warps import warp_sheet
 from muskie_jax.writers import log_main, save_picture, table_head, table_row
 
 _CHECK = flags.DEFINE_integer(
@@ -41,22 +43,44 @@ COLUMNS = (
 
 
 def inspect(config: ConfigDict, workdir: pathlib.Path, check: int) -> dict[str, Any]:
-    """Checks a config's data, prints a table of its sources, and draws groups as training would.
+    """Checks a config's data, prints tables, and draws groups as training would, and warped views.
 
     Args:
       config: see `muskie_jax.config.default_config`.
-      workdir: folder for `contact_sheet.png` and `inspect.json`. Lists of scenes are cached next to it.
+      workdir: folder for `contact_sheet.png`, `warps.png` and `inspect.json`. Lists of scenes are cached
+        next to it.
       check: number of images to decode per source, evenly spaced; 0: all images.
 
     Returns:
-      A dictionary: `sources`, one report per source; `views_per_second`, the mixture's loading speed on
-      one core; `contact_sheet`, the path of the picture.
+      A dictionary. For `config.sources`: `sources`, one report per source; `views_per_second`, the
+      mixture's loading speed on one core; `contact_sheet`, the path of the picture. For `config.posed`:
+      `posed`, one report per dataset, see `inspect_posed`; `warps`, the path of the picture.
 
     Raises:
       UserError: after writing the report, if a source cannot be trained on: a scene has no readable
-        image, or more than `config.data.max_bad_fraction` of the images are unreadable.
+        image, or more than `config.data.max_bad_fraction` of the images are unreadable; or if a posed
+        dataset has no groups, or its geometry does not fit its images.
     """
     validate(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {"job": "inspect"}
+    errors = []
+    if config.sources or not config.posed:
+        errors += inspect_sources(config, workdir, check, result)
+    if config.posed:
+        errors += inspect_recordings(config, workdir, result)
+    (workdir / "inspect.json").write_text(json.dumps(result, indent=1) + "\n")
+    for line in summary_lines(result, workdir):
+        print(printable(line))
+    if errors:
+        raise UserError("; ".join(errors))
+    return result
+
+
+def inspect_sources(
+    config: ConfigDict, workdir: pathlib.Path, check: int, result: dict[str, Any]
+) -> list[str]:
+    """Checks `config.sources`; adds its part of the result of `inspect`, and returns the errors."""
     mixture = build_mixture(config, workdir)
     for note in mixture.notes:
         log_main(note)
@@ -82,21 +106,30 @@ def inspect(config: ConfigDict, workdir: pathlib.Path, check: int) -> dict[str, 
             errors += source_errors(report, config.data.max_bad_fraction)
             reports.append(report)
         log_main(table_row(table_cells(reports[-1]), COLUMNS))
-    workdir.mkdir(parents=True, exist_ok=True)
-    result = {
-        "job": "inspect",
-        "sources": reports,
-        "views_per_second": mixture_views_per_second(mixture, reports),
-        "contact_sheet": str(workdir / "contact_sheet.png"),
-    }
+    result["sources"] = reports
+    result["views_per_second"] = mixture_views_per_second(mixture, reports)
+    result["contact_sheet"] = str(workdir / "contact_sheet.png")
     if rows:
         save_picture(workdir / "contact_sheet.png", contact_sheet(rows, sampler.patch))
-    (workdir / "inspect.json").write_text(json.dumps(result, indent=1) + "\n")
-    for line in summary_lines(result, workdir):
-        print(printable(line))
-    if errors:
-        raise UserError("; ".join(errors))
-    return result
+    return errors
+
+
+def inspect_recordings(config: ConfigDict, workdir: pathlib.Path, result: dict[str, Any]) -> list[str]:
+    """Checks `config.posed`; adds its part of the result of `inspect`, and returns the errors."""
+    log_main("")
+    log_main(table_head(posed.COLUMNS))
+    reports, rows, errors = [], [], []
+    for name, settings in config.posed.items():
+        found = posed.inspect_posed(name, settings, config.evaluate.views[0], config.data.root)
+        reports.append(found.report)
+        rows += found.rows
+        errors += found.errors
+        log_main(table_row(posed.table_cells(found.report), posed.COLUMNS))
+    result["posed"] = reports
+    if rows:
+        result["warps"] = str(workdir / "warps.png")
+        save_picture(workdir / "warps.png", warp_sheet(rows))
+    return errors
 
 
 def single_source_sampler(sampler: GroupSampler, number: int) -> GroupSampler:
@@ -258,19 +291,23 @@ def table_cells(report: dict[str, Any]) -> list[str]:
 def summary_lines(result: dict[str, Any], workdir: pathlib.Path) -> list[str]:
     """Returns the lines printed below the table: unreadable files, loading speed, and output files."""
     lines = []
-    for report in result["sources"]:
+    for report in result.get("sources", ()):
         bad = report.get("unreadable", ())
         lines += [f"unreadable  {message}" for message in bad[:MAX_LISTED_FILES]]
         if len(bad) > MAX_LISTED_FILES:
             lines.append(
                 f"            and {len(bad) - MAX_LISTED_FILES} more of {report['name']}: see inspect.json"
             )
-    if result["views_per_second"]:
+    if result.get("views_per_second"):
         lines.append(
             f"One core of this machine loads {result['views_per_second']:.0f} views per second of this "
             "mixture."
         )
-    return [*lines, f"  groups   {result['contact_sheet']}", f"  figures  {workdir / 'inspect.json'}"]
+    for report in result.get("posed", ()):
+        lines += [f"{report['name']}, {problem}" for problem in report["problems"]]
+    pictures = {"groups": result.get("contact_sheet"), "warps": result.get("warps")}
+    lines += [f"  {name:7}  {path}" for name, path in pictures.items() if path]
+    return [*lines, f"  figures  {workdir / 'inspect.json'}"]
 
 
 def run_inspect(arguments: list[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Int
 
-from muskie_jax.correspondence.scores import Scores, Truth, compute_errors, compute_truth
+from muskie_jax.correspondence.scores import Scores, compute_errors, compute_truth
 from muskie_jax.correspondence.tracks import draw_points
 from muskie_jax.data.posed.views import PosedSet, PosedViews
 from muskie_jax.errors import UserError
@@ -42,12 +42,15 @@ CACHED_GROUPS = 128
 
 
 class QueryGroup(NamedTuple):
-    """A group of views, the points to find, and their true positions under each protocol."""
+    """A group of views, the points to find, and what is known of their positions under each protocol.
+
+    That is a `Truth`, or an `EpipolarTruth` without depth.
+    """
 
     label: str
     views: PosedViews
     points: Int[np.ndarray, "N 2"]
-    truths: Mapping[str, Truth]
+    truths: Mapping[str, Any]
 
 
 class PairErrors(NamedTuple):
@@ -91,7 +94,7 @@ class CorrespondenceEvaluator:
     every layer. Under protocol "targets" both are also refined (see `muskie_jax.correspondence`).
 
     Args:
-      sets: posed datasets, by number of views per group.
+      sets: posed datasets with depth, by number of views per group.
       sizes: (height, width) of views, pixels.
       points: maximum number of points per group; they depend only on the group.
       layers: layers to measure, from 1; empty for all.
@@ -159,7 +162,7 @@ class CorrespondenceEvaluator:
             for errors in pair_errors(predicted.predictions, predicted.group):
                 truth = predicted.group.truths[errors.predictor.protocol]
                 by_slice = scores.setdefault(errors.predictor, {})
-                for part, chosen in _slices(truth, errors.consistent, errors.predictor.protocol):
+                for part, chosen in slices(truth, errors.consistent, errors.predictor.protocol):
                     by_slice.setdefault(part, Scores()).add(errors.pixels[chosen], errors.metres[chosen])
             if len(drawn) < self.pictures:
                 drawn.append(predicted._replace(features=[np.asarray(x) for x in predicted.features]))
@@ -215,11 +218,19 @@ class CorrespondenceEvaluator:
         label = group.label
         seed = hashlib.sha256((group.seed or f"{name}/{label}").encode()).digest()[:8]
         rng = np.random.default_rng(int.from_bytes(seed, "little"))
-        points = draw_points(rng, loaded.valid[0], self.points)
+        points = self._draw_points(rng, loaded)
         if not len(points):
             raise UserError(f"config.posed.{name}: the first view of {label} has no depth")
-        truths = {protocol: compute_truth(points, loaded, protocol) for protocol in self.protocols}
+        truths = {protocol: self._compute_truth(points, loaded, protocol) for protocol in self.protocols}
         return QueryGroup(label, loaded, points, truths)
+
+    # What differs where depth is unknown, see `EpipolarEvaluator`.
+
+    def _draw_points(self, rng: np.random.Generator, views: PosedViews) -> Int[np.ndarray, "N 2"]:
+        return draw_points(rng, views.valid[0], self.points)
+
+    def _compute_truth(self, points: Int[np.ndarray, "N 2"], views: PosedViews, protocol: str) -> Any:
+        return compute_truth(points, views, protocol)
 
 
 def pair_errors(predictions: Predictions, group: QueryGroup) -> Iterator[PairErrors]:
@@ -240,8 +251,8 @@ def _pad(points: np.ndarray, count: int) -> np.ndarray:
     return np.resize(points, (count, 2))
 
 
-def _slices(truth: Truth, consistent: np.ndarray, protocol: str) -> Iterator[tuple[DataSlice, np.ndarray]]:
-    """Yields slices of the counted pairs, bool (N, V)."""
+def slices(truth: Any, consistent: np.ndarray, protocol: str) -> Iterator[tuple[DataSlice, np.ndarray]]:
+    """Yields slices of the counted pairs, bool (N, V), given a truth with `counted` and `angle`."""
     yield DataSlice(ALL, ALL), truth.counted
     if protocol == "published":
         return
@@ -271,7 +282,7 @@ def _figures(name: str, labels: Labels, predicted: GroupPredictions, values: Val
     if best_feature is not None:
         layers = [p.layer for p in by_feature]
         layer_features = features[layers.index(best_feature.layer)]
-        yield _features_figure(name, labels, group, best_feature.layer, layer_features)
+        yield features_figure(name, labels, group, best_feature.layer, layer_features)
 
 
 def _tracks_figure(
@@ -288,7 +299,7 @@ def _tracks_figure(
     return Figure("tracks", labels | {"group": group.label} | shown._asdict(), caption, picture)
 
 
-def _features_figure(
+def features_figure(
     name: str, labels: Labels, group: QueryGroup, layer: str | int, features: np.ndarray
 ) -> Figure:
     views, *grid, channels = features.shape

@@ -166,8 +166,7 @@ def check_evaluate(evaluate: ConfigDict, has_posed: bool) -> None:
     ReconstructionSettings(**evaluate.reconstruction)
     if "correspondence" in evaluate.evaluators and not has_posed:
         raise UserError(
-            "config.posed is empty, and correspondence needs views with depth and cameras: see "
-            "docs/evaluation.md"
+            "config.posed is empty, and correspondence needs views with cameras: see docs/evaluation.md"
         )
 
 

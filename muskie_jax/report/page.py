@@ -24,6 +24,11 @@ FIGURES = {  # kind -> title and note
         "Tracks",
         "Points of the first view, tracked into the other views. Rings: ground truth. Dots: predictions.",
     ),
+    "epipolar": (
+        "Epipolar lines",
+        "Points of the first view, in views whose depth is unknown. Lines: where the point of that colour "
+        "must lie. Dots: predictions.",
+    ),
     "features": (
         "Features as colours",
         "Principal components of the features, in one palette for all views: a surface that the network "

@@ -239,11 +239,13 @@ def by_model(measurements: Iterable[Measurement]) -> dict[ModelInfo, list[Measur
     return dict(sorted(groups.items(), key=lambda item: sort_key(item[0])))
 
 
-def main_results(measurements: Sequence[Measurement]) -> dict[ModelInfo, Measurement]:
+def main_results(
+    measurements: Sequence[Measurement], metric: str = "px_ate"
+) -> dict[ModelInfo, Measurement]:
     """Returns the measurement that represents each model in tables, given one set and protocol.
 
     Muskie is represented by attention averaged over all layers. Any other model is represented by features
-    of the layer with the lowest mean error.
+    of the layer with the lowest mean error, `metric`.
     """
     unrefined = [
         measurement
@@ -257,17 +259,19 @@ def main_results(measurements: Sequence[Measurement]) -> dict[ModelInfo, Measure
             or with_labels(rows, predictor="feature")
             or rows
         )
-        chosen[model] = min(candidates, key=lambda measurement: measurement.error("px_ate"))
+        chosen[model] = min(candidates, key=lambda measurement: measurement.error(metric))
     return chosen
 
 
-def refined(measurements: Sequence[Measurement], main: Measurement) -> Measurement | None:
+def refined(
+    measurements: Sequence[Measurement], main: Measurement, metric: str = "px_ate"
+) -> Measurement | None:
     """Returns a model's refined result, at the layer of its main result or else at its best layer."""
     predictor = f"{main.labels.get('predictor')}{REFINED}"
     rows = with_labels(measurements, predictor=predictor, angle="all", points="all")
     rows = [row for row in rows if row.model == main.model]
     rows = with_labels(rows, layer=main.labels.get("layer", "all")) or rows
-    return min(rows, key=lambda measurement: measurement.error("px_ate"), default=None)
+    return min(rows, key=lambda measurement: measurement.error(metric), default=None)
 
 
 def siblings(measurements: Sequence[Measurement], main: Measurement, *free: str) -> list[Measurement]:

@@ -5,6 +5,8 @@ import pathlib
 from muskie_jax.files import atomic_write
 from muskie_jax.report.correspondence_tables import correspondence_section
 from muskie_jax.report.curves import correspondence_charts, line_styles, reconstruction_charts
+from muskie_jax.report.epipolar_tables import TITLE as EPIPOLAR_TITLE
+from muskie_jax.report.epipolar_tables import epipolar_section, epipolar_sentence
 from muskie_jax.report.page import report_page
 from muskie_jax.report.reconstruction_tables import reconstruction_section
 from muskie_jax.report.results_file import FILES, read
@@ -57,17 +59,25 @@ def _write_once(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     titles = unique_titles(models)
     styles = line_styles(titles)
 
-    correspondence, reconstruction, sentences = [], [], []
+    correspondence, epipolar, reconstruction, sentences = [], [], [], []
     measurements = measurements_of(units, "correspondence")
     for eval_set, title in eval_sets(measurements, EvalSet).items():
         section = correspondence_section(measurements, eval_set, title, titles)
         correspondence.append((section, correspondence_charts(measurements, eval_set, titles, styles)))
         sentences.append((title, correspondence_sentence(measurements, eval_set, titles)))
+    measurements = measurements_of(units, "epipolar")
+    for eval_set, title in eval_sets(measurements, EvalSet).items():
+        epipolar.append((epipolar_section(measurements, eval_set, title, titles), []))
+        sentences.append((title, epipolar_sentence(measurements, eval_set, titles)))
     for eval_set, title in eval_sets(reconstructed, MaskedEvalSet).items():
         section = reconstruction_section(reconstructed, eval_set, title, titles)
         reconstruction.append((section, reconstruction_charts(reconstructed, eval_set, titles, styles)))
         sentences.append((title, reconstruction_sentence(reconstructed, eval_set, titles)))
-    parts = [("Correspondence", correspondence), ("Reconstruction", reconstruction)]
+    parts = [
+        ("Correspondence", correspondence),
+        (EPIPOLAR_TITLE, epipolar),
+        ("Reconstruction", reconstruction),
+    ]
     parts = [(title, sections) for title, sections in parts if sections]
     tables = [(title, [section for section, _ in sections]) for title, sections in parts]
     summary = [(title, sentence) for title, sentence in sentences if sentence]

@@ -47,29 +47,22 @@ def track_picture(
     """
     chosen = spread_points(points, visible[:, 1:].sum(1), max_points)
     chosen = chosen[np.lexsort(points[chosen].T)]  # numbered from the top
-    left_to_right = np.argsort(np.argsort(points[chosen, 0]))
-    low, high = SHADES
-    shades = colormaps["turbo"](low + (left_to_right + 0.5) / max(len(chosen), 1) * (high - low))[:, :3]
-    colours = [tuple(colour) for colour in np.round(255 * shades).astype(int).tolist()]
-
-    views, height, width, _ = images.shape
+    colours = point_colours(points[chosen])
+    height, width = images.shape[1:3]
     scale = OVERSAMPLING * TILE_WIDTH / width
     size = (OVERSAMPLING * TILE_WIDTH, round(scale * height))
-    columns = min(COLUMNS, views)
-    rows = -(-views // columns)
-    gap = OVERSAMPLING * GAP
-    sheet = Image.new("RGB", (columns * (size[0] + gap) - gap, rows * (size[1] + gap) - gap), "white")
 
     def to_tile(position: np.ndarray) -> Point:
         x, y = (scale * (position + 0.5)).tolist()
         return x, y
 
+    tiles = []
     for view, image in enumerate(images):
         tile = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
         draw = ImageDraw.Draw(tile)
         if view == 0:
             for number, (index, colour) in enumerate(zip(chosen, colours), 1):
-                _draw_numbered_dot(draw, to_tile(points[index]), str(number), colour)
+                draw_numbered_dot(draw, to_tile(points[index]), str(number), colour)
         else:
             tracks = [
                 (to_tile(truth[index, view]), to_tile(predicted[index, view]), colour)
@@ -80,8 +73,27 @@ def track_picture(
                 _draw_error_line(draw, *track)
             for track in tracks:  # after all lines, so that none covers a ring or a dot
                 _draw_ring_and_dot(draw, *track)
-        row, column = divmod(view, columns)
-        sheet.paste(tile, (column * (size[0] + gap), row * (size[1] + gap)))
+        tiles.append(tile)
+    return join_tiles(tiles)
+
+
+def point_colours(points: Float[np.ndarray, "N 2"]) -> list[Colour]:
+    """Returns a colour per point, from one end of the palette to the other by their order from the left."""
+    left_to_right = np.argsort(np.argsort(points[:, 0]))
+    low, high = SHADES
+    shades = colormaps["turbo"](low + (left_to_right + 0.5) / max(len(points), 1) * (high - low))[:, :3]
+    return [tuple(colour) for colour in np.round(255 * shades).astype(int).tolist()]
+
+
+def join_tiles(tiles: list[Image.Image]) -> UInt8[np.ndarray, "height width 3"]:
+    """Joins oversampled tiles of equal size into a sheet of COLUMNS columns, and downsamples it."""
+    (width, height), gap = tiles[0].size, OVERSAMPLING * GAP
+    columns = min(COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        sheet.paste(tile, (column * (width + gap), row * (height + gap)))
     return np.asarray(sheet.reduce(OVERSAMPLING))
 
 
@@ -109,7 +121,7 @@ def spread_points(
     return candidates[np.array(chosen)]
 
 
-def _draw_numbered_dot(draw: ImageDraw.ImageDraw, centre: Point, text: str, colour: Colour) -> None:
+def draw_numbered_dot(draw: ImageDraw.ImageDraw, centre: Point, text: str, colour: Colour) -> None:
     radius = OVERSAMPLING * (RING + 1)
     draw.circle(centre, radius, colour, outline="white", width=OVERSAMPLING)
     is_dark = sum(weight * part for weight, part in zip((0.3, 0.59, 0.11), colour)) < 140  # luma

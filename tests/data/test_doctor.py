@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from conftest import write_scene
-from muskie_jax.config import dataset, synthetic
+from muskie_jax.config import dataset, default_config, posed, synthetic
 from muskie_jax.data.doctor import inspect, photo_rows
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.sources import PhotographSource
 from muskie_jax.errors import UserError
 from muskie_jax.viz.contact_sheet import LABEL_HEIGHT, MARGIN, VIEW_HEIGHT, SheetRow, contact_sheet
+from muskie_tests import posed_trees
 from muskie_tests.commands import run_module
 from muskie_tests.runs import nano_config
 from muskie_tests.trees import TREES
@@ -129,3 +130,59 @@ def test_photographs_are_drawn_as_they_are_above_their_augmentation(tmp_path):
     mirrored = lambda views: views[..., 16, 2, 0] > views[..., 16, -2, 0]
     assert upright(plain.images) and not upright(augmented.images)
     assert not mirrored(plain.images).any() and 0 < mirrored(augmented.images).mean() < 1
+
+
+def posed_config(root, **settings):
+    config = default_config()
+    config.job = "evaluate"
+    config.posed.desk = posed("cameras", str(root), select="rotation", **settings)
+    config.evaluate.update({"models": ("still",), "views": (3,)})
+    return config
+
+
+def test_posed_data_has_a_row_and_a_picture_of_warped_views(tmp_path, capsys):
+    posed_trees.cameras(tmp_path / "recordings")
+    result = inspect(posed_config(tmp_path / "recordings"), tmp_path / "out", check=0)
+    (desk,) = result["posed"]
+    assert (desk["sequences"], desk["frames"], desk["groups"]) == (1, 6, 6)
+    assert desk["valid_depth"] == 1 and not desk["problems"] and "sources" not in result
+    for name, better in (("depth_agrees", 1), ("difference", -1)):
+        given, still = desk[name]
+        assert better * given > better * still
+    assert desk["depth_agrees"][0] > 0.9 and desk["difference"][0] < 10
+    printed = capsys.readouterr()
+    assert "100%" in printed.err and str(tmp_path / "out" / "warps.png") in printed.out
+    with Image.open(tmp_path / "out" / "warps.png") as sheet:
+        pixels = np.asarray(sheet)
+    first, _, warped, difference = (pixels[60:200, x + 60 : x + 260] for x in (4, 328, 652, 976))
+    seen = (warped != 128).any(-1)
+    assert seen.mean() > 0.5 and np.abs(first.astype(int) - warped)[seen].mean() < 12
+    assert difference.mean() < 20, "drawn twice as bright"
+
+
+def test_geometry_that_does_not_fit_is_shown_and_is_an_error(tmp_path, capsys):
+    posed_trees.cameras(tmp_path / "recordings")
+    (path,) = tmp_path.rglob("cameras.json")
+    contents = json.loads(path.read_text())
+    for frame in contents["frames"]:
+        frame["world_to_camera"] = np.linalg.inv(frame["world_to_camera"]).tolist()
+    path.write_text(json.dumps(contents))
+    with pytest.raises(UserError, match="config.posed.desk: desk: the poses look like camera_to_world"):
+        inspect(posed_config(tmp_path / "recordings"), tmp_path / "out", check=0)
+    assert (tmp_path / "out" / "warps.png").exists()
+    result = inspect(posed_config(tmp_path / "recordings", check=False), tmp_path / "insisting", check=0)
+    assert "invert each pose" in result["posed"][0]["problems"][0]
+    assert "invert each pose" in capsys.readouterr().out
+
+
+def test_posed_data_without_depth(tmp_path, capsys):
+    posed_trees.cameras(tmp_path / "recordings")
+    (path,) = tmp_path.rglob("cameras.json")
+    contents = json.loads(path.read_text())
+    for frame in contents["frames"]:
+        del frame["depth"]
+    path.write_text(json.dumps(contents))
+    result = inspect(posed_config(tmp_path / "recordings"), tmp_path / "out", check=0)
+    (desk,) = result["posed"]
+    assert not desk["has_depth"] and desk["groups"] == 6 and desk["difference"] == [None, None]
+    assert "none" in capsys.readouterr().err and "warps" not in result

@@ -304,3 +304,29 @@ def test_the_shipped_config_has_every_kind_of_data(arg, desk):
 def test_the_shipped_config_lists_its_arguments():
     with pytest.raises(Exception, match="there is photos, cameras"):
         shipped("configs/evaluate.py:camera")
+
+
+def test_recordings_without_depth_are_measured_by_epipolar_distance(desk, tmp_path):
+    shutil.copytree(desk, tmp_path / "park")
+    (path,) = (tmp_path / "park").rglob("cameras.json")
+    contents = json.loads(path.read_text())
+    for frame in contents["frames"]:
+        del frame["depth"]
+    path.write_text(json.dumps(contents))
+    config = config_for(desk, "still", evaluators=("correspondence",))
+    config.posed.park = posed("cameras", str(tmp_path / "park"), groups=2)
+    result = evaluate(config, tmp_path / "out")
+    lines = {line["setting"]["dataset"]: line for line in lines_of(tmp_path / "out")}
+    assert lines["desk"]["evaluator"] == "correspondence" and lines["park"]["evaluator"] == "epipolar"
+    names = {name for row in lines["park"]["rows"] for name in row["values"]}
+    assert "epipolar_mean" in names and not any(name.startswith(("px_", "cm_")) for name in names)
+    page = pathlib.Path(result["html"]).read_text()
+    assert "Correspondence without depth: epipolar distance" in page and "Epipolar lines" in page
+    assert result["units"] == result["done"] == 2
+
+
+def test_insisting_on_a_geometry_keeps_results(desk, tmp_path):
+    config = config_for(desk, "still")
+    before = planned(config, tmp_path)
+    config.posed.desk.check = False
+    assert planned(config, tmp_path) == before

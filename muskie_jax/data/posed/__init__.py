@@ -22,8 +22,9 @@ To add a reader called `mine`:
    docstring documents the files, and the assumptions about them.
 2. Add it to `READER_MODULES` in `dataset.py`.
 3. Add it to `PROTOCOLS` in `settings.py`: its default way to choose groups, and its default frame stride.
-   If it has more settings than `RecordingSettings`, add their class to `SETTINGS`. Add it to `READERS` in
-   `configs/evaluate.py` too.
+   If it has more settings than `RecordingSettings`, add their class to `SETTINGS`. Add it to
+   `CONVENTIONS` in `warp_refusal.py`, which lists the poses and axes of files, and to `READERS` in
+   `configs/evaluate.py`.
 4. Write a miniature of the layout, `mine(root)`, in `tests/muskie_tests/posed_trees.py`, and add the reader
    to the lists of readers in `tests/data/test_posed.py`, `test_posed_opening.py` and
    `test_posed_errors.py`. They compare pixels, depth and cameras with what was written, and check errors.

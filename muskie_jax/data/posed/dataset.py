@@ -30,6 +30,7 @@ from muskie_jax.data.posed.pixels import check_headers, load_view, read_checked_
 from muskie_jax.data.posed.rooms import open_rooms
 from muskie_jax.data.posed.settings import PROTOCOLS
 from muskie_jax.data.posed.views import Group, PosedSet, PosedViews
+from muskie_jax.data.posed.warp_refusal import check_geometry
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
 from muskie_jax.writers import log_main
@@ -57,8 +58,8 @@ SELECT_WITHOUT_OVERLAP = "rotation"
 def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "") -> PosedSet:
     """Opens a posed dataset: chooses its groups, and checks the files of their frames.
 
-    Reads text files and the headers of the groups' images and depth maps. Whole depth maps are read only to
-    select groups by overlap.
+    Reads text files and the headers of the groups' images and depth maps. Whole depth maps are read to
+    select groups by overlap, and some views to check that the geometry fits (see `warp_check`).
 
     Args:
       name: the dataset's name in the config.
@@ -67,24 +68,15 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
       data_root: folder that a relative `settings.root` starts from.
 
     Raises:
-      UserError: if files are missing or cannot be parsed, a camera or a header is invalid, or there is no
-        group.
+      UserError: if files are missing or cannot be parsed, a camera or a header is invalid, depth and
+        cameras do not fit the images, or there is no group.
     """
     if settings.reader == "synthetic":
         return open_rooms(name, settings, views)
-    root = user_path(data_root) / user_path(settings.root)
-    reader = READER_MODULES[settings.reader]
-    if not root.exists():
-        raise UserError(
-            f"config.posed.{name}.root: no folder {str(root)!r}: write --config.posed.{name}.root=..., a "
-            f"folder that contains {reader.EXPECTED_FILES}, or the folder that relative roots start from, "
-            "--config.data.root=..."
-        )
+    dataset = read_posed(name, settings, data_root)
     protocol_select, _ = PROTOCOLS[settings.reader]
     with _prefix_errors(name):
-        dataset = reader.read(root, settings)
-        for note in dataset.notes:
-            _log_once(f"config.posed.{name}: {note}")
+        check_geometry(name, settings, dataset)
         overlap_of = dataset.overlap
         if dataset.has_depth:
             overlap_of = overlap_from_depth(lambda frame: read_checked_depth(frame, dataset))
@@ -104,6 +96,23 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
     opened.check_headers()
     opened.seed_groups()
     return opened
+
+
+def read_posed(name: str, settings: ConfigDict, data_root: str = "") -> RGBDDataset:
+    """Returns the sequences of a dataset of files, without groups; see `open_posed`."""
+    root = user_path(data_root) / user_path(settings.root)
+    reader = READER_MODULES[settings.reader]
+    if not root.exists():
+        raise UserError(
+            f"config.posed.{name}.root: no folder {str(root)!r}: write --config.posed.{name}.root=..., a "
+            f"folder that contains {reader.EXPECTED_FILES}, or the folder that relative roots start from, "
+            "--config.data.root=..."
+        )
+    with _prefix_errors(name):
+        dataset = reader.read(root, settings)
+    for note in dataset.notes:
+        _log_once(f"config.posed.{name}: {note}")
+    return dataset
 
 
 @functools.cache

@@ -66,6 +66,7 @@ class RecordingSettings:
       overlap: (low, high) fraction of the first view's pixels that each other view sees, for "overlap".
       stride: largest difference between the frame numbers of neighbours, for "consecutive".
       every: stride of the frames that are read; 1: all frames.
+      check: whether geometry that does not fit the images is refused, see `warp_check`.
     """
 
     reader: str
@@ -75,6 +76,7 @@ class RecordingSettings:
     overlap: tuple[float, float] = (0.3, 0.9)
     stride: int = 35
     every: int = 1
+    check: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

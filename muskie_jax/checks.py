@@ -6,6 +6,8 @@ valid.
 
 import dataclasses
 import difflib
+import numbers
+import os
 import types
 import typing
 from collections.abc import Collection, Iterable
@@ -15,6 +17,13 @@ from ml_collections import ConfigDict, config_dict
 
 from muskie_jax.errors import UserError
 
+# Type of a default -> the types that a setting may have, and their description.
+TYPES = {
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: ((str, os.PathLike), "text"),
+    tuple: ((tuple, list), "a tuple"),
+}
 # Settings of earlier versions: old path -> new path. "*" stands for any name, the same in both.
 RENAMED = {
     "sweep.share": "evaluate.shard",
@@ -145,20 +154,32 @@ def is_pair(value: object) -> bool:
     return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(x, int) for x in value)
 
 
-def nearest_size(size: tuple[int, int], patch: int) -> tuple[int, int]:
+def nearest_size(size: tuple[float, float], patch: int) -> tuple[int, int]:
     """Returns the (height, width) nearest to `size` whose sides are multiples of the patch size."""
     height, width = (max(patch, round(side / patch) * patch) for side in size)
     return height, width
 
 
+def nearest_sizes(size: tuple[int, int], patch: int) -> tuple[tuple[int, int], ...]:
+    """Returns the nearest valid sizes (height, width), for messages.
+
+    They are the largest valid size inside `size` and the smallest valid size around it; one if they are
+    equal. A valid size has sides that are multiples of the patch size.
+    """
+    (low_height, high_height), (low_width, high_width) = (
+        (max(patch, side // patch * patch), max(patch, -(-side // patch) * patch)) for side in size
+    )
+    return tuple(dict.fromkeys([(low_height, low_width), (high_height, high_width)]))
+
+
 def check_size(size: tuple[int, int], patch: int, path: str) -> None:
     """Raises UserError for a (height, width) that is not divisible by the patch size."""
-    nearest = nearest_size(size, patch)
-    if nearest != tuple(size):
+    nearest = nearest_sizes(size, patch)
+    if nearest != (tuple(size),):
         height, width = size
         raise UserError(
             f"{path} has {height}x{width}, not divisible by the patch size {patch}: "
-            f"the nearest valid size is {nearest}"
+            f"the nearest valid sizes are {' and '.join(map(str, nearest))}"
         )
 
 
@@ -198,6 +219,26 @@ def check_keys(config: ConfigDict, known: ConfigDict, path: str, skip: tuple[str
             if not isinstance(config[key], ConfigDict):
                 raise UserError(f"{path}.{key} is a group of settings: set one of {', '.join(known[key])}")
             check_keys(config[key], known[key], f"{path}.{key}")
+
+
+def check_types(
+    settings: ConfigDict, defaults: ConfigDict, path: str, optional: tuple[str, ...] = ()
+) -> None:
+    """Raises UserError for a setting of a section that is not locked, if its default has another type.
+
+    Args:
+      settings: the section, without subsections.
+      defaults: a section with the defaults of its settings. If one is None, any type is allowed.
+      path: the section's path, used in messages.
+      optional: settings that may be None.
+    """
+    for key, value in settings.items():
+        default = defaults[key]
+        if type(default) not in TYPES or (value is None and key in optional):
+            continue
+        allowed, kind = TYPES[type(default)]
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise UserError(f"{path}.{key}={value!r}: write {kind}, such as {default!r}")
 
 
 def check_renamed(path: str, value: str = "") -> None:

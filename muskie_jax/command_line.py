@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from muskie_jax.checks import check_renamed, check_setting, renamed_setting
 from muskie_jax.config import default_config
+from muskie_jax.config_file import check_config_file, load_config
 from muskie_jax.data.posed.settings import check_depth_unit, readers_with
 from muskie_jax.errors import UserError, fail
 
@@ -25,6 +26,10 @@ OUT = flags.DEFINE_string("out", None, "File or folder to write.")
 SHARED_FLAGS = ("config", "workdir", "out")
 INTERRUPTED = 130  # exit status
 HELP = ("-h", "--help")
+NOT_A_NUMBER = {
+    "invalid literal for int()": "a whole number",
+    "could not convert string to float": "a number",
+}
 
 
 class Command(NamedTuple):
@@ -168,6 +173,9 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
       The program's name and the positional arguments.
     """
     try:
+        file = _config_file(argv)
+        if file is not None:
+            check_config_file(file)
         check_overrides(argv)
         rest = FLAGS(argv)
         for flag, example in needed.items():
@@ -179,10 +187,12 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
         if "Traceback" in str(error):  # the config file raised, after it was given an argument
             reason = str(error).strip().splitlines()[-1].partition(": ")[2]
             fail(f"the config could not be loaded: {reason}")
-        fail(f"{error} (all flags: {invocation} --help)")
+        fail(f"{_describe_value(str(error))} (all flags: {invocation} --help)")
     except UserError as error:
         fail(str(error))
     except (AttributeError, KeyError) as error:
+        if "has no attribute 'get_config'" in str(error):
+            fail("the file of --config has no get_config(): define one as in configs/quickstart.py")
         fail(_unknown_setting(error, argv))
     except Exception as error:  # a config file is Python: it can raise anything
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
@@ -195,15 +205,44 @@ def _unknown_setting(error: AttributeError | KeyError, argv: Sequence[str]) -> s
     """Returns a message for a KeyError or AttributeError that a wrong key of a config raised."""
     text = str(error).replace("\\n", "\n").replace("\\'", "'")  # ml_collections quotes some keys twice
     name, *hints = [line.strip("\"' ") for line in text.splitlines()] or [""]
-    if any(f".{name}=" in argument for argument in argv):
-        readers = readers_with(name) if any("config.posed." in argument for argument in argv) else []
-        if readers:
-            hints = [f"Of the readers of posed data, only these have it: {', '.join(readers)}", *hints]
-        return f"unknown setting {name!r} in an override of --config. {' '.join(hints)}".rstrip()
+    for argument in argv:
+        if f".{name}=" in argument:
+            return _unknown_override(argument, name, _config_file(argv))
     key = re.match(r"""["']*(?:Key ")?(\w+)""", text)
     renamed = renamed_setting(key[1]) if key else None
     reason = renamed or f"{type(error).__name__}: {[name, *hints][-1]}"
     return f"the config could not be loaded: {reason}"
+
+
+def _unknown_override(argument: str, name: str, file: str | None) -> str:
+    """Returns a message that lists the settings that exist where an override has an unknown `name`."""
+    path = argument.partition("=")[0].partition(".")[2]
+    readers = readers_with(name) if path.startswith("posed.") else []
+    hint = f"; of the readers of posed data, only these have it: {', '.join(readers)}" if readers else ""
+    try:
+        if file is not None:
+            check_setting(load_config(file), path, argument)
+    except UserError as error:
+        return f"{error}{hint}"
+    return f"{argument}: unknown setting {name!r}{hint}"
+
+
+def _describe_value(message: str) -> str:
+    """Returns absl's message about the value of a flag, without the words of Python's number parser."""
+    for reason, kind in NOT_A_NUMBER.items():
+        flag, found, _ = message.removeprefix("flag ").partition(f": {reason}")
+        if found:
+            return f"{flag} must be {kind}"
+    return message
+
+
+def _config_file(argv: Sequence[str]) -> str | None:
+    """Returns the value of --config; None if it is not given."""
+    for argument, following in zip(argv, [*argv[1:], ""]):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            return value if equals else following
+    return None
 
 
 def check_overrides(argv: Sequence[str]) -> None:

@@ -308,7 +308,9 @@ def _check_mesh(mesh: ConfigDict) -> None:
     for axis, size in mesh.items():
         require(size == -1 or size >= 1, f"config.mesh.{axis}={size}: write 1 or more, or -1")
     if sum(size == -1 for size in mesh.values()) > 1:
-        raise UserError("config.mesh: only one axis may be -1")
+        raise UserError(
+            f"config.mesh: only one axis may be -1: write numbers for the others of {', '.join(mesh)}"
+        )
 
 
 def _check_profile(profile: ConfigDict) -> None:
@@ -334,9 +336,11 @@ def to_steps(duration: str, config: ConfigDict, path: str) -> int:
     Raises:
       UserError: for a duration that cannot be parsed.
     """
-    match = re.fullmatch(r"([0-9._e+]+) *(steps?|epochs?|examples?)", str(duration).strip())
+    text = str(duration).strip()
+    match = re.fullmatch(r"([0-9._e+]+) *(steps?|epochs?|examples?)", text)
+    number = text if text.isdecimal() else "500"
     error = UserError(
-        f'{path}={duration!r}: write a number of steps, epochs or examples, such as "500 steps"'
+        f'{path}={duration!r}: write a number of steps, epochs or examples, such as "{number} steps"'
     )
     if match is None:
         raise error
@@ -381,9 +385,11 @@ def warmup_steps(config: ConfigDict) -> int:
       UserError: if the warm-up is not shorter than the run.
     """
     steps = to_steps(config.optim.warmup, config, "config.optim.warmup")
-    if steps >= total_steps(config) > 0:
+    total = total_steps(config)
+    if steps >= total > 0:
         raise UserError(
-            f"config.optim.warmup={config.optim.warmup!r} is not shorter than "
-            f"config.duration={config.duration!r}"
+            f"config.optim.warmup={config.optim.warmup!r} ({steps} steps) is not shorter than "
+            f"config.duration={config.duration!r} ({total} steps): write "
+            f"--config.optim.warmup='{total // 20} steps', or a longer duration"
         )
     return steps

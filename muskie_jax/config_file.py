@@ -1,5 +1,6 @@
 """Loads config files, which are Python modules with a function `get_config`."""
 
+import difflib
 import importlib.util
 import os
 import pathlib
@@ -8,6 +9,8 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from muskie_jax.errors import UserError
+
+CONFIGS = "configs"  # folder of config files, in the working directory or next to the package
 
 
 def load_config(file: str | os.PathLike) -> ConfigDict:
@@ -18,7 +21,7 @@ def load_config(file: str | os.PathLike) -> ConfigDict:
         "configs/benchmark.py:remat".
 
     Raises:
-      UserError: if it is not a Python file.
+      UserError: if it does not exist or is not a Python file.
       Exception: any exception that the file itself raises.
     """
     path, colon, argument = str(file).partition(":")
@@ -30,12 +33,35 @@ def load_module(path: str | os.PathLike) -> ModuleType:
     """Executes a config file and returns its module, which is not added to `sys.modules`.
 
     Raises:
-      UserError: if it is not a Python file.
+      UserError: if it does not exist or is not a Python file.
       Exception: any exception that the file itself raises.
     """
+    check_config_file(os.fspath(path))
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file: choose a config file such as configs/quickstart.py")
+    assert spec is not None and spec.loader is not None, "it is a Python file"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def check_config_file(file: str) -> None:
+    """Raises UserError if a config file does not exist or is not Python.
+
+    The message says which file was probably meant.
+
+    Args:
+      file: the value of --config: a path, and an argument after a colon if there is one.
+    """
+    path, colon, argument = file.partition(":")
+    if pathlib.Path(path).is_file():
+        if not path.endswith(".py"):
+            raise UserError(f"{path} is not a Python file: choose one such as configs/quickstart.py")
+        return
+    beside = pathlib.Path(__file__).parents[1] / CONFIGS
+    folder = pathlib.Path(CONFIGS) if pathlib.Path(CONFIGS).is_dir() else beside
+    known = {each.stem: each for each in sorted(folder.glob("*.py"))}
+    near = difflib.get_close_matches(pathlib.Path(path).stem, known, n=1)
+    if near:
+        raise UserError(f"no config file {path!r}: pass --config {known[near[0]]}{colon}{argument}")
+    listed = f", such as one of {folder}: {', '.join(known)}" if known else ""
+    raise UserError(f"no config file {path!r}: pass the path of a Python file{listed}")

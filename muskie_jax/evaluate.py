@@ -23,7 +23,7 @@ from PIL import Image
 import muskie_jax
 from muskie_jax import config as config_lib
 from muskie_jax.data.held_out import held_out_scenes
-from muskie_jax.data.mixture import build_mixture, index_folder
+from muskie_jax.data.mixture import NOT_READ, build_mixture, index_folder
 from muskie_jax.data.posed import PosedSet, open_posed
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.contexts import ViewSet
@@ -355,6 +355,9 @@ def make_reconstruction(
     sets: list[ViewSet] = [*open_sets(max_views)]
     if config.sources:
         mixture = build_mixture(config, workdir)
+        for note in mixture.notes:
+            if NOT_READ in note:  # the other notes are about training
+                log_main(note)
         whole = [name for name, source in config.sources.items() if source.get("holdout") == 0]
         sets += held_out_scenes(mixture, max_views, settings.groups, whole)
     return [ReconstructionCurves(sets, settings, mesh)]

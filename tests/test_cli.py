@@ -53,7 +53,16 @@ def run(*arguments):
     [
         (["--workdir", "{tmp}"], "--config is missing: pass --config configs/quickstart.py"),
         (["--config", "configs/quickstart.py"], "--workdir is missing: pass --workdir runs/"),
-        (["--config", "configs/quikstart.py", "--workdir", "{tmp}"], "configs/quikstart.py"),
+        (["--config", "configs/quikstart.py", "--workdir", "{tmp}"],
+         "no config file 'configs/quikstart.py': pass --config configs/quickstart.py"),
+        (["--config", "photos", "--workdir", "{tmp}"],
+         "no config file 'photos': pass --config configs/photos.py"),
+        (["--config=photo:packed", "--workdir", "{tmp}"],
+         "no config file 'photo': pass --config configs/photos.py:packed"),
+        (["--config", "{tmp}", "--workdir", "{tmp}"],
+         "no config file '{tmp}': pass the path of a Python file, such as one of configs: ablations, "),
+        (["--config", "{tmp}/file", "--workdir", "{tmp}"],
+         "{tmp}/file is not a Python file: choose one such as configs/quickstart.py"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--config.optim.lr=1"], "lr"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--config.optim.b1=high"], "high"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--config.model.variant=bse"],
@@ -62,12 +71,17 @@ def run(*arguments):
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root=/nowhere"],
          "the folder '/nowhere' does not exist"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root={tmp}"],
-         "no image (.jpg, .jpeg, .png, .webp) matches '*/*'"),
+         "no image (.jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.rot=x"],
-         "unknown setting 'rot' in an override of --config. Did you mean"),
+         "--config.sources.photos.rot=x: unknown setting 'rot'; did you mean 'root'? (choices: glob, "),
+        (["--config", "configs/evaluate.py:scannet", "--workdir", "{tmp}", "--config.posed.scannet.unit=1"],
+         "--config.posed.scannet.unit=1: unknown setting 'unit' (choices: every, groups, "),
+        (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.batch.groups=eight"],
+         "--config.batch.groups=eight must be a whole number (all flags: "),
+        (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.holdout=10%"],
+         "--config.sources.photos.holdout=10% must be a number (all flags: "),
         (["--config", "configs/evaluate.py:navi", "--workdir", "{tmp}", "--config.posed.navi.depth_unit=1"],
-         "unknown setting 'depth_unit' in an override of --config. Of the readers of posed data, only "
-         "these have it: cameras, transforms, colmap, tum"),
+         "; of the readers of posed data, only these have it: cameras, transforms, colmap, tum"),
         (["--config", "configs/evaluate.py:tum", "--config.posed.yours.depth_unit=mm"],
          "config.posed.yours.depth_unit=mm: write metres per step of the depth maps: 0.001 for"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root=gs://b/x"],
@@ -102,6 +116,12 @@ def test_mistakes_are_one_line_in_a_process_of_their_own(tmp_path, arguments, ex
     done = run_module("muskie_jax.main", "--config=configs/quickstart.py", "--workdir", workdir, *arguments)
     assert expected in complaint_of(done)
     assert not workdir.exists(), "settings are checked first"
+
+
+def test_a_file_without_get_config_is_one_line(tmp_path):
+    (tmp_path / "empty.py").touch()
+    done = run_module("muskie_jax.main", "--config", tmp_path / "empty.py", "--workdir", tmp_path / "run")
+    assert complaint_of(done).endswith("has no get_config(): define one as in configs/quickstart.py")
 
 
 QUICKSTART = ("--config", "configs/quickstart.py", "--workdir", "runs/x")

@@ -152,7 +152,8 @@ WRONG = {
     "loss.error": ("mse", "config.loss.error: 'mse' is not a valid value"),
     "loss.pooling": ("token", "config.loss.pooling: 'token' is not a valid value; did you mean 'tokens'?"),
     "batch.passes": (0, "config.batch.passes=0 must be at least 1"),
-    "buckets.resolutions": ((((224, 225),),), "224x225, not divisible by the patch size 16: the nearest"),
+    "buckets.resolutions": ((((448, 252),),), "448x252, not divisible by the patch size 16: the nearest"),
+    "buckets.resolutions#nearest": ((((448, 252),),), "valid sizes are (448, 240) and (448, 256)"),
     "buckets.resolutions#flat": (((224, 224),), "write a tuple of (height, width)"),
     "mask.modes#nothing": (
         (("random", 0.001),),
@@ -164,6 +165,8 @@ WRONG = {
     "evaluation.size": ((100, 112), "config.evaluation.size has 100x112, not divisible"),
     "duration": ("400 epoques", "write a number of steps, epochs or examples, such as"),
     "optim.warmup": ("500 epochs", "is not shorter than config.duration='400 epochs'"),
+    "duration#unit": ("2000", 'a number of steps, epochs or examples, such as "2000 steps"'),
+    "duration#short": ("40 steps", "(40 steps): write --config.optim.warmup='2 steps', or a longer durat"),
     "optim.learning_rate": (0.0, "config.optim.learning_rate=0.0: write above 0"),
     "optim.min_learning_rate": (1.0, "config.optim.min_learning_rate=1.0 must be below the peak"),
     "max_minutes": (-1.0, "config.max_minutes=-1.0 must be at least 0"),
@@ -214,6 +217,9 @@ def test_wrong_sources_are_one_line(config):
     assert "window=0" in complaint(p=folder(root="x", window=0))
     assert "overlap=(0.9, 0.3) must be two increasing fractions (low, high), such" in complaint(
         p=folder(root="x", overlap=(0.9, 0.3))
+    )
+    assert "config.sources.p.weight='2': write a number, such as 1.0" in complaint(
+        p=folder(root="x", weight="2")
     )
     named = dataset("waymo", root="x")
     named.layout = "weymo"

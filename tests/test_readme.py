@@ -1,4 +1,4 @@
-"""Runs the code that README.md and docs/weights.md show for weights, in order, as a reader would."""
+"""Runs the code that README.md and docs show for weights and images, in order, as a reader would."""
 
 import os
 import re
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from conftest import ROOT, python_path, xla_flags
+from conftest import ROOT, python_path, write_scene, xla_flags
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config
 from muskie_jax.models.muskie import build_model
@@ -68,6 +68,16 @@ def test_loading_and_exporting_as_the_readme_says(reader):
     reader("python", f"{load}\nassert [t.shape for t in tokens] == [(1, 4, 196, 48)] * 2")
     reader("bash", export)
     assert (reader.folder / "muskie.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_loading_photographs_as_the_docs_say(reader):
+    write_scene(reader.folder / "photographs", 2, seed=0, size=(96, 96))
+    (reader.folder / "kitchen").mkdir()
+    for number, path in enumerate(sorted((reader.folder / "photographs").iterdir()), 1):
+        path.rename(reader.folder / "kitchen" / f"{number}.jpg")
+    ((_, code),) = code_blocks("docs/bring_your_own.md", "Images")
+    reader("python", f"{code}\nassert [t.shape for t in tokens] == [(1, 2, 196, 48)] * 2")
 
 
 IMAGES = "import numpy as np\nimages = np.zeros((1, 4, 224, 224, 3), np.float32)\n"

@@ -14,6 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from muskie_jax.buckets import BucketSchedule
 from muskie_jax.command_line import CONFIG, WORKDIR, Command
 from muskie_jax.config import validate
 from muskie_jax.data.images import BadImage
@@ -24,7 +25,7 @@ from muskie_jax.data.sources import PhotographSource, SyntheticSource
 from muskie_jax.data.synthetic import render_groups
 from muskie_jax.errors import UserError, printable
 from muskie_jax.files import user_path
-from muskie_jax.viz.contact_sheet import SheetRow, contact_sheet
+from muskie_jax.viz.contact_sheet import VIEW_HEIGHT, SheetRow, contact_sheet
 from muskie_jax.viz.warps import warp_sheet
 from muskie_jax.writers import log_main, save_picture, table_head, table_row
 
@@ -32,7 +33,7 @@ _CHECK = flags.DEFINE_integer(
     "check", 200, "Images to decode per source, evenly spaced; 0: all images.", lower_bound=0
 )
 THREADS = 8
-SHEET_ROWS_PER_SOURCE = 2
+SHEET_GROUPS_PER_SOURCE = 2
 TIMED_LOADS = 4  # groups loaded per resolution and source
 MAX_LISTED_FILES = 10  # unreadable files printed per source
 COLUMNS = (
@@ -96,9 +97,11 @@ def inspect_sources(
             held_out = mixture.held_out[number]
             assert isinstance(held_out, PhotographSource)
             report = examine(source, None if held_out.scenes is source.scenes else held_out, check)
+            report["not_read"] = list(source.scenes.unread)
             report["views_per_second"], groups = time_groups(source_sampler)
-            readable = [group for group in groups[:SHEET_ROWS_PER_SOURCE] if not group.error]
-            rows += [photo_row(source_sampler, group) for group in readable]
+            for slot, group in enumerate(groups[:SHEET_GROUPS_PER_SOURCE]):
+                if not group.error:
+                    rows += photo_rows(source_sampler, slot, group)
             report["errors"] = list(dict.fromkeys(group.error for group in groups if group.error))
             errors += source_errors(report, config.data.max_bad_fraction)
             reports.append(report)
@@ -201,18 +204,34 @@ def time_groups(sampler: GroupSampler) -> tuple[float, list[PhotoGroup]]:
     return len(groups) * sampler.views / (time.perf_counter() - start), groups
 
 
-def photo_row(sampler: GroupSampler, group: PhotoGroup) -> SheetRow:
-    """Returns a group of photographs of the first resolution, as the first update sees it."""
-    batch = collate([group]).batch(0, sampler.schedule.at(0)[0])
+def photo_rows(sampler: GroupSampler, slot: int, group: PhotoGroup) -> Iterator[SheetRow]:
+    """Yields a group of photographs of the first resolution twice.
+
+    First as centre crops, which show whether photographs are upright; then as the first update sees it.
+
+    Args:
+      sampler: draws the group.
+      slot: the group's slot in the first load.
+      group: the group.
+    """
+    bucket = sampler.schedule.at(0)[0]
     name = f"{sampler.sources[int(group.source)].name}: {group.name}"
-    return SheetRow(name, batch["images"], batch["mask"])
+    scale = -(-VIEW_HEIGHT // bucket.height)
+    large = bucket._replace(height=scale * bucket.height, width=scale * bucket.width)
+    schedule = BucketSchedule(((large[:2],),), (large.views,), sampler.seed)
+    plain = dataclasses.replace(sampler, schedule=schedule, augmented=False).photo_group(0, 0, slot)
+    crops = collate([group._replace(images=plain.images)]).batch(0, large)
+    yield SheetRow(f"{name}, centre crops of the files", crops["images"])
+    batch = collate([group]).batch(0, bucket)
+    label = f"{name}, as training sees it: cropped and flipped at random, masked patches darkened"
+    yield SheetRow(label, batch["images"], batch["mask"])
 
 
 def rendered_rows(sampler: GroupSampler, source: SyntheticSource) -> Iterator[SheetRow]:
     """Yields rendered groups of a synthetic source, as the first update sees them."""
     bucket = sampler.schedule.at(0)[0]
     height, width, _ = bucket
-    for slot in range(SHEET_ROWS_PER_SOURCE):
+    for slot in range(SHEET_GROUPS_PER_SOURCE):
         batch = sampler.synthetic_load(0, 0, range(slot, slot + 1)).batch(0, bucket)
         views = render_groups(
             jnp.asarray(batch["scene"]),
@@ -223,7 +242,8 @@ def rendered_rows(sampler: GroupSampler, source: SyntheticSource) -> Iterator[Sh
         )
         (images,), (scene,), (order,) = np.asarray(views.images), batch["scene"], batch["order"]
         images = images[order].reshape(-1, bucket.views, *images.shape[1:])
-        yield SheetRow(f"{source.name}: {scene[0]}-{scene[1]}", images, batch["mask"])
+        label = f"{source.name}: {scene[0]}-{scene[1]}, as training sees it: masked patches darkened"
+        yield SheetRow(label, images, batch["mask"])
 
 
 def source_errors(report: dict[str, Any], max_bad_fraction: float) -> Iterator[str]:

@@ -19,14 +19,16 @@ import numpy as np
 import simplejpeg
 from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from muskie_jax.data.formats import HAS_HEIF, INSTALL_HEIF
 from muskie_jax.errors import first_line, printable
 
 MAX_PIXELS = 100_000_000  # larger images are rejected when their header is read, before decoding
 # Faults of the disk or the process. They are raised: a replaced image would make the data depend on them.
 TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # Pillow tries all of them on every file
+# Pillow tries all of them on every file.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", *(("HEIF",) if HAS_HEIF else ()))
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG followed by further JPEGs, such as a preview
 PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")  # Pillow converts them correctly
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -36,6 +38,8 @@ SCALES = (4, 2)
 ORIENTATION = 0x0112  # EXIF tag
 # A PNG may store its orientation after its pixels. A file without these keywords has no orientation.
 PNG_ORIENTED = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+# First bytes of a HEIC file after its length. Phones and converters also give such files other suffixes.
+HEIF_TYPES = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1"))
 # EXIF orientation -> operations that make stored pixels upright, applied in this order: transpose, flip
 # left to right, flip top to bottom.
 UPRIGHT = {
@@ -48,6 +52,7 @@ UPRIGHT = {
     7: (True, True, True),
     8: (True, False, True),
 }
+INVERSE = {6: 8, 8: 6}  # orientation -> orientation that undoes it; the others undo themselves
 CATMULL_ROM = ResizeAlg.convolution(FilterType.catmull_rom)  # the bicubic of Pillow and torchvision
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the upright image
@@ -173,6 +178,8 @@ def open_photograph(
       BadImage: if the data is not an image, has too many pixels, or has an unsupported pixel mode.
     """
     try:
+        if data[4:12] in HEIF_TYPES and not HAS_HEIF:
+            raise BadImage(f"{name}: a HEIC image: {INSTALL_HEIF}, or convert it to JPEG")
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > max_pixels:
@@ -180,7 +187,10 @@ def open_photograph(
         if image.mode not in PLAIN_MODES + ALPHA_MODES + DEEP_MODES:
             raise BadImage(f"{name}: pixel mode {image.mode} is not supported, convert the image to RGB")
         is_jpeg = image.format in JPEGS and image.mode in ("L", "RGB")
-        return Photograph(data, name, (height, width), is_jpeg, _orientation(image, data) if upright else 1)
+        # Asking Pillow for the orientation of a PNG would decode all pixels.
+        has_orientation = image.format != "PNG" or any(word in data for word in PNG_ORIENTED)
+        size, orientation = decoded_size(image, upright) if has_orientation else ((height, width), 1)
+        return Photograph(data, name, size, is_jpeg, orientation)
     except (BadImage, MemoryError):
         raise
     except Exception as error:
@@ -237,11 +247,23 @@ def bad_image(name: str, error: Exception, formats: Sequence[str] = FORMATS) -> 
     return BadImage(f"{name}: {first_line(error)}")
 
 
-def _orientation(image: Image.Image, data: bytes) -> int:
-    if image.format == "PNG" and not any(word in data for word in PNG_ORIENTED):
-        return 1  # asking Pillow would decode all pixels
-    orientation = image.getexif().get(ORIENTATION, 1)
-    return orientation if orientation in UPRIGHT else 1
+def decoded_size(image: Image.Image, upright: bool) -> tuple[tuple[int, int], int]:
+    """Returns the (height, width) of an opened image when decoded, and the orientation still to be applied.
+
+    Pillow applies the orientation of a TIFF file when it decodes it, and no other format's.
+
+    Args:
+      image: the image, not decoded yet.
+      upright: whether the result should be upright; False: as its pixels are stored.
+    """
+    is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
+    orientation = image.getexif().get(ORIENTATION, 1) if upright or is_tiff else 1
+    orientation = orientation if orientation in UPRIGHT else 1
+    if not is_tiff:
+        return (image.height, image.width), orientation
+    height, width = image.tag_v2[TiffImagePlugin.IMAGELENGTH], image.tag_v2[TiffImagePlugin.IMAGEWIDTH]
+    size = (width, height) if UPRIGHT[orientation][0] else (height, width)
+    return size, 1 if upright else INVERSE.get(orientation, orientation)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -59,6 +59,9 @@ LAYOUTS = {
 PUBLISHED_DATASETS = tuple(name for name in LAYOUTS if name != "waymo")
 
 
+PHOTOGRAPHS = "photographs"  # title of the layout of a user's own folder
+
+
 def folder_layout(glob: str, window: int | None) -> Layout:
     """Returns the layout of a user's own folder.
 
@@ -68,4 +71,4 @@ def folder_layout(glob: str, window: int | None) -> Layout:
       window: see `Layout`.
     """
     scenes, _, images = glob.rpartition("/")
-    return Layout("photographs", scenes, images, window)
+    return Layout(PHOTOGRAPHS, scenes, images, window)

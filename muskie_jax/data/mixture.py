@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from muskie_jax.buckets import BucketSchedule
+from muskie_jax.data.formats import unread_lines
 from muskie_jax.data.images import BadImage, read_photograph
 from muskie_jax.data.layouts import LAYOUTS, folder_layout
 from muskie_jax.data.pipeline import GROUP_STREAM, HELDOUT_STREAM, GroupSampler
@@ -23,6 +24,7 @@ from muskie_jax.masking import MaskOptions
 
 PHOTO_SIZE = 256  # side of a photo texture in pixels; a power of two
 INDEX_FOLDER = "scene_index"  # next to the work directory, so that runs on the same data share it
+NOT_READ = "NOT READ"  # in notes about files that are not read
 EVALUATION_SEED = 0  # the same for all runs, so that all are evaluated on the same groups
 
 
@@ -192,6 +194,8 @@ def _split_photographs(
     part = lambda table: dataclasses.replace(all_scenes, scenes=table)
     held_out = f"{len(unseen)} of them held out" if len(unseen) else "none held out"
     notes = [f"{name}: {len(scenes)} scenes ({held_out}), {scenes.counts.sum()} images in {root}"]
+    not_read = unread_lines(scenes.unread, root, source.get("glob", "*"))
+    notes += [f"{name}: {NOT_READ}: {line}" for line in not_read]
     short = np.flatnonzero(scenes.counts < views)
     if len(short):
         listed = ", ".join(f"{scenes[i].name} ({scenes.counts[i]})" for i in short[:5])

@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from muskie_jax.data.layouts import Layout, folder_layout
+from muskie_jax.data.formats import EXTENSIONS, is_image, is_unread, unread_lines
+from muskie_jax.data.layouts import PHOTOGRAPHS, Layout, folder_layout
 from muskie_jax.data.megadepth import read_groups
 from muskie_jax.data.scenes import Scene, SceneTable, StringTable
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 THREADS = 32  # network file systems answer slowly, but serve many requests at once
 UNUSED_SECONDS = 30 * 86400  # a cached list is deleted after this time without use
-FORMAT = 1  # version of the format of cached lists; lists in other formats are ignored
+FORMAT = 2  # version of the format of cached lists; lists in other formats are ignored
 ANY_DEPTH = "**"
 MAX_FOLDERS_FOR_ADVICE = 1000  # folders searched for an image that an error message can suggest
 
@@ -45,7 +45,7 @@ def natural_key(name: str) -> tuple[list[tuple[int, Any]], str]:
 def scan(
     root: str | pathlib.Path, layout: Layout | None = None, cache: pathlib.Path | None = None
 ) -> SceneTable:
-    """Finds the scenes of a folder, and the size of each scene's first frame.
+    """Finds the scenes of a folder, the size of each scene's first frame, and files that are not read.
 
     Args:
       root: the folder that the layout's patterns start from.
@@ -60,7 +60,7 @@ def scan(
     folder = user_path(root)
     if not folder.is_dir():
         raise UserError(f"the folder {str(root)!r} does not exist: choose a folder of scene folders")
-    key = _digest([FORMAT, str(folder.resolve()), dataclasses.asdict(layout)])
+    key = _digest([FORMAT, EXTENSIONS, str(folder.resolve()), dataclasses.asdict(layout)])
     with ThreadPoolExecutor(THREADS) as threads:
         table = _read_cache(cache, key, folder, threads) if cache else None
         if table is None:
@@ -69,7 +69,7 @@ def scan(
             if not scenes:
                 raise UserError(_nothing_found(folder, layout))
             sizes = list(threads.map(lambda scene: _size(folder / scene.frames[0]), scenes))
-            table = SceneTable.of(scenes, sizes)
+            table = SceneTable.of(scenes, sizes, sorted(search.unread, key=natural_key))
             if cache:
                 table = _write_cache(table, search.times, cache, key)
     return table
@@ -80,11 +80,12 @@ def _digest(value: Any) -> str:
 
 
 class _Search:
-    """Lists folders in parallel, and records the modification time of each."""
+    """Lists folders in parallel; records the modification time of each, and files that are not read."""
 
     def __init__(self, root: pathlib.Path, threads: ThreadPoolExecutor):
         self.root, self.threads = root, threads
         self.times: dict[str, int] = {}  # path relative to the root -> modification time, nanoseconds
+        self.unread: list[str] = []  # see `SceneTable.unread`
 
     def scenes(self, layout: Layout) -> list[Scene]:
         """Returns all scenes with at least one frame; scenes and frames are in natural order."""
@@ -98,6 +99,8 @@ class _Search:
             self.times[layout.groups] = path.stat().st_mtime_ns
             return [scene for scene in read_groups(path) if scene.frames]
         folders = self._folders([""], layout.scenes)
+        if layout.title == PHOTOGRAPHS and layout.scenes == "*":
+            self.unread += [name for name in self._files("", "*") if is_image(name) or is_unread(name)]
         found = zip(folders, self._frames(folders, layout.images))
         in_order = lambda frames: tuple(sorted(frames, key=natural_key))
         scenes = [Scene(name or ".", in_order(frames)) for name, frames in found if frames]
@@ -138,7 +141,12 @@ class _Search:
         return [name for name, is_folder in self._list(path, pattern) if is_folder]
 
     def _images(self, path: str, pattern: str) -> list[str]:
-        return [name for name, is_folder in self._list(path, pattern) if not is_folder and is_image(name)]
+        files = self._files(path, pattern)
+        self.unread.extend(list(filter(is_unread, files)))
+        return list(filter(is_image, files))
+
+    def _files(self, path: str, pattern: str) -> list[str]:
+        return [name for name, is_folder in self._list(path, pattern) if not is_folder]
 
     def _list(self, path: str, pattern: str) -> list[tuple[str, bool]]:
         """Lists the entries of a folder whose names match a pattern.
@@ -178,12 +186,6 @@ def _is_folder(entry: os.DirEntry, follow_links: bool) -> bool | None:
         return False
 
 
-def is_image(path: str) -> bool:
-    """Returns whether a path has the name of an image. Hidden files, such as ._IMG.jpg, are not images."""
-    name = path.rpartition("/")[2]
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-
-
 def _size(path: pathlib.Path) -> tuple[int, int]:
     """Returns (height, width) from the header; zeros if the file cannot be read."""
     try:
@@ -197,16 +199,19 @@ def _nothing_found(folder: pathlib.Path, layout: Layout) -> str:
     kinds = ", ".join(EXTENSIONS)
     pattern = layout.image_pattern.lstrip("/")
     message = f"no image ({kinds}) matches {pattern!r} under {str(folder)!r}"
-    if layout.title != "photographs":
+    if layout.title != PHOTOGRAPHS:
         message = f"no scene of {layout.title} under {str(folder)!r}: images are expected at {pattern}"
+    unread: list[str] = []
     for _, (path, _, names) in zip(range(MAX_FOLDERS_FOR_ADVICE), os.walk(folder)):
-        found = next(filter(is_image, sorted(names)), None)
+        below = pathlib.Path(path).relative_to(folder)
+        relative = [(below / name).as_posix() for name in sorted(names, key=natural_key)]
+        found = next(filter(is_image, relative), None)
         if found is not None:
-            relative = pathlib.Path(path).relative_to(folder) / found
-            matching = "/".join(["*"] * len(relative.parts))
-            advice = f": use glob={matching!r}" if layout.title == "photographs" else ""
-            return f"{message}, but there is {relative.as_posix()}{advice}"
-    return message
+            matching = "/".join(["*"] * len(pathlib.PurePosixPath(found).parts))
+            advice = f": use glob={matching!r}" if layout.title == PHOTOGRAPHS else ""
+            return f"{message}, but there is {found}{advice}"
+        unread += filter(is_unread, relative)
+    return "; ".join([message, *(f"not read: {line}" for line in unread_lines(unread, folder, pattern))])
 
 
 # --- Cached lists: <cache>/<key>-<digest of times>/ has the arrays of a SceneTable and the times ------

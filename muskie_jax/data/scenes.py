@@ -54,6 +54,7 @@ class SceneTable(Sequence[Scene]):
     """A sequence of scenes, stored in arrays that may be mapped from files."""
 
     PARTS = ("names", "name_ends", "frames", "frame_ends", "counts", "sizes")
+    UNREAD = ("unread", "unread_ends")  # not saved if there are none, as in packs
 
     def __init__(self, parts: dict[str, np.ndarray], selected: np.ndarray, folder: pathlib.Path | None):
         self._parts, self._selected, self._folder = parts, selected, folder
@@ -62,12 +63,18 @@ class SceneTable(Sequence[Scene]):
         self._latest: tuple[int, Scene] | None = None  # the index and value of the last scene returned
 
     @classmethod
-    def of(cls, scenes: Iterable[Scene], sizes: Sequence[tuple[int, int]] | None = None) -> "SceneTable":
+    def of(
+        cls,
+        scenes: Iterable[Scene],
+        sizes: Sequence[tuple[int, int]] | None = None,
+        unread: Iterable[str] = (),
+    ) -> "SceneTable":
         """Builds a table in memory.
 
         Args:
           scenes: the scenes in order; each has at least one frame.
           sizes: (height, width) of each scene's first frame.
+          unread: see the property of this name.
         """
         scenes = list(scenes)
         names, frames = (
@@ -77,7 +84,10 @@ class SceneTable(Sequence[Scene]):
         known = np.zeros((len(scenes), 2)) if sizes is None else np.array(sizes).reshape(-1, 2)
         counts = np.array([len(scene.frames) for scene in scenes], np.int64)
         arrays = (names.letters, names.ends, frames.letters, frames.ends, counts, known.astype(np.int32))
-        return cls(dict(zip(cls.PARTS, arrays)), np.arange(len(scenes)), None)
+        others = StringTable.of(unread)
+        parts: dict[str, np.ndarray] = dict(zip(cls.PARTS, arrays))
+        parts |= dict(zip(cls.UNREAD, (others.letters, others.ends)))
+        return cls(parts, np.arange(len(scenes)), None)
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "SceneTable":
@@ -86,12 +96,14 @@ class SceneTable(Sequence[Scene]):
         Raises:
           OSError, ValueError: if files are missing or truncated.
         """
-        parts = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls.PARTS}
+        optional = [name for name in cls.UNREAD if (folder / f"{name}.npy").is_file()]
+        names = (*cls.PARTS, *optional)
+        parts = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
         return cls(parts, np.arange(len(parts["counts"])), folder)
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes all scenes to an existing folder, including scenes that `subset` left out."""
-        for name in self.PARTS:
+        for name in (*self.PARTS, *(self.UNREAD if len(self.unread) else ())):
             np.save(folder / f"{name}.npy", self._parts[name])
 
     def subset(self, numbers: Sequence[int] | Int64[np.ndarray, " subset"]) -> "SceneTable":
@@ -112,6 +124,17 @@ class SceneTable(Sequence[Scene]):
     def sizes(self) -> Int32[np.ndarray, "scenes 2"]:
         """(height, width) of each scene's first frame, as in its header; zeros if unknown."""
         return self._parts["sizes"][self._selected]
+
+    @property
+    def unread(self) -> StringTable:
+        """Files below the root that users may expect to be read, relative to it, in natural order.
+
+        They are videos and other kinds of images in folders of any scene, also of scenes that `subset` left
+        out, and videos and images next to the scene folders of a user's own layout.
+        """
+        if self.UNREAD[0] not in self._parts:
+            return StringTable.of(())
+        return StringTable(self._parts["unread"], self._parts["unread_ends"])
 
     def names(self) -> list[str]:
         """Returns the names of all scenes. Faster than a loop over scenes, which decodes frames too."""

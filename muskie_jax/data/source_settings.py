@@ -13,6 +13,7 @@ from muskie_jax.checks import (
     check_fraction,
     check_keys,
     check_overlap,
+    check_types,
     one_of,
     renamed_setting,
     require,
@@ -215,7 +216,9 @@ def check_sources(sources: ConfigDict, needs_data: bool, chooses_holdout: bool =
         path = f"config.sources.{name}"
         kind = source.get("kind")
         one_of(kind, SOURCE_KINDS, f"{path}.kind")
-        check_keys(source, SOURCE_KINDS[kind](), path)
+        defaults = SOURCE_KINDS[kind]()
+        check_keys(source, defaults, path)
+        check_types(source, defaults, path, optional=("window", "zoom", "holdout"))
         at_least(0, source, path, "weight")
         if kind in PHOTOGRAPHS:
             _check_photographs(source, path, needs_data)
@@ -223,7 +226,9 @@ def check_sources(sources: ConfigDict, needs_data: bool, chooses_holdout: bool =
         else:
             at_least(1, source, path, "num_photos")
             check_world(source.world, f"{path}.world")
-    require(any(s.weight > 0 for s in sources.values()), "config.sources: every weight is 0")
+    require(
+        any(s.weight > 0 for s in sources.values()), "config.sources: every weight is 0: write 1 for one"
+    )
 
 
 def _check_photographs(source: ConfigDict, path: str, needs_data: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from muskie_jax.checks import nearest_size
+from muskie_jax.checks import nearest_sizes
 from muskie_jax.command_line import CONFIG, OUT, Command
 from muskie_jax.errors import UserError
 from muskie_jax.files import check_free, user_path
@@ -142,11 +142,12 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def check_size(size: tuple[int, int], patch: int) -> None:
     """Raises UserError unless both sides are multiples of the patch size."""
-    nearest = nearest_size(size, patch)
-    if nearest != size:
-        height, width = nearest
+    nearest = nearest_sizes(size, patch)
+    if nearest != (size,):
+        height, width = size
+        choices = " or ".join(f"{h}x{w}" for h, w in nearest)
         raise UserError(
-            f"--size: sides must be multiples of the patch size {patch}: write {height}x{width}"
+            f"--size: {height}x{width} is not divisible by the patch size {patch}: write {choices}"
         )
 
 

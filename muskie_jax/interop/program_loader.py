@@ -15,9 +15,11 @@ import jax
 import numpy as np
 import safetensors.numpy
 from jax import export
+from jax.core import Tracer
 
 PROGRAM = "muskie.stablehlo"
 WEIGHTS = "weights.safetensors"
+LARGEST_VALUE = 10.0  # larger ones are pixels from 0 to 255 that were not scaled to [-1, 1]
 
 
 def load(folder: str | pathlib.Path | None = None) -> Callable[..., tuple[jax.Array, ...]]:
@@ -41,6 +43,9 @@ def load(folder: str | pathlib.Path | None = None) -> Callable[..., tuple[jax.Ar
             raise ValueError(
                 f"images must be float, of shape (groups, {sizes}), got {images.dtype} {images.shape}"
             )
+        # Inside jax.jit, values are unknown.
+        if not isinstance(images, Tracer) and np.abs(images).max(initial=0) > LARGEST_VALUE:
+            raise ValueError("images must be in [-1, 1]: convert 0..255 pixels with x / 127.5 - 1")
         if mask is None:
             mask = np.zeros((len(images), *mask_shape.shape[1:]), bool)
         return call(params, images.astype(np.float32), mask.astype(bool))

@@ -1,6 +1,7 @@
 """Muskie in PyTorch, for exported weights. This file needs PyTorch and safetensors, but not JAX.
 
     model = load("muskie.safetensors")  # or a .pth or .ckpt file, exported, published or of a trainer
+    images, crops = load_images(["kitchen/1.jpg", "kitchen/2.jpg"])
     with torch.inference_mode():
         output = model(images, mask)  # images (B, V, 3, H, W) in [-1, 1]; mask (B, V, L), True = masked
         tokens = model.features(images)  # after every block: (B, V, L, d)
@@ -13,10 +14,12 @@ channels per head.
 import argparse
 import collections
 import json
+import math
 import os
 import re
+import statistics
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 
 BASE = 100.0  # base of the rotary embedding's frequencies
 EPSILON = 1e-5  # epsilon of layer norms
+LARGEST_VALUE = 10.0  # larger ones are pixels from 0 to 255 that were not scaled to [-1, 1]
 # Number of heads of every variant, by width and block count.
 HEADS = {(48, 2): 4, (192, 3): 3, (384, 6): 6, (768, 6): 12, (1024, 12): 16, (1280, 16): 16}
 
@@ -151,8 +155,7 @@ class TorchMuskie(nn.Module):
     def features(self, images: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """Returns the patch tokens after every block, each (B, V, L, d), without a final norm."""
         groups, views, _, height, width = images.shape
-        if height % self.patch or width % self.patch:
-            raise ValueError(f"image size {height}x{width} is not divisible by the patch size {self.patch}")
+        check_images(images, self.patch)
         x = self.patch_embed(images.flatten(0, 1)).unflatten(0, (groups, views))
         if mask is not None:
             x = torch.where(mask.unsqueeze(-1), self.mask_placeholder, x)
@@ -169,6 +172,60 @@ class TorchMuskie(nn.Module):
             x = block(x, cosines, sines)
             tokens.append(x[:, :, first:])
         return tokens
+
+
+def check_images(images: Tensor, patch: int) -> None:
+    """Raises ValueError for images whose sides or values a network cannot take."""
+    height, width = images.shape[-2:]
+    if height % patch or width % patch:
+        smaller = [max(patch, side // patch * patch) for side in (height, width)]
+        larger = [-(-side // patch) * patch for side in (height, width)]
+        raise ValueError(
+            f"image size {height}x{width} is not divisible by the patch size {patch}: crop or resize to "
+            f"{smaller[0]}x{smaller[1]} or {larger[0]}x{larger[1]}"
+        )
+    if torch.compiler.is_compiling():  # values are unknown, and the size was checked
+        return
+    largest = images.detach().abs().max().item()
+    if largest > LARGEST_VALUE:
+        raise ValueError(
+            f"images must be in [-1, 1], but have values up to {largest:g}: convert 0..255 pixels with "
+            "x / 127.5 - 1, or call load_images"
+        )
+
+
+def load_images(
+    paths: Sequence[str | os.PathLike], size: int = 224, patch: int = 16
+) -> tuple[Tensor, list[tuple[float, float, float, float]]]:
+    """Loads photographs as views of one group: upright, of one size, in [-1, 1]. Needs Pillow.
+
+    It does what `muskie_jax.load_images` does. Each view is the largest centred crop of its photograph with
+    the photographs' median aspect ratio.
+
+    Args:
+      paths: the files.
+      size: the views' shorter side in pixels; both sides become multiples of `patch`.
+      patch: the network's patch size.
+
+    Returns:
+      The views (1, V, 3, H, W), and the left, top, right and bottom of each view in its upright photograph,
+      in pixels.
+    """
+    from PIL import Image, ImageOps
+
+    photographs = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in paths]
+    aspect = math.exp(statistics.median(math.log(each.width / each.height) for each in photographs))
+    sides = size * max(1, 1 / aspect), size * max(1, aspect)
+    height, width = (max(patch, round(side / patch) * patch) for side in sides)
+    views, crops = [], []
+    for each in photographs:
+        scale = min(each.height / height, each.width / width)
+        left, top = (each.width - scale * width) / 2, (each.height - scale * height) / 2
+        crops.append((left, top, left + scale * width, top + scale * height))
+        view = each.resize((width, height), Image.Resampling.BICUBIC, box=crops[-1])
+        pixels = torch.frombuffer(bytearray(view.tobytes()), dtype=torch.uint8)
+        views.append(pixels.reshape(height, width, 3).permute(2, 0, 1))
+    return torch.stack(views)[None] / 127.5 - 1, crops
 
 
 def rotations(

@@ -18,8 +18,9 @@ from jax import Array
 from jaxtyping import Float
 
 from muskie_jax.models.attention import Attention
+from muskie_jax.models.inputs import check_divisible, check_images
 from muskie_jax.models.layers import SelfAttention, dense
-from muskie_jax.models.muskie import CHANNELS, patchify
+from muskie_jax.models.muskie import patchify
 from muskie_jax.models.normalization import gelu
 from muskie_jax.models.rope import RotationTable, patch_positions, rotation_table
 
@@ -157,8 +158,7 @@ class Framewise(nn.Module):
           ValueError: if a side is not divisible by the patch size.
         """
         patch = self.settings.patch
-        if height % patch or width % patch:
-            raise ValueError(f"image size {height}x{width} is not divisible by the patch size {patch}")
+        check_divisible((height, width), patch)
         return height // patch, width // patch
 
     @nn.compact
@@ -173,8 +173,7 @@ class Framewise(nn.Module):
           The tokens of each layer, with patches in row-major order.
         """
         s = self.settings
-        if images.ndim != 4 or images.shape[-1] != CHANNELS:
-            raise ValueError(f"images must have shape (N, H, W, 3), got {images.shape}")
+        check_images(images, "N, H, W, 3", s.patch)
         _, height, width, _ = images.shape
         grid = self.grid(height, width)
         pixels = (images.astype(jnp.float32) / 2 + 0.5 - MEAN) / STD

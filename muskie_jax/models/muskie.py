@@ -21,12 +21,12 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from muskie_jax.models.attention import ATTENTION, Attention, keep_only
+from muskie_jax.models.inputs import CHANNELS, check_images
 from muskie_jax.models.layers import INITIAL_VALUES, PRODUCTS, AlternatingBlock, dense
 from muskie_jax.models.normalization import LayerNorm
 from muskie_jax.models.picking import Picked, pick
 from muskie_jax.models.rope import patch_positions, rotation_table
 
-CHANNELS = 3
 PATCH = 16
 REGISTERS = 4
 
@@ -208,16 +208,8 @@ class Muskie(nn.Module):
         self, images: Float[Array, "B V H W 3"], mask: Bool[Array, "B V L"] | None
     ) -> Float[Array, "B V T d"]:
         """Embeds patches, replaces masked patches by the mask token, and prepends the registers."""
-        if images.ndim != 5 or images.shape[-1] != CHANNELS:
-            raise ValueError(f"images must have shape (B, V, H, W, 3), got {images.shape}")
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(
-                f"images must be float, in [-1, 1], got {images.dtype}: convert 0..255 pixels with "
-                "x / 127.5 - 1"
-            )
-        batch, views, height, width, _ = images.shape
-        if height % self.patch or width % self.patch:
-            raise ValueError(f"image size {height}x{width} is not divisible by the patch size {self.patch}")
+        check_images(images, "B, V, H, W, 3", self.patch)
+        batch, views = images.shape[:2]
         x = _dense_over_views(self.patch_embed, patchify(images, self.patch))
         if mask is not None:
             if mask.shape != x.shape[:3]:

@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from muskie_jax.errors import printable
 
-VIEW_HEIGHT = 112  # pixels
+VIEW_HEIGHT = 224  # pixels; large enough to see whether a photograph is upright
 MARGIN = 4
-LABEL_HEIGHT = 20
+LABEL_HEIGHT = 24
 MASKED_BRIGHTNESS, MASKED_GREY = 0.3, 90  # masked patches are dimmed, not covered, to show their content
 
 
@@ -21,12 +21,12 @@ class SheetRow(NamedTuple):
     Attributes:
       label: text above the row.
       images: images of G groups with V views each.
-      mask: True = masked; one value per patch, in row-major order.
+      mask: True = masked; one value per patch, in row-major order. None: nothing is masked.
     """
 
     label: str
     images: UInt8[np.ndarray, "G V H W 3"]
-    mask: Bool[np.ndarray, "G V L"]
+    mask: Bool[np.ndarray, "G V L"] | None = None
 
 
 def contact_sheet(rows: Sequence[SheetRow], patch: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -35,7 +35,7 @@ def contact_sheet(rows: Sequence[SheetRow], patch: int) -> UInt8[np.ndarray, "he
     width = max(strip.width for strip in strips)
     pitch = LABEL_HEIGHT + VIEW_HEIGHT + 2 * MARGIN
     sheet = Image.new("RGB", (width + 2 * MARGIN, len(rows) * pitch + MARGIN), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
     for index, (row, strip) in enumerate(zip(rows, strips)):
         top = index * pitch + MARGIN
         label_position = (MARGIN, top + LABEL_HEIGHT // 2)
@@ -47,10 +47,12 @@ def contact_sheet(rows: Sequence[SheetRow], patch: int) -> UInt8[np.ndarray, "he
 def _strip(row: SheetRow, patch: int) -> Image.Image:
     """Draws the views of a row, with gaps between its groups."""
     groups, views, height, width, _ = row.images.shape
-    grid = row.mask.reshape(groups, views, height // patch, width // patch)
-    masked = grid.repeat(patch, axis=2).repeat(patch, axis=3)[..., None]
-    dimmed = (MASKED_BRIGHTNESS * row.images + (1 - MASKED_BRIGHTNESS) * MASKED_GREY).astype(np.uint8)
-    pixels = np.where(masked, dimmed, row.images)
+    pixels = row.images
+    if row.mask is not None:
+        grid = row.mask.reshape(groups, views, height // patch, width // patch)
+        masked = grid.repeat(patch, axis=2).repeat(patch, axis=3)[..., None]
+        dimmed = (MASKED_BRIGHTNESS * row.images + (1 - MASKED_BRIGHTNESS) * MASKED_GREY).astype(np.uint8)
+        pixels = np.where(masked, dimmed, row.images)
     size = (round(width * VIEW_HEIGHT / height), VIEW_HEIGHT)
     pitch, gap = size[0] + MARGIN, 3 * MARGIN
     strip = Image.new("RGB", (groups * (views * pitch + gap) - gap - MARGIN, VIEW_HEIGHT), "white")

@@ -9,11 +9,11 @@ from PIL import Image
 
 from conftest import write_scene
 from muskie_jax.config import dataset, default_config, posed, synthetic
-from muskie_jax.data.doctor import inspect
-from muskie_jax.data.mixture import build_mixture
+from muskie_jax.data.doctor import inspect, photo_rows
+from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.sources import PhotographSource
 from muskie_jax.errors import UserError
-from muskie_jax.viz.contact_sheet import SheetRow, contact_sheet
+from muskie_jax.viz.contact_sheet import LABEL_HEIGHT, MARGIN, VIEW_HEIGHT, SheetRow, contact_sheet
 from muskie_tests import posed_trees
 from muskie_tests.commands import run_module
 from muskie_tests.runs import nano_config
@@ -48,7 +48,7 @@ def test_a_report_counts_scenes_and_images(root, tmp_path, capsys):
     assert "views per second" in printed.out and str(tmp_path / "out" / "contact_sheet.png") in printed.out
     assert json.loads((tmp_path / "out" / "inspect.json").read_text()) == result
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
-        assert sheet.height > 6 * 112, "two groups of each source"
+        assert sheet.height > 10 * 224, "two groups of each source, photographs twice"
         assert len(set(np.asarray(sheet)[:, 100].tobytes()[::3])) > 20
 
 
@@ -104,9 +104,32 @@ def test_hidden_patches_are_dimmed_and_visible_ones_are_not():
     images = np.full((1, 2, 32, 32, 3), 200, np.uint8)
     mask = np.array([[[False] * 4, [True, False, False, False]]])
     sheet = contact_sheet([SheetRow("scene", images, mask)], patch=16)
-    first, second = sheet[24 + 10, 10], sheet[24 + 10, 4 + 112 + 4 + 10]
+    top, left = MARGIN + LABEL_HEIGHT, MARGIN + VIEW_HEIGHT + MARGIN
+    first, second = sheet[top + 10, MARGIN + 10], sheet[top + 10, left + 10]
     assert (first == 200).all() and (second < 140).all()
-    assert (sheet[24 + 100, 4 + 112 + 4 + 100] == 200).all()
+    assert (sheet[top + 200, left + 200] == 200).all()
+
+
+def test_photographs_are_drawn_as_they_are_above_their_augmentation(tmp_path):
+    """The photographs are dark on the left, bright on the right, and have a red stripe on top."""
+    image = np.zeros((72, 96, 3), np.uint8)
+    image[:, 48:], image[:12] = 200, (250, 0, 0)
+    (tmp_path / "root" / "scene").mkdir(parents=True)
+    for number in range(8):
+        Image.fromarray(image).save(tmp_path / "root" / "scene" / f"{number}.png")
+    config = nano_config(tmp_path / "root", holdout=0)
+    sampler = training_sampler(config, build_mixture(config))
+    group = sampler.photo_group(0, 0, 0)
+    plain, augmented = photo_rows(sampler, 0, group)
+    assert plain.label == "photos: scene, centre crops of the files"
+    assert "cropped and flipped" in augmented.label
+    assert plain.mask is None and augmented.mask is not None
+    assert plain.images.shape[2] >= VIEW_HEIGHT > augmented.images.shape[2] == 32
+    assert plain.images.shape[:2] == augmented.images.shape[:2]
+    upright = lambda views: (views[..., 0, -1, 0] > views[..., -1, -1, 0]).all()
+    mirrored = lambda views: views[..., 16, 2, 0] > views[..., 16, -2, 0]
+    assert upright(plain.images) and not upright(augmented.images)
+    assert not mirrored(plain.images).any() and 0 < mirrored(augmented.images).mean() < 1
 
 
 def posed_config(root, **settings):

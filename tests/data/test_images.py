@@ -11,7 +11,10 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
+from muskie_jax.data import images
+from muskie_jax.data.formats import is_image
 from muskie_jax.data.images import UPRIGHT, BadImage, Photograph, open_photograph, read_photograph
+from muskie_jax.data.posed.headers import image_size
 
 COLOURS = np.array([[[200, 30, 60], [10, 220, 90]], [[40, 50, 250], [255, 255, 255]]], np.uint8)
 SOLID = np.kron(COLOURS, np.ones((8, 8, 1), np.uint8))
@@ -114,6 +117,78 @@ def test_sixteen_bit_colour_is_scaled_not_clipped():
     header = struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)  # 16 bits, RGB
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
     assert (open_photograph(png + chunk(b"IEND", b""), "deep").pixels() == SOLID).all()
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "BMP"])
+def test_tiff_and_bmp(kind):
+    assert (pixels_of(SOLID, kind) == SOLID).all()
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert (pixels_of(grey, kind) == grey[..., None]).all()
+    with pytest.raises(BadImage, match="^cut short: "):
+        open_photograph(encoded(textured(64, 64), kind)[:2000], "cut short").pixels()
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
+def test_compressed_tiff(compression):
+    assert (pixels_of(SOLID, "TIFF", compression=compression) == SOLID).all()
+
+
+def test_sixteen_bit_colour_tiff_is_scaled_not_clipped():
+    deep = (SOLID.astype("<u2") * 256 + 77).tobytes()
+    sizes = 8 + 2 + 9 * 12 + 4  # offset of the three channels' bits, after the directory; then pixels
+    # Tag, type (3: two bytes, 4: four bytes), count, value or offset.
+    tags = [(256, 3, 1, 16), (257, 3, 1, 16), (258, 3, 3, sizes), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 1, sizes + 6), (277, 3, 1, 3), (278, 3, 1, 16), (279, 4, 1, len(deep))]
+    directory = struct.pack("<H", 9) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    tiff = b"II*\0\x08\0\0\0" + directory + b"\0" * 4 + struct.pack("<HHH", 16, 16, 16) + deep
+    assert (open_photograph(tiff, "deep.tif").pixels() == SOLID).all()
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_the_orientation_of_a_tiff_is_applied_once(orientation, compression):
+    """Pillow turns TIFF files, and no others, when it decodes them."""
+    stored = np.asarray(textured(45, 70))
+    png = Image.open(io.BytesIO(encoded(stored, "PNG", exif=exif_of(orientation))))
+    upright = np.asarray(ImageOps.exif_transpose(png))
+    data = encoded(stored, "TIFF", exif=exif_of(orientation), compression=compression)
+    photograph = open_photograph(data, "turned.tif")
+    assert (photograph.height, photograph.width) == upright.shape[:2]
+    assert (photograph.pixels() == upright).all()
+    as_stored = open_photograph(data, "turned.tif", upright=False)
+    assert (as_stored.height, as_stored.width) == (45, 70) and (as_stored.pixels() == stored).all()
+
+
+@pytest.mark.parametrize("upright", [True, False])
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG"])
+def test_sizes_from_headers_are_those_of_photographs(tmp_path, kind, upright):
+    path = tmp_path / f"turned.{kind.lower()}"
+    path.write_bytes(encoded(textured(45, 70), kind, exif=exif_of(6)))
+    assert image_size(path, upright) == read_photograph(path, upright).pixels().shape[:2]
+
+
+def test_heic_without_pillow_heif_names_the_install_command(monkeypatch):
+    monkeypatch.setattr(images, "HAS_HEIF", False)
+    data = b"\0\0\0\x18ftypheic" + bytes(100)
+    with pytest.raises(BadImage, match=r'^IMG_1.jpg: a HEIC image: install pillow-heif .*-e "\.\[heic\]"'):
+        open_photograph(data, "IMG_1.jpg")
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_heic(tmp_path, orientation):
+    pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    path = tmp_path / "IMG_1.HEIC"
+    image = textured(96, 160)
+    image.save(path, "HEIF", quality=95, exif=exif_of(orientation).tobytes())
+    expected = np.rot90(np.asarray(image), -1) if orientation == 6 else np.asarray(image)
+    photograph = read_photograph(path)
+    assert (photograph.height, photograph.width) == expected.shape[:2]
+    assert np.abs(photograph.pixels().astype(int) - expected).mean() < 8  # its colours are subsampled
+    assert image_size(path, upright=True) == expected.shape[:2]
+    assert is_image(path.name)
+    with pytest.raises(BadImage, match="^cut short: "):
+        open_photograph(path.read_bytes()[:-200], "cut short").pixels()
 
 
 @pytest.mark.parametrize("mode", ["F", "I", "LAB"])

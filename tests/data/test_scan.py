@@ -50,15 +50,22 @@ def test_a_string_table_keeps_every_name():
 
 def test_a_scene_table_survives_saving_pickling_and_subsets(tmp_path):
     scenes = [Scene(f"s{i}", tuple(f"s{i}/{j}.jpg" for j in range(i + 1))) for i in range(5)]
-    table = SceneTable.of(scenes, [(i, 2 * i) for i in range(5)])
+    table = SceneTable.of(scenes, [(i, 2 * i) for i in range(5)], ["s0/a.heic", "s1/b.mp4"])
     (tmp_path / "cache").mkdir()
     table.save(tmp_path / "cache")
     mapped = SceneTable.load(tmp_path / "cache")
     for each in (table, mapped, pickle.loads(pickle.dumps(mapped)), pickle.loads(pickle.dumps(table))):
         assert list(each) == scenes and list(each.counts) == [1, 2, 3, 4, 5]
         assert each.sizes.tolist() == [[i, 2 * i] for i in range(5)]
+        assert list(each.unread) == list(each.subset([3]).unread) == ["s0/a.heic", "s1/b.mp4"]
         part = pickle.loads(pickle.dumps(each.subset([4, 1]).subset([1])))
         assert list(part) == [scenes[1]] and list(part.counts) == [2] and part.names() == ["s1"]
+
+
+def test_tables_without_unread_files_are_saved_as_in_older_packs(tmp_path):
+    SceneTable.of([Scene("s", ("s/0.jpg",))]).save(tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == set(SceneTable.PARTS)
+    assert len(SceneTable.load(tmp_path).unread) == 0
 
 
 def test_a_saved_table_is_pickled_as_a_path(tmp_path):

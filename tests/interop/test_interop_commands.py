@@ -88,7 +88,7 @@ PROGRAM = ["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p"]
         ),
         ([*EXPORT, "{tmp}/m.pth", "--licence=x"], "--licence is for the model card of"),
         ([*EXPORT, "/proc/x/m.pth"], "/proc/x/m.pth cannot be written"),
-        ([*PROGRAM, "--size=60x30"], "write 64x32"),
+        ([*PROGRAM, "--size=60x30"], "not divisible by the patch size 16: write 48x16 or 64x32"),
         ([*PROGRAM, "--size=big"], "--size=big: write pixels"),
         (["push", "--from", "{tmp}", "--repo", "user/name"], "has no model.safetensors: make the folder"),
     ],

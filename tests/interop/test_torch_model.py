@@ -9,13 +9,14 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from muskie_tests.networks import random_inputs, random_network, same
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.extras
 
-from muskie_jax import load_pretrained, save_pretrained  # noqa: E402
+from muskie_jax import load_images, load_pretrained, save_pretrained  # noqa: E402
 from muskie_jax.interop import torch_model  # noqa: E402
 from muskie_jax.interop.load import open_weights  # noqa: E402
 from muskie_jax.interop.names import Network, parameters  # noqa: E402
@@ -203,5 +204,25 @@ def test_unusable_inputs_are_refused():
     backbone = {name: x for name, x in state.items() if not name.startswith("decoder")}
     with pytest.raises(ValueError, match="no reconstruction head: call features"):
         torch_model.from_state_dict(backbone, 5)(torch.zeros(1, 1, 3, 32, 32))
-    with pytest.raises(ValueError, match="30x32 is not divisible by the patch size 16"):
-        torch_model.from_state_dict(state, 5).features(torch.zeros(1, 1, 3, 30, 32))
+    model = torch_model.from_state_dict(state, 5)
+    with pytest.raises(ValueError, match="30x32 is not divisible by the patch size 16: crop or resize to"):
+        model.features(torch.zeros(1, 1, 3, 30, 32))
+    with pytest.raises(ValueError, match=r"in \[-1, 1\], but have values up to 255: convert 0..255 pixels"):
+        model.features(torch.full((1, 1, 3, 32, 32), 255.0))
+
+
+def test_photographs_are_loaded_as_in_jax(tmp_path):
+    """Smooth images of three sizes, one of them turned by its EXIF orientation."""
+    rng = np.random.default_rng(0)
+    files = [tmp_path / f"{number}.jpg" for number in range(3)]
+    exif = Image.Exif()
+    for file, size, orientation in zip(files, ((160, 120), (120, 160), (200, 144)), (1, 6, 1)):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
+        exif[0x0112] = orientation
+        coarse.resize(size, Image.Resampling.BICUBIC).save(file, exif=exif, quality=95)
+    views, crops = torch_model.load_images(files, size=100)
+    ours = load_images(files, size=100)
+    np.testing.assert_allclose(crops, ours.crops)
+    theirs = views[0].permute(0, 2, 3, 1).numpy()
+    assert theirs.shape == ours.images.shape == (3, 96, 128, 3)
+    assert np.abs(theirs - ours.images).max() < 4 / 127.5

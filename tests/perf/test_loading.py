@@ -36,7 +36,7 @@ def test_shipped_benchmarks_are_valid(arg):
     "setting, value, message",
     [
         ("seconds", 0.0, "seconds=0.0 must be above 0"),
-        ("sizes", (230,), "sizes has 230x230, not divisible by the patch size 16"),
+        ("sizes", (230,), r"sizes has 230x230, .*: the nearest valid sizes are \(224, 224\)"),
         ("photo_sizes", (640,), r"photo_sizes has 640, but each must be \(height, width\)"),
         (
             "steps",

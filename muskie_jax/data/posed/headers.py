@@ -4,7 +4,7 @@ import pathlib
 
 from PIL import Image
 
-from muskie_jax.data.images import FORMATS, MAX_PIXELS, ORIENTATION, UPRIGHT, BadImage, bad_image
+from muskie_jax.data.images import FORMATS, MAX_PIXELS, UPRIGHT, BadImage, bad_image, decoded_size
 
 
 def image_size(path: pathlib.Path, upright: bool = False) -> tuple[int, int]:
@@ -19,8 +19,8 @@ def image_size(path: pathlib.Path, upright: bool = False) -> tuple[int, int]:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise BadImage(f"{path}: {width}x{height} is over {MAX_PIXELS:,} pixels")
-            transposed = upright and UPRIGHT.get(image.getexif().get(ORIENTATION, 1), (False,))[0]
-            return (width, height) if transposed else (height, width)
+            (height, width), orientation = decoded_size(image, upright)
+            return (width, height) if UPRIGHT[orientation][0] else (height, width)
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # Pillow raises many kinds of exceptions for broken files

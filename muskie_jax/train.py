@@ -23,7 +23,7 @@ from muskie_jax.fingerprint import digest
 from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
-from muskie_jax.profiling import StepProfile
+from muskie_jax.perf.profiling import StepProfile
 from muskie_jax.programs import Programs, batch_shapes, explain_out_of_memory, training_programs
 from muskie_jax.progress import Progress, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer

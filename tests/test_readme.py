@@ -64,6 +64,7 @@ def reader(tmp_path):
 
 
 def test_loading_and_exporting_as_the_readme_says(reader):
+    write_scene(reader.folder / "scenes" / "kitchen", 4, seed=0, size=(224, 224))
     (_, load), (_, export) = code_blocks("README.md", "Load weights")
     reader("python", f"{load}\nassert [t.shape for t in tokens] == [(1, 4, 196, 48)] * 2")
     reader("bash", export)

@@ -18,8 +18,9 @@ from muskie_jax.buckets import BucketSchedule
 from muskie_jax.command_line import CONFIG, WORKDIR, Command
 from muskie_jax.config import validate
 from muskie_jax.data.images import BadImage
+from muskie_jax.data.loads import PhotoGroup, collate
 from muskie_jax.data.mixture import Mixture, build_mixture, training_sampler
-from muskie_jax.data.pipeline import GroupSampler, PhotoGroup, collate
+from muskie_jax.data.pipeline import GroupSampler
 from muskie_jax.data.posed import inspection as posed
 from muskie_jax.data.sources import PhotographSource, SyntheticSource
 from muskie_jax.data.synthetic import render_groups

@@ -14,8 +14,9 @@ from absl import flags
 from conftest import write_scene
 from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.config import default_config, folder, synthetic
+from muskie_jax.data.loads import PhotoLoad
 from muskie_jax.data.mixture import build_mixture, evaluation_sampler, training_sampler
-from muskie_jax.data.pipeline import BLOCK, PhotoLoad, Pipeline
+from muskie_jax.data.pipeline import BLOCK, Pipeline
 from muskie_jax.data.samples import MAX_REPLACEMENTS
 from muskie_jax.errors import UserError
 from muskie_jax.masking import MaskOptions

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from muskie_jax.profiling import StepProfile
+from muskie_jax.perf.profiling import StepProfile
 
 
 def run_updates(profile, steps):

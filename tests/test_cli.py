@@ -75,7 +75,7 @@ def run(*arguments):
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.rot=x"],
          "--config.sources.photos.rot=x: unknown setting 'rot'; did you mean 'root'? (choices: glob, "),
         (["--config", "configs/evaluate.py:scannet", "--workdir", "{tmp}", "--config.posed.scannet.unit=1"],
-         "--config.posed.scannet.unit=1: unknown setting 'unit' (choices: every, groups, "),
+         "--config.posed.scannet.unit=1: unknown setting 'unit' (choices: check, every, groups, "),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.batch.groups=eight"],
          "--config.batch.groups=eight must be a whole number (all flags: "),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.holdout=10%"],

@@ -40,7 +40,7 @@ CASES = {
 def get_config(arg: str | None = None) -> ConfigDict:
     arg = arg or "published"
     if arg not in CASES:
-        raise ValueError(f"configs/benchmark.py:{arg}: there is {', '.join(CASES)}")
+        raise ValueError(f"configs/benchmark.py: unknown argument {arg!r} (choices: {', '.join(CASES)})")
     config = default_config()
     config.job = "benchmark"
     config.sources.rooms = synthetic()  # unused: images are random

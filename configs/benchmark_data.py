@@ -7,7 +7,7 @@ It generates photographs, unless you name a folder of your own:
     --config.benchmark_data.photos=/folder/of/photographs
 
 It takes about ten minutes; leave the machine otherwise idle. At the end it prints how many cores feed one
-GPU. The default step times are for an H100 (docs/speed.md). For another GPU, write the step times that
+GPU. The default step times are for an H100 (docs/speed.md). For another GPU, pass the step times that
 configs/benchmark.py measures on it:
 
     --config.benchmark_data.steps='(("base", 224, 12.6), ("base", 512, 89.4))'
@@ -22,7 +22,7 @@ from muskie_jax.config import default_config, synthetic
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "", "quick"):
-        raise ValueError(f"configs/benchmark_data.py:{arg}: there is quick")
+        raise ValueError(f"configs/benchmark_data.py: unknown argument {arg!r} (choices: quick)")
     config = default_config()
     config.job = "benchmark_data"
     config.sources.rooms = synthetic()  # unused

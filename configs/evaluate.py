@@ -40,7 +40,8 @@ PHOTOS = "photos"
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "", PHOTOS, *READERS):
-        raise ValueError(f"configs/evaluate.py:{arg}: there is {', '.join((PHOTOS, *READERS))}")
+        choices = ", ".join((PHOTOS, *READERS))
+        raise ValueError(f"configs/evaluate.py: unknown argument {arg!r} (choices: {choices})")
     config = default_config()
     config.job = "evaluate"
     config.evaluate.models = ("untrained:small", "still", "patches")  # add yours

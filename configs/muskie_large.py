@@ -5,7 +5,7 @@ r"""Published recipe of Muskie-L: 400 epochs of 100,000 groups of 8 views, on 8 
 
 `config.data.root` contains one folder per dataset, named as in muskie_jax/data/layouts.py; docs/data.md
 says where to get the nine datasets. --config.data.allow_missing skips datasets that are missing. For packed
-datasets, write configs/muskie_large.py:packed. For your own photographs, write
+datasets, use configs/muskie_large.py:packed. For your own photographs, use
 configs/muskie_large.py:photos and --config.sources.photos.root=/path/to/scenes.
 
 Each of the 312,500 updates averages the gradients of two passes. A pass has three batches, at 224, 384 and

@@ -7,7 +7,7 @@ The defaults fit a laptop: the tiny network at 128x128 pixels, 200 steps. The ru
 masked patches, compared with visible-mean filling. How far below it ends depends on the photographs.
 
 For another layout, add for example --config.sources.photos.glob='*/images/*'. For packed photographs
-(docs/data.md), write configs/photos.py:packed, and set root to the pack. On a GPU, train a larger network
+(docs/data.md), use configs/photos.py:packed, and set root to the pack. On a GPU, train a larger network
 for longer:
 
     --config.model.variant=small --config.model.dtype=bfloat16 --config.batch.groups=64
@@ -22,7 +22,7 @@ from muskie_jax.config import default_config, folder, packed
 
 def get_config(arg: str | None = None) -> ConfigDict:
     if arg not in (None, "packed"):
-        raise ValueError(f"configs/photos.py:{arg}: write configs/photos.py or configs/photos.py:packed")
+        raise ValueError(f"configs/photos.py: unknown argument {arg!r} (choices: packed)")
     config = default_config()
     config.model.variant = "tiny"
     config.model.dtype = "float32"

@@ -19,7 +19,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     folder = pathlib.Path(__file__).parent
     names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "plan")
     if arg not in names:
-        raise ValueError(f"write configs/plan.py:<config>, one of {', '.join(names)}")
+        raise ValueError(
+            f"configs/plan.py needs the name of a config, not {arg!r} (choices: {', '.join(names)})"
+        )
     config = load_config(folder / f"{arg}.py")
     config.job = "plan"
     return config

@@ -37,23 +37,23 @@ run() {
 }
 
 need_program() {
-  [ -n "${DRY_RUN:-}" ] || command -v "$1" >/dev/null || fail "there is no $1 here: $2"
+  [ -n "${DRY_RUN:-}" ] || command -v "$1" >/dev/null || fail "$1 is not installed here: $2"
 }
 
-# Checks arguments before a machine is requested. Packs may be at addresses; checkpoints need a folder.
+# Checks arguments before a machine is requested. Packs may be at URLs; checkpoints need a folder.
 check_arguments() {
   local word last='' config='' workdir=''
   for word; do
     [ "$last" != --workdir ] || word=--workdir=$word
     case $word in
       --config | --config=*) config=given ;;
-      --workdir=*://*) fail "$word is an address: write a folder, such as one where a bucket is mounted" ;;
+      --workdir=*://*) fail "$word is a URL: choose a folder, such as one where a bucket is mounted" ;;
       --workdir | --workdir=*) workdir=given ;;
     esac
     last=$word
   done
-  [ -n "$config" ] || fail "--config is missing: write --config configs/muskie_base.py"
-  [ -n "$workdir" ] || fail "--workdir is missing: write --workdir runs/base"
+  [ -n "$config" ] || fail "--config is missing: pass --config configs/muskie_base.py"
+  [ -n "$workdir" ] || fail "--workdir is missing: pass --workdir runs/base"
 }
 
 # Sets `settings`, the environment variables of the trainer, from GPUS: all, or numbers such as 0,1.
@@ -62,7 +62,7 @@ choose_gpus() {
   settings=("$CACHE")
   case $GPUS in
     all) ;;
-    *[!0-9,]* | ,* | *, | *,,*) fail "GPUS=$GPUS: write all, or numbers such as 0 or 0,1" ;;
+    *[!0-9,]* | ,* | *, | *,,*) fail "GPUS=$GPUS must be all, or numbers such as 0 or 0,1" ;;
     *) settings+=("CUDA_VISIBLE_DEVICES=$GPUS") ;;
   esac
 }
@@ -71,6 +71,6 @@ choose_gpus() {
 check_gpu() {
   [ -n "${DRY_RUN:-}" ] || [ "${JAX_PLATFORMS:-}" = cpu ] ||
     python -c 'import jax, sys; sys.exit(jax.default_backend() != "gpu")' 2>/dev/null ||
-    fail "JAX sees no GPU$1: write $VENV/bin/python -m pip install 'jax[cuda13]' -c constraints.txt" \
+    fail "JAX sees no GPU$1: run $VENV/bin/python -m pip install 'jax[cuda13]' -c constraints.txt" \
       "(and see what nvidia-smi says)"
 }

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 source launch/command.sh
 
 check_number() { # NAME VALUE EXAMPLE
-  case $2 in '' | *[!0-9]* | 0*) fail "$1=$2 is no number: write $1=$3 before bash" ;; esac
+  case $2 in '' | *[!0-9]* | 0*) fail "$1=$2 must be a number, such as $1=$3" ;; esac
 }
 
 # Quotes words as a YAML list: "one", "two".
@@ -33,20 +33,20 @@ fill() { # NAME YAML
 
 # --- Check ---------------------------------------------------------------------------------------------------
 NAME=${NAME:-muskie} MOUNT=${MOUNT:-/shared} CHIPS=${CHIPS:-4} HOSTS=${HOSTS:-1}
-[ -n "${IMAGE:-}" ] || fail "IMAGE is missing: write IMAGE=registry/name, made with launch/Dockerfile, before bash"
-[ -n "${CLAIM:-}" ] || fail "CLAIM is missing: write CLAIM=name, a volume claim that all pods write to, before bash"
+[ -n "${IMAGE:-}" ] || fail "IMAGE is missing: set IMAGE=registry/name, made with launch/Dockerfile, before bash"
+[ -n "${CLAIM:-}" ] || fail "CLAIM is missing: set CLAIM=name, a volume claim that all pods write to, before bash"
 case $NAME in
-  *[!a-z0-9-]* | [!a-z]* | *-) fail "NAME=$NAME: write small letters, digits and hyphens, such as NAME=muskie" ;;
+  *[!a-z0-9-]* | [!a-z]* | *-) fail "NAME=$NAME must be lowercase letters, digits and hyphens, such as NAME=muskie" ;;
 esac
-[ -z "${TPU:-}" ] || [ -z "${GPUS:-}" ] || fail "TPU=$TPU and GPUS=$GPUS: write one of them"
+[ -z "${TPU:-}" ] || [ -z "${GPUS:-}" ] || fail "TPU=$TPU and GPUS=$GPUS exclude each other: set one of them"
 if [ -n "${TPU:-}" ]; then
   check_number CHIPS "$CHIPS" 4
   case ${TOPOLOGY:-} in
-    '' | *[!0-9x]* | x* | *x | *xx*) fail "TOPOLOGY=${TOPOLOGY:-}: write the chips along each side: TOPOLOGY=4x4" ;;
+    '' | *[!0-9x]* | x* | *x | *xx*) fail "TOPOLOGY=${TOPOLOGY:-} must be the chips along each side, such as 4x4" ;;
   esac
   chips=$((${TOPOLOGY//x/*}))
   HOSTS=$((chips / CHIPS))
-  [ $((HOSTS * CHIPS)) = "$chips" ] || fail "CHIPS=$CHIPS does not divide TOPOLOGY=$TOPOLOGY: write a host's chips"
+  [ $((HOSTS * CHIPS)) = "$chips" ] || fail "CHIPS=$CHIPS does not divide TOPOLOGY=$TOPOLOGY: set the chips of one host"
 else
   check_number GPUS "${GPUS:-}" 8
   check_number HOSTS "$HOSTS" 2

@@ -15,7 +15,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -e launch/command.sh ] || cd "${SLURM_SUBMIT_DIR:-.}" # SLURM runs a copy of this script from another folder
 if [ ! -e launch/command.sh ]; then
-  echo "error: $PWD is not the project's folder: write cd, then sbatch launch/sweep.sh" >&2
+  echo "error: $PWD is not the project's folder: change to it, then run sbatch launch/sweep.sh" >&2
   exit 2
 fi
 source launch/environment.sh
@@ -70,7 +70,7 @@ arguments() {
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
   index=$((SLURM_ARRAY_TASK_ID - 1))
   [ "$index" -ge 0 ] && [ "$index" -lt "$count" ] ||
-    fail "there is no run $SLURM_ARRAY_TASK_ID of $config: write sbatch --array=1-$count"
+    fail "$config has no run $SLURM_ARRAY_TASK_ID: run sbatch --array=1-$count"
   if [ "${states[$index]}" = complete ]; then
     say "${names[$index]} is complete"
     exit 0
@@ -128,6 +128,6 @@ models="(\"${runs//\"/\\\"}/*\", \"untrained\", \"still\", \"patches\")"
 say "To evaluate them: $(quote "${TRAINER[@]}" --config configs/evaluate.py --workdir "$workdir/evaluation" \
   "--config.evaluate.models=$models")"
 if [ "${#failed[@]}" -gt 0 ]; then
-  echo "error: not complete: ${failed[*]} (what went wrong is said above)" >&2
+  echo "error: not complete: ${failed[*]} (see the messages above)" >&2
   exit 1
 fi

@@ -43,8 +43,8 @@ stop() {
   gcloud_tpu ssh "$TPU" --worker=all --command="$WORKER stop"
 }
 
-[ -n "${TPU:-}" ] || fail "TPU is missing: write TPU=its-name before bash"
-[ -n "${ZONE:-}" ] || fail "ZONE is missing: write ZONE=us-central2-b, or where the TPU is, before bash"
+[ -n "${TPU:-}" ] || fail "TPU is missing: set TPU=its-name before bash"
+[ -n "${ZONE:-}" ] || fail "ZONE is missing: set ZONE=us-central2-b, or where the TPU is, before bash"
 need_program gcloud "install Google's Cloud SDK, and run gcloud auth login"
 case $* in
   follow | stop) "$1" ;;

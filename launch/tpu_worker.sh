@@ -39,7 +39,7 @@ stop() {
   kill -TERM "$process"
   while running && [ $((seconds--)) -gt 0 ]; do sleep 1; done
   if running; then
-    echo "$(hostname): it did not, and is killed; the run can go on from its last checkpoint" >&2
+    echo "$(hostname): it did not stop in time, and is killed; the run can resume from its last checkpoint" >&2
     kill -KILL -- "-$process" # the process group, with its data workers
   fi
 }
@@ -47,5 +47,5 @@ stop() {
 case ${1:-} in
   install) [ -n "${DRY_RUN:-}" ] || install "jax[tpu]" ;;
   start | follow | stop) "$@" ;;
-  *) fail "tpu_worker.sh ${1:-}: write install, start, follow or stop" ;;
+  *) fail "tpu_worker.sh: unknown command '${1:-}': use install, start, follow or stop" ;;
 esac

@@ -141,7 +141,7 @@ class Checkpointer:
                 reason = first_line(error)[:200]
                 logging.error("Checkpoint %d is damaged and moved aside: %s", step, reason)
                 self._move_aside(step)
-        restart = f"delete {self.damaged} to start from the beginning, or write another --workdir"
+        restart = f"delete {self.damaged} to start from the beginning, or use another --workdir"
         if steps:
             raise UserError(f"none of the checkpoints in {self.folder} is intact: {restart}")
         if self.damaged.exists():
@@ -159,16 +159,17 @@ class Checkpointer:
         state = self._manager.restore(step, args=state_args)["state"]
         _check_fingerprints(meta["fingerprints"], examine(state)[0])
         if int(state.step) != step or items["data"]["next_update"] != step:
-            raise ValueError("it is of another step")
+            raise ValueError("its contents belong to another step")
         return state, meta["config"]
 
     def _check_same_leaves(self, step: int, saved: dict[str, str], expected: dict[str, str]) -> None:
         for name in [*saved, *expected]:
             if saved.get(name) != expected.get(name):
                 raise UserError(
-                    f"checkpoint {step} in {self.folder} is of another network or optimizer: {name} is "
-                    f"{saved.get(name, 'missing')} there and {expected.get(name, 'missing')} in the "
-                    "config: write another --workdir, or the config it was trained with"
+                    f"checkpoint {step} in {self.folder} does not match the config: {name} is "
+                    f"{saved.get(name, 'missing')} in the checkpoint and "
+                    f"{expected.get(name, 'missing')} in the config: use the config it was trained "
+                    "with, or another --workdir"
                 )
 
     def _move_aside(self, step: int) -> None:

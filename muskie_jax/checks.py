@@ -238,7 +238,7 @@ def check_types(
             continue
         allowed, kind = TYPES[type(default)]
         if not isinstance(value, allowed) or isinstance(value, bool):
-            raise UserError(f"{path}.{key}={value!r}: write {kind}, such as {default!r}")
+            raise UserError(f"{path}.{key}={value!r} must be {kind}, such as {default!r}")
 
 
 def check_renamed(path: str, value: str = "") -> None:

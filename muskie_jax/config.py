@@ -268,7 +268,7 @@ def _check_batch(batch: ConfigDict) -> None:
 
 def _check_buckets(config: ConfigDict) -> None:
     buckets, loaded = config.buckets, config.batch.views
-    require(len(buckets.views) > 0, "config.buckets.views is empty: write for example (2, 4, 8)")
+    require(len(buckets.views) > 0, "config.buckets.views is empty: use for example (2, 4, 8)")
     for views in buckets.views:
         if not isinstance(views, int) or views < 1 or loaded % views:
             divisors = [v for v in range(1, loaded + 1) if loaded % v == 0]
@@ -276,11 +276,14 @@ def _check_buckets(config: ConfigDict) -> None:
                 f"config.buckets.views has {views!r}, which does not divide config.batch.views="
                 f"{loaded}: choose from {', '.join(map(str, divisors))}"
             )
-    require(len(buckets.resolutions) > 0, "config.buckets.resolutions is empty: write (((224, 224),),)")
+    require(
+        len(buckets.resolutions) > 0,
+        "config.buckets.resolutions is empty: use for example (((224, 224),),)",
+    )
     for sizes in buckets.resolutions:
         if not isinstance(sizes, (tuple, list)) or not sizes or not all(map(is_pair, sizes)):
             raise UserError(
-                f"config.buckets.resolutions={buckets.resolutions!r}: write a tuple of (height, width) "
+                f"config.buckets.resolutions={buckets.resolutions!r} must be a tuple of (height, width) "
                 "pairs for each resolution, such as (((224, 224),), ((512, 384), (384, 512)))"
             )
         for size in sizes:
@@ -289,11 +292,11 @@ def _check_buckets(config: ConfigDict) -> None:
 
 def _check_optim(optim: ConfigDict) -> None:
     one_of(optim.decay, DECAY, "config.optim.decay")
-    require(optim.learning_rate > 0, f"config.optim.learning_rate={optim.learning_rate}: write above 0")
+    require(optim.learning_rate > 0, f"config.optim.learning_rate={optim.learning_rate} must be above 0")
     settings = ("weight_decay", "clip_norm", "eps", "base_learning_rate", "min_learning_rate")
     at_least(0, optim, "config.optim", *settings)
     for key in ("b1", "b2"):
-        require(0 <= optim[key] < 1, f"config.optim.{key}={optim[key]}: write from 0 to below 1")
+        require(0 <= optim[key] < 1, f"config.optim.{key}={optim[key]} must be from 0 to below 1")
 
 
 def _check_min_learning_rate(config: ConfigDict) -> None:
@@ -306,10 +309,10 @@ def _check_min_learning_rate(config: ConfigDict) -> None:
 
 def _check_mesh(mesh: ConfigDict) -> None:
     for axis, size in mesh.items():
-        require(size == -1 or size >= 1, f"config.mesh.{axis}={size}: write 1 or more, or -1")
+        require(size == -1 or size >= 1, f"config.mesh.{axis}={size} must be 1 or more, or -1")
     if sum(size == -1 for size in mesh.values()) > 1:
         raise UserError(
-            f"config.mesh: only one axis may be -1: write numbers for the others of {', '.join(mesh)}"
+            f"config.mesh: only one axis may be -1: set a size for the others of {', '.join(mesh)}"
         )
 
 
@@ -320,7 +323,7 @@ def _check_profile(profile: ConfigDict) -> None:
     )
     require(
         not steps or is_range,
-        f"config.profile.steps={steps}: write the first and the last update, such as (10, 13)",
+        f"config.profile.steps={steps} must be the first and the last update, such as (10, 13)",
     )
 
 
@@ -340,7 +343,7 @@ def to_steps(duration: str, config: ConfigDict, path: str) -> int:
     match = re.fullmatch(r"([0-9._e+]+) *(steps?|epochs?|examples?)", text)
     number = text if text.isdecimal() else "500"
     error = UserError(
-        f'{path}={duration!r}: write a number of steps, epochs or examples, such as "{number} steps"'
+        f'{path}={duration!r} must be a number of steps, epochs or examples, such as "{number} steps"'
     )
     if match is None:
         raise error
@@ -389,7 +392,7 @@ def warmup_steps(config: ConfigDict) -> int:
     if steps >= total > 0:
         raise UserError(
             f"config.optim.warmup={config.optim.warmup!r} ({steps} steps) is not shorter than "
-            f"config.duration={config.duration!r} ({total} steps): write "
-            f"--config.optim.warmup='{total // 20} steps', or a longer duration"
+            f"config.duration={config.duration!r} ({total} steps): pass "
+            f"--config.optim.warmup='{total // 20} steps', or a longer --config.duration"
         )
     return steps

@@ -74,7 +74,7 @@ def elementwise_error(difference: Array, kind: str) -> Array:
         return magnitude
     if kind == "smooth_l1":
         return jnp.where(magnitude < 1.0, 0.5 * magnitude**2, magnitude - 0.5)
-    raise ValueError(f"loss.error={kind!r}: choose one of {', '.join(ERRORS)}")
+    raise ValueError(f"loss.error={kind!r} is not a valid value (choices: {', '.join(ERRORS)})")
 
 
 def normalize_patches(patches: Float[Array, "*tokens P"]) -> Float[Array, "*tokens P"]:

@@ -79,8 +79,7 @@ def connect() -> None:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     except (ValueError, IndexError) as error:
         raise UserError(
-            "--distributed: write --coordinator=HOST:PORT --num_processes=N --process_id=I, I < N "
-            f"({error})"
+            f"--distributed needs --coordinator=HOST:PORT --num_processes=N --process_id=I, I < N ({error})"
         ) from error
 
 
@@ -90,7 +89,7 @@ def check_job(config: ConfigDict, job: str | None) -> None:
     if job not in (None, config.job):
         file = config_flags.get_config_filename(FLAGS[CONFIG.name])
         raise UserError(
-            f"{file} is for `muskie {config.job}`: write that instead of `muskie {job}`, or add "
+            f"{file} is for `muskie {config.job}`: run that instead of `muskie {job}`, or add "
             f"--config.job={job}"
         )
 
@@ -99,7 +98,7 @@ def run(job: str | None) -> None:
     """Runs the job of the config. Flags must be parsed."""
     for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID):
         if flag.value is not None and not _DISTRIBUTED.value:
-            fail(f"--{flag.name} is for one of several processes: write --distributed too")
+            fail(f"--{flag.name} is for one of several processes: pass --distributed too")
     logging.set_verbosity(logging.WARNING)
     keep_compiled_programs()
     config, workdir = CONFIG.value, WORKDIR.value

@@ -257,29 +257,29 @@ def check_masks(
       views: all view counts that a group may have.
 
     Raises:
-      UserError: for an unknown mode, a ratio that hides no patch, or too many reference views.
+      UserError: for an unknown mode, a ratio that masks no patch, or too many reference views.
     """
     require(len(mask.modes) > 0, "config.mask.modes is empty: add a pair such as ('random', 0.9)")
     for entry in mask.modes:
         if not (isinstance(entry, (tuple, list)) and len(entry) == 2):
-            raise UserError(f"config.mask.modes has {entry!r}: write a pair such as ('random', 0.9)")
+            raise UserError(f"config.mask.modes has {entry!r}, but must have pairs such as ('random', 0.9)")
         mode, ratio = entry
         one_of(mode, MODES, "config.mask.modes")
         valid = isinstance(ratio, (int, float)) and 0 < ratio <= 1
-        require(valid, f"config.mask.modes: {mode} has ratio {ratio!r}: write one above 0, at most 1")
+        require(valid, f"config.mask.modes: ratio {ratio!r} of {mode} must be above 0, at most 1")
         for height, width in sizes:
             grid = (height // patch, width // patch)
             if hidden_count(grid, ratio) == 0:
                 raise UserError(
-                    f"config.mask.modes: {mode} with ratio {ratio} hides no patch of {height}x{width}: "
-                    f"write at least {1 / (grid[0] * grid[1]):.3g}"
+                    f"config.mask.modes: ({mode!r}, {ratio}) masks no patch of a {height}x{width} view: "
+                    f"use a ratio of at least {1 / (grid[0] * grid[1]):.3g}"
                 )
     count, fewest = mask.num_reference, min(views)
-    require(count is None or count >= 0, f"config.mask.num_reference={count}: write 0 or more, or None")
+    require(count is None or count >= 0, f"config.mask.num_reference={count} must be 0 or more, or None")
     if count is not None and count >= fewest:
         raise UserError(
             f"config.mask.num_reference={count} leaves no view to mask in groups of {fewest} views: "
-            f"write less than {fewest}, or remove {fewest} from config.buckets.views"
+            f"use less than {fewest}, or remove {fewest} from config.buckets.views"
         )
 
 

@@ -21,6 +21,7 @@ from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.cudnn_capture_guard import CudnnCaptureGuard
 from muskie_jax.errors import UserError
 from muskie_jax.metrics import Mean
+from muskie_jax.models.muskie import REMAT
 from muskie_jax.perf.machines import GIB
 from muskie_jax.sharding import batch_sharding
 from muskie_jax.train_step import (
@@ -35,8 +36,8 @@ from muskie_jax.writers import duration, log_main
 
 OPTIMIZER = "optimizer"
 USE_LESS_MEMORY = (  # advice at the end of out-of-memory messages
-    "write a smaller config.batch.groups, config.model.remat='elementwise', 'block' or 'full', "
-    "or a larger config.mesh.fsdp"
+    "lower config.batch.groups, set config.model.remat to 'elementwise', 'block' or 'full', or raise "
+    "config.mesh.fsdp"
 )
 Lower = Callable[[], jax.stages.Lowered]  # traces and lowers one program
 T = TypeVar("T")
@@ -52,6 +53,17 @@ def explain_out_of_memory(what: str) -> Iterator[None]:
             raise
         reason = str(error).splitlines()[0]
         raise UserError(f"{what} does not fit in device memory: {USE_LESS_MEMORY} ({reason})") from error
+
+
+def _less_memory(config: ConfigDict) -> str:
+    """Returns USE_LESS_MEMORY with a config's values, without kinds of rematerialisation that save less."""
+    remat, kinds = config.model.remat, list(REMAT)  # from no saving to the largest
+    stronger = " or ".join(map(repr, kinds[kinds.index(remat) + 1 :]))
+    rematerialise = f" set config.model.remat (now {remat!r}) to {stronger}," if stronger else ""
+    return (
+        f"lower config.batch.groups (now {config.batch.groups}),{rematerialise} or raise config.mesh.fsdp "
+        f"(now {config.mesh.fsdp})"
+    )
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -223,10 +235,10 @@ class Programs:
         needed, key = self.needed_bytes(state)
         if needed > limit:
             raise UserError(
-                f"{key} needs {needed / GIB:.1f} GiB on every device, {device_bytes(state) / GIB:.1f} of "
-                f"them for parameters and optimizer, but JAX has {limit / GIB:.1f}: {USE_LESS_MEMORY} (now "
-                f"{config.batch.groups}, {config.model.remat!r}, fsdp={config.mesh.fsdp}); "
-                "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 gives JAX more of a GPU's memory"
+                f"{key} needs {needed / GIB:.1f} GiB per device, of which parameters and optimizer take "
+                f"{device_bytes(state) / GIB:.1f} GiB, but JAX may use only {limit / GIB:.1f} GiB: "
+                f"{_less_memory(config)}; on a GPU, XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 lets JAX use more "
+                "memory"
             )
 
     def needed_bytes(self, state: TrainState) -> tuple[int, ProgramKey | str]:

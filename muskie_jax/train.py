@@ -85,7 +85,7 @@ def train(
     if first_step > total_steps:
         raise UserError(
             f"{checkpoints.folder} is at step {first_step}, beyond config.duration="
-            f"{config.duration!r} ({total_steps} steps): write a longer duration or another --workdir"
+            f"{config.duration!r} ({total_steps} steps): use a longer duration or another --workdir"
         )
 
     writers = Writers(workdir, first_step, config)

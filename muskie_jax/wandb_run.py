@@ -1,6 +1,7 @@
 """Sends the metrics and pictures of a training run to Weights & Biases (`config.log.wandb`).
 
-The package `wandb` is an extra. Everything else is set by its environment variables: WANDB_MODE=offline
+The package `wandb` is an optional extra, and reads further settings from its environment variables.
+WANDB_MODE=offline
 writes to the work directory for a later `wandb sync`.
 """
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from muskie_jax.errors import UserError, first_line
 
-# In the work directory: the run's id, the last step that was sent, and what of that step.
+# In the work directory: the run's id, the last step that was sent, and which parts of it.
 RUN_FILE = "wandb_run.json"
 
 
@@ -23,10 +24,10 @@ def check_wandb(project: str) -> None:
     """Checks `config.log.wandb` without importing the package.
 
     Raises:
-      UserError: if a project is set and the package is not installed, or if it is a truth value.
+      UserError: if a project is set and the package is not installed, or if it is "true" or "false".
     """
     if project.lower() in ("true", "false"):
-        raise UserError(f"config.log.wandb={project!r}: write the name of a project, or '' for none")
+        raise UserError(f"config.log.wandb={project!r} must be the name of a project, or '' for none")
     # A folder `wandb`, which the package itself creates, would be found as a package without origin.
     spec = importlib.util.find_spec("wandb") if project else None
     if project and (spec is None or spec.origin is None):

@@ -67,7 +67,7 @@ def run(*arguments):
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--config.optim.b1=high"], "high"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--config.model.variant=bse"],
          "'base'?"),
-        (["--config", "configs/photos.py", "--workdir", "{tmp}"], "write --config.sources.photos.root="),
+        (["--config", "configs/photos.py", "--workdir", "{tmp}"], "pass --config.sources.photos.root="),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root=/nowhere"],
          "the folder '/nowhere' does not exist"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root={tmp}"],
@@ -83,14 +83,14 @@ def run(*arguments):
         (["--config", "configs/evaluate.py:navi", "--workdir", "{tmp}", "--config.posed.navi.depth_unit=1"],
          "; of the readers of posed data, only these have it: cameras, transforms, colmap, tum"),
         (["--config", "configs/evaluate.py:tum", "--config.posed.yours.depth_unit=mm"],
-         "config.posed.yours.depth_unit=mm: write metres per step of the depth maps: 0.001 for"),
+         "config.posed.yours.depth_unit=mm must be metres per step of the depth maps: 0.001 for"),
         (["--config", "configs/photos.py", "--workdir", "{tmp}", "--config.sources.photos.root=gs://b/x"],
          "config.sources.photos.root='gs://b/x' is a URL, but only packs are read from URLs"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}/file"], "{tmp}/file"),
         (["--config", "configs/quickstart.py", "--workdir", "gs://b/run", "--config.job=plan"],
          "'gs://b/run' is a URL, but a local path is needed: mount"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "--num_processes=2"],
-         "--num_processes is for one of several processes: write --distributed too"),
+         "--num_processes is for one of several processes: pass --distributed too"),
         (["--config", "configs/quickstart.py", "--workdir", "{tmp}", "config.seed=1"],
          "pass --config.seed=1"),
     ],
@@ -108,7 +108,7 @@ def test_mistakes_are_one_line(tmp_path, arguments, expected):
             ["--config.model.variant=bse"],
             "config.model.variant: 'bse' is not a valid value; did you mean 'base'? (",
         ),
-        (["--distributed"], "write --coordinator=HOST:PORT --num_processes=N --process_id=I"),
+        (["--distributed"], "needs --coordinator=HOST:PORT --num_processes=N --process_id=I"),
     ],
 )
 def test_mistakes_are_one_line_in_a_process_of_their_own(tmp_path, arguments, expected):
@@ -214,7 +214,7 @@ def test_every_command_of_muskie_has_help(command):
     [
         ([], "muskie needs a command: use one of train, evaluate, "),
         (["trian"], "muskie has no command 'trian' (did you mean 'train'?): use one of train, "),
-        (["evaluate", *QUICKSTART], "configs/quickstart.py is for `muskie train`: write that instead of "
+        (["evaluate", *QUICKSTART], "configs/quickstart.py is for `muskie train`: run that instead of "
          "`muskie evaluate`, or add --config.job=evaluate"),
         (["train", *QUICKSTART, "--config.job=trian"], "config.job: 'trian' is not a valid value; did"),
         (["plan", "--config", "configs/plan.py:rooms"], "--workdir is missing: pass --workdir runs/plan"),

@@ -139,35 +139,35 @@ WRONG = {
     "job": ("trian", "config.job: 'trian' is not a valid value; did you mean 'train'?"),
     "model.variant": ("bse", "did you mean 'base'? (choices: base, huge, large, nano, small, tiny)"),
     "model.dtype": ("float16", "config.model.dtype: 'float16' is not a valid value"),
-    "profile.steps": ((13, 10), "write the first and the last update, such as (10, 13)"),
+    "profile.steps": ((13, 10), "must be the first and the last update, such as (10, 13)"),
     "model.remat": ("blocks", "did you mean 'block'? (choices: block, elementwise, full, none)"),
     "model.attention": ("flash", "(choices: auto, cudnn, splash, xla)"),
     "mask.modes": (
         (("rectangel", 0.5),),
         "config.mask.modes: 'rectangel' is not a valid value; did you mean 'rectangle'?",
     ),
-    "mask.modes#ratio": ((("random", 1.5),), "random has ratio 1.5: write one above 0, at most 1"),
-    "mask.modes#pair": (("random",), "write a pair such as ('random', 0.9)"),
-    "mask.num_reference": (-1, "config.mask.num_reference=-1: write 0 or more, or None"),
+    "mask.modes#ratio": ((("random", 1.5),), "ratio 1.5 of random must be above 0, at most 1"),
+    "mask.modes#pair": (("random",), "but must have pairs such as ('random', 0.9)"),
+    "mask.num_reference": (-1, "config.mask.num_reference=-1 must be 0 or more, or None"),
     "loss.error": ("mse", "config.loss.error: 'mse' is not a valid value"),
     "loss.pooling": ("token", "config.loss.pooling: 'token' is not a valid value; did you mean 'tokens'?"),
     "batch.passes": (0, "config.batch.passes=0 must be at least 1"),
     "buckets.resolutions": ((((448, 252),),), "448x252, not divisible by the patch size 16: the nearest"),
     "buckets.resolutions#nearest": ((((448, 252),),), "valid sizes are (448, 240) and (448, 256)"),
-    "buckets.resolutions#flat": (((224, 224),), "write a tuple of (height, width)"),
+    "buckets.resolutions#flat": (((224, 224),), "must be a tuple of (height, width)"),
     "mask.modes#nothing": (
         (("random", 0.001),),
-        "random with ratio 0.001 hides no patch of 224x224: write",
+        "('random', 0.001) masks no patch of a 224x224 view: use",
     ),
-    "mask.num_reference#all": (2, "leaves no view to mask in groups of 1 views: write less than 1"),
-    "duration#endless": ("1e999 steps", "write a number of steps, epochs or examples, such as"),
+    "mask.num_reference#all": (2, "leaves no view to mask in groups of 1 views: use less than 1"),
+    "duration#endless": ("1e999 steps", "must be a number of steps, epochs or examples, such as"),
     "buckets.views": ((3,), "does not divide config.batch.views=8: choose from 1, 2, 4, 8"),
     "evaluation.size": ((100, 112), "config.evaluation.size has 100x112, not divisible"),
-    "duration": ("400 epoques", "write a number of steps, epochs or examples, such as"),
+    "duration": ("400 epoques", "must be a number of steps, epochs or examples, such as"),
     "optim.warmup": ("500 epochs", "is not shorter than config.duration='400 epochs'"),
     "duration#unit": ("2000", 'a number of steps, epochs or examples, such as "2000 steps"'),
-    "duration#short": ("40 steps", "(40 steps): write --config.optim.warmup='2 steps', or a longer durat"),
-    "optim.learning_rate": (0.0, "config.optim.learning_rate=0.0: write above 0"),
+    "duration#short": ("40 steps", "(40 steps): pass --config.optim.warmup='2 steps', or a longer --con"),
+    "optim.learning_rate": (0.0, "config.optim.learning_rate=0.0 must be above 0"),
     "optim.min_learning_rate": (1.0, "config.optim.min_learning_rate=1.0 must be below the peak"),
     "max_minutes": (-1.0, "config.max_minutes=-1.0 must be at least 0"),
     "checkpoint.keep_every": (-5, "config.checkpoint.keep_every=-5 must be at least 0"),
@@ -175,7 +175,7 @@ WRONG = {
     "optim.decay": ("some", "(choices: all, matrices)"),
     "batch.groups": (0, "config.batch.groups=0 must be at least 1"),
     "data.max_bad_fraction": (2.0, "config.data.max_bad_fraction=2.0 must be from 0 to 1"),
-    "mesh.data": (0, "config.mesh.data=0: write 1 or more, or -1"),
+    "mesh.data": (0, "config.mesh.data=0 must be 1 or more, or -1"),
     "mesh.fsdp": (-1, "only one axis may be -1"),
     "log.every": (0, "config.log.every=0 must be at least 1"),
 }
@@ -204,11 +204,11 @@ def test_wrong_sources_are_one_line(config):
         return str(caught.value)
 
     assert "config.sources is empty" in complaint()
-    assert "config.sources.p.root is empty: write --config.sources.p.root=" in complaint(p=folder())
+    assert "config.sources.p.root is empty: pass --config.sources.p.root=" in complaint(p=folder())
     assert "config.sources.p.kind: 'video' is not a valid value" in complaint(p={"kind": "video"})
     assert "every weight is 0" in complaint(p=synthetic(weight=0.0))
     assert "glob='/x/*'" in complaint(p=folder(root="x", glob="/x/*"))
-    assert "config.sources.p.world.field_of_view=(45.0,): write 2" in complaint(
+    assert "config.sources.p.world.field_of_view=(45.0,) must be 2" in complaint(
         p=synthetic(field_of_view=(45.0,))
     )
     assert "config.sources.p.world: " in complaint(p=synthetic(samples_per_pixel=3))
@@ -218,7 +218,7 @@ def test_wrong_sources_are_one_line(config):
     assert "overlap=(0.9, 0.3) must be two increasing fractions (low, high), such" in complaint(
         p=folder(root="x", overlap=(0.9, 0.3))
     )
-    assert "config.sources.p.weight='2': write a number, such as 1.0" in complaint(
+    assert "config.sources.p.weight='2' must be a number, such as 1.0" in complaint(
         p=folder(root="x", weight="2")
     )
     named = dataset("waymo", root="x")
@@ -230,7 +230,9 @@ def test_wrong_sources_are_one_line(config):
     assert "config.sources.p.zoom=0.5: waymo has no object masks" in complaint(p=named)
     with pytest.raises(UserError, match="'co3dv2' is not a valid value; did you mean 'co3d'"):
         dataset("co3dv2")
-    with pytest.raises(UserError, match="no 'mine' in this config: write nothing .* or :photos"):
+    with pytest.raises(
+        UserError, match="'mine' is not a valid argument of this config: use none, .* or :photos"
+    ):
         published_sources("mine")
     extra = folder(root="x")
     extra.golb = "*"

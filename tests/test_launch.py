@@ -46,34 +46,44 @@ def test_bash_can_parse_it(script):
 @pytest.mark.parametrize(
     "script, environment, arguments, expected",
     [
-        ("gpu.sh", {}, ["--workdir", "a"], "--config is missing: write --config configs/"),
-        ("gpu.sh", {}, ["--config=a"], "--workdir is missing: write --workdir runs/"),
-        ("gpu.sh", {"GPUS": "two"}, ARGUMENTS, "GPUS=two: write all, or numbers such as 0 or 0,1"),
-        ("gpu.sh", {"GPUS": "0,"}, ARGUMENTS, "GPUS=0,: write all"),
+        ("gpu.sh", {}, ["--workdir", "a"], "--config is missing: pass --config configs/"),
+        ("gpu.sh", {}, ["--config=a"], "--workdir is missing: pass --workdir runs/"),
+        ("gpu.sh", {"GPUS": "two"}, ARGUMENTS, "GPUS=two must be all, or numbers such as 0 or 0,1"),
+        ("gpu.sh", {"GPUS": "0,"}, ARGUMENTS, "GPUS=0, must be all"),
         ("slurm.sbatch", {}, ["--workdir", "a"], "--config is missing"),
-        ("slurm.sbatch", {}, ARGUMENTS, "this is no SLURM job: write sbatch launch/slurm.sbatch"),
-        ("slurm.sbatch", {"SLURM_JOB_ID": "7"}, ARGUMENTS, "no GPUs: write sbatch --gpus-per-node=8"),
-        ("slurm.sbatch", {"SLURM_SUBMIT_DIR": "/"}, ARGUMENTS, "/ is not the project's folder: write cd"),
-        ("tpu_pod.sh", {"ZONE": "zone"}, ARGUMENTS, "TPU is missing: write TPU="),
-        ("tpu_pod.sh", {"TPU": "pod"}, ARGUMENTS, "ZONE is missing: write ZONE="),
-        ("tpu_pod.sh", POD, ["--config=a", "--workdir=gs://b"], "--workdir=gs://b is an address: write a"),
-        ("gpu.sh", {}, ["--config=a", "--workdir", "s3://b"], "--workdir=s3://b is an address: write a"),
+        ("slurm.sbatch", {}, ARGUMENTS, "this is not a SLURM job: run sbatch launch/slurm.sbatch"),
+        ("slurm.sbatch", {"SLURM_JOB_ID": "7"}, ARGUMENTS, "no GPUs: run sbatch --gpus-per-node=8"),
+        (
+            "slurm.sbatch",
+            {"SLURM_SUBMIT_DIR": "/"},
+            ARGUMENTS,
+            "/ is not the project's folder: change to it",
+        ),
+        ("tpu_pod.sh", {"ZONE": "zone"}, ARGUMENTS, "TPU is missing: set TPU="),
+        ("tpu_pod.sh", {"TPU": "pod"}, ARGUMENTS, "ZONE is missing: set ZONE="),
+        ("tpu_pod.sh", POD, ["--config=a", "--workdir=gs://b"], "--workdir=gs://b is a URL: choose a"),
+        ("gpu.sh", {}, ["--config=a", "--workdir", "s3://b"], "--workdir=s3://b is a URL: choose a"),
         ("tpu_pod.sh", POD, ["halt"], "--config is missing"),
-        ("tpu_worker.sh", {}, ["halt"], "tpu_worker.sh halt: write install, start, follow or stop"),
+        (
+            "tpu_worker.sh",
+            {},
+            ["halt"],
+            "tpu_worker.sh: unknown command 'halt': use install, start, follow or stop",
+        ),
         ("tpu_worker.sh", {}, ["follow"], "there is no log: start a run first"),
-        ("kubernetes.sh", {"CLAIM": "disk"}, ARGUMENTS, "IMAGE is missing: write IMAGE="),
-        ("kubernetes.sh", {"IMAGE": "image"}, ARGUMENTS, "CLAIM is missing: write CLAIM="),
-        ("kubernetes.sh", CLUSTER, ARGUMENTS, "GPUS= is no number: write GPUS=8"),
-        ("kubernetes.sh", GPUS | {"HOSTS": "0"}, ARGUMENTS, "HOSTS=0 is no number: write HOSTS=2"),
-        ("kubernetes.sh", GPUS | {"TPU": "v5"}, ARGUMENTS, "TPU=v5 and GPUS=8: write one"),
+        ("kubernetes.sh", {"CLAIM": "disk"}, ARGUMENTS, "IMAGE is missing: set IMAGE="),
+        ("kubernetes.sh", {"IMAGE": "image"}, ARGUMENTS, "CLAIM is missing: set CLAIM="),
+        ("kubernetes.sh", CLUSTER, ARGUMENTS, "GPUS= must be a number, such as GPUS=8"),
+        ("kubernetes.sh", GPUS | {"HOSTS": "0"}, ARGUMENTS, "HOSTS=0 must be a number, such as HOSTS=2"),
+        ("kubernetes.sh", GPUS | {"TPU": "v5"}, ARGUMENTS, "TPU=v5 and GPUS=8 exclude each other: set one"),
         (
             "kubernetes.sh",
             SLICE | {"TOPOLOGY": ""},
             ARGUMENTS,
-            "TOPOLOGY=: write the chips along each side",
+            "TOPOLOGY= must be the chips along each side",
         ),
         ("kubernetes.sh", SLICE, ARGUMENTS, "CHIPS=4 does not divide TOPOLOGY=2x3"),
-        ("kubernetes.sh", GPUS | {"NAME": "Run_1"}, ARGUMENTS, "NAME=Run_1: write small letters"),
+        ("kubernetes.sh", GPUS | {"NAME": "Run_1"}, ARGUMENTS, "NAME=Run_1 must be lowercase letters"),
         ("kubernetes.sh", GPUS, ["--workdir=b"], "--config is missing"),
     ],
 )
@@ -94,7 +104,7 @@ def test_a_missing_program_is_named(project, script, environment, program):
         (project.programs / name).symlink_to(shutil.which(name))
     done = project.run(script, *ARGUMENTS, PATH=str(project.programs), **environment)
     assert done.returncode == 2 and done.stdout == "" and project.calls() == []
-    assert done.stderr.startswith(f"error: there is no {program} here: install")
+    assert done.stderr.startswith(f"error: {program} is not installed here: install")
 
 
 # --- One computer ------------------------------------------------------------------------------------
@@ -123,8 +133,8 @@ def test_gpu_becomes_the_trainer_which_gets_sigterm(project):
 @pytest.mark.parametrize(
     "script, environment, told",
     [
-        ("gpu.sh", {"GPUS": "9", "NO_GPU": "9"}, "JAX sees no GPU with GPUS=9: write "),
-        ("slurm.sbatch", JOB | {"NO_GPU": "all"}, "JAX sees no GPU: write "),
+        ("gpu.sh", {"GPUS": "9", "NO_GPU": "9"}, "JAX sees no GPU with GPUS=9: run "),
+        ("slurm.sbatch", JOB | {"NO_GPU": "all"}, "JAX sees no GPU: run "),
     ],
 )
 def test_without_a_gpu_nothing_is_trained(project, script, environment, told):

@@ -112,8 +112,20 @@ def test_a_program_that_does_not_fit_raises_with_its_sizes(setting, count):
         assert needed == max(peak_bytes(p) + beside[k] for k, p in programs[2]._compiled.items())
     programs[count].check_memory(state, Device(needed), config)
     programs[count].check_memory(state, jax.devices("cpu")[0], config)  # a CPU reports no limit
-    with pytest.raises(UserError, match=rf"{key} needs .* GiB .*smaller config.batch.groups.*\(now 8"):
+    with pytest.raises(UserError, match=rf"{key} needs .* GiB .*lower config.batch.groups \(now 8"):
         programs[count].check_memory(state, Device(needed - 1), config)
+
+
+def test_remedies_for_memory_save_more_than_the_config_does(setting):
+    config, state, programs = setting
+    config = config.copy_and_resolve_references()
+    messages = {}
+    for config.model.remat in ("block", "full"):
+        with pytest.raises(UserError) as caught:
+            programs[1].check_memory(state, Device(1), config)
+        messages[config.model.remat] = str(caught.value)
+    assert "set config.model.remat (now 'block') to 'full', or raise config.mesh.fsdp" in messages["block"]
+    assert "config.model.remat" not in messages["full"]
 
 
 class Traced:

@@ -43,14 +43,14 @@ def trained(project):
         (["--workdir=a", "--config.seed=1"], {}, "--config is missing"),
         (["configs/photos.py"], {}, "--workdir is missing"),
         (["configs/photos.py", "--workdir"], {}, "--workdir is missing"),
-        (["configs/photos.py", "--workdir=gs://a"], {}, "--workdir=gs://a is an address: write a folder"),
-        (SWEEP, {"GPUS": "two"}, "GPUS=two: write all, or numbers such as 0 or 0,1"),
+        (["configs/photos.py", "--workdir=gs://a"], {}, "--workdir=gs://a is a URL: choose a folder"),
+        (SWEEP, {"GPUS": "two"}, "GPUS=two must be all, or numbers such as 0 or 0,1"),
         (SWEEP, {"DRY_RUN": "1"}, "run 'base': config.duration is wrong"),
-        (SWEEP, {"DRY_RUN": "1", "RUNS": RUNS, "SLURM_ARRAY_TASK_ID": "0"}, "write sbatch --array=1-3"),
+        (SWEEP, {"DRY_RUN": "1", "RUNS": RUNS, "SLURM_ARRAY_TASK_ID": "0"}, "run sbatch --array=1-3"),
         (
             SWEEP,
             {"DRY_RUN": "1", "RUNS": RUNS, "SLURM_ARRAY_TASK_ID": "4"},
-            "there is no run 4 of configs/photos.py: write sbatch --array=1-3",
+            "configs/photos.py has no run 4: run sbatch --array=1-3",
         ),
     ],
 )
@@ -146,7 +146,7 @@ def test_training_that_stops_itself_is_not_complete(project):
 def test_without_a_gpu_nothing_is_trained_unless_the_cpu_is_requested(project):
     done = project.run("sweep.sh", *SWEEP, RUNS=RUNS, NO_GPU="all")
     assert done.returncode == 2 and trained(project) == []
-    assert "error: JAX sees no GPU with GPUS=all: write" in done.stderr
+    assert "error: JAX sees no GPU with GPUS=all: run" in done.stderr
     done = project.run("sweep.sh", *SWEEP, RUNS=RUNS, NO_GPU="all", JAX_PLATFORMS="cpu")
     assert done.returncode == 0 and len(trained(project)) == 3
 
@@ -194,4 +194,4 @@ def test_copy_outside_the_project_is_reported(project, tmp_path):
         env=project.environment | {"SLURM_SUBMIT_DIR": "/"},
     )  # fmt: skip
     assert done.returncode == 2
-    assert re.fullmatch("error: / is not the project's folder: write cd, .*\n", done.stderr)
+    assert re.fullmatch("error: / is not the project's folder: change to it, .*\n", done.stderr)

@@ -205,7 +205,7 @@ def test_command_lists_runs_and_their_state(tmp_path):
 
 def test_wrong_common_override_is_reported_with_the_run(tmp_path):
     path = write(tmp_path, "def sweep(): return {'base': {}}")
-    with pytest.raises(UserError, match=r"^run 'base': config.optim.b1=2.0: write from 0 to below 1"):
+    with pytest.raises(UserError, match=r"^run 'base': config.optim.b1=2.0 must be from 0 to below 1"):
         sweep_configs(path, {"optim.b1": 2.0})
 
 

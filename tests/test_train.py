@@ -140,7 +140,9 @@ def test_a_finished_run_only_reports_and_a_longer_duration_continues_it(photo_fo
         train(config, tmp_path, devices)
     config.duration = "9 steps"
     config.model.variant = "tiny"
-    with pytest.raises(UserError, match=r"is of another network or optimizer: .* is float32 .* there and"):
+    with pytest.raises(
+        UserError, match=r"does not match the config: .* is float32 .* in the checkpoint and"
+    ):
         train(config, tmp_path, devices)
 
 

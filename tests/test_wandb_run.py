@@ -141,7 +141,7 @@ def test_a_folder_of_runs_is_no_package(monkeypatch):
 def test_a_truth_value_is_refused(photo_folder, value):
     settings = nano_config(photo_folder)
     settings.log.wandb = value
-    with pytest.raises(UserError, match=f"config.log.wandb='{value}': write the name of a project"):
+    with pytest.raises(UserError, match=f"config.log.wandb='{value}' must be the name of a project"):
         validate(settings)
 
 

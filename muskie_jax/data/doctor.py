@@ -206,14 +206,15 @@ def time_groups(sampler: GroupSampler) -> tuple[float, list[PhotoGroup]]:
 
 
 def photo_rows(sampler: GroupSampler, slot: int, group: PhotoGroup) -> Iterator[SheetRow]:
-    """Yields a group of photographs of the first resolution twice.
+    """Yields two rows of the contact sheet for a group of photographs.
 
-    First as centre crops, which show whether photographs are upright; then as the first update sees it.
+    The first row has centre crops of the files, which show whether they are upright. The second row has
+    what the first update sees of the group.
 
     Args:
-      sampler: draws the group.
+      sampler: draws the group from its source alone.
       slot: the group's slot in the first load.
-      group: the group.
+      group: the group as it was loaded for this slot, at the first resolution.
     """
     bucket = sampler.schedule.at(0)[0]
     name = f"{sampler.sources[int(group.source)].name}: {group.name}"
@@ -229,7 +230,14 @@ def photo_rows(sampler: GroupSampler, slot: int, group: PhotoGroup) -> Iterator[
 
 
 def rendered_rows(sampler: GroupSampler, source: SyntheticSource) -> Iterator[SheetRow]:
-    """Yields rendered groups of a synthetic source, as the first update sees them."""
+    """Yields one row of the contact sheet per rendered group of a synthetic source.
+
+    Each row has what the first update sees of the group.
+
+    Args:
+      sampler: draws groups from this source alone.
+      source: the source.
+    """
     bucket = sampler.schedule.at(0)[0]
     height, width, _ = bucket
     for slot in range(SHEET_GROUPS_PER_SOURCE):

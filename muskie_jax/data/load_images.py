@@ -61,8 +61,8 @@ def load_images(
 
     Args:
       paths: the files, or one folder, whose images are loaded in natural order.
-      size: the views' shorter side in pixels, of which both sides become multiples of `patch`; or their
-        (height, width), which must be such multiples.
+      size: the views' shorter side in pixels; both sides are rounded to multiples of `patch`. Or their
+        (height, width), which must be multiples of `patch`.
       patch: the network's patch size, `model.patch`.
 
     Raises:
@@ -73,7 +73,7 @@ def load_images(
         files = list_images(path) if path.is_dir() else [path]
     else:
         files = [user_path(path) for path in paths]
-    require(files, "load_images: there are no paths: write a folder, or a list of files")
+    require(files, "load_images: there are no paths: pass a folder, or a list of files")
     photographs = [_open(path) for path in files]
     sizes = np.array([(photograph.height, photograph.width) for photograph in photographs])
     height, width = common_size(sizes, size, patch)
@@ -95,7 +95,9 @@ def list_images(folder: FilePath) -> list[pathlib.Path]:
     """
     path = user_path(folder)
     if not path.is_dir():
-        raise UserError(f"no folder {str(folder)!r}: write a folder of images, or a list of files")
+        raise UserError(
+            f"folder {str(folder)!r} does not exist: pass a folder of images, or a list of files"
+        )
     names = sorted((each.name for each in path.iterdir() if each.is_file()), key=natural_key)
     images = [path / name for name in names if is_image(name)]
     if not images:
@@ -109,7 +111,7 @@ def common_size(sizes: Int[np.ndarray, "V 2"], size: int | tuple[int, int], patc
     if isinstance(size, tuple):
         check_size(size, patch, "size")
         return size
-    require(size >= patch, f"size={size}: write pixels, at least the patch size {patch}")
+    require(size >= patch, f"size={size} pixels must be at least the patch size {patch}")
     aspect = np.exp(np.median(np.log(sizes[:, 1] / sizes[:, 0])))  # width / height
     return nearest_size((size * max(1, 1 / aspect), size * max(1, aspect)), patch)
 

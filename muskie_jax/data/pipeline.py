@@ -104,7 +104,10 @@ class GroupSampler:
         )
 
     def synthetic_load(self, load: int, resolution: int, rows: Sequence[int]) -> SyntheticLoad:
-        """Draws the groups in the slots `rows` of a synthetic load."""
+        """Draws the seeds, view orders and masks of the groups at positions `rows` of a synthetic batch.
+
+        See `is_synthetic`. BLOCK slots are drawn together, so a group does not depend on `rows`.
+        """
         slots = np.asarray(rows)
         numbers, block_of = np.unique(slots // BLOCK, return_inverse=True)
         blocks = [self._synthetic_block(load, resolution, number) for number in numbers.tolist()]
@@ -277,7 +280,7 @@ class Pipeline:
         if self.tried >= MIN_IMAGES_FOR_FRACTION and bad > max_fraction * self.tried:
             raise UserError(
                 f"{bad} of {self.tried} images drawn were unreadable, such as {next(iter(self.skipped))}: "
-                f"repair or remove them, or write a config.data.max_bad_fraction above {max_fraction}"
+                f"repair or remove them, or set config.data.max_bad_fraction above {max_fraction}"
             )
 
     def skipped_lines(self) -> list[str]:

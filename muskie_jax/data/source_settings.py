@@ -123,7 +123,7 @@ def packed(
     """Returns a source that was packed with `python -m muskie_jax.data pack`.
 
     Args:
-      root: folder of the pack, or an address such as gs://bucket/pack.
+      root: folder of the pack, or a URL such as gs://bucket/pack.
       window: see `folder`. None: the packed source's window. 0: the whole scene.
       zoom: fraction of samples that are cropped to the object. None: the packed source's fraction.
       weight, holdout, overlap: see `folder`.
@@ -150,7 +150,7 @@ def published_sources(arg: str | None = None) -> ConfigDict:
         sources.photos = folder(window=32, holdout=0.01)
         return sources
     if arg not in (None, "packed"):
-        raise UserError(f"no {arg!r} in this config: write nothing after its name, or :packed, or :photos")
+        raise UserError(f"{arg!r} is not a valid argument of this config: use none, :packed or :photos")
     for name in PUBLISHED_DATASETS:
         sources[name] = packed(root=name, holdout=0.01) if arg else dataset(name, root=name)
     return sources
@@ -187,7 +187,8 @@ def world_settings(caller: str, **world) -> ConfigDict:
     defaults = dataclasses.asdict(WorldConfig())
     for key in world:
         if key not in defaults:
-            raise UserError(f"{caller}: {renamed_setting(key) or f'no {key!r}{suggest(key, defaults)}'}")
+            unknown = f"unknown setting {key!r}{suggest(key, defaults)}"
+            raise UserError(f"{caller}: {renamed_setting(key) or unknown}")
     return ConfigDict(defaults | world)
 
 
@@ -227,35 +228,35 @@ def check_sources(sources: ConfigDict, needs_data: bool, chooses_holdout: bool =
             at_least(1, source, path, "num_photos")
             check_world(source.world, f"{path}.world")
     require(
-        any(s.weight > 0 for s in sources.values()), "config.sources: every weight is 0: write 1 for one"
+        any(s.weight > 0 for s in sources.values()), "config.sources: every weight is 0: set one above 0"
     )
 
 
 def _check_photographs(source: ConfigDict, path: str, needs_data: bool) -> None:
     has_root = source.root or not needs_data
-    require(has_root, f"{path}.root is empty: write --{path}.root=/folder/of/scenes")
+    require(has_root, f"{path}.root is empty: pass --{path}.root=/folder/of/scenes")
     window, least = source.window, 0 if source.kind == "packed" else 1
-    require(window is None or window >= least, f"{path}.window={window}: write {least} or more, or None")
+    require(window is None or window >= least, f"{path}.window={window} must be {least} or more, or None")
     if source.overlap:
         check_overlap(source.overlap, f"{path}.overlap", ", or ()")
     if source.kind == "folder":
         glob = source.glob
         if not glob or glob.startswith("/"):
-            raise UserError(f"{path}.glob={glob!r}: write a pattern below root, such as '*/*'")
+            raise UserError(f"{path}.glob={glob!r} must be a pattern below root, such as '*/*'")
     zoom = source.get("zoom")
     if zoom is not None:
         check_fraction(zoom, f"{path}.zoom")
     if source.kind == "dataset":
         one_of(source.layout, LAYOUTS, f"{path}.layout")
         has_masks = LAYOUTS[source.layout].masks
-        require(has_masks or not zoom, f"{path}.zoom={zoom}: {source.layout} has no object masks, write 0")
+        require(has_masks or not zoom, f"{path}.zoom={zoom} must be 0: {source.layout} has no object masks")
 
 
 def _check_holdout(holdout: float | None, path: str, may_be_none: bool) -> None:
     if holdout is None:
-        require(may_be_none, f"{path}=None is for the job evaluate: write a fraction from 0 to below 1")
+        require(may_be_none, f"{path}=None is only for the job evaluate: set a fraction from 0 to below 1")
         return
-    require(0 <= holdout < 1, f"{path}={holdout}: write a fraction from 0 to below 1")
+    require(0 <= holdout < 1, f"{path}={holdout} must be a fraction from 0 to below 1")
 
 
 def check_world(world: ConfigDict, path: str) -> None:
@@ -267,7 +268,7 @@ def check_world(world: ConfigDict, path: str) -> None:
     """
     for key, default in dataclasses.asdict(WorldConfig()).items():
         if isinstance(default, tuple) and len(world[key]) != len(default):
-            raise UserError(f"{path}.{key}={world[key]}: write {len(default)} numbers, such as {default}")
+            raise UserError(f"{path}.{key}={world[key]} must be {len(default)} numbers, such as {default}")
     try:
         WorldConfig(**world)
     except (TypeError, ValueError) as error:

@@ -95,7 +95,7 @@ def _usable_views(name: str, counts: Sequence[int], views: Sequence[int]) -> tup
     if not usable:
         raise UserError(
             f"config.evaluate.reconstruction.views={tuple(views)}, but groups of {name} have "
-            f"{common} views: write a number up to {common}"
+            f"{common} views: use at most {common}"
         )
     return usable
 

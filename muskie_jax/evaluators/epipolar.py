@@ -76,8 +76,8 @@ class EpipolarEvaluator(CorrespondenceEvaluator):
         """Yields a row per predictor and slice of the data, then the figures.
 
         Raises:
-          UserError: if no measured layer exists, an activation is not finite, or all views of all groups
-            have one position.
+          UserError: if no measured layer exists, an activation is not finite, or all cameras of each group
+            are at the same position.
         """
         labels: Labels = {name: setting[name] for name in ("dataset", "views", "height", "width")}
         distances: dict[Predictor, dict[DataSlice, list[np.ndarray]]] = {}
@@ -100,8 +100,8 @@ class EpipolarEvaluator(CorrespondenceEvaluator):
                 drawn.append(predicted._replace(features=[np.asarray(x) for x in predicted.features]))
         if not total:
             raise UserError(
-                f"config.posed.{setting['dataset']}: in each group, all cameras have one position, so "
-                "there are no epipolar lines: write another select, or add depth"
+                f"config.posed.{setting['dataset']}: all cameras of each group are at the same position, "
+                "so there are no epipolar lines: use another select, or add depth"
             )
         if not distances:
             raise UserError(

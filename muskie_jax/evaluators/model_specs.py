@@ -128,7 +128,7 @@ def find_models(entries: Sequence[str], checkpoints: str, dtype: str) -> list[Mo
         if other.source != spec.source:
             raise UserError(
                 f"config.evaluate.models: {other.source} and {spec.source} would both be called "
-                f"{spec.name!r}: write 'another_name={spec.source}'"
+                f"{spec.name!r}: use 'another_name={spec.source}'"
             )
     return list(unique.values())
 
@@ -138,7 +138,7 @@ def _split_name(entry: str) -> tuple[str, str]:
     if not equals:
         return "", entry
     if not name or not source:
-        raise UserError(f"config.evaluate.models has {entry!r}: write 'name=source'")
+        raise UserError(f"config.evaluate.models has {entry!r}, which must be 'name=source'")
     return name, source
 
 
@@ -223,7 +223,7 @@ def _untrained(
         if not trained:
             raise UserError(
                 "config.evaluate.models: 'untrained' copies the size of the Muskie named before it, "
-                "and there is none: write 'untrained:small'"
+                "and there is none: use 'untrained:small'"
             )
         like = trained[0].source
         module_of = lambda: model_of(open_weights(like).network, dtype)
@@ -242,7 +242,8 @@ def _initialise(module: Muskie) -> LoadedNetwork:
 def _framewise(source: str, family: str, weights: str, name: str, dtype: str) -> ModelSpec:
     if not user_path(weights).exists() and not names_repository(weights, READABLE):
         raise _missing(
-            weights, f"{family}: and a weights file, a folder with {WEIGHTS}, or user/name on the hub"
+            weights,
+            f"{family}: followed by a weights file, a folder with {WEIGHTS}, or user/name on the hub",
         )
     path = pathlib.PurePath(weights)
     label = name or f"{family} {path.parent.name if path.name == WEIGHTS else path.stem}"
@@ -267,4 +268,4 @@ def _version(source: str | pathlib.Path) -> str:
 
 
 def _missing(source: str, accepted: str) -> UserError:
-    return UserError(f"config.evaluate.models: there is no {source!r}: write {accepted}")
+    return UserError(f"config.evaluate.models: {source!r} does not exist: use {accepted}")

@@ -70,7 +70,7 @@ class CurveSettings(ReconstructionSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.views_per_device >= 1, f"views_per_device={self.views_per_device}: write 1 or more")
+        require(self.views_per_device >= 1, f"views_per_device={self.views_per_device} must be at least 1")
 
 
 class _Scenes(NamedTuple):
@@ -273,11 +273,14 @@ class ReconstructionCurves:
 def _measure(
     params: Any, batch: dict[str, Array], target: Array, *, network: Muskie, pictures: int
 ) -> tuple[Float[Array, "2 B"], SheetParts]:
-    """Reconstructs a batch.
+    """Runs the network on a batch and measures the error of the target views.
 
     Args:
+      params: parameters of the network.
       batch: `images` uint8 (B, V, H, W, 3), `mask` bool (B, V, L).
-      target: index of the target view.
+      target: index of the target view, the same in all groups.
+      network: the network.
+      pictures: maximum number of groups in the figure.
 
     Returns:
       Sums of the squared error and of the baseline's error over each target's hidden patches, and arrays of
@@ -340,8 +343,8 @@ def _grid(size: tuple[int, int], patch: int, mode: str, ratio: float) -> tuple[i
     grid = size[0] // patch, size[1] // patch
     if hidden_count(grid, ratio) == 0:
         raise UserError(
-            f"config.evaluate.reconstruction.modes: {mode} with ratio {ratio} hides nothing of "
-            f"{size[0]}x{size[1]}: write at least {1 / (grid[0] * grid[1]):.3g}"
+            f"config.evaluate.reconstruction.modes: ({mode!r}, {ratio}) masks no patch of a "
+            f"{size[0]}x{size[1]} view: use a ratio of at least {1 / (grid[0] * grid[1]):.3g}"
         )
     return grid
 

@@ -40,7 +40,7 @@ class EvaluationSettings:
 def check_evaluation(evaluation: ConfigDict, patch: int) -> None:
     """Raises UserError for an invalid value of `config.evaluation`; `patch` is in pixels."""
     size = evaluation.size
-    require(is_pair(size), f"config.evaluation.size={size!r}: write (height, width)")
+    require(is_pair(size), f"config.evaluation.size={size!r} must be (height, width)")
     check_size(size, patch, "config.evaluation.size")
     at_least(1, evaluation, "config.evaluation", "views", "groups")
     at_least(0, evaluation, "config.evaluation", "every", "pictures")
@@ -69,17 +69,17 @@ class ReconstructionSettings:
     def __post_init__(self):
         path = "config.evaluate.reconstruction"
         for name in ("views", "references", "modes"):
-            require(len(getattr(self, name)) > 0, f"{path}.{name} is empty: write at least one")
-        require(self.groups >= 1, f"{path}.groups={self.groups}: write 1 or more")
-        require(min(self.views) >= 1, f"{path}.views={self.views}: write 1 or more")
-        require(min(self.references) >= 0, f"{path}.references={self.references}: write 0 or more")
+            require(len(getattr(self, name)) > 0, f"{path}.{name} is empty: it needs at least one entry")
+        require(self.groups >= 1, f"{path}.groups={self.groups} must be at least 1")
+        require(min(self.views) >= 1, f"{path}.views={self.views} must be 1 or more")
+        require(min(self.references) >= 0, f"{path}.references={self.references} must be 0 or more")
         for mode, ratio in self.modes:
             one_of(mode, MODES, f"{path}.modes")
-            require(0 < ratio <= 1, f"{path}.modes: {mode} has ratio {ratio}: write above 0, at most 1")
+            require(0 < ratio <= 1, f"{path}.modes: ratio {ratio} of {mode} must be above 0, at most 1")
         if not any(map(self.references_of, self.views)):
             raise UserError(
                 f"{path}.references={self.references} do not fit any of {path}.views={self.views}: "
-                f"write numbers below {max(self.views)}"
+                f"use numbers below {max(self.views)}"
             )
 
     def references_of(self, views: int) -> tuple[int, ...]:
@@ -135,15 +135,15 @@ def check_evaluate(evaluate: ConfigDict, has_posed: bool) -> None:
     path = "config.evaluate"
     require(
         evaluate.models,
-        f"{path}.models is empty: write for example ('runs/quickstart', 'untrained', 'still')",
+        f"{path}.models is empty: use for example ('runs/quickstart', 'untrained', 'still')",
     )
     for key in ("models", "evaluators", "sizes", "views", "protocols"):
         value = evaluate[key]
         valid = isinstance(value, (tuple, list)) and value
-        require(valid, f"{path}.{key}={value!r}: write a tuple of at least one")
+        require(valid, f"{path}.{key}={value!r} must be a tuple of at least one entry")
     for entry in evaluate.models:
         valid = isinstance(entry, str) and entry
-        require(valid, f"{path}.models has {entry!r}: write text, such as 'runs/base'")
+        require(valid, f"{path}.models has {entry!r}, which must be text, such as 'runs/base'")
     for evaluator in evaluate.evaluators:
         one_of(evaluator, EVALUATORS, f"{path}.evaluators")
     for protocol in evaluate.protocols:
@@ -151,15 +151,15 @@ def check_evaluate(evaluate: ConfigDict, has_posed: bool) -> None:
     one_of(evaluate.dtype, DTYPES, f"{path}.dtype")
     require(
         CHECKPOINTS.fullmatch(evaluate.checkpoints),
-        f"{path}.checkpoints={evaluate.checkpoints!r}: write 'last', 'all', or such as 'every 3'",
+        f"{path}.checkpoints={evaluate.checkpoints!r} must be 'last', 'all', or for example 'every 3'",
     )
     for size in evaluate.sizes:
         valid = is_pair(size) and min(size) > 0
-        require(valid, f"{path}.sizes has {size!r}: write (height, width)")
+        require(valid, f"{path}.sizes has {size!r}, which must be (height, width)")
     for key, least in (("views", 2), ("layers", 1)):
         for value in evaluate[key]:
             valid = isinstance(value, int) and value >= least
-            require(valid, f"{path}.{key} has {value!r}: write {least} or more")
+            require(valid, f"{path}.{key} has {value!r}, which must be {least} or more")
     at_least(1, evaluate, path, "points")
     at_least(0, evaluate, path, "pictures")
     parse_shard(evaluate.shard)
@@ -181,6 +181,6 @@ def parse_shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
     if not match or int(match[1]) > int(match[2]):
         raise UserError(
-            f"config.evaluate.shard={text!r}: write for example '2/4', the second of four parts"
+            f"config.evaluate.shard={text!r} must be for example '2/4', the second of four parts"
         )
     return int(match[1]) - 1, int(match[2])

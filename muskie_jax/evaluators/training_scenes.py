@@ -19,8 +19,8 @@ from muskie_jax.writers import log_main
 def choose_holdouts(config: ConfigDict, models: Sequence[ModelSpec]) -> ConfigDict:
     """Returns a config in which every source of photographs has a holdout.
 
-    A holdout of None becomes that of the first model with the same folder among its training sources, so
-    that the scenes held out then are evaluated. If there is no such model, it becomes 0: all scenes.
+    A holdout of None becomes that of the first model that was trained on the same folder, so the scenes
+    held out from its training are evaluated. Without such a model it becomes 0: all scenes are evaluated.
     """
     config = config.copy_and_resolve_references()
     for name, source in config.sources.items():
@@ -39,11 +39,11 @@ def choose_holdouts(config: ConfigDict, models: Sequence[ModelSpec]) -> ConfigDi
 def trained_folders(
     model: ModelSpec, evaluated: Collection[pathlib.Path], cache: pathlib.Path | None
 ) -> set[pathlib.Path]:
-    """Returns those of the evaluated images' folders whose images a model was trained on.
+    """Returns the folders in `evaluated` with images that a model was trained on.
 
     Args:
       model: the model. Published backbones and weights without metadata count as not trained on any.
-      evaluated: absolute folders.
+      evaluated: absolute folders of the evaluated images.
       cache: folder of cached lists of scenes, see `muskie_jax.data.scan.scan`.
     """
     found: set[pathlib.Path] = set()
@@ -83,13 +83,13 @@ def _checked_source(config: Mapping[str, Any], settings: Mapping[str, Any]) -> C
 
 
 def _root_of(config: Mapping[str, Any], source: Mapping[str, Any]) -> pathlib.Path:
-    """Returns the root of a source as its config has it. Exported weights have only its last component."""
+    """Returns the root of a source below `data.root`. Exported weights store only its last component."""
     data = config.get("data") or {}
     return pathlib.Path(data.get("root", "")).expanduser() / pathlib.Path(source["root"]).expanduser()
 
 
 def _is_same_folder(recorded: pathlib.Path, here: pathlib.Path) -> bool:
-    """Returns whether two roots are one folder, or have one name if the recorded one is not here."""
+    """Returns whether two roots are the same folder, or have the same name if either does not exist."""
     if recorded.is_dir() and here.is_dir():
         return recorded.resolve() == here.resolve()
     return recorded.name == here.resolve().name

@@ -55,11 +55,14 @@ def run_export(arguments: list[str]) -> dict[str, Any]:
     del arguments
     out = user_path(_required(OUT))
     if out.suffix in OTHER_FILES:
-        raise UserError(f"--out={out}: write a folder, or a name that ends with .safetensors or .pth")
+        raise UserError(
+            f"--out={out} is not a supported file: choose a folder, or a name that ends with .safetensors "
+            "or .pth"
+        )
     is_file = out.suffix in SUFFIXES
     if is_file and _LICENCE.value:
         raise UserError(
-            "--licence is for the model card of a folder: write --out without .safetensors or .pth"
+            "--licence is for the model card of a folder: choose an --out without .safetensors or .pth"
         )
     check_free(out, _FORCE.value, None if is_file else ENTRIES)
     weights = open_weights(_required(_CHECKPOINT), _NUM_HEADS.value)
@@ -87,7 +90,7 @@ def run_import(arguments: list[str]) -> dict[str, Any]:
         config = f"<a config> --config.model.variant={variant}"
     log(f"To continue training: python -m muskie_jax.main --config {config} --workdir {workdir}")
     metadata = weights.metadata()
-    metadata.pop("step", None)  # step of the previous training run; the work directory is at step 0
+    metadata.pop("step", None)  # of the earlier training run; this one starts at step 0
     return _summary("import", metadata, workdir)
 
 
@@ -110,7 +113,7 @@ def run_onnx(arguments: list[str]) -> dict[str, Any]:
     del arguments
     out = _required(OUT)
     if not out.endswith(".onnx"):
-        raise UserError(f"--out={out}: write a name that ends with .onnx")
+        raise UserError(f"--out={out} must end with .onnx")
     return _write_program("onnx", write_onnx, None)
 
 
@@ -122,7 +125,7 @@ def _write_program(
     weights = open_weights(_required(_CHECKPOINT), _NUM_HEADS.value)
     check_size(size, weights.network.patch)
     if _OUTPUT.value == "reconstruction" and weights.backbone_only:
-        raise UserError(f"{_CHECKPOINT.value} has no reconstruction head: write --output features")
+        raise UserError(f"{_CHECKPOINT.value} has no reconstruction head: pass --output features")
     write(out, weights, _VIEWS.value, size, _OUTPUT.value, force=_FORCE.value, **options)
     return _summary(job, weights.metadata(), out)
 
@@ -135,7 +138,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
     if not match:
-        raise UserError(f"--size={text}: write pixels, as in 224, or 384x512 for height x width")
+        raise UserError(f"--size={text} must be pixels, such as 224, or 384x512 for height x width")
     height, width = match[1], match[2] or match[1]
     return int(height), int(width)
 
@@ -147,7 +150,7 @@ def check_size(size: tuple[int, int], patch: int) -> None:
         height, width = size
         choices = " or ".join(f"{h}x{w}" for h, w in nearest)
         raise UserError(
-            f"--size: {height}x{width} is not divisible by the patch size {patch}: write {choices}"
+            f"--size: {height}x{width} is not divisible by the patch size {patch}: use {choices}"
         )
 
 

@@ -97,7 +97,7 @@ def _find_file(source: str | os.PathLike, revision: str | None, filename: str | 
             )
         return path
     if not names_repository(source, READABLE):
-        raise UserError(f"{str(path)!r} does not exist: write a weights file, or user/name on the hub")
+        raise UserError(f"{str(path)!r} does not exist: choose a weights file, or user/name on the hub")
     log(f"Looking for {source} on the Hugging Face hub")
     return download(str(source), revision, filename, READABLE)
 
@@ -181,7 +181,7 @@ def _best_match(kind: str, tensors: dict[str, np.ndarray]) -> _Match:
         if not other.mismatches:
             actual = other.settings.kind
             raise UserError(
-                f"these are {FAMILIES[actual].title} weights, not {title} weights: write {actual!r} as kind"
+                f"these are {FAMILIES[actual].title} weights, not {title} weights: use {actual!r} as kind"
             )
     return best
 

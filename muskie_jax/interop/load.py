@@ -81,7 +81,7 @@ def parse_compute_options(dtype: Any, attention: str) -> tuple[Any, Attention]:
 
     See `load_pretrained` for arguments and errors.
     """
-    with contextlib.suppress(TypeError):  # raised if it is not a type; one_of then names the value
+    with contextlib.suppress(TypeError):  # not a dtype: one_of below reports it
         dtype = jax.numpy.dtype(dtype)
     one_of(getattr(dtype, "name", dtype), DTYPES, "dtype")
     try:
@@ -120,7 +120,7 @@ def open_weights(
                 f"{found.path} is neither a work directory nor a checkpoint, and has no {WEIGHTS}"
             )
     raise UserError(
-        f"{str(found.path)!r} does not exist: write a work directory, a checkpoint, a weights file, or "
+        f"{str(found.path)!r} does not exist: choose a work directory, a checkpoint, a weights file, or "
         "user/name on the hub"
     )
 

@@ -1,4 +1,4 @@
-"""Finds the tensors of one network in a file whose names have a prefix.
+"""Finds the tensors of one network in a file, whatever prefix their names have.
 
 Trainers and wrappers add prefixes: `module.` (DistributedDataParallel), `_orig_mod.` (torch.compile),
 `model.encoder.` (Lightning), `teacher.backbone.` (DINO). `torch_model` has a copy of this for PyTorch.
@@ -13,7 +13,7 @@ import numpy as np
 
 from muskie_jax.errors import UserError
 
-# Averaged weights, which self-supervised methods evaluate. A file also has the weights that are averaged.
+# Prefixes of averaged weights, which self-supervised methods evaluate. The file also has the student's.
 AVERAGED = re.compile(r"(^|[._])(teacher|ema)[._]")
 MAX_NAMES, MAX_NAME = 3, 100  # tensors in a note, characters per name
 
@@ -40,7 +40,7 @@ def network_tensors(tensors: Mapping[str, np.ndarray], anchors: Collection[str])
       anchors: names of tensors that identify the network. If the file has none, all tensors are returned.
 
     Raises:
-      UserError: if several prefixes have equally many, and none or several of them are of a teacher.
+      UserError: if several prefixes have equally many, and not exactly one of them is of averaged weights.
     """
     starts = [name.removesuffix(each) for name in tensors for each in anchors if name.endswith(each)]
     counts = collections.Counter(start for start in starts if not start or start.endswith("."))

@@ -105,7 +105,7 @@ def write_weights(path: pathlib.Path, weights: Weights, force: bool = False) -> 
       UserError: if the file exists and `force` is false, it cannot be written, or its suffix is unknown.
     """
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: write a name that ends with .safetensors, .pth or .pt")
+        raise UserError(f"{path}: the name must end with .safetensors, .pth or .pt")
     metadata = weights.metadata()
     with atomic_write(path, force) as part:
         if path.suffix == ".safetensors":
@@ -179,7 +179,7 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
         network = network_from_tensors(tensors, heads if num_heads is None else num_heads)
         weights = Weights(network, to_jax(tensors, network), provenance)
         if digest not in (None, weights.params_digest):
-            raise UserError("file is damaged: contents do not match its digest; download it again")
+            raise UserError("it is damaged: its contents do not match its digest; download it again")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     log_reading(path, prefix, left_out, tensors)
@@ -202,6 +202,8 @@ def read_provenance(path: pathlib.Path) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    except OSError as error:
+        raise _unreadable(error) from error
     except Exception as error:  # safetensors raises several kinds
         raise UserError(f"{UNREADABLE}: {str(error)[:200]}") from error
     return parse_metadata(metadata)[2]
@@ -224,6 +226,8 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise _unreadable(error) from error
     except Exception as error:  # safetensors raises several kinds
         raise UserError(f"{UNREADABLE}: {str(error)[:200]}") from error
     return tensors, metadata
@@ -276,7 +280,9 @@ def _check_archive(path: pathlib.Path) -> None:
                 raise UserError(f"its pickled part is larger than {MAX_PICKLE:,} bytes")
             if archive.testzip():
                 raise UserError("it is damaged: a checksum does not match")
-    except (OSError, ValueError, zipfile.BadZipFile, RuntimeError) as error:
+    except OSError as error:
+        raise _unreadable(error) from error
+    except (ValueError, zipfile.BadZipFile, RuntimeError) as error:
         raise UserError(f"{UNREADABLE}: {str(error)[:200]}") from error
 
 
@@ -285,7 +291,11 @@ def _starts_with_pickle(path: pathlib.Path) -> bool:
         with path.open("rb") as file:
             return file.read(1) == PICKLE_START
     except OSError as error:
-        raise UserError(f"{UNREADABLE}: {error.strerror}") from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: OSError) -> UserError:
+    return UserError(f"it cannot be read: {error.strerror or first_line(error)[:200]}")
 
 
 def _to_numpy(name: str, tensor: Any, torch: Any) -> np.ndarray:

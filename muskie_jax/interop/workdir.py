@@ -76,6 +76,6 @@ def _check_same_network(config: ConfigDict, weights: Weights) -> None:
         weights_value = getattr(actual, name)
         if value != weights_value and not (name == "max_views" and actual.view_embed == "none"):
             raise UserError(
-                f"the weights have {name} {weights_value}, but the config's network has {value}: write "
+                f"the weights have {name} {weights_value}, but the config's network has {value}: pass "
                 f"--config.model.variant={actual.variant}, or change the setting that differs"
             )

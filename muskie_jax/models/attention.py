@@ -131,14 +131,15 @@ class Attention:
     def __post_init__(self):
         if self.implementation not in IMPLEMENTATIONS:
             raise ValueError(
-                f"attention={self.implementation!r}: choose one of {', '.join(IMPLEMENTATIONS)}"
+                f"attention={self.implementation!r} is not a valid value "
+                f"(choices: {', '.join(IMPLEMENTATIONS)})"
             )
         required = PLATFORMS.get(self.implementation)
         # Queries the platform only if required: that starts JAX's backend, which imports must not do.
         if required and required != self.platform:
             raise ValueError(
                 f"attention={self.implementation!r} needs a {required.upper()}, "
-                f"and this is a {self.platform.upper()}: write 'auto'"
+                f"and this is a {self.platform.upper()}: use 'auto'"
             )
 
     @property

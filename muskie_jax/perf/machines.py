@@ -109,16 +109,18 @@ def parse_machine(text: str) -> Machine:
       UserError: for an unknown chip, or a shape that does not suit the chip; lists examples.
     """
     name, _, shape = str(text).partition(":")
-    known = "write a chip and its shape, such as v5e:4x4, v5p:2x2x4, h100:8 or rtx4090:1"
+    known = "use a chip and its shape, such as v5e:4x4, v5p:2x2x4, h100:8 or rtx4090:1"
     if name not in PLANNABLE:
-        raise UserError(f"config.plan.machine={text!r}: no {name!r}{suggest(name, PLANNABLE)}; {known}")
+        raise UserError(
+            f"config.plan.machine={text!r}: unknown chip {name!r}{suggest(name, PLANNABLE)}; {known}"
+        )
     chip = CHIPS[name]
     if not re.fullmatch("x".join([r"[1-9]\d*"] * (chip.topology or 1)), shape):
         kind = f"{chip.topology} lengths joined by x" if chip.is_tpu else "the number of GPUs"
-        raise UserError(f"config.plan.machine={text!r}: {name}: needs {kind}; {known}")
+        raise UserError(f"config.plan.machine={text!r}: {name} needs {kind}; {known}")
     chips = math.prod(map(int, shape.split("x")))
     if not chip.is_tpu and chips > NODE:
         raise UserError(
-            f"config.plan.machine={text!r}: a plan covers the GPUs of one node; write {name}:{NODE} at most"
+            f"config.plan.machine={text!r}: a plan covers the GPUs of one node; use {name}:{NODE} at most"
         )
     return Machine(text, chip, chips)

@@ -71,7 +71,7 @@ def interval(resampled: Resampled) -> tuple[float, float] | None:
 def may_be_equal(a: Resampled | None, b: Resampled | None) -> bool:
     """Returns whether two metrics cannot be distinguished: the interval of their difference includes 0.
 
-    Metrics of fewer than MIN_GROUPS groups cannot, either. False if a metric is unknown by group.
+    Metrics of fewer than MIN_GROUPS groups cannot be distinguished. False if a metric is unknown by group.
     """
     if a is None or b is None:
         return False

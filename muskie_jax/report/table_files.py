@@ -107,7 +107,7 @@ def _markdown(text: str) -> str:
 
 def latex_text(parts: Iterable[tuple[str, Sequence[Section]]]) -> str:
     r"""Returns all tables as LaTeX to \input, best values in bold. They need only the package booktabs."""
-    blocks = ["% Tables of an evaluation: write \\usepackage{booktabs} and \\input this file.\n"]
+    blocks = ["% Tables of an evaluation: add \\usepackage{booktabs} and \\input this file.\n"]
     for part, sections in parts:
         for section in sections:
             for prefix, tables in (

@@ -94,7 +94,7 @@ def test_mistakes_are_one_line(tmp_path):
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "walk.mp4").touch()
     for arguments, expected in (
-        (([],), "there are no paths: write a folder, or a list of files"),
+        (([],), "there are no paths: pass a folder, or a list of files"),
         (([good, tmp_path / "bad.jpg"],), "bad.jpg: not one of JPEG, PNG"),
         (([tmp_path / "missing.jpg"],), "missing.jpg: No such file"),
         ((tmp_path / "nowhere",), "nowhere: No such file"),
@@ -104,7 +104,7 @@ def test_mistakes_are_one_line(tmp_path):
             ([good], (448, 252)),
             r"size has 448x252, .*: the nearest valid sizes are \(448, 240\) and \(448, 2",
         ),
-        (([good], 8), "size=8: write pixels, at least the patch size 16"),
+        (([good], 8), "size=8 pixels must be at least the patch size 16"),
     ):
         with pytest.raises(UserError, match=expected):
             load_images(*arguments)

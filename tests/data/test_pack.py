@@ -86,7 +86,7 @@ def test_window_and_zoom_can_be_overridden(packs):
     "settings, expected",
     [
         ({"root": ""}, "config.sources.photos.root is empty"),
-        ({"window": -1}, "window=-1: write "),
+        ({"window": -1}, "window=-1 must be "),
         ({"zoom": 1.5}, "zoom=1.5 must be from 0 to 1"),
     ],
 )

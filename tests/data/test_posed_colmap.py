@@ -102,7 +102,7 @@ def test_negligible_distortion_is_accepted(garden, model):
     assert f"garden, 00.png: the lens distortion ({model}) is up to 0." in message
     assert (
         f"run colmap image_undistorter --image_path {garden}/images --input_path {garden}/sparse "
-        f"--output_path {garden}/undistorted, and write the root {garden}/undistorted"
+        f"--output_path {garden}/undistorted, and set root={garden}/undistorted"
     ) in message
 
 
@@ -179,4 +179,4 @@ def test_without_depth_groups_share_points(garden):
         numbers = {int(name[-2:]) for name in group.frames}
         assert numbers in ({0, 1, 2}, {3, 4, 5}), "images without a common point do not overlap"
     message = error_of(garden, select="", overlap=(0.01, 0.02))
-    assert "frames that see 1% to 2% of another: write config.posed.mine.overlap=(0.01, 1.0), or" in message
+    assert "frames that see 1% to 2% of another: use config.posed.mine.overlap=(0.01, 1.0), or" in message

@@ -273,7 +273,7 @@ EXPECTED_FILES = {
 def test_a_wrong_root_is_reported_with_the_expected_files(tmp_path, reader):
     root, none = "config.posed.mine.root", tmp_path / "none"
     message = error_of(reader, none)
-    assert message.startswith(f"{root}: no folder '{none}': write --{root}=")
+    assert message.startswith(f"{root}: folder '{none}' does not exist: choose one")
     assert EXPECTED_FILES[reader] in message
     (tmp_path / "folder" / "other").mkdir(parents=True)
     for path in (tmp_path / "folder", tmp_path / "folder" / "other"):
@@ -282,7 +282,7 @@ def test_a_wrong_root_is_reported_with_the_expected_files(tmp_path, reader):
         )
     file = tmp_path / "file.zip"
     file.write_bytes(b"PK\x80")
-    expected = f"{root}: {file}: it is a file: write the folder that contains {EXPECTED_FILES[reader]}"
+    expected = f"{root}: {file}: it is a file: choose the folder that contains {EXPECTED_FILES[reader]}"
     assert error_of(reader, file).startswith(expected)
 
 
@@ -307,23 +307,23 @@ SETTINGS_ERRORS = [
         "config.posed.kitchen.select: 'overlp' is not a valid value; did you mean 'overlap'",
     ),
     ({"overlap": (0.9, 0.3)}, "config.posed.kitchen.overlap=.* must be two increasing fractions"),
-    ({"root": ""}, "config.posed.kitchen.root is empty: write --config.posed.kitchen.root="),
-    ({"groups": -1}, "config.posed.kitchen.groups=-1: write a whole number, 0 or more"),
-    ({"stride": 0}, "config.posed.kitchen.stride=0: write a whole number, 1 or more"),
+    ({"root": ""}, "config.posed.kitchen.root is empty: pass --config.posed.kitchen.root="),
+    ({"groups": -1}, "config.posed.kitchen.groups=-1 must be a whole number, 0 or more"),
+    ({"stride": 0}, "config.posed.kitchen.stride=0 must be a whole number, 1 or more"),
     ({"every": 1.5}, "config.posed.kitchen.every=1.5"),
     ({"strid": 3}, "unknown setting config.posed.kitchen.strid; did you mean 'stride'"),
-    ({"reader": "colmap", "depth_unit": -1.0}, "config.posed.kitchen.depth_unit=-1.0: write metres"),
+    ({"reader": "colmap", "depth_unit": -1.0}, "config.posed.kitchen.depth_unit=-1.0 must be metres"),
     (
         {"depth_unit": 5000.0},
-        r"depth_unit=5000.0: write metres per step of the depth maps: 0.0002 if 5000 steps are a metre, "
+        r"depth_unit=5000.0 must be metres per step of the depth maps: 0.0002 if 5000 steps are a metre, "
         "0.0001 for 0.1 mm",
     ),
     (
         {"depth_unit": "mm"},
-        r"depth_unit=mm: write .*: 0.001 for millimetres, 0.0001 for 0.1 mm, 0.0002 for 1/5000 m \(TUM\), "
+        r"depth_unit=mm must be .*: 0.001 for millimetres, 0.0001 for 0.1 mm, 0.0002 for 1/5000 m \(TUM\), "
         "1.0 for metres, or 0 for what",
     ),
-    ({"reader": "tum", "intrinsics": (525.0,)}, r"intrinsics=\(525.0,\): write \(fx, fy, cx, cy\)"),
+    ({"reader": "tum", "intrinsics": (525.0,)}, r"intrinsics=\(525.0,\) must be \(fx, fy, cx, cy\)"),
     ({"reader": "synthetic", "root": "", "groups": 0}, "config.posed.kitchen.groups=0: .* 1 or more"),
     ({"reader": "synthetic", "root": "", "num_photos": 0}, "config.posed.kitchen.num_photos=0"),
 ]
@@ -348,11 +348,11 @@ def test_settings_are_checked_when_they_are_written():
     assert rooms.world.num_boxes == 3 and rooms.world.num_cylinders == 2
     check_posed(ConfigDict({"rooms": rooms, "desk": posed("cameras")}), needs_data=False)
     rooms.world.room_width = (4.0,)
-    with pytest.raises(UserError, match=r"config.posed.rooms.world.room_width=\(4.0,\): write 2 numbers"):
+    with pytest.raises(UserError, match=r"config.posed.rooms.world.room_width=\(4.0,\) must be 2 numbers"):
         check_posed(ConfigDict({"rooms": rooms}))
     with pytest.raises(
         UserError, match="config.posed.desk.reader: 'camera' is not a valid value; did you mean 'cameras'"
     ):
         check_posed(ConfigDict({"desk": {"reader": "camera"}}))
-    with pytest.raises(UserError, match=r"config.posed.desk='cameras': write posed"):
+    with pytest.raises(UserError, match=r"config.posed.desk='cameras' must be posed"):
         check_posed(ConfigDict({"desk": "cameras"}))

@@ -129,21 +129,21 @@ WIDER = "config.posed.mine.overlap=(0.05, 1.0), or config.posed.mine.select='con
 @pytest.mark.parametrize(
     "select, views, every, expected",
     [
-        ("rotation", 7, 1, f"7 frames, the longest has 6: write {fewer(6)}"),
-        ("rotation", 7, 20, f"7 frames, the longest has 6: write {EVERY}{fewer(6)}"),
+        ("rotation", 7, 1, f"7 frames, the longest has 6: use {fewer(6)}"),
+        ("rotation", 7, 20, f"7 frames, the longest has 6: use {EVERY}{fewer(6)}"),
         (
             "consecutive",
             5,
             1,
-            f"5 frames at most 3 apart: write config.posed.mine.stride=17, or {fewer(3)}",
+            f"5 frames at most 3 apart: use config.posed.mine.stride=17, or {fewer(3)}",
         ),
-        ("consecutive", 2, 20, f"2 frames at most 1 apart: write {EVERY}config.posed.mine.stride=2"),
-        ("overlap", 2, 1, f"2 frames that see 99% to 100% of another: write {WIDER}"),
+        ("consecutive", 2, 20, f"2 frames at most 1 apart: use {EVERY}config.posed.mine.stride=2"),
+        ("overlap", 2, 1, f"2 frames that see 99% to 100% of another: use {WIDER}"),
         (
             "overlap",
             3,
             20,
-            f"3 frames that see 99% to 100% of another: write {EVERY}{WIDER}, or {fewer(2)}",
+            f"3 frames that see 99% to 100% of another: use {EVERY}{WIDER}, or {fewer(2)}",
         ),
     ],
 )
@@ -172,7 +172,7 @@ def test_the_suggested_settings_help_a_subsampled_recording(tmp_path):
     with pytest.raises(UserError, match="^config.posed.s: no .*s.every=1 .*s.stride=400$"):
         open_posed("s", settings, 3)
     settings.every = 1
-    with pytest.raises(UserError, match="write config.posed.s.stride=200$"):
+    with pytest.raises(UserError, match="use config.posed.s.stride=200$"):
         open_posed("s", settings, 3)
     settings.stride = 200
     assert len(open_posed("s", settings, 3).groups) == 4

@@ -52,7 +52,7 @@ def test_a_recording_without_depth(written, capsys):
     for i, name in enumerate(without.groups[0].frames):
         np.testing.assert_array_equal(loaded.images[i], expected[name].image)
         np.testing.assert_allclose(loaded.world_to_camera[i], expected[name].world_to_camera, atol=1e-9)
-    with pytest.raises(UserError, match="mine.select='overlap', but the recordings have no depth: write"):
+    with pytest.raises(UserError, match="mine.select='overlap', but the recordings have no depth: use"):
         opened(reader, root, select="overlap")
 
 
@@ -96,7 +96,7 @@ def test_cameras_json_without_depth(tmp_path):
     contents = json.loads(path.read_text())
     del contents["frames"][2]["depth"]
     path.write_text(json.dumps(contents))
-    with pytest.raises(UserError, match="1 of 6 frames have no depth, such as desk/0002: write the depth"):
+    with pytest.raises(UserError, match="1 of 6 frames have no depth, such as desk/0002: list depth"):
         opened("cameras", tmp_path)
     with pytest.raises(
         UserError, match="cameras.json: the overlap of views is unknown, images/0002.png has"

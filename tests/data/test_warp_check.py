@@ -20,7 +20,7 @@ from muskie_jax.errors import UserError
 from muskie_tests import posed_trees as trees
 from muskie_tests.posed_trees import OPENGL
 
-INSIST = "; to use them anyway, write --config.posed.mine.check=False"
+INSIST = "; to use them anyway, pass --config.posed.mine.check=False"
 
 
 def opened(reader, root, **settings):
@@ -129,16 +129,16 @@ def test_a_wrong_unit_of_depth(tmp_path):
     scale_depth(tmp_path, 5)
     expected = (
         "depth is about 5 times too large for the poses, as when TUM's 1/5000 m is read as millimetres: "
-        "write --config.posed.mine.depth_unit=0.0002"
+        "pass --config.posed.mine.depth_unit=0.0002"
     )
     assert problem_of("cameras", tmp_path) == expected
     opened("cameras", tmp_path, depth_unit=2e-4)
     assert problem_of("cameras", tmp_path, depth_unit=1.0) == (
-        "depth is about 5000 times too large for the poses: write --config.posed.mine.depth_unit=0.0002"
+        "depth is about 5000 times too large for the poses: pass --config.posed.mine.depth_unit=0.0002"
     )
     scale_depth(tmp_path, 0.02)  # now 1/10 of the truth
     assert problem_of("cameras", tmp_path).startswith(
-        "depth is about 10 times too small for the poses: write --config.posed.mine.depth_unit=0.01"
+        "depth is about 10 times too small for the poses: pass --config.posed.mine.depth_unit=0.01"
     )
 
 

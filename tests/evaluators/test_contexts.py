@@ -66,9 +66,7 @@ def test_all_points_of_a_curve_use_the_same_targets():
     # A distractor from another set must have enough views, too.
     few = Listed("few", ["b/1", "c/1", "d/1"], views=[4, 4, 8])
     assert choose_targets([Listed("one", ["a/1"]), few], (4, 8), 3)["one"].distractors == (("few", 2),)
-    with pytest.raises(
-        UserError, match=r"reconstruction.views=\(8, 16\).* 5 views: write a number up to 5"
-    ):
+    with pytest.raises(UserError, match=r"reconstruction.views=\(8, 16\).* 5 views: use at most 5"):
         choose_targets([several], (8, 16), 3)
     with pytest.raises(UserError, match="none has no groups"):
         choose_targets([Listed("none", "")], (1,), 3)

@@ -103,7 +103,9 @@ def test_views_from_one_position_are_left_out(monkeypatch):
     monkeypatch.setattr(walls, "load", with_a_copy)
     values = values_of(outputs([walls], COLOURS), "feature")
     assert (values["pairs"], values["left_out"]) == (120, 120)
-    with pytest.raises(UserError, match="config.posed.walls: in each group, all cameras have one position"):
+    with pytest.raises(
+        UserError, match="config.posed.walls: all cameras of each group are at the same position"
+    ):
         outputs([TurnedWalls(step=0)], COLOURS)
 
 

@@ -257,15 +257,15 @@ def test_a_model_is_loaded_once(desk, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("models", (), "write for example"),
+        ("models", (), "use for example"),
         ("evaluators", ("correspondance",), "did you mean 'correspondence'"),
         ("protocols", ("paper",), "'paper' is not a valid value"),
-        ("sizes", ((512,),), "write (height, width)"),
-        ("views", (1,), "write 2 or more"),
-        ("layers", (0,), "write 1 or more"),
+        ("sizes", ((512,),), "must be (height, width)"),
+        ("views", (1,), "must be 2 or more"),
+        ("layers", (0,), "must be 1 or more"),
         ("points", 0, "must be at least 1"),
         ("checkpoints", "each", "such as 'every 3'"),
-        ("shard", "3/2", "write for example '2/4'"),
+        ("shard", "3/2", "must be for example '2/4'"),
         ("dtype", "float16", "'float16' is not a valid value"),
     ],
 )
@@ -283,7 +283,7 @@ def test_missing_data_and_models_are_errors_before_any_work(desk, tmp_path):
         evaluate(config, tmp_path)
     config.posed.yours.root = str(desk)
     config.evaluate.models = ("runs/nothing/x",)
-    with pytest.raises(UserError, match="there is no 'runs/nothing/x'"):
+    with pytest.raises(UserError, match="'runs/nothing/x' does not exist"):
         evaluate(config, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -302,7 +302,7 @@ def test_the_shipped_config_has_every_kind_of_data(arg, desk):
 
 
 def test_the_shipped_config_lists_its_arguments():
-    with pytest.raises(Exception, match="there is photos, cameras"):
+    with pytest.raises(Exception, match="choices: photos, cameras"):
         shipped("configs/evaluate.py:camera")
 
 

@@ -117,13 +117,13 @@ def test_a_backbone_is_loaded(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "entries, message",
     [
-        (("untrained",), "write 'untrained:small'"),
+        (("untrained",), "use 'untrained:small'"),
         (("untrained:smal",), "did you mean 'small'"),
-        (("runs/nowhere/at all",), "there is no 'runs/nowhere/at all'"),
-        (("=runs/a",), "write 'name=source'"),
-        (("name=",), "write 'name=source'"),
+        (("runs/nowhere/at all",), "'runs/nowhere/at all' does not exist"),
+        (("=runs/a",), "must be 'name=source'"),
+        (("name=",), "must be 'name=source'"),
         (("nothing/like/*/this",), "no weights match 'nothing/like/*/this'"),
-        (("dinov2:nowhere/at/all.pth",), "there is no 'nowhere/at/all.pth'"),
+        (("dinov2:nowhere/at/all.pth",), "'nowhere/at/all.pth' does not exist"),
         (("a=still", "a=patches"), "still and patches would both be called 'a'"),
     ],
 )
@@ -145,7 +145,7 @@ def test_rewritten_weights_have_another_version(tmp_path):
 
 def test_a_mistyped_run_is_not_taken_for_a_hub_repository(runs, monkeypatch):
     monkeypatch.chdir(runs.parent)
-    with pytest.raises(UserError, match=f"there is no '{runs.name}/frist'"):
+    with pytest.raises(UserError, match=f"'{runs.name}/frist' does not exist"):
         found(f"{runs.name}/frist")
     assert found("user/name")[0].version == "elsewhere"
 

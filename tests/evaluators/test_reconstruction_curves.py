@@ -292,18 +292,18 @@ def test_sizes_are_rounded_to_whole_patches():
 
 def test_errors_name_what_to_write():
     model = model_of(Copier())
-    with pytest.raises(UserError, match="random with ratio 0.01 hides nothing of 16x24: .* 0.0417"):
+    with pytest.raises(UserError, match=r"\('random', 0.01\) masks no patch of a 16x24 view: .* 0.0417"):
         rows_of(curves(modes=(("random", 0.01),)), model)
     with pytest.raises(UserError, match="have the sets scenes, scenes: give each its own name"):
         curves([Scenes(), Scenes()])
     for changes, message in (
         ({"modes": (("checker", 0.5),)}, "reconstruction.modes: 'checker' is not a valid value"),
-        ({"modes": (("random", 1.5),)}, "ratio 1.5: write above 0"),
-        ({"views": (2, 4), "references": (4,)}, "write numbers below 4"),
-        ({"views": (0, 1)}, r"views=\(0, 1\): write 1 or more"),
-        ({"references": (-1,)}, "write 0 or more"),
+        ({"modes": (("random", 1.5),)}, "ratio 1.5 of random must be above 0"),
+        ({"views": (2, 4), "references": (4,)}, "use numbers below 4"),
+        ({"views": (0, 1)}, r"views=\(0, 1\) must be 1 or more"),
+        ({"references": (-1,)}, "must be 0 or more"),
         ({"modes": ()}, "modes is empty"),
-        ({"groups": 0}, "groups=0: write 1 or more"),
+        ({"groups": 0}, "groups=0 must be at least 1"),
     ):
         with pytest.raises(UserError, match=message):
             settings_of(**changes)

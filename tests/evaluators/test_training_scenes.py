@@ -171,7 +171,7 @@ def test_recordings_of_training_are_reported(tmp_path, capsys):
 def test_only_the_job_evaluate_chooses_a_holdout(photo_folder):
     config = nano_config(photo_folder, holdout=None)
     message = (
-        "config.sources.photos.holdout=None is for the job evaluate: write a fraction from 0 to below 1"
+        "config.sources.photos.holdout=None is only for the job evaluate: set a fraction from 0 to below 1"
     )
     with pytest.raises(UserError, match=message):
         validate(config)

@@ -156,9 +156,7 @@ def test_weights_of_another_kind_are_named(case, kind, refusal, croco):
     for names in (transformers_tensors, repository_tensors):
         message = refusal(kind, croco if case == "crocov2" else names(case))
         theirs = kind_of(case)
-        expected = (
-            f"these are {titles[theirs]} weights, not {titles[kind]} weights: write {theirs!r} as kind"
-        )
+        expected = f"these are {titles[theirs]} weights, not {titles[kind]} weights: use {theirs!r} as kind"
         assert message == expected
 
 
@@ -266,7 +264,7 @@ def test_hub_repository(tmp_path, monkeypatch):
             "mae",
             "m.safetensors",
             {},
-            "'m.safetensors' does not exist: write a weights file, or user/name",
+            "'m.safetensors' does not exist: choose a weights file, or user/name",
         ),
         (
             "mae",
@@ -278,7 +276,7 @@ def test_hub_repository(tmp_path, monkeypatch):
         ("mae", "here.pth", {"revision": "x"}, "revision= and filename= are for hub repositories only"),
         ("mae", "here.pth", {}, "here.pth: it cannot be read"),
         ("mae", "here.pth", {"dtype": "float16"}, "dtype: 'float16' is not a valid value"),
-        ("mae", "here.pth", {"attention": "flash"}, "attention='flash': choose one of"),
+        ("mae", "here.pth", {"attention": "flash"}, "attention='flash' is not a valid value"),
     ],
 )
 def test_invalid_sources_are_refused(kind, source, options, expected, tmp_path, monkeypatch):

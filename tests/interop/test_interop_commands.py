@@ -56,7 +56,7 @@ def test_round_trip_of_formats(weights, tmp_path):
     folder = tmp_path / "program"
     assert result(run_in_process, *program, "--out", folder)["out"] == str(folder)
     assert (folder / "muskie.stablehlo").is_file()
-    assert "no reconstruction head: write --output features" in complaint(
+    assert "no reconstruction head: pass --output features" in complaint(
         *program, "--out", tmp_path / "other", "--output", "reconstruction"
     )
 
@@ -73,9 +73,9 @@ PROGRAM = ["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p"]
         (["export", "--out", "{tmp}/m.pth"], "--checkpoint is missing: pass --checkpoint runs/quickst"),
         (
             ["export", "--checkpoint", "{tmp}/no", "--out", "{tmp}/m.pth"],
-            "'{tmp}/no' does not exist: write",
+            "'{tmp}/no' does not exist: choose",
         ),
-        ([*EXPORT, "{tmp}/m.npz"], "write a folder, or a name that ends with .safetensors or .pth"),
+        ([*EXPORT, "{tmp}/m.npz"], "choose a folder, or a name that ends with .safetensors or .pth"),
         ([*EXPORT, "{weights}"], "exists: choose another path, or pass --force"),
         (
             ["export", "--checkpoint", "{weights}", "--out", "{tmp}", "--force"],
@@ -88,8 +88,8 @@ PROGRAM = ["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p"]
         ),
         ([*EXPORT, "{tmp}/m.pth", "--licence=x"], "--licence is for the model card of"),
         ([*EXPORT, "/proc/x/m.pth"], "/proc/x/m.pth cannot be written"),
-        ([*PROGRAM, "--size=60x30"], "not divisible by the patch size 16: write 48x16 or 64x32"),
-        ([*PROGRAM, "--size=big"], "--size=big: write pixels"),
+        ([*PROGRAM, "--size=60x30"], "not divisible by the patch size 16: use 48x16 or 64x32"),
+        ([*PROGRAM, "--size=big"], "--size=big must be pixels"),
         (["push", "--from", "{tmp}", "--repo", "user/name"], "has no model.safetensors: make the folder"),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_failed_write_keeps_the_old_file(path, weights, monkeypatch):
 
 
 def test_other_suffixes_are_refused(tmp_path, weights):
-    with pytest.raises(UserError, match=r"m.npz: write a name that ends with .safetensors, .pth or .pt"):
+    with pytest.raises(UserError, match=r"m.npz: the name must end with .safetensors, .pth or .pt"):
         write_weights(tmp_path / "m.npz", weights)
     (tmp_path / "m.npz").touch()
     assert "is not a weights file: its name must end with one of .safetensors" in refusal(

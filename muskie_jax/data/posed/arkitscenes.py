@@ -28,6 +28,6 @@ def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
     sequences = tuple(
         read_scene(name, folder, "vga_wide", "lowres_depth", settings.every) for name, folder in scenes
     )
-    note = f"{split}: only these scenes are read; write another root for those of Training"
+    note = f"{split}: only these scenes are read; for those of Training, set root={root / SPLITS[1]}"
     has_both = all((root / name).is_dir() for name in SPLITS)
     return RGBDDataset(sequences, any_depth_size=True, notes=(note,) if has_both else ())

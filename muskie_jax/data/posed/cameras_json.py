@@ -24,7 +24,7 @@ def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
     if 0 < len(without_depth) < len(frames):
         raise UserError(
             f"{root}: {len(without_depth)} of {len(frames)} frames have no depth, such as "
-            f"{without_depth[0]}: write the depth of all frames in {CAMERAS}, or of none"
+            f"{without_depth[0]}: list depth for all frames in {CAMERAS}, or for none"
         )
     return RGBDDataset(sequences)
 

@@ -35,7 +35,7 @@ from muskie_jax.errors import UserError, first_line
 
 EXPECTED_FILES = "sparse/cameras.bin, sparse/0/cameras.bin, colmap/sparse/0/cameras.bin or their .txt"
 PARTS = ("cameras", "images", "points3D")  # files of a model
-LEVELS = 3  # a model in colmap/sparse/0 is so far below the folder of images
+LEVELS = 3  # a model in colmap/sparse/0 is this many levels below the folder of images
 DENSE = ".geometric.bin"
 DEPTH_FILES = (".png", ".npy", ".tif", ".tiff", ".exr")
 HEADER = re.compile(rb"(\d{1,6})&(\d{1,6})&1&")  # a dense depth map's width, height, and one channel
@@ -179,7 +179,7 @@ def _frame(folder: pathlib.Path, name: str, number: int, path: str, model: Model
         intrinsics,
         size,
         f"{folder}, {path}",
-        f"run {shlex.join(command)}, and write the root {folder / 'undistorted'}",
+        f"run {shlex.join(command)}, and set root={folder / 'undistorted'}",
     )
     pose = np.concatenate([image.cam_from_world().matrix(), [[0, 0, 0, 1]]])
     return Frame(

@@ -104,9 +104,9 @@ def read_posed(name: str, settings: ConfigDict, data_root: str = "") -> RGBDData
     reader = READER_MODULES[settings.reader]
     if not root.exists():
         raise UserError(
-            f"config.posed.{name}.root: no folder {str(root)!r}: write --config.posed.{name}.root=..., a "
-            f"folder that contains {reader.EXPECTED_FILES}, or the folder that relative roots start from, "
-            "--config.data.root=..."
+            f"config.posed.{name}.root: folder {str(root)!r} does not exist: choose one that contains "
+            f"{reader.EXPECTED_FILES} (--config.posed.{name}.root=...), or the folder that relative roots "
+            "start from (--config.data.root=...)"
         )
     with _prefix_errors(name):
         dataset = reader.read(root, settings)

@@ -71,12 +71,12 @@ def choose_groups(
     if not long_enough:
         longest = max((len(sequence.frames) for sequence in sequences), default=0)
         remedies = [*every_frame, *_fewer_views(longest)]
-        advice = f"write {', or '.join(remedies)}" if remedies else "add frames"
+        advice = f"use {', or '.join(remedies)}" if remedies else "add frames"
         raise UserError(f"no sequence has {views} frames, the longest has {longest}: {advice}")
     if select == "overlap":
         if overlap_of is None:
             others = " or ".join(f"{key}.select={other!r}" for other in SELECTIONS if other != select)
-            raise UserError(f"{key}.select='overlap', but the recordings have no depth: write {others}")
+            raise UserError(f"{key}.select='overlap', but the recordings have no depth: use {others}")
         chosen = _choose_by_overlap(long_enough, views, overlap_of, max_groups, *overlap)
     else:
         candidates = [
@@ -96,7 +96,7 @@ def choose_groups(
     else:  # by rotation, every sequence that is long enough has groups
         wanted = f"frames at most {stride} apart"
         remedies = _remedies_for_gaps(sequences, views, stride, key)
-    raise UserError(f"no sequence has {views} {wanted}: write {', or '.join([*every_frame, *remedies])}")
+    raise UserError(f"no sequence has {views} {wanted}: use {', or '.join([*every_frame, *remedies])}")
 
 
 def _wider(low: float, high: float) -> tuple[tuple[float, float], ...]:

@@ -25,7 +25,7 @@ class WrongRoot(UserError):
 
     def __init__(self, root: pathlib.Path, expected: str, searched: str = ""):
         if root.is_file():
-            problem = f"it is a file: write the folder that contains {expected}"
+            problem = f"it is a file: choose the folder that contains {expected}"
         else:
             problem = f"it does not contain {expected}{searched}"
         super().__init__(f"{root}: {problem}")

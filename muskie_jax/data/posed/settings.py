@@ -133,7 +133,7 @@ def posed(reader: str, root: str = "", **settings) -> ConfigDict:
     if root:
         settings["root"] = root
     for key, value in settings.items():
-        require(key in result, f"posed({reader!r}): no {key!r}{suggest(key, result)}")
+        require(key in result, f"posed({reader!r}): unknown setting {key!r}{suggest(key, result)}")
         result[key] = world_settings(f"posed({reader!r}): world", **value) if key == "world" else value
     return result
 
@@ -159,7 +159,7 @@ def check_posed(datasets: ConfigDict, needs_data: bool = True) -> None:
     for name, settings in datasets.items():
         path = f"config.posed.{name}"
         if not isinstance(settings, ConfigDict):
-            raise UserError(f"{path}={settings!r}: write posed(...)")
+            raise UserError(f"{path}={settings!r} must be posed(...)")
         one_of(settings.get("reader"), READERS, f"{path}.reader")
         check_keys(settings, _defaults(settings.reader), path)
         if settings.reader == "synthetic":
@@ -172,7 +172,7 @@ def check_posed(datasets: ConfigDict, needs_data: bool = True) -> None:
 
 def _check_recordings(settings: ConfigDict, path: str, needs_data: bool) -> None:
     has_root = settings.root or not needs_data
-    require(has_root, f"{path}.root is empty: write --{path}.root=/folder/of/sequences")
+    require(has_root, f"{path}.root is empty: pass --{path}.root=/folder/of/sequences")
     one_of(settings.select, ("", *SELECTIONS), f"{path}.select")
     check_overlap(settings.overlap, f"{path}.overlap")
     _check_integers(settings, path, stride=1, every=1)
@@ -195,7 +195,7 @@ def check_depth_unit(unit: Any, path: str) -> None:
     example = f"{1 / metres:g} if {metres:g} steps are a metre" if divisor else "0.001 for millimetres"
     require(
         0 <= metres < MIN_DIVISOR,
-        f"{path}={unit}: write metres per step of the depth maps: {example}, {UNITS}",
+        f"{path}={unit} must be metres per step of the depth maps: {example}, {UNITS}",
     )
 
 
@@ -203,7 +203,7 @@ def _check_intrinsics(intrinsics: Any, path: str) -> None:
     valid = len(intrinsics) in (0, 4) and all(isinstance(x, (int, float)) for x in intrinsics)
     require(
         valid,
-        f"{path}={intrinsics}: write (fx, fy, cx, cy) in pixels, such as (525.0, 525.0, 319.5, 239.5)",
+        f"{path}={intrinsics} must be (fx, fy, cx, cy) in pixels, such as (525.0, 525.0, 319.5, 239.5)",
     )
 
 
@@ -216,4 +216,4 @@ def _check_integers(settings: ConfigDict, path: str, **least: int) -> None:
         value = settings[key]
         is_integer = isinstance(value, int) and not isinstance(value, bool)
         valid = is_integer and value >= smallest
-        require(valid, f"{path}.{key}={value}: write a whole number, {smallest} or more")
+        require(valid, f"{path}.{key}={value} must be a whole number, {smallest} or more")

@@ -29,7 +29,7 @@ class Pairs(NamedTuple):
       valid: whether the first view has depth there.
       grey: brightness of the first view there.
       first, second: indices of the two views.
-      second_grey, second_depth, second_intrinsics: all views.
+      second_grey, second_depth, second_intrinsics: brightness, depth and intrinsics of all views.
     """
 
     points: Float[np.ndarray, "P N 3"]
@@ -49,8 +49,8 @@ class Agreement(NamedTuple):
       visible: fraction of the points with depth that land on a pixel with depth.
       depth: 1 minus the mean error of depth, relative to MAX_DEPTH_ERROR.
       agreeing: fraction of points whose depth is within AGREEING_DEPTH.
-      floating: fraction of points that float in front of the surface there. Unlike points behind it, which
-        it may hide, they contradict the geometry.
+      floating: fraction of points that float in front of the surface there. They contradict the geometry,
+        whereas points behind the surface may just be occluded.
       colour: correlation of brightness, -1 to 1.
       difference: mean absolute difference of brightness, in grey levels of 255.
     """
@@ -139,7 +139,10 @@ def warp_view(
 
 
 def chance_depth(pairs: Pairs) -> Float[np.ndarray, " P"]:
-    """Returns the agreement of depth between random points of the two views, which unseen pairs get."""
+    """Returns the agreement of depth between random points of the two views of each pair.
+
+    Pairs whose views do not see each other get this score.
+    """
     height, width = pairs.second_depth.shape[1:]
     pixels = np.random.default_rng(0).integers(height * width, size=pairs.points.shape[1])
     surface = pairs.second_depth.reshape(-1, height * width)[:, pixels][pairs.second]
@@ -167,7 +170,10 @@ def _project(
     intrinsics: Float[np.ndarray, "P 3 3"],
     size: tuple[int, ...],
 ) -> tuple[Int[np.ndarray, "P N"], Int[np.ndarray, "P N"], Float[np.ndarray, "P N"]]:
-    """Returns columns and rows of moved points, and their depth; -1 outside an image of `size`."""
+    """Returns the columns, rows and depth of points after the motion `relative`.
+
+    Columns and rows are -1 outside an image of `size`, (height, width).
+    """
     height, width = size
     moved = points @ relative[:, :3, :3].swapaxes(1, 2) + relative[:, None, :3, 3]
     distance = moved[..., 2]

@@ -32,10 +32,10 @@ from muskie_jax.data.posed.warp import (
 from muskie_jax.errors import UserError
 
 SIDE = 160  # longer side of the views that are warped, pixels
-STEPS = (0, 1, 2, 4, 8, 16, 32)  # frames of a clip: its views move little to much
-SHORT = 10  # all pairs of so few frames are warped
+STEPS = (0, 1, 2, 4, 8, 16, 32)  # offsets of a clip's frames, for small to large camera motion
+SHORT = 10  # a sequence of at most this many frames is one clip
 CLIPS = 2, 4  # fewest and most clips per sequence
-MAX_CLIPS = 8  # clips of all sequences together, unless each has the fewest
+MAX_CLIPS = 8  # clips of all sequences together; each sequence has at least CLIPS[0]
 MAX_SEQUENCES = 8  # sequences that are checked, evenly spaced
 THREADS = 8
 # Factors on depth that are tried. A factor between 0.63 and 1.6 is not taken for a wrong unit.
@@ -48,7 +48,7 @@ NOISE = 0.01
 FITTING_DEPTH = 0.4  # a pair fits if its depth agrees by this much better than random points
 MIN_FITTING = 0.5  # fraction of pairs that must fit under another hypothesis
 MIN_FLOATING = 0.08  # fraction of points in front of surfaces that refuses a geometry if no other fits
-MAX_UNFITTING = 0.1  # a geometry under which so few pairs fit is refused even if no other fits
+MAX_UNFITTING = 0.1  # a geometry that fits at most this fraction of pairs is refused even if no other fits
 
 
 class Hypothesis(NamedTuple):
@@ -110,7 +110,7 @@ def examine_dataset(dataset: RGBDDataset) -> Iterator[WarpReport]:
 
 
 def examine(sequence: Sequence, dataset: RGBDDataset, count: int = CLIPS[1]) -> WarpReport | None:
-    """Warps views of `count` clips of a sequence into each other; None without two readable views."""
+    """Returns the report on `count` clips of a sequence; None without two readable views."""
     clips = choose_clips(len(sequence.frames), count)
     loaded = load_small(sequence, dataset, sorted({i for clip in clips for i in clip}))
     if loaded is None:
@@ -145,7 +145,7 @@ def examine_views(
 
 
 def choose_clips(frames: int, count: int) -> list[list[int]]:
-    """Returns at most `count` clips, as indices of frames. The frames of a clip are ever farther apart."""
+    """Returns at most `count` clips, as indices of frames. The gaps between a clip's frames grow."""
     if frames <= SHORT:
         return [list(range(frames))]
     steps = [step for step in STEPS if step < frames]
@@ -239,7 +239,7 @@ def gain(
 
     Args:
       other, given: scores of two hypotheses.
-      if_unseen: what pairs count whose views do not see each other under one of the two.
+      if_unseen: scores of pairs whose views do not see each other under one of the two hypotheses.
     """
     seen = ~(np.isnan(other) & np.isnan(given))
     scores = (np.where(np.isnan(each), unseen, each) for each, unseen in zip((other, given), if_unseen))
@@ -251,7 +251,10 @@ def gain(
 
 
 def best_hypothesis(views: PosedViews, pairs: Pairs) -> Hypothesis:
-    """Returns GIVEN if it fits or nothing can be said, otherwise what fits best, otherwise STILL."""
+    """Returns the hypothesis that clearly fits better than the geometry as it was read.
+
+    Without one, returns STILL if the images contradict the geometry, otherwise GIVEN.
+    """
     chance = chance_depth(pairs)
     given, still = (fit(views, pairs, each, chance) for each in (GIVEN, STILL))
     # In doubt, the geometry is taken to be right.

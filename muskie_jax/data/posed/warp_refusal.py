@@ -1,4 +1,4 @@
-"""Refuses geometry that does not fit the images, and says what is probably wrong and what to write."""
+"""Refuses geometry that does not fit the images, and says what is probably wrong and how to correct it."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -24,7 +24,7 @@ CONVENTIONS = {
     "blendedmvs": ("camera_to_world", OPENCV_AXES),
 }
 KNOWN_SCALES = (10.0, 100.0, 1000.0, 5.0, 5000.0)  # millimetres as metres and the like; TUM's 1/5000 m
-ROUNDING = 1.3  # a scale this close to a known one is that one
+ROUNDING = 1.3  # a factor within this ratio of a known one is taken to be that one
 
 
 def check_geometry(name: str, settings: ConfigDict, dataset: RGBDDataset) -> None:
@@ -44,7 +44,7 @@ def check_geometry(name: str, settings: ConfigDict, dataset: RGBDDataset) -> Non
         if problem:
             raise UserError(
                 f"{report.name}: depth and cameras do not fit the images: {problem}; to use them "
-                f"anyway, write --config.posed.{name}.check=False"
+                f"anyway, pass --config.posed.{name}.check=False"
             )
 
 
@@ -77,7 +77,7 @@ def _describe_scale(scale: float, report: WarpReport, settings: ConfigDict, key:
         reason = ", as when TUM's 1/5000 m is read as millimetres"
     if "depth_unit" in settings and report.depth_unit:
         unit = report.depth_unit * (factor if scale > 1 else 1 / factor)
-        remedy = f"write --{key}.depth_unit={unit:.6g}"
+        remedy = f"pass --{key}.depth_unit={unit:.6g}"
     else:
         remedy = f"{'divide' if scale < 1 else 'multiply'} it by {factor:g}, or scale the poses"
     return f"depth is about {factor:g} times too {too} for the poses{reason}: {remedy}"

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 source launch/command.sh
 
 check_number() { # NAME VALUE EXAMPLE
-  case $2 in '' | *[!0-9]* | 0*) fail "$1=$2 must be a number, such as $1=$3" ;; esac
+  case $2 in '' | *[!0-9]* | 0*) fail "$1=$2 must be a number above 0, such as $1=$3" ;; esac
 }
 
 # Quotes words as a YAML list: "one", "two".
@@ -46,7 +46,7 @@ if [ -n "${TPU:-}" ]; then
   esac
   chips=$((${TOPOLOGY//x/*}))
   HOSTS=$((chips / CHIPS))
-  [ $((HOSTS * CHIPS)) = "$chips" ] || fail "CHIPS=$CHIPS does not divide TOPOLOGY=$TOPOLOGY: set the chips of one host"
+  [ $((HOSTS * CHIPS)) = "$chips" ] || fail "CHIPS=$CHIPS does not divide TOPOLOGY=$TOPOLOGY: set CHIPS to those of one host"
 else
   check_number GPUS "${GPUS:-}" 8
   check_number HOSTS "$HOSTS" 2

@@ -73,8 +73,13 @@ def test_bash_can_parse_it(script):
         ("tpu_worker.sh", {}, ["follow"], "there is no log: start a run first"),
         ("kubernetes.sh", {"CLAIM": "disk"}, ARGUMENTS, "IMAGE is missing: set IMAGE="),
         ("kubernetes.sh", {"IMAGE": "image"}, ARGUMENTS, "CLAIM is missing: set CLAIM="),
-        ("kubernetes.sh", CLUSTER, ARGUMENTS, "GPUS= must be a number, such as GPUS=8"),
-        ("kubernetes.sh", GPUS | {"HOSTS": "0"}, ARGUMENTS, "HOSTS=0 must be a number, such as HOSTS=2"),
+        ("kubernetes.sh", CLUSTER, ARGUMENTS, "GPUS= must be a number above 0, such as GPUS=8"),
+        (
+            "kubernetes.sh",
+            GPUS | {"HOSTS": "0"},
+            ARGUMENTS,
+            "HOSTS=0 must be a number above 0, such as HOSTS=2",
+        ),
         ("kubernetes.sh", GPUS | {"TPU": "v5"}, ARGUMENTS, "TPU=v5 and GPUS=8 exclude each other: set one"),
         (
             "kubernetes.sh",

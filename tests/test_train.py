@@ -227,7 +227,7 @@ def test_out_of_memory_during_an_update_is_one_line(photo_folder, tmp_path, monk
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore lines")
 
     monkeypatch.setattr("muskie_jax.metrics.MetricsQueue._read", read)
-    message = "this batch, .* does not fit .* write a smaller .*: Out of memory\\)$"
+    message = "this batch, .* does not fit .* lower config.batch.groups, .*: Out of memory\\)$"
     with pytest.raises(UserError, match=message):
         train(one_bucket_config(photo_folder), tmp_path, jax.devices()[:1])
 

@@ -185,7 +185,7 @@ class ReconstructionCurves:
         embeddings for fewer views. Views are resized to the nearest multiple of the network's patch size.
 
         Raises:
-          UserError: if a mask hides nothing, or data cannot be read.
+          UserError: if a mask hides no patch, or data cannot be read.
         """
         views, mode, ratio = setting["views"], setting["mask"], setting["ratio"]
         network = cast(MuskieNetwork, model.network).module

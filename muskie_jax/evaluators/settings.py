@@ -181,6 +181,6 @@ def parse_shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
     if not match or int(match[1]) > int(match[2]):
         raise UserError(
-            f"config.evaluate.shard={text!r} must be for example '2/4', the second of four parts"
+            f"config.evaluate.shard={text!r} is not a part such as '2/4', the second of four parts"
         )
     return int(match[1]) - 1, int(match[2])

@@ -83,7 +83,10 @@ def _checked_source(config: Mapping[str, Any], settings: Mapping[str, Any]) -> C
 
 
 def _root_of(config: Mapping[str, Any], source: Mapping[str, Any]) -> pathlib.Path:
-    """Returns the root of a source below `data.root`. Exported weights store only its last component."""
+    """Returns the root of a source, joined to its config's `data.root`.
+
+    Exported weights store only the last component of the source's root.
+    """
     data = config.get("data") or {}
     return pathlib.Path(data.get("root", "")).expanduser() / pathlib.Path(source["root"]).expanduser()
 

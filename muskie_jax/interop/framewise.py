@@ -158,7 +158,7 @@ class _Match(NamedTuple):
 
     @property
     def wrong_shapes(self) -> int:
-        """The number of tensors of another shape."""
+        """The number of tensors with an unexpected shape."""
         shapes = {name: x.shape for name, x in self.tensors.items()}
         return sum(p.name in shapes and shapes[p.name] != p.shape for p in self.table)
 

@@ -429,7 +429,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
 
 
 def ignored_classes() -> list[type]:
-    """Returns classes that stand in for SETTINGS_CLASSES while a file is read; they store nothing."""
+    """Returns empty classes that replace SETTINGS_CLASSES while a file is read; they store nothing."""
 
     def ignore(cls: type, *arguments: Any) -> Any:
         return object.__new__(cls)

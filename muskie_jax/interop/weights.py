@@ -245,7 +245,7 @@ def _read_pth(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
 
     try:
         # Published checkpoints also contain the training arguments, an argparse.Namespace of plain values.
-        # Of settings, only stand-ins that store nothing are made. Other objects are refused.
+        # Objects of settings become empty objects, see `ignored_classes`. Other objects are refused.
         allowed = [argparse.Namespace, *torch_model.ignored_classes()]
         with _SAFE_GLOBALS_LOCK, torch.serialization.safe_globals(allowed):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)

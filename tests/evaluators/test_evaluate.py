@@ -265,7 +265,7 @@ def test_a_model_is_loaded_once(desk, tmp_path, monkeypatch):
         ("layers", (0,), "must be 1 or more"),
         ("points", 0, "must be at least 1"),
         ("checkpoints", "each", "such as 'every 3'"),
-        ("shard", "3/2", "must be for example '2/4'"),
+        ("shard", "3/2", "is not a part such as '2/4'"),
         ("dtype", "float16", "'float16' is not a valid value"),
     ],
 )

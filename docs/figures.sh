@@ -64,6 +64,9 @@ case ${1:-} in
   correspondence) # docs/evaluation.md: time to match and score the points of a group
     python -m muskie_jax.perf.correspondence
     python -m muskie_jax.perf.correspondence --dtype=bfloat16 ;;
+  many_views) # docs/weights.md: time and memory of 100 views on a CPU, beside PyTorch
+    python -m muskie_jax.perf.many_views --variant=tiny
+    python -m muskie_jax.perf.many_views --variant=small ;;
   packing) # docs/data.md: size and time of packs of PHOTOS
     for flags in "" "--size=224" "--size=224 --quality=90" "--size=224 --format=png"; do
       # shellcheck disable=SC2086 # several flags

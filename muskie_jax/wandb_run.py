@@ -52,7 +52,7 @@ class WandbRun:
     """
 
     def __init__(self, project: str, workdir: pathlib.Path, config: Mapping[str, Any]):
-        import wandb  # not installed by default
+        import wandb  # pyright: ignore[reportMissingImports]  # an optional extra
 
         self._file = workdir / RUN_FILE
         self._id, self._step, self._parts = secrets.token_hex(4), -1, []

@@ -12,11 +12,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from muskie_jax.data.posed.views import PosedViews
 
-FEW_PAIRS = 60
+FEW_PAIRS = 60  # so few pairs are warped in both orders
 GRID = (15, 20)  # rows and columns of the points that are warped
-MAX_DEPTH_ERROR = (
-    0.15  # logarithm of a depth ratio; larger errors, as of occluded points, count as this one
-)
+MAX_DEPTH_ERROR = 0.15  # of the logarithm of a depth; larger errors, as of hidden points, count as this
 AGREEING_DEPTH = 0.05  # relative error up to which a depth agrees
 MIN_VISIBLE = 0.1  # fraction of a view's points that the other view must see to measure their agreement
 

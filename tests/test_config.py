@@ -237,7 +237,7 @@ def test_wrong_sources_are_one_line(config):
     extra = folder(root="x")
     extra.golb = "*"
     assert "unknown setting config.sources.p.golb; did you mean 'glob'?" in complaint(p=extra)
-    with pytest.raises(UserError, match="no 'num_boxs'; did you mean 'num_boxes'"):
+    with pytest.raises(UserError, match="unknown setting 'num_boxs'; did you mean 'num_boxes'"):
         synthetic(num_boxs=3)
 
 

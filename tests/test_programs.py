@@ -149,7 +149,9 @@ def test_out_of_memory_in_the_compiler_is_one_line_and_stops_compilation(monkeyp
         return Traced(lambda: (time.sleep(0.01), compiled.append(number)))
 
     training = {number: functools.partial(trace, number) for number in range(100)}
-    with pytest.raises(UserError, match="big does not fit .* write a smaller .*Ran out of memory in hbm"):
+    with pytest.raises(
+        UserError, match="big does not fit .* lower config.batch.groups, .*Ran out of memory in hbm"
+    ):
         Programs(training, {"big": lambda: Traced(refuse)}, quiet=True).compile()
     assert len(compiled) < 50
 

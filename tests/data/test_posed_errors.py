@@ -338,11 +338,13 @@ def test_invalid_settings(settings, expected):
 def test_settings_are_checked_when_they_are_written():
     with pytest.raises(UserError, match=r"posed\(\): 'seven' is not a valid value.*seven_scenes"):
         posed("seven")
-    with pytest.raises(UserError, match=r"posed\('cameras'\): no 'group'; did you mean 'groups'"):
+    with pytest.raises(
+        UserError, match=r"posed\('cameras'\): unknown setting 'group'; did you mean 'groups'"
+    ):
         posed("cameras", group=3)
-    with pytest.raises(UserError, match=r"posed\('synthetic'\): no 'root'"):
+    with pytest.raises(UserError, match=r"posed\('synthetic'\): unknown setting 'root'"):
         posed("synthetic", "/data")
-    with pytest.raises(UserError, match=r"world: no 'num_boxs'; did you mean 'num_boxes'"):
+    with pytest.raises(UserError, match=r"world: unknown setting 'num_boxs'; did you mean 'num_boxes'"):
         posed("synthetic", world={"num_boxs": 3})
     rooms = posed("synthetic", world={"num_boxes": 3})
     assert rooms.world.num_boxes == 3 and rooms.world.num_cylinders == 2

@@ -81,7 +81,7 @@ PROGRAM = ["stablehlo", "--checkpoint", "{weights}", "--out", "{tmp}/p"]
             ["export", "--checkpoint", "{weights}", "--out", "{tmp}", "--force"],
             "contains 'thesis.tex', which this",
         ),
-        (["onnx", "--checkpoint", "{weights}", "--out", "{tmp}/p"], "ends with .onnx"),
+        (["onnx", "--checkpoint", "{weights}", "--out", "{tmp}/p"], "must end with .onnx"),
         (
             [*EXPORT, "{tmp}/m.pth", "--views=3"],
             "`python -m muskie_jax.interop export` has no flag --views: leave it out (",

@@ -53,7 +53,7 @@ def test_machines_are_parsed_and_unknown_ones_raise():
         with pytest.raises(UserError, match="such as v5e:4x4") as error:
             parse_machine(wrong)
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="no 'rtx4900'; did you mean 'rtx4090'"):
+    with pytest.raises(UserError, match="unknown chip 'rtx4900'; did you mean 'rtx4090'"):
         parse_machine("rtx4900:1")
 
 

@@ -324,7 +324,10 @@ SETTINGS_ERRORS = [
         "1.0 for metres, or 0 for what",
     ),
     ({"reader": "tum", "intrinsics": (525.0,)}, r"intrinsics=\(525.0,\) must be \(fx, fy, cx, cy\)"),
-    ({"reader": "synthetic", "root": "", "groups": 0}, "config.posed.kitchen.groups=0: .* 1 or more"),
+    (
+        {"reader": "synthetic", "root": "", "groups": 0},
+        "config.posed.kitchen.groups=0 must be .* 1 or more",
+    ),
     ({"reader": "synthetic", "root": "", "num_photos": 0}, "config.posed.kitchen.num_photos=0"),
 ]
 

@@ -227,7 +227,7 @@ def test_wrong_sources_are_one_line(config):
         p=named
     )
     named.update({"layout": "waymo", "zoom": 0.5})
-    assert "config.sources.p.zoom=0.5: waymo has no object masks" in complaint(p=named)
+    assert "config.sources.p.zoom=0.5 must be 0: waymo has no object masks" in complaint(p=named)
     with pytest.raises(UserError, match="'co3dv2' is not a valid value; did you mean 'co3d'"):
         dataset("co3dv2")
     with pytest.raises(

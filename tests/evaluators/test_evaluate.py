@@ -264,7 +264,7 @@ def test_a_model_is_loaded_once(desk, tmp_path, monkeypatch):
         ("views", (1,), "must be 2 or more"),
         ("layers", (0,), "must be 1 or more"),
         ("points", 0, "must be at least 1"),
-        ("checkpoints", "each", "such as 'every 3'"),
+        ("checkpoints", "each", "or for example 'every 3'"),
         ("shard", "3/2", "is not a part such as '2/4'"),
         ("dtype", "float16", "'float16' is not a valid value"),
     ],

@@ -134,7 +134,7 @@ def test_a_failing_disk_does_not_move_checkpoints(tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_network_raises_and_is_not_moved(tmp_path):
     saved(tmp_path, 1)
     with pytest.raises(
-        UserError, match=r"params/kernel is float32 64x32 there and float32 48x32 in the config"
+        UserError, match=r"params/kernel is float32 64x32 in the checkpoint and float32 48x32 in the config"
     ):
         restored(tmp_path, width=48)
     assert int(restored(tmp_path)[0].step) == 1

@@ -1,5 +1,6 @@
 """Loads a handful of photographs as views of one group, ready for a network."""
 
+import numbers
 import os
 import pathlib
 from collections.abc import Sequence
@@ -102,12 +103,19 @@ def list_images(folder: FilePath) -> list[pathlib.Path]:
     images = [path / name for name in names if is_image(name)]
     if not images:
         unread = unread_lines(list(filter(is_unread, names)), path)
-        raise UserError("; ".join([f"no image in {str(folder)!r}", *unread]))
+        folders = sorted({str(each.parent) for each in path.glob("[!.]*/*") if is_image(each.name)})
+        hint = f": it contains folders of images, choose one, such as {folders[0]!r}" if folders else ""
+        raise UserError("; ".join([f"no image in {str(folder)!r}{hint}", *unread]))
     return images
 
 
 def common_size(sizes: Int[np.ndarray, "V 2"], size: int | tuple[int, int], patch: int) -> tuple[int, int]:
     """Returns the (height, width) of views of photographs; see `load_images` for arguments and errors."""
+    if isinstance(size, tuple):
+        valid = len(size) == 2 and all(isinstance(side, numbers.Integral) for side in size)
+    else:
+        valid = isinstance(size, numbers.Real)
+    require(valid, f"size={size!r} must be a number of pixels, or (height, width)")
     if isinstance(size, tuple):
         check_size(size, patch, "size")
         return size

@@ -154,8 +154,8 @@ class TorchMuskie(nn.Module):
 
     def features(self, images: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """Returns the patch tokens after every block, each (B, V, L, d), without a final norm."""
-        groups, views, _, height, width = images.shape
         check_images(images, self.patch)
+        groups, views, _, height, width = images.shape
         x = self.patch_embed(images.flatten(0, 1)).unflatten(0, (groups, views))
         if mask is not None:
             x = torch.where(mask.unsqueeze(-1), self.mask_placeholder, x)
@@ -175,7 +175,13 @@ class TorchMuskie(nn.Module):
 
 
 def check_images(images: Tensor, patch: int) -> None:
-    """Raises ValueError for images whose sides or values a network cannot take."""
+    """Raises ValueError for images whose axes, sides or values a network cannot take."""
+    shape = tuple(images.shape)
+    if len(shape) != 5 or shape[2] != 3:
+        message = f"images must have shape (B, V, 3, H, W), got {shape}"
+        if len(shape) == 5 and shape[-1] == 3:
+            message += ": convert images whose channels are last with images.movedim(-1, 2)"
+        raise ValueError(message)
     height, width = images.shape[-2:]
     if height % patch or width % patch:
         smaller = [max(patch, side // patch * patch) for side in (height, width)]
@@ -261,6 +267,8 @@ STATE_KEYS = ("model", "state_dict", "model_state_dict", "teacher")  # keys of s
 # Averaged weights, which self-supervised methods evaluate. A file also has the weights that are averaged.
 AVERAGED = re.compile(r"(^|[._])(teacher|ema)[._]")
 UNREADABLE = "it cannot be read: it is damaged, or not a weights file"
+PASS_A_FILE = "pass a .safetensors, .pth, .pt or .ckpt file"
+MAX_HEADER = 10**8  # bytes; safetensors refuses longer headers
 MAX_NAMES, MAX_NAME = 3, 100  # tensors in a message, characters per name
 # Classes of settings in checkpoints, which are never constructed; `ignored_classes` stands in for them.
 SETTINGS_CLASSES = {
@@ -286,8 +294,14 @@ def load(path: str | os.PathLike, num_heads: int | None = None) -> TorchMuskie:
         variant.
 
     Raises:
-      ValueError: if the file does not contain Muskie weights, or the number of heads is unknown.
+      FileNotFoundError: if the file does not exist.
+      ValueError: if it is a folder, it does not contain Muskie weights, a weight is not finite, or the
+        number of heads is unknown.
     """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path} does not exist: {PASS_A_FILE}")
+    if os.path.isdir(path):
+        raise ValueError(f"{path} is a folder: {PASS_A_FILE}, such as model.safetensors in it")
     try:
         weights, metadata = read(path)
         return _build(weights, metadata.get("num_heads") if num_heads is None else num_heads, path)
@@ -327,6 +341,8 @@ def _build(weights: Mapping[str, Tensor], num_heads: int | None, source: str | o
     )
     check_tensors(model.state_dict(), weights)
     model.load_state_dict(weights, strict=True)
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise ValueError("the weights contain infinite or undefined numbers, so they cannot be used")
     rounded = sum(tensor.dtype == torch.float64 for tensor in weights.values())
     if note := reading_note(prefix, left_out, rounded):
         print(f"{source}: {note}", file=sys.stderr)
@@ -408,7 +424,11 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
     Raises:
       ValueError: if the file contains anything but tensors and plain values.
     """
-    if str(path).endswith(".safetensors"):
+    is_safetensors = str(path).endswith(".safetensors")
+    with open(path, "rb") as file:
+        if mistake := format_mistake(file.read(1024), is_safetensors):
+            raise ValueError(mistake)
+    if is_safetensors:
         import safetensors
 
         try:
@@ -426,6 +446,23 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(why_not_loaded(str(error))) from error
     state, metadata = find_state(content)
     return state, metadata
+
+
+def format_mistake(start: bytes, is_safetensors: bool) -> str:
+    """Returns what a file is and what to do, if it is of another format than its name says; else "".
+
+    Args:
+      start: the file's first bytes.
+      is_safetensors: whether its name is of a safetensors file, not of a PyTorch file.
+    """
+    # A safetensors file begins with the length of its header, 8 bytes, and the header, which is JSON.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER:
+        return "" if is_safetensors else "it is a safetensors file: rename it to .safetensors"
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):  # may begin with a byte order mark
+        return "it is a web page, not a weights file: download the file itself"
+    if is_safetensors and start.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive, or a pickle
+        return "it is a PyTorch file: rename it to .pth"
+    return ""
 
 
 def ignored_classes() -> list[type]:

@@ -33,6 +33,9 @@ SUFFIXES = (".safetensors", ".pth", ".pt")  # of files that are written
 INPUT_SUFFIXES = (*SUFFIXES, ".ckpt")
 METADATA_KEY = "muskie"  # a file's entry for its metadata
 PICKLE_START = b"\x80"  # first byte since pickle protocol 2; old torch.save files are a series of pickles
+ZIP_START = b"PK\x03\x04"  # of newer torch.save files
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MAX_HEADER = 10**8  # bytes; safetensors refuses longer headers
 MAX_PICKLE = 2**26  # limit on non-tensor bytes in a PyTorch file; published checkpoints have about 0.1 MB
 UNREADABLE = "it cannot be read: it is damaged, or not a weights file"
 _SAFE_GLOBALS_LOCK = threading.Lock()  # torch.serialization.safe_globals applies to the whole process
@@ -199,6 +202,7 @@ def read_provenance(path: pathlib.Path) -> dict[str, Any]:
     """Returns the provenance of a weights file; see `Weights` and, for errors, `read_tensors`."""
     if path.suffix != ".safetensors":
         return parse_metadata(read_tensors(path)[1])[2]
+    _check_format(path)
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
@@ -218,7 +222,24 @@ def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
     Raises:
       UserError: if the file cannot be read, is damaged, or contains anything but tensors and plain values.
     """
+    _check_format(path)
     return (_read_safetensors if path.suffix == ".safetensors" else _read_pth)(path)
+
+
+def _check_format(path: pathlib.Path) -> None:
+    """Raises UserError for a web page, or if a file is of another format than its suffix says.
+
+    `torch_model.format_mistake` is a copy of this for PyTorch.
+    """
+    start, is_safetensors = _first_bytes(path), path.suffix == ".safetensors"
+    # A safetensors file begins with the length of its header, 8 bytes, and the header, which is JSON.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER:
+        if not is_safetensors:
+            raise UserError("it is a safetensors file: rename it to .safetensors")
+    elif start.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"<"):
+        raise UserError("it is a web page, not a weights file: download the file itself")
+    elif is_safetensors and start.startswith((ZIP_START, PICKLE_START)):
+        raise UserError("it is a PyTorch file: rename it to .pth")
 
 
 def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
@@ -238,7 +259,7 @@ def _read_pth(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
     is_archive = zipfile.is_zipfile(path)
     if is_archive:
         _check_archive(path)
-    elif not _starts_with_pickle(path):
+    elif not _first_bytes(path).startswith(PICKLE_START):
         raise UserError(UNREADABLE)
     torch = import_torch()
     from muskie_jax.interop import torch_model  # imports PyTorch
@@ -286,10 +307,10 @@ def _check_archive(path: pathlib.Path) -> None:
         raise UserError(f"{UNREADABLE}: {str(error)[:200]}") from error
 
 
-def _starts_with_pickle(path: pathlib.Path) -> bool:
+def _first_bytes(path: pathlib.Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(1) == PICKLE_START
+            return file.read(1024)
     except OSError as error:
         raise _unreadable(error) from error
 

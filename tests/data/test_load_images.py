@@ -93,6 +93,10 @@ def test_mistakes_are_one_line(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "walk.mp4").touch()
+    (tmp_path / "scenes" / "kitchen").mkdir(parents=True)
+    (tmp_path / "scenes" / "notes").mkdir()
+    write(tmp_path / "scenes" / "kitchen" / "1.png", 32, 32)
+    size = r" must be a number of pixels, or \(height, width\)$"
     for arguments, expected in (
         (([],), "there are no paths: pass a folder, or a list of files"),
         (([good, tmp_path / "bad.jpg"],), "bad.jpg: not one of JPEG, PNG"),
@@ -105,6 +109,13 @@ def test_mistakes_are_one_line(tmp_path):
             r"size has 448x252, .*: the nearest valid sizes are \(448, 240\) and \(448, 2",
         ),
         (([good], 8), "size=8 pixels must be at least the patch size 16"),
+        (([good], "224"), "^size='224'" + size),
+        (([good], ("448", "256")), r"^size=\('448', '256'\)" + size),
+        (([good], (448, 256, 3)), r"^size=\(448, 256, 3\)" + size),
+        (
+            (tmp_path / "scenes",),
+            "^no image in '.*scenes': it contains folders of images, choose one, such as '.*kitchen'$",
+        ),
     ):
         with pytest.raises(UserError, match=expected):
             load_images(*arguments)

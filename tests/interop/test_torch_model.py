@@ -209,6 +209,41 @@ def test_unusable_inputs_are_refused():
         model.features(torch.zeros(1, 1, 3, 30, 32))
     with pytest.raises(ValueError, match=r"in \[-1, 1\], but have values up to 255: convert 0..255 pixels"):
         model.features(torch.full((1, 1, 3, 32, 32), 255.0))
+    bias = torch.full((60,), torch.nan)
+    with pytest.raises(ValueError, match="^the weights contain infinite or undefined numbers"):
+        torch_model.from_state_dict(state | {"decoder_norm.bias": bias}, 5)
+
+
+@pytest.mark.parametrize(
+    "shape, hint",
+    [
+        ((1, 2, 64, 64, 3), ": convert images whose channels are last with images.movedim(-1, 2)"),
+        ((1, 2, 30, 64, 3), ": convert images whose channels are last with images.movedim(-1, 2)"),
+        ((1, 3, 2, 32, 32), ""),
+        ((2, 3, 32, 32), ""),
+    ],
+)
+def test_images_with_other_axes_are_refused(shape, hint):
+    model = torch_model.TorchMuskie(width=48, depth=1, heads=4)
+    for dtype in (torch.float32, torch.uint8):
+        with pytest.raises(ValueError) as error:
+            model(torch.full(shape, 255, dtype=dtype))
+        assert str(error.value) == f"images must have shape (B, V, 3, H, W), got {shape}{hint}"
+    if hint:
+        assert torch.zeros(shape).movedim(-1, 2).shape[2] == 3
+
+
+def test_paths_that_are_no_files_are_refused(tmp_path):
+    for suffix in ("", ".pth", ".safetensors"):
+        path = tmp_path / f"m{suffix}"
+        expected = "pass a .safetensors, .pth, .pt or .ckpt file"
+        with pytest.raises(FileNotFoundError) as missing:
+            torch_model.load(path)
+        assert str(missing.value) == f"{path} does not exist: {expected}"
+        path.mkdir()
+        with pytest.raises(ValueError) as folder:
+            torch_model.load(str(path))
+        assert str(folder.value) == f"{path} is a folder: {expected}, such as model.safetensors in it"
 
 
 def test_photographs_are_loaded_as_in_jax(tmp_path):

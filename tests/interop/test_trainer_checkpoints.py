@@ -197,10 +197,45 @@ def test_both_loaders_refuse_alike(tmp_path, muskie, change, num_heads, expected
     assert expected in refuse_both(tmp_path / "m.pth", num_heads)
 
 
-@pytest.mark.parametrize("name", ["m.pth", "m.ckpt", "m.safetensors"])
-def test_a_damaged_file_is_refused_alike(tmp_path, name):
-    (tmp_path / name).write_bytes(b"\x80\x02" + b"hello " * 100)
+@pytest.mark.parametrize(
+    "name, start", [("m.pth", b"\x80\x02"), ("m.ckpt", b"\x80\x02"), ("m.safetensors", b"")]
+)
+def test_a_damaged_file_is_refused_alike(tmp_path, name, start):
+    (tmp_path / name).write_bytes(start + b"hello " * 100)
     assert "it cannot be read: it is damaged, or not a weights file" in refuse_both(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["m.pth", "m.ckpt", "m.safetensors"])
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html>", b"\n \t<html>", b"\xef\xbb\xbf<html>"])
+def test_a_web_page_is_named_alike(tmp_path, name, page):
+    (tmp_path / name).write_bytes(page + b"<title>Virus scan warning</title>")
+    assert refuse_both(tmp_path / name) == "it is a web page, not a weights file: download the file itself"
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_wrong_suffix_is_named_alike(tmp_path, muskie, archive):
+    path = tmp_path / "m.safetensors"
+    torch.save(muskie[1], path, _use_new_zipfile_serialization=archive)
+    assert refuse_both(path) == "it is a PyTorch file: rename it to .pth"
+    safetensors.numpy.save_file({name: x.numpy() for name, x in muskie[1].items()}, tmp_path / "m.pth")
+    assert refuse_both(tmp_path / "m.pth") == "it is a safetensors file: rename it to .safetensors"
+
+
+def test_numbers_that_are_not_finite_are_refused_alike(tmp_path, muskie):
+    for value in (torch.nan, 1e300):  # the latter is infinite in float32
+        bias = torch.full((24,), value, dtype=torch.float64)
+        torch.save(muskie[1] | {"decoder_norm.bias": bias}, tmp_path / "m.pth")
+        assert "infinite or undefined numbers" in refuse_both(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("length", [0x3C3C, 0x0280])  # "<<", and the start of a pickle
+def test_a_header_of_any_length_is_read(tmp_path, muskie, length, capsys):
+    tensors = {name: x.numpy() for name, x in muskie[1].items()}
+    data = safetensors.numpy.save(tensors)
+    size = int.from_bytes(data[:8], "little")
+    padded = data[8 : 8 + size].rstrip().ljust(-(-size // 0x10000) * 0x10000 + length)
+    (tmp_path / "m.safetensors").write_bytes(len(padded).to_bytes(8, "little") + padded + data[8 + size :])
+    assert same(read_both(tmp_path / "m.safetensors", capsys)[0], muskie[0])
 
 
 def test_shared_tensors_count_once(tmp_path, muskie, capsys):

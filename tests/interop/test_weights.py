@@ -140,6 +140,24 @@ def test_a_file_that_is_no_pickle_is_refused_without_pytorch(tmp_path, monkeypat
     assert "this needs PyTorch" in refusal(tmp_path / name)
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_web_page_is_named_without_pytorch(tmp_path, monkeypatch, suffix):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / f"m{suffix}"
+    path.write_bytes(b"\n<!DOCTYPE html><title>Virus scan warning</title>")
+    expected = "it is a web page, not a weights file: download the file itself"
+    assert refusal(path) == f"{path}: {expected}"
+    with pytest.raises(UserError, match=expected):
+        weights_module.read_provenance(path)
+
+
+def test_a_safetensors_file_with_another_suffix_is_named_without_pytorch(tmp_path, weights, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    write_weights(tmp_path / "m.safetensors", weights)
+    path = (tmp_path / "m.safetensors").rename(tmp_path / "m.pth")
+    assert refusal(path) == f"{path}: it is a safetensors file: rename it to .safetensors"
+
+
 class Command:
     """An object that runs a command when it is unpickled."""
 

@@ -102,8 +102,9 @@ def _published_intrinsics(folder: pathlib.Path) -> tuple[float, float, float, fl
     camera = CAMERA_NAME.search(folder.resolve().name)
     if not camera:
         raise UserError(
-            f"{folder}: the intrinsics are unknown, since its name contains none of fr1, fr2, fr3: set the "
-            "dataset's intrinsics to (fx, fy, cx, cy) in pixels, such as (525.0, 525.0, 319.5, 239.5)"
+            f"{folder}: the intrinsics are unknown, since its name contains none of freiburg1, freiburg2, "
+            "freiburg3, fr1, fr2, fr3: set the dataset's intrinsics to (fx, fy, cx, cy) in pixels, such as "
+            "(525.0, 525.0, 319.5, 239.5)"
         )
     return CAMERAS[camera[1]]
 

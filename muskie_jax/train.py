@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.util
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -225,7 +226,10 @@ def summarise(result: dict[str, Any], total_steps: int, baseline: str, workdir: 
         lines = [f"Trained {step} steps. On {scenes}: {describe_error(result, baseline)}."]
     outputs = {"checkpoints": "checkpoints", "metrics": "metrics.jsonl", "pictures": "pictures"}
     lines += [f"  {name:12s} {workdir / path}" for name, path in outputs.items()]
-    lines += [f"  curves       tensorboard --logdir {workdir}"]
+    viewer = (
+        "" if importlib.util.find_spec("tensorboard") else " (after: python -m pip install tensorboard)"
+    )
+    lines += [f"  curves       tensorboard --logdir {workdir}{viewer}"]
     if "stopped" in result:
         lines += ["  Run the same command again to continue."]
     if jax.process_index() == 0:

@@ -56,7 +56,9 @@ LAYOUTS = {
     "wildrgbd": Layout("WildRGB-D", "*/scenes/scene_*", "rgb/*.png", window=32, masks="masks", zoom=0.5),
 }
 # The published code can read Waymo, but does not train on it.
-PUBLISHED_DATASETS = tuple(name for name in LAYOUTS if name != "waymo")
+PUBLISHED_DATASETS = (
+    "arkitscenes", "scannetpp", "co3d", "blendedmvg", "hypersim", "megadepth", "dl3dv", "re10k", "wildrgbd",
+)  # fmt: skip
 
 
 PHOTOGRAPHS = "photographs"  # title of the layout of a user's own folder

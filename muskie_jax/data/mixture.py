@@ -193,7 +193,8 @@ def _split_photographs(
     seen, unseen = split_scenes(scenes, source.holdout or 0.0)
     part = lambda table: dataclasses.replace(all_scenes, scenes=table)
     held_out = f"{len(unseen)} of them held out" if len(unseen) else "none held out"
-    notes = [f"{name}: {len(scenes)} scenes ({held_out}), {scenes.counts.sum()} images in {root}"]
+    count = f"{len(scenes)} scene{'s' * (len(scenes) != 1)}"
+    notes = [f"{name}: {count} ({held_out}), {scenes.counts.sum()} images in {root}"]
     not_read = unread_lines(scenes.unread, root, source.get("glob", "*"))
     notes += [f"{name}: {NOT_READ}: {line}" for line in not_read]
     short = np.flatnonzero(scenes.counts < views)

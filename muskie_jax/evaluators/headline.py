@@ -16,6 +16,8 @@ def headline(rows: Sequence[ResultRow]) -> str:
         return _correspondence_headline(unrefined)
     if overall and "epipolar_mean" in overall[0].values:
         return _epipolar_headline(overall)
+    if overall and "mse" not in overall[0].values:  # of another evaluator
+        return ", ".join(f"{name} {value:.4g}" for name, value in overall[0].values.items())
     if overall:
         # Later rows, which have more reference views, replace earlier ones.
         errors = {row.labels["context"]: row.values["mse"] for row in overall}

@@ -205,8 +205,9 @@ def test_datasets_and_their_scenes_are_drawn_uniformly(datasets):
     by_source = collections.Counter()
     for (source, _), count in counts.items():
         by_source[source] += count
-    assert len(by_source) == 10
-    assert max(abs(count - 150) for count in by_source.values()) < 50  # 4 standard deviations
+    assert len(by_source) == len(TREES)
+    expected = 1500 / len(TREES)
+    assert max(abs(count - expected) for count in by_source.values()) < 50  # 4 standard deviations
     for number, source in enumerate(sources):
         scenes = [count for (s, _), count in counts.items() if s == number]
         if source.name == "megadepth":  # two of its three groups are of one location

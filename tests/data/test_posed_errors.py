@@ -300,7 +300,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("reader", WRITTEN)
-def test_a_wrong_reader_is_told_whose_files_these_are(tmp_path, reader):
+def test_the_error_of_a_wrong_reader_names_the_right_one(tmp_path, reader):
     getattr(trees, reader)(tmp_path, **({} if reader in ("scannet", "seven_scenes") else {"count": 3}))
     for other in ("colmap", "transforms" if reader == "cameras" else "cameras"):
         message = error_of(other, tmp_path)
@@ -317,7 +317,7 @@ def test_a_colmap_model_is_recognised_by_other_readers(tmp_path, model):
     assert error_of("transforms", tmp_path).endswith(expected)
 
 
-def test_a_reader_is_not_told_to_use_itself(tmp_path):
+def test_a_reader_does_not_suggest_itself(tmp_path):
     (tmp_path / "groundtruth.txt").touch()
     assert error_of("tum", tmp_path).endswith(f"{EXPECTED_FILES['tum']}, nor does a subfolder")
 

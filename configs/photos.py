@@ -4,8 +4,10 @@ r"""Trains on your own photographs: a folder of scenes, each a folder of images.
         --config.sources.photos.root=/path/to/scenes
 
 The defaults fit a laptop: the tiny network at 128x128 pixels, 200 steps. The run ends with the error on
-masked patches, compared with visible-mean filling. How far below it ends depends on the photographs. A trial
-of fewer steps also needs a shorter warm-up: --config.duration='20 steps' --config.optim.warmup='2 steps'.
+masked patches, compared with visible-mean filling. How far below it ends depends on the photographs. A
+trial of 20 steps needs a shorter warm-up, too:
+
+    --config.duration='20 steps' --config.optim.warmup='2 steps'
 
 For another layout, add for example --config.sources.photos.glob='*/images/*'. For packed photographs
 (docs/data.md), use configs/photos.py:packed, and set root to the pack. On a GPU, train a larger network

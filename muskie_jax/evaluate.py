@@ -262,7 +262,8 @@ def run_units(
                 continue
             result = run_unit(unit, model, config, workdir, trained_on.get(unit.identity, 0))
         except UserError as error:
-            log_main(f"  FAILED: {error}")
+            if str(error) not in failures:  # units that share data fail alike
+                log_main(f"  FAILED: {error}")
             failures.append(str(error))
             continue
         seconds = time.monotonic() - unit_start

@@ -46,6 +46,8 @@ class HeldOutPhotographs:
 
     def __init__(self, source: PhotographSource, views: int, groups: int):
         self.name, self._source, self._drawn = source.name, source, []
+        # By group: number of images tried, and one message per unreadable image.
+        self._opened: list[tuple[int, list[str]]] = [(0, [])] * groups
         root = source.root.resolve()
         scenes = np.random.default_rng([EVALUATION_SEED, HELDOUT_STREAM]).permutation(len(source.scenes))
         labelled = []
@@ -77,11 +79,23 @@ class HeldOutPhotographs:
             except BadImage as error:
                 bad.append(str(error))
             if len(images) == len(frames):
-                return Photographs(np.stack(images))
+                break
+        self._opened[number] = len(images) + len(bad), bad
+        if len(images) == len(frames):
+            return Photographs(np.stack(images))
         raise UserError(
             f"scene {self._source.scenes[scene].name!r} of {self.name} has too few readable images for a "
             f"group of {len(frames)} views: repair or remove unreadable images, such as {bad[-1]}"
         )
+
+    @property
+    def unreadable(self) -> str:
+        """A line that counts the unreadable images of all groups loaded so far; empty if there are none."""
+        bad = [message for _, messages in self._opened for message in messages]
+        tried = sum(count for count, _ in self._opened)
+        if not bad:
+            return ""
+        return f"{self.name}: {len(bad)} of {tried} images drawn were unreadable, such as {bad[0]}"
 
 
 def held_out_rooms(source: SyntheticSource, photos: np.ndarray | None, views: int, groups: int) -> Rooms:

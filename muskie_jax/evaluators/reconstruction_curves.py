@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -45,6 +45,7 @@ from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import Muskie, MuskieOutput, patchify, to_float
 from muskie_jax.sharding import group_shards, local_rows, put_batch
 from muskie_jax.viz.reconstruction import reconstruction_sheet
+from muskie_jax.writers import log_main
 
 OVERLAP_EDGES = (0.0, 0.3, 0.6, 1.0)  # edges of the overlap bins
 ALL = "all"  # targets of any overlap, known or unknown
@@ -148,6 +149,7 @@ class ReconstructionCurves:
         self._measure = jax.jit(measure, static_argnames=("network",), out_shardings=replicated)
         # Keeps one set at one size: units are ordered by set and size, and large views take gigabytes.
         self._scenes = functools.lru_cache(maxsize=1)(self._load)
+        self._warnings: set[str] = set()  # logged so far; a set is loaded again for each size and model
 
     def settings(self) -> list[Setting]:
         """Returns one setting per set, size, mask and view count."""
@@ -227,12 +229,20 @@ class ReconstructionCurves:
         needed = list(dict.fromkeys([*own, *targets.distractors]))
         parallel = all(self._sets[name].parallel for name, _ in needed)
         loaded = dict(zip(needed, load_in_order(load, needed, parallel)))
+        self._warn_of_unreadable(dict.fromkeys(name for name, _ in needed))
         return _Scenes(
             seeds=[seed_of(self._sets[dataset].groups[number]) for _, number in own],
             own=[loaded[key][0] for key in own],
             distractors=[loaded[key][0] for key in targets.distractors],
             seen=np.stack([loaded[key][1] for key in own]),
         )
+
+    def _warn_of_unreadable(self, names: Iterable[str]) -> None:
+        """Logs how many images of sets were unreadable. A line is logged once."""
+        for line in (getattr(self._sets[name], "unreadable", "") for name in names):
+            if line and line not in self._warnings:
+                self._warnings.add(line)
+                log_main(f"WARNING: {line}")
 
     def _errors(
         self,

@@ -92,7 +92,11 @@ def test_unreadable_photographs_are_replaced(tmp_path):
     before = photos.load(0, SIZE).images
     first = photos.groups[0].frames[0]
     (tmp_path / "all" / first).write_bytes(b"no image")
+    assert not photos.unreadable
     after = photos.load(0, SIZE).images
+    photos.load(0, SIZE)  # again, as for another model: counted once
+    assert photos.unreadable.startswith("photos: 1 of 5 images drawn were unreadable, such as ")
+    assert first in photos.unreadable
     np.testing.assert_array_equal(after[:3], before[1:])
     assert not any((after[3] == view).all() for view in before)
     shutil.copy(tmp_path / "all" / first, tmp_path / "all" / photos.groups[0].frames[1])

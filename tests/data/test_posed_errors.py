@@ -286,6 +286,42 @@ def test_a_wrong_root_is_reported_with_the_expected_files(tmp_path, reader):
     assert error_of(reader, file).startswith(expected)
 
 
+WRITTEN = {
+    "cameras": "cameras.json",
+    "transforms": "transforms.json",
+    "tum": "groundtruth.txt",
+    "neural_rgbd": "focal.txt",
+    "seven_scenes": "seq-",
+    "navi": "annotations.json",
+    "arkitscenes": "vga_wide",
+    "scannetpp": "scene_metadata.npz",
+    "scannet": "color/",
+}
+
+
+@pytest.mark.parametrize("reader", WRITTEN)
+def test_the_error_of_a_wrong_reader_names_the_right_one(tmp_path, reader):
+    getattr(trees, reader)(tmp_path, **({} if reader in ("scannet", "seven_scenes") else {"count": 3}))
+    for other in ("colmap", "transforms" if reader == "cameras" else "cameras"):
+        message = error_of(other, tmp_path)
+        assert message.startswith(f"config.posed.mine.root: {tmp_path}: it does not contain ")
+        assert EXPECTED_FILES[other] in message and WRITTEN[reader] in message
+        assert message.endswith(f": use configs/evaluate.py:{reader}")
+
+
+@pytest.mark.parametrize("model", ["sparse", "sparse/0", "colmap/sparse/0"])
+def test_a_colmap_model_is_recognised_by_other_readers(tmp_path, model):
+    (tmp_path / model).mkdir(parents=True)
+    (tmp_path / model / "cameras.bin").touch()
+    expected = f"it contains {model}/cameras.bin: use configs/evaluate.py:colmap"
+    assert error_of("transforms", tmp_path).endswith(expected)
+
+
+def test_a_reader_does_not_suggest_itself(tmp_path):
+    (tmp_path / "groundtruth.txt").touch()
+    assert error_of("tum", tmp_path).endswith(f"{EXPECTED_FILES['tum']}, nor does a subfolder")
+
+
 def test_a_transforms_file_must_be_json(tmp_path):
     (tmp_path / "a.json").write_text("{")
     assert "a.json cannot be parsed: " in error_of("transforms", tmp_path / "a.json")

@@ -2,13 +2,14 @@
 
 import json
 import pathlib
+import re
 import shutil
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, write_scene
 from muskie_jax import evaluate as job
-from muskie_jax.config import default_config, posed, validate
+from muskie_jax.config import default_config, folder, posed, validate
 from muskie_jax.config_file import load_config
 from muskie_jax.data.posed.settings import PROTOCOLS
 from muskie_jax.errors import UserError
@@ -204,6 +205,46 @@ def test_a_unit_that_fails_does_not_stop_the_others(desk, tmp_path):
         evaluate(config, tmp_path / "out")
     assert [line["model"]["name"] for line in lines_of(tmp_path / "out")] == ["still"]
     assert (tmp_path / "out" / "report.html").stat().st_size > 1000
+
+
+def photos_config(root):
+    """Two reconstructions of photographs in a folder, at two sizes."""
+    config = default_config()
+    config.job = "evaluate"
+    config.sources.photos = folder(root=str(root), holdout=None)
+    small = {
+        "models": ("untrained:nano",),
+        "evaluators": ("reconstruction",),
+        "sizes": ((32, 48), (32, 32)),
+    }
+    config.evaluate.update(small | {"pictures": 0})
+    config.evaluate.reconstruction.update({"views": (2,), "modes": (("random", 0.5),), "groups": 4})
+    return config
+
+
+def truncate(files):
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_unreadable_photographs_are_counted_in_one_warning(tmp_path, capsys):
+    write_scene(tmp_path / "photos" / "garden", 17, 1)
+    truncate(sorted((tmp_path / "photos" / "garden").iterdir())[:9])
+    assert evaluate(photos_config(tmp_path / "photos"), tmp_path / "out")["done"] == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "were unreadable" in line]
+    pattern = (
+        r"WARNING: photos: (\d+) of (\d+) images drawn were unreadable, such as .*garden/frame_\d+.jpg: "
+    )
+    match = re.search(pattern, line)
+    assert match and 0 < int(match[1]) == int(match[2]) - 4 * 2
+
+
+def test_units_that_fail_alike_log_the_error_once(tmp_path, capsys):
+    write_scene(tmp_path / "photos" / "garden", 6, 1)
+    truncate(sorted((tmp_path / "photos" / "garden").iterdir())[:5])
+    with pytest.raises(UserError, match="too few readable images .*and 1 more units failed"):
+        evaluate(photos_config(tmp_path / "photos"), tmp_path / "out")
+    assert capsys.readouterr().err.count("FAILED: scene 'garden'") == 1
 
 
 def test_nothing_to_do_is_an_error(desk, tmp_path):

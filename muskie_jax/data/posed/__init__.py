@@ -20,7 +20,7 @@ To add a reader called `mine`:
 
 1. Write `mine.py` with `EXPECTED_FILES` and `read`; `cameras_json.py` is the shortest example. Its
    docstring documents the files, and the assumptions about them.
-2. Add it to `READER_MODULES` in `dataset.py`.
+2. Add it to `READER_MODULES` in `dataset.py`, and a file that identifies it to `MARKER_FILES`.
 3. Add it to `PROTOCOLS` in `settings.py`: its default way to choose groups, and its default frame stride.
    If it has more settings than `RecordingSettings`, add their class to `SETTINGS`. Add it to
    `CONVENTIONS` in `warp_refusal.py`, which lists the poses and axes of files, and to `READERS` in

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import itertools
 import pathlib
 from collections.abc import Iterator
 
@@ -50,6 +51,24 @@ READER_MODULES = {
     "blendedmvs": blendedmvs,
 }
 
+
+# Files in the folder of a recording, and the reader of such recordings. Errors of other readers name it.
+MARKER_FILES = {
+    "cameras.json": "cameras",
+    "transforms.json": "transforms",
+    "transforms_train.json": "transforms",
+    "sparse/cameras.*": "colmap",
+    "sparse/*/cameras.*": "colmap",
+    "colmap/sparse/*/cameras.*": "colmap",
+    "groundtruth.txt": "tum",
+    "focal.txt": "neural_rgbd",
+    "seq-*/frame-*.color.png": "seven_scenes",
+    "multiview[-_]*/annotations.json": "navi",
+    "vga_wide": "arkitscenes",
+    "Test/*/vga_wide": "arkitscenes",
+    "scene_metadata.npz": "scannetpp",
+    "color/*.jpg": "scannet",
+}
 
 # How groups are chosen by default where overlap is unknown.
 SELECT_WITHOUT_OVERLAP = "rotation"
@@ -108,11 +127,24 @@ def read_posed(name: str, settings: ConfigDict, data_root: str = "") -> RGBDData
             f"{reader.EXPECTED_FILES} (--config.posed.{name}.root=...), or the folder that relative roots "
             "start from (--config.data.root=...)"
         )
-    with _prefix_errors(name):
-        dataset = reader.read(root, settings)
+    try:
+        with _prefix_errors(name):
+            dataset = reader.read(root, settings)
+    except WrongRoot as error:
+        other = _suggest_reader(root, settings.reader)
+        raise UserError(f"config.posed.{name}.root: {error}{other}") from error
     for note in dataset.notes:
         _log_once(f"config.posed.{name}: {note}")
     return dataset
+
+
+def _suggest_reader(root: pathlib.Path, wrong: str) -> str:
+    """Returns text that names the reader whose files are in a folder or its subfolders, or an empty one."""
+    for pattern, reader in MARKER_FILES.items():
+        for found in itertools.chain(root.glob(pattern), root.glob(f"*/{pattern}")):
+            if reader != wrong:
+                return f"; it contains {found.relative_to(root)}: use configs/evaluate.py:{reader}"
+    return ""
 
 
 @functools.cache
@@ -126,8 +158,8 @@ def _prefix_errors(name: str, sequence: str = "") -> Iterator[None]:
     """Re-raises errors as a `UserError` that begins with the dataset and, if given, the sequence."""
     try:
         yield
-    except WrongRoot as error:
-        raise UserError(f"config.posed.{name}.root: {error}") from error
+    except WrongRoot:
+        raise  # see `read_posed`
     except (UserError, BadImage) as error:
         raise UserError(f"config.posed.{name}: {sequence and f'{sequence}, '}{error}") from error
 

@@ -219,7 +219,14 @@ def load_images(
     """
     from PIL import Image, ImageOps
 
-    photographs = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in paths]
+    def read(path: str | os.PathLike) -> Image.Image:
+        upright = ImageOps.exif_transpose(Image.open(path))
+        if upright.has_transparency_data:
+            upright = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", upright.size, (0, 0, 0, 255)), upright)
+        return upright.convert("RGB")
+
+    photographs = [read(path) for path in paths]
     aspect = math.exp(statistics.median(math.log(each.width / each.height) for each in photographs))
     sides = size * max(1, 1 / aspect), size * max(1, aspect)
     height, width = (max(patch, round(side / patch) * patch) for side in sides)

@@ -155,7 +155,7 @@ def test_options_of_the_model(trained):
         ({"dtype": "single-ish"}, "dtype: 'single-ish' is not a valid value"),
         ({"num_heads": 5}, "num_heads=5 does not fit width 48"),
         ({"num_heads": "3"}, "num_heads=3 does not fit width 48"),
-        ({"attention": "flash"}, "attention='flash' is not a valid value (choices: auto"),
+        ({"attention": "flash"}, r"attention='flash' is not a valid value \(choices: auto"),
         ({"patch": 8}, "load_pretrained: 'patch' is not a valid value"),
         ({"remat": "some"}, "remat: 'some' is not a valid value"),
     ]:

@@ -247,7 +247,7 @@ def test_paths_that_are_no_files_are_refused(tmp_path):
 
 
 def test_photographs_are_loaded_as_in_jax(tmp_path):
-    """Smooth images of three sizes, one of them turned by its EXIF orientation."""
+    """Smooth images of three sizes, one turned by its EXIF orientation, and one that is transparent."""
     rng = np.random.default_rng(0)
     files = [tmp_path / f"{number}.jpg" for number in range(3)]
     exif = Image.Exif()
@@ -255,9 +255,13 @@ def test_photographs_are_loaded_as_in_jax(tmp_path):
         coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
         exif[0x0112] = orientation
         coarse.resize(size, Image.Resampling.BICUBIC).save(file, exif=exif, quality=95)
+    transparent = coarse.resize((160, 120), Image.Resampling.BICUBIC)
+    transparent.putalpha(100)
+    files.append(tmp_path / "3.png")
+    transparent.save(files[-1])
     views, crops = torch_model.load_images(files, size=100)
     ours = load_images(files, size=100)
     np.testing.assert_allclose(crops, ours.crops)
     theirs = views[0].permute(0, 2, 3, 1).numpy()
-    assert theirs.shape == ours.images.shape == (3, 96, 128, 3)
+    assert theirs.shape == ours.images.shape == (4, 96, 128, 3)
     assert np.abs(theirs - ours.images).max() < 4 / 127.5

@@ -150,7 +150,11 @@ class Table:
         pairs = [
             f"{pair} ({', '.join(columns)}{group})" for (pair, group), columns in self._undecided().items()
         ]
-        if pairs:
+        if pairs and not self.has_intervals:
+            notes.append(
+                f"With fewer than {MIN_GROUPS} groups, models cannot be distinguished, and nothing is bold."
+            )
+        elif pairs:
             notes.append(
                 "Not distinguishable (the 95% interval of their paired difference includes 0, or fewer "
                 f"than {MIN_GROUPS} groups have a value): {'; '.join(pairs)}."

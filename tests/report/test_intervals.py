@@ -138,6 +138,17 @@ def test_models_that_cannot_be_distinguished_are_named_and_not_bold(tmp_path):
     assert "next is late at 20.1 px, not distinguishable from it" in texts["html"]
 
 
+def test_few_groups_are_one_sentence(tmp_path):
+    few = SPREAD[:5]
+    texts = report_of(
+        tmp_path,
+        correspondence_unit(1, OTHER, 20 + few),
+        correspondence_unit(2, STILL, 40 + few, "still"),
+    )
+    assert "With fewer than 6 groups, models cannot be distinguished" in texts["markdown"]
+    assert "Not distinguishable" not in texts["markdown"] and "**20" not in texts["markdown"]
+
+
 @pytest.mark.parametrize(
     "network, is_bold", [(40 + 2 * SPREAD, False), (39.9 - SPREAD, False), (38 + SPREAD, True)]
 )

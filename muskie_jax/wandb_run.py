@@ -1,8 +1,7 @@
 """Sends the metrics and pictures of a training run to Weights & Biases (`config.log.wandb`).
 
 The package `wandb` is an optional extra, and reads further settings from its environment variables.
-WANDB_MODE=offline
-writes to the work directory for a later `wandb sync`.
+WANDB_MODE=offline writes to the work directory for a later `wandb sync`.
 """
 
 import importlib.util
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from muskie_jax.errors import UserError, first_line
+from muskie_jax.files import atomic_write
 
 # In the work directory: the run's id, the last step that was sent, and which parts of it.
 RUN_FILE = "wandb_run.json"
@@ -103,6 +103,5 @@ class WandbRun:
 
     def _save(self) -> None:
         content = {"id": self._id, "step": self._step, "parts": self._parts}
-        beside = self._file.with_suffix(".part")
-        beside.write_text(json.dumps(content) + "\n")
-        beside.replace(self._file)
+        with atomic_write(self._file, force=True) as part:
+            part.write_text(json.dumps(content) + "\n")

@@ -5,18 +5,9 @@ Letters in shapes: V views, H x W pixels, N points.
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
-from muskie_jax.viz.tracks import (
-    DOT,
-    LINE,
-    OVERSAMPLING,
-    TILE_WIDTH,
-    draw_numbered_dot,
-    join_tiles,
-    point_colours,
-    spread_points,
-)
+from muskie_jax.viz.tracks import DOT, LINE, OVERSAMPLING, ColouredPoints, ToTile, point_sheet
 
 MAX_POINTS = 12  # more lines would cover the views
 
@@ -43,35 +34,21 @@ def epipolar_picture(
       counted: whether a point has an epipolar line in a view; view 0 is ignored.
       max_points: maximum number of points to draw; distant points are chosen.
     """
-    chosen = spread_points(points, np.ones(len(points), int), max_points)
-    chosen = chosen[np.lexsort(points[chosen].T)]  # numbered from the top
-    colours = point_colours(points[chosen])
-    height, width = images.shape[1:3]
-    scale = OVERSAMPLING * TILE_WIDTH / width
-    size = (OVERSAMPLING * TILE_WIDTH, round(scale * height))
-    to_tile = lambda position: (scale * (position[0] + 0.5), scale * (position[1] + 0.5))
-    tiles = []
-    for view, image in enumerate(images):
-        tile = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-        draw = ImageDraw.Draw(tile)
-        if view == 0:
-            for number, (index, colour) in enumerate(zip(chosen, colours), 1):
-                draw_numbered_dot(draw, to_tile(points[index]), str(number), colour)
-        else:
-            for index, colour in zip(chosen, colours):
-                x, y = points[index] + 0.5
-                ends = counted[index, view] and clip_line(fundamental[view] @ (x, y, 1.0), (height, width))
-                if ends:
-                    line = [scale * coordinate for end in ends for coordinate in end]
-                    draw.line(line, "black", width=OVERSAMPLING * (LINE + 2))
-                    draw.line(line, colour, width=OVERSAMPLING * LINE)
-            for index, colour in zip(chosen, colours):
-                radius = OVERSAMPLING * (DOT + 1)
-                draw.circle(
-                    to_tile(predicted[index, view]), radius, colour, outline="white", width=OVERSAMPLING
-                )
-        tiles.append(tile)
-    return join_tiles(tiles)
+    size = images.shape[1:3]
+
+    def draw_view(draw: ImageDraw.ImageDraw, view: int, chosen: ColouredPoints, to_tile: ToTile) -> None:
+        for index, colour in chosen:
+            x, y = points[index] + 0.5
+            ends = counted[index, view] and clip_line(fundamental[view] @ (x, y, 1.0), size)
+            if ends:
+                line = [to_tile(np.array(end) - 0.5) for end in ends]
+                draw.line(line, "black", width=OVERSAMPLING * (LINE + 2))
+                draw.line(line, colour, width=OVERSAMPLING * LINE)
+        for index, colour in chosen:
+            centre, radius = to_tile(predicted[index, view]), OVERSAMPLING * (DOT + 1)
+            draw.circle(centre, radius, colour, outline="white", width=OVERSAMPLING)
+
+    return point_sheet(images, points, np.ones(len(points), int), max_points, draw_view)
 
 
 def clip_line(

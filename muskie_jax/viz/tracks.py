@@ -3,6 +3,8 @@
 Letters in shapes: V views, H x W pixels, N points.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib import colormaps
@@ -18,6 +20,8 @@ RING, DOT, LINE = 7, 4, 2  # pixels: radius of ring (truth) and dot (prediction)
 
 Point = tuple[float, float]
 Colour = tuple[int, ...]
+ColouredPoints = list[tuple[int, Colour]]  # index and colour of each point
+ToTile = Callable[[np.ndarray], Point]
 
 
 def track_picture(
@@ -45,9 +49,41 @@ def track_picture(
     Returns:
       A sheet of all views, view 0 first.
     """
-    chosen = spread_points(points, visible[:, 1:].sum(1), max_points)
-    chosen = chosen[np.lexsort(points[chosen].T)]  # numbered from the top
-    colours = point_colours(points[chosen])
+
+    def draw_view(draw: ImageDraw.ImageDraw, view: int, chosen: ColouredPoints, to_tile: ToTile) -> None:
+        tracks = [
+            (to_tile(truth[index, view]), to_tile(predicted[index, view]), colour)
+            for index, colour in chosen
+            if visible[index, view] and np.isfinite(predicted[index, view]).all()
+        ]
+        for track in tracks:
+            _draw_error_line(draw, *track)
+        for track in tracks:  # after all lines, so that none covers a ring or a dot
+            _draw_ring_and_dot(draw, *track)
+
+    return point_sheet(images, points, visible[:, 1:].sum(1), max_points, draw_view)
+
+
+def point_sheet(
+    images: UInt8[np.ndarray, "V H W 3"],
+    points: Float[np.ndarray, "N 2"],
+    seen: Int[np.ndarray, " N"],
+    max_points: int,
+    draw_view: Callable[[ImageDraw.ImageDraw, int, ColouredPoints, ToTile], None],
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draws numbered points in view 0, and calls `draw_view` to draw in each other view.
+
+    Args:
+      images: the views.
+      points: x and y in pixels of view 0; (0, 0) is the centre of the first pixel.
+      seen: see `spread_points`, which chooses the points.
+      max_points: maximum number of points to draw.
+      draw_view: draws in a view, given the index and colour of each chosen point, and a function that maps
+        pixels of the view to the canvas.
+    """
+    indices = spread_points(points, seen, max_points)
+    indices = indices[np.lexsort(points[indices].T)]  # numbered from the top
+    chosen = list(zip(indices.tolist(), point_colours(points[indices])))
     height, width = images.shape[1:3]
     scale = OVERSAMPLING * TILE_WIDTH / width
     size = (OVERSAMPLING * TILE_WIDTH, round(scale * height))
@@ -61,18 +97,10 @@ def track_picture(
         tile = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
         draw = ImageDraw.Draw(tile)
         if view == 0:
-            for number, (index, colour) in enumerate(zip(chosen, colours), 1):
+            for number, (index, colour) in enumerate(chosen, 1):
                 draw_numbered_dot(draw, to_tile(points[index]), str(number), colour)
         else:
-            tracks = [
-                (to_tile(truth[index, view]), to_tile(predicted[index, view]), colour)
-                for index, colour in zip(chosen, colours)
-                if visible[index, view] and np.isfinite(predicted[index, view]).all()
-            ]
-            for track in tracks:
-                _draw_error_line(draw, *track)
-            for track in tracks:  # after all lines, so that none covers a ring or a dot
-                _draw_ring_and_dot(draw, *track)
+            draw_view(draw, view, chosen, to_tile)
         tiles.append(tile)
     return join_tiles(tiles)
 

@@ -89,7 +89,7 @@ def _frame(folder: pathlib.Path, number: int, annotation: dict) -> Frame:
 
 
 def read_object_depth(path: pathlib.Path, unit: float = 0) -> Float32[np.ndarray, "H W"]:
-    """Returns depth in metres, 0 outside the object, whatever the unit; raises `BadImage`."""
+    """Returns depth in metres, 0 outside the object; raises `BadImage`. `unit` is ignored."""
     del unit
     values = read_depth(read_file(path), str(path)).astype(np.float32)
     return np.divide(INVERSE_DEPTH, values, out=np.zeros_like(values), where=values > 0)

@@ -107,7 +107,7 @@ def _sequence(name: str, folder: pathlib.Path, every: int) -> Sequence:
 
 
 def read_registered_depth(path: pathlib.Path, unit: float = 0) -> Float32[np.ndarray, "H W"]:
-    """Returns depth as seen by the colour camera, metres, whatever the unit; raises `BadImage`."""
+    """Returns depth as seen by the colour camera, in metres; raises `BadImage`. `unit` is ignored."""
     del unit
     values = read_depth(read_file(path), str(path))
     depth = np.where(values == MISSING, 0, values).astype(np.float32) * np.float32(DEPTH_UNIT)

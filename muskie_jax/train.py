@@ -108,7 +108,7 @@ def train(
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
     evaluator.load()  # an unreadable held-out image ends the run now, not hours later
     pipeline = Pipeline(sampler, placer.rows, config.data.workers, config.data.threads)
-    progress = Progress(task, mesh.devices.flat[0], mesh.size, first_step, total_steps)
+    progress = Progress(task.model, mesh.devices.flat[0], mesh.size, first_step, total_steps)
     learning_rate = jax.jit(learning_rate_schedule(config))  # one program instead of one for each operation
     metrics = MetricsQueue()
     profile = StepProfile(config.profile.steps, workdir / "profile")

@@ -6,7 +6,6 @@ runs `single_batch_update` instead.
 
 import dataclasses
 import functools
-import math
 from typing import Any, cast
 
 import jax
@@ -17,20 +16,15 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from muskie_jax.buckets import Bucket
 from muskie_jax.errors import UserError
 from muskie_jax.losses import LossOptions, TokenLosses, token_losses, total_loss
-from muskie_jax.masking import MaskOptions, max_hidden
 from muskie_jax.metrics import Mean
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import Muskie, MuskieOutput, build_model, patchify, to_float
-from muskie_jax.models.picking import Picked, take
 from muskie_jax.sharding import state_sharding
 
 Batch = dict[str, Array]
 Params = dict[str, Any]
-
-SLOTS_MULTIPLE = 64  # K is a multiple of this: cuDNN supports only some query lengths
 
 
 @struct.dataclass
@@ -44,36 +38,17 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A training task: network, loss and masks.
+    """A training task: network and loss.
 
     Attributes:
       model: the network.
       loss: options of the loss.
       num_sources: number of data sources; the loss is also reported for each source.
-      masks: options of the masks. None if unknown; the loss is then computed for all patches.
     """
 
     model: Muskie
     loss: LossOptions
     num_sources: int
-    masks: MaskOptions | None = None
-
-    def slots(self, bucket: Bucket) -> int | None:
-        """Returns K, the number of patches per group that the last layer and the head compute.
-
-        The loss needs hidden patches only, so K is the largest number of patches that masks can hide,
-        rounded up.
-
-        None means all patches are computed: when K would save nothing; when blocks are scanned, because
-        they must be identical; or when views are sharded, because reference views hide nothing and devices
-        would get unequal work.
-        """
-        if self.masks is None or self.model.scan_blocks or self.model.attention.shards[1] > 1:
-            return None
-        rows, columns = grid = bucket.grid(self.model.patch)
-        hidden = max_hidden(bucket.views, grid, self.masks)
-        slots = math.ceil(hidden / SLOTS_MULTIPLE) * SLOTS_MULTIPLE
-        return slots if slots < bucket.views * rows * columns else None
 
 
 def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
@@ -87,7 +62,7 @@ def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
         model = build_model(**config.model, mesh=mesh)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from error
-    return Task(model, LossOptions(**config.loss), num_sources, MaskOptions.of(config.mask))
+    return Task(model, LossOptions(**config.loss), num_sources)
 
 
 def _initial_state(model: Muskie, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
@@ -125,26 +100,6 @@ def reconstruct(task: Task, params: Params, batch: Batch) -> tuple[Array, Muskie
     return images, output, losses
 
 
-def hidden_losses(task: Task, params: Params, batch: Batch) -> TokenLosses:
-    """Returns the losses of a batch's hidden patches, (B, K), or (B, V, L) if `Task.slots` is None.
-
-    If masks do not follow the task's options, a group may have more hidden patches than slots. The losses
-    of the group, and thereby the loss of the batch, are then NaN.
-    """
-    groups, views, height, width, _ = batch["images"].shape
-    slots = task.slots(Bucket(height, width, views))
-    if slots is None:
-        return reconstruct(task, params, batch)[2]
-    images, mask = to_float(batch["images"]), batch["mask"]
-    output = task.model.apply({"params": params}, images, mask, slots, method=Muskie.predict_hidden)
-    pred, conf, picked = cast(tuple[Array, Array, Picked], output)
-    patches = patchify(images, task.model.patch)
-    target = take(patches.reshape(groups, -1, patches.shape[-1]), picked)
-    losses = token_losses(pred, conf, target, picked.is_filled, task.loss)
-    too_many = jnp.count_nonzero(mask, axis=(1, 2))[:, None] > slots
-    return jax.tree.map(lambda x: jnp.where(too_many, jnp.nan, x), losses)
-
-
 def accumulate_gradients(
     params: Params,
     gradients: Params | None,
@@ -164,14 +119,14 @@ def accumulate_gradients(
     """
 
     def objective(params):
-        losses = hidden_losses(task, params, batch)
-        return total_loss(losses, task.loss.pooling, batch["mask"].size), losses
+        losses = reconstruct(task, params, batch)[2]
+        return total_loss(losses, task.loss.pooling), losses
 
     (loss, losses), total = jax.value_and_grad(objective, has_aux=True)(params)
     total = jax.tree.map(lambda g: weight * g, total)
     if gradients is not None:
         total = jax.tree.map(jnp.add, gradients, total)
-    hidden, weighted = (x.reshape(len(x), -1).sum(1) for x in (losses.hidden, losses.weighted))
+    hidden, weighted = (x.sum((1, 2)) for x in (losses.hidden, losses.weighted))
     per_group = weighted / jnp.maximum(hidden, 1.0)
     by_source = functools.partial(
         jax.ops.segment_sum, segment_ids=batch["source"], num_segments=task.num_sources
@@ -179,7 +134,7 @@ def accumulate_gradients(
     metrics = {
         "loss": Mean.of(loss),
         "mse": Mean(losses.squared.sum(), losses.hidden.sum()),
-        "conf_reg": Mean.of(losses.log_confidence.sum() / batch["mask"].size),
+        "conf_reg": Mean.of(losses.log_confidence.mean()),
         "source_loss": Mean(by_source(per_group), by_source((hidden > 0).astype(jnp.float32))),
     }
     return total, metrics

@@ -99,7 +99,8 @@ def train(
     evaluator = ReconstructionEvaluator(config, task, mixture, mesh)
     others = placer.to_compile(sampler.schedule.all(), config.batch.views)
     others |= evaluator.to_compile(state_shapes.params)
-    training = training_programs(task, optimizer, state_shapes, shapes, sampler.schedule, mesh)
+    per_update = sampler.schedule.batches_per_update
+    training = training_programs(task, optimizer, state_shapes, shapes, per_update, mesh)
     programs = Programs(training, others)
     if first_step < total_steps:
         programs.compile()

@@ -1,7 +1,7 @@
 """The pure functions of a training step: no loop, no files, no global state.
 
-An update runs `accumulate_gradients` once per batch and then `apply_gradients` once. An update of one batch
-runs `single_batch_update` instead.
+An update starts from gradients of zeros. It runs `accumulate_gradients` once per batch, and then
+`apply_gradients` once. An update of one batch runs `single_batch_update` instead.
 """
 
 import dataclasses
@@ -100,32 +100,18 @@ def reconstruct(task: Task, params: Params, batch: Batch) -> tuple[Array, Muskie
     return images, output, losses
 
 
-def accumulate_gradients(
-    params: Params,
-    gradients: Params | None,
-    batch: Batch,
-    *,
-    task: Task,
-    weight: float,
-) -> tuple[Params, dict[str, Mean]]:
-    """Adds `weight` times a batch's gradients to `gradients`, the sum over earlier batches of the update.
+def batch_gradients(params: Params, batch: Batch, *, task: Task) -> tuple[Params, dict[str, Mean]]:
+    """Returns the gradients of a batch's loss, and its metrics.
 
-    Args:
-      gradients: the sum over earlier batches; None for the first batch.
-
-    Returns:
-      The new sum, and the metrics `loss`, `mse` (of masked tokens), `conf_reg`, and `source_loss`: each
-      source's loss without the regulariser, averaged over its groups, (number of sources,).
+    The metrics are `loss`, `mse` (of masked tokens), `conf_reg`, and `source_loss`: each source's loss
+    without the regulariser, averaged over its groups, (number of sources,).
     """
 
     def objective(params):
         losses = reconstruct(task, params, batch)[2]
         return total_loss(losses, task.loss.pooling), losses
 
-    (loss, losses), total = jax.value_and_grad(objective, has_aux=True)(params)
-    total = jax.tree.map(lambda g: weight * g, total)
-    if gradients is not None:
-        total = jax.tree.map(jnp.add, gradients, total)
+    (loss, losses), gradients = jax.value_and_grad(objective, has_aux=True)(params)
     hidden, weighted = (x.sum((1, 2)) for x in (losses.hidden, losses.weighted))
     per_group = weighted / jnp.maximum(hidden, 1.0)
     by_source = functools.partial(
@@ -137,7 +123,15 @@ def accumulate_gradients(
         "conf_reg": Mean.of(losses.log_confidence.mean()),
         "source_loss": Mean(by_source(per_group), by_source((hidden > 0).astype(jnp.float32))),
     }
-    return total, metrics
+    return gradients, metrics
+
+
+def accumulate_gradients(
+    params: Params, gradients: Params, batch: Batch, *, task: Task, weight: float
+) -> tuple[Params, dict[str, Mean]]:
+    """Adds `weight` times a batch's gradients to `gradients`; returns the sum and the batch's metrics."""
+    added, metrics = batch_gradients(params, batch, task=task)
+    return jax.tree.map(lambda total, g: total + weight * g, gradients, added), metrics
 
 
 def apply_gradients(
@@ -154,6 +148,6 @@ def single_batch_update(
     state: TrainState, batch: Batch, *, task: Task, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, dict[str, Mean]]:
     """Runs an update of one batch in one program, so that XLA need not store gradients in float32."""
-    gradients, metrics = accumulate_gradients(state.params, None, batch, task=task, weight=1.0)
+    gradients, metrics = batch_gradients(state.params, batch, task=task)
     state, norm = apply_gradients(state, gradients, optimizer=optimizer)
     return state, metrics | norm

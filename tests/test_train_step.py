@@ -1,38 +1,27 @@
 """The metrics of a batch, against plain numpy."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
 
 from muskie_jax.losses import LossOptions
 from muskie_jax.models.muskie import build_model
-from muskie_jax.train_step import Task, accumulate_gradients, reconstruct
+from muskie_jax.train_step import Task, batch_gradients, reconstruct
 
 GROUPS, VIEWS, PATCHES = 5, 3, 6
 
 
-@pytest.fixture(scope="module")
-def batch():
+def test_metrics_of_a_batch():
     rng = np.random.default_rng(0)
-    mask = rng.random((GROUPS, VIEWS, PATCHES)) < 0.5
-    mask[1] = False  # a group without masked patches
-    return {
-        "images": rng.integers(0, 256, (GROUPS, VIEWS, 32, 48, 3), np.uint8),
-        "mask": mask,
-        "source": np.array([0, 1, 1, 3, 0], np.int32),
-    }
-
-
-def test_metrics_of_a_batch(batch):
-    task = Task(build_model("nano"), LossOptions("smooth_l1"), num_sources=4)
+    masked = rng.random((GROUPS, VIEWS, PATCHES)) < 0.5
+    masked[1] = False  # a group without masked patches
+    images = rng.integers(0, 256, (GROUPS, VIEWS, 32, 48, 3), np.uint8)
+    batch = {"images": images, "mask": masked, "source": np.array([0, 1, 1, 3, 0], np.int32)}
+    task = Task(build_model("nano").clone(depth=1), LossOptions("smooth_l1"), num_sources=4)
     params = jax.jit(task.model.init)(jax.random.key(0), np.zeros((1, 1, 16, 16, 3), np.float32))["params"]
-    step = functools.partial(accumulate_gradients, task=task, weight=1.0)
-    metrics = jax.jit(step)(params, None, batch)[1]
-    losses = jax.jit(functools.partial(reconstruct, task))(params, batch)[2]
+    metrics = jax.jit(lambda *arguments: batch_gradients(*arguments, task=task)[1])(params, batch)
+    losses = jax.jit(lambda *arguments: reconstruct(task, *arguments)[2])(params, batch)
     found = {name: np.asarray(mean.compute()) for name, mean in metrics.items()}
-    masked = batch["mask"]
     by_group = {g: np.asarray(losses.weighted)[g][masked[g]].mean() for g in (0, 2, 3, 4)}
     assert found["mse"] == pytest.approx(np.asarray(losses.squared)[masked].mean(), rel=1e-5)
     assert found["conf_reg"] == pytest.approx(np.asarray(losses.log_confidence).mean(), rel=1e-5)

@@ -153,9 +153,8 @@ def run_case(config: ConfigDict, case: Case, mesh: Mesh, rooflines: Rooflines) -
     """Returns the measurements of one case. `rooflines` caches rooflines."""
     task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
     shapes = batch_shapes(case.bucket, config.batch.groups, config.batch.views, task.model.patch, mesh)
-    schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
     state_shapes = abstract_state(task.model, optimizer, mesh)
-    lowered = training_programs(task, optimizer, state_shapes, {case.bucket: shapes}, schedule, mesh)
+    lowered = training_programs(task, optimizer, state_shapes, {case.bucket: shapes}, 1, mesh)
     programs = Programs(lowered, {}, quiet=True)
     groups = config.batch.groups * config.batch.views // case.bucket.views
     row = {

@@ -94,10 +94,10 @@ class FakePrograms:
     """Programs that are never compiled; those at 64x64 do not fit."""
 
     def __init__(self, lowered, others, quiet):
-        self.batch = next(iter(lowered))
+        self.bucket = next(iter(lowered))
 
     def compile(self):
-        if self.batch.bucket.height == 64:
+        if self.bucket.height == 64:
             raise UserError("does not fit")
         return 0.0
 

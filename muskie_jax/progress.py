@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket
 from muskie_jax.checks import current_path
+from muskie_jax.models import flash
 from muskie_jax.models.muskie import Muskie
 from muskie_jax.perf.flops import peak_flops, training_flops
 from muskie_jax.writers import duration, log_main
@@ -108,6 +109,23 @@ class Progress:
     def views_per_second(self) -> float:
         """Returns the average speed over the run, without pauses; 0 if no update ran."""
         return self.total_views / self.total_seconds if self.total_seconds else 0.0
+
+
+def describe_attention(model: Muskie, buckets: Iterable[Bucket]) -> None:
+    """Logs the attention kernels of a run, and which package has a faster one that is not installed."""
+    within, across = set(), set()
+    for bucket in buckets:
+        rows, columns = bucket.grid(model.patch)
+        tokens = rows * columns + model.registers
+        for kernels, keys in ((within, tokens), (across, bucket.views * tokens)):
+            kernels.add(model.attention.kernel(model.dtype, model.width // model.heads, keys))
+    names = lambda kernels: " and ".join(sorted(kernels))
+    if within == across:
+        log_main(f"Attention: {names(within)}")
+    else:
+        log_main(f"Attention: {names(within)} within views, {names(across)} across views")
+    if model.attention.misses_flash(model.dtype):
+        log_main(f"FlashAttention-3 is faster on long sequences: pip install {flash.PACKAGE}")
 
 
 def describe_parameters(params) -> None:

@@ -26,7 +26,7 @@ from muskie_jax.metrics import Mean, MetricsQueue
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.perf.profiling import StepProfile
 from muskie_jax.programs import Programs, batch_shapes, explain_out_of_memory, training_programs
-from muskie_jax.progress import Progress, describe_changes, describe_parameters
+from muskie_jax.progress import Progress, describe_attention, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.train_step import abstract_state, init_state, make_task
@@ -71,6 +71,7 @@ def train(
     model, optimizer = task.model, make_optimizer(config)
     state_shapes = abstract_state(model, optimizer, mesh)
     describe_parameters(state_shapes.params)
+    describe_attention(model, sampler.schedule.all())
 
     # --- Start or continue -------------------------------------------------------------------------
     checkpoints = Checkpointer(workdir, config.checkpoint.keep, config.checkpoint.keep_every)

@@ -24,7 +24,7 @@ class ModelSettings:
         see docs/speed.md.
       scan_blocks: whether to compile one block and loop over it. This compiles faster and runs slower;
         the parameters are the same.
-      attention: attention kernel: "auto", "xla", "cudnn" or "splash".
+      attention: attention kernel: "auto", "xla", "cudnn", "flash" or "splash".
       view_embed: "learned" adds a learned vector per view index; "none" is as published.
       max_views: number of learned view vectors.
       initial_values: initial values of linear layers. "published": kernels and biases uniform in
@@ -51,9 +51,10 @@ def check_model(model: ConfigDict) -> None:
     one_of(model.view_embed, VIEW_EMBED, "config.model.view_embed")
     one_of(model.initial_values, INITIAL_VALUES, "config.model.initial_values")
     one_of(model.attention, IMPLEMENTATIONS, "config.model.attention")
-    if (model.attention, model.dtype) == ("cudnn", "float32"):
+    if model.attention in ("cudnn", "flash") and model.dtype == "float32":
         raise UserError(
-            "config.model.attention='cudnn' does not support float32: use 'auto', or dtype='bfloat16'"
+            f"config.model.attention={model.attention!r} does not support float32: use 'auto', or "
+            "dtype='bfloat16'"
         )
     at_least(1, model, "config.model", "patch")
     at_least(0, model, "config.model", "registers")

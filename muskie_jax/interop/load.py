@@ -23,7 +23,7 @@ from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
 from muskie_jax.writers import log
 
 ORIGIN = "imported.json"  # metadata of the weights that an imported work directory started from
-OPTIONS = ("remat", "scan_blocks")  # fields that do not affect parameters
+OPTIONS = ("residual_dtype", "remat", "scan_blocks")  # fields that do not affect parameters
 TRIES = 10  # attempts to read the newest checkpoint while a running training deletes old ones
 
 
@@ -53,7 +53,7 @@ def load_pretrained(
       revision, filename: branch, tag or commit of a repository, and the file in it.
       dtype: type of matrix products: "float32", or "bfloat16", which is faster on GPUs and TPUs.
       attention: see `muskie_jax.models.attention.Attention`.
-      options: `remat` and `scan_blocks`, see `Muskie`.
+      options: `residual_dtype`, `remat` and `scan_blocks`, see `build_model` and `Muskie`.
 
     Returns:
       The model and its parameters, float32, on the default device. If the source lacks the reconstruction
@@ -73,6 +73,8 @@ def model_of(network: Network, dtype: Any = "float32", attention: str = "auto", 
     for name in options:
         one_of(name, OPTIONS, "load_pretrained")
     one_of(options.get("remat", "none"), REMAT, "remat")
+    if "residual_dtype" in options:
+        options["residual_dtype"] = _parse_dtype(options["residual_dtype"], "residual_dtype")
     return Muskie(**dataclasses.asdict(network), dtype=dtype, attention=kernel, **options)
 
 
@@ -81,13 +83,18 @@ def parse_compute_options(dtype: Any, attention: str) -> tuple[Any, Attention]:
 
     See `load_pretrained` for arguments and errors.
     """
-    with contextlib.suppress(TypeError):  # not a dtype: one_of below reports it
-        dtype = jax.numpy.dtype(dtype)
-    one_of(getattr(dtype, "name", dtype), DTYPES, "dtype")
+    dtype = _parse_dtype(dtype, "dtype")
     try:
         return dtype, Attention(attention)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _parse_dtype(dtype: Any, name: str) -> Any:
+    with contextlib.suppress(TypeError):  # not a dtype: one_of below reports it
+        dtype = jax.numpy.dtype(dtype)
+    one_of(getattr(dtype, "name", dtype), DTYPES, name)
+    return dtype
 
 
 def open_weights(

@@ -112,7 +112,9 @@ class Muskie(nn.Module):
     Attributes:
       width, depth, heads: see `Variant`.
       patch, registers: p and R.
-      dtype: dtype of matrix products and activations, including returned tokens. Parameters are float32.
+      dtype: dtype of matrix products and of the activations between them. Parameters are float32.
+      residual_dtype: dtype of the residual stream, which each layer adds to, and of returned tokens. If
+        `dtype` is float32, the stream is float32 too.
       remat: what the backward pass recomputes to save memory. "none"; "elementwise": norms and GELUs;
         "block": all of a block but attention; "full": all of a block.
       scan_blocks: whether to compile one block and loop over it instead of unrolling. Parameters are the
@@ -129,6 +131,7 @@ class Muskie(nn.Module):
     patch: int = PATCH
     registers: int = REGISTERS
     dtype: jnp.dtype = jnp.dtype("float32")
+    residual_dtype: jnp.dtype = jnp.dtype("float32")
     remat: str = "none"
     scan_blocks: bool = False
     attention: Attention = Attention()
@@ -189,6 +192,7 @@ class Muskie(nn.Module):
         check_images(images, "B, V, H, W, 3", self.patch)
         batch, views = images.shape[:2]
         x = _dense_over_views(self.patch_embed, patchify(images, self.patch))
+        x = x.astype(jnp.promote_types(self.dtype, self.residual_dtype))
         if mask is not None:
             if mask.shape != x.shape[:3]:
                 raise ValueError(f"mask must have shape {x.shape[:3]}, got {mask.shape}")
@@ -282,12 +286,18 @@ def _dense_over_views(dense: nn.Dense, x: Array) -> Array:
 
 
 def build_model(
-    variant: str, *, dtype: str = "float32", attention: str = "auto", mesh: Mesh | None = None, **options
+    variant: str,
+    *,
+    dtype: str = "float32",
+    residual_dtype: str = "float32",
+    attention: str = "auto",
+    mesh: Mesh | None = None,
+    **options,
 ) -> Muskie:
     """Builds a `Muskie` of a named variant.
 
     Args:
-      variant, dtype: names from VARIANTS and DTYPES.
+      variant, dtype, residual_dtype: names from VARIANTS and DTYPES.
       attention, mesh: kernel and mesh, see `muskie_jax.models.attention.Attention`.
       options: other attributes of `Muskie`.
 
@@ -297,6 +307,7 @@ def build_model(
     choices = {
         "variant": (variant, tuple(VARIANTS)),
         "dtype": (dtype, DTYPES),
+        "residual_dtype": (residual_dtype, DTYPES),
         "remat": (options.get("remat", "none"), REMAT),
         "view_embed": (options.get("view_embed", "none"), VIEW_EMBED),
         "initial_values": (options.get("initial_values", "published"), INITIAL_VALUES),
@@ -305,4 +316,5 @@ def build_model(
         if value not in allowed:
             raise ValueError(f"{name}={value!r} is not a valid value: use one of {', '.join(allowed)}")
     size = dataclasses.asdict(VARIANTS[variant])
-    return Muskie(**size, dtype=jnp.dtype(dtype), attention=Attention(attention, mesh), **options)
+    dtypes = {"dtype": jnp.dtype(dtype), "residual_dtype": jnp.dtype(residual_dtype)}
+    return Muskie(**size, **dtypes, attention=Attention(attention, mesh), **options)

@@ -27,7 +27,7 @@ class LayerNorm(nn.Module):
     """Normalises the last axis, with float32 statistics.
 
     Attributes:
-      dtype: dtype to which the input is cast, and of the result.
+      dtype: dtype of the result.
       shards: numbers of shards of the first and second axis, from `Attention.shards`.
     """
 
@@ -39,24 +39,22 @@ class LayerNorm(nn.Module):
         width = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, width)
         bias = self.param("bias", nn.initializers.zeros, width)
-        return layer_norm(x.astype(self.dtype), scale, bias, self.shards)
+        return layer_norm(x, scale, bias, self.dtype, self.shards)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def layer_norm(
     x: Float[Array, "B N *rest d"],
     scale: Float32[Array, " d"],
     bias: Float32[Array, " d"],
+    dtype: jnp.dtype,
     shards: tuple[int, int] = (1, 1),
 ) -> Float[Array, "B N *rest d"]:
-    """Normalises the last axis in float32; the result has the dtype of `x`.
-
-    `shards` is as in `LayerNorm`.
-    """
-    return _layer_norm_forward(x, scale, bias, shards)[0]
+    """Normalises the last axis in float32; `dtype` and `shards` are as in `LayerNorm`."""
+    return _layer_norm_forward(x, scale, bias, dtype, shards)[0]
 
 
-def _layer_norm_forward(x, scale, bias, shards):
+def _layer_norm_forward(x, scale, bias, dtype, shards):
     x_float32 = x.astype(jnp.float32)
     # XLA computes both means in one read, fused into the operation that writes x. In float32 the
     # difference of squares is accurate unless the mean exceeds hundreds of standard deviations.
@@ -64,10 +62,10 @@ def _layer_norm_forward(x, scale, bias, shards):
     variance = jnp.square(x_float32).mean(-1, keepdims=True) - jnp.square(mean)
     inverse = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + EPSILON)
     y = (x_float32 - mean) * inverse * scale + bias
-    return y.astype(x.dtype), (x, mean, inverse, scale)
+    return y.astype(dtype), (x, mean, inverse, scale)
 
 
-def _layer_norm_backward(shards, residuals, dy):
+def _layer_norm_backward(dtype, shards, residuals, dy):
     x, mean, inverse, scale = residuals
     dy = dy.astype(jnp.float32)
     normalized = (x.astype(jnp.float32) - mean) * inverse

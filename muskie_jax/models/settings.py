@@ -20,6 +20,8 @@ class ModelSettings:
       patch: side of a patch, in pixels.
       registers: number of register tokens per view.
       dtype: dtype of matrix products; parameters are always float32.
+      residual_dtype: dtype of the residual stream, which each layer adds to: "float32", as published, or
+        "bfloat16", which is faster and less exact; see docs/speed.md.
       remat: what the backward pass recomputes to save memory: "none", "elementwise", "block" or "full";
         see docs/speed.md.
       scan_blocks: whether to compile one block and loop over it. This compiles faster and runs slower;
@@ -35,6 +37,7 @@ class ModelSettings:
     patch: int = PATCH
     registers: int = REGISTERS
     dtype: str = "bfloat16"
+    residual_dtype: str = "float32"
     remat: str = "none"
     scan_blocks: bool = False
     attention: str = "auto"
@@ -47,6 +50,7 @@ def check_model(model: ConfigDict) -> None:
     """Raises UserError for an invalid value of `config.model`."""
     one_of(model.variant, VARIANTS, "config.model.variant")
     one_of(model.dtype, DTYPES, "config.model.dtype")
+    one_of(model.residual_dtype, DTYPES, "config.model.residual_dtype")
     one_of(model.remat, REMAT, "config.model.remat")
     one_of(model.view_embed, VIEW_EMBED, "config.model.view_embed")
     one_of(model.initial_values, INITIAL_VALUES, "config.model.initial_values")

@@ -6,6 +6,7 @@ stores (T, T) weights, so no term grows with the square of the number of tokens.
 
 import functools
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +15,32 @@ from muskie_jax.buckets import Bucket
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import CHANNELS, Muskie
 
-# Remat policy (`config.model.remat`) -> number of token-sized arrays (tokens x width) that a block of two
-# layers keeps for its backward pass.
+
+class Kept(NamedTuple):
+    """Number of token-sized arrays (tokens x width) that a block of two layers keeps.
+
+    Attributes:
+      stream: arrays in the dtype of the residual stream.
+      others: arrays in the dtype of matrix products.
+    """
+
+    stream: int
+    others: int
+
+
+# Remat policy (`config.model.remat`) -> arrays that a block keeps for its backward pass.
 KEPT_BY_BLOCK = {
-    # Per layer: input; first norm; queries, keys and values; attention output; residual sum; second norm;
-    # hidden layer of the MLP before and after GELU. Backward passes of norms, GELU and RoPE need no other
-    # arrays.
-    "none": 2 * (1 + 1 + 3 + 1 + 1 + 1 + 4 + 4),
-    # Per layer: input; queries, keys and values; attention output; residual sum; hidden layer of the MLP.
-    "elementwise": 2 * (1 + 3 + 1 + 1 + 4),
-    "block": 1 + 2 * 1,  # input of the block, and attention output of each layer
-    "full": 1,  # input of the block
+    # Per layer: input and residual sum; first norm; queries, keys and values; attention output; second
+    # norm; hidden layer of the MLP before and after GELU. Backward passes of norms, GELU and RoPE need no
+    # other arrays.
+    "none": Kept(2 * 2, 2 * (1 + 3 + 1 + 1 + 4 + 4)),
+    # Per layer: input and residual sum; queries, keys and values; attention output; hidden layer of the
+    # MLP.
+    "elementwise": Kept(2 * 2, 2 * (3 + 1 + 4)),
+    "block": Kept(1, 2 * 1),  # input of the block; attention output of each layer
+    "full": Kept(1, 0),  # input of the block
 }
-# Number of token-sized arrays of gradients during the backward pass of a block.
+# Number of gradients of the residual stream during the backward pass of a block.
 GRADIENTS_OF_BLOCK = 2
 # Number of float32 arrays of the images' size when the backward pass starts: images, prediction,
 # confidence, and the gradients of the head's two outputs.
@@ -78,24 +92,26 @@ def training_memory(
     rows, columns = bucket.grid(model.patch)
     tokens = views * (rows * columns + model.registers)
     pixels = views * bucket.height * bucket.width * CHANNELS
-    token_array = tokens * model.width * itemsize
-    kept = KEPT_BY_BLOCK[model.remat]
-    recomputed = KEPT_BY_BLOCK["none"] - kept
+    stream_array = tokens * model.width * jnp.promote_types(model.dtype, model.residual_dtype).itemsize
+    other_array = tokens * model.width * itemsize
+    size = lambda kept: stream_array * kept.stream + other_array * kept.others
+    kept = size(KEPT_BY_BLOCK[model.remat])
+    recomputed = size(KEPT_BY_BLOCK["none"]) - kept
     if model.remat == "elementwise":
         recomputed /= 2  # one layer at a time, since each layer's input is kept
     # Global layers keep the keys and values gathered from all devices, not only the device's own.
-    gathered = 2 * (mesh["view"] - 1)
+    gathered = other_array * 2 * (mesh["view"] - 1)
     if model.remat == "none":
         kept += gathered
     else:
         recomputed += gathered
-    block_backward = token_array * (recomputed + GRADIENTS_OF_BLOCK)
+    block_backward = recomputed + stream_array * GRADIENTS_OF_BLOCK
     return {
         "parameters": 4 * sharded,
         "optimizer": 8 * sharded,
         "gradients": 4 * sharded if batches > 1 else 0.0,
         "compute copies": itemsize * kernels if is_copied else 0.0,
-        "activations": max(token_array * kept * model.depth, itemsize * sharded),
+        "activations": max(kept * model.depth, itemsize * sharded),
         "working set": max(4 * pixels * KEPT_BY_LOSS, block_backward),
         "batches": pixels * (1 + prefetched),
     }

@@ -36,9 +36,9 @@ def test_layer_norm_matches_flax():
     def theirs(x, scale, bias):
         return nn.LayerNorm(epsilon=1e-5).apply({"params": {"scale": scale, "bias": bias}}, x)
 
-    assert_same(layer_norm, theirs, x, scale, bias)
+    assert_same(lambda *arguments: layer_norm(*arguments, x.dtype), theirs, x, scale, bias)
     tokens = x.reshape(2, -1, 24)
-    assert_same(lambda *arguments: layer_norm(*arguments, (2, 5)), theirs, tokens, scale, bias)
+    assert_same(lambda *arguments: layer_norm(*arguments, x.dtype, (2, 5)), theirs, tokens, scale, bias)
 
 
 def test_gelu_is_the_exact_gelu():
@@ -47,7 +47,9 @@ def test_gelu_is_the_exact_gelu():
     assert np.abs(gelu(x) - nn.gelu(x, approximate=True)).max() > 1e-4
 
 
-@pytest.mark.parametrize("function", [gelu, lambda x: layer_norm(x[None], jnp.ones(8), jnp.zeros(8))[0]])
+@pytest.mark.parametrize(
+    "function", [gelu, lambda x: layer_norm(x[None], jnp.ones(8), jnp.zeros(8), x.dtype)[0]]
+)
 def test_half_precision_is_computed_in_float32(function):
     x = jax.random.normal(jax.random.key(0), (64, 8))
     half = x.astype(jnp.bfloat16)

@@ -232,6 +232,21 @@ def test_bfloat16_computes_in_bfloat16_from_float32_parameters(params, images, m
     assert 1e-5 < difference < 0.1 * np.abs(full.pred).max()
 
 
+def test_a_float32_residual_stream_is_more_exact(params, images, mask):
+    exact = run(params, images, mask, return_tokens=True).tokens
+    errors = {}
+    for stream in ("float32", "bfloat16"):
+        tokens = run(
+            params, images, mask, dtype="bfloat16", residual_dtype=stream, return_tokens=True
+        ).tokens
+        assert all(each.dtype == jnp.dtype(stream) for each in tokens)
+        errors[stream] = [np.linalg.norm(np.float32(a) - b) for a, b in zip(tokens, exact)]
+    assert all(a < b for a, b in zip(errors["float32"], errors["bfloat16"]))
+    # With float32 products, the stream is float32.
+    tokens = run(params, images, mask, residual_dtype="bfloat16", return_tokens=True).tokens
+    np.testing.assert_array_equal(tokens[-1], exact[-1])
+
+
 def test_invalid_inputs_raise(params, images, mask):
     model = build_model("nano")
     with pytest.raises(ValueError, match="30x48 is not divisible by the patch size 16"):

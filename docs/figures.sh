@@ -48,6 +48,8 @@ case ${1:-} in
   notebook) # docs/features.jpg, docs/matches.png: the notebook's pictures of WEIGHTS, with DEMO's photographs
     MUSKIE_WEIGHTS=$WEIGHTS MUSKIE_PHOTOS=${DEMO:-} MUSKIE_SIZE=320 \
       jupyter execute notebooks/features.ipynb --output=executed.ipynb ;;
+  deterministic) # GPU. docs/training.md: digests and times of repeated trainings, with and without config.deterministic
+    python -m muskie_jax.perf.determinism --workdir runs/figures/deterministic ;;
   steps) # GPU. docs/speed.md: time and memory of a training step, and the roofline
     muskie_run benchmark benchmark.py benchmark ;;
   remat) # GPU. docs/speed.md: rematerialisation

@@ -112,6 +112,8 @@ CUDNN_PRIMITIVE = "dot_product_attention_fwd"  # the name of JAX's primitive
 KERNELS = {"xla": xla_attention, "cudnn": cudnn_attention, "splash": splash_attention}
 IMPLEMENTATIONS = ("auto", *KERNELS)
 PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}  # kernel -> the only platform it runs on
+# Kernels whose backward pass adds in an order that varies, in spite of XLA's flag (`determinism`).
+NONDETERMINISTIC = ("flash",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +125,12 @@ class Attention:
         never store the weights. "auto" selects the platform's kernel for 16-bit dtypes, otherwise "xla".
       mesh: the mesh that shards groups and views (see `muskie_jax.sharding`); None if arrays are on one
         device.
+      deterministic: whether "auto" selects none of the kernels in NONDETERMINISTIC.
     """
 
     implementation: str = "auto"
     mesh: Mesh | None = None
+    deterministic: bool = False
 
     def __post_init__(self):
         if self.implementation not in IMPLEMENTATIONS:

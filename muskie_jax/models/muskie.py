@@ -308,13 +308,19 @@ def _dense_over_views(dense: nn.Dense, x: Array) -> Array:
 
 
 def build_model(
-    variant: str, *, dtype: str = "float32", attention: str = "auto", mesh: Mesh | None = None, **options
+    variant: str,
+    *,
+    dtype: str = "float32",
+    attention: str = "auto",
+    mesh: Mesh | None = None,
+    deterministic: bool = False,
+    **options,
 ) -> Muskie:
     """Builds a `Muskie` of a named variant.
 
     Args:
       variant, dtype: names from VARIANTS and DTYPES.
-      attention, mesh: kernel and mesh, see `muskie_jax.models.attention.Attention`.
+      attention, mesh, deterministic: see `muskie_jax.models.attention.Attention`.
       options: other attributes of `Muskie`.
 
     Raises:
@@ -331,4 +337,5 @@ def build_model(
         if value not in allowed:
             raise ValueError(f"{name}={value!r} is not a valid value: use one of {', '.join(allowed)}")
     size = dataclasses.asdict(VARIANTS[variant])
-    return Muskie(**size, dtype=jnp.dtype(dtype), attention=Attention(attention, mesh), **options)
+    attend = Attention(attention, mesh, deterministic)
+    return Muskie(**size, dtype=jnp.dtype(dtype), attention=attend, **options)

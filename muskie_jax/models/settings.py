@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.checks import at_least, one_of
 from muskie_jax.errors import UserError
-from muskie_jax.models.attention import IMPLEMENTATIONS
+from muskie_jax.models.attention import IMPLEMENTATIONS, NONDETERMINISTIC
 from muskie_jax.models.layers import INITIAL_VALUES
 from muskie_jax.models.muskie import DTYPES, PATCH, REGISTERS, REMAT, VARIANTS, VIEW_EMBED
 
@@ -43,8 +43,8 @@ class ModelSettings:
     initial_values: str = "published"
 
 
-def check_model(model: ConfigDict) -> None:
-    """Raises UserError for an invalid value of `config.model`."""
+def check_model(model: ConfigDict, deterministic: bool = False) -> None:
+    """Raises UserError for an invalid value of `config.model`, given `config.deterministic`."""
     one_of(model.variant, VARIANTS, "config.model.variant")
     one_of(model.dtype, DTYPES, "config.model.dtype")
     one_of(model.remat, REMAT, "config.model.remat")
@@ -54,6 +54,11 @@ def check_model(model: ConfigDict) -> None:
     if (model.attention, model.dtype) == ("cudnn", "float32"):
         raise UserError(
             "config.model.attention='cudnn' does not support float32: use 'auto', or dtype='bfloat16'"
+        )
+    if deterministic and model.attention in NONDETERMINISTIC:
+        raise UserError(
+            f"config.model.attention={model.attention!r} is not deterministic, but config.deterministic is "
+            "True: use 'auto', which then selects a deterministic kernel"
         )
     at_least(1, model, "config.model", "patch")
     at_least(0, model, "config.model", "registers")

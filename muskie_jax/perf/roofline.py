@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from muskie_jax.buckets import Bucket
-from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import CHANNELS, Muskie
 
 # Copies of an operation in a timed program. Each has its own inputs, so that XLA cannot merge them.
@@ -121,7 +120,7 @@ def operations(
 
 def _attention(model: Muskie, sequences: int, queries: int, keys: int, count: int) -> _Operation:
     """Returns the operation of attention: 2 products forward, and 5 backward with recomputed weights."""
-    attend = Attention(model.attention.implementation)
+    attend = dataclasses.replace(model.attention, mesh=None)
     head_size = model.width // model.heads
     query_shape, key_shape = ((sequences, 1, n, model.heads, head_size) for n in (queries, keys))
 

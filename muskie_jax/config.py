@@ -79,9 +79,9 @@ class BatchSettings:
       views: number of photographs per loaded group.
       reuse: number of passes through the network that use a loaded batch, each with new masks and another
         order of the views.
-      passes: number of passes per optimizer step, which averages their gradients. As published, both uses
-        of a batch count for one step. With `reuse=1` this is gradient accumulation: `groups=4, passes=8`
-        needs the memory of 4 groups for the gradient of 32.
+      passes: number of passes per optimizer step, which averages their gradients. As published, a step
+        takes the last uses of some batches and earlier uses of the next. More passes accumulate gradients:
+        `groups=4, passes=16` averages over the groups of `groups=32, passes=2`, in the memory of 4.
     """
 
     groups: int = 32

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import pytest
 from jax.ad_checkpoint import print_saved_residuals
 
-from muskie_jax.buckets import Bucket
+from muskie_jax.buckets import Bucket, BucketSchedule
+from muskie_jax.config_file import load_config
 from muskie_jax.losses import LossOptions
 from muskie_jax.models.muskie import build_model
 from muskie_jax.perf.machines import GIB
@@ -62,6 +63,19 @@ def test_estimate_is_within_3_percent(variant, remat, bucket, gib):
 @pytest.mark.parametrize("variant, remat, bucket, groups, view, gib", ALL_PATCHES)
 def test_estimate_without_slots(variant, remat, bucket, groups, view, gib):
     assert estimate(variant, remat, bucket, groups, view) == pytest.approx(gib, rel=0.03)
+
+
+def test_the_recipe_for_24_gb_leaves_some_of_what_jax_takes():
+    config = load_config("configs/muskie_base_24gb.py:photos")
+    schedule, masks = BucketSchedule.of(config), MaskOptions.of(config.mask)
+    model = build_model(**config.model)
+    task = Task(model, LossOptions(), 1, masks)
+    batches, mesh = schedule.batches_per_update, {"data": 1, "fsdp": 1, "view": 1}
+    for bucket in schedule.all():
+        groups = config.batch.groups * config.batch.views // bucket.views
+        prefetched = config.data.prefetch * batches
+        parts = training_memory(model, bucket, groups, mesh, prefetched, batches, task.slots(bucket))
+        assert sum(parts.values()) / GIB < 0.75 * (0.75 * 24), "JAX takes three quarters of the memory"
 
 
 class SavedArray(NamedTuple):

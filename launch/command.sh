@@ -71,6 +71,6 @@ choose_gpus() {
 check_gpu() {
   [ -n "${DRY_RUN:-}" ] || [ "${JAX_PLATFORMS:-}" = cpu ] ||
     python -c 'import jax, sys; sys.exit(jax.default_backend() != "gpu")' 2>/dev/null ||
-    fail "JAX sees no GPU$1: run $VENV/bin/python -m pip install 'jax[cuda13]' -c constraints.txt" \
+    fail "JAX sees no GPU$1: run $VENV/bin/python -m pip install -e '.[gpu]' -c constraints.txt" \
       "(and see what nvidia-smi says)"
 }

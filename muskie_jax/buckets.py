@@ -79,10 +79,3 @@ class BucketSchedule:
         sizes = set(itertools.chain.from_iterable(self.resolutions))
         buckets = {Bucket(h, w, v) for (h, w), v in itertools.product(sizes, self.views)}
         return tuple(sorted(buckets, key=lambda b: (b.height * b.width, b)))
-
-    def positions(self) -> tuple[tuple[Bucket, bool], ...]:
-        """Returns all possible pairs (bucket, whether its batch is the first of an update)."""
-        first, *others = (set(sizes) for sizes in self.resolutions)
-        later = set().union(*others, first if self.passes > 1 else ())
-        at = ((first, True), (later, False))
-        return tuple((b, is_first) for b in self.all() for sizes, is_first in at if b[:2] in sizes)

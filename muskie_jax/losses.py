@@ -1,7 +1,6 @@
 """Reconstruction losses per token, and the objective that averages them.
 
-The last axis has the P = p*p*3 values of a patch. The leading axes are token axes: either groups, views and
-patches, or groups and their hidden patches.
+The last axis has the P = p*p*3 values of a patch. The leading axes are groups, views and patches.
 """
 
 import dataclasses
@@ -116,20 +115,17 @@ def token_losses(
     )
 
 
-def total_loss(
-    losses: TokenLosses, pooling: Literal["groups", "tokens"] = "groups", tokens: int | None = None
-) -> Array:
+def total_loss(losses: TokenLosses, pooling: Literal["groups", "tokens"] = "groups") -> Array:
     """Returns the objective: mean error of masked tokens + lambda * mean of mask * -log c over all tokens.
 
     It is 0 if no token of the batch is masked.
 
     Args:
-      losses: loss terms of all tokens, or of hidden tokens only; the first axis is groups.
+      losses: loss terms of all tokens; the first axis is groups.
       pooling: see `LossOptions`. Groups without a masked token do not count.
-      tokens: total number of tokens, required if `losses` covers hidden tokens only.
     """
     axes = tuple(range(1, losses.hidden.ndim)) if pooling == "groups" else None
     hidden, weighted = losses.hidden.sum(axes), losses.weighted.sum(axes)
     means = weighted / jnp.maximum(hidden, 1.0)
     error = means.sum() / jnp.maximum(jnp.count_nonzero(hidden), 1)
-    return error + REGULARISER * losses.log_confidence.sum() / (tokens or losses.hidden.size)
+    return error + REGULARISER * losses.log_confidence.mean()

@@ -8,7 +8,7 @@ Python loop over views would take longer than a training step.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -181,47 +181,12 @@ def _first_neighbour(ranks: Float[np.ndarray, "count inner"]) -> Float[np.ndarra
     return np.minimum(before, after).reshape(count, -1)
 
 
-def _rounded_heights(side: float) -> Iterator[tuple[int, float]]:
-    """Yields each value of round(side / sqrt(a)) over all aspects a, and the largest such a."""
-    lowest, highest = ASPECT_RANGE
-    for height in range(round(side / math.sqrt(highest)), round(side / math.sqrt(lowest)) + 1):
-        yield height, min(highest, (side / (height - 0.5)) ** 2) if height else highest
-
-
-def largest_rectangle(grid: Grid, ratio: float) -> int:
-    """Returns the largest number of patches that `rectangle_masks` hides; rounding may exceed the ratio."""
-    sides = _rounded_heights(math.sqrt(hidden_count(grid, ratio)))
-    return max(min(height, grid[0]) * min(round(aspect * height), grid[1]) for height, aspect in sides)
-
-
-def largest_ellipse(grid: Grid, ratio: float) -> int:
-    """Returns an upper bound on the patches that `ellipse_masks` hides: an unclipped ellipse's area."""
-    radius = math.sqrt(hidden_count(grid, ratio) / math.pi)
-
-    def area(rows: int, columns: int) -> int:
-        offsets = np.arange(-rows, rows + 1)[:, None], np.arange(-columns, columns + 1)
-        return int(np.count_nonzero(inside_ellipse(*offsets, (np.array(rows), np.array(columns)))))
-
-    return max(
-        area(min(rows, grid[0] // 2), min(round(radius * math.sqrt(aspect)), grid[1] // 2))
-        for rows, aspect in _rounded_heights(radius)
-    )
-
-
 MODES: dict[str, Callable[[np.random.Generator, Grid, float, int], Masks]] = {
     "random": random_masks,
     "rectangle": rectangle_masks,
     "ellipse": ellipse_masks,
     "blob": blob_masks,
     "random_walk": random_walk_masks,
-}
-# Mode -> upper bound on the hidden patches of a mask, given the grid and the ratio.
-MAX_HIDDEN: dict[str, Callable[[Grid, float], int]] = {
-    "random": hidden_count,
-    "rectangle": largest_rectangle,
-    "ellipse": largest_ellipse,
-    "blob": hidden_count,
-    "random_walk": hidden_count,
 }
 
 
@@ -241,7 +206,7 @@ class MaskOptions:
 
     @classmethod
     def of(cls, mask: ConfigDict) -> "MaskOptions":
-        """Returns `config.mask`, which may contain lists, as a hashable object."""
+        """Returns the options in `config.mask`, with its lists as tuples."""
         return cls(tuple((mode, ratio) for mode, ratio in mask.modes), mask.num_reference)
 
 
@@ -289,14 +254,6 @@ def reference_range(views: int, num_reference: int | None) -> tuple[int, int]:
         return views // 4, views // 2
     fixed = min(num_reference, views - 1)
     return fixed, fixed
-
-
-@functools.cache
-def max_hidden(views: int, grid: Grid, options: MaskOptions) -> int:
-    """Returns an upper bound on the number of patches that `group_masks` hides in a group."""
-    largest = max(MAX_HIDDEN[mode](grid, ratio) for mode, ratio in options.modes)
-    masked = views - reference_range(views, options.num_reference)[0]
-    return masked * min(largest, grid[0] * grid[1])
 
 
 def group_masks(

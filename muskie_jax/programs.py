@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from muskie_jax.buckets import Bucket, BucketSchedule
+from muskie_jax.buckets import Bucket
 from muskie_jax.cudnn_capture_guard import CudnnCaptureGuard
 from muskie_jax.errors import UserError
 from muskie_jax.metrics import Mean
@@ -35,6 +35,7 @@ from muskie_jax.train_step import (
 from muskie_jax.writers import duration, log_main
 
 OPTIMIZER = "optimizer"
+ZERO_GRADIENTS = "zero gradients"
 USE_LESS_MEMORY = (  # advice at the end of out-of-memory messages
     "lower config.batch.groups, set config.model.remat to 'elementwise', 'block' or 'full', or raise "
     "config.mesh.fsdp"
@@ -103,24 +104,14 @@ def device_bytes(tree: Any) -> int:
     return sum(map(size, jax.tree.leaves(tree)))
 
 
-class ProgramKey(NamedTuple):
-    """Key of a gradient program: the bucket, and whether its batch is the first of the update."""
-
-    bucket: Bucket
-    is_first: bool
-
-    def __str__(self) -> str:
-        return str(self.bucket)
-
-
 def training_programs(
     task: Task,
     optimizer: optax.GradientTransformation,
     state: TrainState,
     batches: Mapping[Bucket, Mapping[str, jax.ShapeDtypeStruct]],
-    schedule: BucketSchedule,
+    batches_per_update: int,
     mesh: Mesh,
-) -> dict[ProgramKey | str, Lower]:
+) -> dict[Bucket | str, Lower]:
     """Returns the lowering function of each training program, for the buckets of `batches`.
 
     `Programs` lists the programs. The mesh may describe devices that this machine does not have.
@@ -128,17 +119,19 @@ def training_programs(
     replicated = NamedSharding(mesh, P())
     # Output shardings are fixed, so that a resumed run compiles the same programs as an uninterrupted run.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    per_update = schedule.batches_per_update
-    if per_update == 1:
+    if batches_per_update == 1:
         step = jax.jit(
             functools.partial(single_batch_update, task=task, optimizer=optimizer),
             donate_argnames=("state",),
             out_shardings=(shardings, replicated),
         )
-        lower = lambda bucket: functools.partial(step.lower, state, dict(batches[bucket]))
-        return {ProgramKey(bucket, True): lower(bucket) for bucket in batches}
+        return {
+            bucket: functools.partial(step.lower, state, dict(batch)) for bucket, batch in batches.items()
+        }
+    params = state.params
+    zeros = jax.jit(optax.tree.zeros_like, out_shardings=shardings.params)
     gradient_step = jax.jit(
-        functools.partial(accumulate_gradients, task=task, weight=1.0 / per_update),
+        functools.partial(accumulate_gradients, task=task, weight=1.0 / batches_per_update),
         donate_argnames=("gradients",),
         out_shardings=(shardings.params, replicated),
     )
@@ -147,24 +140,21 @@ def training_programs(
         donate_argnames=("state",),
         out_shardings=(shardings, replicated),
     )
-    params = state.params
-    programs: dict[ProgramKey | str, Lower] = {
-        OPTIMIZER: functools.partial(optimizer_step.lower, state, params)
+    programs: dict[Bucket | str, Lower] = {
+        ZERO_GRADIENTS: functools.partial(zeros.lower, params),
+        OPTIMIZER: functools.partial(optimizer_step.lower, state, params),
     }
-    for bucket, is_first in schedule.positions():
-        if bucket in batches:
-            so_far = None if is_first else params
-            lower = functools.partial(gradient_step.lower, params, so_far, dict(batches[bucket]))
-            programs[ProgramKey(bucket, is_first)] = lower
+    for bucket, batch in batches.items():
+        programs[bucket] = functools.partial(gradient_step.lower, params, params, dict(batch))
     return programs
 
 
 class Programs:
     """Compiles and runs the programs of a run.
 
-    With one batch per update, each bucket has one program, which runs the update. With several batches,
-    there is one optimizer program, and each bucket has up to two gradient programs: one for the first batch
-    of an update, and one for later batches, which adds to the gradients of earlier batches.
+    Each bucket has one program. With one batch per update, it runs the update. With several batches, it
+    adds the batch's gradients to the sum over earlier batches. Two more programs make the zeros that the
+    sum starts from, and run the optimizer.
 
     Args:
       training: result of `training_programs`; small batches first.
@@ -174,13 +164,13 @@ class Programs:
     """
 
     def __init__(
-        self, training: Mapping[ProgramKey | str, Lower], others: Mapping[str, Lower], quiet: bool = False
+        self, training: Mapping[Bucket | str, Lower], others: Mapping[str, Lower], quiet: bool = False
     ):
-        self._lower: dict[ProgramKey | str, Lower] = {**training, **others}
+        self._lower: dict[Bucket | str, Lower] = {**training, **others}
         # The slowest to compile come first, so that threads finish together: renderers, then large batches.
         self._queue = [*others, *reversed([*training])]
         self._quiet = quiet
-        self._compiled: dict[ProgramKey | str, jax.stages.Compiled] = {}
+        self._compiled: dict[Bucket | str, jax.stages.Compiled] = {}
         self._compiled_lock = threading.Lock()
         self.capture_guard = CudnnCaptureGuard(training)
 
@@ -208,7 +198,7 @@ class Programs:
         self._log(f"Compiled in {duration(elapsed)}")
         return elapsed
 
-    def _compile(self, key: ProgramKey | str, lowered: jax.stages.Lowered, tracing_seconds: float) -> None:
+    def _compile(self, key: Bucket | str, lowered: jax.stages.Lowered, tracing_seconds: float) -> None:
         """Compiles a program, and logs its seconds of tracing and compilation."""
         with explain_out_of_memory(str(key)):
             compiled, seconds = timed(lowered.compile)
@@ -244,15 +234,15 @@ class Programs:
             )
         self._log(f"Memory: {needed / GIB:.1f} of {limit / GIB:.1f} GiB, for {key}")
 
-    def needed_bytes(self, state: TrainState) -> tuple[int, ProgramKey | str]:
+    def needed_bytes(self, state: TrainState) -> tuple[int, Bucket | str]:
         """Returns the peak bytes on a device over all programs, and the key of the program that needs them.
 
         The optimizer state counts for every program, since it stays in memory in any case.
         """
 
-        def needed(key: ProgramKey | str) -> int:
+        def needed(key: Bucket | str) -> int:
             updates_params = key == OPTIMIZER or (
-                OPTIMIZER not in self._compiled and isinstance(key, ProgramKey)
+                OPTIMIZER not in self._compiled and isinstance(key, Bucket)
             )
             beside = 0 if updates_params else device_bytes(state.opt_state)
             return peak_bytes(self._compiled[key]) + beside
@@ -266,15 +256,14 @@ class Programs:
         """Runs one update, and returns before the devices finish it. `state` is donated."""
         if OPTIMIZER not in self._compiled:
             ((bucket, batch),) = batches
-            state, metrics = self._run(ProgramKey(bucket, True), state, batch)
+            state, metrics = self._run(bucket, state, batch)
             return state, [metrics]
-        gradients, all_metrics = None, []
+        gradients, all_metrics = self._run(ZERO_GRADIENTS, state.params), []
         for bucket, batch in batches:
-            key = ProgramKey(bucket, is_first=gradients is None)
-            gradients, metrics = self._run(key, state.params, gradients, batch)
+            gradients, metrics = self._run(bucket, state.params, gradients, batch)
             all_metrics.append(metrics)
         state, metrics = self._run(OPTIMIZER, state, gradients)
         return state, [*all_metrics, metrics]
 
-    def _run(self, key: ProgramKey | str, *arguments):
+    def _run(self, key: Bucket | str, *arguments):
         return self.capture_guard.run_program(key, self._compiled[key], *arguments)

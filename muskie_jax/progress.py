@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket
 from muskie_jax.checks import current_path
-from muskie_jax.perf.flops import peak_flops, task_flops
-from muskie_jax.train_step import Task
+from muskie_jax.models import flash
+from muskie_jax.models.muskie import Muskie
+from muskie_jax.perf.flops import peak_flops, training_flops
 from muskie_jax.writers import duration, log_main
 
 SMOOTHING = 0.2  # weight of the latest interval in the moving average that estimates the time left
@@ -23,7 +24,7 @@ class Progress:
     """Measures speed between progress lines and over the run.
 
     Args:
-      task: the training task, which determines the FLOPs.
+      model: the network, which determines the FLOPs.
       device: one of the devices, which determines the peak FLOP/s.
       num_devices: number of devices.
       first_step: step at which this run starts.
@@ -32,13 +33,13 @@ class Progress:
 
     def __init__(
         self,
-        task: Task,
+        model: Muskie,
         device: jax.Device,
         num_devices: int,
         first_step: int,
         total_steps: int,
     ):
-        self.task, self.step, self.total_steps = task, first_step, total_steps
+        self.model, self.step, self.total_steps = model, first_step, total_steps
         peak = peak_flops(device)
         self.peak = peak * num_devices if peak else None
         self.mark = time.perf_counter()  # start of the interval; pauses shift it forward
@@ -65,7 +66,7 @@ class Progress:
         for bucket, batch in update:
             groups = batch["mask"].shape[0]
             self.views += groups * bucket.views
-            self.flops += groups * task_flops(self.task, bucket)
+            self.flops += groups * training_flops(self.model, bucket)
 
     def interval(self, step: int) -> dict[str, float]:
         """Returns the speeds since the last call, and starts a new interval.
@@ -108,6 +109,23 @@ class Progress:
     def views_per_second(self) -> float:
         """Returns the average speed over the run, without pauses; 0 if no update ran."""
         return self.total_views / self.total_seconds if self.total_seconds else 0.0
+
+
+def describe_attention(model: Muskie, buckets: Iterable[Bucket]) -> None:
+    """Logs the attention kernels of a run, and which package has a faster one that is not installed."""
+    within, across = set(), set()
+    for bucket in buckets:
+        rows, columns = bucket.grid(model.patch)
+        tokens = rows * columns + model.registers
+        for kernels, keys in ((within, tokens), (across, bucket.views * tokens)):
+            kernels.add(model.attention.kernel(model.dtype, model.width // model.heads, keys))
+    names = lambda kernels: " and ".join(sorted(kernels))
+    if within == across:
+        log_main(f"Attention: {names(within)}")
+    else:
+        log_main(f"Attention: {names(within)} within views, {names(across)} across views")
+    if model.attention.misses_flash(model.dtype):
+        log_main(f"FlashAttention-3 is faster on long sequences: pip install {flash.PACKAGE}")
 
 
 def describe_parameters(params) -> None:

@@ -27,7 +27,7 @@ from muskie_jax.metrics import Mean, MetricsQueue
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.perf.profiling import StepProfile
 from muskie_jax.programs import Programs, batch_shapes, explain_out_of_memory, training_programs
-from muskie_jax.progress import Progress, describe_changes, describe_parameters
+from muskie_jax.progress import Progress, describe_attention, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.train_step import abstract_state, init_state, make_task
@@ -74,6 +74,7 @@ def train(
     model, optimizer = task.model, make_optimizer(config)
     state_shapes = abstract_state(model, optimizer, mesh)
     describe_parameters(state_shapes.params)
+    describe_attention(model, sampler.schedule.all())
 
     # --- Start or continue -------------------------------------------------------------------------
     checkpoints = Checkpointer(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
@@ -102,7 +103,8 @@ def train(
     evaluator = ReconstructionEvaluator(config, task, mixture, mesh)
     others = placer.to_compile(sampler.schedule.all(), config.batch.views)
     others |= evaluator.to_compile(state_shapes.params)
-    training = training_programs(task, optimizer, state_shapes, shapes, sampler.schedule, mesh)
+    per_update = sampler.schedule.batches_per_update
+    training = training_programs(task, optimizer, state_shapes, shapes, per_update, mesh)
     programs = Programs(training, others)
     if first_step < total_steps:
         programs.compile()
@@ -111,7 +113,7 @@ def train(
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
     evaluator.load()  # an unreadable held-out image ends the run now, not hours later
     pipeline = Pipeline(sampler, placer.rows, config.data.workers, config.data.threads)
-    progress = Progress(task, mesh.devices.flat[0], mesh.size, first_step, total_steps)
+    progress = Progress(task.model, mesh.devices.flat[0], mesh.size, first_step, total_steps)
     learning_rate = jax.jit(learning_rate_schedule(config))  # one program instead of one for each operation
     metrics = MetricsQueue()
     profile = StepProfile(config.profile.steps, workdir / "profile")

@@ -1,12 +1,11 @@
 """The pure functions of a training step: no loop, no files, no global state.
 
-An update runs `accumulate_gradients` once per batch and then `apply_gradients` once. An update of one batch
-runs `single_batch_update` instead.
+An update starts from gradients of zeros. It runs `accumulate_gradients` once per batch, and then
+`apply_gradients` once. An update of one batch runs `single_batch_update` instead.
 """
 
 import dataclasses
 import functools
-import math
 from typing import Any, cast
 
 import jax
@@ -17,20 +16,15 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from muskie_jax.buckets import Bucket
 from muskie_jax.errors import UserError
 from muskie_jax.losses import LossOptions, TokenLosses, token_losses, total_loss
-from muskie_jax.masking import MaskOptions, max_hidden
 from muskie_jax.metrics import Mean
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import Muskie, MuskieOutput, build_model, patchify, to_float
-from muskie_jax.models.picking import Picked, take
 from muskie_jax.sharding import state_sharding
 
 Batch = dict[str, Array]
 Params = dict[str, Any]
-
-SLOTS_MULTIPLE = 64  # K is a multiple of this: cuDNN supports only some query lengths
 
 
 @struct.dataclass
@@ -44,36 +38,17 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A training task: network, loss and masks.
+    """A training task: network and loss.
 
     Attributes:
       model: the network.
       loss: options of the loss.
       num_sources: number of data sources; the loss is also reported for each source.
-      masks: options of the masks. None if unknown; the loss is then computed for all patches.
     """
 
     model: Muskie
     loss: LossOptions
     num_sources: int
-    masks: MaskOptions | None = None
-
-    def slots(self, bucket: Bucket) -> int | None:
-        """Returns K, the number of patches per group that the last layer and the head compute.
-
-        The loss needs hidden patches only, so K is the largest number of patches that masks can hide,
-        rounded up.
-
-        None means all patches are computed: when K would save nothing; when blocks are scanned, because
-        they must be identical; or when views are sharded, because reference views hide nothing and devices
-        would get unequal work.
-        """
-        if self.masks is None or self.model.scan_blocks or self.model.attention.shards[1] > 1:
-            return None
-        rows, columns = grid = bucket.grid(self.model.patch)
-        hidden = max_hidden(bucket.views, grid, self.masks)
-        slots = math.ceil(hidden / SLOTS_MULTIPLE) * SLOTS_MULTIPLE
-        return slots if slots < bucket.views * rows * columns else None
 
 
 def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
@@ -87,7 +62,7 @@ def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
         model = build_model(**config.model, mesh=mesh, deterministic=config.deterministic)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from error
-    return Task(model, LossOptions(**config.loss), num_sources, MaskOptions.of(config.mask))
+    return Task(model, LossOptions(**config.loss), num_sources)
 
 
 def _initial_state(model: Muskie, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
@@ -125,53 +100,19 @@ def reconstruct(task: Task, params: Params, batch: Batch) -> tuple[Array, Muskie
     return images, output, losses
 
 
-def hidden_losses(task: Task, params: Params, batch: Batch) -> TokenLosses:
-    """Returns the losses of a batch's hidden patches, (B, K), or (B, V, L) if `Task.slots` is None.
+def batch_gradients(params: Params, batch: Batch, *, task: Task) -> tuple[Params, dict[str, Mean]]:
+    """Returns the gradients of a batch's loss, and its metrics.
 
-    If masks do not follow the task's options, a group may have more hidden patches than slots. The losses
-    of the group, and thereby the loss of the batch, are then NaN.
-    """
-    groups, views, height, width, _ = batch["images"].shape
-    slots = task.slots(Bucket(height, width, views))
-    if slots is None:
-        return reconstruct(task, params, batch)[2]
-    images, mask = to_float(batch["images"]), batch["mask"]
-    output = task.model.apply({"params": params}, images, mask, slots, method=Muskie.predict_hidden)
-    pred, conf, picked = cast(tuple[Array, Array, Picked], output)
-    patches = patchify(images, task.model.patch)
-    target = take(patches.reshape(groups, -1, patches.shape[-1]), picked)
-    losses = token_losses(pred, conf, target, picked.is_filled, task.loss)
-    too_many = jnp.count_nonzero(mask, axis=(1, 2))[:, None] > slots
-    return jax.tree.map(lambda x: jnp.where(too_many, jnp.nan, x), losses)
-
-
-def accumulate_gradients(
-    params: Params,
-    gradients: Params | None,
-    batch: Batch,
-    *,
-    task: Task,
-    weight: float,
-) -> tuple[Params, dict[str, Mean]]:
-    """Adds `weight` times a batch's gradients to `gradients`, the sum over earlier batches of the update.
-
-    Args:
-      gradients: the sum over earlier batches; None for the first batch.
-
-    Returns:
-      The new sum, and the metrics `loss`, `mse` (of masked tokens), `conf_reg`, and `source_loss`: each
-      source's loss without the regulariser, averaged over its groups, (number of sources,).
+    The metrics are `loss`, `mse` (of masked tokens), `conf_reg`, and `source_loss`: each source's loss
+    without the regulariser, averaged over its groups, (number of sources,).
     """
 
     def objective(params):
-        losses = hidden_losses(task, params, batch)
-        return total_loss(losses, task.loss.pooling, batch["mask"].size), losses
+        losses = reconstruct(task, params, batch)[2]
+        return total_loss(losses, task.loss.pooling), losses
 
-    (loss, losses), total = jax.value_and_grad(objective, has_aux=True)(params)
-    total = jax.tree.map(lambda g: weight * g, total)
-    if gradients is not None:
-        total = jax.tree.map(jnp.add, gradients, total)
-    hidden, weighted = (x.reshape(len(x), -1).sum(1) for x in (losses.hidden, losses.weighted))
+    (loss, losses), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+    hidden, weighted = (x.sum((1, 2)) for x in (losses.hidden, losses.weighted))
     per_group = weighted / jnp.maximum(hidden, 1.0)
     by_source = functools.partial(
         jax.ops.segment_sum, segment_ids=batch["source"], num_segments=task.num_sources
@@ -179,10 +120,18 @@ def accumulate_gradients(
     metrics = {
         "loss": Mean.of(loss),
         "mse": Mean(losses.squared.sum(), losses.hidden.sum()),
-        "conf_reg": Mean.of(losses.log_confidence.sum() / batch["mask"].size),
+        "conf_reg": Mean.of(losses.log_confidence.mean()),
         "source_loss": Mean(by_source(per_group), by_source((hidden > 0).astype(jnp.float32))),
     }
-    return total, metrics
+    return gradients, metrics
+
+
+def accumulate_gradients(
+    params: Params, gradients: Params, batch: Batch, *, task: Task, weight: float
+) -> tuple[Params, dict[str, Mean]]:
+    """Adds `weight` times a batch's gradients to `gradients`; returns the sum and the batch's metrics."""
+    added, metrics = batch_gradients(params, batch, task=task)
+    return jax.tree.map(lambda total, g: total + weight * g, gradients, added), metrics
 
 
 def apply_gradients(
@@ -199,6 +148,6 @@ def single_batch_update(
     state: TrainState, batch: Batch, *, task: Task, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, dict[str, Mean]]:
     """Runs an update of one batch in one program, so that XLA need not store gradients in float32."""
-    gradients, metrics = accumulate_gradients(state.params, None, batch, task=task, weight=1.0)
+    gradients, metrics = batch_gradients(state.params, batch, task=task)
     state, norm = apply_gradients(state, gradients, optimizer=optimizer)
     return state, metrics | norm

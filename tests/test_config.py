@@ -151,7 +151,7 @@ WRONG = {
     "model.dtype": ("float16", "config.model.dtype: 'float16' is not a valid value"),
     "profile.steps": ((13, 10), "must be the first and the last update, such as (10, 13)"),
     "model.remat": ("blocks", "did you mean 'block'? (choices: block, elementwise, full, none)"),
-    "model.attention": ("flash", "(choices: auto, cudnn, splash, xla)"),
+    "model.attention": ("flex", "(choices: auto, cudnn, flash, splash, xla)"),
     "mask.modes": (
         (("rectangel", 0.5),),
         "config.mask.modes: 'rectangel' is not a valid value; did you mean 'rectangle'?",

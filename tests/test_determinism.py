@@ -86,10 +86,9 @@ def test_attention_is_told(config):
     assert not make_task(config, mesh, 1).model.attention.deterministic
 
 
-def test_a_kernel_that_is_not_deterministic_is_an_error(config, monkeypatch):
-    monkeypatch.setattr("muskie_jax.models.settings.NONDETERMINISTIC", ("cudnn",))
-    config.model.attention = "cudnn"
-    with pytest.raises(UserError, match="attention='cudnn' is not deterministic, but .* use 'auto'"):
+def test_a_kernel_that_is_not_deterministic_is_an_error(config):
+    config.model.attention = "flash"
+    with pytest.raises(UserError, match="attention='flash' is not deterministic, but .* use 'auto'"):
         validate(config)
     config.deterministic = False
     validate(config)

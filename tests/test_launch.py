@@ -147,7 +147,7 @@ def test_without_a_gpu_nothing_is_trained(project, script, environment, told):
     assert done.returncode == 2 and project.trainings() == project.calls("srun") == []
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ") and told in last
-    assert ".venv/bin/python -m pip install 'jax[cuda13]' -c constraints.txt" in last
+    assert ".venv/bin/python -m pip install -e '.[gpu]' -c constraints.txt" in last
 
 
 # --- SLURM -------------------------------------------------------------------------------------------

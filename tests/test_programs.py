@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from muskie_jax.buckets import Bucket, BucketSchedule
+from muskie_jax.buckets import Bucket
 from muskie_jax.errors import UserError
 from muskie_jax.optim import make_optimizer
 from muskie_jax.programs import (
     OPTIMIZER,
-    ProgramKey,
+    ZERO_GRADIENTS,
     Programs,
     batch_shapes,
     device_bytes,
@@ -24,18 +24,7 @@ from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import abstract_state, init_state, make_task, single_batch_update
 from muskie_tests.runs import nano_config
 
-RESOLUTIONS = (((32, 32),), ((48, 48), (32, 48)), ((32, 32), (48, 48)))
-
-
-@pytest.mark.parametrize("passes", [1, 2])
-def test_positions_are_exactly_those_that_updates_draw(passes):
-    schedule = BucketSchedule(RESOLUTIONS, (1, 2), 0, passes)
-    positions = set(schedule.positions())
-    batches = ((b, i == 0 and n % passes == 0) for n in range(600) for i, b in enumerate(schedule.at(n)))
-    assert positions == set(batches)
-    assert len(schedule.positions()) == len(positions)
-    assert (Bucket(32, 32, 2), True) in positions and (Bucket(32, 32, 2), False) in positions
-    assert (Bucket(48, 48, 1), True) not in positions
+BUCKET = Bucket(32, 32, 2)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +36,8 @@ def setting(photo_folder):
     state = abstract_state(task.model, optimizer, mesh)
     programs = {}
     for count in (1, 2):
-        schedule = BucketSchedule((((32, 32),),) * count, (2,), 0)
-        shapes = {b: batch_shapes(b, config.batch.groups, 2, 16, mesh) for b in schedule.all()}
-        lowered = training_programs(task, optimizer, state, shapes, schedule, mesh)
+        shapes = {BUCKET: batch_shapes(BUCKET, config.batch.groups, 2, 16, mesh)}
+        lowered = training_programs(task, optimizer, state, shapes, count, mesh)
         programs[count] = Programs(lowered, {}, quiet=True)
         programs[count].compile()
     return config, state, programs
@@ -57,17 +45,16 @@ def setting(photo_folder):
 
 def test_an_update_of_one_batch_is_one_program(setting):
     _, _, programs = setting
-    bucket = Bucket(32, 32, 2)
-    assert set(programs[1]._compiled) == {ProgramKey(bucket, True)}
-    assert set(programs[2]._compiled) == {ProgramKey(bucket, True), ProgramKey(bucket, False), OPTIMIZER}
+    assert set(programs[1]._compiled) == {BUCKET}
+    assert set(programs[2]._compiled) == {BUCKET, ZERO_GRADIENTS, OPTIMIZER}
 
 
 def test_two_passes_of_half_the_groups_are_one_update_of_all(setting):
     config, state_shapes, _ = setting
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
-    bucket, rng = Bucket(32, 32, 2), np.random.default_rng(0)
-    shapes = batch_shapes(bucket, config.batch.groups, 2, 16, mesh)
+    rng = np.random.default_rng(0)
+    shapes = batch_shapes(BUCKET, config.batch.groups, 2, 16, mesh)
     image_shape, mask_shape = shapes["images"].shape, shapes["mask"].shape
     halves = [
         {
@@ -77,12 +64,11 @@ def test_two_passes_of_half_the_groups_are_one_update_of_all(setting):
         }
         for probability in (0.3, 0.9)
     ]
-    schedule = BucketSchedule((((32, 32),),), (2,), 0, passes=2)
-    lowered = training_programs(task, optimizer, state_shapes, {bucket: shapes}, schedule, mesh)
+    lowered = training_programs(task, optimizer, state_shapes, {BUCKET: shapes}, 2, mesh)
     two_passes = Programs(lowered, {}, quiet=True)
     two_passes.compile()
     state = lambda: init_state(task.model, optimizer, 0, mesh)
-    updated, _ = two_passes.update(state(), [(bucket, half) for half in halves])
+    updated, _ = two_passes.update(state(), [(BUCKET, half) for half in halves])
     both = {key: np.concatenate([half[key] for half in halves]) for key in shapes}
     step = functools.partial(single_batch_update, task=task, optimizer=optimizer)
     expected, _ = jax.jit(step)(state(), both)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from conftest import python_path
-from muskie_jax import train_step
 from muskie_jax.buckets import Bucket
 from muskie_jax.config import synthetic
 from muskie_jax.errors import NotFinite, UserError
+from muskie_jax.masking import MaskOptions
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
 from muskie_jax.perf.benchmark import random_batch
@@ -111,7 +111,9 @@ def test_bfloat16_learns_like_float32(photo_folder):
     for dtype in ("float32", "bfloat16"):
         config.model.dtype = dtype
         task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
-        batch = random_batch(batch_shapes(bucket, 8, 4, task.model.patch, mesh), (2, 2), task.masks)
+        batch = random_batch(
+            batch_shapes(bucket, 8, 4, task.model.patch, mesh), (2, 2), MaskOptions.of(config.mask)
+        )
         step = jax.jit(functools.partial(single_batch_update, task=task, optimizer=optimizer))
         state, losses[dtype] = init_state(task.model, optimizer, 0, mesh), []
         for _ in range(20):
@@ -165,9 +167,7 @@ def ten_steps(root, workdir, devices, **source):
 
 
 @pytest.mark.slow
-def test_every_mesh_gives_the_same_curve(photo_folder, tmp_path, monkeypatch):
-    # The head computes 18 of 24 patches, or all of them if views are sharded.
-    monkeypatch.setattr(train_step, "SLOTS_MULTIPLE", 2)
+def test_every_mesh_gives_the_same_curve(photo_folder, tmp_path):
     expected, alone = ten_steps(photo_folder, tmp_path / "1", 1)
     assert expected.shape == (10, 3) and expected[-1, 0] < expected[0, 0]
     for devices in (2, 4, 8):

@@ -21,6 +21,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Float32
 
+from muskie_jax.models import flash
+from muskie_jax.models.flash import flash_attention
 from muskie_jax.models.splash import ATTENTION, splash_attention
 from muskie_jax.sharding import GROUP_AXES, group_shards, platform
 
@@ -104,16 +106,35 @@ def cudnn_attention(
     key: Float[Array, "N Tk heads D"],
     value: Float[Array, "N Tk heads D"],
 ) -> Float[Array, "N Tq heads D"]:
-    """Attends with cuDNN's fused kernel, on GPUs, in 16-bit dtypes."""
-    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+    """Attends with cuDNN's fused kernel, on GPUs, in 16-bit dtypes.
+
+    The kernel supports even lengths. Sequences of odd length are padded by a token, which is masked.
+    """
+    batch, queries, keys = len(query), query.shape[1], key.shape[1]
+    attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    if queries % 2 == keys % 2 == 0:
+        return attend(query, key, value)
+    pad = lambda x: jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+    out = attend(
+        pad(query),
+        pad(key),
+        pad(value),
+        query_seq_lengths=jnp.full(batch, queries, jnp.int32),
+        key_value_seq_lengths=jnp.full(batch, keys, jnp.int32),
+    )
+    return out[:, :queries]
 
 
 CUDNN_PRIMITIVE = "dot_product_attention_fwd"  # the name of JAX's primitive
-KERNELS = {"xla": xla_attention, "cudnn": cudnn_attention, "splash": splash_attention}
+KERNELS = {
+    "xla": xla_attention,
+    "cudnn": cudnn_attention,
+    "flash": flash_attention,
+    "splash": splash_attention,
+}
 IMPLEMENTATIONS = ("auto", *KERNELS)
-PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}  # kernel -> the only platform it runs on
-# Kernels whose backward pass adds in an order that varies, in spite of XLA's flag (`determinism`).
-NONDETERMINISTIC = ("flash",)
+# Kernel -> the only platform it runs on.
+PLATFORMS = {"cudnn": "gpu", "flash": "gpu", "splash": "tpu"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,11 +142,12 @@ class Attention:
     """Attention of every query over the keys of its view or of its group, with softmax scale 1/sqrt(D).
 
     Attributes:
-      implementation: name of the kernel. "xla" runs on any platform. "cudnn" (GPU) and "splash" (TPU)
-        never store the weights. "auto" selects the platform's kernel for 16-bit dtypes, otherwise "xla".
+      implementation: name of the kernel. "xla" runs on any platform. "cudnn" and "flash" (GPU) and "splash"
+        (TPU) never store the weights. "auto" selects the fastest kernel for the platform, the dtype, the
+        head size and the length of the sequences, see `kernel`.
       mesh: the mesh that shards groups and views (see `muskie_jax.sharding`); None if arrays are on one
         device.
-      deterministic: whether "auto" selects none of the kernels in NONDETERMINISTIC.
+      deterministic: whether "auto" leaves out "flash", whose backward pass adds in an order that varies.
     """
 
     implementation: str = "auto"
@@ -145,6 +167,19 @@ class Attention:
                 f"attention={self.implementation!r} needs a {required.upper()}, "
                 f"and this is a {self.platform.upper()}: use 'auto'"
             )
+        if self.implementation == "flash":
+            if not flash.runs_on(self.device):
+                raise ValueError(
+                    f"attention='flash' needs an H100 or H200, and this is a {self.device.device_kind}: "
+                    "use 'auto'"
+                )
+            if not flash.is_installed():
+                raise ValueError(f"attention='flash' needs a package: pip install {flash.PACKAGE}")
+
+    @property
+    def device(self) -> jax.Device:
+        """One of the devices, which are all of the same kind."""
+        return jax.devices()[0] if self.mesh is None else self.mesh.devices.flat[0]
 
     @property
     def platform(self) -> str:
@@ -158,13 +193,31 @@ class Attention:
         """The number of shards of a batch's groups, and of a group's views."""
         return (1, 1) if self.mesh is None else (group_shards(self.mesh), self.mesh.shape["view"])
 
-    def kernel(self, dtype: jnp.dtype) -> str:
-        """Returns the name of the kernel for arrays of `dtype`."""
+    def kernel(self, dtype: jnp.dtype, head_size: int, keys: int) -> str:
+        """Returns the name of the kernel for arrays of `dtype`.
+
+        Args:
+          dtype: dtype of queries, keys and values.
+          head_size: channels of a head, D.
+          keys: number of keys of a sequence, over all devices.
+        """
         if self.implementation != "auto":
             return self.implementation
         if dtype not in (jnp.bfloat16, jnp.float16):
             return "xla"
-        return {"gpu": "cudnn", "tpu": "splash"}.get(self.platform, "xla")
+        if self.platform != "gpu":
+            return "splash" if self.platform == "tpu" else "xla"
+        has_cudnn = head_size % 8 == 0
+        is_faster = head_size <= flash.LARGEST_HEAD and (keys >= flash.FEWEST_KEYS or not has_cudnn)
+        if is_faster and not self.deterministic and flash.runs_on(self.device) and flash.is_installed():
+            return "flash"
+        return "cudnn" if has_cudnn else "xla"
+
+    def misses_flash(self, dtype: jnp.dtype) -> bool:
+        """Returns whether "auto" would select "flash" if its package were installed."""
+        selects = self.implementation == "auto" and dtype in (jnp.bfloat16, jnp.float16)
+        selects = selects and not self.deterministic
+        return selects and flash.runs_on(self.device) and not flash.is_installed()
 
     def __call__(
         self,
@@ -177,7 +230,8 @@ class Attention:
 
         Across views, V and T of `query` may differ from V and T of `key` and `value`.
         """
-        kernel = KERNELS[self.kernel(query.dtype)]
+        keys = key.shape[1] * key.shape[2] if across_views else key.shape[2]
+        kernel = KERNELS[self.kernel(query.dtype, query.shape[-1], keys)]
         if kernel is xla_attention and self.platform == "cpu":
             kernel = cpu_attention
 
@@ -206,14 +260,17 @@ def keep_only(names: Sequence[str]) -> Callable[..., bool]:
     """Returns a policy for `jax.checkpoint` that saves values with these names and recomputes the rest.
 
     `checkpoint_name` sets the names. ATTENTION selects a kernel's output and its softmax
-    denominators, without which the kernel would have to run again. cuDNN's output cannot be named, so the
-    policy recognises its primitive.
+    denominators, without which the kernel would have to run again. The denominators of cuDNN and
+    FlashAttention cannot be named, so the policy recognises the calls of their forward passes.
     """
     save_named = jax.checkpoint_policies.save_only_these_names(*names)
 
     def policy(primitive, *arguments, **parameters) -> bool:
         is_cudnn = primitive.name.startswith(CUDNN_PRIMITIVE)
-        return (is_cudnn and ATTENTION in names) or save_named(primitive, *arguments, **parameters)
+        is_flash = parameters.get("target_name") == flash.FORWARD_CALL
+        return ((is_cudnn or is_flash) and ATTENTION in names) or save_named(
+            primitive, *arguments, **parameters
+        )
 
     return policy
 

@@ -16,7 +16,6 @@ from jaxtyping import Float
 
 from muskie_jax.models.attention import Attention, attention_map
 from muskie_jax.models.normalization import LayerNorm, gelu
-from muskie_jax.models.picking import Picked, take
 from muskie_jax.models.rope import RotationTable, rotate
 
 INITIAL_VALUES = ("published", "xavier")
@@ -59,31 +58,24 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "B VT d"],
-        rotation: RotationTable,
-        return_map: bool = False,
-        picked: Picked | None = None,
+        self, x: Float[Array, "B VT d"], rotation: RotationTable, return_map: bool = False
     ) -> tuple[Array, Array | None]:
         """Returns attended tokens and, if requested, the attention weights averaged over heads.
 
         Args:
           x: tokens, view after view.
           rotation: RoPE table of one view's T tokens.
-          return_map: whether to return the weights; requires `picked` to be None.
-          picked: the K tokens per group that are queries, across views only; None for all tokens.
+          return_map: whether to return the weights.
 
         Returns:
-          Tokens (B, V*T, d), or with `picked` (B, K, d). Weights: float32 (B, V, T, V, T) across views,
-          (B, V, T, T) within a view; None unless requested.
+          Tokens (B, V*T, d). Weights: float32 (B, V, T, V, T) across views, (B, V, T, T) within a view;
+          None unless requested.
         """
         batch, _, width = x.shape
         tokens = len(rotation[0])
         qkv = dense(width, 3 * width, self.dtype, self.initial_values, "qkv")(x)
         qkv = qkv.reshape(batch, -1, tokens, 3, self.heads, width // self.heads)
         query, key, value = rotate(qkv, rotation)
-        if picked is not None:
-            query = take(query.reshape(batch, -1, *query.shape[3:]), picked)[:, None]
         query, key, value = (checkpoint_name(x, "qkv") for x in (query, key, value))
         attended = self.attend(query, key, value, self.across_views)
         proj = dense(width, width, self.dtype, self.initial_values, "proj")
@@ -127,11 +119,7 @@ class TransformerLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "B VT d"],
-        rotation: RotationTable,
-        return_map: bool = False,
-        picked: Picked | None = None,
+        self, x: Float[Array, "B VT d"], rotation: RotationTable, return_map: bool = False
     ) -> tuple[Array, Array | None]:
         """Returns tokens and attention weights, with arguments and shapes as in `SelfAttention`."""
         norm = lambda x, name: LayerNorm(self.dtype, self.attend.shards, name=name)(x)
@@ -139,9 +127,7 @@ class TransformerLayer(nn.Module):
             self.heads, self.across_views, self.dtype, self.attend, self.initial_values, name="attention"
         )
         mlp = MLP(self.dtype, self.initial_values, name="mlp")
-        mixed, weights = attention(norm(x, "norm1"), rotation, return_map, picked)
-        if picked is not None:
-            x = take(x, picked)
+        mixed, weights = attention(norm(x, "norm1"), rotation, return_map)
         x = checkpoint_name(x + mixed, "mixed")
         x = checkpoint_name(x + mlp(norm(x, "norm2")), "mixed")
         return x, weights
@@ -157,18 +143,11 @@ class AlternatingBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "B VT d"],
-        rotation: RotationTable,
-        return_map: bool = False,
-        picked: Picked | None = None,
+        self, x: Float[Array, "B VT d"], rotation: RotationTable, return_map: bool = False
     ) -> tuple[Array, Array | None]:
-        """Returns tokens and, if requested, the global half's weights, as `SelfAttention` does.
-
-        `picked` applies to the global half; the frame half computes all tokens, which are its keys.
-        """
+        """Returns tokens and, if requested, the global half's weights, as `SelfAttention` does."""
         layer = lambda across_views, name: TransformerLayer(
             self.heads, across_views, self.dtype, self.attend, self.initial_values, name=name
         )
         x, _ = layer(False, "frame")(x, rotation)
-        return layer(True, "global")(x, rotation, return_map, picked)
+        return layer(True, "global")(x, rotation, return_map)

@@ -24,7 +24,6 @@ from muskie_jax.models.attention import ATTENTION, Attention, keep_only
 from muskie_jax.models.inputs import CHANNELS, check_images
 from muskie_jax.models.layers import INITIAL_VALUES, PRODUCTS, AlternatingBlock, dense
 from muskie_jax.models.normalization import LayerNorm
-from muskie_jax.models.picking import Picked, pick
 from muskie_jax.models.rope import patch_positions, rotation_table
 
 PATCH = 16
@@ -174,27 +173,6 @@ class Muskie(nn.Module):
         pred, conf = _split_head(_dense_over_views(self.head, self.norm(patch_tokens)))
         return MuskieOutput(pred, conf, tokens, attention)
 
-    def predict_hidden(
-        self, images: Float[Array, "B V H W 3"], mask: Bool[Array, "B V L"], slots: int
-    ) -> tuple[Float32[Array, "B K P"], Float32[Array, "B K P"], Picked]:
-        """Reconstructs masked patches only: the last layer and the head skip all other patches.
-
-        Args:
-          images, mask: see `__call__`.
-          slots: K, the number of patches per group. Masked patches beyond K are dropped.
-
-        Returns:
-          `pred` and `conf` as in `MuskieOutput`, which are also computed for unused slots; and the picked
-          patches, as indices into a group's V*L patches.
-        """
-        x = self.embed(images, mask)
-        masked_tokens = jnp.pad(mask, ((0, 0), (0, 0), (self.registers, 0))).reshape(len(x), -1)
-        height, width = images.shape[2:4]
-        x, _, _ = self.run_blocks(x, (height, width), False, False, pick(masked_tokens, slots))
-        pred, conf = _split_head(self.head(self.norm(x)))
-        # Picked again, because token indices count registers and patch indices do not.
-        return pred, conf, pick(mask.reshape(len(x), -1), slots)
-
     def features(
         self, images: Float[Array, "B V H W 3"], mask: Bool[Array, "B V L"] | None = None
     ) -> tuple[Float[Array, "B V L d"], ...]:
@@ -233,19 +211,16 @@ class Muskie(nn.Module):
         image_size: tuple[int, int],
         return_tokens: bool,
         return_attention: bool,
-        picked: Picked | None = None,
     ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
         """Runs all blocks.
 
         Args:
           x: tokens from `embed`.
           image_size: (H, W), in pixels.
-          return_tokens, return_attention: see `__call__`; must be False with `picked`.
-          picked: the K tokens of each group that the last layer computes; None for all tokens.
+          return_tokens, return_attention: see `__call__`.
 
         Returns:
-          The final tokens, (B, V, T, d) or, with `picked`, (B, K, d); and `tokens` and `attention` as in
-          `MuskieOutput`.
+          The final tokens, (B, V, T, d); and `tokens` and `attention` as in `MuskieOutput`.
         """
         grid = (image_size[0] // self.patch, image_size[1] // self.patch)
         positions = patch_positions(grid, self.registers)
@@ -259,17 +234,16 @@ class Muskie(nn.Module):
             return tokens, attention
 
         # Initialisation always unrolls, so parameters do not depend on `scan_blocks`.
-        if self.scan_blocks and picked is None and not self.is_initializing():
+        if self.scan_blocks and not self.is_initializing():
             x, (tokens, attention) = self._scan(x, rotation, return_attention, requested)
             unstack = lambda y: tuple(y[i] for i in range(self.depth)) if y is not None else ()
             return x.reshape(shape), unstack(tokens), unstack(attention)
         by_block = []
-        for number, block in enumerate(self.blocks, 1):
-            x, weights = block(x, rotation, return_attention, picked if number == self.depth else None)
+        for block in self.blocks:
+            x, weights = block(x, rotation, return_attention)
             by_block.append(requested(x, weights))
         tokens, attention = zip(*by_block)
-        x = x.reshape(shape) if picked is None else x
-        return x, tokens if return_tokens else (), attention if return_attention else ()
+        return x.reshape(shape), tokens if return_tokens else (), attention if return_attention else ()
 
     def _block(self, **kwargs) -> AlternatingBlock:
         block_class, saved = AlternatingBlock, REMAT[self.remat]

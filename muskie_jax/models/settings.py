@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.checks import at_least, one_of
 from muskie_jax.errors import UserError
-from muskie_jax.models.attention import IMPLEMENTATIONS, NONDETERMINISTIC
+from muskie_jax.models.attention import IMPLEMENTATIONS
 from muskie_jax.models.layers import INITIAL_VALUES
 from muskie_jax.models.muskie import DTYPES, PATCH, REGISTERS, REMAT, VARIANTS, VIEW_EMBED
 
@@ -24,7 +24,7 @@ class ModelSettings:
         see docs/speed.md.
       scan_blocks: whether to compile one block and loop over it. This compiles faster and runs slower;
         the parameters are the same.
-      attention: attention kernel: "auto", "xla", "cudnn" or "splash".
+      attention: attention kernel: "auto", "xla", "cudnn", "flash" or "splash".
       view_embed: "learned" adds a learned vector per view index; "none" is as published.
       max_views: number of learned view vectors.
       initial_values: initial values of linear layers. "published": kernels and biases uniform in
@@ -51,14 +51,15 @@ def check_model(model: ConfigDict, deterministic: bool = False) -> None:
     one_of(model.view_embed, VIEW_EMBED, "config.model.view_embed")
     one_of(model.initial_values, INITIAL_VALUES, "config.model.initial_values")
     one_of(model.attention, IMPLEMENTATIONS, "config.model.attention")
-    if (model.attention, model.dtype) == ("cudnn", "float32"):
+    if model.attention in ("cudnn", "flash") and model.dtype == "float32":
         raise UserError(
-            "config.model.attention='cudnn' does not support float32: use 'auto', or dtype='bfloat16'"
+            f"config.model.attention={model.attention!r} does not support float32: use 'auto', or "
+            "dtype='bfloat16'"
         )
-    if deterministic and model.attention in NONDETERMINISTIC:
+    if model.attention == "flash" and deterministic:
         raise UserError(
-            f"config.model.attention={model.attention!r} is not deterministic, but config.deterministic is "
-            "True: use 'auto', which then selects a deterministic kernel"
+            "config.model.attention='flash' is not deterministic, but config.deterministic is True: use "
+            "'auto', which then selects another kernel"
         )
     at_least(1, model, "config.model", "patch")
     at_least(0, model, "config.model", "registers")

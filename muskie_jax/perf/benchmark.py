@@ -21,7 +21,7 @@ from muskie_jax.errors import UserError
 from muskie_jax.files import create_workdir
 from muskie_jax.masking import MaskOptions, group_masks
 from muskie_jax.optim import make_optimizer
-from muskie_jax.perf.flops import peak_flops, task_flops
+from muskie_jax.perf.flops import peak_flops, training_flops
 from muskie_jax.perf.machines import GIB
 from muskie_jax.perf.roofline import Roofline, best_time, composed_roofline
 from muskie_jax.programs import Programs, batch_shapes, explain_out_of_memory, training_programs
@@ -156,9 +156,8 @@ def run_case(config: ConfigDict, case: Case, mesh: Mesh, rooflines: Rooflines) -
     """Returns the measurements of one case. `rooflines` caches rooflines."""
     task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
     shapes = batch_shapes(case.bucket, config.batch.groups, config.batch.views, task.model.patch, mesh)
-    schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
     state_shapes = abstract_state(task.model, optimizer, mesh)
-    lowered = training_programs(task, optimizer, state_shapes, {case.bucket: shapes}, schedule, mesh)
+    lowered = training_programs(task, optimizer, state_shapes, {case.bucket: shapes}, 1, mesh)
     programs = Programs(lowered, {}, quiet=True)
     groups = config.batch.groups * config.batch.views // case.bucket.views
     row = {
@@ -170,18 +169,17 @@ def run_case(config: ConfigDict, case: Case, mesh: Mesh, rooflines: Rooflines) -
         "mesh": dict(mesh.shape),
         "devices": case.devices,
     }
-    assert task.masks is not None
     try:
         row["compile_seconds"] = programs.compile()
         row["gib"] = programs.needed_bytes(state_shapes)[0] / GIB
         programs.check_memory(state_shapes, mesh.local_devices[0], config)
         with explain_out_of_memory(str(case.bucket)):
             state = init_state(task.model, optimizer, config.seed, mesh)
-            batch = random_batch(shapes, case.bucket.grid(task.model.patch), task.masks)
+            batch = random_batch(shapes, case.bucket.grid(task.model.patch), MaskOptions.of(config.mask))
             seconds = time_updates(programs, state, (case.bucket, batch), config.benchmark)
     except UserError as error:  # the next cases still run
         return row | {"too_big": str(error)}
-    flops = groups * task_flops(task, case.bucket)
+    flops = groups * training_flops(task.model, case.bucket)
     peak = peak_flops(mesh.devices.flat[0])
     row |= {
         "step_ms": 1e3 * seconds,
@@ -213,7 +211,7 @@ def device_roofline(
     if key not in known:
         try:
             with explain_out_of_memory("the roofline"):
-                known[key] = composed_roofline(model, bucket, local_groups, task.slots(bucket))
+                known[key] = composed_roofline(model, bucket, local_groups)
         except UserError:
             known[key] = None
     return known[key]

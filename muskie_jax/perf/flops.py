@@ -7,55 +7,40 @@ from muskie_jax.buckets import Bucket
 from muskie_jax.models import splash
 from muskie_jax.models.muskie import CHANNELS, Muskie
 from muskie_jax.perf.machines import find_chip
-from muskie_jax.train_step import Task
 
 
-def forward_flops(model: Muskie, bucket: Bucket, slots: int | None = None) -> float:
-    """Returns the FLOPs of one group's forward pass: matrix products and attention.
+def forward_flops(model: Muskie, bucket: Bucket) -> float:
+    """Returns the FLOPs of the forward pass of one group of a bucket: matrix products and attention.
 
     A multiply-add counts as 2. Norms, RoPE, activations and softmax do not count.
-
-    Args:
-      model: the network.
-      bucket: image size and view count of the group.
-      slots: number of patches that the last layer and the head compute, see `Task.slots`; None for all.
     """
-    ends, linear, attention = _forward_parts(model, bucket, slots)
+    ends, linear, attention = _forward_parts(model, bucket)
     return ends + linear + attention
 
 
-def _forward_parts(model: Muskie, bucket: Bucket, slots: int | None) -> tuple[float, float, float]:
+def _forward_parts(model: Muskie, bucket: Bucket) -> tuple[float, float, float]:
     """Returns the FLOPs of patch embedding and head, of the blocks' linear layers, and of attention."""
     rows, columns = bucket.grid(model.patch)
     patches = bucket.views * rows * columns
     tokens = patches + bucket.views * model.registers
-    last, predicted = (tokens, patches) if slots is None else (slots, slots)
     values = CHANNELS * model.patch**2
     width, layers = model.width, 2 * model.depth
-    ends = 2 * values * width * (patches + 2 * predicted)  # the head has two outputs per pixel value
-    after_attention = 9 * ((layers - 1) * tokens + last)  # output projection 1, MLP 8
-    linear = 2 * width**2 * (3 * layers * tokens + after_attention)  # queries, keys, values 3
+    ends = 2 * values * width * 3 * patches  # embedding 1; the head has two outputs per pixel value
+    linear = 2 * width**2 * 12 * layers * tokens  # queries, keys, values 3; output projection 1; MLP 8
     frame_attention = model.depth * tokens * (tokens / bucket.views)
-    global_attention = ((model.depth - 1) * tokens + last) * tokens
+    global_attention = model.depth * tokens * tokens
     return ends, linear, 4 * width * (frame_attention + global_attention)
 
 
-def training_flops(model: Muskie, bucket: Bucket, slots: int | None = None) -> float:
+def training_flops(model: Muskie, bucket: Bucket) -> float:
     """Returns the FLOPs of one group's forward and backward pass, as MFU counts them.
 
     The count is three times `forward_flops`; recomputation does not count.
     """
-    return 3.0 * forward_flops(model, bucket, slots)
+    return 3.0 * forward_flops(model, bucket)
 
 
-def task_flops(task: Task, bucket: Bucket) -> float:
-    """Returns the `training_flops` of one group of a task."""
-    return training_flops(task.model, bucket, task.slots(bucket))
-
-
-def hardware_flops(
-    model: Muskie, bucket: Bucket, on_tpu: bool, view_shards: int = 1, slots: int | None = None
-) -> float:
+def hardware_flops(model: Muskie, bucket: Bucket, on_tpu: bool, view_shards: int = 1) -> float:
     """Returns the FLOPs that devices execute for one group's training step, as HFU counts them.
 
     Hardware FLOPs utilisation (HFU) counts recomputation and padding, which MFU leaves out. In addition to
@@ -71,12 +56,10 @@ def hardware_flops(
       bucket: image size and view count of the group.
       on_tpu: whether attention is splash attention.
       view_shards: number of devices that split the views of a group.
-      slots: number of patches that the last layer and the head compute; None for all. Must be None if
-        `view_shards` > 1, since all patches are then computed (see `Task.slots`).
     """
     linear_again = 1 if model.remat in ("block", "full") else 0
     attention_again = 1 if model.remat == "full" else 0
-    ends, linear, _ = _forward_parts(model, bucket, slots)
+    ends, linear, _ = _forward_parts(model, bucket)
     rows, columns = bucket.grid(model.patch)
     frame_tokens = rows * columns + model.registers
     head_size, itemsize = model.width // model.heads, jnp.dtype(model.dtype).itemsize
@@ -92,8 +75,7 @@ def hardware_flops(
     group_tokens = bucket.views * frame_tokens
     frame_attention = attention(bucket.views, frame_tokens, frame_tokens)
     global_attention = attention(view_shards, group_tokens // view_shards, group_tokens)
-    last_attention = global_attention if slots is None else attention(1, slots, group_tokens)
-    attentions = model.depth * frame_attention + (model.depth - 1) * global_attention + last_attention
+    attentions = model.depth * (frame_attention + global_attention)
     return 3 * ends + (3 + linear_again) * linear + attentions
 
 

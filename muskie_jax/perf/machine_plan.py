@@ -8,7 +8,7 @@ from typing import Any
 
 from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.errors import UserError
-from muskie_jax.perf.flops import hardware_flops, task_flops
+from muskie_jax.perf.flops import hardware_flops, training_flops
 from muskie_jax.perf.hlo import Traffic
 from muskie_jax.perf.machines import GIB, Machine
 from muskie_jax.perf.memory import training_memory
@@ -26,7 +26,7 @@ class Workload:
     Attributes:
       machine: the machine.
       mesh: sizes of the axes data, fsdp and view.
-      task: network, loss and masks.
+      task: network and loss.
       schedule: schedule of the buckets of updates.
       groups: number of loaded groups per batch, over all chips.
       views: number of views per loaded group.
@@ -49,19 +49,18 @@ class Workload:
 
     def model_flops(self, bucket: Bucket) -> float:
         """Returns the model FLOPs of one chip's part of a batch, as MFU counts them."""
-        return self._groups_per_chip(bucket) * task_flops(self.task, bucket)
+        return self._groups_per_chip(bucket) * training_flops(self.task.model, bucket)
 
     def hardware_flops(self, bucket: Bucket) -> float:
         """Returns the FLOPs that a chip executes for its part of a batch, as HFU counts them."""
         task, on_tpu, view_shards = self.task, self.machine.chip.is_tpu, self.mesh["view"]
-        flops = hardware_flops(task.model, bucket, on_tpu, view_shards, task.slots(bucket))
-        return self._groups_per_chip(bucket) * flops
+        return self._groups_per_chip(bucket) * hardware_flops(task.model, bucket, on_tpu, view_shards)
 
     def estimated_memory(self, bucket: Bucket) -> dict[str, float]:
         """Returns the estimated bytes per chip, by part, from `training_memory`."""
         return training_memory(
             self.task.model, bucket, self.batch_groups(bucket), self.mesh,
-            self.prefetched, self.schedule.batches_per_update, self.task.slots(bucket),
+            self.prefetched, self.schedule.batches_per_update,
         )  # fmt: skip
 
     def _groups_per_chip(self, bucket: Bucket) -> float:

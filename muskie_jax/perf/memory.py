@@ -26,9 +26,6 @@ KEPT_BY_BLOCK = {
     "block": 1 + 2 * 1,  # input of the block, and attention output of each layer
     "full": 1,  # input of the block
 }
-# Remat policy -> number of the arrays in KEPT_BY_BLOCK that the last layer keeps for slots only (see
-# `Task.slots`): queries, attention output, and all later arrays.
-KEPT_FOR_SLOTS = {"none": 1 + 1 + 1 + 1 + 4 + 4, "elementwise": 1 + 1 + 1 + 4, "block": 1, "full": 0}
 # Number of token-sized arrays of gradients during the backward pass of a block.
 GRADIENTS_OF_BLOCK = 2
 # Number of float32 arrays of the images' size when the backward pass starts: images, prediction,
@@ -43,7 +40,6 @@ def training_memory(
     mesh: Mapping[str, int],
     prefetched: int = 2,
     batches: int = 1,
-    slots: int | None = None,
 ) -> dict[str, float]:
     """Returns the bytes per device, by part, while the gradients of one batch are computed.
 
@@ -57,7 +53,6 @@ def training_memory(
       mesh: sizes of the axes data, fsdp and view.
       prefetched: number of batches on the device in addition to the batch in use.
       batches: number of batches per update.
-      slots: number of patches per group that the last layer and the head compute; None for all.
 
     Returns:
       A dictionary whose values sum to the total:
@@ -83,7 +78,6 @@ def training_memory(
     rows, columns = bucket.grid(model.patch)
     tokens = views * (rows * columns + model.registers)
     pixels = views * bucket.height * bucket.width * CHANNELS
-    predicted = 1.0 if slots is None else slots / (bucket.views * rows * columns)
     token_array = tokens * model.width * itemsize
     kept = KEPT_BY_BLOCK[model.remat]
     recomputed = KEPT_BY_BLOCK["none"] - kept
@@ -96,14 +90,13 @@ def training_memory(
     else:
         recomputed += gathered
     block_backward = token_array * (recomputed + GRADIENTS_OF_BLOCK)
-    not_kept = (1 - predicted) * KEPT_FOR_SLOTS[model.remat]
     return {
         "parameters": 4 * sharded,
         "optimizer": 8 * sharded,
         "gradients": 4 * sharded if batches > 1 else 0.0,
         "compute copies": itemsize * kernels if is_copied else 0.0,
-        "activations": max(token_array * (kept * model.depth - not_kept), itemsize * sharded),
-        "working set": max(4 * pixels * predicted * KEPT_BY_LOSS, block_backward),
+        "activations": max(token_array * kept * model.depth, itemsize * sharded),
+        "working set": max(4 * pixels * KEPT_BY_LOSS, block_backward),
         "batches": pixels * (1 + prefetched),
     }
 

@@ -31,7 +31,14 @@ from muskie_jax.perf.hlo import Traffic, estimate_traffic
 from muskie_jax.perf.machine_plan import MachinePlan, ProgramPlan, Workload, gpu_memory_fraction
 from muskie_jax.perf.machines import Machine, parse_machine
 from muskie_jax.perf.plan_report import advice, report
-from muskie_jax.programs import OPTIMIZER, Lower, ProgramKey, batch_shapes, device_bytes, training_programs
+from muskie_jax.programs import (
+    OPTIMIZER,
+    ZERO_GRADIENTS,
+    Lower,
+    batch_shapes,
+    device_bytes,
+    training_programs,
+)
 from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.train_step import Task, abstract_state, make_task
 from muskie_jax.writers import duration, log_main
@@ -93,14 +100,16 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     log_main(
         f"Planning {config.model.variant} on {machine.chips} {machine.chip.name}, mesh {dict(mesh.shape)}"
     )
-    lowered = one_program_per_bucket(training_programs(task, optimizer, state, shapes, schedule, mesh))
+    lowered = training_programs(task, optimizer, state, shapes, schedule.batches_per_update, mesh)
+    lowered.pop(ZERO_GRADIENTS, None)  # takes next to no time, and no more memory than the others
     compiled = compile_all(lowered, machine)
 
     # --- Figures of each program ---------------------------------------------------------------------
     programs = []
-    for bucket, program in compiled.items():
+    for key, program in compiled.items():
+        bucket = key if isinstance(key, Bucket) else None
         if machine.chip.is_tpu:
-            moments_are_arguments = bucket is None or None not in compiled
+            moments_are_arguments = bucket is None or OPTIMIZER not in compiled
             beside = waiting_batches + (0 if moments_are_arguments else moments)
             peak, parts = tpu_memory(program, beside)
         else:
@@ -125,7 +134,7 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         parameter_bytes=device_bytes(state.params),
         optimizer_bytes=moments,
         programs=tuple(programs),
-        total_programs=len(schedule.positions()) + (None in compiled),
+        total_programs=len(schedule.all()) + (OPTIMIZER in compiled),
         utilisation=config.plan.utilisation,
     )
     hints = () if result.fits else advice(result)
@@ -229,37 +238,20 @@ class CompiledProgram:
     code: float = 0.0
 
 
-def one_program_per_bucket(programs: Mapping[ProgramKey | str, Lower]) -> dict[Bucket | None, Lower]:
-    """Returns a mapping from each bucket to its program, and from None to a separate optimizer program.
-
-    If a bucket has two gradient programs, the program that adds to earlier gradients is chosen, since it
-    needs more memory.
-    """
-    chosen: dict[Bucket | None, Lower] = {}
-    if OPTIMIZER in programs:
-        chosen[None] = programs[OPTIMIZER]
-    for key, lower in programs.items():
-        if isinstance(key, ProgramKey) and (
-            not key.is_first or ProgramKey(key.bucket, False) not in programs
-        ):
-            chosen[key.bucket] = lower
-    return chosen
-
-
 def compile_all(
-    lowered: Mapping[Bucket | None, Lower], machine: Machine
-) -> dict[Bucket | None, CompiledProgram]:
+    lowered: Mapping[Bucket | str, Lower], machine: Machine
+) -> dict[Bucket | str, CompiledProgram]:
     """Compiles programs in parallel, and logs a line for each program."""
     start, finished = time.perf_counter(), []
     log_main(f"Compiling {len(lowered)} programs ...")
 
-    def compile_key(key: Bucket | None) -> CompiledProgram:
+    def compile_key(key: Bucket | str) -> CompiledProgram:
         began = time.perf_counter()
         program = compile_one(lowered[key](), machine)
         finished.append(key)
         note = "" if program.memory or not machine.chip.is_tpu else ": does not fit"
         seconds = time.perf_counter() - began
-        log_main(f"  {len(finished)}/{len(lowered)}  {key or OPTIMIZER}: {seconds:.0f}s{note}")
+        log_main(f"  {len(finished)}/{len(lowered)}  {key}: {seconds:.0f}s{note}")
         return program
 
     with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:

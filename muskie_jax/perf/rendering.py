@@ -70,7 +70,7 @@ def make_training_step(images: UInt8[Array, "B V H W 3"]) -> Callable[[], TrainS
     mask = group_masks(np.random.default_rng(1), groups, views, (side, side), masks)
     batch = {"images": images, "mask": mask, "source": jnp.zeros(groups, jnp.int32)}
     params = jax.jit(model.init)(jax.random.key(0), images[:1].astype(jnp.float32))["params"]
-    optimizer, task = optax.adamw(1e-4), Task(model, LossOptions(), 1, masks)
+    optimizer, task = optax.adamw(1e-4), Task(model, LossOptions(), 1)
     step = functools.partial(single_batch_update, task=task, optimizer=optimizer)
     compiled = jax.jit(step, donate_argnums=0)
     state = TrainState(jnp.int32(0), params, optimizer.init(params))

@@ -34,23 +34,20 @@ class Product(NamedTuple):
     needs_input_gradient: bool = True
 
 
-def forward_products(model: Muskie, bucket: Bucket, groups: int, slots: int | None = None) -> list[Product]:
-    """Returns the matrix products of a forward pass of `groups` groups, except attention's.
-
-    `slots` is the number of patches per group that the last layer and the head compute; None for all.
-    """
+def forward_products(model: Muskie, bucket: Bucket, groups: int) -> list[Product]:
+    """Returns the matrix products of a forward pass of `groups` groups, except attention's."""
     grid_rows, grid_columns = bucket.grid(model.patch)
     patches = groups * bucket.views * grid_rows * grid_columns
     tokens = patches + groups * bucket.views * model.registers
     width, pixels = model.width, CHANNELS * model.patch**2
     layers = 2 * model.depth
-    rows = {tokens: layers} if slots is None else {tokens: layers - 1, groups * slots: 1}
-    after_attention = ((width, width), (width, 4 * width), (4 * width, width))
     return [
         Product(patches, pixels, width, 1, needs_input_gradient=False),
         Product(tokens, width, 3 * width, layers),
-        *(Product(count, *shape, times) for count, times in rows.items() for shape in after_attention),
-        Product(patches if slots is None else groups * slots, width, 2 * pixels, 1),
+        Product(tokens, width, width, layers),
+        Product(tokens, width, 4 * width, layers),
+        Product(tokens, 4 * width, width, layers),
+        Product(patches, width, 2 * pixels, 1),
     ]
 
 
@@ -77,12 +74,9 @@ class _Operation(NamedTuple):
     count: int
 
 
-def composed_roofline(model: Muskie, bucket: Bucket, groups: int, slots: int | None = None) -> Roofline:
-    """Measures the roofline of a step of `groups` groups on the first device.
-
-    `slots` is as in `forward_products`.
-    """
-    products, attentions = operations(model, bucket, groups, slots)
+def composed_roofline(model: Muskie, bucket: Bucket, groups: int) -> Roofline:
+    """Measures the roofline of a step of `groups` groups on the first device."""
+    products, attentions = operations(model, bucket, groups)
     seconds = _measure([*products, *attentions], model.dtype)
     total = lambda operations, times: sum(op.count * t for op, t in zip(operations, times))
     split = len(products)
@@ -94,12 +88,10 @@ def composed_roofline(model: Muskie, bucket: Bucket, groups: int, slots: int | N
     )
 
 
-def operations(
-    model: Muskie, bucket: Bucket, groups: int, slots: int | None
-) -> tuple[list[_Operation], list[_Operation]]:
+def operations(model: Muskie, bucket: Bucket, groups: int) -> tuple[list[_Operation], list[_Operation]]:
     """Returns the matrix products and the attention of a training step, forward and backward."""
     products = []
-    for product in forward_products(model, bucket, groups, slots):
+    for product in forward_products(model, bucket, groups):
         rows, inner, columns, count, needs_input_gradient = product
         x, kernel, y = (rows, inner), (inner, columns), (rows, columns)
         flops = 2.0 * rows * inner * columns
@@ -110,26 +102,22 @@ def operations(
     grid_rows, grid_columns = bucket.grid(model.patch)
     frame_tokens = grid_rows * grid_columns + model.registers
     group_tokens = bucket.views * frame_tokens
-    queries = {group_tokens: model.depth}
-    if slots is not None:
-        queries = {group_tokens: model.depth - 1, slots: 1}
-    frame = _attention(model, groups * bucket.views, frame_tokens, frame_tokens, model.depth)
-    global_ = [_attention(model, groups, count, group_tokens, times) for count, times in queries.items()]
-    return products, [frame, *global_]
+    frame = _attention(model, groups * bucket.views, frame_tokens)
+    return products, [frame, _attention(model, groups, group_tokens)]
 
 
-def _attention(model: Muskie, sequences: int, queries: int, keys: int, count: int) -> _Operation:
+def _attention(model: Muskie, sequences: int, tokens: int) -> _Operation:
     """Returns the operation of attention: 2 products forward, and 5 backward with recomputed weights."""
     attend = dataclasses.replace(model.attention, mesh=None)
     head_size = model.width // model.heads
-    query_shape, key_shape = ((sequences, 1, n, model.heads, head_size) for n in (queries, keys))
+    shape = (sequences, 1, tokens, model.heads, head_size)
 
     def forward_backward(query, key, value, gradient):
         out, pull = jax.vjp(lambda *qkv: attend(*qkv, across_views=False), query, key, value)
         return out, pull(gradient)
 
-    flops = 7 * 2.0 * sequences * queries * keys * model.width
-    return _Operation(forward_backward, [query_shape, key_shape, key_shape, query_shape], flops, count)
+    flops = 7 * 2.0 * sequences * tokens**2 * model.width
+    return _Operation(forward_backward, [shape] * 4, flops, model.depth)
 
 
 def _measure(operations: Sequence[_Operation], dtype: jnp.dtype) -> list[float]:

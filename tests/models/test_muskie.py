@@ -50,22 +50,6 @@ def test_hidden_pixels_cannot_influence_the_prediction(params, images, mask):
     assert np.abs(visible.pred - ours.pred).max() > 1e-3
 
 
-@pytest.mark.parametrize("options", [{}, {"remat": "full"}, {"view_embed": "learned", "max_views": VIEWS}])
-def test_predict_hidden_matches_the_full_prediction(params, images, mask, options):
-    if "view_embed" in options:
-        params = params | {"view_embedding": jax.random.normal(jax.random.key(4), (VIEWS, 48))}
-    model, slots = build_model("nano", **options), 14
-    assert mask.sum((1, 2)).max() < slots < VIEWS * PATCHES
-    predict = lambda *arguments: model.apply(*arguments, slots, method="predict_hidden")
-    pred, conf, patches = jax.jit(predict)({"params": params}, images, mask)
-    everything = run(params, images, mask, **options)
-    for ours, expected in ((pred, everything.pred), (conf, everything.conf)):
-        for group in range(2):
-            hidden = expected[group][mask[group]]
-            np.testing.assert_allclose(ours[group, : len(hidden)], hidden, atol=2e-5)
-    assert patches.is_filled.sum() == mask.sum()
-
-
 def test_permuting_views_permutes_the_output(params, images, mask):
     order = np.array([2, 0, 1])
     ours = run(params, images, mask).pred[:, order]
@@ -265,9 +249,3 @@ def test_counted_flops_match_the_compiler():
     compiled = jax.jit(lambda p, x: model.apply(p, x)).lower(params, images).compile()
     compiler_flops = compiled.cost_analysis()["flops"]
     assert forward_flops(model, bucket) == pytest.approx(compiler_flops, rel=0.03)
-    mask = jax.ShapeDtypeStruct((1, 4, 36), bool)
-    hidden = lambda *arguments: model.apply(*arguments, 64, method="predict_hidden")
-    compiled = jax.jit(hidden).lower({"params": params["params"]}, images, mask).compile()
-    fewer = compiled.cost_analysis()["flops"]
-    assert fewer < 0.97 * compiler_flops
-    assert forward_flops(model, bucket, 64) == pytest.approx(fewer, rel=0.03)

@@ -28,17 +28,16 @@ def load(arg):
 
 
 @pytest.mark.parametrize("variant, bucket", [("base", Bucket(224, 224, 8)), ("huge", Bucket(512, 288, 2))])
-@pytest.mark.parametrize("slots", [None, 320])
-def test_timed_operations_cover_all_model_flops(variant, bucket, slots):
+def test_timed_operations_cover_all_model_flops(variant, bucket):
     model, groups = build_model(variant), 3
-    products = forward_products(model, bucket, groups, slots)
+    products = forward_products(model, bucket, groups)
     counted = sum(2 * p.rows * p.inner * p.columns * p.count for p in products)
-    timed, attentions = operations(model, bucket, groups, slots)
+    timed, attentions = operations(model, bucket, groups)
     embedding = products[0]  # images have no gradient
     backward = 2 * counted - 2 * embedding.rows * embedding.inner * embedding.columns
     assert sum(op.flops * op.count for op in timed) == pytest.approx(counted + backward, rel=1e-9)
     counted += 2 / 7 * sum(op.flops * op.count for op in attentions)  # two of seven products are forward
-    assert counted == pytest.approx(groups * forward_flops(model, bucket, slots), rel=1e-9)
+    assert counted == pytest.approx(groups * forward_flops(model, bucket), rel=1e-9)
 
 
 def test_best_time_is_per_call():
@@ -70,7 +69,7 @@ def test_cases_at_toy_size(tmp_path):
 def test_roofline_covers_the_groups_of_one_device(monkeypatch):
     measured = []
 
-    def measure(model, bucket, groups, slots):
+    def measure(model, bucket, groups):
         measured.append(groups)
         if groups > 3:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
@@ -95,10 +94,10 @@ class FakePrograms:
     """Programs that are never compiled; those at 64x64 do not fit."""
 
     def __init__(self, lowered, others, quiet):
-        self.batch = next(iter(lowered))
+        self.bucket = next(iter(lowered))
 
     def compile(self):
-        if self.batch.bucket.height == 64:
+        if self.bucket.height == 64:
             raise UserError("does not fit")
         return 0.0
 

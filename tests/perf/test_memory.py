@@ -13,29 +13,16 @@ from jax.ad_checkpoint import print_saved_residuals
 
 from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.config_file import load_config
-from muskie_jax.losses import LossOptions
 from muskie_jax.models.muskie import build_model
 from muskie_jax.perf.machines import GIB
-from muskie_jax.perf.memory import KEPT_BY_BLOCK, KEPT_FOR_SLOTS, training_memory
-from muskie_jax.train_step import MaskOptions, Task
+from muskie_jax.perf.memory import KEPT_BY_BLOCK, training_memory
 
 LARGE = build_model("large", dtype="bfloat16", remat="block")
 BUCKET = Bucket(224, 224, 8)
 
-# GiB of a training step with one batch per update: configs/benchmark.py and :remat (H100 and H200, jax
-# 0.11.2, 2026-11-23).
+# Variant, remat, bucket, groups, number of devices that split a group, and GiB of a training step with one
+# batch per update: configs/benchmark.py, :remat and :long (H100 and H200, jax 0.11.2, 2026-11-22).
 MEASURED = [
-    ("base", "none", Bucket(224, 224, 8), 2.95),
-    ("base", "none", Bucket(384, 384, 8), 6.34),
-    ("base", "none", Bucket(512, 512, 8), 10.33),
-    ("large", "none", Bucket(224, 224, 8), 8.72),
-    ("large", "none", Bucket(512, 512, 8), 28.23),
-    ("large", "elementwise", Bucket(512, 512, 8), 19.03),
-    ("large", "block", Bucket(512, 512, 8), 8.01),
-]
-# Measured on 2026-11-22, when the last layer and the head computed all patches; huge:
-# configs/benchmark.py:long, on one H200, and on two that split a group.
-ALL_PATCHES = [
     ("base", "none", Bucket(512, 512, 8), 4, 1, 10.6),
     ("large", "none", Bucket(512, 512, 8), 4, 1, 28.6),
     ("large", "block", Bucket(512, 512, 8), 4, 1, 8.2),
@@ -45,36 +32,22 @@ ALL_PATCHES = [
 ]
 
 
-def estimate(variant, remat, bucket, groups, view=1, masks=None):
-    """Returns the estimated GiB of a step, without prefetched batches."""
+@pytest.mark.parametrize("variant, remat, bucket, groups, view, gib", MEASURED)
+def test_estimate_is_within_3_percent(variant, remat, bucket, groups, view, gib):
     model = build_model(variant, dtype="bfloat16", remat=remat)
-    slots = Task(model, LossOptions(), 1, masks).slots(bucket)
     mesh = {"data": 1, "fsdp": 1, "view": view}
-    return sum(training_memory(model, bucket, groups, mesh, prefetched=0, slots=slots).values()) / GIB
-
-
-@pytest.mark.parametrize("variant, remat, bucket, gib", MEASURED)
-def test_estimate_is_within_3_percent(variant, remat, bucket, gib):
-    masks = MaskOptions((("random", 0.9), ("rectangle", 0.75), ("ellipse", 0.75)), None)
-    assert estimate(variant, remat, bucket, 4, masks=masks) == pytest.approx(gib, rel=0.03)
-    assert estimate(variant, remat, bucket, 4) > estimate(variant, remat, bucket, 4, masks=masks)
-
-
-@pytest.mark.parametrize("variant, remat, bucket, groups, view, gib", ALL_PATCHES)
-def test_estimate_without_slots(variant, remat, bucket, groups, view, gib):
-    assert estimate(variant, remat, bucket, groups, view) == pytest.approx(gib, rel=0.03)
+    estimated = training_memory(model, bucket, groups, mesh, prefetched=0)
+    assert sum(estimated.values()) / GIB == pytest.approx(gib, rel=0.03)
 
 
 def test_the_recipe_for_24_gb_leaves_some_of_what_jax_takes():
     config = load_config("configs/muskie_base_24gb.py:photos")
-    schedule, masks = BucketSchedule.of(config), MaskOptions.of(config.mask)
-    model = build_model(**config.model)
-    task = Task(model, LossOptions(), 1, masks)
+    schedule, model = BucketSchedule.of(config), build_model(**config.model)
     batches, mesh = schedule.batches_per_update, {"data": 1, "fsdp": 1, "view": 1}
     for bucket in schedule.all():
         groups = config.batch.groups * config.batch.views // bucket.views
         prefetched = config.data.prefetch * batches
-        parts = training_memory(model, bucket, groups, mesh, prefetched, batches, task.slots(bucket))
+        parts = training_memory(model, bucket, groups, mesh, prefetched, batches)
         assert sum(parts.values()) / GIB < 0.75 * (0.75 * 24), "JAX takes three quarters of the memory"
 
 
@@ -94,29 +67,22 @@ def saved_arrays(function, *arguments) -> list[SavedArray]:
     return [SavedArray(tuple(map(int, filter(None, f[1].split(",")))), f[2]) for f in found if f]
 
 
-def kept_arrays(remat, depth, slots):
-    """Returns the numbers of token-sized arrays, and of slot-sized ones, that a backward pass keeps."""
+def kept_arrays(remat, depth):
+    """Returns the number of token-sized arrays that a backward pass keeps."""
     model = build_model("nano", remat=remat).clone(depth=depth)
-    images, mask = jnp.zeros((1, 4, 64, 64, 3)), jnp.ones((1, 4, 16), bool)
+    images = jnp.zeros((1, 4, 64, 64, 3))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-    def predict(variables):
-        return model.apply(variables, images, mask, slots, method="predict_hidden")[0].sum()
-
-    saved = saved_arrays(predict, variables)
+    saved = saved_arrays(lambda variables: model.apply(variables, images).pred.sum(), variables)
     inside = [each.shape for each in saved if "argument" not in each.source and each.shape[-1:] != (768,)]
-    named = [each.shape for each in saved if "named" in each.source and slots in each.shape]
     tokens, width = 4 * (16 + 4), 48
-    return sum(map(math.prod, inside)) / (tokens * width), sum(map(math.prod, named)) / (slots * width)
+    return sum(map(math.prod, inside)) / (tokens * width)
 
 
 @pytest.mark.parametrize("remat", ["elementwise", "block", "full"])
 def test_blocks_keep_the_arrays_of_the_estimate(remat):
-    slots = 40
-    (three, for_slots), (two, _) = (kept_arrays(remat, depth, slots) for depth in (3, 2))
-    assert three - two == pytest.approx(KEPT_BY_BLOCK[remat])
-    assert for_slots == KEPT_FOR_SLOTS[remat] + 1  # and the last layer's result, which the head needs
+    added = kept_arrays(remat, depth=3) - kept_arrays(remat, depth=2)
+    assert added == pytest.approx(KEPT_BY_BLOCK[remat])
 
 
 def test_settings_that_save_memory():

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from conftest import ROOT
-from muskie_jax.buckets import Bucket, BucketSchedule
+from muskie_jax.buckets import Bucket
 from muskie_jax.config_file import load_config
 from muskie_jax.errors import UserError
 from muskie_jax.models.muskie import build_model
@@ -25,7 +25,6 @@ from muskie_jax.perf.plan import (
     compile_one,
     machine_devices,
     make_machine_task,
-    one_program_per_bucket,
     parse_needed_memory,
     plan,
     tpu_memory,
@@ -200,18 +199,6 @@ def test_hardware_flops_exceed_model_flops():
     assert hardware_flops(LARGE, BUCKET, True) > 1.2 * hardware_flops(LARGE, BUCKET, False)
 
 
-def test_hardware_flops_leave_out_patches_without_slots():
-    model, slots = build_model("large", dtype="bfloat16"), 1024
-    tokens = 8 * (4 + 196)
-    spared = training_flops(model, BUCKET) - training_flops(model, BUCKET, slots)
-    # Fused attention recomputes the weights in its backward pass: a seventh product.
-    attention = 4 * model.width * (tokens - slots) * tokens
-    on_gpu = hardware_flops(model, BUCKET, False) - hardware_flops(model, BUCKET, False, slots=slots)
-    assert on_gpu == pytest.approx(spared + attention / 2, rel=1e-9)
-    on_tpu = hardware_flops(model, BUCKET, True) - hardware_flops(model, BUCKET, True, slots=slots)
-    assert on_tpu > on_gpu
-
-
 def test_arrays_beside_a_tpu_program_count_once():
     compiled = CompiledProgram(memory={"arguments": 3.0, "temporary": 2.0})
     peak, parts = tpu_memory(compiled, beside=1.0)
@@ -329,9 +316,7 @@ def test_the_large_models_compile_for_tpu_slices(libtpu, name, machine):
     bucket = Bucket(224, 224, 1)
     shapes = {bucket: batch_shapes(bucket, machine.chips, 1, task.model.patch, mesh)}
     batches_per_update = 3  # with more than one, the optimizer is a separate program
-    schedule = BucketSchedule((((224, 224),),) * batches_per_update, (1,), 0)
-    programs = training_programs(task, optimizer, state, shapes, schedule, mesh)
-    lowered = one_program_per_bucket(programs)[bucket]()
+    lowered = training_programs(task, optimizer, state, shapes, batches_per_update, mesh)[bucket]()
     assert {"splash_mha_fwd", "splash_mha_dkv"} <= set(re.findall(r"splash_mha_[a-z]+", lowered.as_text()))
     found = compile_one(lowered, machine)
     assert found.memory and found.traffic

@@ -1,0 +1,60 @@
+"""FlashAttention-3 on Hopper GPUs (H100, H200), from the optional package dew-flash-attn-cu13.
+
+The package (version 0.3.6, BSD-3) calls the authors' CUDA kernels through XLA's foreign function interface.
+It needs Linux on x86-64, CUDA 13 and jax 0.11.2 or later. Source: Shah et al., "FlashAttention-3: Fast and
+Accurate Attention with Asynchrony and Low-precision", arXiv 2407.08608.
+
+Of three packages, this one fits best. flash-attn3-jax 0.2.3 has heads of 128 channels only, so that heads
+of 64 channels would do twice the work. fa4-jax 0.1.0 compiles its kernels at run time, with NVIDIA's CuTe
+DSL.
+
+Milliseconds of attention alone, forward and backward, on one H200 (jax 0.11.2, 2026-11-29):
+
+| sequences | queries = keys | heads x channels | cuDNN | FlashAttention-3 |
+|---|---|---|---|---|
+| 512 | 68 | 6 x 64 | 0.272 | 0.357 |
+| 256 | 136 | 6 x 64 | 0.339 | 0.343 |
+| 512 | 200 | 6 x 64 | 0.775 | 0.871 |
+| 32 | 580 | 12 x 64 | 0.54 | 0.43 |
+| 32 | 1028 | 12 x 64 | 1.315 | 1.009 |
+| 4 | 1600 | 12 x 64 | 0.367 | 0.301 |
+| 4 | 8224 | 12 x 64 | 7.06 | 5.37 |
+| 4 | 8224 | 16 x 80 | 13.50 | 11.71 |
+"""
+
+import functools
+import importlib
+
+import jax
+from jax import Array
+from jaxtyping import Float
+
+PACKAGE, MODULE = "dew-flash-attn-cu13==0.3.6", "dew_flash_attn"
+COMPUTE_CAPABILITY = "9.0"  # of Hopper, for which the kernels are compiled
+LARGEST_HEAD = 256  # channels
+FEWEST_KEYS = 256  # of a sequence for which the kernels are faster than cuDNN's, see the table above
+FORWARD_CALL = "dew_flash3_mha_fwd"  # the function that XLA calls in the forward pass
+
+
+def runs_on(device: jax.Device) -> bool:
+    """Returns whether a device has the architecture that the kernels need."""
+    return getattr(device, "compute_capability", None) == COMPUTE_CAPABILITY
+
+
+@functools.cache
+def is_installed() -> bool:
+    """Returns whether the package and the CUDA libraries that it needs are installed."""
+    try:
+        importlib.import_module(MODULE)
+    except (ImportError, OSError):  # OSError: its library finds no CUDA 13
+        return False
+    return True
+
+
+def flash_attention(
+    query: Float[Array, "N Tq heads D"],
+    key: Float[Array, "N Tk heads D"],
+    value: Float[Array, "N Tk heads D"],
+) -> Float[Array, "N Tq heads D"]:
+    """Attends with FlashAttention-3, in 16-bit dtypes."""
+    return importlib.import_module(MODULE).flash_mha(query, key, value)

@@ -48,6 +48,13 @@ case ${1:-} in
   notebook) # docs/features.jpg, docs/matches.png: the notebook's pictures of WEIGHTS, with DEMO's photographs
     MUSKIE_WEIGHTS=$WEIGHTS MUSKIE_PHOTOS=${DEMO:-} MUSKIE_SIZE=320 \
       jupyter execute notebooks/features.ipynb --output=executed.ipynb ;;
+  small_gpu) # GPU. docs/training.md: muskie_base_24gb.py on PHOTOS, in 18 GiB, which are 12.8% of an H200's memory
+    XLA_PYTHON_CLIENT_MEM_FRACTION=${FRACTION:-0.128} muskie_run train muskie_base_24gb.py:photos small_gpu \
+      --config.sources.photos.root="$PHOTOS" --config.duration='16 steps' --config.optim.warmup='4 steps' \
+      --config.log.every=4 --config.evaluation.every=0 --config.evaluation.groups=4 --config.evaluation.pictures=0
+    grep -o '"train/seconds_per_step": [0-9.]*' runs/figures/small_gpu/metrics.jsonl ;;
+  deterministic) # GPU. docs/training.md: digests and times of repeated trainings, with and without config.deterministic
+    python -m muskie_jax.perf.determinism --workdir runs/figures/deterministic ;;
   steps) # GPU. docs/speed.md: time and memory of a training step, and the roofline
     muskie_run benchmark benchmark.py benchmark ;;
   remat) # GPU. docs/speed.md: rematerialisation

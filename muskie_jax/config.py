@@ -79,9 +79,9 @@ class BatchSettings:
       views: number of photographs per loaded group.
       reuse: number of passes through the network that use a loaded batch, each with new masks and another
         order of the views.
-      passes: number of passes per optimizer step, which averages their gradients. As published, both uses
-        of a batch count for one step. With `reuse=1` this is gradient accumulation: `groups=4, passes=8`
-        needs the memory of 4 groups for the gradient of 32.
+      passes: number of passes per optimizer step, which averages their gradients. As published, a step
+        takes the last uses of some batches and earlier uses of the next. More passes accumulate gradients:
+        `groups=4, passes=16` averages over the groups of `groups=32, passes=2`, in the memory of 4.
     """
 
     groups: int = 32
@@ -194,6 +194,7 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.job = "train"  # one of JOBS
     config.seed = 0  # seed of all randomness: data, masks and initial parameters
+    config.deterministic = False  # same result in every run on GPUs too, but slower; see docs/training.md
     config.model = section(ModelSettings())
     config.sources = ConfigDict()  # name -> folder(...), dataset(...), packed(...) or synthetic(...)
     config.mask = section(MaskOptions())
@@ -230,7 +231,7 @@ def validate(config: ConfigDict) -> None:
     check_keys(config, default_config(), "config", skip=("sources", "posed"))
     one_of(config.job, JOBS, "config.job")
     at_least(0, config, "config", "seed", "max_minutes")
-    check_model(config.model)
+    check_model(config.model, config.deterministic)
     if config.sources or config.job != "evaluate":
         needs_data = config.job in ("train", "evaluate")
         check_sources(config.sources, needs_data, chooses_holdout=config.job == "evaluate")

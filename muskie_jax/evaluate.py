@@ -25,6 +25,7 @@ from muskie_jax import config as config_lib
 from muskie_jax.data.held_out import held_out_scenes
 from muskie_jax.data.mixture import NOT_READ, build_mixture, index_folder
 from muskie_jax.data.posed import PosedSet, open_posed
+from muskie_jax.determinism import require_deterministic_programs
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.contexts import ViewSet
 from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
@@ -96,6 +97,8 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     # --- Plan ----------------------------------------------------------------------------------------
     config_lib.validate(config)
+    if config.deterministic:
+        require_deterministic_programs()
     create_workdir(workdir)
     models = find_models(config.evaluate.models, config.evaluate.checkpoints, config.evaluate.dtype)
     if "correspondence" in config.evaluate.evaluators and all(model.kind != STILL for model in models):

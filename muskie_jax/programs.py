@@ -212,7 +212,9 @@ class Programs:
             log_main(message)
 
     def check_memory(self, state: TrainState, device: jax.Device, config: ConfigDict) -> None:
-        """Raises UserError if a program and the training state do not fit on a device together.
+        """Logs the memory that programs need, and raises UserError if a device does not have it.
+
+        The training state counts for every program.
 
         Args:
           state: shapes and shardings of the state.
@@ -230,6 +232,7 @@ class Programs:
                 f"{_less_memory(config)}; on a GPU, XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 lets JAX use more "
                 "memory"
             )
+        self._log(f"Memory: {needed / GIB:.1f} of {limit / GIB:.1f} GiB, for {key}")
 
     def needed_bytes(self, state: TrainState) -> tuple[int, Bucket | str]:
         """Returns the peak bytes on a device over all programs, and the key of the program that needs them.

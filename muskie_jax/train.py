@@ -17,6 +17,7 @@ from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.data.prefetch import prefetch
+from muskie_jax.determinism import require_deterministic_programs
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
 from muskie_jax.files import create_workdir
@@ -54,6 +55,8 @@ def train(
     """
     # --- Config, data, devices ---------------------------------------------------------------------
     config_lib.validate(config)
+    if config.deterministic:
+        require_deterministic_programs()
     stop = StopSignal(config.max_minutes)  # the time limit includes compilation
     create_workdir(workdir)
     total_steps = config_lib.total_steps(config)

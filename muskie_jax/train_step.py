@@ -59,7 +59,7 @@ def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
         is invalid.
     """
     try:
-        model = build_model(**config.model, mesh=mesh)
+        model = build_model(**config.model, mesh=mesh, deterministic=config.deterministic)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from error
     return Task(model, LossOptions(**config.loss), num_sources)

@@ -68,7 +68,7 @@ def test_shipped_configs_trace_at_full_size(path):
     """The gradient program has the right shapes in every bucket of every config; nothing is computed."""
     config = load(path)
     validate(config)
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, jax.devices()[: config.batch.groups])
     check_batch(config, mesh)
     optimizer = make_optimizer(config)
     params = abstract_state(build_model(**config.model), optimizer, mesh).params
@@ -100,7 +100,17 @@ def test_the_recipe_is_the_published_one():
     assert len(base.sources) == 9 and "waymo" not in base.sources
     for path in CONFIGS:
         if path.stem.startswith("muskie_"):
-            assert load(path).model.variant == path.stem.removeprefix("muskie_")
+            assert load(path).model.variant == path.stem.split("_")[1]
+
+
+def test_the_recipe_for_a_small_gpu_is_that_of_many_devices():
+    base, small = (load_config(f"configs/{name}.py:photos") for name in ("muskie_base", "muskie_base_24gb"))
+    assert small.batch.groups * small.batch.passes == base.batch.groups * base.batch.passes
+    for quantity in (total_steps, warmup_steps, peak_learning_rate):
+        assert quantity(small) == quantity(base)
+    small.batch.update(groups=base.batch.groups, passes=base.batch.passes)
+    small.data.prefetch = base.data.prefetch
+    assert small == base
 
 
 def test_learning_rates(config):
@@ -265,7 +275,7 @@ def test_mask_options_of_lists_are_hashable(config):
 def test_defaults_are_those_of_the_first_version():
     """Checkpoints and scripts rely on names and values: a change is deliberate, and is entered here."""
     digest = hashlib.sha256(default_config().to_json_best_effort().encode()).hexdigest()
-    assert digest[:16] == "bb15f285801b45a7"
+    assert digest[:16] == "b3fd7a1879df0b19"
 
 
 def test_renamed_settings():

@@ -89,14 +89,16 @@ class Device:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_program_that_does_not_fit_raises_with_its_sizes(setting, count):
+def test_a_program_that_does_not_fit_raises_with_its_sizes(setting, count, monkeypatch, capsys):
     config, state, programs = setting
+    monkeypatch.setattr(programs[count], "_quiet", False)
     needed, key = programs[count].needed_bytes(state)
     assert needed > device_bytes(state) + device_bytes(state.params)  # the state and the gradients
     if count == 2:  # the optimizer state stays in memory while a gradient program runs
         beside = {k: 0 if k == OPTIMIZER else device_bytes(state.opt_state) for k in programs[2]._compiled}
         assert needed == max(peak_bytes(p) + beside[k] for k, p in programs[2]._compiled.items())
     programs[count].check_memory(state, Device(needed), config)
+    assert f"Memory: 0.0 of 0.0 GiB, for {key}\n" in capsys.readouterr().err
     programs[count].check_memory(state, jax.devices("cpu")[0], config)  # a CPU reports no limit
     with pytest.raises(UserError, match=rf"{key} needs .* GiB .*lower config.batch.groups \(now 8"):
         programs[count].check_memory(state, Device(needed - 1), config)

@@ -2,7 +2,8 @@
 
 A *load* is the set of groups that are read together: one batch of groups per resolution. It serves `reuse`
 passes through the network, each with its own order of views and its own masks. A *slot* is a group's
-position in its batch. An update takes one or several passes.
+position in its batch. An update takes one or several passes. With more passes than uses of a load, the uses
+of several loads alternate, so that many small loads are used as one large load would be.
 
 A sample is a function of (seed, load, resolution, slot). It does not depend on the worker or host that
 computes it, and a run can start at any step. So the step is the only state of the pipeline.
@@ -208,25 +209,46 @@ class Pipeline:
           UserError: if a group cannot be loaded.
         """
         reuse, schedule = self.sampler.reuse, self.sampler.schedule
-        loads, loaded = self._loads(self._first_pass(first) // reuse), ()
+        loads = self._loads(self._load_and_use(self._first_pass(first))[0])
+        loaded: dict[int, tuple[PhotoLoad | SyntheticLoad, ...]] = {}
         for step in itertools.count(first) if stop is None else range(first, stop):
             update = []
             for number in range(self._first_pass(step), self._first_pass(step + 1)):
-                if not loaded or number % reuse == 0:
-                    loaded = tuple(next(loads) for _ in schedule.resolutions)
-                for bucket, load in zip(schedule.at(number), loaded):
-                    update.append((bucket, load.batch(number % reuse, bucket)))
+                load, use = self._load_and_use(number)
+                if load not in loaded:
+                    loaded[load] = tuple(next(loads) for _ in schedule.resolutions)
+                for bucket, part in zip(schedule.at(load * reuse + use), loaded[load]):
+                    update.append((bucket, part.batch(use, bucket)))
+                if use == reuse - 1:
+                    del loaded[load]
             yield tuple(update)
+
+    @property
+    def _loads_together(self) -> int:
+        """The number of loads whose uses alternate: those that replace one load of a larger batch."""
+        together, rest = divmod(self.sampler.schedule.passes, self.sampler.reuse)
+        return 1 if rest else together
+
+    def _load_and_use(self, number: int) -> tuple[int, int]:
+        """Returns the load of pass `number`, and how many earlier passes have used it.
+
+        With several loads together, the first uses of all of them precede their second uses.
+        """
+        together = self._loads_together
+        turn, position = divmod(number, together * self.sampler.reuse)
+        use, offset = divmod(position, together)
+        return turn * together + offset, use
 
     def _first_pass(self, step: int) -> int:
         """Returns the number of the first pass of update `step`.
 
-        An update of several passes starts with the last use of a load, as published: with two passes and
+        An update of several passes starts with the last uses of loads, as published: with two passes and
         two uses, it takes the second use of one load and the first use of the next. Its gradient then
-        averages more groups.
+        averages more groups. With eight times the passes, of an eighth of the groups each, it takes the
+        second uses of eight loads and the first uses of the next eight, so the same number of groups.
         """
         passes = self.sampler.schedule.passes
-        return step * passes + (self.sampler.reuse - 1 if passes > 1 else 0)
+        return step * passes + (self._loads_together * (self.sampler.reuse - 1) if passes > 1 else 0)
 
     def _loads(self, first: int) -> Generator[PhotoLoad | SyntheticLoad, None, None]:
         """Yields each load from `first` on, one resolution after the other."""
@@ -249,8 +271,9 @@ class Pipeline:
         groups = grain.MapDataset.range(first * per_load, MAX_GROUPS).map(
             _PhotoStream(self.sampler, self.rows)
         )
-        # Two loads are read ahead, by threads of this process or by all worker processes together.
-        ahead = max(1, math.ceil(2 * per_load / max(self.workers, 1)))
+        # The loads of two updates, but at least two loads, are read ahead, by threads of this process or by
+        # all worker processes together.
+        ahead = max(1, math.ceil(2 * self._loads_together * per_load / max(self.workers, 1)))
         stream = groups.to_iter_dataset(grain.ReadOptions(self.threads, ahead))
         if self.workers:
             if not flags.FLAGS.is_parsed():  # in a script or notebook; Grain reads its own flags

@@ -147,10 +147,12 @@ class Attention:
         head size and the length of the sequences, see `kernel`.
       mesh: the mesh that shards groups and views (see `muskie_jax.sharding`); None if arrays are on one
         device.
+      deterministic: whether "auto" leaves out "flash", whose backward pass adds in an order that varies.
     """
 
     implementation: str = "auto"
     mesh: Mesh | None = None
+    deterministic: bool = False
 
     def __post_init__(self):
         if self.implementation not in IMPLEMENTATIONS:
@@ -206,14 +208,15 @@ class Attention:
         if self.platform != "gpu":
             return "splash" if self.platform == "tpu" else "xla"
         has_cudnn = head_size % 8 == 0
-        prefers_flash = head_size <= flash.LARGEST_HEAD and (keys >= flash.FEWEST_KEYS or not has_cudnn)
-        if prefers_flash and flash.runs_on(self.device) and flash.is_installed():
+        is_faster = head_size <= flash.LARGEST_HEAD and (keys >= flash.FEWEST_KEYS or not has_cudnn)
+        if is_faster and not self.deterministic and flash.runs_on(self.device) and flash.is_installed():
             return "flash"
         return "cudnn" if has_cudnn else "xla"
 
     def misses_flash(self, dtype: jnp.dtype) -> bool:
         """Returns whether "auto" would select "flash" if its package were installed."""
         selects = self.implementation == "auto" and dtype in (jnp.bfloat16, jnp.float16)
+        selects = selects and not self.deterministic
         return selects and flash.runs_on(self.device) and not flash.is_installed()
 
     def __call__(

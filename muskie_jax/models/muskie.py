@@ -292,13 +292,14 @@ def build_model(
     residual_dtype: str = "float32",
     attention: str = "auto",
     mesh: Mesh | None = None,
+    deterministic: bool = False,
     **options,
 ) -> Muskie:
     """Builds a `Muskie` of a named variant.
 
     Args:
       variant, dtype, residual_dtype: names from VARIANTS and DTYPES.
-      attention, mesh: kernel and mesh, see `muskie_jax.models.attention.Attention`.
+      attention, mesh, deterministic: see `muskie_jax.models.attention.Attention`.
       options: other attributes of `Muskie`.
 
     Raises:
@@ -316,5 +317,6 @@ def build_model(
         if value not in allowed:
             raise ValueError(f"{name}={value!r} is not a valid value: use one of {', '.join(allowed)}")
     size = dataclasses.asdict(VARIANTS[variant])
+    attend = Attention(attention, mesh, deterministic)
     dtypes = {"dtype": jnp.dtype(dtype), "residual_dtype": jnp.dtype(residual_dtype)}
-    return Muskie(**size, **dtypes, attention=Attention(attention, mesh), **options)
+    return Muskie(**size, **dtypes, attention=attend, **options)

@@ -46,8 +46,8 @@ class ModelSettings:
     initial_values: str = "published"
 
 
-def check_model(model: ConfigDict) -> None:
-    """Raises UserError for an invalid value of `config.model`."""
+def check_model(model: ConfigDict, deterministic: bool = False) -> None:
+    """Raises UserError for an invalid value of `config.model`, given `config.deterministic`."""
     one_of(model.variant, VARIANTS, "config.model.variant")
     one_of(model.dtype, DTYPES, "config.model.dtype")
     one_of(model.residual_dtype, DTYPES, "config.model.residual_dtype")
@@ -59,6 +59,11 @@ def check_model(model: ConfigDict) -> None:
         raise UserError(
             f"config.model.attention={model.attention!r} does not support float32: use 'auto', or "
             "dtype='bfloat16'"
+        )
+    if model.attention == "flash" and deterministic:
+        raise UserError(
+            "config.model.attention='flash' is not deterministic, but config.deterministic is True: use "
+            "'auto', which then selects another kernel"
         )
     at_least(1, model, "config.model", "patch")
     at_least(0, model, "config.model", "registers")

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.config import validate
+from muskie_jax.determinism import require_deterministic_programs
 from muskie_jax.errors import UserError
 from muskie_jax.files import create_workdir
 from muskie_jax.masking import MaskOptions, group_masks
@@ -99,6 +100,8 @@ def benchmark(
       UserError: before any case runs, if a case is invalid on these devices.
     """
     validate(config)
+    if config.deterministic:
+        require_deterministic_programs()
     create_workdir(workdir)
     devices = jax.devices() if devices is None else list(devices)
     counts = device_counts(config.benchmark.devices, len(devices))

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from muskie_jax.buckets import Bucket
-from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import CHANNELS, Muskie
 
 # Copies of an operation in a timed program. Each has its own inputs, so that XLA cannot merge them.
@@ -109,7 +108,7 @@ def operations(model: Muskie, bucket: Bucket, groups: int) -> tuple[list[_Operat
 
 def _attention(model: Muskie, sequences: int, tokens: int) -> _Operation:
     """Returns the operation of attention: 2 products forward, and 5 backward with recomputed weights."""
-    attend = Attention(model.attention.implementation)
+    attend = dataclasses.replace(model.attention, mesh=None)
     head_size = model.width // model.heads
     shape = (sequences, 1, tokens, model.heads, head_size)
 

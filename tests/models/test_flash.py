@@ -67,10 +67,16 @@ def test_auto_selects_the_faster_kernel(calls, hopper, dtype, head_size, keys, e
     assert Attention().kernel(dtype, head_size, keys) == expected
 
 
+def test_a_deterministic_run_does_without(calls, hopper):
+    attend = Attention(deterministic=True)
+    assert attend.kernel(BFLOAT16, 64, 544) == "cudnn" and attend.kernel(BFLOAT16, 12, 68) == "xla"
+
+
 def test_without_package_or_hopper_cudnn_is_selected(missing, hopper, monkeypatch):
     assert Attention().kernel(BFLOAT16, 64, 544) == "cudnn"
     assert Attention().kernel(BFLOAT16, 12, 544) == "xla"
     assert Attention().misses_flash(BFLOAT16) and not Attention().misses_flash(jnp.dtype("float32"))
+    assert not Attention(deterministic=True).misses_flash(BFLOAT16)
     monkeypatch.setattr(flash, "runs_on", lambda device: False)
     assert not Attention().misses_flash(BFLOAT16)
 

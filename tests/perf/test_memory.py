@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import print_saved_residuals
 
-from muskie_jax.buckets import Bucket
+from muskie_jax.buckets import Bucket, BucketSchedule
+from muskie_jax.config_file import load_config
 from muskie_jax.models.muskie import build_model
 from muskie_jax.perf.machines import GIB
 from muskie_jax.perf.memory import KEPT_BY_BLOCK, training_memory
@@ -41,6 +42,17 @@ def test_estimate_is_within_3_percent(variant, remat, bucket, groups, view, gib)
     mesh = {"data": 1, "fsdp": 1, "view": view}
     estimated = training_memory(model, bucket, groups, mesh, prefetched=0)
     assert sum(estimated.values()) / GIB == pytest.approx(gib, rel=0.03)
+
+
+def test_the_recipe_for_24_gb_leaves_some_of_what_jax_takes():
+    config = load_config("configs/muskie_base_24gb.py:photos")
+    schedule, model = BucketSchedule.of(config), build_model(**config.model)
+    batches, mesh = schedule.batches_per_update, {"data": 1, "fsdp": 1, "view": 1}
+    for bucket in schedule.all():
+        groups = config.batch.groups * config.batch.views // bucket.views
+        prefetched = config.data.prefetch * batches
+        parts = training_memory(model, bucket, groups, mesh, prefetched, batches)
+        assert sum(parts.values()) / GIB < 0.75 * (0.75 * 24), "JAX takes three quarters of the memory"
 
 
 class SavedArray(NamedTuple):

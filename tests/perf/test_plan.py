@@ -58,8 +58,8 @@ def test_machines_are_parsed_and_unknown_ones_raise():
 
 @pytest.mark.parametrize(
     "name, gigabytes",
-    [("l4", 24), ("rtx3090", 24), ("rtx4090", 24), ("a10g", 24), ("rtx5090", 32), ("a6000", 48),
-     ("t4", 16)],
+    [("l4", 24), ("rtx3090", 24), ("rtx4090", 24), ("a10g", 24), ("a5000", 24), ("rtx5090", 32),
+     ("a6000", 48), ("t4", 16)],
 )  # fmt: skip
 def test_workstation_and_cloud_gpus_can_be_planned(name, gigabytes):
     machine = parse_machine(f"{name}:1")
@@ -83,7 +83,9 @@ def test_every_chip_has_plausible_figures():
         ("NVIDIA GB200", "gb200"),
         ("NVIDIA GH200 480GB", "gh200"),
         ("NVIDIA H20", "h20"),
+        ("NVIDIA A10", "a10"),
         ("NVIDIA A10G", "a10g"),
+        ("NVIDIA RTX A5000", "a5000"),
         ("NVIDIA RTX A6000", "a6000"),
         ("NVIDIA RTX 6000 Ada Generation", "rtx6000ada"),
         ("NVIDIA GeForce RTX 3090", "rtx3090"),
@@ -107,7 +109,7 @@ def test_device_kinds_are_found_in_the_table(kind, chip):
 @pytest.mark.parametrize(
     "kind",
     ["cpu", "NVIDIA L40", "NVIDIA RTX A1000", "NVIDIA GeForce RTX 3090 Ti", "NVIDIA GeForce RTX 4090 D",
-     "NVIDIA GeForce RTX 5090 Laptop GPU", "NVIDIA A10", "TPU v5 mega", "TPU v4 lite"],
+     "NVIDIA GeForce RTX 5090 Laptop GPU", "NVIDIA A16", "TPU v5 mega", "TPU v4 lite"],
 )  # fmt: skip
 def test_similar_device_kinds_are_not_in_the_table(kind):
     assert find_chip(kind) is None

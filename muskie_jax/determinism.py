@@ -1,0 +1,44 @@
+"""Asks XLA for programs that give the same result in every run: `config.deterministic`.
+
+On a GPU, some kernels add numbers in an order that varies, and XLA chooses among kernels by timing them.
+With the flag below, XLA uses deterministic kernels only, and takes the first that compiles. cuDNN's
+attention then runs its deterministic backward pass. CPUs and TPUs ignore the flag. Sources:
+https://openxla.org/xla/determinism and XLA's `autotuner_pass.cc`.
+"""
+
+import os
+
+import jax
+from jax._src import xla_bridge  # JAX has no public function that returns whether it has started
+
+from muskie_jax.errors import UserError
+
+FLAG = "--xla_gpu_deterministic_ops"
+TRUE = ("", "true", "1")  # values that turn on a flag of XLA
+
+
+def require_deterministic_programs() -> None:
+    """Adds FLAG to the environment variable XLA_FLAGS, so that all later programs are deterministic.
+
+    XLA reads XLA_FLAGS once, when JAX starts its devices, so this must come before any work on devices.
+    Other flags in XLA_FLAGS are kept. JAX's cache keeps programs that were compiled with other flags apart.
+
+    Raises:
+      UserError: if XLA_FLAGS turns FLAG off, or if JAX has started on a GPU without FLAG.
+    """
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    given = [flag for flag in flags if flag.partition("=")[0] == FLAG]
+    for flag in given:
+        if flag.partition("=")[2].lower() not in TRUE:
+            raise UserError(
+                f"XLA_FLAGS has {flag}, which contradicts config.deterministic=True: remove one of the two"
+            )
+    if given:
+        return
+    if not xla_bridge.backends_are_initialized():
+        os.environ["XLA_FLAGS"] = " ".join([*flags, f"{FLAG}=true"])
+    elif jax.default_backend() == "gpu":
+        raise UserError(
+            "config.deterministic=True, but JAX has already started on the GPU: set "
+            f"XLA_FLAGS={FLAG}=true before you start the program"
+        )

@@ -9,7 +9,7 @@ datasets, use configs/muskie_huge.py:packed. For your own photographs, use
 configs/muskie_huge.py:photos and --config.sources.photos.root=/path/to/scenes.
 
 Each of the 312,500 updates averages the gradients of two passes. A pass has three batches, at 224, 384 and
-512 pixels, and each loaded batch serves two passes. At the start, 31 programs are compiled. Blocks are
+512 pixels, and each loaded batch serves two passes. At the start, 32 programs are compiled. Blocks are
 rematerialised to save memory. On another number of devices the same 128 groups are split differently.
 
 The recipe was not run to its end, so the final error is not known. To predict its duration on a machine:

@@ -9,7 +9,7 @@ datasets, use configs/muskie_small.py:packed. For your own photographs, use
 configs/muskie_small.py:photos and --config.sources.photos.root=/path/to/scenes.
 
 Each of the 1,250,000 updates averages the gradients of two passes. A pass has three batches, at 224, 384
-and 512 pixels, and each loaded batch serves two passes. At the start, 31 programs are compiled. On another
+and 512 pixels, and each loaded batch serves two passes. At the start, 32 programs are compiled. On another
 number of devices the same 32 groups are split differently.
 
 The recipe was not run to its end, so the final error is not known. To predict its duration on a machine:

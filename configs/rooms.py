@@ -32,6 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.buckets.views = (2, 4, 8)
     config.mask.modes = (("random", 0.9), ("rectangle", 0.75))
 
+    config.fast_compile = True
     config.duration = "9_000 steps"
     config.optim.learning_rate = 1e-3
     config.optim.warmup = "500 steps"

@@ -194,6 +194,9 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.job = "train"  # one of JOBS
     config.seed = 0  # seed of all randomness: data, masks and initial parameters
+    config.fast_compile = (
+        False  # whether programs compile in half the time and run up to 1% slower, on GPUs
+    )
     config.deterministic = False  # same result in every run on GPUs too, but slower; see docs/training.md
     config.model = section(ModelSettings())
     config.sources = ConfigDict()  # name -> folder(...), dataset(...), packed(...) or synthetic(...)

@@ -3,10 +3,14 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax import Array
 from ml_collections import ConfigDict
 
 from muskie_jax.config import peak_learning_rate, total_steps, warmup_steps
+
+LARGEST_SMALL = 2**16  # numbers of an array that `global_norm` joins with others
 
 
 def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
@@ -27,6 +31,18 @@ def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
 def is_matrix(params: Any) -> Any:
     """Returns a tree of booleans: True for kernels, False for biases, norms and learned tokens."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def global_norm(tree: Any) -> Array:
+    """Returns the norm over all numbers of a tree of arrays.
+
+    Small arrays (biases and norms) are joined first: a GPU would run a kernel or two for each of them.
+    """
+    leaves = jax.tree.leaves(tree)
+    small = [leaf.ravel() for leaf in leaves if leaf.size <= LARGEST_SMALL]
+    large = [leaf for leaf in leaves if leaf.size > LARGEST_SMALL]
+    joined = [jnp.concatenate(small)] if small else []
+    return jnp.sqrt(sum(jnp.sum(jnp.square(part)) for part in joined + large))
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:

@@ -23,7 +23,7 @@ from muskie_jax.errors import UserError
 from muskie_jax.metrics import Mean
 from muskie_jax.models.muskie import REMAT
 from muskie_jax.perf.machines import GIB
-from muskie_jax.sharding import batch_sharding
+from muskie_jax.sharding import batch_sharding, platform
 from muskie_jax.train_step import (
     Batch,
     Task,
@@ -149,6 +149,15 @@ def training_programs(
     return programs
 
 
+def fast_compilation(mesh: Mesh) -> dict[str, Any] | None:
+    """Returns the compiler options of `config.fast_compile`; None if a platform needs none.
+
+    On a GPU, XLA compiles and times dozens of Triton kernels for each matrix product, and mostly selects
+    cuBLAS in the end.
+    """
+    return {"xla_gpu_enable_triton_gemm": False} if platform(mesh) == "gpu" else None
+
+
 class Programs:
     """Compiles and runs the programs of a run.
 
@@ -161,11 +170,17 @@ class Programs:
       others: further programs to compile in parallel, by name. Their jitted functions find the compiled
         program in JAX's cache when called.
       quiet: whether to log no progress.
+      compiler_options: options of XLA for the training programs.
     """
 
     def __init__(
-        self, training: Mapping[Bucket | str, Lower], others: Mapping[str, Lower], quiet: bool = False
+        self,
+        training: Mapping[Bucket | str, Lower],
+        others: Mapping[str, Lower],
+        quiet: bool = False,
+        compiler_options: dict[str, Any] | None = None,
     ):
+        self._options: dict[Bucket | str, Any] = dict.fromkeys(training, compiler_options)
         self._lower: dict[Bucket | str, Lower] = {**training, **others}
         # The slowest to compile come first, so that threads finish together: renderers, then large batches.
         self._queue = [*others, *reversed([*training])]
@@ -201,7 +216,7 @@ class Programs:
     def _compile(self, key: Bucket | str, lowered: jax.stages.Lowered, tracing_seconds: float) -> None:
         """Compiles a program, and logs its seconds of tracing and compilation."""
         with explain_out_of_memory(str(key)):
-            compiled, seconds = timed(lowered.compile)
+            compiled, seconds = timed(lambda: lowered.compile(self._options.get(key)))
         with self._compiled_lock:
             self._compiled[key] = compiled
             counter = f"{len(self._compiled)}/{len(self._lower)}"

@@ -26,11 +26,17 @@ from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.perf.profiling import StepProfile
-from muskie_jax.programs import Programs, batch_shapes, explain_out_of_memory, training_programs
+from muskie_jax.programs import (
+    Programs,
+    batch_shapes,
+    explain_out_of_memory,
+    fast_compilation,
+    training_programs,
+)
 from muskie_jax.progress import Progress, describe_attention, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
-from muskie_jax.train_step import abstract_state, init_state, make_task
+from muskie_jax.train_step import abstract_state, make_task, state_initializer
 from muskie_jax.writers import Writers, log_main, save_picture
 
 
@@ -79,14 +85,13 @@ def train(
     # --- Start or continue -------------------------------------------------------------------------
     checkpoints = Checkpointer(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
     restored = checkpoints.restore(state_shapes)
+    first_step = 0
     if restored:
         state, old_config = restored
-        log_main(f"Continuing from step {int(state.step)} in {checkpoints.folder}")
-        if state.step > 0:  # at step 0 the weights are imported, and the saved config was never used
+        first_step = int(state.step)
+        log_main(f"Continuing from step {first_step} in {checkpoints.folder}")
+        if first_step > 0:  # at step 0 the weights are imported, and the saved config was never used
             describe_changes(old_config, config)
-    else:
-        state = init_state(model, optimizer, config.seed, mesh)
-    first_step = int(state.step)
     if first_step > total_steps:
         raise UserError(
             f"{checkpoints.folder} is at step {first_step}, beyond config.duration="
@@ -105,10 +110,15 @@ def train(
     others |= evaluator.to_compile(state_shapes.params)
     per_update = sampler.schedule.batches_per_update
     training = training_programs(task, optimizer, state_shapes, shapes, per_update, mesh)
-    programs = Programs(training, others)
+    initialise, key = state_initializer(model, optimizer, mesh), jax.random.key(config.seed)
+    if not restored:
+        others["initial state"] = functools.partial(initialise.lower, key)
+    options = fast_compilation(mesh) if config.fast_compile else None
+    programs = Programs(training, others, compiler_options=options)
     if first_step < total_steps:
         programs.compile()
         programs.check_memory(state_shapes, mesh.local_devices[0], config)
+    state = restored[0] if restored else initialise(key)
 
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
     evaluator.load()  # an unreadable held-out image ends the run now, not hours later

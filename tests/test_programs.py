@@ -5,6 +5,7 @@ import threading
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from muskie_jax.programs import (
     Programs,
     batch_shapes,
     device_bytes,
+    fast_compilation,
     peak_bytes,
     training_programs,
 )
@@ -120,7 +122,12 @@ class Traced:
     """A fake lowered program, which compiles by calling a function."""
 
     def __init__(self, compile):
-        self.compile = compile
+        self._compile = compile
+        self.options = None
+
+    def compile(self, compiler_options=None):
+        self.options = compiler_options
+        return self._compile()
 
 
 def test_out_of_memory_in_the_compiler_is_one_line_and_stops_compilation(monkeypatch):
@@ -173,3 +180,18 @@ def test_programs_are_traced_one_by_one_while_others_compile(threads, monkeypatc
     log = capsys.readouterr().err
     lines = [line.split()[0] for line in log.splitlines() if "/4" in line]
     assert lines == ["1/4", "2/4", "3/4", "4/4"]
+
+
+def test_compiler_options_are_those_of_training_programs():
+    training, other = Traced(lambda: "step"), Traced(lambda: "rendering")
+    options = {"xla_gpu_enable_triton_gemm": False}
+    programs = {"step": lambda: training}, {"rendering": lambda: other}
+    Programs(*programs, quiet=True, compiler_options=options).compile()
+    assert training.options == options and other.options is None
+
+
+def test_fast_compilation_is_for_gpus(monkeypatch):
+    mesh = make_mesh({"data": 1, "fsdp": 1, "view": 1}, jax.devices()[:1])
+    assert fast_compilation(mesh) is None
+    monkeypatch.setattr("muskie_jax.programs.platform", lambda mesh: "gpu")
+    jax.jit(jnp.sin).lower(1.0).compile(fast_compilation(mesh))  # raises for an unknown option

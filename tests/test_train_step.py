@@ -1,11 +1,14 @@
 """The metrics of a batch, against plain numpy."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from muskie_jax.losses import LossOptions
 from muskie_jax.models.muskie import build_model
+from muskie_jax.optim import global_norm
 from muskie_jax.train_step import Task, batch_gradients, reconstruct
 
 GROUPS, VIEWS, PATCHES = 5, 3, 6
@@ -29,3 +32,12 @@ def test_metrics_of_a_batch():
     np.testing.assert_allclose(found["source_loss"], by_source, rtol=1e-5)
     total = np.mean(list(by_group.values())) + 0.1 * found["conf_reg"]
     assert found["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_global_norm_joins_small_arrays():
+    rng = np.random.default_rng(0)
+    tree = {"a": rng.standard_normal(7), "b": {"c": rng.standard_normal((300, 300)), "d": np.float32(3)}}
+    tree = jax.tree.map(jnp.float32, tree)
+    np.testing.assert_allclose(global_norm(tree), optax.tree.norm(tree), rtol=1e-6)
+    assert str(jax.make_jaxpr(global_norm)(tree)).count("reduce_sum") == 2
+    assert global_norm({"b": jnp.full((300, 300), 2.0)}) == 600

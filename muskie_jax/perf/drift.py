@@ -38,7 +38,7 @@ def drift(model: Muskie, params: dict, images: Array, mask: Array) -> dict[str, 
         network = model.clone(dtype=jnp.dtype(dtype), residual_dtype=jnp.dtype(residual_dtype))
         features = jax.jit(lambda *arguments: network.apply(*arguments, method="features"))
         with jax.default_matmul_precision("highest"):
-            return [np.float64(each) for each in features({"params": params}, images, mask)]
+            return [np.asarray(each, np.float64) for each in features({"params": params}, images, mask)]
 
     exact = tokens("float32", "float32")
     error = lambda block, expected: float(np.linalg.norm(block - expected) / np.linalg.norm(expected))

@@ -6,10 +6,12 @@ attention then runs its deterministic backward pass. CPUs and TPUs ignore the fl
 https://openxla.org/xla/determinism and XLA's `autotuner_pass.cc`.
 """
 
+import functools
 import os
 
 import jax
 from jax._src import xla_bridge  # JAX has no public function that returns whether it has started
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from muskie_jax.errors import UserError
 
@@ -27,6 +29,7 @@ def require_deterministic_programs() -> None:
       UserError: if XLA_FLAGS turns FLAG off, or if JAX has started on a GPU without FLAG.
     """
     flags = os.environ.get("XLA_FLAGS", "").split()
+    _mark_backward_attention()
     given = [flag for flag in flags if flag.partition("=")[0] == FLAG]
     for flag in given:
         if flag.partition("=")[2].lower() not in TRUE:
@@ -42,3 +45,24 @@ def require_deterministic_programs() -> None:
             "config.deterministic=True, but JAX has already started on the GPU: set "
             f"XLA_FLAGS={FLAG}=true before you start the program"
         )
+
+
+def _mark_backward_attention() -> None:
+    """Makes JAX ask for a deterministic algorithm wherever it calls cuDNN's backward attention.
+
+    XLA asks for it too, but only in the first of several equal calls. It then does not find the programs of
+    the others, and the first update raises an IndexError (https://github.com/openxla/xla/pull/46500).
+    """
+    original = cudnn.create_dot_product_attention_backend_config_base
+    if hasattr(original, "__wrapped__"):  # already done
+        return
+
+    @functools.wraps(original)
+    def marked(*arguments, **options):
+        config = original(*arguments, **options)
+        attention = config["cudnn_fmha_backend_config"]
+        if "bmm1_grad_gemm1_dot_dimension_numbers" in attention:
+            attention["force_deterministic"] = True
+        return config
+
+    cudnn.create_dot_product_attention_backend_config_base = marked

@@ -3,8 +3,10 @@
 import os
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax._src import xla_bridge
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from muskie_jax import determinism
 from muskie_jax.config import default_config, synthetic, validate
@@ -25,6 +27,12 @@ def config():
     config.sources.rooms = synthetic()
     config.deterministic = True
     return config
+
+
+@pytest.fixture(autouse=True)
+def restore_cudnn(monkeypatch):
+    name = "create_dot_product_attention_backend_config_base"
+    monkeypatch.setattr(cudnn, name, getattr(cudnn, name))
 
 
 def start_jax(monkeypatch, started: bool, platform: str = "gpu") -> None:
@@ -94,3 +102,25 @@ def test_a_kernel_that_is_not_deterministic_is_an_error(config):
     validate(config)
     config.deterministic, config.model.attention = True, "auto"
     validate(config)
+
+
+def test_every_backward_call_of_cudnn_asks_for_determinism(monkeypatch):
+    """XLA asks only in the first of several equal calls, and then fails."""
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91300)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda *_: False)
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda *_: False)
+    shape = jax.ShapeDtypeStruct((2, 16, 4, 64), jnp.bfloat16)
+
+    def program():  # a new function, since JAX keeps traces
+        attend = lambda x: jax.nn.dot_product_attention(x, x, x, implementation="cudnn")
+        loss = lambda x: attend(attend(x)).astype(jnp.float32).sum()
+        return jax.jit(jax.grad(loss)).trace(shape).lower(lowering_platforms=("cuda",)).as_text()
+
+    marks = lambda text: text.count("force_deterministic\\22: true")
+    assert marks(program()) == 0
+    for _ in range(2):
+        monkeypatch.setenv("XLA_FLAGS", "")
+        start_jax(monkeypatch, started=False)
+        require_deterministic_programs()
+        text = program()
+        assert text.count("fmhaSoftmaxBackward") == marks(text) == 2

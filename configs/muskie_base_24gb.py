@@ -10,7 +10,7 @@ and the first passes of the next 32.
 Two things differ from muskie_base.py. Each pass draws its image shapes and numbers of views, so 4 groups
 share them, not 32. The groups of an update are other random groups.
 
-The estimated memory is 12 GiB of the 18 GiB that JAX takes by default. One GPU needs months for the recipe;
+The estimated memory is 13 GiB of the 18 GiB that JAX takes by default. One GPU needs months for the recipe;
 docs/training.md has figures. On 2, 4 or 8 such GPUs, use --config.batch.groups=8, 16 or 32 and
 --config.batch.passes=8, 4 or 2. To predict memory and time on another machine:
 

@@ -111,8 +111,8 @@ def train(
     per_update = sampler.schedule.batches_per_update
     training = training_programs(task, optimizer, state_shapes, shapes, per_update, mesh)
     initialise, key = state_initializer(model, optimizer, mesh), jax.random.key(config.seed)
-    if not restored:
-        others["initial state"] = functools.partial(initialise.lower, key)
+    if not restored:  # first, since it takes longest to compile
+        others = {"initial state": functools.partial(initialise.lower, key)} | others
     options = fast_compilation(mesh) if config.fast_compile else None
     programs = Programs(training, others, compiler_options=options)
     if first_step < total_steps:

@@ -35,6 +35,7 @@ from muskie_jax.evaluators.settings import (
 from muskie_jax.losses import LossOptions, check_loss
 from muskie_jax.masking import MaskOptions, check_masks
 from muskie_jax.models.settings import ModelSettings, check_max_views, check_model
+from muskie_jax.optim_settings import OptimSettings, check_optim
 from muskie_jax.perf.settings import (
     BenchmarkDataSettings,
     BenchmarkSettings,
@@ -66,7 +67,6 @@ JOBS = ("train", "evaluate", "benchmark", "benchmark_data", "plan")
 # Published (height, width) choices at the largest resolution; the square is listed twice, so it is twice as
 # likely.
 SIZES_512 = ((512, 512), (512, 512), (288, 512), (384, 512), (512, 288), (512, 384))
-DECAY = ("all", "matrices")
 BASE_GROUPS = 256  # number of groups per step for which `config.optim.base_learning_rate` is given
 
 
@@ -102,34 +102,6 @@ class BucketSettings:
 
     resolutions: tuple[tuple[tuple[int, int], ...], ...] = (((224, 224),), ((384, 384),), SIZES_512)
     views: tuple[int, ...] = (1, 2, 4, 8)
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimSettings:
-    """AdamW and its schedule: `config.optim`.
-
-    Attributes:
-      learning_rate: peak learning rate, after the warm-up.
-      base_learning_rate: peak learning rate for a step of 256 loaded groups, scaled linearly to the groups
-        of a step; 0 uses `learning_rate`. See `peak_learning_rate`.
-      min_learning_rate: learning rate at the end of the run.
-      warmup: duration of the linear rise, such as "2 epochs" or "500 steps".
-      b1, b2, eps, weight_decay: parameters of AdamW.
-      decay: which parameters decay. "all" means all of them; "matrices" excludes biases, norms and learned
-        tokens.
-      clip_norm: global norm to which gradients are clipped; 0 disables clipping.
-    """
-
-    learning_rate: float = 2e-4
-    base_learning_rate: float = 0.0
-    min_learning_rate: float = 0.0
-    warmup: str = "2 epochs"
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.05
-    decay: str = "all"
-    clip_norm: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +219,7 @@ def validate(config: ConfigDict) -> None:
     sizes = (*itertools.chain(*config.buckets.resolutions), config.evaluation.size)
     check_max_views(config.model, max(numbers_of_views), "the config has")
     check_masks(config.mask, sizes, config.model.patch, numbers_of_views)
-    _check_optim(config.optim)
+    check_optim(config.optim)
     _check_mesh(config.mesh)
     at_least(1, config.checkpoint, "config.checkpoint", "every", "keep")
     at_least(0, config.checkpoint, "config.checkpoint", "keep_every")
@@ -292,15 +264,6 @@ def _check_buckets(config: ConfigDict) -> None:
             )
         for size in sizes:
             check_size(size, config.model.patch, "config.buckets.resolutions")
-
-
-def _check_optim(optim: ConfigDict) -> None:
-    one_of(optim.decay, DECAY, "config.optim.decay")
-    require(optim.learning_rate > 0, f"config.optim.learning_rate={optim.learning_rate} must be above 0")
-    settings = ("weight_decay", "clip_norm", "eps", "base_learning_rate", "min_learning_rate")
-    at_least(0, optim, "config.optim", *settings)
-    for key in ("b1", "b2"):
-        require(0 <= optim[key] < 1, f"config.optim.{key}={optim[key]} must be from 0 to below 1")
 
 
 def _check_min_learning_rate(config: ConfigDict) -> None:

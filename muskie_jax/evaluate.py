@@ -25,7 +25,6 @@ from muskie_jax import config as config_lib
 from muskie_jax.data.held_out import held_out_scenes
 from muskie_jax.data.mixture import NOT_READ, build_mixture, index_folder
 from muskie_jax.data.posed import PosedSet, open_posed
-from muskie_jax.determinism import require_deterministic_programs
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.contexts import ViewSet
 from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
@@ -38,6 +37,7 @@ from muskie_jax.evaluators.results import Figure, ResultRow, Setting, SweepEvalu
 from muskie_jax.evaluators.settings import parse_shard
 from muskie_jax.evaluators.training_scenes import choose_holdouts, trained_folders
 from muskie_jax.files import atomic_write, create_workdir
+from muskie_jax.gpu.determinism import require_deterministic_programs
 from muskie_jax.report import results_file
 from muskie_jax.report.results_file import TRAINING_GROUPS, FigureFile, ResultUnit
 from muskie_jax.report.write import write_report

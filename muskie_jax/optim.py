@@ -1,4 +1,4 @@
-"""The published optimizer: AdamW with linear warm-up and a half-cosine decay to zero."""
+"""The optimizers: AdamW, as published, or Muon, with linear warm-up and a half-cosine decay."""
 
 from typing import Any
 
@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from ml_collections import ConfigDict
+from optax import contrib
 
 from muskie_jax.config import peak_learning_rate, total_steps, warmup_steps
 
+ADAMW_SIZE = 0.2  # typical root mean square of AdamW's updates, before the learning rate
 LARGEST_SMALL = 2**16  # numbers of an array that `global_norm` joins with others
 
 
@@ -45,17 +47,39 @@ def global_norm(tree: Any) -> Array:
     return jnp.sqrt(sum(jnp.sum(jnp.square(part)) for part in joined + large))
 
 
+def optimizer_names(params: Any) -> Any:
+    """Returns a tree with "muon" for the kernels of the blocks, and "adamw" for all other parameters.
+
+    Muon is for matrices between hidden layers. Patch embedding and head, which meet pixels, keep AdamW.
+    """
+
+    def name(path, _) -> str:
+        return "muon" if path[0].key.startswith("block_") and path[-1].key == "kernel" else "adamw"
+
+    return jax.tree_util.tree_map_with_path(name, params)
+
+
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Returns AdamW, preceded by clipping to the global norm if `clip_norm` is not 0."""
+    """Returns `config.optim.name`, preceded by clipping to the global norm if `clip_norm` is not 0.
+
+    Muon's updates are scaled to the size of AdamW's, so both share a learning rate. Source: Liu et al.,
+    "Muon is Scalable for LLM Training", arXiv 2502.16982.
+    """
     optim = config.optim
-    adamw = optax.adamw(
-        learning_rate_schedule(config),
+    learning_rate = learning_rate_schedule(config)
+    optimizer = optax.adamw(
+        learning_rate,
         b1=optim.b1,
         b2=optim.b2,
         eps=optim.eps,
         weight_decay=optim.weight_decay,
         mask=is_matrix if optim.decay == "matrices" else None,
     )
+    if optim.name == "muon":
+        muon = contrib.muon(
+            learning_rate, beta=optim.momentum, weight_decay=optim.weight_decay, consistent_rms=ADAMW_SIZE
+        )
+        optimizer = optax.partition({"muon": muon, "adamw": optimizer}, optimizer_names)
     if not optim.clip_norm:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(optim.clip_norm), adamw)
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(optim.clip_norm), optimizer)

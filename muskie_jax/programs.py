@@ -18,8 +18,8 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket
-from muskie_jax.cudnn_capture_guard import CudnnCaptureGuard
 from muskie_jax.errors import UserError
+from muskie_jax.gpu.cudnn_capture_guard import CudnnCaptureGuard
 from muskie_jax.metrics import Mean
 from muskie_jax.models.muskie import REMAT
 from muskie_jax.perf.machines import GIB

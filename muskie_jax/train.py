@@ -17,11 +17,11 @@ from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.data.prefetch import prefetch
-from muskie_jax.determinism import require_deterministic_programs
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
 from muskie_jax.files import create_workdir
 from muskie_jax.fingerprint import digest
+from muskie_jax.gpu.determinism import require_deterministic_programs
 from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue
 from muskie_jax.optim import learning_rate_schedule, make_optimizer

@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.config import validate
-from muskie_jax.determinism import require_deterministic_programs
 from muskie_jax.errors import UserError
 from muskie_jax.files import create_workdir
+from muskie_jax.gpu.determinism import require_deterministic_programs
 from muskie_jax.masking import MaskOptions, group_masks
 from muskie_jax.optim import make_optimizer
 from muskie_jax.perf.flops import peak_flops, training_flops

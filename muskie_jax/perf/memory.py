@@ -72,7 +72,7 @@ def training_memory(
       A dictionary whose values sum to the total:
 
       - `parameters`: the parameters, float32;
-      - `optimizer`: two moments per parameter;
+      - `optimizer`: two moments per parameter, as of AdamW; Muon keeps one for the kernels of the blocks;
       - `gradients`: sum of the gradients of an update's other batches, float32;
       - `compute copies`: unsharded kernels in the dtype of matrix products; 0 if kernels are float32 and
         not sharded;

@@ -8,11 +8,11 @@ import pytest
 from jax._src import xla_bridge
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from muskie_jax import determinism
 from muskie_jax.config import default_config, synthetic, validate
-from muskie_jax.determinism import require_deterministic_programs
 from muskie_jax.errors import UserError
 from muskie_jax.evaluate import evaluate
+from muskie_jax.gpu import determinism
+from muskie_jax.gpu.determinism import require_deterministic_programs
 from muskie_jax.perf.benchmark import benchmark
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train import train

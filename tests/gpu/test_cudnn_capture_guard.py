@@ -6,7 +6,7 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from muskie_jax.cudnn_capture_guard import CudnnCaptureGuard
+from muskie_jax.gpu.cudnn_capture_guard import CudnnCaptureGuard
 
 
 def in_thread(function):

@@ -1,0 +1,55 @@
+"""Settings of the optimizer: `config.optim`."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from muskie_jax.checks import at_least, one_of, require
+
+NAMES = ("adamw", "muon")
+DECAY = ("all", "matrices")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimSettings:
+    """The optimizer and its schedule: `config.optim`.
+
+    Attributes:
+      name: "adamw", as published, or "muon", which uses Muon for the kernels of the blocks and AdamW for
+        all other parameters; see `muskie_jax.optim.optimizer_names`.
+      learning_rate: peak learning rate, after the warm-up.
+      base_learning_rate: peak learning rate for a step of 256 loaded groups, scaled linearly to the groups
+        of a step; 0 uses `learning_rate`. See `peak_learning_rate`.
+      min_learning_rate: learning rate at the end of the run.
+      warmup: duration of the linear rise, such as "2 epochs" or "500 steps".
+      b1, b2, eps: parameters of AdamW.
+      momentum: momentum of Muon.
+      weight_decay: weight decay, of AdamW and of Muon.
+      decay: which parameters decay. "all" means all of them; "matrices" excludes biases, norms and learned
+        tokens.
+      clip_norm: global norm to which gradients are clipped; 0 disables clipping.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 2e-4
+    base_learning_rate: float = 0.0
+    min_learning_rate: float = 0.0
+    warmup: str = "2 epochs"
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    momentum: float = 0.95
+    weight_decay: float = 0.05
+    decay: str = "all"
+    clip_norm: float = 0.0
+
+
+def check_optim(optim: ConfigDict) -> None:
+    """Raises UserError for an invalid value of `config.optim`."""
+    one_of(optim.name, NAMES, "config.optim.name")
+    one_of(optim.decay, DECAY, "config.optim.decay")
+    require(optim.learning_rate > 0, f"config.optim.learning_rate={optim.learning_rate} must be above 0")
+    settings = ("weight_decay", "clip_norm", "eps", "base_learning_rate", "min_learning_rate")
+    at_least(0, optim, "config.optim", *settings)
+    for key in ("b1", "b2", "momentum"):
+        require(0 <= optim[key] < 1, f"config.optim.{key}={optim[key]} must be from 0 to below 1")

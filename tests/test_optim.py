@@ -1,0 +1,91 @@
+"""Muon: which parameters it updates, how, and that a mesh does not change the result."""
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from muskie_jax.config import validate
+from muskie_jax.errors import UserError
+from muskie_jax.models.muskie import build_model
+from muskie_jax.optim import make_optimizer, optimizer_names
+from muskie_jax.sharding import make_mesh
+from muskie_jax.train_step import apply_gradients, init_state
+from muskie_tests.runs import nano_config
+
+SINGLE = {"data": 1, "fsdp": 1, "view": 1}
+
+
+@pytest.fixture
+def config(tmp_path):
+    config = nano_config(tmp_path)
+    config.optim.update(name="muon", learning_rate=1e-2, warmup="0 steps", weight_decay=0.0)
+    return config
+
+
+def updated(config, sizes=SINGLE, steps=1):
+    """Returns the parameters before and after updates with random gradients."""
+    mesh = make_mesh(sizes, jax.devices()[: np.prod([*sizes.values()])])
+    optimizer = make_optimizer(config)
+    state = init_state(build_model("nano"), optimizer, 0, mesh)
+    before = jax.tree.map(np.asarray, state.params)
+    rng = np.random.default_rng(0)
+    step = jax.jit(lambda *arguments: apply_gradients(*arguments, optimizer=optimizer)[0])
+    for _ in range(steps):
+        gradients = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), before)
+        state = step(state, jax.device_put(gradients, NamedSharding(mesh, P())))
+    flat = lambda tree: flatten_dict(jax.tree.map(np.asarray, tree), sep="/")
+    return flat(before), flat(state.params)
+
+
+def test_muon_updates_the_kernels_of_the_blocks(config):
+    before, _ = updated(config)
+    names = flatten_dict(optimizer_names(unflatten_dict(before, sep="/")), sep="/")
+    muon = {path for path, name in names.items() if name == "muon"}
+    assert len(muon) == 2 * 2 * 4  # blocks, halves, and qkv, proj, fc1, fc2
+    assert all(path.startswith("block_") and path.endswith("kernel") for path in muon)
+    assert {"patch_embed/kernel", "head/kernel", "register_tokens"} <= names.keys() - muon
+
+
+def test_updates_of_kernels_are_nearly_orthogonal_and_others_are_those_of_adamw(config):
+    before, after = updated(config)
+    config.optim.name = "adamw"
+    _, adamw = updated(config)
+    for path, value in before.items():
+        update = after[path] - value
+        if path.startswith("block_") and path.endswith("kernel"):
+            singular = np.linalg.svd(update, compute_uv=False)
+            low, high = np.quantile(singular, (0.1, 0.9))
+            assert high < 1.8 * low  # about 6 for the gradient of a square kernel, 2 to 3 for others
+            assert np.sqrt(np.square(update).mean()) == pytest.approx(0.2 * 1e-2, rel=0.2)
+        else:
+            np.testing.assert_array_equal(after[path], adamw[path])
+
+
+def test_decay_of_both_optimizers(config):
+    _, without = updated(config)
+    config.optim.update(weight_decay=0.5, decay="matrices")
+    before, after = updated(config)
+    for path, value in before.items():
+        decay = 1e-2 * 0.5 * value if path.endswith("kernel") else 0.0
+        np.testing.assert_allclose(after[path], without[path] - decay, atol=1e-6)
+
+
+def test_a_sharded_update_is_the_same(config):
+    _, expected = updated(config, steps=2)
+    _, sharded = updated(config, {"data": 2, "fsdp": 4, "view": 1}, steps=2)
+    for path, value in expected.items():
+        np.testing.assert_allclose(sharded[path], value, atol=2e-5, err_msg=path)
+
+
+def test_invalid_settings(config):
+    for name, value, message in (
+        ("name", "sgd", r"choices: adamw, muon"),
+        ("momentum", 1.0, r"momentum=1.0 must be from 0 to below 1"),
+    ):
+        config.optim[name], before = value, config.optim[name]
+        with pytest.raises(UserError, match=message):
+            validate(config)
+        config.optim[name] = before

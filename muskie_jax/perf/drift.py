@@ -7,10 +7,13 @@ are synthetic rooms, three quarters of whose patches are masked. The weights are
 --weights for those of a checkpoint or file.
 """
 
+import argparse
+import sys
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 from jax import Array
 
 from muskie_jax.data.synthetic.render import render_groups
@@ -19,11 +22,6 @@ from muskie_jax.interop.load import load_pretrained
 from muskie_jax.models.muskie import Muskie, build_model, to_float
 from muskie_jax.writers import table_head, table_row
 
-VARIANT = flags.DEFINE_string("variant", "base", "Variant of the network, if there are no --weights.")
-WEIGHTS = flags.DEFINE_string("weights", None, "Work directory, checkpoint or weights file.")
-GROUPS = flags.DEFINE_integer("groups", 2, "Groups of a batch.")
-VIEWS = flags.DEFINE_integer("views", 4, "Views of a group.")
-SIZE = flags.DEFINE_integer("size", 224, "Side of the square views, pixels.")
 # Name -> dtypes of matrix products and of the residual stream.
 SETTINGS = {
     "float32 stream": ("bfloat16", "float32"),
@@ -45,21 +43,26 @@ def drift(model: Muskie, params: dict, images: Array, mask: Array) -> dict[str, 
     return {name: list(map(error, tokens(*dtypes), exact)) for name, dtypes in SETTINGS.items()}
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    if WEIGHTS.value:
-        model, params = load_pretrained(WEIGHTS.value)
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m muskie_jax.perf.drift", description=__doc__)
+    parser.add_argument("--variant", default="base", help="variant of the network, without --weights")
+    parser.add_argument("--weights", help="work directory, checkpoint or weights file")
+    parser.add_argument("--groups", type=int, default=2, help="groups of a batch")
+    parser.add_argument("--views", type=int, default=4, help="views of a group")
+    parser.add_argument("--size", type=int, default=224, help="side of the square views, pixels")
+    options = parser.parse_args(arguments)
+    if options.weights:
+        model, params = load_pretrained(options.weights)
     else:
-        model = build_model(VARIANT.value)
+        model = build_model(options.variant)
         image = jnp.zeros((1, 1, model.patch, model.patch, 3))
         params = jax.jit(model.init)(jax.random.key(0), image)["params"]
-    seeds = np.random.default_rng(0).integers(2**32, size=(GROUPS.value, 2), dtype=np.uint32)
-    views = render_groups(
-        jnp.asarray(seeds), height=SIZE.value, width=SIZE.value, num_views=VIEWS.value, config=WorldConfig()
-    )
-    patches = (SIZE.value // model.patch) ** 2
-    mask = jax.random.bernoulli(jax.random.key(1), 0.75, (GROUPS.value, VIEWS.value, patches))
-    errors = drift(model, params, to_float(views.images), mask)
+    seeds = np.random.default_rng(0).integers(2**32, size=(options.groups, 2), dtype=np.uint32)
+    size = {"height": options.size, "width": options.size, "num_views": options.views}
+    images = to_float(render_groups(jnp.asarray(seeds), **size, config=WorldConfig()).images)
+    patches = (options.size // model.patch) ** 2
+    mask = jax.random.bernoulli(jax.random.key(1), 0.75, (options.groups, options.views, patches))
+    errors = drift(model, params, images, mask)
     columns = (("block", 5), *((name, 15) for name in errors))
     print(table_head(columns))
     for number, row in enumerate(zip(*errors.values()), 1):
@@ -67,4 +70,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main(sys.argv[1:])

@@ -276,7 +276,7 @@ def test_hub_repository(tmp_path, monkeypatch):
         ("mae", "here.pth", {"revision": "x"}, "revision= and filename= are for hub repositories only"),
         ("mae", "here.pth", {}, "here.pth: it cannot be read"),
         ("mae", "here.pth", {"dtype": "float16"}, "dtype: 'float16' is not a valid value"),
-        ("mae", "here.pth", {"attention": "flash"}, "attention='flash' is not a valid value"),
+        ("mae", "here.pth", {"attention": "flex"}, "attention='flex' is not a valid value"),
     ],
 )
 def test_invalid_sources_are_refused(kind, source, options, expected, tmp_path, monkeypatch):

@@ -150,12 +150,15 @@ def test_options_of_the_model(trained):
     assert model.dtype == jnp.bfloat16 and model.scan_blocks and model.heads == 3
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     assert load_pretrained(trained[0], dtype=jnp.bfloat16)[0].dtype == jnp.bfloat16
+    assert model.residual_dtype == jnp.float32
+    assert load_pretrained(trained[0], residual_dtype="bfloat16")[0].residual_dtype == jnp.bfloat16
     for options, expected in [
         ({"dtype": "float16"}, "dtype: 'float16' is not a valid value"),
         ({"dtype": "single-ish"}, "dtype: 'single-ish' is not a valid value"),
+        ({"residual_dtype": "half"}, "residual_dtype: 'float16' is not a valid value"),
         ({"num_heads": 5}, "num_heads=5 does not fit width 48"),
         ({"num_heads": "3"}, "num_heads=3 does not fit width 48"),
-        ({"attention": "flash"}, r"attention='flash' is not a valid value \(choices: auto"),
+        ({"attention": "flex"}, r"attention='flex' is not a valid value \(choices: auto"),
         ({"patch": 8}, "load_pretrained: 'patch' is not a valid value"),
         ({"remat": "some"}, "remat: 'some' is not a valid value"),
     ]:

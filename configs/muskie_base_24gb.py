@@ -12,7 +12,7 @@ share them, not 32. The groups of an update are other random groups.
 
 The estimated memory is 13 GiB of the 18 GiB that JAX takes by default. One GPU needs months for the recipe;
 docs/training.md has figures. On 2, 4 or 8 such GPUs, use --config.batch.groups=8, 16 or 32 and
---config.batch.passes=8, 4 or 2. To predict memory and time on another machine:
+--config.batch.passes=8, 4 or 2, so that their product stays 64. To predict memory and time elsewhere:
 
     muskie plan --config configs/plan.py:muskie_base_24gb --config.plan.machine=l4:1 --workdir runs/plan
 """

@@ -81,7 +81,8 @@ class BatchSettings:
         order of the views.
       passes: number of passes per optimizer step, which averages their gradients. As published, a step
         takes the last uses of some batches and earlier uses of the next. More passes accumulate gradients:
-        `groups=4, passes=16` averages over the groups of `groups=32, passes=2`, in the memory of 4.
+        `groups=4, passes=16` averages over as many groups as `groups=32, passes=2`, in the memory of 4. Use
+        a multiple of `reuse`: then no group counts more often in a step than with large batches.
     """
 
     groups: int = 32
@@ -166,10 +167,8 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.job = "train"  # one of JOBS
     config.seed = 0  # seed of all randomness: data, masks and initial parameters
-    config.fast_compile = (
-        False  # whether programs compile in half the time and run up to 1% slower, on GPUs
-    )
-    config.deterministic = False  # same result in every run on GPUs too, but slower; see docs/training.md
+    config.fast_compile = False  # train: compile in about half the time on GPUs; see docs/speed.md
+    config.deterministic = False  # ask XLA for the same result in every run on GPUs; see docs/training.md
     config.model = section(ModelSettings())
     config.sources = ConfigDict()  # name -> folder(...), dataset(...), packed(...) or synthetic(...)
     config.mask = section(MaskOptions())

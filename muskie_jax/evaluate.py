@@ -218,6 +218,8 @@ def _version(setting: Setting, data: Iterable[ConfigDict | None]) -> int:
 
 def unit_identity(protocol: str, setting: Setting, model: ModelSpec, dtype: str) -> str:
     """Returns a digest of a unit of work, given the digest of its protocol."""
+    # Earlier versions also rounded the residual stream to bfloat16.
+    dtype = dtype if dtype == "float32" else f"{dtype}, float32 stream"
     weights = [model.name, model.kind, model.step, model.source, model.version, dtype]
     return _digest([protocol, setting, weights])
 

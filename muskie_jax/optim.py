@@ -12,7 +12,7 @@ from optax import contrib
 from muskie_jax.config import peak_learning_rate, total_steps, warmup_steps
 
 ADAMW_SIZE = 0.2  # typical root mean square of AdamW's updates, before the learning rate
-LARGEST_SMALL = 2**16  # numbers of an array that `global_norm` joins with others
+LARGEST_SMALL = 2**16  # `global_norm` joins arrays of up to this many numbers
 
 
 def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
@@ -60,7 +60,7 @@ def optimizer_names(params: Any) -> Any:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Returns `config.optim.name`, preceded by clipping to the global norm if `clip_norm` is not 0.
+    """Returns the optimizer of a config, preceded by clipping to the global norm if `clip_norm` is not 0.
 
     Muon's updates are scaled to the size of AdamW's, so both share a learning rate. Source: Liu et al.,
     "Muon is Scalable for LLM Training", arXiv 2502.16982.

@@ -36,6 +36,7 @@ from muskie_jax.writers import duration, log_main
 
 OPTIMIZER = "optimizer"
 ZERO_GRADIENTS = "zero gradients"
+INITIAL_STATE = "initial state"
 USE_LESS_MEMORY = (  # advice at the end of out-of-memory messages
     "lower config.batch.groups, set config.model.remat to 'elementwise', 'block' or 'full', or raise "
     "config.mesh.fsdp"
@@ -182,7 +183,7 @@ class Programs:
     ):
         self._options: dict[Bucket | str, Any] = dict.fromkeys(training, compiler_options)
         self._lower: dict[Bucket | str, Lower] = {**training, **others}
-        # The slowest to compile come first, so that threads finish together: renderers, then large batches.
+        # The slowest to compile come first, so that threads finish together: `others`, then large batches.
         self._queue = [*others, *reversed([*training])]
         self._quiet = quiet
         self._compiled: dict[Bucket | str, jax.stages.Compiled] = {}
@@ -252,14 +253,14 @@ class Programs:
     def needed_bytes(self, state: TrainState) -> tuple[int, Bucket | str]:
         """Returns the peak bytes on a device over all programs, and the key of the program that needs them.
 
-        The optimizer state counts for every program, since it stays in memory in any case.
+        The optimizer state counts for every program: as an argument or result, or as memory in use beside.
         """
 
         def needed(key: Bucket | str) -> int:
-            updates_params = key == OPTIMIZER or (
+            has_opt_state = key in (OPTIMIZER, INITIAL_STATE) or (
                 OPTIMIZER not in self._compiled and isinstance(key, Bucket)
             )
-            beside = 0 if updates_params else device_bytes(state.opt_state)
+            beside = 0 if has_opt_state else device_bytes(state.opt_state)
             return peak_bytes(self._compiled[key]) + beside
 
         largest = max(self._compiled, key=needed)

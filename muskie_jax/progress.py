@@ -114,18 +114,21 @@ class Progress:
 def describe_attention(model: Muskie, buckets: Iterable[Bucket]) -> None:
     """Logs the attention kernels of a run, and which package has a faster one that is not installed."""
     within, across = set(), set()
+    misses_flash = False
     for bucket in buckets:
         rows, columns = bucket.grid(model.patch)
         tokens = rows * columns + model.registers
         for kernels, keys in ((within, tokens), (across, bucket.views * tokens)):
-            kernels.add(model.attention.kernel(model.dtype, model.width // model.heads, keys))
+            sequence = (model.dtype, model.width // model.heads, keys)
+            kernels.add(model.attention.kernel(*sequence))
+            misses_flash |= model.attention.misses_flash(*sequence)
     names = lambda kernels: " and ".join(sorted(kernels))
     if within == across:
         log_main(f"Attention: {names(within)}")
     else:
         log_main(f"Attention: {names(within)} within views, {names(across)} across views")
-    if model.attention.misses_flash(model.dtype):
-        log_main(f"FlashAttention-3 is faster on long sequences: pip install {flash.PACKAGE}")
+    if misses_flash:
+        log_main(f"FlashAttention-3 would be faster: {flash.INSTALL}")
 
 
 def describe_parameters(params) -> None:
@@ -144,8 +147,10 @@ def describe_changes(old: Mapping[str, Any], config: ConfigDict) -> None:
     before = {current_path(path): value for path, value in _flatten(old).items()}
     now = _flatten(json.loads(config.to_json_best_effort()))
     for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            log_main(f"  config.{name} was {before.get(name)!r} and is now {now.get(name)!r}")
+        if name not in before:
+            log_main(f"  config.{name} is new: {now[name]!r}")
+        elif before[name] != now.get(name):
+            log_main(f"  config.{name} was {before[name]!r} and is now {now.get(name)!r}")
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

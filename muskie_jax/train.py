@@ -27,6 +27,7 @@ from muskie_jax.metrics import Mean, MetricsQueue
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.perf.profiling import StepProfile
 from muskie_jax.programs import (
+    INITIAL_STATE,
     Programs,
     batch_shapes,
     explain_out_of_memory,
@@ -87,8 +88,7 @@ def train(
     restored = checkpoints.restore(state_shapes)
     first_step = 0
     if restored:
-        state, old_config = restored
-        first_step = int(state.step)
+        first_step, old_config = int(restored[0].step), restored[1]
         log_main(f"Continuing from step {first_step} in {checkpoints.folder}")
         if first_step > 0:  # at step 0 the weights are imported, and the saved config was never used
             describe_changes(old_config, config)
@@ -112,7 +112,7 @@ def train(
     training = training_programs(task, optimizer, state_shapes, shapes, per_update, mesh)
     initialise, key = state_initializer(model, optimizer, mesh), jax.random.key(config.seed)
     if not restored:  # first, since it takes longest to compile
-        others = {"initial state": functools.partial(initialise.lower, key)} | others
+        others = {INITIAL_STATE: functools.partial(initialise.lower, key)} | others
     options = fast_compilation(mesh) if config.fast_compile else None
     programs = Programs(training, others, compiler_options=options)
     if first_step < total_steps:

@@ -1,7 +1,7 @@
 """The pure functions of a training step: no loop, no files, no global state.
 
-An update starts from gradients of zeros. It runs `accumulate_gradients` once per batch, and then
-`apply_gradients` once. An update of one batch runs `single_batch_update` instead.
+An update of several batches starts from gradients of zeros. It runs `accumulate_gradients` once per batch,
+and then `apply_gradients` once. An update of one batch runs `single_batch_update` instead.
 """
 
 import dataclasses

@@ -129,6 +129,7 @@ def test_a_finished_run_only_reports_and_a_longer_duration_continues_it(photo_fo
     config.duration = "3 steps"
     config.optim.warmup = "0 steps"
     first = train(config, tmp_path, devices)
+    assert "initial state: " in capsys.readouterr().err  # compiled with the other programs
     again = train(config, tmp_path, devices)
     assert {k: again[k] for k in ("step", "mse", "params_digest")} == {
         k: first[k] for k in ("step", "mse", "params_digest")
@@ -136,7 +137,9 @@ def test_a_finished_run_only_reports_and_a_longer_duration_continues_it(photo_fo
     config.duration = "5 steps"
     longer = train(config, tmp_path, devices)
     assert longer["step"] == 5 and longer["params_digest"] != first["params_digest"]
-    assert "config.duration was '3 steps' and is now '5 steps'" in capsys.readouterr().err
+    log = capsys.readouterr().err
+    assert "config.duration was '3 steps' and is now '5 steps'" in log
+    assert "Compiling" in log and "initial state: " not in log
     config.duration = "4 steps"
     with pytest.raises(UserError, match="is at step 5, beyond config.duration='4 steps'"):
         train(config, tmp_path, devices)

@@ -11,7 +11,6 @@ import os
 
 import jax
 from jax._src import xla_bridge  # JAX has no public function that returns whether it has started
-from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from muskie_jax.errors import UserError
 
@@ -53,6 +52,8 @@ def _mark_backward_attention() -> None:
     XLA asks for it too, but only in the first of several equal calls. It then does not find the programs of
     the others, and the first update raises an IndexError (https://github.com/openxla/xla/pull/46500).
     """
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn  # private, so only if needed
+
     original = cudnn.create_dot_product_attention_backend_config_base
     if hasattr(original, "__wrapped__"):  # already done
         return

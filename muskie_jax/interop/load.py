@@ -84,6 +84,8 @@ def parse_compute_options(dtype: Any, attention: str) -> tuple[Any, Attention]:
     See `load_pretrained` for arguments and errors.
     """
     dtype = _parse_dtype(dtype, "dtype")
+    if attention in ("cudnn", "flash") and dtype.name == "float32":
+        raise UserError(f"attention={attention!r} does not support float32: use 'auto' or dtype='bfloat16'")
     try:
         return dtype, Attention(attention)
     except ValueError as error:

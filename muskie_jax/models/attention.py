@@ -174,7 +174,9 @@ class Attention:
                     "use 'auto'"
                 )
             if not flash.is_installed():
-                raise ValueError(f"attention='flash' needs a package: pip install {flash.PACKAGE}")
+                raise ValueError(f"attention='flash' needs a package: {flash.INSTALL}")
+            if self.deterministic:
+                raise ValueError("attention='flash' is never deterministic: use 'auto'")
 
     @property
     def device(self) -> jax.Device:
@@ -207,17 +209,20 @@ class Attention:
             return "xla"
         if self.platform != "gpu":
             return "splash" if self.platform == "tpu" else "xla"
-        has_cudnn = head_size % 8 == 0
-        is_faster = head_size <= flash.LARGEST_HEAD and (keys >= flash.FEWEST_KEYS or not has_cudnn)
-        if is_faster and not self.deterministic and flash.runs_on(self.device) and flash.is_installed():
+        if self._prefers_flash(head_size, keys) and flash.is_installed():
             return "flash"
-        return "cudnn" if has_cudnn else "xla"
+        return "cudnn" if head_size % 8 == 0 else "xla"
 
-    def misses_flash(self, dtype: jnp.dtype) -> bool:
-        """Returns whether "auto" would select "flash" if its package were installed."""
-        selects = self.implementation == "auto" and dtype in (jnp.bfloat16, jnp.float16)
-        selects = selects and not self.deterministic
-        return selects and flash.runs_on(self.device) and not flash.is_installed()
+    def misses_flash(self, dtype: jnp.dtype, head_size: int, keys: int) -> bool:
+        """Returns whether `kernel` would return "flash" if its package were installed."""
+        is_open = self.implementation == "auto" and dtype in (jnp.bfloat16, jnp.float16)
+        return is_open and self._prefers_flash(head_size, keys) and not flash.is_installed()
+
+    def _prefers_flash(self, head_size: int, keys: int) -> bool:
+        if self.deterministic or self.platform != "gpu" or not flash.runs_on(self.device):
+            return False
+        # cuDNN needs heads of a multiple of 8 channels.
+        return head_size <= flash.LARGEST_HEAD and (keys >= flash.FEWEST_KEYS or head_size % 8 != 0)
 
     def __call__(
         self,
@@ -226,10 +231,7 @@ class Attention:
         value: Float[Array, "B V T heads D"],
         across_views: bool,
     ) -> Float[Array, "B V T heads D"]:
-        """Attends within each view, or over all views of each group. The result has the dtype of `query`.
-
-        Across views, V and T of `query` may differ from V and T of `key` and `value`.
-        """
+        """Attends within each view, or over all views of each group, in the dtype of `query`."""
         keys = key.shape[1] * key.shape[2] if across_views else key.shape[2]
         kernel = KERNELS[self.kernel(query.dtype, query.shape[-1], keys)]
         if kernel is xla_attention and self.platform == "cpu":

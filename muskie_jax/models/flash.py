@@ -30,9 +30,10 @@ from jax import Array
 from jaxtyping import Float
 
 PACKAGE, MODULE = "dew-flash-attn-cu13==0.3.6", "dew_flash_attn"
+INSTALL = f"python -m pip install {PACKAGE} (Linux on x86-64, Python 3.12 or later, CUDA 13)"
 COMPUTE_CAPABILITY = "9.0"  # of Hopper, for which the kernels are compiled
 LARGEST_HEAD = 256  # channels
-FEWEST_KEYS = 256  # of a sequence for which the kernels are faster than cuDNN's, see the table above
+FEWEST_KEYS = 256  # shortest sequence for which "auto" prefers these kernels to cuDNN's, see the table
 FORWARD_CALL = "dew_flash3_mha_fwd"  # the function that XLA calls in the forward pass
 
 

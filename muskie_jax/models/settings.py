@@ -21,7 +21,7 @@ class ModelSettings:
       registers: number of register tokens per view.
       dtype: dtype of matrix products; parameters are always float32.
       residual_dtype: dtype of the residual stream, which each layer adds to: "float32", as published, or
-        "bfloat16", which is faster and less exact; see docs/speed.md.
+        "bfloat16", which is faster and less exact; see docs/speed.md. Always float32 with float32 products.
       remat: what the backward pass recomputes to save memory: "none", "elementwise", "block" or "full";
         see docs/speed.md.
       scan_blocks: whether to compile one block and loop over it. This compiles faster and runs slower;

@@ -90,7 +90,9 @@ def run_training(training: Training, folder: pathlib.Path, arguments: Sequence[s
     if training.is_stopped:
         result = _run(command, environment, workdir, f"step {STOP}/")
         if "stopped" not in result:
-            raise UserError(f"the training in {workdir} ended before it could be stopped: run it again")
+            raise UserError(
+                f"the training in {workdir} ended before it could be stopped: remove {folder}, run again"
+            )
         print(f"stopped after update {result['step']}", file=sys.stderr)
     result = _run(command, environment, workdir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

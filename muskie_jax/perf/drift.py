@@ -18,6 +18,7 @@ from jax import Array
 
 from muskie_jax.data.synthetic.render import render_groups
 from muskie_jax.data.synthetic.scenes import WorldConfig
+from muskie_jax.errors import UserError, fail
 from muskie_jax.interop.load import load_pretrained
 from muskie_jax.models.muskie import Muskie, build_model, to_float
 from muskie_jax.writers import table_head, table_row
@@ -44,13 +45,24 @@ def drift(model: Muskie, params: dict, images: Array, mask: Array) -> dict[str, 
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m muskie_jax.perf.drift", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m muskie_jax.perf.drift",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--variant", default="base", help="variant of the network, without --weights")
     parser.add_argument("--weights", help="work directory, checkpoint or weights file")
     parser.add_argument("--groups", type=int, default=2, help="groups of a batch")
     parser.add_argument("--views", type=int, default=4, help="views of a group")
     parser.add_argument("--size", type=int, default=224, help="side of the square views, pixels")
     options = parser.parse_args(arguments)
+    try:
+        _print_drift(options)
+    except (UserError, ValueError) as error:
+        fail(str(error))
+
+
+def _print_drift(options: argparse.Namespace) -> None:
     if options.weights:
         model, params = load_pretrained(options.weights)
     else:

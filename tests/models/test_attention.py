@@ -7,7 +7,7 @@ import pytest
 from jax import export
 
 from muskie_jax.models import attention
-from muskie_jax.models.attention import Attention, cpu_attention, xla_attention
+from muskie_jax.models.attention import Attention, cpu_attention, cudnn_attention, xla_attention
 from muskie_jax.models.muskie import VARIANTS
 
 LENGTH = 70  # 8 blocks of 9 tokens, of which the last two are padding
@@ -105,3 +105,22 @@ def test_memory_does_not_grow_with_the_square_of_the_length():
     for function, limit in ((cpu_attention, 200e6), (jax.grad(loss, (0, 1, 2)), 400e6)):
         compiled = jax.jit(function).lower(shape, shape, shape).compile()
         assert compiled.memory_analysis().temp_size_in_bytes < limit
+
+
+@pytest.mark.parametrize("queries, keys", [(229, 229), (6, 229), (229, 6)])
+def test_odd_lengths_with_cudnn_are_padded(queries, keys, monkeypatch):
+    """A stand-in for cuDNN: even lengths only, with the numbers of tokens that count."""
+    attend = jax.nn.dot_product_attention
+
+    def cudnn(query, key, value, *, implementation, **lengths):
+        assert implementation == "cudnn" and query.shape[1] % 2 == key.shape[1] % 2 == 0
+        return attend(query, key, value, implementation="xla", **lengths)
+
+    arrays = inputs(queries=queries, keys=keys)
+    expected, pull = jax.vjp(lambda *arrays: attend(*arrays, implementation="xla"), *arrays)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", cudnn)
+    ours, our_pull = jax.vjp(cudnn_attention, *arrays)
+    gradient = jnp.cos(jnp.arange(expected.size, dtype=jnp.float32)).reshape(expected.shape)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    for mine, other in zip(our_pull(gradient), pull(gradient), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-5)

@@ -75,14 +75,16 @@ def test_a_deterministic_run_does_without(calls, hopper):
 def test_without_package_or_hopper_cudnn_is_selected(missing, hopper, monkeypatch):
     assert Attention().kernel(BFLOAT16, 64, 544) == "cudnn"
     assert Attention().kernel(BFLOAT16, 12, 544) == "xla"
-    assert Attention().misses_flash(BFLOAT16) and not Attention().misses_flash(jnp.dtype("float32"))
-    assert not Attention(deterministic=True).misses_flash(BFLOAT16)
+    assert Attention().misses_flash(BFLOAT16, 64, 544)
+    assert not Attention().misses_flash(BFLOAT16, 64, 68)
+    assert not Attention().misses_flash(jnp.dtype("float32"), 64, 544)
+    assert not Attention(deterministic=True).misses_flash(BFLOAT16, 64, 544)
     monkeypatch.setattr(flash, "runs_on", lambda device: False)
-    assert not Attention().misses_flash(BFLOAT16)
+    assert not Attention().misses_flash(BFLOAT16, 64, 544)
 
 
 def test_a_missing_package_or_other_gpu_is_an_error(missing, hopper, monkeypatch):
-    with pytest.raises(ValueError, match=r"pip install dew-flash-attn-cu13==0\.3\.6"):
+    with pytest.raises(ValueError, match=r"python -m pip install dew-flash-attn-cu13==0\.3\.6 \(Linux"):
         Attention("flash")
     monkeypatch.setattr(flash, "runs_on", lambda device: False)
     with pytest.raises(ValueError, match="'flash' needs an H100 or H200, and this is a cpu: use 'auto'"):
@@ -107,7 +109,7 @@ def test_the_log_names_kernels_and_package(calls, hopper, capsys):
 def test_the_log_names_a_missing_package(missing, hopper, capsys):
     describe_attention(build_model("base", dtype="bfloat16"), [Bucket(512, 512, 8)])
     log = capsys.readouterr().err
-    assert "Attention: cudnn\n" in log and f"pip install {flash.PACKAGE}\n" in log
+    assert "Attention: cudnn\n" in log and f"{flash.INSTALL}\n" in log
 
 
 def draw(*shape):

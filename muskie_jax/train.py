@@ -110,7 +110,7 @@ def train(
     others |= evaluator.to_compile(state_shapes.params)
     per_update = sampler.schedule.batches_per_update
     training = training_programs(task, optimizer, state_shapes, shapes, per_update, mesh)
-    initialise, key = state_initializer(model, optimizer, mesh), jax.random.key(config.seed)
+    initialise, key = state_initializer(model, optimizer, state_shapes), jax.random.key(config.seed)
     if not restored:  # first, since it takes longest to compile
         others = {INITIAL_STATE: functools.partial(initialise.lower, key)} | others
     options = fast_compilation(mesh) if config.fast_compile else None

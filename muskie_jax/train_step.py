@@ -85,21 +85,21 @@ def abstract_state(model: Muskie, optimizer: optax.GradientTransformation, mesh:
 
 
 def state_initializer(
-    model: Muskie, optimizer: optax.GradientTransformation, mesh: Mesh
+    model: Muskie, optimizer: optax.GradientTransformation, shapes: TrainState
 ) -> jax.stages.Wrapped:
-    """Returns a jitted function from a key to a new state.
+    """Returns a jitted function from a key to a new state, given the result of `abstract_state`.
 
     The state is made in its sharding: no device allocates more than its shards. Compilation takes half a
     minute on a GPU, since every parameter has its own random draw.
     """
-    shapes = abstract_state(model, optimizer, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     return jax.jit(functools.partial(_initial_state, model, optimizer), out_shardings=shardings)
 
 
 def init_state(model: Muskie, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
     """Returns a new state, see `state_initializer`."""
-    return state_initializer(model, optimizer, mesh)(jax.random.key(seed))
+    initialise = state_initializer(model, optimizer, abstract_state(model, optimizer, mesh))
+    return initialise(jax.random.key(seed))
 
 
 def reconstruct(task: Task, params: Params, batch: Batch) -> tuple[Array, MuskieOutput, TokenLosses]:

@@ -18,7 +18,7 @@ from muskie_jax.interop.metadata import latest_evaluation, shareable_config, to_
 from muskie_jax.interop.names import Network, check_heads, check_params
 from muskie_jax.interop.sources import CHECKPOINTS, SourceKind, identify_source
 from muskie_jax.interop.weights import Weights, read_provenance, read_weights
-from muskie_jax.models.attention import Attention
+from muskie_jax.models.attention import Attention, check_kernel
 from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
 from muskie_jax.writers import log
 
@@ -84,9 +84,8 @@ def parse_compute_options(dtype: Any, attention: str) -> tuple[Any, Attention]:
     See `load_pretrained` for arguments and errors.
     """
     dtype = _parse_dtype(dtype, "dtype")
-    if attention in ("cudnn", "flash") and dtype.name == "float32":
-        raise UserError(f"attention={attention!r} does not support float32: use 'auto' or dtype='bfloat16'")
     try:
+        check_kernel(attention, dtype.name)
         return dtype, Attention(attention)
     except ValueError as error:
         raise UserError(str(error)) from error

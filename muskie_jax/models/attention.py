@@ -125,6 +125,11 @@ def cudnn_attention(
     return out[:, :queries]
 
 
+def has_cudnn(head_size: int) -> bool:
+    """Returns whether cuDNN supports heads of this many channels."""
+    return head_size % 8 == 0
+
+
 CUDNN_PRIMITIVE = "dot_product_attention_fwd"  # the name of JAX's primitive
 KERNELS = {
     "xla": xla_attention,
@@ -135,6 +140,19 @@ KERNELS = {
 IMPLEMENTATIONS = ("auto", *KERNELS)
 # Kernel -> the only platform it runs on.
 PLATFORMS = {"cudnn": "gpu", "flash": "gpu", "splash": "tpu"}
+
+
+def check_kernel(implementation: str, dtype: str = "bfloat16", deterministic: bool = False) -> None:
+    """Raises ValueError if a kernel does not support a dtype or determinism, on any device."""
+    if implementation in ("cudnn", "flash") and dtype == "float32":
+        raise ValueError(
+            f"attention={implementation!r} does not support float32: use 'auto', or dtype='bfloat16'"
+        )
+    if implementation == "flash" and deterministic:
+        raise ValueError(
+            "attention='flash' is not deterministic, but config.deterministic is True: use 'auto', which "
+            "then selects another kernel"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +178,7 @@ class Attention:
                 f"attention={self.implementation!r} is not a valid value "
                 f"(choices: {', '.join(IMPLEMENTATIONS)})"
             )
+        check_kernel(self.implementation, deterministic=self.deterministic)
         required = PLATFORMS.get(self.implementation)
         # Queries the platform only if required: that starts JAX's backend, which imports must not do.
         if required and required != self.platform:
@@ -175,8 +194,6 @@ class Attention:
                 )
             if not flash.is_installed():
                 raise ValueError(f"attention='flash' needs a package: {flash.INSTALL}")
-            if self.deterministic:
-                raise ValueError("attention='flash' is never deterministic: use 'auto'")
 
     @property
     def device(self) -> jax.Device:
@@ -203,26 +220,29 @@ class Attention:
           head_size: channels of a head, D.
           keys: number of keys of a sequence, over all devices.
         """
+        fastest = self._fastest_kernel(dtype, head_size, keys)
+        if fastest == "flash" and not flash.is_installed():
+            return "cudnn" if has_cudnn(head_size) else "xla"
+        return fastest
+
+    def misses_flash(self, dtype: jnp.dtype, head_size: int, keys: int) -> bool:
+        """Returns whether `kernel` would return "flash" if its package were installed."""
+        return self._fastest_kernel(dtype, head_size, keys) == "flash" and not flash.is_installed()
+
+    def _fastest_kernel(self, dtype: jnp.dtype, head_size: int, keys: int) -> str:
+        """Returns the name of the kernel that `kernel` would select with all packages installed."""
         if self.implementation != "auto":
             return self.implementation
         if dtype not in (jnp.bfloat16, jnp.float16):
             return "xla"
         if self.platform != "gpu":
             return "splash" if self.platform == "tpu" else "xla"
-        if self._prefers_flash(head_size, keys) and flash.is_installed():
+        has_flash = (
+            not self.deterministic and flash.runs_on(self.device) and head_size <= flash.LARGEST_HEAD
+        )
+        if has_flash and (keys >= flash.FEWEST_KEYS or not has_cudnn(head_size)):
             return "flash"
-        return "cudnn" if head_size % 8 == 0 else "xla"
-
-    def misses_flash(self, dtype: jnp.dtype, head_size: int, keys: int) -> bool:
-        """Returns whether `kernel` would return "flash" if its package were installed."""
-        is_open = self.implementation == "auto" and dtype in (jnp.bfloat16, jnp.float16)
-        return is_open and self._prefers_flash(head_size, keys) and not flash.is_installed()
-
-    def _prefers_flash(self, head_size: int, keys: int) -> bool:
-        if self.deterministic or self.platform != "gpu" or not flash.runs_on(self.device):
-            return False
-        # cuDNN needs heads of a multiple of 8 channels.
-        return head_size <= flash.LARGEST_HEAD and (keys >= flash.FEWEST_KEYS or head_size % 8 != 0)
+        return "cudnn" if has_cudnn(head_size) else "xla"
 
     def __call__(
         self,

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.checks import at_least, one_of
 from muskie_jax.errors import UserError
-from muskie_jax.models.attention import IMPLEMENTATIONS
+from muskie_jax.models.attention import IMPLEMENTATIONS, check_kernel
 from muskie_jax.models.layers import INITIAL_VALUES
 from muskie_jax.models.muskie import DTYPES, PATCH, REGISTERS, REMAT, VARIANTS, VIEW_EMBED
 
@@ -55,16 +55,10 @@ def check_model(model: ConfigDict, deterministic: bool = False) -> None:
     one_of(model.view_embed, VIEW_EMBED, "config.model.view_embed")
     one_of(model.initial_values, INITIAL_VALUES, "config.model.initial_values")
     one_of(model.attention, IMPLEMENTATIONS, "config.model.attention")
-    if model.attention in ("cudnn", "flash") and model.dtype == "float32":
-        raise UserError(
-            f"config.model.attention={model.attention!r} does not support float32: use 'auto', or "
-            "dtype='bfloat16'"
-        )
-    if model.attention == "flash" and deterministic:
-        raise UserError(
-            "config.model.attention='flash' is not deterministic, but config.deterministic is True: use "
-            "'auto', which then selects another kernel"
-        )
+    try:
+        check_kernel(model.attention, model.dtype, deterministic)
+    except ValueError as error:
+        raise UserError(f"config.model.{error}") from error
     at_least(1, model, "config.model", "patch")
     at_least(0, model, "config.model", "registers")
 

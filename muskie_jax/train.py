@@ -37,7 +37,7 @@ from muskie_jax.programs import (
 from muskie_jax.progress import Progress, describe_attention, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
-from muskie_jax.train_step import abstract_state, make_task, state_initializer
+from muskie_jax.train_step import StateInitializer, abstract_state, make_task
 from muskie_jax.writers import Writers, log_main, save_picture
 
 
@@ -110,9 +110,9 @@ def train(
     others |= evaluator.to_compile(state_shapes.params)
     per_update = sampler.schedule.batches_per_update
     training = training_programs(task, optimizer, state_shapes, shapes, per_update, mesh)
-    initialise, key = state_initializer(model, optimizer, state_shapes), jax.random.key(config.seed)
-    if not restored:  # first, since it takes longest to compile
-        others = {INITIAL_STATE: functools.partial(initialise.lower, key)} | others
+    initialise, key = StateInitializer(model, optimizer, state_shapes), jax.random.key(config.seed)
+    if not restored:
+        others[INITIAL_STATE] = functools.partial(initialise.lower, key)
     options = fast_compilation(mesh) if config.fast_compile else None
     programs = Programs(training, others, compiler_options=options)
     if first_step < total_steps:

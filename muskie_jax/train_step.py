@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from muskie_jax.errors import UserError
 from muskie_jax.losses import LossOptions, TokenLosses, token_losses, total_loss
 from muskie_jax.metrics import Mean
-from muskie_jax.models.attention import Attention
+from muskie_jax.models.initial_params import draw_params, fast_random_draws
 from muskie_jax.models.muskie import Muskie, MuskieOutput, build_model, patchify, to_float
 from muskie_jax.optim import global_norm
 from muskie_jax.sharding import state_sharding
@@ -67,9 +67,7 @@ def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
 
 
 def _initial_state(model: Muskie, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    image = jnp.zeros((1, 1, model.patch, model.patch, 3))
-    model = model.clone(attention=Attention("xla"))  # a single image cannot be sharded over a mesh
-    params = cast(Params, model.init(key, image, jnp.ones((1, 1, 1), bool))["params"])
+    params = draw_params(model, key)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
@@ -84,21 +82,32 @@ def abstract_state(model: Muskie, optimizer: optax.GradientTransformation, mesh:
     )
 
 
-def state_initializer(
-    model: Muskie, optimizer: optax.GradientTransformation, shapes: TrainState
-) -> jax.stages.Wrapped:
-    """Returns a jitted function from a key to a new state, given the result of `abstract_state`.
+class StateInitializer:
+    """Makes new states, in their sharding: no device allocates more than its shards of the state.
 
-    The state is made in its sharding: no device allocates more than its shards. Compilation takes half a
-    minute on a GPU, since every parameter has its own random draw.
+    Args:
+      model: the network.
+      optimizer: the optimizer.
+      shapes: result of `abstract_state`.
     """
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    return jax.jit(functools.partial(_initial_state, model, optimizer), out_shardings=shardings)
+
+    def __init__(self, model: Muskie, optimizer: optax.GradientTransformation, shapes: TrainState):
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+        self._jitted = jax.jit(functools.partial(_initial_state, model, optimizer), out_shardings=shardings)
+
+    def lower(self, key: Array) -> jax.stages.Lowered:
+        """Traces and lowers the program that makes a state from a random key."""
+        with fast_random_draws():
+            return self._jitted.lower(key)
+
+    def __call__(self, key: Array) -> TrainState:
+        with fast_random_draws():
+            return self._jitted(key)
 
 
 def init_state(model: Muskie, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
-    """Returns a new state, see `state_initializer`."""
-    initialise = state_initializer(model, optimizer, abstract_state(model, optimizer, mesh))
+    """Returns a new state, see `StateInitializer`."""
+    initialise = StateInitializer(model, optimizer, abstract_state(model, optimizer, mesh))
     return initialise(jax.random.key(seed))
 
 

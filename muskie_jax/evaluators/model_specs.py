@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
@@ -44,7 +43,8 @@ from muskie_jax.interop.framewise import FAMILIES, READABLE, load_framewise
 from muskie_jax.interop.hub import WEIGHTS, names_repository
 from muskie_jax.interop.load import model_of, open_weights
 from muskie_jax.interop.sources import SourceKind
-from muskie_jax.models.muskie import CHANNELS, VARIANTS, Muskie, build_model
+from muskie_jax.models.initial_params import init_params
+from muskie_jax.models.muskie import VARIANTS, Muskie, build_model
 
 UNTRAINED = "untrained"
 BASELINES: dict[str, Callable[[], EvalNetwork]] = {STILL: NoMotion, PATCHES: RawPatches}
@@ -233,10 +233,7 @@ def _untrained(
 
 
 def _initialise(module: Muskie) -> LoadedNetwork:
-    images = jnp.zeros((1, 1, module.patch, module.patch, CHANNELS))
-    # Compiling is faster than initialising operation by operation.
-    params = jax.jit(module.init)(jax.random.key(INIT_SEED), images)["params"]
-    return LoadedNetwork(MuskieNetwork(module), params, 0)
+    return LoadedNetwork(MuskieNetwork(module), init_params(module, INIT_SEED), 0)
 
 
 def _framewise(source: str, family: str, weights: str, name: str, dtype: str) -> ModelSpec:

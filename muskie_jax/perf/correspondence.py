@@ -26,6 +26,7 @@ from muskie_jax.data.posed.views import PosedViews
 from muskie_jax.evaluators.correspondence import QueryGroup, pair_errors
 from muskie_jax.evaluators.eval_models import Activations, MuskieNetwork
 from muskie_jax.evaluators.predictions import Predictions, predict_from_activations
+from muskie_jax.models.initial_params import init_params
 from muskie_jax.models.muskie import VARIANTS, build_model, to_float
 from muskie_jax.perf.roofline import best_time
 
@@ -73,7 +74,7 @@ def time_network(views: PosedViews) -> tuple[float, Activations]:
     The time is the fastest of --repeats calls, without copying results to the host.
     """
     model = build_model(VARIANT.value, dtype=DTYPE.value)
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))["params"]
+    params = init_params(model)
     muskie = MuskieNetwork(model)
     images = to_float(jnp.asarray(views.images[None]))
     network = jax.jit(

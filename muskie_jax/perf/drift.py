@@ -20,6 +20,7 @@ from muskie_jax.data.synthetic.render import render_groups
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError, fail
 from muskie_jax.interop.load import load_pretrained
+from muskie_jax.models.initial_params import init_params
 from muskie_jax.models.muskie import Muskie, build_model, to_float
 from muskie_jax.writers import table_head, table_row
 
@@ -67,11 +68,11 @@ def _print_drift(options: argparse.Namespace) -> None:
         model, params = load_pretrained(options.weights)
     else:
         model = build_model(options.variant)
-        image = jnp.zeros((1, 1, model.patch, model.patch, 3))
-        params = jax.jit(model.init)(jax.random.key(0), image)["params"]
+        params = init_params(model)
     seeds = np.random.default_rng(0).integers(2**32, size=(options.groups, 2), dtype=np.uint32)
     size = {"height": options.size, "width": options.size, "num_views": options.views}
-    images = to_float(render_groups(jnp.asarray(seeds), **size, config=WorldConfig()).images)
+    render = jax.jit(lambda seeds: to_float(render_groups(seeds, **size, config=WorldConfig()).images))
+    images = render(jnp.asarray(seeds))
     patches = (options.size // model.patch) ** 2
     mask = jax.random.bernoulli(jax.random.key(1), 0.75, (options.groups, options.views, patches))
     errors = drift(model, params, images, mask)

@@ -26,11 +26,12 @@ def jax_features(variant: str, images: np.ndarray) -> Callable[[], object]:
     """Returns a function that computes the features of `images` (1, V, H, W, 3) in JAX."""
     import jax
 
+    from muskie_jax.models.initial_params import init_params
     from muskie_jax.models.muskie import build_model
 
     jax.config.update("jax_platforms", "cpu")
     model = build_model(variant)
-    params = jax.jit(model.init)(jax.random.key(0), images[:, :1, :16, :16])["params"]
+    params = init_params(model)
     features = jax.jit(lambda params, x: model.apply({"params": params}, x, method="features"))
     return lambda: jax.block_until_ready(features(params, images))
 

@@ -22,6 +22,7 @@ from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.synthetic.textures import photo_pyramid
 from muskie_jax.losses import LossOptions
 from muskie_jax.masking import MaskOptions, group_masks
+from muskie_jax.models.initial_params import init_params
 from muskie_jax.models.muskie import build_model
 from muskie_jax.perf.roofline import best_time
 from muskie_jax.train_step import Task, TrainState, single_batch_update
@@ -69,7 +70,7 @@ def make_training_step(images: UInt8[Array, "B V H W 3"]) -> Callable[[], TrainS
     groups, views = images.shape[:2]
     mask = group_masks(np.random.default_rng(1), groups, views, (side, side), masks)
     batch = {"images": images, "mask": mask, "source": jnp.zeros(groups, jnp.int32)}
-    params = jax.jit(model.init)(jax.random.key(0), images[:1].astype(jnp.float32))["params"]
+    params = init_params(model)
     optimizer, task = optax.adamw(1e-4), Task(model, LossOptions(), 1)
     step = functools.partial(single_batch_update, task=task, optimizer=optimizer)
     compiled = jax.jit(step, donate_argnums=0)

@@ -10,6 +10,9 @@ All computation is per ray and elementwise. Colours are tuples (red, green, blue
 with a last axis of 3, so that XLA fuses everything into one loop over the rays.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
@@ -198,6 +201,7 @@ class PhotoPyramid:
     levels: int = struct.field(pytree_node=False)
 
 
+@functools.partial(jax.jit, static_argnames="levels")
 def photo_pyramid(photos: UInt8[Array, "N S S 3"], levels: int = 5) -> PhotoPyramid:
     """Builds the image pyramids of N photographs of S x S pixels; S must be a power of two."""
     count, size = photos.shape[:2]

@@ -3,7 +3,7 @@ r"""Times training steps on this machine, as in the table of docs/speed.md.
     muskie benchmark --config configs/benchmark.py --workdir runs/benchmark
 
 A step is forward, backward and optimizer on 4 groups of 8 views per device. The benchmark needs no data and
-takes a few minutes, mostly for compilation. On an H100 expect 12.9 ms for Muskie-B at 224x224 and 92.1 ms
+takes a few minutes, mostly for compilation. On an H200 expect 12.3 ms for Muskie-B at 224x224 and 81.5 ms
 at 512x512. Weak scaling over 1, 2, 4, ... and all GPUs of a host:
 
     muskie benchmark --config configs/benchmark.py:scaling --workdir runs/scaling

@@ -7,10 +7,10 @@ It generates photographs, unless you name a folder of your own:
     --config.benchmark_data.photos=/folder/of/photographs
 
 It takes about ten minutes; leave the machine otherwise idle. At the end it prints how many cores feed one
-GPU. The default step times are for an H100 (docs/speed.md). For another GPU, pass the step times that
+GPU. The default step times are for an H200 (docs/speed.md). For another GPU, pass the step times that
 configs/benchmark.py measures on it:
 
-    --config.benchmark_data.steps='(("base", 224, 12.6), ("base", 512, 89.4))'
+    --config.benchmark_data.steps='(("base", 224, 12.3), ("base", 512, 81.5))'
 
 configs/benchmark_data.py:quick shows the output within a minute. docs/speed.md lists the numbers to expect.
 """

@@ -55,8 +55,17 @@ case ${1:-} in
     grep -o '"train/seconds_per_step": [0-9.]*' runs/figures/small_gpu/metrics.jsonl ;;
   deterministic) # GPU. docs/training.md: digests and times of repeated trainings, with and without config.deterministic
     python -m muskie_jax.perf.determinism --workdir runs/figures/deterministic ;;
+  stream) # GPU. docs/speed.md: learning curves with residual streams and products of float32 and bfloat16
+    for types in float32-bfloat16 bfloat16-bfloat16 float32-float32; do
+      muskie_run train rooms.py "stream_$types" --config.model.residual_dtype="${types%-*}" \
+        --config.model.dtype="${types#*-}" --config.batch.groups=32 --config.sources.rooms.photos="$PHOTOS" \
+        --config.buckets.resolutions='(((128, 128),),)' --config.duration='3_000 steps' \
+        --config.optim.warmup='300 steps' --config.evaluation.every=1000 --config.log.every=50
+    done ;;
   steps) # GPU. docs/speed.md: time and memory of a training step, and the roofline
     muskie_run benchmark benchmark.py benchmark ;;
+  attention) # GPU. muskie_jax/models/flash.py: attention alone, cuDNN and FlashAttention-3
+    python -m muskie_jax.perf.attention ;;
   remat) # GPU. docs/speed.md: rematerialisation
     muskie_run benchmark benchmark.py:remat benchmark ;;
   scaling) # GPUs. docs/speed.md: weak scaling

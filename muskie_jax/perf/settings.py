@@ -44,7 +44,7 @@ class BenchmarkDataSettings:
       seconds: duration of a measurement, in seconds.
       repeats: number of measurements; the fastest counts.
       steps: step times of the GPU that loading must keep busy, as (variant, size, milliseconds). Defaults
-        are for an H100.
+        are for an H200.
       step_views: number of views per step.
     """
 
@@ -54,11 +54,11 @@ class BenchmarkDataSettings:
     seconds: float = 3.0
     repeats: int = 3
     steps: tuple[tuple[str, int, float], ...] = (
-        ("base", 224, 12.6),
-        ("base", 384, 41.2),
-        ("base", 512, 89.4),
-        ("large", 224, 36.8),
-        ("large", 512, 261.0),
+        ("base", 224, 12.3),
+        ("base", 384, 38.8),
+        ("base", 512, 81.5),
+        ("large", 224, 35.8),
+        ("large", 512, 234.6),
     )
     step_views: int = 32
 
@@ -116,7 +116,7 @@ def check_benchmark_data(settings: ConfigDict, patch: int) -> None:
         if not (isinstance(step, (tuple, list)) and len(step) == 3 and step[2] > 0):
             raise UserError(
                 f"{path}.steps has {step!r}, but each must be (variant, size, milliseconds), such as "
-                "('base', 224, 12.6)"
+                "('base', 224, 12.3)"
             )
         one_of(step[0], VARIANTS, f"{path}.steps")
 

@@ -2,9 +2,9 @@
 
 Each entry is one of
 
-- a source that `load_pretrained` accepts: a work directory (`runs/base`), a checkpoint in it
-  (`runs/base/5000`), a weights file, a folder written by `save_pretrained`, or a hub repository; `*`
-  matches several paths;
+- a source that `load_pretrained` accepts: `small` or `tiny`, the bundled weights, a work directory
+  (`runs/base`), a checkpoint in it (`runs/base/5000`), a weights file, a folder written by
+  `save_pretrained`, or a hub repository; `*` matches several paths;
 - `untrained:small`, a Muskie with its initial parameters, or `untrained`, which has the size of the first
   Muskie before it;
 - `mae:`, `dinov2:`, `dinov3:` or `crocov2:`, followed by a published file or repository of that backbone;
@@ -39,6 +39,7 @@ from muskie_jax.evaluators.settings import CHECKPOINTS
 from muskie_jax.files import user_path
 from muskie_jax.fingerprint import digest
 from muskie_jax.interop import sources
+from muskie_jax.interop.bundled import CHOICES
 from muskie_jax.interop.framewise import FAMILIES, READABLE, load_framewise
 from muskie_jax.interop.hub import WEIGHTS, names_repository
 from muskie_jax.interop.load import model_of, open_weights
@@ -167,14 +168,15 @@ def _muskies(source: str, name: str, checkpoints: str, dtype: str) -> Iterator[M
     if found.kind is SourceKind.MISSING:
         others = ", ".join((UNTRAINED, *BASELINES, *(f"{family}:..." for family in FAMILIES)))
         raise _missing(
-            source, f"a work directory, a weights file, user/name on the hub, or one of {others}"
+            source,
+            f"{CHOICES}, a work directory, a weights file, user/name on the hub, or one of {others}",
         )
     path = user_path(source)
     if path.name.isdigit():  # the parent folder describes a copied checkpoint better
         path = path.parent
     label = name or (path.stem if path.is_file() else path.name)
     load = functools.partial(_load_muskie, source, dtype)
-    yield ModelSpec(label, MUSKIE, None, source, _version(source), load, source)
+    yield ModelSpec(label, MUSKIE, None, source, _version(found.path), load, source)
 
 
 def _of_workdir(

@@ -7,20 +7,23 @@ from typing import Any
 
 from absl import flags
 
-from muskie_jax.checks import nearest_sizes
+from muskie_jax.checks import nearest_sizes, one_of
 from muskie_jax.command_line import CONFIG, OUT, Command
 from muskie_jax.errors import UserError
 from muskie_jax.files import check_free, user_path
+from muskie_jax.interop.bundled import CHOICES
 from muskie_jax.interop.load import open_weights
 from muskie_jax.interop.onnx_program import write_onnx
 from muskie_jax.interop.save import ENTRIES, push_to_hub, write_folder
 from muskie_jax.interop.stablehlo import PROGRAM_ENTRIES, write_stablehlo
-from muskie_jax.interop.weights import SUFFIXES, write_weights
+from muskie_jax.interop.weights import STORED_TYPES, SUFFIXES, write_weights
 from muskie_jax.interop.workdir import WORKDIR_ENTRIES, make_workdir
 from muskie_jax.models.muskie import DTYPES
 from muskie_jax.writers import log
 
-_SOURCE = "a work directory, a checkpoint in it, a weights file or folder, or user/name on the hub"
+_SOURCE = (
+    f"{CHOICES}, a work directory, a checkpoint in it, a weights file or folder, or user/name on the hub"
+)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, f"The weights to export: {_SOURCE}.")
 _FROM = flags.DEFINE_string("from", None, f"Weights: {_SOURCE}. For push: an exported folder.")
 _REPO = flags.DEFINE_string("repo", None, "Repository on the Hugging Face hub, as user/name.")
@@ -42,7 +45,12 @@ _SIZE = flags.DEFINE_string("size", "224", "Image size in pixels: 224, or 384x51
 _OUTPUT = flags.DEFINE_enum(
     "output", "features", ["features", "reconstruction"], "What the program computes."
 )
-_DTYPE = flags.DEFINE_enum("dtype", "float32", DTYPES, "Type of matrix products.")
+_DTYPE = flags.DEFINE_string(
+    "dtype",
+    "float32",
+    f"Type of stored numbers for export ({' or '.join(STORED_TYPES)}), of matrix products for stablehlo "
+    f"({' or '.join(DTYPES)}).",
+)
 
 EXAMPLE = "runs/quickstart"
 ROOT = pathlib.Path(__file__).parents[2]
@@ -53,6 +61,7 @@ OTHER_FILES = (".bin", ".ckpt", ".h5", ".json", ".msgpack", ".npy", ".npz", ".on
 def run_export(arguments: list[str]) -> dict[str, Any]:
     """Writes weights to a .safetensors or .pth file, or to a folder for the Hugging Face hub."""
     del arguments
+    one_of(_DTYPE.value, STORED_TYPES, "--dtype")
     out = user_path(_required(OUT))
     if out.suffix in OTHER_FILES:
         raise UserError(
@@ -69,9 +78,9 @@ def run_export(arguments: list[str]) -> dict[str, Any]:
     if _BACKBONE_ONLY.value:
         weights = weights.backbone()
     if is_file:
-        metadata = write_weights(out, weights, _FORCE.value)
+        metadata = write_weights(out, weights, _FORCE.value, _DTYPE.value)
     else:
-        metadata = write_folder(out, weights, _LICENCE.value, _FORCE.value)
+        metadata = write_folder(out, weights, _LICENCE.value, _FORCE.value, _DTYPE.value)
     return _summary("export", metadata, out)
 
 
@@ -105,6 +114,7 @@ def run_push(arguments: list[str]) -> dict[str, Any]:
 def run_stablehlo(arguments: list[str]) -> dict[str, Any]:
     """Writes a folder with a program for CPUs, GPUs and TPUs, its weights, and a script that loads it."""
     del arguments
+    one_of(_DTYPE.value, DTYPES, "--dtype")
     return _write_program("stablehlo", write_stablehlo, PROGRAM_ENTRIES, dtype=_DTYPE.value)
 
 
@@ -169,7 +179,7 @@ _PROGRAM_FLAGS = ("views", "size", "output", "num_heads", "force")
 EXPORT = Command(
     run_export,
     {"checkpoint": EXAMPLE, "out": "muskie.safetensors"},
-    ("backbone_only", "backbone-only", "num_heads", "licence", "force"),
+    ("backbone_only", "backbone-only", "num_heads", "licence", "dtype", "force"),
 )
 IMPORT = Command(
     run_import, {"from": "muskie-base.pth", "out": "runs/imported"}, ("config", "num_heads", "force")

@@ -13,6 +13,7 @@ import jax
 from muskie_jax.checkpoint import read_config, read_params
 from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
+from muskie_jax.interop.bundled import CHOICES
 from muskie_jax.interop.hub import WEIGHTS, download
 from muskie_jax.interop.metadata import latest_evaluation, shareable_config, to_json
 from muskie_jax.interop.names import Network, check_heads, check_params
@@ -44,7 +45,8 @@ def load_pretrained(
         tokens = model.apply({"params": params}, images, method="features")  # after every block
 
     Args:
-      source: a work directory (its newest intact checkpoint), one of its checkpoints (`runs/x/5000` or
+      source: "small" or "tiny", weights in this repository ("./small" is a path); a work directory (its
+        newest intact checkpoint), one of its checkpoints (`runs/x/5000` or
         `runs/x/checkpoints/5000`), a `.safetensors`, `.pth` or `.ckpt` file (exported, published or of a
         larger model), a folder made by `save_pretrained`, or a repository of the Hugging Face hub
         (`user/name`).
@@ -128,8 +130,8 @@ def open_weights(
                 f"{found.path} is neither a work directory nor a checkpoint, and has no {WEIGHTS}"
             )
     raise UserError(
-        f"{str(found.path)!r} does not exist: choose a work directory, a checkpoint, a weights file, or "
-        "user/name on the hub"
+        f"{str(found.path)!r} does not exist: choose {CHOICES}, a work directory, a checkpoint, "
+        "a weights file, or user/name on the hub"
     )
 
 

@@ -64,12 +64,12 @@ def save_pretrained(
 
 
 def write_folder(
-    folder: pathlib.Path, weights: Weights, licence: str | None, force: bool
+    folder: pathlib.Path, weights: Weights, licence: str | None, force: bool, dtype: str = "float32"
 ) -> dict[str, Any]:
-    """Writes the folder of `save_pretrained` for weights with their provenance."""
+    """Writes the folder of `save_pretrained` for weights with their provenance; see `write_weights`."""
     with atomic_write(folder, force, ENTRIES) as part:
         part.mkdir()
-        metadata = write_weights(part / WEIGHTS, weights)
+        metadata = write_weights(part / WEIGHTS, weights, dtype=dtype)
         text = json.dumps({"model_type": "muskie"} | metadata, indent=2)
         (part / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
         (part / CARD).write_text(model_card(metadata, licence), encoding="utf-8")

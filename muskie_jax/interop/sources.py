@@ -1,4 +1,4 @@
-"""Identifies a source of weights as a user writes it: a path, a pattern of paths, or a hub repository."""
+"""Identifies a source of weights as a user writes it: a name, a path, a pattern or a repository."""
 
 import enum
 import glob
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
+from muskie_jax.interop.bundled import DIGESTS, bundled_weights
 from muskie_jax.interop.hub import WEIGHTS, names_repository
 from muskie_jax.interop.weights import INPUT_SUFFIXES
 
@@ -49,15 +50,22 @@ class Source(NamedTuple):
 def identify_source(source: str | os.PathLike) -> Source:
     """Returns what a source of weights is; looks at local paths only, never at the hub.
 
+    - FILE: "small" or "tiny", the bundled weights, see `bundled`. A file or folder of that name is written
+      "./small", or passed as a `pathlib.Path`.
     - WORKDIR: `runs/x` or `runs/x/checkpoints`, where `runs/x/checkpoints` is a folder.
     - CHECKPOINT: `runs/x/5000` or `runs/x/checkpoints/5000`, or a copy of such a folder elsewhere.
-    - FILE: any file. EXPORT: a folder with `model.safetensors`, as `save_pretrained` writes it.
+    - FILE: any other file. EXPORT: a folder with `model.safetensors`, as `save_pretrained` writes it.
     - REPOSITORY: `user/name`, if no such path exists.
 
     Raises:
-      UserError: if the source cannot be a path, for example because it is too long.
+      UserError: if the source cannot be a path, for example because it is too long; or if bundled weights
+        are missing or damaged.
     """
+    if isinstance(source, str) and source in DIGESTS:
+        return Source(SourceKind.FILE, bundled_weights(source))
     path = user_path(source)
+    if path.parts and path.parts[0] in DIGESTS:  # "./small": a later str(path) must not mean "small"
+        path = path.absolute()
     try:
         local = _identify_local(path)
     except OSError as error:
@@ -106,11 +114,13 @@ def saved_steps(workdir: pathlib.Path) -> list[int]:
 def expand_pattern(source: str) -> list[str]:
     """Returns the matching paths that contain weights, sorted; [source] if it contains no `*`.
 
-    Other paths in the same folder, such as an index of scenes next to the runs, are skipped.
+    Other paths in the same folder, such as an index of scenes next to the runs, are skipped. A path with
+    the name of bundled weights, such as "small", becomes "./small".
     """
     if "*" not in source:
         return [source]
-    return sorted(path for path in glob.glob(str(user_path(source))) if _holds_weights(pathlib.Path(path)))
+    paths = sorted(path for path in glob.glob(str(user_path(source))) if _holds_weights(pathlib.Path(path)))
+    return [os.path.join(".", path) if path in DIGESTS else path for path in paths]
 
 
 def _holds_weights(path: pathlib.Path) -> bool:

@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 import safetensors
@@ -31,6 +32,7 @@ from muskie_jax.writers import log
 
 SUFFIXES = (".safetensors", ".pth", ".pt")  # of files that are written
 INPUT_SUFFIXES = (*SUFFIXES, ".ckpt")
+STORED_TYPES = ("float32", "float16")  # of numbers in files that are written
 METADATA_KEY = "muskie"  # a file's entry for its metadata
 PICKLE_START = b"\x80"  # first byte since pickle protocol 2; old torch.save files are a series of pickles
 ZIP_START = b"PK\x03\x04"  # of newer torch.save files
@@ -76,6 +78,20 @@ class Weights:
         kept = {name: value for name, value in self.params.items() if name not in ("norm", "head")}
         return dataclasses.replace(self, params=kept)
 
+    def rounded(self, dtype: str) -> "Weights":
+        """Returns these weights with every number rounded to `dtype`, one of STORED_TYPES; still float32.
+
+        Raises:
+          UserError: if a number is too large for `dtype`.
+        """
+        with np.errstate(over="ignore"):
+            params = jax.tree.map(lambda x: np.asarray(x).astype(dtype).astype(np.float32), self.params)
+        result = dataclasses.replace(self, params=params)
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+            _ = self.params_digest  # raises if they were not finite before
+            raise UserError(f"a number of the weights is too large for {dtype}: export float32")
+        return result
+
     def metadata(self) -> dict[str, Any]:
         """Returns the metadata that is written with these weights.
 
@@ -98,8 +114,17 @@ class Weights:
         } | self.provenance
 
 
-def write_weights(path: pathlib.Path, weights: Weights, force: bool = False) -> dict[str, Any]:
-    """Writes float32 tensors under their published names to a `.safetensors` or `.pth` file.
+def write_weights(
+    path: pathlib.Path, weights: Weights, force: bool = False, dtype: str = "float32"
+) -> dict[str, Any]:
+    """Writes tensors under their published names to a `.safetensors` or `.pth` file.
+
+    Args:
+      path: the file.
+      weights: what to write.
+      force: replace an existing file.
+      dtype: type of the numbers in the file, one of STORED_TYPES. The digest in the metadata is that of the
+        rounded weights, so reading the file checks every number.
 
     Returns:
       The metadata in the file.
@@ -109,24 +134,32 @@ def write_weights(path: pathlib.Path, weights: Weights, force: bool = False) -> 
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: the name must end with .safetensors, .pth or .pt")
+    if dtype != "float32":
+        weights = weights.rounded(dtype)
     metadata = weights.metadata()
     with atomic_write(path, force) as part:
         if path.suffix == ".safetensors":
             header = {"format": "pt", METADATA_KEY: json.dumps(metadata)}
-            save_safetensors(part, to_torch(weights.params, weights.network), header)
+            save_safetensors(part, _stored(weights, dtype), header)
         else:
-            save_pth(part, {"model": state_dict(weights), METADATA_KEY: metadata})
+            save_pth(part, {"model": state_dict(weights, dtype), METADATA_KEY: metadata})
     return metadata
 
 
-def state_dict(weights: Weights) -> dict[str, Any]:
-    """Returns PyTorch tensors under their published names.
+def _stored(weights: Weights, dtype: str) -> dict[str, np.ndarray]:
+    """Returns arrays of `dtype` under their PyTorch names."""
+    tensors = to_torch(weights.params, weights.network)
+    return {name: tensor.astype(dtype, copy=False) for name, tensor in tensors.items()}
+
+
+def state_dict(weights: Weights, dtype: str = "float32") -> dict[str, Any]:
+    """Returns PyTorch tensors of `dtype` under their published names.
 
     Raises:
       UserError: if PyTorch is not installed.
     """
     torch = import_torch()
-    tensors = to_torch(weights.params, weights.network)
+    tensors = _stored(weights, dtype)
     # torch.from_numpy needs writable arrays, but arrays from JAX are read-only.
     return {name: torch.from_numpy(np.require(x, requirements="W")) for name, x in tensors.items()}
 

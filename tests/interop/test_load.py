@@ -131,7 +131,7 @@ def test_sources_without_weights_are_refused(trained, tmp_path, monkeypatch):
         ("empty", "is neither a work directory nor a checkpoint, and has no model.safetensors"),
         (
             "empty/nothing",
-            "'empty/nothing' does not exist: choose a work directory, a checkpoint, a weights",
+            "'empty/nothing' does not exist: choose small or tiny, a work directory, a checkpoint",
         ),
         ("user/model.safetensors", "'user/model.safetensors' does not exist: choose"),
         ("~nobody-of-this-name/x", "cannot expand '~' in '~nobody-of-this-name/x': unknown user"),

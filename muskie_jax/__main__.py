@@ -29,6 +29,8 @@ COMMANDS = {
     "benchmark": Room("muskie_jax.main", "times training steps on this machine", is_job=True),
     "benchmark_data": Room("muskie_jax.main", "times the loading of photographs", is_job=True),
     "plan": Room("muskie_jax.main", "predicts memory and time on a machine", is_job=True),
+    "match": Room("muskie_jax.match", "finds matches between photographs, and draws them"),
+    "track": Room("muskie_jax.track", "finds points of a photograph in others"),
     "data": Room("muskie_jax.data.__main__", "inspects, packs and verifies data"),
     "interop": Room("muskie_jax.interop.__main__", "exports and imports weights and programs"),
     "report": Room("muskie_jax.report.__main__", "writes the report of an evaluation again"),

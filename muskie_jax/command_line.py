@@ -4,10 +4,11 @@ An `invocation` is the command that started a program, such as "python -m muskie
 Messages quote it.
 """
 
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import app, flags, logging
@@ -84,13 +85,8 @@ def run_program(invocation: str, about: str, commands: Mapping[str, Command]) ->
     def run(arguments: list[str]) -> None:
         name, *rest = arguments
         logging.set_verbosity(logging.WARNING)
-        try:
+        with _one_line_errors():
             result = commands[name].run(rest)
-        except UserError as error:
-            fail(str(error))
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(INTERRUPTED)
         print(json.dumps(result))
 
     app.run(run, flags_parser=parse)
@@ -99,33 +95,54 @@ def run_program(invocation: str, about: str, commands: Mapping[str, Command]) ->
 def run_command(
     invocation: str,
     about: str,
-    main: Callable[[], None],
+    main: Callable[..., None],
     needed: Mapping[str, str],
     optional: Sequence[str] = (),
+    arguments: Sequence[str] = (),
 ) -> None:
-    """Parses the flags of a program without subcommands, `<invocation> <flags>`, and runs it.
+    """Parses the command line of a program without subcommands, `<invocation> <flags>`, and runs it.
 
     Args:
       invocation: the command that started the program.
       about: text printed for --help.
-      main: the function to run, without arguments.
+      main: the function to run. It gets the list of positional arguments if `arguments` names any.
       needed: required flags, with an example value for each.
       optional: other flags that the program accepts.
+      arguments: examples of positional arguments, such as ("photos/",), for help and messages; the program
+        needs one at least. Empty if it takes none.
     """
 
     def parse(argv: list[str]) -> list[str]:
         if asks_for_help(argv[1:]):
-            print(help_text(invocation, about, needed, optional))
+            print(help_text(invocation, about, needed, optional, arguments))
             sys.exit(0)
-        _, *arguments = parse_flags(argv, needed, invocation)
-        if arguments:
-            first = arguments[0]
+        program, *given = parse_flags(argv, needed, invocation)
+        if given and not arguments:
+            first = given[0]
             instead = f"pass --{first}" if "=" in first else "leave it out"
             fail(f"{first!r} is not a flag: {instead}")
+        if arguments and not given:
+            fail(f"{invocation} needs files: run {' '.join((invocation, *arguments))} <flags>")
         check_taken((FLAGS[name] for name in SHARED_FLAGS), (*needed, *optional), invocation)
-        return argv[:1]
+        return [program, *given]
 
-    app.run(lambda _: main(), flags_parser=parse)
+    def run(argv: list[str]) -> None:
+        with _one_line_errors():
+            main(argv[1:]) if arguments else main()
+
+    app.run(run, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Exits with one line after a UserError or an interrupt."""
+    try:
+        yield
+    except UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:

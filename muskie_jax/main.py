@@ -4,7 +4,6 @@ Any setting can be overridden, for example with --config.seed=1. The last line o
 result, as one JSON object. The same command resumes a training run or an evaluation that was stopped.
 """
 
-import os
 import pathlib
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from muskie_jax.checks import one_of
 from muskie_jax.command_line import CONFIG, FLAGS, INTERRUPTED, WORKDIR, run_command
+from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.config import validate
 from muskie_jax.errors import NotFinite, UserError, fail
 from muskie_jax.evaluate import evaluate
@@ -55,18 +55,6 @@ EXAMPLES = {
     "plan": {"config": "configs/plan.py:muskie_large", "workdir": "runs/plan"},
 }
 OPTIONAL = ("distributed", "coordinator", "num_processes", "process_id", "stopped_exit_code")
-
-
-def keep_compiled_programs() -> None:
-    """Caches compiled programs across runs, unless JAX_COMPILATION_CACHE_DIR is set (even to "")."""
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "muskie_jax"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # without a cache, programs are only compiled again
-    jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def connect() -> None:

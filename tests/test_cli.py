@@ -15,6 +15,7 @@ import muskie_jax
 from conftest import ROOT, write_scene, xla_flags
 from muskie_jax import __main__ as muskie
 from muskie_jax import main
+from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.config import default_config, posed, synthetic
 from muskie_jax.errors import UserError
 from muskie_tests.commands import complaint_of, run_in_process, run_module
@@ -206,7 +207,7 @@ def test_every_command_of_muskie_has_help(command):
     done = run_in_process("muskie_jax", command, "--help")
     assert done.returncode == 0 and done.stderr == "" and len(done.stdout) > 100
     if command not in ("data", "interop"):
-        assert done.stdout.startswith(f"muskie {command} --")
+        assert done.stdout.startswith(f"muskie {command} ") and " --" in done.stdout.splitlines()[0]
 
 
 @pytest.mark.parametrize(
@@ -318,7 +319,7 @@ def test_compiled_programs_are_cached_unless_jax_is_configured(setting, tmp_path
     if setting is not None:
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", setting)
     try:
-        main.keep_compiled_programs()
+        keep_compiled_programs()
         kept = jax.config.jax_compilation_cache_dir
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -71,6 +71,18 @@ def test_loading_and_exporting_as_the_readme_says(reader):
     assert (reader.folder / "muskie.safetensors").is_file()
 
 
+def test_matching_and_tracking_as_the_docs_say(reader):
+    write_scene(reader.folder / "photographs", 3, seed=0, size=(72, 96))
+    for number, path in enumerate(sorted((reader.folder / "photographs").iterdir()), 1):
+        path.rename(reader.folder / f"{number}.jpg")
+    ((_, code),) = code_blocks("docs/photographs.md", "From Python")
+    assert 'open_network("small")' in code
+    reader(
+        "python",
+        code.replace('"small"', '"runs/quickstart"') + "\nassert found.positions.shape == (2, 3, 2)",
+    )
+
+
 @pytest.mark.slow
 def test_loading_photographs_as_the_docs_say(reader):
     write_scene(reader.folder / "photographs", 2, seed=0, size=(96, 96))

@@ -17,22 +17,39 @@ FEATURE_TEMPERATURE = 0.1  # temperature of the softmax over cosine similarities
 CYCLE_CELLS = 1.5  # largest cycle error of a consistent prediction, in cells
 
 
-def feature_maps(features: Float[Array, "V h w F"]) -> Float32[Array, "V L L"]:
+def feature_maps(
+    features: Float[Array, "V h w F"], valid: Bool[Array, "V h w"] | None = None
+) -> Float32[Array, "V L L"]:
     """Returns the similarity of every cell of the first view (axis 1) to every cell of view v (axis 2).
 
     Similarity is a softmax, over view v's cells, of the cosine between features. Each view's mean feature
     is subtracted first, since it mostly encodes the view's exposure.
+
+    Args:
+      features: features of the views' cells.
+      valid: cells that may match; each view has one at least. None: all. Others have similarity 0.
     """
     flat = features.reshape(len(features), -1, features.shape[-1]).astype(jnp.float32)
-    flat = flat - flat.mean(1, keepdims=True)
+    present = None if valid is None else valid.reshape(flat.shape[:2])
+    flat = flat - flat.mean(1, keepdims=True, where=None if present is None else present[..., None])
     flat = flat / jnp.maximum(jnp.linalg.norm(flat, axis=-1, keepdims=True), 1e-6)
     cosine = jnp.einsum("lf,vmf->vlm", flat[0], flat, precision="high")
-    return jax.nn.softmax(cosine / FEATURE_TEMPERATURE, axis=-1)
+    if present is None:
+        return jax.nn.softmax(cosine / FEATURE_TEMPERATURE, axis=-1)
+    similarity = jax.nn.softmax(cosine / FEATURE_TEMPERATURE, axis=-1, where=present[:, None])
+    return jnp.where(present[0][:, None], similarity, 0)
 
 
 def refined_predictor(
     maps: Float[Array, "V L L"], points: Real[Array, "N 2"], size: tuple[int, int], grid: tuple[int, int]
 ) -> Float32[Array, "N V 2"]:
+    """Predicts positions with sub-patch accuracy; see `refined_matches`."""
+    return refined_matches(maps, points, size, grid)[0]
+
+
+def refined_matches(
+    maps: Float[Array, "V L L"], points: Real[Array, "N 2"], size: tuple[int, int], grid: tuple[int, int]
+) -> tuple[Float32[Array, "N V 2"], Float32[Array, "N V"]]:
     """Predicts positions with sub-patch accuracy, by aggregating the maps of neighbouring cells.
 
     Neighbouring points usually have similar displacements. A single map may have spurious peaks, but the
@@ -47,14 +64,19 @@ def refined_predictor(
       points: (column, row), in pixels of the first view.
       size: (height, width) of the images, in pixels.
       grid: (h, w), in cells.
+
+    Returns:
+      The predictions, and the concentration of each: the fraction of all scores in the 3 x 3 cells.
     """
     scale = cell_size(size, grid)
     last = jnp.array(grid[::-1]) - 1
     coords = jnp.clip((points + 0.5) / scale - 0.5, 0, last)
     base = jnp.clip(jnp.floor(coords), 0, jnp.maximum(last - 1, 0)).astype(jnp.int32)
     scores = _aggregate_neighbours(maps.reshape(-1, *grid, *grid), base, coords - base)  # (V, N, h, w)
-    displacement = _mean_around_best(scores) - base
-    return points[:, None] + scale * displacement.swapaxes(0, 1)
+    best, mass = _mean_around_best(scores)
+    total = scores.sum((2, 3))
+    concentration = jnp.where(total > 0, mass / jnp.where(total > 0, total, 1), 0)
+    return points[:, None] + scale * (best - base).swapaxes(0, 1), concentration.T
 
 
 def _aggregate_neighbours(maps: Array, base: Array, fraction: Array) -> Array:
@@ -84,8 +106,12 @@ def _aggregate_neighbours(maps: Array, base: Array, fraction: Array) -> Array:
     return jax.lax.scan(add, zeros, pairs)[0]
 
 
-def _mean_around_best(scores: Array) -> Array:
-    """Returns (column, row) of the best score with sub-cell accuracy: (V, N, h, w) -> (V, N, 2)."""
+def _mean_around_best(scores: Array) -> tuple[Array, Array]:
+    """Finds the best of scores (V, N, h, w), with sub-cell accuracy.
+
+    Returns:
+      Its (column, row), (V, N, 2), and the sum of the 3 x 3 scores around it, (V, N).
+    """
     height, width = scores.shape[2:]
     best = scores.reshape(*scores.shape[:2], -1).argmax(-1)
     offsets = jnp.array([(column, row) for row in (-1, 0, 1) for column in (-1, 0, 1)])
@@ -99,7 +125,7 @@ def _mean_around_best(scores: Array) -> Array:
     weight = jnp.where(inside, around - lowest, 0)
     total = weight.sum(-1, keepdims=True)
     weight = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), (offsets == 0).all(-1))
-    return (weight[..., None] * cells).sum(-2)
+    return (weight[..., None] * cells).sum(-2), jnp.where(inside, around, 0).sum(-1)
 
 
 def is_cycle_consistent(

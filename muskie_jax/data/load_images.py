@@ -61,7 +61,7 @@ def load_images(
     median of the photographs' aspect ratios, so crops are small unless portrait and landscape are mixed.
 
     Args:
-      paths: the files, or one folder, whose images are loaded in natural order.
+      paths: files and folders, see `image_files`.
       size: the views' shorter side in pixels; both sides are rounded to multiples of `patch`. Or their
         (height, width), which must be multiples of `patch`.
       patch: the network's patch size, `model.patch`.
@@ -69,13 +69,9 @@ def load_images(
     Raises:
       UserError: if a file cannot be read, there is none, or `size` is not valid.
     """
-    if isinstance(paths, (str, os.PathLike)):
-        path = user_path(paths)
-        files = list_images(path) if path.is_dir() else [path]
-    else:
-        files = [user_path(path) for path in paths]
+    files = image_files(paths)
     require(files, "load_images: there are no paths: pass a folder, or a list of files")
-    photographs = [_open(path) for path in files]
+    photographs = [open_image(path) for path in files]
     sizes = np.array([(photograph.height, photograph.width) for photograph in photographs])
     height, width = common_size(sizes, size, patch)
     crops = [centre_box((h, w), width / height) for h, w in sizes.tolist()]
@@ -86,6 +82,32 @@ def load_images(
         except BadImage as error:
             raise UserError(str(error)) from error
     return LoadedImages(images / np.float32(127.5) - 1, np.array(crops), sizes, tuple(files))
+
+
+def image_files(paths: FilePath | Sequence[FilePath]) -> list[pathlib.Path]:
+    """Returns files as they are, and the images of each folder in natural order.
+
+    Args:
+      paths: one file or folder, or several.
+
+    Raises:
+      UserError: if a folder has no image.
+    """
+    files: list[pathlib.Path] = []
+    for each in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+        path = user_path(each)
+        files += list_images(path) if path.is_dir() else [path]
+    return files
+
+
+def photograph_sizes(files: Sequence[pathlib.Path]) -> Int[np.ndarray, "V 2"]:
+    """Returns the height and width of upright photographs, in pixels. It reads one file at a time.
+
+    Raises:
+      UserError: if a file is not a readable photograph.
+    """
+    opened = map(open_image, files)
+    return np.array([(photograph.height, photograph.width) for photograph in opened]).reshape(-1, 2)
 
 
 def list_images(folder: FilePath) -> list[pathlib.Path]:
@@ -124,7 +146,12 @@ def common_size(sizes: Int[np.ndarray, "V 2"], size: int | tuple[int, int], patc
     return nearest_size((size * max(1, 1 / aspect), size * max(1, aspect)), patch)
 
 
-def _open(path: pathlib.Path) -> Photograph:
+def open_image(path: pathlib.Path) -> Photograph:
+    """Reads a photograph's header; its pixels are upright.
+
+    Raises:
+      UserError: if the file is a video, or cannot be read as a photograph.
+    """
     if is_video(path.name):
         raise UserError(
             f"{path} is a video: extract frames with {ffmpeg_command(path, path.with_suffix(''))}"

@@ -101,21 +101,13 @@ class MuskieNetwork:
     def activations(self, params: Any, images: Float[Array, "B V H W 3"]) -> Activations:
         patch = self.module.patch
         images = resize_to_patches(images, patch)
-        outputs = self.module.apply({"params": params}, images, method=_tokens_and_attention)
+        outputs = self.module.apply({"params": params}, images, method="activations")
         tokens, attention = cast(tuple[tuple[Array, ...], tuple[Array, ...]], outputs)
         return Activations(
             tuple(to_grid(x, images, patch) for x in tokens),
             tuple(weights[:, 0] for weights in attention),
             tuple(weights[:, :, :, 0] for weights in attention),
         )
-
-
-def _tokens_and_attention(model: Muskie, images: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Returns the tokens and attention of every block; works without the reconstruction head's weights."""
-    x = model.embed(images, None)
-    height, width = images.shape[2:4]
-    _, tokens, attention = model.run_blocks(x, (height, width), True, True)
-    return tokens, attention
 
 
 @dataclasses.dataclass(frozen=True)

@@ -185,6 +185,15 @@ class Muskie(nn.Module):
         _, tokens, _ = self.run_blocks(x, (height, width), True, False)
         return tokens
 
+    def activations(
+        self, images: Float[Array, "B V H W 3"], mask: Bool[Array, "B V L"] | None = None
+    ) -> tuple[tuple[Float[Array, "B V L d"], ...], tuple[Float32[Array, "B V L V L"], ...]]:
+        """Returns `tokens` and `attention` of every block, see `MuskieOutput`; the head is not needed."""
+        x = self.embed(images, mask)
+        height, width = images.shape[2:4]
+        _, tokens, attention = self.run_blocks(x, (height, width), True, True)
+        return tokens, attention
+
     def embed(
         self, images: Float[Array, "B V H W 3"], mask: Bool[Array, "B V L"] | None
     ) -> Float[Array, "B V T d"]:

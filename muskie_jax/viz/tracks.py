@@ -6,7 +6,7 @@ Letters in shapes: V views, H x W pixels, N points.
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Real, UInt8
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
@@ -76,7 +76,7 @@ def point_sheet(
     Args:
       images: the views.
       points: x and y in pixels of view 0; (0, 0) is the centre of the first pixel.
-      seen: see `spread_points`, which chooses the points.
+      seen: number of other views in which each point is visible; `spread_points` chooses by it.
       max_points: maximum number of points to draw.
       draw_view: draws in a view, given the index and colour of each chosen point, and a function that maps
         pixels of the view to the canvas.
@@ -126,21 +126,22 @@ def join_tiles(tiles: list[Image.Image]) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def spread_points(
-    points: Float[np.ndarray, "N 2"], seen: Int[np.ndarray, " N"], count: int
+    points: Float[np.ndarray, "N 2"], value: Real[np.ndarray, " N"], count: int
 ) -> Int[np.ndarray, " chosen"]:
-    """Returns indices of at most `count` distant points, preferring points that many views see.
+    """Returns indices of at most `count` distant points, preferring points of high value.
 
-    It uses farthest-point sampling, with distances weighted by the square root of a point's view count.
+    It uses farthest-point sampling, with distances weighted by the square root of a point's value.
 
     Args:
       points: positions.
-      seen: number of other views in which each point is visible; points that no view sees are excluded.
+      value: value of each point, such as the number of other views in which it is visible; points without
+        value are excluded.
       count: maximum number of points.
     """
-    candidates = np.flatnonzero(seen > 0)
+    candidates = np.flatnonzero(value > 0)
     if len(candidates) <= count:
         return candidates
-    positions, weight = points[candidates], np.sqrt(seen[candidates] / seen.max())
+    positions, weight = points[candidates], np.sqrt(value[candidates] / value.max())
     chosen = [int(weight.argmax())]
     distance = np.full(len(candidates), np.inf)
     while len(chosen) < count:

@@ -15,7 +15,7 @@ CELL = 16
 def compiled(function, *static):
     """Jits a function and converts its results to numpy."""
     jitted = jax.jit(function, static_argnums=static)
-    return lambda *arguments: np.asarray(jitted(*map(_hashable, arguments)))
+    return lambda *arguments: jax.tree.map(np.asarray, jitted(*map(_hashable, arguments)))
 
 
 def _hashable(x):
@@ -24,7 +24,9 @@ def _hashable(x):
 
 refined_predictor = compiled(refinement.refined_predictor, 2, 3)
 is_cycle_consistent = compiled(refinement.is_cycle_consistent, 3, 4)
+refined_matches = compiled(refinement.refined_matches, 2, 3)
 feature_maps = compiled(refinement.feature_maps)
+valid_feature_maps = compiled(refinement.feature_maps)
 attention_predictor = compiled(predictors.attention_predictor, 2, 3, 4)
 feature_predictor = compiled(predictors.feature_predictor, 2, 3)
 
@@ -64,6 +66,32 @@ def test_neighbours_suppress_noise_in_maps(points):
         errors[name] = np.linalg.norm(predictions[:, 0] - points - (5, 3), axis=-1)
     assert (errors["refined"] < 8).mean() > 0.95 > 0.85 > (errors["plain"] < 8).mean()
     assert 2 * errors["refined"].mean() < errors["plain"].mean()
+
+
+def test_concentration_is_the_fraction_of_scores_around_the_prediction(points):
+    sharp, wide = (maps_of_shift((5, 3), width=width) for width in (8.0, 40.0))
+    uniform, nothing = np.ones_like(sharp), np.zeros_like(sharp)
+    concentration = [
+        refined_matches(maps, points, SIZE, GRID)[1] for maps in (sharp, wide, uniform, nothing)
+    ]
+    sharp, wide, uniform, nothing = (each[:, 0] for each in concentration)
+    assert (sharp > 0.85).all() and (sharp <= 1).all() and (wide < 0.5).all() and (wide > uniform).all()
+    np.testing.assert_allclose(uniform, 9 / np.prod(GRID), rtol=0.35)
+    assert (nothing == 0).all()
+
+
+def test_maps_of_features_leave_out_cells_that_are_not_valid():
+    features = np.random.default_rng(0).standard_normal((3, *GRID, 8)).astype(np.float32)
+    valid = np.ones((3, *GRID), bool)
+    valid[0, 7:], valid[2, :, 5:] = False, False
+    maps = valid_feature_maps(features, valid)
+    present = valid.reshape(3, -1)
+    np.testing.assert_allclose(maps.sum(-1), np.broadcast_to(present[0], maps.shape[:2]), atol=1e-5)
+    assert (maps[2][:, ~present[2]] == 0).all()
+    changed = np.where(valid[..., None], features, 1e3)
+    np.testing.assert_allclose(valid_feature_maps(changed, valid), maps, atol=1e-5)
+    everywhere = valid_feature_maps(features, np.ones_like(valid))
+    np.testing.assert_allclose(everywhere, feature_maps(features), rtol=1e-4)
 
 
 def test_views_are_independent_and_borders_are_handled(points):

@@ -1,0 +1,206 @@
+"""Runs a network over a few photographs once, and then finds any points of one in the others.
+
+    encoding = encode(open_network("small"), open_views(["1.jpg", "2.jpg", "3.jpg"]))
+    found = find_points(encoding, 0, np.array([[812.0, 430.0]]))  # pixels of 1.jpg
+    found.positions[0, 2], found.confidence[0, 2]  # in 3.jpg
+
+Axes: V views, N points, h x w patches of a view, L = h*w, d channels.
+"""
+
+import functools
+import math
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Float64
+
+from muskie_jax.checks import one_of, require
+from muskie_jax.correspondence.predictors import symmetric_maps
+from muskie_jax.correspondence.refinement import feature_maps, is_cycle_consistent, refined_matches
+from muskie_jax.models.muskie import Muskie
+from muskie_jax.photographs.opening import Network, Views, open_views
+from muskie_jax.writers import log
+
+FEATURES, ATTENTION = "features", "attention"
+PREDICTORS = (FEATURES, ATTENTION)
+# Features rather than attention: a network that has learnt little attends to the same position in every
+# view, which is consistent, and so looks like a result. Its features match nothing.
+PREDICTOR = FEATURES
+DEPTH = 2 / 3  # of the network, at which features are taken
+GROUP = 8  # photographs that are encoded together; networks are trained on groups of at most this many
+# Least confidence of a visible point, by predictor. `muskie_jax.perf.match_scores` measures what
+# photographs of different scenes reach. The value for attention is provisional.
+MIN_CONFIDENCE = {FEATURES: 0.2, ATTENTION: 0.2}
+POINTS = 64  # numbers of points are padded to multiples of it, so that few programs are compiled
+
+
+class Encoding(NamedTuple):
+    """What a network says of a group of photographs, enough to find points of any view in all others.
+
+    Attributes:
+      views: the photographs.
+      features: features of the patches of one block; None for predictor "attention".
+      attention: attention of every patch to every other, mean over blocks and heads; None for "features".
+    """
+
+    views: Views
+    features: Float[Array, "V h w d"] | None
+    attention: Float[Array, "V L V L"] | None
+
+    @property
+    def predictor(self) -> str:
+        """What points are found by, one of PREDICTORS."""
+        return ATTENTION if self.features is None else FEATURES
+
+
+class Found(NamedTuple):
+    """Where points of one photograph are in all photographs of its group.
+
+    Attributes:
+      positions: x and y, in pixels of each upright photograph.
+      confidence: how concentrated the search was, from 0 to 1: the fraction of all matching scores that
+        lies in the 3 x 3 patches around the position. It is not a probability.
+      visible: whether the confidence is at least `min_confidence`, and the position, searched for in the
+        photograph of the points, leads back to the point. In that photograph itself: True.
+    """
+
+    positions: Float64[np.ndarray, "N V 2"]
+    confidence: Float[np.ndarray, "N V"]
+    visible: Bool[np.ndarray, "N V"]
+
+
+def encode(network: Network, views: Views, predictor: str = PREDICTOR) -> Encoding:
+    """Runs the network once over all views, as one group.
+
+    Args:
+      network: the network.
+      views: the photographs; memory grows with the square of their number.
+      predictor: what points will be found by, "features" or "attention".
+
+    Raises:
+      UserError: for another predictor.
+    """
+    one_of(predictor, PREDICTORS, "predictor")
+    program = _features if predictor == FEATURES else _attention
+    result = program(network.params, views.images, views.padding, model=network.model)
+    return Encoding(views, *((result, None) if predictor == FEATURES else (None, result)))
+
+
+def encode_in_groups(
+    network: Network,
+    first: pathlib.Path,
+    others: Sequence[pathlib.Path],
+    size: int,
+    predictor: str = PREDICTOR,
+) -> Iterator[Encoding]:
+    """Yields encodings of groups that consist of the first photograph and at most GROUP - 1 of the others.
+
+    Args:
+      network: the network.
+      first: the photograph that is in every group.
+      others: the other photographs; groups follow their order.
+      size: see `open_views`.
+      predictor: see `encode`.
+    """
+    count = math.ceil(len(others) / (GROUP - 1))
+    for number, chunk in enumerate(np.array_split(np.arange(len(others)), count), 1):
+        if count > 1:
+            log(f"Group {number} of {count}: photographs {chunk[0] + 1} to {chunk[-1] + 1}")
+        paths = [first, *(others[index] for index in chunk)]
+        yield encode(network, open_views(paths, size, network.model.patch), predictor)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _features(params: Any, images: Array, padding: Array, *, model: Muskie) -> Array:
+    tokens: Any = model.apply({"params": params}, images[None], _mask(padding), method="features")
+    block = round(DEPTH * len(tokens)) - 1
+    return tokens[block][0].reshape(*padding.shape, -1)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _attention(params: Any, images: Array, padding: Array, *, model: Muskie) -> Array:
+    output: Any = model.apply({"params": params}, images[None], _mask(padding), method="activations")
+    _, attention = output
+    return functools.reduce(jnp.add, [weights[0] for weights in attention]) / len(attention)
+
+
+def _mask(padding: Array) -> Array:
+    return padding.reshape(1, len(padding), -1)
+
+
+def find_points(
+    encoding: Encoding,
+    view: int,
+    points: Float[np.ndarray, "N 2"],
+    min_confidence: float | None = None,
+) -> Found:
+    """Finds points of one photograph in all photographs of the group.
+
+    Args:
+      encoding: the photographs, from `encode`.
+      view: the photograph of the points.
+      points: x and y, in its pixels.
+      min_confidence: least confidence of a visible point; None: see MIN_CONFIDENCE.
+
+    Raises:
+      UserError: if a point is outside the photograph.
+    """
+    views = encoding.views
+    points = np.asarray(points, np.float64).reshape(-1, 2)
+    check_inside(points, views.sizes[view].tolist(), views.paths[view])
+    count = -(-max(1, len(points)) // POINTS) * POINTS
+    padded = np.zeros((count, 2), np.float32)
+    padded[: len(points)] = views.from_photograph(view, points) - 0.5
+    size = views.images.shape[1:3]
+    outputs = _find(encoding.features, encoding.attention, views.padding, view, padded, size=size)
+    in_views, confidence, consistent = (np.array(each[: len(points)]) for each in outputs)
+    if min_confidence is None:
+        min_confidence = MIN_CONFIDENCE[encoding.predictor]
+    visible = consistent & (confidence >= min_confidence)
+    confidence[:, view], visible[:, view] = 1, True
+    positions = np.empty((len(points), len(views.paths), 2))
+    for each, size in enumerate(views.sizes):
+        position = views.to_photograph(each, in_views[:, each] + 0.5)
+        positions[:, each] = np.clip(position, 0, size[::-1])
+    positions[:, view] = points
+    return Found(positions, confidence, visible)
+
+
+def check_inside(points: Float[np.ndarray, "N 2"], size: tuple[int, int], path: pathlib.Path) -> None:
+    """Raises UserError if a point is outside its photograph, of (height, width) pixels."""
+    height, width = size
+    for x, y in points.tolist():
+        require(
+            0 <= x <= width and 0 <= y <= height,
+            f"point {x:g},{y:g} is outside {path}: x must be from 0 to {width}, y from 0 to {height}",
+        )
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _find(
+    features: Array | None,
+    attention: Array | None,
+    padding: Array,
+    view: int,
+    points: Array,
+    *,
+    size: tuple[int, int],
+) -> tuple[Array, Array, Array]:
+    """Returns positions in pixels of views, their confidence, and whether they lead back to the points."""
+    valid = ~padding
+    if features is not None:
+        query_first = lambda x: jnp.concatenate([x[view][None], x])
+        maps = feature_maps(query_first(features), query_first(valid))[1:]
+    else:
+        assert attention is not None
+        maps = symmetric_maps(attention[view], attention[:, :, view])
+        present = valid.reshape(len(valid), -1)
+        maps = maps * present[view][:, None] * present[:, None]
+    grid = (valid.shape[1], valid.shape[2])
+    positions, confidence = refined_matches(maps, points, size, grid)
+    return positions, confidence, is_cycle_consistent(maps, points, positions, size, grid)

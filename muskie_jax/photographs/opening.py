@@ -1,0 +1,144 @@
+"""Opens networks by name, and photographs of any sizes and orientations as the views of one group.
+
+The views of a group have one size, since they form one array. A photograph is never cropped: it is resized
+to an area of whole patches at the top left of its view. The rest of the view is padding. Its patches are
+masked, as patches are in training.
+"""
+
+import collections
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
+
+from muskie_jax.checks import nearest_size, require
+from muskie_jax.data.images import BadImage, Photograph
+from muskie_jax.data.load_images import FilePath, image_files, open_image
+from muskie_jax.errors import UserError
+from muskie_jax.interop.load import load_pretrained
+from muskie_jax.models.muskie import Muskie
+
+MODEL = "small"  # the default: the larger of the bundled networks
+SIZE = 224  # pixels; shorter side of a photograph in its view
+LONGEST = 2  # longer side of a photograph in its view, as a multiple of `size`
+
+
+class Network(NamedTuple):
+    """A network with its parameters, and what to call it."""
+
+    name: str
+    model: Muskie
+    params: dict[str, Any]
+
+
+class Views(NamedTuple):
+    """Photographs as views of one group. Axes: V views, H x W pixels, h x w patches.
+
+    Attributes:
+      images: the views in [-1, 1]; 0 where there is no photograph.
+      padding: patches without photograph, which the network must not see.
+      areas: height and width of the photograph at the top left of each view, in pixels.
+      sizes: height and width of each upright photograph, in pixels.
+      paths: the files.
+    """
+
+    images: Float32[np.ndarray, "V H W 3"]
+    padding: Bool[np.ndarray, "V h w"]
+    areas: Int[np.ndarray, "V 2"]
+    sizes: Int[np.ndarray, "V 2"]
+    paths: tuple[pathlib.Path, ...]
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch, in pixels of a view."""
+        return self.images.shape[1] // self.padding.shape[1]
+
+    def to_photograph(self, view: int, points: Float[np.ndarray, "*n 2"]) -> Float64[np.ndarray, "*n 2"]:
+        """Maps x and y in a view to x and y in its photograph; (0, 0) is the top left corner in both."""
+        return np.asarray(points, np.float64) * (self.sizes[view] / self.areas[view])[::-1]
+
+    def from_photograph(self, view: int, points: Float[np.ndarray, "*n 2"]) -> Float64[np.ndarray, "*n 2"]:
+        """Maps x and y in a photograph to x and y in its view; the inverse of `to_photograph`."""
+        return np.asarray(points, np.float64) * (self.areas[view] / self.sizes[view])[::-1]
+
+
+def open_network(source: str | os.PathLike) -> Network:
+    """Loads a network.
+
+    Args:
+      source: "small" or "tiny", the weights in this repository, or another source of `load_pretrained`.
+
+    Raises:
+      UserError: if there are no such weights.
+    """
+    model, params = load_pretrained(source)
+    return Network(str(source), model, params)
+
+
+def find_photographs(paths: FilePath | Sequence[FilePath]) -> list[pathlib.Path]:
+    """Returns photographs of files and folders, without repetitions, in the given order."""
+    by_place: dict[pathlib.Path, pathlib.Path] = {}
+    for path in image_files(paths):
+        by_place.setdefault(path.absolute(), path)
+    return list(by_place.values())
+
+
+def open_views(paths: FilePath | Sequence[FilePath], size: int = SIZE, patch: int = 16) -> Views:
+    """Reads photographs as the views of one group.
+
+    Args:
+      paths: files and folders, see `muskie_jax.data.load_images.image_files`.
+      size: shorter side of a photograph in its view, in pixels. Panoramas get a shorter side of less than
+        that: the longer side is at most LONGEST times `size`.
+      patch: patch size of the network.
+
+    Raises:
+      UserError: if a file cannot be read, or `size` is less than a patch.
+    """
+    files = image_files(paths)
+    require(files, "there are no photographs: pass files, or a folder")
+    require(size >= patch, f"size={size} pixels must be at least the patch size {patch}")
+    photographs = [open_image(path) for path in files]
+    sizes = np.array([(photograph.height, photograph.width) for photograph in photographs])
+    areas = np.array([_area(photograph, size, patch) for photograph in photographs])
+    height, width = areas.max(0).tolist()
+    images = np.zeros((len(files), height, width, 3), np.float32)
+    padding = np.ones((len(files), height // patch, width // patch), bool)
+    for view, (photograph, (rows, columns)) in enumerate(zip(photographs, areas.tolist())):
+        images[view, :rows, :columns] = _pixels(photograph, (rows, columns)) / np.float32(127.5) - 1
+        padding[view, : rows // patch, : columns // patch] = False
+    return Views(images, padding, areas, sizes, tuple(files))
+
+
+def _area(photograph: Photograph, size: int, patch: int) -> tuple[int, int]:
+    shorter, longer = sorted((photograph.height, photograph.width))
+    scale = min(size / shorter, LONGEST * size / longer)
+    return nearest_size((scale * photograph.height, scale * photograph.width), patch)
+
+
+def short_names(paths: Sequence[pathlib.Path]) -> list[str]:
+    """Returns the names of files, with their folder where a name occurs twice."""
+    count = collections.Counter(path.name for path in paths)
+    return [path.name if count[path.name] == 1 else f"{path.parent.name}/{path.name}" for path in paths]
+
+
+def thumbnail(path: pathlib.Path, longest: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns a photograph, upright, with a longer side of at most `longest` pixels.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    photograph = open_image(path)
+    height, width = photograph.height, photograph.width
+    scale = min(1.0, longest / max(height, width))
+    return _pixels(photograph, (max(1, round(scale * height)), max(1, round(scale * width))))
+
+
+def _pixels(photograph: Photograph, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    try:
+        return photograph.crop((0, 0, photograph.width, photograph.height), size)
+    except BadImage as error:
+        raise UserError(str(error)) from error

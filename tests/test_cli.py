@@ -207,7 +207,7 @@ def test_every_command_of_muskie_has_help(command):
     done = run_in_process("muskie_jax", command, "--help")
     assert done.returncode == 0 and done.stderr == "" and len(done.stdout) > 100
     if command not in ("data", "interop"):
-        assert done.stdout.startswith(f"muskie {command} ") and " --" in done.stdout.splitlines()[0]
+        assert done.stdout.startswith(f"muskie {command} ")
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def find_points(
     padded = np.zeros((count, 2), np.float32)
     padded[: len(points)] = views.from_photograph(view, points) - 0.5
     size = views.images.shape[1:3]
-    outputs = _find(encoding.features, encoding.attention, views.padding, view, padded, size=size)
+    outputs = search_views(encoding.features, encoding.attention, views.padding, view, padded, size=size)
     in_views, confidence, consistent = (np.array(each[: len(points)]) for each in outputs)
     if min_confidence is None:
         min_confidence = MIN_CONFIDENCE[encoding.predictor]
@@ -182,16 +182,26 @@ def check_inside(points: Float[np.ndarray, "N 2"], size: tuple[int, int], path: 
 
 
 @functools.partial(jax.jit, static_argnames="size")
-def _find(
-    features: Array | None,
-    attention: Array | None,
-    padding: Array,
+def search_views(
+    features: Float[Array, "V h w d"] | None,
+    attention: Float[Array, "V L V L"] | None,
+    padding: Bool[Array, "V h w"],
     view: int,
-    points: Array,
+    points: Float[Array, "N 2"],
     *,
     size: tuple[int, int],
-) -> tuple[Array, Array, Array]:
-    """Returns positions in pixels of views, their confidence, and whether they lead back to the points."""
+) -> tuple[Float[Array, "N V 2"], Float[Array, "N V"], Bool[Array, "N V"]]:
+    """Finds points of a view in all views; positions are in pixels of views, from the first pixel's centre.
+
+    Args:
+      features, attention, padding: see `Encoding` and `Views`.
+      view: the view of the points.
+      points: x and y in that view.
+      size: (height, width) of the views.
+
+    Returns:
+      Positions, their confidence, and whether they lead back to the points; see `Found`.
+    """
     valid = ~padding
     if features is not None:
         query_first = lambda x: jnp.concatenate([x[view][None], x])

@@ -60,6 +60,17 @@ def test_bundled_weights_are_sources_of_commands(repository, tmp_path):
     assert open_weights(out).params_digest == open_weights("small").params_digest
 
 
+@pytest.mark.parametrize("name, most_bytes", [("small", 45e6), ("tiny", 8e6)])
+def test_files_in_the_repository_are_what_their_names_say(name, most_bytes):
+    path = bundled.bundled_path(name)
+    if not bundled.DIGESTS[name]:
+        assert not path.exists(), "add its digest to DIGESTS"
+        pytest.skip("not in the repository yet")
+    assert open_weights(name).network.variant == name and not open_weights(name).backbone_only
+    assert path.stat().st_size <= most_bytes
+    assert {tensor.dtype for tensor in read_tensors(path)[0].values()} == {np.dtype("float16")}
+
+
 def test_missing_weights_say_where_they_should_be(repository):
     with pytest.raises(UserError, match="'tiny' are missing: .*weights/muskie_tiny_rooms.safetensors does"):
         load_pretrained("tiny")

@@ -10,10 +10,20 @@ import dataclasses
 import itertools
 import math
 import re
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from muskie_jax.checks import at_least, check_keys, check_size, is_pair, one_of, require, section
+from muskie_jax.checks import (
+    at_least,
+    check_fraction,
+    check_keys,
+    check_size,
+    is_pair,
+    one_of,
+    require,
+    section,
+)
 from muskie_jax.data.posed.settings import check_posed, posed
 from muskie_jax.data.source_settings import (
     DataSettings,
@@ -99,10 +109,14 @@ class BucketSettings:
       resolutions: one entry per batch of a pass, which averages their gradients. An entry lists the
         (height, width) to draw from, in pixels.
       views: view counts to draw from; a loaded group is split into groups of the drawn size.
+      late: `resolutions` of the last part of the run, such as larger images; as many entries.
+      late_fraction: fraction of the updates that use `late`, at the end of the run; 0 for none.
     """
 
     resolutions: tuple[tuple[tuple[int, int], ...], ...] = (((224, 224),), ((384, 384),), SIZES_512)
     views: tuple[int, ...] = (1, 2, 4, 8)
+    late: tuple[tuple[tuple[int, int], ...], ...] = ()
+    late_fraction: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +229,7 @@ def validate(config: ConfigDict) -> None:
     _check_buckets(config)
     check_evaluation(config.evaluation, config.model.patch)
     numbers_of_views = (*config.buckets.views, config.evaluation.views)
-    sizes = (*itertools.chain(*config.buckets.resolutions), config.evaluation.size)
+    sizes = (*itertools.chain(*config.buckets.resolutions, *config.buckets.late), config.evaluation.size)
     check_max_views(config.model, max(numbers_of_views), "the config has")
     check_masks(config.mask, sizes, config.model.patch, numbers_of_views)
     check_optim(config.optim)
@@ -255,14 +269,27 @@ def _check_buckets(config: ConfigDict) -> None:
         len(buckets.resolutions) > 0,
         "config.buckets.resolutions is empty: use for example (((224, 224),),)",
     )
-    for sizes in buckets.resolutions:
+    for name in ("resolutions", "late"):
+        _check_resolutions(buckets[name], config.model.patch, f"config.buckets.{name}")
+    check_fraction(buckets.late_fraction, "config.buckets.late_fraction")
+    # The programs of an update sum the gradients of a fixed number of batches.
+    early, late = len(buckets.resolutions), len(buckets.late)
+    require(
+        late == early or not buckets.late_fraction,
+        f"config.buckets.late has {late} entries and config.buckets.resolutions has {early}: give both the "
+        "same number, because all updates have as many batches, or set config.buckets.late_fraction=0",
+    )
+
+
+def _check_resolutions(resolutions: Any, patch: int, path: str) -> None:
+    for sizes in resolutions:
         if not isinstance(sizes, (tuple, list)) or not sizes or not all(map(is_pair, sizes)):
             raise UserError(
-                f"config.buckets.resolutions={buckets.resolutions!r} must be a tuple of (height, width) "
+                f"{path}={resolutions!r} must be a tuple of (height, width) "
                 "pairs for each resolution, such as (((224, 224),), ((512, 384), (384, 512)))"
             )
         for size in sizes:
-            check_size(size, config.model.patch, "config.buckets.resolutions")
+            check_size(size, patch, path)
 
 
 def _check_min_learning_rate(config: ConfigDict) -> None:

@@ -1,4 +1,4 @@
-"""The optimizers: AdamW, as published, or Muon, with linear warm-up and a half-cosine decay."""
+"""The optimizers, AdamW as published or Muon, and the schedule of their learning rate."""
 
 from typing import Any
 
@@ -16,18 +16,23 @@ LARGEST_SMALL = 2**16  # `global_norm` joins arrays of up to this many numbers
 
 
 def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
-    """Returns the learning rate of each update: linear from 0 to the peak, then half-cosine to the minimum.
+    """Returns the learning rate of each update: linear from 0 to the peak, then down to the minimum.
 
-    Updates count from 0. The rate reaches its minimum one update after the end of the run.
+    It falls as `config.optim.schedule` says. Updates count from 0. The rate reaches its minimum one update
+    after the end of the run.
     """
-    warmup = warmup_steps(config)
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=peak_learning_rate(config),
-        warmup_steps=warmup,
-        decay_steps=max(total_steps(config), warmup + 1),  # optax rejects decay_steps <= warmup_steps
-        end_value=config.optim.min_learning_rate,
-    )
+    warmup, peak, lowest = warmup_steps(config), peak_learning_rate(config), config.optim.min_learning_rate
+    end = max(total_steps(config), warmup + 1)  # optax rejects decay_steps <= warmup_steps
+    if config.optim.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, end, lowest)
+    cooldown = config.optim.cooldown * (end - warmup)
+
+    def rate(update) -> Array:
+        rise = jnp.minimum(update / warmup, 1.0) if warmup else 1.0
+        remaining = jnp.clip((end - update) / cooldown, 0.0, 1.0)
+        return rise * (lowest + (peak - lowest) * remaining)
+
+    return rate
 
 
 def is_matrix(params: Any) -> Any:

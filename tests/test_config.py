@@ -75,7 +75,7 @@ def test_shipped_configs_trace_at_full_size(path):
     model = build_model(**config.model.to_dict() | {"scan_blocks": True})  # traces one block, not all
     task = Task(model, LossOptions(**config.loss), len(config.sources))
     step = functools.partial(accumulate_gradients, task=task, weight=1.0)
-    buckets = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed).all()
+    buckets = BucketSchedule.of(config).all()
     assert len(buckets) == len({bucket[:2] for bucket in buckets}) * len(config.buckets.views)
     # Every size with the most views, and every number of views at the largest size.
     for bucket in (b for b in buckets if b.views == buckets[-1].views or b[:2] == buckets[-1][:2]):
@@ -165,6 +165,14 @@ WRONG = {
     "buckets.resolutions": ((((448, 252),),), "448x252, not divisible by the patch size 16: the nearest"),
     "buckets.resolutions#nearest": ((((448, 252),),), "valid sizes are (448, 240) and (448, 256)"),
     "buckets.resolutions#flat": (((224, 224),), "must be a tuple of (height, width)"),
+    "buckets.late": ((((448, 252),),), "config.buckets.late has 448x252, not divisible by the patch size"),
+    "buckets.late#flat": (((224, 224),), "config.buckets.late=((224, 224),) must be a tuple of (height"),
+    "buckets.late_fraction": (
+        0.2,
+        "config.buckets.late has 0 entries and config.buckets.resolutions has",
+    ),
+    "buckets.late_fraction#range": (1.2, "config.buckets.late_fraction=1.2 must be from 0 to 1"),
+    "model.rope_base": (0.0, "config.model.rope_base=0.0 must be above 0, such as 100"),
     "mask.modes#nothing": (
         (("random", 0.001),),
         "('random', 0.001) masks no patch of a 224x224 view: use",
@@ -275,7 +283,7 @@ def test_mask_options_of_lists_are_hashable(config):
 def test_defaults_are_those_of_the_first_version():
     """Checkpoints and scripts rely on names and values: a change is deliberate, and is entered here."""
     digest = hashlib.sha256(default_config().to_json_best_effort().encode()).hexdigest()
-    assert digest[:16] == "863af1f5edf0298a"
+    assert digest[:16] == "774203cafa6abbd6"
 
 
 def test_renamed_settings():

@@ -1,4 +1,4 @@
-"""Muon: which parameters it updates, how, and that a mesh does not change the result."""
+"""The learning rate; Muon: which parameters it updates, how, and that a mesh does not change the result."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from muskie_jax.config import validate
 from muskie_jax.errors import UserError
 from muskie_jax.models.muskie import build_model
-from muskie_jax.optim import make_optimizer, optimizer_names
+from muskie_jax.optim import learning_rate_schedule, make_optimizer, optimizer_names
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import apply_gradients, init_state
 from muskie_tests.runs import nano_config
@@ -80,8 +80,45 @@ def test_a_sharded_update_is_the_same(config):
         np.testing.assert_allclose(sharded[path], value, atol=2e-5, err_msg=path)
 
 
+def rates(config, **optim):
+    """Returns the learning rates of 12 updates, of which 2 warm up, and of the update after the end."""
+    config.duration = "12 steps"
+    config.optim.update(warmup="2 steps", learning_rate=1.0, **optim)
+    schedule = jax.jit(learning_rate_schedule(config))
+    return [float(schedule(update)) for update in range(13)]
+
+
+def test_learning_rates_of_the_schedules(config):
+    cosine = [0.5 + 0.5 * np.cos(np.pi * i / 10) for i in range(11)]
+    np.testing.assert_allclose(rates(config), [0, 0.5, *cosine], atol=1e-6)
+    falling = [1 - i / 10 for i in range(11)]
+    np.testing.assert_allclose(rates(config, schedule="linear"), [0, 0.5, *falling], atol=1e-6)
+    constant = [1.0] * 6 + [1.0, 0.75, 0.5, 0.25, 0.0]
+    np.testing.assert_allclose(rates(config, cooldown=0.4), [0, 0.5, *constant], atol=1e-6)
+    lowest = [1.0] * 6 + [1.0, 0.8, 0.6, 0.4, 0.2]
+    np.testing.assert_allclose(rates(config, min_learning_rate=0.2), [0, 0.5, *lowest], atol=1e-6)
+
+
+def test_linear_schedule_without_warmup_starts_at_the_peak(config):
+    config.duration = "4 steps"
+    config.optim.update(warmup="0 steps", learning_rate=1.0, schedule="linear")
+    schedule = learning_rate_schedule(config)
+    np.testing.assert_allclose([schedule(update) for update in range(5)], [1, 0.75, 0.5, 0.25, 0])
+
+
+def test_cooldown_needs_the_linear_schedule(config):
+    config.optim.cooldown = 0.2
+    with pytest.raises(UserError, match="cooldown=0.2 has no effect on the schedule 'cosine': use conf"):
+        validate(config)
+    config.optim.schedule = "linear"
+    validate(config)
+
+
 def test_invalid_settings(config):
     for name, value, message in (
+        ("schedule", "linaer", "did you mean 'linear'"),
+        ("cooldown", 0.0, "cooldown=0.0 must be above 0, at most 1, such as 0.2"),
+        ("cooldown", 1.5, "cooldown=1.5 must be above 0"),
         ("name", "sgd", r"choices: adamw, muon"),
         ("momentum", 1.0, r"momentum=1.0 must be from 0 to below 1"),
     ):

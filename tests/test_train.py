@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -65,7 +66,7 @@ def drawn_batches(workdir):
 def one_bucket_config(root):
     """A run that compiles one program per update, for tests that need no others."""
     config = nano_config(root)
-    config.buckets = {"resolutions": (((32, 32),),), "views": (4,)}
+    config.buckets.update({"resolutions": (((32, 32),),), "views": (4,)})
     config.evaluation.pictures = 0
     return config
 
@@ -101,6 +102,21 @@ def test_evaluation_before_the_first_update(photo_folder, tmp_path):
     assert list(found) == [0, 1]
     config.duration = "0 steps"
     assert evaluated(tmp_path / "only") == {0: found[0]}
+
+
+def test_larger_images_late_are_compiled_at_the_start_and_resumed(photo_folder, tmp_path, capsys):
+    config, devices = one_bucket_config(photo_folder), jax.devices()[:1]
+    config.buckets.update(late=(((32, 64),),), late_fraction=0.5)
+    config.duration, config.optim.warmup, config.checkpoint.every = "4 steps", "0 steps", 3
+    train(config, tmp_path / "whole", devices)
+    log = capsys.readouterr().err
+    assert log.index("32x64, 4 views: ") < log.index("Compiled in"), log
+    stopped = tmp_path / "stopped"
+    shutil.copytree(tmp_path / "whole", stopped)
+    shutil.rmtree(stopped / "checkpoints/4")
+    train(config, stopped, devices)
+    assert "Continuing from step 3" in capsys.readouterr().err
+    assert curve(stopped) == curve(tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -162,7 +178,7 @@ MESHES = {
 def ten_steps(root, workdir, devices, **source):
     config = nano_config(root, **source)
     config.duration = "10 steps"
-    config.buckets = {"resolutions": (((32, 48),),), "views": (4,)}
+    config.buckets.update({"resolutions": (((32, 48),),), "views": (4,)})
     config.mesh.update(MESHES[devices])
     result = train(config, workdir, jax.devices()[:devices])
     losses = [[row["train/loss"], row["train/mse"], row["train/grad_norm"]] for row in curve(workdir)]
@@ -185,7 +201,7 @@ def test_synthetic_scenes_give_the_same_curve_on_one_and_four_devices(tmp_path):
     for devices in (1, 4):
         config = nano_config("unused")
         config.sources = {"rooms": synthetic()}
-        config.buckets = {"resolutions": (((32, 32),),), "views": (2,)}
+        config.buckets.update({"resolutions": (((32, 32),),), "views": (2,)})
         config.batch.views = 2
         config.evaluation.update({"views": 2, "pictures": 0})
         config.duration = "4 steps"

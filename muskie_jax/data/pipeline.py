@@ -89,7 +89,7 @@ class GroupSampler:
         """Loads the group of photographs in one slot of a load that is not synthetic."""
         rng = np.random.default_rng([self.seed, self.stream, load, resolution, slot])
         (number,) = self._draw_sources(rng, False, 1)
-        source, size = self.sources[number], self.schedule.canvas(resolution)
+        source, size = self.sources[number], self.schedule.canvas(resolution, load * self.reuse)
         assert isinstance(source, PhotographSource)
         sample = draw_sample(rng, source, self.views, size, self.augmented)
         orders, masks = self._orders_and_masks(rng, load, resolution, 1)

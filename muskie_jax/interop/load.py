@@ -224,7 +224,8 @@ def network_from_config(model: Mapping[str, Any]) -> Network:
       UserError: if the variant does not exist.
     """
     sizes = ("patch", "registers", "view_embed", "max_views")
+    later = {"rope_base"} & model.keys()  # settings that earlier versions did not have
     try:
-        return Network.of(build_model(model["variant"], **{name: model[name] for name in sizes}))
+        return Network.of(build_model(model["variant"], **{name: model[name] for name in (*sizes, *later)}))
     except ValueError as error:
         raise UserError(f"config.model.{error}") from error

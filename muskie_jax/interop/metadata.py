@@ -9,7 +9,7 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from muskie_jax.errors import UserError
 
@@ -34,8 +34,17 @@ SHARED_SECTIONS = (
 PATH_SETTINGS = ("root", "photos", "groups")  # settings of a source that are paths on the training machine
 
 
-def parse_metadata(metadata: Any) -> tuple[int | None, str | None, dict[str, Any]]:
-    """Returns the number of heads, the parameter digest and the provenance from untrusted metadata.
+class FileMetadata(NamedTuple):
+    """Checked metadata of a weights file; None where the file does not say."""
+
+    heads: int | None
+    rope_base: float | None
+    digest: str | None
+    provenance: dict[str, Any]
+
+
+def parse_metadata(metadata: Any) -> FileMetadata:
+    """Returns what untrusted metadata says about a network and its training.
 
     Raises:
       UserError: if an entry has the wrong type.
@@ -50,7 +59,10 @@ def parse_metadata(metadata: Any) -> tuple[int | None, str | None, dict[str, Any
         raise UserError(f"its metadata has num_heads={str(heads)[:20]!r}, which is not an integer")
     if digest is not None and type(digest) is not str:
         raise UserError("its metadata has a params_digest that is not a string")
-    return heads, digest, _provenance(metadata)
+    base = metadata.get("rope_base")
+    if base is not None and not (type(base) in (int, float) and math.isfinite(base) and base > 0):
+        raise UserError(f"its metadata has rope_base={str(base)[:20]!r}, which is not a positive number")
+    return FileMetadata(heads, base, digest, _provenance(metadata))
 
 
 def _provenance(metadata: Mapping[str, Any]) -> dict[str, Any]:

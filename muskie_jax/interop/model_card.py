@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from muskie_jax.models.rope import BASE
+
 MAX_CELL = 300  # characters per value in a table
 
 CARD = """---
@@ -86,6 +88,8 @@ def model_card(metadata: Mapping[str, Any], licence: str | None) -> str:
         "reconstruction head": "no, features only" if metadata["backbone_only"] else "yes",
         "parameter digest": metadata["params_digest"],
     }
+    if metadata["rope_base"] != BASE:
+        network["base of the rotary embedding"] = metadata["rope_base"]
     if metadata["view_embed"] != "none":
         network["view embedding"] = metadata["view_embed"]
     header = ["library_name: muskie_jax", "pipeline_tag: image-feature-extraction"]

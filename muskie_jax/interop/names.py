@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from muskie_jax.errors import UserError
 from muskie_jax.models.muskie import CHANNELS, VARIANTS, Muskie
+from muskie_jax.models.rope import BASE
 
 # (name of the PyTorch module, path in our tree, kind); {i} is the block index.
 MODULES = (
@@ -50,7 +51,9 @@ MAX_NAMES, MAX_NAME = 6, 100  # parameters in a message, characters per name
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The sizes that fix every parameter's shape, and the number of heads, which shapes do not reveal.
+    """The sizes that fix every parameter's shape, and two settings that shapes do not reveal.
+
+    These are the number of heads and the base of the rotary embedding.
 
     `muskie_jax.models.muskie.Muskie` describes the attributes.
     """
@@ -62,6 +65,7 @@ class Network:
     registers: int
     view_embed: str = "none"
     max_views: int = 8
+    rope_base: float = BASE
 
     @classmethod
     def of(cls, model: Muskie) -> "Network":

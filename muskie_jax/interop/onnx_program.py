@@ -54,7 +54,7 @@ def write_onnx(
     if sum(tensor.nbytes for tensor in tensors.values()) > MAX_BYTES:
         raise UserError("these weights exceed the 2 GB limit of ONNX files: use stablehlo instead")
     network = weights.network
-    model = torch_model.from_state_dict(tensors, network.heads)
+    model = torch_model.from_state_dict(tensors, network.heads, network.rope_base)
     names = (
         ["pred", "conf"] if output == "reconstruction" else [f"tokens_{i}" for i in range(network.depth)]
     )

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BASE = 100.0  # base of the rotary embedding's frequencies
+BASE = 100.0  # base of the rotary embedding's frequencies, as published
 EPSILON = 1e-5  # epsilon of layer norms
 LARGEST_VALUE = 10.0  # larger ones are pixels from 0 to 255 that were not scaled to [-1, 1]
 # Number of heads of every variant, by width and block count.
@@ -115,6 +115,7 @@ class TorchMuskie(nn.Module):
       registers: number of learned tokens in front of each view's patches.
       max_views: number of learned view embeddings; 0 for a network without them.
       head: whether to build the reconstruction head. Without it only `features` works.
+      rope_base: base of the rotary embedding's frequencies.
     """
 
     def __init__(
@@ -126,9 +127,10 @@ class TorchMuskie(nn.Module):
         registers: int = 4,
         max_views: int = 0,
         head: bool = True,
+        rope_base: float = BASE,
     ):
         super().__init__()
-        self.patch, self.head_size = patch, width // heads
+        self.patch, self.head_size, self.rope_base = patch, width // heads, rope_base
         self.register_tokens = nn.Parameter(torch.randn(1, 1, registers, width))
         self.mask_placeholder = nn.Parameter(torch.zeros(1, 1, 1, width))
         if max_views:
@@ -166,7 +168,7 @@ class TorchMuskie(nn.Module):
         if hasattr(self, "view_embedding"):
             x = x + self.view_embedding[:, :views]
         grid = (height // self.patch, width // self.patch)
-        cosines, sines = rotations(grid, first, self.head_size, x.device)
+        cosines, sines = rotations(grid, first, self.head_size, x.device, self.rope_base)
         tokens = []
         for block in self.blocks:
             x = block(x, cosines, sines)
@@ -242,7 +244,7 @@ def load_images(
 
 
 def rotations(
-    grid: tuple[int, int], registers: int, head_size: int, device: torch.device
+    grid: tuple[int, int], registers: int, head_size: int, device: torch.device, base: float = BASE
 ) -> tuple[Tensor, Tensor]:
     """Returns the cosines and sines (T, D) of the rotary embedding's angles for one view's tokens.
 
@@ -253,7 +255,7 @@ def rotations(
     positions = torch.stack([rows, columns], dim=-1).reshape(-1, 2)
     positions = F.pad(positions, (0, 0, registers, 0)).double()  # (T, 2)
     half = head_size // 2
-    frequencies = BASE ** (-torch.arange(0, half, 2, device=device, dtype=torch.float64) / half)
+    frequencies = base ** (-torch.arange(0, half, 2, device=device, dtype=torch.float64) / half)
     angles = (positions[:, :, None] * frequencies).repeat(1, 1, 2).flatten(1)
     return angles.cos().float(), angles.sin().float()
 
@@ -311,17 +313,22 @@ def load(path: str | os.PathLike, num_heads: int | None = None) -> TorchMuskie:
         raise ValueError(f"{path} is a folder: {PASS_A_FILE}, such as model.safetensors in it")
     try:
         weights, metadata = read(path)
-        return _build(weights, metadata.get("num_heads") if num_heads is None else num_heads, path)
+        heads = metadata.get("num_heads") if num_heads is None else num_heads
+        return _build(weights, heads, float(metadata.get("rope_base", BASE)), path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def from_state_dict(weights: Mapping[str, Tensor], num_heads: int | None = None) -> TorchMuskie:
+def from_state_dict(
+    weights: Mapping[str, Tensor], num_heads: int | None = None, rope_base: float = BASE
+) -> TorchMuskie:
     """Builds the network from tensors with published names; `load` describes prefixes and errors."""
-    return _build(weights, num_heads, "state dict")
+    return _build(weights, num_heads, rope_base, "state dict")
 
 
-def _build(weights: Mapping[str, Tensor], num_heads: int | None, source: str | os.PathLike) -> TorchMuskie:
+def _build(
+    weights: Mapping[str, Tensor], num_heads: int | None, rope_base: float, source: str | os.PathLike
+) -> TorchMuskie:
     weights, prefix, left_out = network_tensors(weights, REQUIRED)
     for name in (*REQUIRED, *({"view_embedding"} & weights.keys())):
         if name not in weights:
@@ -345,6 +352,7 @@ def _build(weights: Mapping[str, Tensor], num_heads: int | None, source: str | o
         registers=weights["register_tokens"].shape[2],
         max_views=weights["view_embedding"].shape[1] if "view_embedding" in weights else 0,
         head=any(name.startswith("decoder_") for name in weights),
+        rope_base=rope_base,
     )
     check_tensors(model.state_dict(), weights)
     model.load_state_dict(weights, strict=True)

@@ -109,6 +109,7 @@ class Weights:
             "patch": network.patch,
             "registers": network.registers,
             "view_embed": network.view_embed,
+            "rope_base": network.rope_base,
             "backbone_only": self.backbone_only,
             "params_digest": self.params_digest,
         } | self.provenance
@@ -211,10 +212,12 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
     try:
         everything, metadata = read_tensors(path)
         tensors, prefix, left_out = network_tensors(everything, REQUIRED)
-        heads, digest, provenance = parse_metadata(metadata)
-        network = network_from_tensors(tensors, heads if num_heads is None else num_heads)
-        weights = Weights(network, to_jax(tensors, network), provenance)
-        if digest not in (None, weights.params_digest):
+        known = parse_metadata(metadata)
+        network = network_from_tensors(tensors, known.heads if num_heads is None else num_heads)
+        if known.rope_base is not None:
+            network = dataclasses.replace(network, rope_base=float(known.rope_base))
+        weights = Weights(network, to_jax(tensors, network), known.provenance)
+        if known.digest not in (None, weights.params_digest):
             raise UserError("it is damaged: its contents do not match its digest; download it again")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -234,7 +237,7 @@ def log_reading(
 def read_provenance(path: pathlib.Path) -> dict[str, Any]:
     """Returns the provenance of a weights file; see `Weights` and, for errors, `read_tensors`."""
     if path.suffix != ".safetensors":
-        return parse_metadata(read_tensors(path)[1])[2]
+        return parse_metadata(read_tensors(path)[1]).provenance
     _check_format(path)
     try:
         with safetensors.safe_open(path, "numpy") as file:
@@ -243,7 +246,7 @@ def read_provenance(path: pathlib.Path) -> dict[str, Any]:
         raise _unreadable(error) from error
     except Exception as error:  # safetensors raises several kinds
         raise UserError(f"{UNREADABLE}: {str(error)[:200]}") from error
-    return parse_metadata(metadata)[2]
+    return parse_metadata(metadata).provenance
 
 
 def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:

@@ -65,7 +65,7 @@ def make_workdir(path: pathlib.Path, weights: Weights, config: ConfigDict | None
 
 def _default_config_for(weights: Weights) -> ConfigDict:
     config, network = default_config(), weights.network
-    names = ("variant", "patch", "registers", "view_embed", "max_views")
+    names = ("variant", "patch", "registers", "view_embed", "max_views", "rope_base")
     config.update({"model": {name: getattr(network, name) for name in names}})
     return config
 

@@ -24,7 +24,7 @@ from muskie_jax.models.attention import ATTENTION, Attention, keep_only
 from muskie_jax.models.inputs import CHANNELS, check_images
 from muskie_jax.models.layers import INITIAL_VALUES, PRODUCTS, AlternatingBlock, dense
 from muskie_jax.models.normalization import LayerNorm
-from muskie_jax.models.rope import patch_positions, rotation_table
+from muskie_jax.models.rope import BASE, patch_positions, rotation_table
 
 PATCH = 16
 REGISTERS = 4
@@ -123,6 +123,7 @@ class Muskie(nn.Module):
       view_embed: "learned" adds a vector per view index (at most `max_views`) to the view's tokens.
         With "none", as published, the views of a group are an unordered set.
       initial_values: rule of the initial values of linear layers, see `muskie_jax.models.layers.dense`.
+      rope_base: base of the rotary embedding's frequencies, see `muskie_jax.models.rope`.
     """
 
     width: int
@@ -138,6 +139,7 @@ class Muskie(nn.Module):
     view_embed: str = "none"
     max_views: int = 8
     initial_values: str = "published"
+    rope_base: float = BASE
 
     def setup(self):
         normal = nn.initializers.normal
@@ -237,7 +239,7 @@ class Muskie(nn.Module):
         """
         grid = (image_size[0] // self.patch, image_size[1] // self.patch)
         positions = patch_positions(grid, self.registers)
-        rotation = rotation_table(positions, self.width // self.heads)
+        rotation = rotation_table(positions, self.width // self.heads, base=self.rope_base)
         first_patch, shape = self.registers, x.shape
         x = x.reshape(shape[0], -1, self.width)
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 # Cosines and sines, both float32 (T, D).
 RotationTable = tuple[np.ndarray, np.ndarray]
 
-BASE = 100.0  # wavelengths grow from 2*pi patches to BASE * 2*pi patches
+BASE = 100.0  # as published: wavelengths grow from 2*pi patches to BASE * 2*pi patches
 
 
 def patch_positions(grid: tuple[int, int], num_registers: int) -> Int[np.ndarray, "T 2"]:
@@ -26,14 +26,15 @@ def patch_positions(grid: tuple[int, int], num_registers: int) -> Int[np.ndarray
 
 
 def rotation_table(
-    positions: np.ndarray, head_dim: int, frequencies: np.ndarray | None = None
+    positions: np.ndarray, head_dim: int, frequencies: np.ndarray | None = None, base: float = BASE
 ) -> RotationTable:
     """Returns cosines and sines of the rotation angles of every token's query and key.
 
     Args:
       positions: row and column of every token, (T, 2).
       head_dim: D, divisible by 4.
-      frequencies: radians per unit of position, (D/4,); None for BASE^(-2i / (D/2)), i < D/4.
+      frequencies: radians per unit of position, (D/4,); None for base^(-2i / (D/2)), i < D/4.
+      base: used if `frequencies` is None.
 
     Returns:
       Two float32 arrays (T, D). Within each half of D, channel i is paired with channel i + D/4
@@ -43,7 +44,7 @@ def rotation_table(
         raise ValueError(f"2-D RoPE needs a head dimension divisible by 4, got {head_dim}")
     half = head_dim // 2
     if frequencies is None:
-        frequencies = BASE ** (-np.arange(0, half, 2) / half)  # (D/4,)
+        frequencies = base ** (-np.arange(0, half, 2) / half)  # (D/4,)
     angles = positions[:, :, None] * frequencies  # (T, 2, D/4)
     angles = np.concatenate([-angles, angles], axis=-1).reshape(len(positions), head_dim)
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

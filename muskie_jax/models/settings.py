@@ -4,11 +4,12 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from muskie_jax.checks import at_least, one_of
+from muskie_jax.checks import at_least, one_of, require
 from muskie_jax.errors import UserError
 from muskie_jax.models.attention import IMPLEMENTATIONS, check_kernel
 from muskie_jax.models.layers import INITIAL_VALUES
 from muskie_jax.models.muskie import DTYPES, PATCH, REGISTERS, REMAT, VARIANTS, VIEW_EMBED
+from muskie_jax.models.rope import BASE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class ModelSettings:
       max_views: number of learned view vectors.
       initial_values: initial values of linear layers. "published": kernels and biases uniform in
         ±1/sqrt(fan_in); "xavier": Xavier-uniform kernels, zero biases.
+      rope_base: base of the rotary position embedding's frequencies; 100 is published.
     """
 
     variant: str = "base"
@@ -44,6 +46,7 @@ class ModelSettings:
     view_embed: str = "none"
     max_views: int = 8
     initial_values: str = "published"
+    rope_base: float = BASE
 
 
 def check_model(model: ConfigDict, deterministic: bool = False) -> None:
@@ -61,6 +64,7 @@ def check_model(model: ConfigDict, deterministic: bool = False) -> None:
         raise UserError(f"config.model.{error}") from error
     at_least(1, model, "config.model", "patch")
     at_least(0, model, "config.model", "registers")
+    require(model.rope_base > 0, f"config.model.rope_base={model.rope_base} must be above 0, such as 100")
 
 
 def check_max_views(model: ConfigDict, views: int, source: str) -> None:

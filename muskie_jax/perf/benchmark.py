@@ -72,8 +72,8 @@ def listed_cases(config: ConfigDict, counts: Sequence[int]) -> Iterator[Case]:
         for variant, (height, width), remat in config.benchmark.cases
     ]
     if not listed:
-        schedule = BucketSchedule(config.buckets.resolutions, config.buckets.views, config.seed)
-        listed = [(config.model.variant, bucket, config.model.remat) for bucket in schedule.all()]
+        buckets = BucketSchedule.of(config).all()
+        listed = [(config.model.variant, bucket, config.model.remat) for bucket in buckets]
     for variant, bucket, remat in listed:
         for count in counts:
             yield Case(variant, bucket, remat, count)
@@ -146,7 +146,7 @@ def configure(config: ConfigDict, case: Case, devices: Sequence[jax.Device]) -> 
     else:
         config.batch.groups = max(1, config.batch.groups * case.devices // len(devices))
     config.evaluation.groups, config.evaluation.views = config.batch.groups, case.bucket.views
-    config.buckets = ConfigDict({"resolutions": ((case.bucket[:2],),), "views": (case.bucket.views,)})
+    config.buckets.update(resolutions=((case.bucket[:2],),), views=(case.bucket.views,), late_fraction=0.0)
     mesh = make_mesh(config.mesh, devices[: case.devices])
     check_batch(config, mesh)
     return config, mesh

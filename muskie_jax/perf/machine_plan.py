@@ -213,16 +213,19 @@ class MachinePlan:
         return self.workload.steps * flops / (utilisation * self.machine.chip.flops) / 86_400
 
     def _per_update(self, value: Callable[[Bucket], float]) -> float:
-        """Returns the sum, over an update's batches, of the mean of `value` over the batch's buckets."""
+        """Returns the sum, over an update's batches, of the mean of `value` over the batch's buckets.
+
+        The mean is over the whole run, early and late.
+        """
+        schedule, passes = self.workload.schedule, self.workload.steps * self.workload.schedule.passes
+        late_fraction = max(0.0, 1 - schedule.late_from / passes) if passes else 0.0
+        parts = [(1 - late_fraction, schedule.resolutions), (late_fraction, schedule.late)]
         total = 0.0
-        for sizes in self.workload.schedule.resolutions:
-            drawn = [
-                Bucket(height, width, views)
-                for height, width in sizes
-                for views in self.workload.schedule.views
-            ]
-            total += sum(map(value, drawn)) / len(drawn)
-        return total * self.workload.schedule.passes
+        for fraction, resolutions in parts:
+            for sizes in resolutions if fraction else ():
+                drawn = [Bucket(*size, views) for size in sizes for views in schedule.views]
+                total += fraction * sum(map(value, drawn)) / len(drawn)
+        return total * schedule.passes
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the contents of `plan.json`."""

@@ -57,7 +57,7 @@ def sampler_of(root, names, **settings):
     config = default_config()
     config.data.root = str(root)
     config.batch = {"groups": GROUPS, "views": VIEWS, "reuse": 1, "passes": 1}
-    config.buckets = {"resolutions": (((32, 32),),), "views": (8,)}
+    config.buckets.update({"resolutions": (((32, 32),),), "views": (8,)})
     for name in names:
         config.sources[name] = dataset(name, root=name, holdout=0.0)
         config.sources[name].update(settings)

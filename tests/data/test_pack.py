@@ -110,7 +110,7 @@ def test_training_from_a_pack_equals_training_from_the_folder(photo_folder, pack
         config = nano_config(photo_folder, window=4)
         config.sources.photos = source or config.sources.photos
         config.duration = "3 steps"
-        config.buckets = {"resolutions": (((32, 48),),), "views": (4,)}
+        config.buckets.update({"resolutions": (((32, 48),),), "views": (4,)})
         result = train(config, tmp_path / name)
         digests.append((result["params_digest"], result["loss"]))
     assert digests[0] == digests[1]

@@ -29,7 +29,7 @@ def sampler_for(root, seed=0, **sources):
     config.seed = seed
     config.model.variant = "nano"
     config.batch = {"groups": GROUPS, "views": VIEWS, "reuse": 2, "passes": 1}
-    config.buckets = {"resolutions": (((32, 32),), ((48, 32), (32, 48))), "views": (1, 2, 4)}
+    config.buckets.update({"resolutions": (((32, 32),), ((48, 32), (32, 48))), "views": (1, 2, 4)})
     config.evaluation.update({"size": (32, 32), "views": 4})
     config.sources.update(sources or {"photos": folder(root=str(root))})
     mixture = build_mixture(config)
@@ -266,6 +266,46 @@ def test_bucket_schedule_draws_every_bucket_with_its_probability():
     assert (views == 1).mean(0) == pytest.approx([0.5, 0.5], abs=0.05)
     assert np.corrcoef(views.T)[0, 1] == pytest.approx(0, abs=0.08), "resolutions are drawn independently"
     assert schedule.canvas(1) == (48, 48)
+
+
+def late_schedule(passes=1, reuse=1, **buckets):
+    """The schedule of ten updates with two resolutions each, the last three with larger images."""
+    config = default_config()
+    config.batch.update(reuse=reuse, passes=passes)
+    config.duration = "10 steps"
+    early = {"resolutions": (((32, 32),), ((32, 48), (48, 32))), "views": (2, 4)}
+    late = {"late": (((64, 64),), ((80, 80),)), "late_fraction": 0.3}
+    config.buckets.update(early | late | buckets)
+    return BucketSchedule.of(config)
+
+
+def test_last_updates_use_the_late_resolutions():
+    schedule, without = late_schedule(), late_schedule(late_fraction=0.0)
+    drawn = [schedule.at(number) for number in range(10)]
+    assert drawn[:7] == [without.at(number) for number in range(7)]
+    assert [[bucket[:2] for bucket in buckets] for buckets in drawn[7:]] == [[(64, 64), (80, 80)]] * 3
+    assert schedule.at(10_000)[0][:2] == (64, 64), "a prefetched update after the last"
+    assert schedule.canvas(1, 6) == (48, 48) and schedule.canvas(1, 7) == (80, 80)
+    assert schedule.batches_per_update == without.batches_per_update == 2
+    sizes = [(32, 32), (32, 48), (48, 32)]
+    assert {bucket[:2] for bucket in schedule.all()} == {*sizes, (64, 64), (80, 80)}
+    assert {bucket[:2] for bucket in without.all()} == set(sizes), "no program is compiled in vain"
+
+
+@pytest.mark.parametrize("passes, reuse", [(1, 2), (2, 2), (3, 2), (4, 2)])
+def test_all_uses_of_a_load_have_resolutions_of_the_same_part(passes, reuse):
+    schedule = late_schedule(passes, reuse)
+    is_late = [schedule.at(number)[0][:2] == (64, 64) for number in range(10 * passes)]
+    assert is_late == sorted(is_late) and sum(is_late) == pytest.approx(3 * passes, abs=reuse - 1)
+    assert is_late[::reuse] == is_late[reuse - 1 :: reuse]
+
+
+def test_batches_across_the_change_of_resolution_do_not_depend_on_the_first_step(mixed):
+    sampler = dataclasses.replace(mixed, schedule=late_schedule(reuse=2))
+    expected = take(sampler, 10)
+    sizes = [[bucket[0] for bucket, _ in update] for update in expected]
+    assert sizes[-2:] == [[64, 80]] * 2 and sizes[5][0] == 32
+    assert_same(take(sampler, 3, first=7), expected[7:])
 
 
 def test_mixed_sources_follow_their_weights(photo_folder):

@@ -18,7 +18,7 @@ from muskie_jax.config import default_config
 from muskie_jax.errors import UserError
 from muskie_jax.fingerprint import digest
 from muskie_jax.interop import load
-from muskie_jax.interop.load import open_weights
+from muskie_jax.interop.load import network_from_config, open_weights
 from muskie_jax.interop.names import Network
 from muskie_jax.interop.save import write_folder
 from muskie_jax.interop.weights import Weights, write_weights
@@ -143,6 +143,19 @@ def test_sources_without_weights_are_refused(trained, tmp_path, monkeypatch):
         UserError, match="is a local path: revision= and filename= are for hub repositories"
     ):
         load_pretrained(trained[0], filename="model.safetensors")
+
+
+def test_rope_base_is_part_of_weights_and_checkpoints(tmp_path):
+    config = default_config()
+    config.model.update(variant="nano", rope_base=10.0)
+    model = network_from_config(config.model.to_dict())
+    assert model.rope_base == 10.0
+    before = {name: value for name, value in config.model.to_dict().items() if name != "rope_base"}
+    assert network_from_config(before).rope_base == 100.0, "of a checkpoint of an earlier version"
+    network, params = random_network(0, rope_base=10.0)
+    save_pretrained(tmp_path / "exported", network, params)
+    assert load_pretrained(tmp_path / "exported")[0].rope_base == 10.0
+    assert "| base of the rotary embedding | 10.0 |" in (tmp_path / "exported/README.md").read_text()
 
 
 def test_options_of_the_model(trained):

@@ -74,6 +74,7 @@ def test_the_published_numbers(golden):
         (0, 3, (48, 80), {}),
         (1, 1, (16, 112), {"width": 48, "heads": 3, "registers": 1}),
         (2, 5, (40, 24), {"patch": 8, "view_embed": "learned", "max_views": 6}),
+        (3, 2, (32, 80), {"rope_base": 10.0}),
     ],
 )
 def test_jax_to_file_to_pytorch(tmp_path, seed, views, size, options, suffix):

@@ -219,6 +219,8 @@ def rewrite(path, weights, metadata=None, **tensors):
         ({"num_heads": 2, "training": {"a": [[[[[[[[[[1]]]]]]]]]]}}, "nested too deeply"),
         ({"num_heads": 2, "training": {"a": "x" * 200_000}}, "has over 100,000 characters"),
         ({"params_digest": 3}, "params_digest that is not a string"),
+        ({"num_heads": 2, "rope_base": -1}, "rope_base='-1', which is not a positive number"),
+        ({"num_heads": 2, "rope_base": "100"}, "rope_base='100', which is not"),
         ({"num_heads": 5}, "num_heads=5 does not fit width 24"),
         ({}, "no variant has width 24 and 2 blocks"),
         ([1], "its metadata is a list, not a dictionary"),

@@ -182,6 +182,21 @@ def test_rope_depends_on_relative_positions_only():
     assert positions[:5].tolist() == [[0, 0]] * 4 + [[1, 1]] and positions[-1].tolist() == [2, 3]
 
 
+def test_rope_base_sets_the_longest_wavelength():
+    angles = lambda base: np.arccos(rotation_table(np.array([[0, 1]]), 64, base=base)[0][0, 32:48])
+    np.testing.assert_allclose(angles(100.0), 100.0 ** (-np.arange(16) / 16), rtol=1e-4)
+    np.testing.assert_allclose(angles(10.0), 10.0 ** (-np.arange(16) / 16), rtol=1e-4)
+    images = jax.random.uniform(jax.random.key(0), (1, 2, 32, 48, 3))
+    model = build_model("nano")
+    params = model.init(jax.random.key(1), images)
+    other = build_model("nano", rope_base=10.0)
+    pred = [
+        each.apply(params, images).pred for each in (model, build_model("nano", rope_base=100.0), other)
+    ]
+    np.testing.assert_array_equal(pred[0], pred[1])
+    assert np.abs(pred[0] - pred[2]).max() > 1e-3
+
+
 def test_patchify_orders_channels_first_and_is_inverted():
     image = np.arange(32 * 48 * 3).reshape(32, 48, 3)
     patches = np.asarray(patchify(jnp.asarray(image), 16))

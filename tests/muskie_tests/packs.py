@@ -22,7 +22,7 @@ def config_of(source, **data):
     """Returns a config with one source, two resolutions and groups of four views."""
     config = default_config()
     config.batch = {"groups": 4, "views": 4, "reuse": 1, "passes": 1}
-    config.buckets = {"resolutions": (((32, 32),), ((32, 48),)), "views": (4,)}
+    config.buckets.update({"resolutions": (((32, 32),), ((32, 48),)), "views": (4,)})
     config.sources.photos = source
     config.data.update(data)
     return config

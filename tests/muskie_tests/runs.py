@@ -12,7 +12,7 @@ def nano_config(root, **source) -> ConfigDict:
     config.model.dtype = "float32"
     config.sources.photos = folder(root=str(root), **source)
     config.batch = {"groups": 8, "views": 4, "reuse": 2, "passes": 1}
-    config.buckets = {"resolutions": (((32, 32),), ((32, 48),)), "views": (2, 4)}
+    config.buckets.update({"resolutions": (((32, 32),), ((32, 48),)), "views": (2, 4)})
     config.duration = "20 steps"
     config.optim.learning_rate = 3e-3
     config.optim.warmup = "2 steps"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,15 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from conftest import ROOT
-from muskie_jax.buckets import Bucket
+from muskie_jax.buckets import Bucket, BucketSchedule
+from muskie_jax.config import default_config
 from muskie_jax.config_file import load_config
 from muskie_jax.errors import UserError
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
 from muskie_jax.perf.flops import hardware_flops, training_flops
 from muskie_jax.perf.hlo import estimate_traffic
-from muskie_jax.perf.machine_plan import gpu_memory_fraction
+from muskie_jax.perf.machine_plan import MachinePlan, Workload, gpu_memory_fraction
 from muskie_jax.perf.machines import CHIPS, find_chip, parse_machine
 from muskie_jax.perf.plan import (
     CompiledProgram,
@@ -197,6 +199,20 @@ def test_hardware_flops_exceed_model_flops():
     recomputed = hardware_flops(LARGE, BUCKET, False) / hardware_flops(without, BUCKET, False)
     assert 1.25 < recomputed < 1.35
     assert hardware_flops(LARGE, BUCKET, True) > 1.2 * hardware_flops(LARGE, BUCKET, False)
+
+
+@pytest.mark.parametrize("fraction, expected", [(0.0, 32), (0.25, 0.75 * 32 + 0.25 * 64), (1.0, 64)])
+def test_times_are_means_over_early_and_late_updates(fraction, expected):
+    config = default_config()
+    config.duration = "20 steps"
+    config.batch.update(reuse=1, passes=1)
+    config.buckets.update(
+        resolutions=(((32, 32),),), late=(((64, 64),),), late_fraction=fraction, views=(2, 4)
+    )
+    schedule: Any = BucketSchedule.of(config)
+    workload: Any = Workload(*[None] * 3, schedule, 8, 4, 2, steps=20)  # pyright: ignore
+    plan = MachinePlan(workload, 0, 0, 0, (), 0, 0.5)
+    assert plan._per_update(lambda bucket: bucket.height) == pytest.approx(expected)
 
 
 def test_arrays_beside_a_tpu_program_count_once():

@@ -64,6 +64,40 @@ def optimizer_names(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(name, params)
 
 
+def stacked_muon(momentum: float) -> optax.GradientTransformation:
+    """Returns optax's Muon without learning rate and decay, for matrices, with updates of AdamW's size.
+
+    It orthogonalises a matrix by 15 products, and networks have dozens of small matrices, which keep a GPU
+    waiting for kernels to start. So all matrices of one shape are stacked, and multiplied as one batch. The
+    state and the results are those of optax.
+    """
+    rows_and_columns = contrib.MuonDimensionNumbers(1, 2)  # the axes of matrices in a stack
+    dimension_numbers = lambda stacks: jax.tree.map(lambda _: rows_and_columns, stacks)
+    muon = contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=dimension_numbers)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        stacks, new = muon.update(_stack(updates), state._replace(mu=_stack(state.mu)))
+        scaled = {shape: ADAMW_SIZE * max(shape) ** 0.5 * stack for shape, stack in stacks.items()}
+        return _unstack(scaled, updates), new._replace(mu=_unstack(new.mu, updates))
+
+    return optax.GradientTransformation(muon.init, update)
+
+
+def _stack(matrices: Any) -> dict[tuple[int, int], Array]:
+    """Returns the matrices of a tree by shape, stacked along a new first axis."""
+    by_shape: dict[tuple[int, int], list[Array]] = {}
+    for matrix in jax.tree.leaves(matrices):
+        by_shape.setdefault(matrix.shape, []).append(matrix)
+    return {shape: jnp.stack(group) for shape, group in by_shape.items()}
+
+
+def _unstack(stacks: dict[tuple[int, int], Array], tree: Any) -> Any:
+    """Inverts `_stack`, given a tree of matrices of the same shapes."""
+    matrices = {shape: iter(stack) for shape, stack in stacks.items()}
+    return jax.tree.map(lambda matrix: next(matrices[matrix.shape]), tree)
+
+
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Returns the optimizer of a config, preceded by clipping to the global norm if `clip_norm` is not 0.
 
@@ -81,8 +115,10 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         mask=is_matrix if optim.decay == "matrices" else None,
     )
     if optim.name == "muon":
-        muon = contrib.muon(
-            learning_rate, beta=optim.momentum, weight_decay=optim.weight_decay, consistent_rms=ADAMW_SIZE
+        muon = optax.chain(
+            stacked_muon(optim.momentum),
+            optax.add_decayed_weights(optim.weight_decay),
+            optax.scale_by_learning_rate(learning_rate),
         )
         optimizer = optax.partition({"muon": muon, "adamw": optimizer}, optimizer_names)
     if not optim.clip_norm:

@@ -1,16 +1,20 @@
 """The learning rate; Muon: which parameters it updates, how, and that a mesh does not change the result."""
 
+import re
+
 import jax
 import numpy as np
+import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from optax import contrib
 
 from muskie_jax.config import validate
 from muskie_jax.errors import UserError
 from muskie_jax.models.muskie import build_model
-from muskie_jax.optim import learning_rate_schedule, make_optimizer, optimizer_names
+from muskie_jax.optim import learning_rate_schedule, make_optimizer, optimizer_names, stacked_muon
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import apply_gradients, init_state
 from muskie_tests.runs import nano_config
@@ -62,6 +66,34 @@ def test_updates_of_kernels_are_nearly_orthogonal_and_others_are_those_of_adamw(
             assert np.sqrt(np.square(update).mean()) == pytest.approx(0.2 * 1e-2, rel=0.2)
         else:
             np.testing.assert_array_equal(after[path], adamw[path])
+
+
+def test_stacked_updates_are_those_of_optax():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    shapes = {"a": (16, 48), "b": (64, 16), "c": (16, 48), "d": (16, 16), "e": (64, 16)}
+    params = {name: draw(*shape) for name, shape in shapes.items()}
+    ours = optax.chain(stacked_muon(0.9), optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(0.5))
+    theirs = contrib.muon(0.5, beta=0.9, weight_decay=0.1, consistent_rms=0.2)
+    states = ours.init(params), theirs.init(params)
+    for _ in range(3):
+        gradients = {name: draw(*shape) for name, shape in shapes.items()}
+        (updates, ours_state), (expected, theirs_state) = (
+            optimizer.update(gradients, state, params) for optimizer, state in zip((ours, theirs), states)
+        )
+        states = ours_state, theirs_state
+        for name, update in updates.items():
+            np.testing.assert_allclose(update, expected[name], atol=1e-5, err_msg=name)
+
+
+def test_kernels_of_one_shape_are_orthogonalised_together(config):
+    params = init_state(
+        build_model("nano"), make_optimizer(config), 0, make_mesh(SINGLE, jax.devices()[:1])
+    ).params
+    optimizer = make_optimizer(config)
+    program = jax.jit(optimizer.update).lower(params, optimizer.init(params), params).compile()
+    products = re.findall(r" dot\(", program.as_text())
+    assert len(products) == 4 * 5 * 3, "shapes, iterations, products of an iteration"
 
 
 def test_decay_of_both_optimizers(config):

@@ -9,6 +9,12 @@ On your own views with depth and cameras, in one of the layouts of docs/evaluati
 
     --config configs/evaluate.py:cameras --config.posed.yours.root=/folder/of/sequences
 
+:recordings evaluates on 60 groups of 4 views of 128x128, from five recorded sequences: the protocol of
+docs/experiments.md. :wide does the same with two sequences of wide baselines. Both need the folder that
+contains the sequences, one folder with cameras.json each:
+
+    --config configs/evaluate.py:recordings --config.data.root=/folder/of/sequences
+
 The other arguments for views with geometry are transforms, colmap, tum, navi, scannet, scannetpp,
 seven_scenes, neural_rgbd, arkitscenes and blendedmvs. On photographs without geometry, one folder per
 scene, it evaluates reconstruction only:
@@ -36,11 +42,22 @@ SIZES = {
 }
 READERS = ("cameras", "transforms", "colmap", "tum", *SIZES)
 PHOTOS = "photos"
+# Sequences in the layout "cameras", each with 12 groups.
+SEQUENCES = {
+    "recordings": (
+        "apt0_bundlefusion",
+        "redkitchen_registered",
+        "sun3d_lounge_a",
+        "tote_realsense",
+        "tum_fr1_rpy",
+    ),
+    "wide": ("llff_fern", "robotdesk_multicam"),
+}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    if arg not in (None, "", PHOTOS, *READERS):
-        choices = ", ".join((PHOTOS, *READERS))
+    if arg not in (None, "", PHOTOS, *SEQUENCES, *READERS):
+        choices = ", ".join((PHOTOS, *SEQUENCES, *READERS))
         raise ValueError(f"configs/evaluate.py: unknown argument {arg!r} (choices: {choices})")
     config = default_config()
     config.job = "evaluate"
@@ -54,6 +71,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.sources.photos = folder(holdout=None)
         config.evaluate.evaluators = ("reconstruction",)
         config.evaluate.sizes = ((224, 224),)
+        return config
+    if arg in SEQUENCES:
+        for name in SEQUENCES[arg]:
+            config.posed[name] = posed("cameras", root=name, groups=12)
+        config.evaluate.evaluators = ("correspondence",)
+        config.evaluate.update(sizes=((128, 128),), views=(4,), protocols=("targets",))
         return config
     name = arg if arg in SIZES else "yours"
     config.posed[name] = posed(arg)

@@ -3,7 +3,7 @@
 #   bash launch/sweep.sh configs/ablations.py --workdir runs/ablations
 # Further arguments are settings of all runs; GPUS is as in gpu.sh. Complete runs are skipped, so the same command
 # resumes a sweep. In a SLURM array each task trains one run, counted from 1:
-#   sbatch --array=1-15 --gpus-per-node=1 --cpus-per-task=16 --mem=64G --time=4:00:00 \
+#   sbatch --array=1-22 --gpus-per-node=1 --cpus-per-task=16 --mem=64G --time=4:00:00 \
 #     launch/sweep.sh configs/ablations.py --workdir /shared/runs/ablations
 # DRY_RUN=1 bash launch/sweep.sh ... prints the commands instead, and the number of runs.
 #SBATCH --job-name=muskie-sweep

@@ -35,6 +35,8 @@ COMMANDS = {
     "interop": Room("muskie_jax.interop.__main__", "exports and imports weights and programs"),
     "report": Room("muskie_jax.report.__main__", "writes the report of an evaluation again"),
     "sweeps": Room("muskie_jax.sweeps.__main__", "lists the runs of a sweep"),
+    "experiment": Room("muskie_jax.sweeps.experiment", "trains a sweep with several seeds, and compares"),
+    "figure": Room("muskie_jax.sweeps.figure", "draws an experiment"),
 }
 
 

@@ -6,8 +6,8 @@ import textwrap
 import pytest
 
 from conftest import ROOT
-from muskie_jax.config import default_config, validate
-from muskie_jax.config_file import load_config
+from muskie_jax.config import default_config, total_steps, validate
+from muskie_jax.config_file import load_config, load_module
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.model_specs import find_models
 from muskie_jax.sharding import check_batch, make_mesh
@@ -57,6 +57,9 @@ def test_every_ablation_is_valid_and_changes_one_setting_of_the_base(variant):
         "mask.modes",
         "mask.num_reference",
         "buckets.views",
+        "loss.confidence",
+        "model.registers",
+        "model.rope_base",
     }
     assert changed["views_1"] == {"buckets.views": (1,)}
     assert changed["references_0"] == {"mask.num_reference": 0}
@@ -64,6 +67,34 @@ def test_every_ablation_is_valid_and_changes_one_setting_of_the_base(variant):
         "mask.modes": (("random", 0.5), ("rectangle", 0.5), ("ellipse", 0.5)),
     }
     assert {len(config.mask.modes) for config in configs.values()} == {1, 3}
+
+
+def test_questions_of_the_figure_cover_all_ablations():
+    module = load_module(ABLATIONS)
+    asked = [run for _, _, runs in module.QUESTIONS for run in runs]
+    assert sorted(asked) == sorted(module.sweep().keys() - {"base"})
+
+
+@pytest.mark.parametrize("name", ["recipe", "controls"])
+def test_steps_of_the_recipe_and_controls_are_valid(name):
+    configs = sweep_configs(str(ROOT / f"configs/{name}.py"), {})
+    images = {run: _images(config) for run, config in configs.items() if "_size" not in run}
+    first, *_ = configs
+    for run in ("nano", "tiny"):
+        images.pop(run, None)
+    assert set(images.values()) == {images[first]}, "as many images"
+    if name == "recipe":
+        sizes = {run: config.model.variant for run, config in configs.items()}
+        assert (sizes["nano"], sizes["tiny"], sizes["base_size"], sizes["base"]) == (
+            "nano", "tiny", "base", "small",
+        )  # fmt: skip
+    else:
+        recipe = load_config(ROOT / "configs/recipe.py")
+        assert configs["recipe"].to_dict() == recipe.to_dict()
+
+
+def _images(config):
+    return total_steps(config) * config.batch.groups * config.batch.views
 
 
 def test_file_without_an_argument_is_the_base():

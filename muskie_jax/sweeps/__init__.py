@@ -32,7 +32,7 @@ __all__ = ["choose", "is_complete", "override", "sweep_configs"]
 Overrides = Mapping[str, Any]  # path of a setting, such as "mask.modes" -> value
 
 RUN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)  # also the name of the run's folder
-RESERVED_NAMES = ("evaluation", "scene_index")  # folders next to the run folders
+RESERVED_NAMES = ("evaluation", "logs", "scene_index")  # folders next to the run folders
 
 
 def choose(

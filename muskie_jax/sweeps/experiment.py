@@ -1,0 +1,224 @@
+"""Trains the runs of a sweep with several seeds, evaluates all networks, and prints a table.
+
+    python -m muskie_jax.sweeps.experiment --config configs/controls.py --workdir runs/controls
+
+A line of the table is a run: mean ± standard deviation over the seeds. One training runs on each GPU of
+--gpus at a time. Trainings that are finished are skipped, so the same command resumes an experiment.
+--recordings is a folder of recorded sequences to measure correspondence on, see configs/evaluate.py;
+without it, correspondence is measured on synthetic rooms. Settings such as --config.duration='100 steps'
+apply to all runs. docs/experiments.md has examples.
+"""
+
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from muskie_jax import config_file
+from muskie_jax.checks import one_of, require
+from muskie_jax.command_line import CONFIG, FLAGS, INTERRUPTED, WORKDIR, run_command
+from muskie_jax.config import total_steps, validate
+from muskie_jax.errors import UserError, fail
+from muskie_jax.files import create_workdir, user_path
+from muskie_jax.interop.metadata import latest_evaluation
+from muskie_jax.sweeps import is_complete, sweep_configs
+from muskie_jax.sweeps.job_queue import Ended, Job, run_jobs
+from muskie_jax.sweeps.outcomes import (
+    DEFAULT_PREDICTOR,
+    EVALUATION,
+    SUMMARIES,
+    TRAININGS,
+    PredictorName,
+    folder_name,
+    markdown_table,
+    summarise,
+    write_summaries,
+)
+from muskie_jax.writers import duration, log
+
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds of each run: 0, 1, ...", lower_bound=1)
+_RUNS = flags.DEFINE_list("runs", [], "Names of the runs to train, separated by commas; by default all.")
+_GPUS = flags.DEFINE_list("gpus", [], "GPUs to use, such as 0,1; by default one training runs at a time.")
+_RECORDINGS = flags.DEFINE_string("recordings", None, "Folder of recorded sequences to evaluate on.")
+_EVALUATION = flags.DEFINE_string(
+    "evaluation",
+    None,
+    "Config of the evaluation; by default configs/evaluate.py, with :recordings for --recordings.",
+)
+_PREDICTOR = flags.DEFINE_string(
+    "predictor", DEFAULT_PREDICTOR, "Predictor of correspondence in the table, and its layer."
+)
+_ONLY_TABLE = flags.DEFINE_bool("only_table", False, "Print the table of what is finished; start nothing.")
+
+NEEDED = {"config": "configs/controls.py", "workdir": "runs/controls"}
+OPTIONAL = ("seeds", "runs", "gpus", "recordings", "evaluation", "predictor", "only_table")
+STOPPED = 75  # exit status of a training that a signal or its time limit stopped
+TABLE = "table.md"
+
+
+def experiment() -> None:
+    """Runs the experiment that the flags describe; they must be parsed."""
+    logging.set_verbosity(logging.WARNING)
+    jax.config.update("jax_platforms", "cpu")  # of this process, so that it takes no memory of a GPU
+    failed: list[str] = []
+    try:
+        flag, workdir = FLAGS[CONFIG.name], user_path(WORKDIR.value or "")
+        file, overrides = config_flags.get_config_filename(flag), config_flags.get_override_values(flag)
+        require("seed" not in overrides, "--config.seed is set by --seeds: leave it out")
+        configs = _selected(sweep_configs(file, overrides), _RUNS.value)
+        predictor, seeds = PredictorName.parse(_PREDICTOR.value), range(_SEEDS.value)
+        evaluation, settings = _evaluation()
+        if not _ONLY_TABLE.value:
+            create_workdir(workdir)
+            gpus = _GPUS.value or [""]
+            require(len(set(gpus)) == len(gpus), f"--gpus={','.join(gpus)} has a GPU twice")
+            failed, stopped = _train(file, configs, overrides, seeds, gpus, workdir)
+            if not stopped:
+                evaluated, stopped = _evaluate(evaluation, settings, configs, seeds, gpus[0], workdir)
+                failed += evaluated
+            if stopped:
+                log("stopped: the same command goes on from there")
+                sys.exit(INTERRUPTED)
+        steps = {name: total_steps(config) for name, config in configs.items()}
+        summaries = summarise(workdir, steps, seeds, list(settings.posed), predictor)
+        require(summaries, f"no training in {workdir} is finished{_see(failed)}")
+        write_summaries(workdir / SUMMARIES, summaries, predictor)
+    except UserError as error:
+        fail(str(error))
+    table = markdown_table(summaries)
+    (workdir / TABLE).write_text(table + "\n", encoding="utf-8")
+    print(table)
+    if failed:
+        fail(f"not complete: {', '.join(failed)}{_see(failed)}")
+
+
+def _see(failed: Sequence[str]) -> str:
+    return ": see logs/*.txt there, then run the same command again" if failed else ""
+
+
+def _selected(configs: Mapping[str, ConfigDict], names: Sequence[str]) -> dict[str, ConfigDict]:
+    for name in names:
+        one_of(name, configs, "--runs")
+    return {name: config for name, config in configs.items() if not names or name in names}
+
+
+def _evaluation() -> tuple[str, ConfigDict]:
+    """Returns the config file of the evaluation, with its argument, and the config."""
+    default = pathlib.Path(config_file.__file__).parents[1] / config_file.CONFIGS / "evaluate.py"
+    file = _EVALUATION.value or (f"{default}:recordings" if _RECORDINGS.value else str(default))
+    try:
+        config = config_file.load_config(file)
+    except ValueError as error:
+        raise UserError(f"--evaluation={file}: {error}") from error
+    if _RECORDINGS.value:
+        root = user_path(_RECORDINGS.value)
+        require(root.is_dir(), f"--recordings={root} is not a folder: choose a folder of sequences")
+        config.data.root = str(root.absolute())
+    validate(config)
+    require(len(config.posed) > 0, f"--evaluation={file} has no config.posed: correspondence needs cameras")
+    return file, config
+
+
+def _train(
+    file: str,
+    configs: Mapping[str, ConfigDict],
+    overrides: Mapping[str, Any],
+    seeds: Sequence[int],
+    gpus: Sequence[str],
+    workdir: pathlib.Path,
+) -> tuple[list[str], bool]:
+    """Trains what is not complete, seed by seed.
+
+    Returns:
+      The names of the trainings that failed, and whether a signal stopped the experiment.
+    """
+    separator = "," if ":" in file else ":"
+    shared = [f"--config.{path}={value}" for path, value in overrides.items()]
+    steps: dict[str, int] = {}
+    jobs = []
+    for seed in seeds:
+        for run, config in configs.items():
+            name = folder_name(run, seed)
+            if is_complete(config, workdir / name):
+                continue
+            steps[name] = total_steps(config)
+            arguments = ["--config", f"{file}{separator}{run}", "--workdir", str(workdir / name)]
+            arguments += [f"--stopped_exit_code={STOPPED}", f"--config.seed={seed}", *shared]
+            jobs.append(_job(name, arguments, workdir))
+    log(f"{len(configs) * len(seeds)} trainings, {len(jobs)} to do")
+    failed: list[str] = []
+
+    def on_end(ended: Ended) -> None:
+        name = ended.job.name
+        record = {"name": name, "seconds": round(ended.seconds, 1), "status": ended.status}
+        with (workdir / TRAININGS).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record) + "\n")
+        if ended.status == 0:
+            errors = latest_evaluation(workdir / name, steps[name])
+            outcome = f"masked error {errors['mse']:.4f}, visible-mean {errors['baseline_mse']:.4f}"
+        else:
+            failed.append(name)
+            outcome = "stopped" if ended.status == STOPPED else f"FAILED: {_last_line(ended.job.log)}"
+        log(f"  {name}: {outcome}, after {duration(ended.seconds)}")
+
+    return failed, run_jobs(jobs, gpus, _announce, on_end)
+
+
+def _evaluate(
+    file: str,
+    settings: ConfigDict,
+    configs: Mapping[str, ConfigDict],
+    seeds: Sequence[int],
+    gpu: str,
+    workdir: pathlib.Path,
+) -> tuple[list[str], bool]:
+    """Evaluates all complete networks that have no results yet; returns as `_train`."""
+    folders = [
+        str(workdir.absolute() / folder_name(run, seed))
+        for run, config in configs.items()
+        for seed in seeds
+        if is_complete(config, workdir / folder_name(run, seed))
+    ]
+    if not folders:
+        return [], False
+    arguments = ["--config", file, "--workdir", str(workdir / EVALUATION)]
+    arguments += [f"--config.evaluate.models={tuple(folders)}", "--config.evaluate.checkpoints=last"]
+    arguments += ["--config.evaluate.evaluators=('correspondence',)", "--config.evaluate.pictures=0"]
+    arguments += [f"--config.data.root={settings.data.root}"] if settings.data.root else []
+    failed: list[str] = []
+
+    def on_end(ended: Ended) -> None:
+        if ended.status != 0:
+            failed.append(ended.job.name)
+            log(f"  {ended.job.name} FAILED: {_last_line(ended.job.log)}")
+
+    log(f"Evaluating {len(folders)} networks")
+    return failed, run_jobs([_job(EVALUATION, arguments, workdir)], [gpu], _announce, on_end)
+
+
+def _job(name: str, arguments: Sequence[str], workdir: pathlib.Path) -> Job:
+    command = (sys.executable, "-m", "muskie_jax.main", *arguments)
+    return Job(name, command, workdir / "logs" / f"{name}.txt")
+
+
+def _announce(job: Job, gpu: str) -> None:
+    log(f"  {job.name}{f' on GPU {gpu}' if gpu else ''}: {job.log}")
+
+
+def _last_line(path: pathlib.Path) -> str:
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
+
+
+def main(invocation: str = "python -m muskie_jax.sweeps.experiment") -> None:
+    """Runs the experiment in `sys.argv`. `invocation` is how messages refer to the program."""
+    run_command(invocation, __doc__ or "", experiment, NEEDED, OPTIONAL)
+
+
+if __name__ == "__main__":
+    main()

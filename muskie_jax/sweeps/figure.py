@@ -1,0 +1,105 @@
+"""Draws an experiment: its runs beside their base, or the correspondence of a run over minutes.
+
+    python -m muskie_jax.sweeps.figure --config configs/ablations.py --workdir runs/ablations \
+        --out ablations.svg
+    python -m muskie_jax.sweeps.figure --workdir runs/curve --out curve.svg
+
+With --config, --workdir is the folder of an experiment. A row is a run: a small dot for each seed, a large
+dot for their mean, and a line of one standard deviation to each side. Rows are grouped by QUESTIONS of the
+config file, if it has them. Without --config, --workdir is an evaluation of several checkpoints of a run.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from muskie_jax.checks import one_of, require
+from muskie_jax.command_line import CONFIG, FLAGS, OUT, WORKDIR, run_command
+from muskie_jax.config_file import load_module
+from muskie_jax.errors import UserError, fail
+from muskie_jax.files import user_path
+from muskie_jax.report import results_file
+from muskie_jax.sweeps.drawing import Question, comparison_svg, time_curve_svg
+from muskie_jax.sweeps.outcomes import (
+    DEFAULT_PREDICTOR,
+    MEASURES,
+    SUMMARIES,
+    PredictorName,
+    Summary,
+    correspondence,
+    minutes_at_steps,
+    read_summaries,
+)
+
+_MEASURE = flags.DEFINE_string("measure", "px_10", f"What to draw: {', '.join(MEASURES)}.")
+_CURVE_PREDICTOR = flags.DEFINE_string(
+    "curve_predictor", DEFAULT_PREDICTOR, "Without --config: predictor of correspondence, and its layer."
+)
+_NOTE = flags.DEFINE_string("note", "", "Text below the picture, such as machine and date.")
+
+NEEDED = {"workdir": "runs/ablations", "out": "ablations.svg"}
+
+
+def figure() -> None:
+    """Draws the picture that the flags describe; they must be parsed."""
+    logging.set_verbosity(logging.WARNING)
+    measure, note = _MEASURE.value, _NOTE.value
+    try:
+        one_of(measure, MEASURES, "--measure")
+        workdir, out = user_path(WORKDIR.value or ""), user_path(OUT.value or "")
+        require(out.suffix == ".svg", f"--out={out} must be a file whose name ends with .svg")
+        if CONFIG.value is not None:
+            predictor, summaries = read_summaries(workdir / SUMMARIES)
+            file = config_flags.get_config_filename(FLAGS[CONFIG.name]).partition(":")[0]
+            note = "; ".join(filter(None, (f"correspondence by {predictor}", note)))
+            text = comparison_svg(_questions(file, summaries), summaries, measure, note)
+        else:
+            text = _time_curve(workdir, measure, note)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except (UserError, OSError) as error:
+        fail(str(error))
+    print(out)
+
+
+def _questions(file: str, summaries: Sequence[Summary]) -> list[Question]:
+    """Returns the questions of a config file, or one about all runs except the first."""
+    asked = getattr(load_module(file), "QUESTIONS", None)
+    if asked is None:
+        return [Question("Runs", summaries[0].name, tuple(each.name for each in summaries[1:]))]
+    return [Question(*question) for question in asked]
+
+
+def _time_curve(folder: pathlib.Path, measure: str, note: str) -> str:
+    """Returns the chart of an evaluation of several checkpoints of one or more runs."""
+    require(measure in ("px", "px_10"), f"--measure={measure} needs --config: draw px or px_10 instead")
+    predictor = PredictorName.parse(_CURVE_PREDICTOR.value)
+    units = results_file.read(folder)
+    sources = {unit.model.name: unit.model.source for unit in units}
+    measured = correspondence(folder, {unit.setting["dataset"] for unit in units}, predictor)
+    curves: dict[str, list[tuple[float, float]]] = {}
+    levels: dict[str, float] = {}
+    for (name, step), values in sorted(measured.items(), key=lambda item: item[0][1] or 0):
+        minutes = minutes_at_steps(pathlib.Path(sources[name])) if step else {}
+        if step in minutes:
+            curves.setdefault(name, []).append((minutes[step], values[measure]))
+        else:
+            levels[name] = values[measure]
+    require(
+        any(len(points) > 1 for points in curves.values()),
+        f"{folder} has no two checkpoints of a run with metrics.jsonl: evaluate it with "
+        "--config.evaluate.checkpoints=all",
+    )
+    return time_curve_svg(curves, levels, measure, "; ".join(filter(None, (" ".join(predictor), note))))
+
+
+def main(invocation: str = "python -m muskie_jax.sweeps.figure") -> None:
+    """Draws the picture of the flags in `sys.argv`. `invocation` is how messages refer to the program."""
+    optional = ("config", "measure", "curve_predictor", "note")
+    run_command(invocation, __doc__ or "", figure, NEEDED, optional)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Runs commands side by side, one on each GPU of this computer."""
+
+import collections
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+POLL_SECONDS = 0.1
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Job(NamedTuple):
+    """A command.
+
+    Attributes:
+      name: its name in messages.
+      command: the program and its arguments.
+      log: file that the command's output is appended to.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    log: pathlib.Path
+
+
+class Ended(NamedTuple):
+    """A command that ended, with its exit status (negative: the signal that killed it) and wall time."""
+
+    job: Job
+    status: int
+    seconds: float
+
+
+class _Running(NamedTuple):
+    job: Job
+    process: subprocess.Popen
+    start: float
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    gpus: Sequence[str],
+    on_start: Callable[[Job, str], None],
+    on_end: Callable[[Ended], None],
+) -> bool:
+    """Runs all jobs, in order, each as soon as a GPU is free. A failing job does not stop the others.
+
+    After Ctrl-C, SIGTERM or SIGHUP, no job is started any more, and every such signal is passed on to the
+    running jobs as SIGTERM: a training saves and stops after the first, and stops at once after the second.
+
+    Args:
+      jobs: the jobs.
+      gpus: numbers of the GPUs, as in CUDA_VISIBLE_DEVICES. "" stands for whatever JAX finds.
+      on_start, on_end: called when a job starts, with its GPU, and when it ends.
+
+    Returns:
+      Whether a signal stopped the queue.
+    """
+    waiting = collections.deque(jobs)
+    running: dict[str, _Running] = {}
+    passed_on = 0
+    with _stop_requests() as requests:
+        while running or (waiting and not requests):
+            for gpu in gpus:
+                if waiting and not requests and gpu not in running:
+                    job = waiting.popleft()
+                    on_start(job, gpu)
+                    running[gpu] = _Running(job, _start(job, gpu), time.monotonic())
+            for _ in requests[passed_on:]:
+                passed_on += 1
+                for each in running.values():
+                    each.process.send_signal(signal.SIGTERM)
+            for gpu, (job, process, start) in list(running.items()):
+                status = process.poll()
+                if status is not None:
+                    del running[gpu]
+                    on_end(Ended(job, status, time.monotonic() - start))
+            time.sleep(POLL_SECONDS)
+        return bool(requests)
+
+
+def _start(job: Job, gpu: str) -> subprocess.Popen:
+    """Starts a job. In a session of its own, it does not receive the terminal's Ctrl-C beside ours."""
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("ab") as log:
+        return subprocess.Popen(
+            job.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Yields a list that receives the number of every stop signal while the context is open."""
+    requests: list[int] = []
+    handle = lambda number, frame: requests.append(number)
+    previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    try:
+        yield requests
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

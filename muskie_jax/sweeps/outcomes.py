@@ -1,0 +1,257 @@
+"""What trainings of a sweep achieved: the mean over seeds, and how much seeds differ.
+
+The folder of an experiment contains a folder per training, `trainings.jsonl` with the wall time of every
+start, and `evaluation`, the work directory of the job `evaluate`.
+"""
+
+import json
+import math
+import pathlib
+import statistics
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from muskie_jax.checks import require
+from muskie_jax.errors import UserError
+from muskie_jax.evaluators.predictions import ALL
+from muskie_jax.evaluators.results import ResultRow
+from muskie_jax.interop.metadata import latest_evaluation
+from muskie_jax.report import results_file
+from muskie_jax.report.results_file import ResultUnit
+
+TRAININGS = "trainings.jsonl"
+SUMMARIES = "summaries.json"
+DEFAULT_PREDICTOR = "attention+refined all"
+EVALUATION = "evaluation"
+BASELINE = "did not move"
+# What is measured: key -> title and number of decimals.
+MEASURES = {
+    "minutes": ("minutes", 1),
+    "gain": ("masked error below visible-mean, %", 1),
+    "px": ("mean error, px", 1),
+    "px_10": ("points within 10 px, %", 1),
+}
+
+
+class PredictorName(NamedTuple):
+    """A predictor of correspondence and its layer, see `muskie_jax.evaluators.predictions.Predictor`."""
+
+    predictor: str
+    layer: str
+
+    @classmethod
+    def parse(cls, text: str) -> "PredictorName":
+        """Parses text such as "attention+refined all" or "feature 4"."""
+        words = text.split()
+        require(
+            len(words) == 2 and (words[1] == ALL or words[1].isdigit()),
+            f"--predictor={text!r} must be a predictor and its layer, such as {DEFAULT_PREDICTOR!r}",
+        )
+        return cls(*words)
+
+
+class Summary(NamedTuple):
+    """The trainings of one run with several seeds.
+
+    Attributes:
+      name: name of the run.
+      values: by measure (a key of MEASURES), one value per seed that has one.
+    """
+
+    name: str
+    values: Mapping[str, Sequence[float]]
+
+    @property
+    def seeds(self) -> int:
+        return max(map(len, self.values.values()), default=0)
+
+    def mean(self, measure: str) -> float | None:
+        values = self.values[measure]
+        return statistics.fmean(values) if values else None
+
+    def spread(self, measure: str) -> float | None:
+        """Returns the standard deviation over seeds; None for fewer than two."""
+        values = self.values[measure]
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+def folder_name(run: str, seed: int) -> str:
+    """Returns the name of the work directory of a training."""
+    return f"{run}-seed{seed}"
+
+
+def summarise(
+    folder: pathlib.Path,
+    steps: Mapping[str, int],
+    seeds: Sequence[int],
+    datasets: Collection[str],
+    predictor: PredictorName,
+) -> list[Summary]:
+    """Returns the outcome of every run with a finished training, and of `BASELINE` if it was measured.
+
+    Args:
+      folder: folder of the experiment.
+      steps: the last update of each run, by name.
+      seeds: seeds of the trainings.
+      datasets: names of the datasets whose points are pooled.
+      predictor: the predictor of correspondence.
+
+    Raises:
+      UserError: if results cannot be read, or do not have the predictor.
+    """
+    minutes = wall_minutes(folder)
+    evaluated = correspondence(folder / EVALUATION, datasets, predictor)
+    summaries = []
+    for run, last in steps.items():
+        values: dict[str, list[float]] = {measure: [] for measure in MEASURES}
+        for seed in seeds:
+            name = folder_name(run, seed)
+            errors = latest_evaluation(folder / name, last)
+            if errors.get("step") != last:
+                continue  # not finished
+            values["gain"].append(100 * (1 - errors["mse"] / errors["baseline_mse"]))
+            measured = evaluated.get((name, last), {})
+            for measure, value in (("minutes", minutes.get(name)), *measured.items()):
+                if value is not None:
+                    values[measure].append(value)
+        if values["gain"]:
+            summaries.append(Summary(run, values))
+    if still := evaluated.get((BASELINE, None)):
+        others: dict[str, list[float]] = {measure: [] for measure in MEASURES}
+        summaries.append(Summary(BASELINE, others | {key: [value] for key, value in still.items()}))
+    return summaries
+
+
+def wall_minutes(folder: pathlib.Path) -> dict[str, float]:
+    """Returns the minutes that each training took, with compilation, over all its starts."""
+    minutes: dict[str, float] = {}
+    path = folder / TRAININGS
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            start = json.loads(line)
+            minutes[start["name"]] = minutes.get(start["name"], 0.0) + start["seconds"] / 60
+        except (ValueError, KeyError, TypeError):
+            continue  # a killed process may leave an incomplete line
+    return minutes
+
+
+def minutes_at_steps(run: pathlib.Path) -> dict[int, float]:
+    """Returns the minutes of training, with compilation, until every logged step of a run.
+
+    If the run is part of an experiment, its wall time is known. The part of it that no update took, mostly
+    compilation, counts as time before the first update.
+
+    Args:
+      run: the run's work directory.
+    """
+    minutes, steps = [0.0], [0]
+    path = run / "metrics.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        row = json.loads(line)
+        if "train/seconds_per_step" in row:
+            minutes.append(minutes[-1] + (row["step"] - steps[-1]) * row["train/seconds_per_step"] / 60)
+            steps.append(row["step"])
+    compilation = max(0.0, wall_minutes(run.parent).get(run.name, 0.0) - minutes[-1])
+    return {step: compilation + passed for step, passed in zip(steps[1:], minutes[1:])}
+
+
+def correspondence(
+    folder: pathlib.Path, datasets: Collection[str], predictor: PredictorName
+) -> dict[tuple[str, int | None], dict[str, float]]:
+    """Returns `px` and `px_10` of every evaluated model, by its name and step, pooled over datasets.
+
+    Every pair of a point and a view has the same weight. A model that was not evaluated on all datasets is
+    left out. The baseline has a predictor of its own.
+
+    Raises:
+      UserError: if results cannot be read, or no model has the predictor.
+    """
+    if not any(folder.glob(results_file.FILES)):
+        return {}
+    units = [
+        unit
+        for unit in results_file.read(folder)
+        if unit.evaluator == "correspondence" and unit.setting["dataset"] in datasets
+    ]
+    everything = {_measured_on(unit) for unit in units}
+    rows: dict[tuple[str, int | None], dict[Any, ResultRow]] = {}
+    for unit in units:
+        found = _find_row(
+            unit.rows, PredictorName("still", ALL) if unit.model.name == BASELINE else predictor
+        )
+        if found is not None:
+            rows.setdefault((unit.model.name, unit.model.step), {})[_measured_on(unit)] = found
+    networks = [unit for unit in units if unit.model.name != BASELINE]
+    if networks and all(name == BASELINE for name, _ in rows):
+        known = {f"{row.labels['predictor']} {row.labels['layer']}": None for row in networks[0].rows}
+        raise UserError(
+            f"--predictor={' '.join(predictor)!r} was not measured: choose from {', '.join(known)}"
+        )
+    return {model: _pool(found.values()) for model, found in rows.items() if found.keys() == everything}
+
+
+def _measured_on(unit: ResultUnit) -> tuple[Any, ...]:
+    return tuple(unit.setting[key] for key in ("dataset", "views", "height", "width"))
+
+
+def _find_row(rows: Iterable[ResultRow], predictor: PredictorName) -> ResultRow | None:
+    """Returns the row of a predictor over all pairs of points and views, under protocol "targets"."""
+    wanted = {"predictor": predictor.predictor, "protocol": "targets", "angle": ALL, "points": ALL}
+    for row in rows:
+        matches = all(row.labels.get(key) == value for key, value in wanted.items())
+        if matches and str(row.labels.get("layer")) == predictor.layer:
+            return row
+    return None
+
+
+def _pool(rows: Iterable[ResultRow]) -> dict[str, float]:
+    values = [row.values for row in rows]
+    pairs = sum(each["pairs"] for each in values)
+    mean = lambda metric: sum(each["pairs"] * each[metric] for each in values) / pairs
+    return {"px": mean("px_ate"), "px_10": mean("px_10")}
+
+
+def markdown_table(summaries: Sequence[Summary]) -> str:
+    """Returns a table with one line per run: mean ± standard deviation over seeds."""
+    titles = [title for title, _ in MEASURES.values()]
+    lines = [f"| run | seeds | {' | '.join(titles)} |", "| --- | ---: |" + " ---: |" * len(titles)]
+    for summary in summaries:
+        cells = [number_text(summary, measure) for measure in MEASURES]
+        seeds = "" if summary.name == BASELINE else str(summary.seeds)
+        lines.append(f"| {summary.name} | {seeds} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def number_text(summary: Summary, measure: str) -> str:
+    """Returns text such as "66.5 ± 1.2"; "66.5" for one seed, "" without a value."""
+    mean, spread, decimals = summary.mean(measure), summary.spread(measure), MEASURES[measure][1]
+    if mean is None:
+        return ""
+    return f"{mean:.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")
+
+
+def write_summaries(path: pathlib.Path, summaries: Sequence[Summary], predictor: PredictorName) -> None:
+    """Writes the values of every seed as JSON, for figures."""
+    runs = {
+        summary.name: {key: list(values) for key, values in summary.values.items()} for summary in summaries
+    }
+    path.write_text(json.dumps({"predictor": " ".join(predictor), "runs": runs}, indent=1) + "\n")
+
+
+def read_summaries(path: pathlib.Path) -> tuple[str, list[Summary]]:
+    """Returns the predictor and the summaries of a file of `write_summaries`.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        runs = [
+            Summary(name, {key: [float(x) for x in values[key] if math.isfinite(x)] for key in MEASURES})
+            for name, values in content["runs"].items()
+        ]
+        return str(content["predictor"]), runs
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not a summary of an experiment: run python -m muskie_jax.sweeps.experiment first"
+        ) from error

@@ -17,6 +17,12 @@ groups=$(sed -n 's/^  \([a-z_]*\)) # \(.*\)/\1|\2/p' "$0")
 muskie_run() { # JOB CONFIG FOLDER FLAGS...
   muskie "$1" --config "configs/$2" --workdir "runs/figures/$3" "${@:4}"
 }
+experiment() { # NAME; on the GPUs of GPUS, such as 0,1, with SEEDS seeds
+  local folder=runs/figures/$1 config=configs/$1.py
+  JAX_COMPILATION_CACHE_DIR='' python -m muskie_jax.sweeps.experiment --config "$config" --workdir "$folder" \
+    --gpus="${GPUS:-}" --seeds="${SEEDS:-3}" --recordings="$RECORDINGS" --config.sources.rooms.photos="$PHOTOS"
+  python -m muskie_jax.sweeps.figure --config "$config" --workdir "$folder" --out "$folder.svg"
+}
 recorded=(--config.posed.yours.root="${RECORDINGS:-}" --config.evaluate.sizes='((240, 320),)'
   --config.evaluate.reconstruction.views='(4,)' --config.evaluate.reconstruction.references='(2,)'
   --config.evaluate.reconstruction.modes="(('rectangle', 0.75),)"
@@ -62,6 +68,21 @@ case ${1:-} in
         --config.buckets.resolutions='(((128, 128),),)' --config.duration='3_000 steps' \
         --config.optim.warmup='300 steps' --config.evaluation.every=1000 --config.log.every=50
     done ;;
+  recipe) # GPUs. docs/experiments.md: steps of the recipe; RECORDINGS, textures from PHOTOS
+    experiment recipe ;;
+  controls) # GPUs. docs/experiments.md: what the recipe owes to views, photographs and Muon; likewise
+    experiment controls ;;
+  ablations) # GPUs. docs/experiments.md: the paper's ablations in small; likewise
+    experiment ablations ;;
+  minutes) # GPU. docs/experiments.md: correspondence over minutes of training; RECORDINGS, textures from PHOTOS
+    python -m muskie_jax.sweeps.experiment --config configs/controls.py --workdir runs/figures/minutes --runs=recipe \
+      --seeds=1 --recordings="$RECORDINGS" --config.sources.rooms.photos="$PHOTOS" \
+      --config.checkpoint.every=500 --config.checkpoint.keep_every=500
+    muskie_run evaluate evaluate.py:recordings curve --config.data.root="$RECORDINGS" \
+      --config.evaluate.models="('Muskie-S=runs/figures/minutes/recipe-seed0',)" --config.evaluate.checkpoints=all
+    python -m muskie_jax.sweeps.figure --workdir runs/figures/curve --out runs/figures/minutes.svg ;;
+  muon) # docs/experiments.md: what Muon computes per update
+    python -m muskie_jax.perf.muon ;;
   steps) # GPU. docs/speed.md: time and memory of a training step, and the roofline
     muskie_run benchmark benchmark.py benchmark ;;
   attention) # GPU. muskie_jax/models/flash.py: attention alone, cuDNN and FlashAttention-3

@@ -77,7 +77,8 @@ def stacked_muon(momentum: float) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        stacks, new = muon.update(_stack(updates), state._replace(mu=_stack(state.mu)))
+        result: Any = muon.update(_stack(updates), state._replace(mu=_stack(state.mu)))
+        stacks, new = result
         scaled = {shape: ADAMW_SIZE * max(shape) ** 0.5 * stack for shape, stack in stacks.items()}
         return _unstack(scaled, updates), new._replace(mu=_unstack(new.mu, updates))
 

@@ -14,6 +14,8 @@ docs/experiments.md for the table.
 | single_views | groups of one view: only the view itself can help to paint its masked patches |
 | no_photographs | no photographs as textures, only patterns |
 | adamw | AdamW for all parameters, instead of Muon for the kernels of the blocks |
+
+The masked error of no_photographs is that of rooms without photographs, so it is not comparable.
 """
 
 import pathlib

@@ -8,6 +8,7 @@ previous checkpoint is restored.
 
 import hashlib
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -106,7 +107,7 @@ class Checkpointer:
         }
         meta["checksum"] = _checksum(meta)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.StandardSave(_without_empty(state)),
             data=ocp.args.JsonSave({"next_update": step}),
             meta=ocp.args.JsonSave(meta),
         )
@@ -155,8 +156,9 @@ class Checkpointer:
         meta = items["meta"]
         _check_description(meta, f"checkpoint {step} in {self.folder}")
         self._check_same_leaves(step, meta["leaves"], _describe(like))
-        state_args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        state_args = ocp.args.Composite(state=ocp.args.StandardRestore(_without_empty(like)))
         state = self._manager.restore(step, args=state_args)["state"]
+        state = jax.tree.map(_or_empty, like, state)
         _check_fingerprints(meta["fingerprints"], examine(state)[0])
         if int(state.step) != step or items["data"]["next_update"] != step:
             raise ValueError("its contents belong to another step")
@@ -209,11 +211,14 @@ def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], int, dict[str, An
         _check_description(meta, str(folder))
         like = _params_like(meta["leaves"])
         restore = ocp.args.PyTreeRestore(
-            item=like,
-            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like),
+            item=_without_empty(like),
+            restore_args=jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _without_empty(like)
+            ),
             partial_restore=True,
         )
         state = ocp.PyTreeCheckpointer().restore(folder / "state", args=restore)
+        state = jax.tree.map(lambda shape, value: np.asarray(_or_empty(shape, value)), like, state)
         saved = {name: value for name, value in meta["fingerprints"].items() if _is_param(name)}
         _check_fingerprints(saved, examine(state)[0])
     except UserError:
@@ -239,6 +244,19 @@ def read_config(folder: pathlib.Path) -> tuple[int, dict[str, Any]]:
         reason = first_line(error)[:200]
         raise UserError(f"the checkpoint {folder} cannot be read or is damaged: {reason}") from error
     return step, meta["config"]
+
+
+def _without_empty(state: Any) -> Any:
+    """Returns a tree with None for arrays without elements, such as no register tokens; Orbax refuses them."""
+    return jax.tree.map(lambda leaf: leaf if math.prod(leaf.shape) else None, state)
+
+
+def _or_empty(like: jax.ShapeDtypeStruct, value: Any) -> Any:
+    """Returns a restored array, or the empty one that was left out."""
+    if value is not None:
+        return value
+    empty = np.zeros(like.shape, like.dtype)
+    return empty if like.sharding is None else jax.device_put(empty, like.sharding)
 
 
 def _read_json(folder: pathlib.Path, item: str) -> Any:

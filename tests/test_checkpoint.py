@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.checkpoint import Checkpointer, read_params
 from muskie_jax.config import default_config
 from muskie_jax.errors import NotFinite, UserError
 from muskie_jax.fingerprint import digest, examine
@@ -175,3 +175,21 @@ def test_fingerprints_are_the_same_on_any_mesh():
         digests.add(digest({"x": jax.device_put(array, NamedSharding(mesh, spec))}))
     assert len(digests) == 1
     assert examine({"x": array, "n": np.int32(3)})[1] and not examine({"x": array * np.nan})[1]
+
+
+def test_arrays_without_elements_are_saved(tmp_path):
+    """A network without register tokens has such a parameter, and Orbax refuses to write it."""
+    state = state_at(7)
+    empty = {"register_tokens": jnp.zeros((0, 8))}
+    state = TrainState(state.step, state.params | empty, (empty,))
+    checkpoints = Checkpointer(tmp_path, keep=3)
+    checkpoints.save(state, default_config())
+    found, _ = checkpoints.restore(like(state))
+    checkpoints.close()
+    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), found) == jax.tree.map(
+        lambda x: (x.shape, x.dtype, x.sharding), state
+    )
+    np.testing.assert_array_equal(found.params["kernel"], state.params["kernel"])
+    params, step, _ = read_params(tmp_path / "checkpoints/7")
+    assert step == 7 and params["register_tokens"].shape == (0, 8)
+    np.testing.assert_array_equal(params["kernel"], state.params["kernel"])

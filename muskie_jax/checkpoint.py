@@ -210,11 +210,10 @@ def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], int, dict[str, An
         meta, step = _read_json(folder, "meta"), _read_json(folder, "data")["next_update"]
         _check_description(meta, str(folder))
         like = _params_like(meta["leaves"])
+        written = _without_empty(like)
         restore = ocp.args.PyTreeRestore(
-            item=_without_empty(like),
-            restore_args=jax.tree.map(
-                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _without_empty(like)
-            ),
+            item=written,
+            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), written),
             partial_restore=True,
         )
         state = ocp.PyTreeCheckpointer().restore(folder / "state", args=restore)
@@ -247,7 +246,7 @@ def read_config(folder: pathlib.Path) -> tuple[int, dict[str, Any]]:
 
 
 def _without_empty(state: Any) -> Any:
-    """Returns a tree with None for arrays without elements, such as no register tokens; Orbax refuses them."""
+    """Returns a tree with None for arrays without elements, which Orbax refuses to write."""
     return jax.tree.map(lambda leaf: leaf if math.prod(leaf.shape) else None, state)
 
 

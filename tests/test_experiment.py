@@ -367,7 +367,7 @@ def test_failed_training_is_reported_after_the_table_of_the_others(experiment, t
     "arguments, expected",
     [
         (["--config.seed=3"], "--config.seed is set by --seeds: leave it out"),
-        (["--runs=moun"], "--runs: 'moun' is not a valid value; did you mean 'muon'?"),
+        (["--runs=moun"], "sweep.py: 'moun' is not a valid value; did you mean 'muon'?"),
         (["--gpus=0,0"], "--gpus=0,0 has a GPU twice"),
         (["--predictor=attention"], "--predictor='attention' must be a predictor and its layer, such as"),
         (["--recordings=/nowhere"], "--recordings=/nowhere is not a folder"),

@@ -201,6 +201,7 @@ def test_common_overrides_apply_to_all_runs_and_must_keep_them_distinct(tmp_path
     assert [(c.duration, c.seed) for c in configs.values()] == [("9_000 steps", 0), ("9_000 steps", 1)]
     with pytest.raises(UserError, match="runs 'base' and 'other' have equal configs: remove one"):
         sweep_configs(path, {"seed": 5})
+    assert list(sweep_configs(path, {"seed": 5}, ["other"])) == ["other"], "alone, it equals no other run"
     with pytest.raises(UserError, match="mine.py:other is one run of a sweep: use .*mine.py for all"):
         sweep_configs(f"{path}:other", {})
 

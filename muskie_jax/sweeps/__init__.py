@@ -21,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from muskie_jax.checks import check_setting, require, suggest
+from muskie_jax.checks import check_setting, one_of, require, suggest
 from muskie_jax.config import total_steps, validate
 from muskie_jax.config_file import load_module
 from muskie_jax.errors import UserError, first_line
@@ -73,16 +73,17 @@ def override(config: ConfigDict, overrides: Overrides) -> ConfigDict:
     return config
 
 
-def sweep_configs(file: str, overrides: Overrides) -> dict[str, ConfigDict]:
+def sweep_configs(file: str, overrides: Overrides, only: Sequence[str] = ()) -> dict[str, ConfigDict]:
     """Returns the config of every run of a file by name, each validated as before training.
 
     Args:
       file: path, with an optional variant, as in "configs/ablations.py:photos".
       overrides: settings to change in all runs.
+      only: names of the runs to return; () for all.
 
     Raises:
-      UserError: if the file has no sweep, a run name cannot name a folder, a config is invalid, or two runs
-        are equal.
+      UserError: if the file has no sweep, a run name cannot name a folder, a run does not exist, a config
+        is invalid, or two runs are equal.
     """
     path, _, variant = file.partition(":")
     module = load_module(path)
@@ -94,7 +95,9 @@ def sweep_configs(file: str, overrides: Overrides) -> dict[str, ConfigDict]:
     )
     require(variant not in runs, f"{file} is one run of a sweep: use {path} for all runs")
     configs: dict[str, ConfigDict] = {}
-    for name in runs:
+    for name in only:
+        one_of(name, runs, f"runs of {path}")
+    for name in (name for name in runs if not only or name in only):
         require(
             RUN_NAME.fullmatch(str(name)) and name not in RESERVED_NAMES,
             f"{path}: {name!r} cannot be the name of a run's folder: use letters, digits, '_', '.' and '-' "

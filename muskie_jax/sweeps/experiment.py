@@ -20,7 +20,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from muskie_jax import config_file
-from muskie_jax.checks import one_of, require
+from muskie_jax.checks import require
 from muskie_jax.command_line import CONFIG, FLAGS, INTERRUPTED, WORKDIR, run_command
 from muskie_jax.config import total_steps, validate
 from muskie_jax.errors import UserError, fail
@@ -70,7 +70,7 @@ def experiment() -> None:
         flag, workdir = FLAGS[CONFIG.name], user_path(WORKDIR.value or "")
         file, overrides = config_flags.get_config_filename(flag), config_flags.get_override_values(flag)
         require("seed" not in overrides, "--config.seed is set by --seeds: leave it out")
-        configs = _selected(sweep_configs(file, overrides), _RUNS.value)
+        configs = sweep_configs(file, overrides, _RUNS.value)
         predictor, seeds = PredictorName.parse(_PREDICTOR.value), range(_SEEDS.value)
         evaluation, settings = _evaluation()
         if not _ONLY_TABLE.value:
@@ -99,12 +99,6 @@ def experiment() -> None:
 
 def _see(failed: Sequence[str]) -> str:
     return ": see logs/*.txt there, then run the same command again" if failed else ""
-
-
-def _selected(configs: Mapping[str, ConfigDict], names: Sequence[str]) -> dict[str, ConfigDict]:
-    for name in names:
-        one_of(name, configs, "--runs")
-    return {name: config for name, config in configs.items() if not names or name in names}
 
 
 def _evaluation() -> tuple[str, ConfigDict]:

@@ -17,11 +17,11 @@ from muskie_jax.errors import UserError
 from muskie_jax.evaluators.eval_models import ModelInfo
 from muskie_jax.evaluators.results import ResultRow
 from muskie_jax.report.results_file import ResultUnit, append
+from muskie_jax.sweeps import job_queue
 from muskie_jax.sweeps.drawing import Question, comparison_svg, time_curve_svg, verdict
 from muskie_jax.sweeps.job_queue import Job, run_jobs
 from muskie_jax.sweeps.outcomes import (
     MEASURES,
-    PredictorName,
     Summary,
     correspondence,
     markdown_table,
@@ -30,6 +30,7 @@ from muskie_jax.sweeps.outcomes import (
     summarise,
     write_summaries,
 )
+from muskie_jax.sweeps.predictor import PredictorName
 from muskie_tests.commands import complaint_of, run_in_process, run_module
 
 REFINED = PredictorName.parse("attention+refined all")
@@ -315,8 +316,8 @@ def experiment(tmp_path, monkeypatch):
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path / "fake.py"} "$@"\n')
     python.chmod(0o755)
-    monkeypatch.setattr("muskie_jax.sweeps.experiment.sys.executable", str(python))
-    monkeypatch.setattr("muskie_jax.sweeps.job_queue.POLL_SECONDS", 0.02)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(job_queue, "POLL_SECONDS", 0.02)
 
     def run(*arguments):
         calls = tmp_path / "calls"

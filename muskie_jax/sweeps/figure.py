@@ -6,7 +6,8 @@
 
 With --config, --workdir is the folder of an experiment. A row is a run: a small dot for each seed, a large
 dot for their mean, and a line of one standard deviation to each side. Rows are grouped by QUESTIONS of the
-config file, if it has them. Without --config, --workdir is an evaluation of several checkpoints of a run.
+config file, if it has them. Without --config, --workdir is an evaluation of several checkpoints of a run,
+and --predictor selects its predictor.
 """
 
 import pathlib
@@ -23,20 +24,16 @@ from muskie_jax.files import user_path
 from muskie_jax.report import results_file
 from muskie_jax.sweeps.drawing import Question, comparison_svg, time_curve_svg
 from muskie_jax.sweeps.outcomes import (
-    DEFAULT_PREDICTOR,
     MEASURES,
     SUMMARIES,
-    PredictorName,
     Summary,
     correspondence,
     minutes_at_steps,
     read_summaries,
 )
+from muskie_jax.sweeps.predictor import PREDICTOR, PredictorName
 
 _MEASURE = flags.DEFINE_string("measure", "px_10", f"What to draw: {', '.join(MEASURES)}.")
-_CURVE_PREDICTOR = flags.DEFINE_string(
-    "curve_predictor", DEFAULT_PREDICTOR, "Without --config: predictor of correspondence, and its layer."
-)
 _NOTE = flags.DEFINE_string("note", "", "Text below the picture, such as machine and date.")
 
 NEEDED = {"workdir": "runs/ablations", "out": "ablations.svg"}
@@ -75,7 +72,7 @@ def _questions(file: str, summaries: Sequence[Summary]) -> list[Question]:
 def _time_curve(folder: pathlib.Path, measure: str, note: str) -> str:
     """Returns the chart of an evaluation of several checkpoints of one or more runs."""
     require(measure in ("px", "px_10"), f"--measure={measure} needs --config: draw px or px_10 instead")
-    predictor = PredictorName.parse(_CURVE_PREDICTOR.value)
+    predictor = PredictorName.parse(PREDICTOR.value)
     units = results_file.read(folder)
     sources = {unit.model.name: unit.model.source for unit in units}
     measured = correspondence(folder, {unit.setting["dataset"] for unit in units}, predictor)
@@ -97,7 +94,7 @@ def _time_curve(folder: pathlib.Path, measure: str, note: str) -> str:
 
 def main(invocation: str = "python -m muskie_jax.sweeps.figure") -> None:
     """Draws the picture of the flags in `sys.argv`. `invocation` is how messages refer to the program."""
-    optional = ("config", "measure", "curve_predictor", "note")
+    optional = ("config", "measure", "predictor", "note")
     run_command(invocation, __doc__ or "", figure, NEEDED, optional)
 
 

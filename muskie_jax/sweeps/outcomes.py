@@ -11,17 +11,16 @@ import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from muskie_jax.checks import require
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.predictions import ALL
 from muskie_jax.evaluators.results import ResultRow
 from muskie_jax.interop.metadata import latest_evaluation
 from muskie_jax.report import results_file
 from muskie_jax.report.results_file import ResultUnit
+from muskie_jax.sweeps.predictor import PredictorName
 
 TRAININGS = "trainings.jsonl"
 SUMMARIES = "summaries.json"
-DEFAULT_PREDICTOR = "attention+refined all"
 EVALUATION = "evaluation"
 BASELINE = "did not move"
 # What is measured: key -> title and number of decimals.
@@ -31,23 +30,6 @@ MEASURES = {
     "px": ("mean error, px", 1),
     "px_10": ("points within 10 px, %", 1),
 }
-
-
-class PredictorName(NamedTuple):
-    """A predictor of correspondence and its layer, see `muskie_jax.evaluators.predictions.Predictor`."""
-
-    predictor: str
-    layer: str
-
-    @classmethod
-    def parse(cls, text: str) -> "PredictorName":
-        """Parses text such as "attention+refined all" or "feature 4"."""
-        words = text.split()
-        require(
-            len(words) == 2 and (words[1] == ALL or words[1].isdigit()),
-            f"--predictor={text!r} must be a predictor and its layer, such as {DEFAULT_PREDICTOR!r}",
-        )
-        return cls(*words)
 
 
 class Summary(NamedTuple):

@@ -252,6 +252,22 @@ def test_figure_command_draws_experiments_and_curves(folder):
     assert "--measure: 'pix' is not a valid value; did you mean 'px'" in complaint_of(done)
     done = run_in_process(*command[:2], folder / "evaluation", "--out", folder / "b.svg")
     assert "has no two checkpoints of a run with metrics.jsonl: evaluate it" in complaint_of(done)
+    (folder / "a-seed0/metrics.jsonl").write_text(
+        "".join(json.dumps({"step": step, "train/seconds_per_step": 6.0}) + "\n" for step in (5, 10))
+    )
+    for dataset in DATASETS:
+        add_result(folder / "evaluation", "a-seed0", 5, dataset, 100, attention_refined=30)
+    results = folder / "evaluation/results.jsonl"
+    results.write_text(results.read_text().replace("runs/a-seed0", str(folder / "a-seed0")))
+    curve = [*command[:2], folder / "evaluation", "--out", folder / "b.svg"]
+    done = run_in_process(*curve, "--levels=SIFT=40.5")
+    assert done.returncode == 0, done.stderr
+    text = (folder / "b.svg").read_text()
+    assert ">a-seed0<" in text and ">SIFT: 40.5<" in text and ">did not move: 60<" in text
+    assert "a-seed0: 88 at 1.5" in text, "three quarters of the pairs have 90%, after 1.5 minutes in all"
+    assert "'SIFT', which must be a name and a number" in complaint_of(
+        run_in_process(*curve, "--levels=SIFT")
+    )
     done = run_in_process(*command[:-1], folder / "a.png")
     assert "must be a file whose name ends with .svg" in complaint_of(done)
 

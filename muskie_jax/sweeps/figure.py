@@ -34,6 +34,9 @@ from muskie_jax.sweeps.outcomes import (
 from muskie_jax.sweeps.predictor import PREDICTOR, PredictorName
 
 _MEASURE = flags.DEFINE_string("measure", "px_10", f"What to draw: {', '.join(MEASURES)}.")
+_LEVELS = flags.DEFINE_list(
+    "levels", [], "Without --config: lines to compare with, such as SIFT=40.1,DINOv2=55.3."
+)
 _NOTE = flags.DEFINE_string("note", "", "Text below the picture, such as machine and date.")
 
 NEEDED = {"workdir": "runs/ablations", "out": "ablations.svg"}
@@ -53,7 +56,7 @@ def figure() -> None:
             note = "; ".join(filter(None, (f"correspondence by {predictor}", note)))
             text = comparison_svg(_questions(file, summaries), summaries, measure, note)
         else:
-            text = _time_curve(workdir, measure, note)
+            text = _time_curve(workdir, measure, _parse_levels(_LEVELS.value), note)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
     except (UserError, OSError) as error:
@@ -69,7 +72,20 @@ def _questions(file: str, summaries: Sequence[Summary]) -> list[Question]:
     return [Question(*question) for question in asked]
 
 
-def _time_curve(folder: pathlib.Path, measure: str, note: str) -> str:
+def _parse_levels(entries: Sequence[str]) -> dict[str, float]:
+    levels = {}
+    for entry in entries:
+        name, _, value = entry.partition("=")
+        try:
+            levels[name] = float(value)
+        except ValueError:
+            raise UserError(
+                f"--levels has {entry!r}, which must be a name and a number: SIFT=40.1"
+            ) from None
+    return levels
+
+
+def _time_curve(folder: pathlib.Path, measure: str, more_levels: dict[str, float], note: str) -> str:
     """Returns the chart of an evaluation of several checkpoints of one or more runs."""
     require(measure in ("px", "px_10"), f"--measure={measure} needs --config: draw px or px_10 instead")
     predictor = PredictorName.parse(PREDICTOR.value)
@@ -89,12 +105,14 @@ def _time_curve(folder: pathlib.Path, measure: str, note: str) -> str:
         f"{folder} has no two checkpoints of a run with metrics.jsonl: evaluate it with "
         "--config.evaluate.checkpoints=all",
     )
-    return time_curve_svg(curves, levels, measure, "; ".join(filter(None, (" ".join(predictor), note))))
+    return time_curve_svg(
+        curves, levels | more_levels, measure, "; ".join(filter(None, (" ".join(predictor), note)))
+    )
 
 
 def main(invocation: str = "python -m muskie_jax.sweeps.figure") -> None:
     """Draws the picture of the flags in `sys.argv`. `invocation` is how messages refer to the program."""
-    optional = ("config", "measure", "predictor", "note")
+    optional = ("config", "measure", "predictor", "levels", "note")
     run_command(invocation, __doc__ or "", figure, NEEDED, optional)
 
 

@@ -31,6 +31,8 @@ COMMANDS = {
     "plan": Room("muskie_jax.main", "predicts memory and time on a machine", is_job=True),
     "match": Room("muskie_jax.match", "finds matches between photographs, and draws them"),
     "track": Room("muskie_jax.track", "finds points of a photograph in others"),
+    "features": Room("muskie_jax.features", "writes the features of photographs"),
+    "inpaint": Room("muskie_jax.inpaint", "paints a hidden part of a photograph"),
     "data": Room("muskie_jax.data.__main__", "inspects, packs and verifies data"),
     "interop": Room("muskie_jax.interop.__main__", "exports and imports weights and programs"),
     "report": Room("muskie_jax.report.__main__", "writes the report of an evaluation again"),

@@ -10,7 +10,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
+from muskie_jax.viz.view_sheet import view_sheet
+
 PERCENTILES = (2, 98)  # drawn as 0 and 255, since a few patches are outliers
+SHEET_COLUMNS = 6  # views side by side
 MIN_MATCH_SIDE = 384  # pixels; views in a picture of matches are enlarged to it
 GAP = 12  # pixels between the two views
 OVERSAMPLING = 2  # Pillow does not antialias lines
@@ -58,6 +61,26 @@ def subtract_view_mean(tokens: Float[np.ndarray, "*views L d"]) -> Float[np.ndar
     difference = tokens - tokens.mean(-2, keepdims=True)
     rounding = ROUNDING * np.abs(tokens).max(initial=0)
     return np.where(np.abs(difference) > rounding, difference, 0)
+
+
+def feature_sheet(
+    images: UInt8[np.ndarray, "V H W 3"], colours: UInt8[np.ndarray, "V H W 3"], label: str
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draws views above their colours from `pca_colours`, in lines of at most SHEET_COLUMNS views.
+
+    Args:
+      images, colours: the views, and their features as colours.
+      label: label of the rows of colours, at most about twelve letters.
+    """
+    views = len(images)
+    lines = -(-views // SHEET_COLUMNS)
+    columns = -(-views // lines)
+
+    def in_lines(tiles: np.ndarray) -> np.ndarray:
+        missing = np.full((lines * columns - views, *tiles.shape[1:]), 255, np.uint8)
+        return np.concatenate([tiles, missing]).reshape(lines, columns, *tiles.shape[1:])
+
+    return view_sheet({"photograph": in_lines(images), label: in_lines(colours)})
 
 
 class Matches(NamedTuple):

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import logging
 import os
@@ -55,7 +56,8 @@ def run_in_process(module: str, *arguments) -> subprocess.CompletedProcess:
 
 
 def _main_module(module: str) -> str:
-    is_package = hasattr(importlib.import_module(module), "__path__")
+    spec = importlib.util.find_spec(module)  # an import would define the flags of a module
+    is_package = spec is not None and spec.submodule_search_locations is not None
     return f"{module}.__main__" if is_package else module
 
 

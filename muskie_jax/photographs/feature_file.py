@@ -247,7 +247,7 @@ def _log_plan(out: pathlib.Path, plan: _Plan) -> None:
     if cut := int((kept < KEPT_AREA).sum()):
         worst = int(kept.argmin())
         log(
-            f"{cut} of {count} photographs differ in shape from most: their views show only a part, such "
+            f"{cut} of {count} photographs have another aspect ratio: their views show only a part, such "
             f"as {kept[worst]:.0%} of {plan.files[worst]}: to keep more, run portrait and landscape "
             "photographs separately"
         )

@@ -186,7 +186,7 @@ def test_unusual_photographs_are_named(scene, tmp_path, write, capsys):
     Image.effect_noise((60, 120), 80).save(tall)
     write([scene, tall])
     assert (
-        "1 of 6 photographs differ in shape from most: their views show only a part, such as 38% of "
+        "1 of 6 photographs have another aspect ratio: their views show only a part, such as 38% of "
         in (capsys.readouterr().err)
     )
     write(scene)

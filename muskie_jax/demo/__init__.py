@@ -1,0 +1,1 @@
+"""The demo: a web page on which a person tries a network on photographs."""

@@ -1,0 +1,103 @@
+"""HTML of the page's panels. All pictures are data URLs, so nothing is written to disk."""
+
+import base64
+import io
+from xml.etree import ElementTree
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from muskie_jax.demo.session import Painting, Session
+from muskie_jax.report.markup import Element, tag
+
+JPEG_QUALITY = 90
+COLUMNS = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 7: 4, 8: 4}  # of a grid, by the number of views
+
+
+def data_url(pixels: UInt8[np.ndarray, "H W 3"], lossless: bool = False) -> str:
+    """Returns an image as a data URL."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels)
+    if lossless:
+        image.save(buffer, "PNG")
+    else:
+        image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    kind = "png" if lossless else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def html(element: Element) -> str:
+    """Serialises an element."""
+    return ElementTree.tostring(element, encoding="unicode", method="html")
+
+
+def status(message: str, is_error: bool = False, is_busy: bool = False) -> str:
+    """Returns the line below the uploads."""
+    kind = "m-status" + " m-error" * is_error + " m-busy" * is_busy
+    return html(tag("p", message, class_=kind, role="alert" if is_error else "status"))
+
+
+def point_panel(session: Session) -> str:
+    """Returns all views; a click on one is an event, and the page's script marks the answer."""
+    figures = [
+        tag(
+            "figure",
+            tag(
+                "div",
+                tag("img", src=data_url(pixels), alt=name, draggable="false"),
+                tag("div", class_="m-marks"),
+                class_="m-frame",
+                style=f"aspect-ratio: {pixels.shape[1]} / {pixels.shape[0]}",
+            ),
+            tag("figcaption", tag("span", name, class_="m-name"), tag("span", class_="m-found")),
+            data_view=view,
+        )
+        for view, (pixels, name) in enumerate(zip(session.pictures, session.names))
+    ]
+    return html(_grid(figures, "m-points", COLUMNS[len(figures)]))
+
+
+def feature_panel(session: Session, colours: UInt8[np.ndarray, "V h w 3"]) -> str:
+    """Returns all views with their features as colours over them; the page's script sets the opacity."""
+    figures = [
+        tag(
+            "figure",
+            tag(
+                "div",
+                tag("img", src=data_url(pixels), alt=name),
+                tag("img", src=data_url(shades, lossless=True), alt="", class_="m-colours"),
+                class_="m-frame",
+                style=f"aspect-ratio: {pixels.shape[1]} / {pixels.shape[0]}",
+            ),
+            tag("figcaption", tag("span", name, class_="m-name")),
+        )
+        for pixels, shades, name in zip(session.pictures, colours, session.names)
+    ]
+    return html(_grid(figures, "m-features", COLUMNS[len(figures)]))
+
+
+def painting_panel(painting: Painting, others: int) -> str:
+    """Returns the hidden view, both paintings and the truth, with their errors."""
+    off = lambda name: f"off by {painting.levels[name]:.0f} of 255"
+    tiles = [
+        ("hidden", f"mean colour: {off('visible_mean')}", painting.hidden),
+        ("painted alone", off("alone"), painting.alone),
+    ]
+    if painting.together is not None:
+        title = "painted with the other view" if others == 1 else f"painted with {others} others"
+        tiles.append((title, off("with_others"), painting.together))
+    tiles.append(("truth", "", painting.truth))
+    figures = [
+        tag(
+            "figure",
+            tag("div", tag("img", src=data_url(pixels), alt=title), class_="m-frame"),
+            tag("figcaption", tag("span", title, class_="m-name"), tag("span", note, class_="m-found")),
+        )
+        for title, note, pixels in tiles
+    ]
+    return html(_grid(figures, "m-painting", len(figures)))
+
+
+def _grid(figures: list[Element], kind: str, columns: int) -> Element:
+    return tag("div", *figures, class_=f"m-grid {kind}", style=f"--m-columns: {columns}")

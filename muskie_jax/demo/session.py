@@ -1,0 +1,178 @@
+"""What the page computes: features of a set of photographs, computed once, and answers from them.
+
+Axes: V views, H x W pixels and h x w patches of a view, d channels.
+"""
+
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from muskie_jax.checks import require
+from muskie_jax.data.load_images import load_images
+from muskie_jax.data.synthetic import WorldConfig, render_group
+from muskie_jax.errors import UserError
+from muskie_jax.interop.weights import Weights
+from muskie_jax.models.muskie import Muskie
+from muskie_jax.photographs.features import choose_blocks, group_features
+from muskie_jax.photographs.inpainting import Inpainting, draw_mask, grey_levels, inpaint
+from muskie_jax.photographs.point_search import FoundPoint, find_point
+from muskie_jax.viz.features import pca_colours
+from muskie_jax.viz.reconstruction import to_pixels, with_masked
+
+MOST_VIEWS = 8  # networks are trained on groups of at most this many
+SEARCH_DEPTH = 2 / 3  # of the network, at which features are compared
+PICTURE_SCALE = 2  # pixels of a picture per pixel of a view, on each axis
+ROOM_VIEWS, ROOM_SIZE = 4, (224, 288)
+
+
+class Network(NamedTuple):
+    """A network with its parameters.
+
+    Attributes:
+      name: what the user called it.
+      model, params: as `load_pretrained` returns them.
+      can_paint: whether it has a reconstruction head that paints pixels.
+    """
+
+    name: str
+    model: Muskie
+    params: Any
+    can_paint: bool
+
+
+class Session(NamedTuple):
+    """A set of photographs and their features.
+
+    Attributes:
+      images: the views, in [-1, 1].
+      pictures: the same for people, in more pixels.
+      names: one per view.
+      tokens: of every block.
+    """
+
+    images: Float32[np.ndarray, "V H W 3"]
+    pictures: UInt8[np.ndarray, "V height width 3"]
+    names: tuple[str, ...]
+    tokens: tuple[Float32[np.ndarray, "V h w d"], ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Returns height and width of the views, in pixels."""
+        height, width = self.images.shape[1:3]
+        return height, width
+
+
+class Painting(NamedTuple):
+    """A view with a hidden part, as pixels, and its errors in grey levels by the names of `Inpainting`."""
+
+    hidden: UInt8[np.ndarray, "H W 3"]
+    alone: UInt8[np.ndarray, "H W 3"]
+    together: UInt8[np.ndarray, "H W 3"] | None
+    truth: UInt8[np.ndarray, "H W 3"]
+    levels: dict[str, float]
+
+
+def paints_pixels(weights: Weights) -> bool:
+    """Returns whether weights can paint, see `muskie_jax.photographs.inpainting.open_painter`."""
+    loss = (weights.provenance.get("training") or {}).get("loss", {})
+    return not weights.backbone_only and not loss.get("normalize_targets")
+
+
+def open_session(
+    network: Network, files: Sequence[pathlib.Path], names: Sequence[str], size: int
+) -> Session:
+    """Loads photographs and computes their features.
+
+    Args:
+      network: the network.
+      files: two or more photographs of one scene, at most MOST_VIEWS.
+      names: names of the photographs on the page.
+      size: the views' shorter side in pixels.
+
+    Raises:
+      UserError: if there are too few or too many photographs, or one cannot be read.
+    """
+    require(files, "There are no photographs: choose two or more of one scene.")
+    require(
+        len(files) > 1, "One photograph has nothing to be compared with: add another of the same scene."
+    )
+    require(
+        len(files) <= MOST_VIEWS,
+        f"{len(files)} photographs are too many for this page: choose at most {MOST_VIEWS}.",
+    )
+    patch = network.model.patch
+    try:
+        images = load_images(files, size, patch).images
+        height, width = images.shape[1:3]
+        pictures = load_images(files, (PICTURE_SCALE * height, PICTURE_SCALE * width), patch).pixels()
+    except UserError as error:  # names instead of temporary paths
+        message = str(error)
+        for file, name in zip(files, names):
+            message = message.replace(str(file), name)
+        raise UserError(message) from None
+    return encode(network, images, pictures, tuple(names))
+
+
+def encode(
+    network: Network,
+    images: Float32[np.ndarray, "V H W 3"],
+    pictures: UInt8[np.ndarray, "V height width 3"],
+    names: tuple[str, ...],
+) -> Session:
+    """Computes the features of views; see `Session` for the arguments."""
+    blocks = choose_blocks(None, network.model)
+    tokens = group_features(network.params, images, model=network.model, blocks=blocks)
+    return Session(images, pictures, names, tuple(np.asarray(block) for block in tokens))
+
+
+def open_room(network: Network, seed: int) -> Session:
+    """Renders views of a synthetic room and computes their features."""
+    pixels = np.asarray(_render(np.array([2**32 - 1, seed], np.uint32)))
+    names = tuple(f"view {number}" for number in range(1, len(pixels) + 1))
+    return encode(network, pixels / np.float32(127.5) - 1, pixels, names)
+
+
+@jax.jit
+def _render(seed: jax.Array) -> Any:
+    height, width = ROOM_SIZE
+    options = {"num_views": ROOM_VIEWS, "height": height, "width": width, "config": WorldConfig()}
+    return functools.partial(render_group, **options)(seed).images
+
+
+def search(session: Session, view: int, x: float, y: float) -> FoundPoint:
+    """Finds a point of a view in all views; x and y are fractions of the view's width and height."""
+    tokens = session.tokens[round(SEARCH_DEPTH * len(session.tokens)) - 1]
+    height, width = session.size
+    found = find_point(tokens, view, np.array([x * width, y * height]), session.size)
+    return found._replace(positions=found.positions / (width, height))
+
+
+def colours(session: Session, block: int) -> UInt8[np.ndarray, "V h w 3"]:
+    """Returns the features of a block, from 1, as colours, one pixel per patch."""
+    tokens = session.tokens[block - 1]
+    views, rows, columns, width = tokens.shape
+    return pca_colours(tokens.reshape(views, rows * columns, width), (rows, columns), patch=1)
+
+
+def paint(
+    network: Network, session: Session, view: int, mask_mode: str, ratio: float, seed: int
+) -> Painting:
+    """Hides a part of a view and paints it alone and with the other views."""
+    patch, (height, width) = network.model.patch, session.size
+    mask = draw_mask(mask_mode, ratio, (height // patch, width // patch), seed)
+    result: Inpainting = inpaint(network.model, network.params, session.images, view, mask)
+    truth = session.images[view]
+    together = None if result.together is None else to_pixels(result.together)
+    levels = {name: grey_levels(error) for name, error in result.errors.items()}
+    return Painting(
+        to_pixels(with_masked(truth, mask, patch)),
+        to_pixels(result.alone),
+        together,
+        to_pixels(truth),
+        levels,
+    )

@@ -101,6 +101,8 @@ case ${1:-} in
   correspondence) # docs/evaluation.md: time to match and score the points of a group
     python -m muskie_jax.perf.correspondence
     python -m muskie_jax.perf.correspondence --dtype=bfloat16 ;;
+  features) # docs/features.md: time and memory of features of DEMO's photographs, and the size of their file
+    command time -f "%e s, %M kB" muskie features "$DEMO" --model "$WEIGHTS" --out runs/figures/features.npz --force ;;
   many_views) # docs/weights.md: time and memory of 100 views on a CPU, beside PyTorch
     python -m muskie_jax.perf.many_views --variant=tiny
     python -m muskie_jax.perf.many_views --variant=small ;;

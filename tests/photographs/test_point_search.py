@@ -43,3 +43,15 @@ def test_confidence_is_that_of_the_3x3_patches_around_the_position():
     fraction = found.confidence[1] * GRID[0] * GRID[1]
     assert round(float(fraction), 3) in (4, 6, 9), "patches inside the view"
     assert found.visible[0], "in its own view"
+
+
+def test_a_match_that_does_not_lead_back_is_not_visible():
+    rows, columns = GRID
+    rng = np.random.default_rng(0)
+    surface, other = rng.standard_normal((2, rows, columns // 2, 64)).astype(np.float32)
+    copy = surface + 0.5 * rng.standard_normal(surface.shape).astype(np.float32)
+    features = np.stack([np.concatenate([surface, copy], 1), np.concatenate([surface, other], 1)])
+    original, imitation = (find_point(features, 0, np.array([x, 56.0]), SIZE) for x in (24.0, 88.0))
+    assert original.visible[1] and imitation.confidence[1] > MIN_CONFIDENCE
+    np.testing.assert_allclose(imitation.positions[1], original.positions[1], atol=4)
+    assert not imitation.visible[1], "the first view has a better match for it"

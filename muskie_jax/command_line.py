@@ -159,6 +159,7 @@ def help_text(
 ) -> str:
     """Returns the help text of a command: an example, a description, and its flags with their defaults."""
     examples = [f"--{flag} {example}" for flag, example in needed.items()]
+    examples = examples or ["<flags>"] * bool(optional)
     lines = [" ".join([command, *arguments, *examples]), "", about.strip(), ""]
     width = max(14, *map(len, (*needed, *optional, "")))
     for flag in (FLAGS[name] for name in (*needed, *optional)):

@@ -18,7 +18,7 @@ from muskie_jax.data.synthetic import WorldConfig, render_group
 from muskie_jax.errors import UserError
 from muskie_jax.interop.weights import Weights
 from muskie_jax.models.muskie import Muskie
-from muskie_jax.photographs.features import choose_blocks, group_features
+from muskie_jax.photographs.features import check_views, choose_blocks, group_features
 from muskie_jax.photographs.inpainting import Inpainting, draw_mask, grey_levels, inpaint
 from muskie_jax.photographs.point_search import FoundPoint, find_point
 from muskie_jax.viz.features import pca_colours
@@ -105,6 +105,7 @@ def open_session(
         len(files) <= MOST_VIEWS,
         f"{len(files)} photographs are too many for this page: choose at most {MOST_VIEWS}.",
     )
+    check_views(network.model, len(files), f"{len(files)} photographs")
     patch = network.model.patch
     try:
         images = load_images(files, size, patch).images

@@ -24,11 +24,17 @@ from muskie_jax.data.load_images import FilePath, common_size, image_files, load
 from muskie_jax.data.packing.remote import format_bytes
 from muskie_jax.data.views import centre_box
 from muskie_jax.errors import UserError
-from muskie_jax.files import atomic_write, check_free, user_path
+from muskie_jax.files import atomic_write, user_path
 from muskie_jax.fingerprint import digest
 from muskie_jax.interop.load import load_pretrained
 from muskie_jax.models.muskie import Muskie
-from muskie_jax.photographs.features import choose_blocks, group_features, split_into_groups
+from muskie_jax.photographs.features import (
+    check_output,
+    check_views,
+    choose_blocks,
+    group_features,
+    split_into_groups,
+)
 from muskie_jax.photographs.progress_bar import ProgressBar
 from muskie_jax.viz.features import feature_sheet, pca_colours
 from muskie_jax.writers import log, save_picture
@@ -109,9 +115,9 @@ def write_features(
     require(out.suffix == ".npz", f"--out={out} must end with .npz")
     require(options.views >= 1, f"--views={options.views} must be at least 1")
     picture = out.with_suffix(".png")
-    for path in (out, picture):
-        check_free(path, force)
     files = image_files(paths)
+    for path in (out, picture):
+        check_output(path, files, force)
     sizes = photograph_sizes(files)
     model, params = load_pretrained(source)
     plan = _plan(files, sizes, model, options)
@@ -209,9 +215,7 @@ def _plan(
     """Decides the size of the views, their groups and the blocks; raises UserError for a wrong option."""
     size = common_size(sizes, options.size, model.patch)
     groups = split_into_groups(len(files), options.views)
-    if model.view_embed == "learned":
-        most = model.max_views
-        require(options.views <= most, f"--views={options.views}: the network takes at most {most} views")
+    check_views(model, max(map(len, groups)), f"--views={options.views}")
     dtype = np.dtype(np.float16 if options.float16 else np.float32)
     crops = np.array([centre_box((height, width), size[1] / size[0]) for height, width in sizes.tolist()])
     blocks = choose_blocks(options.blocks, model)

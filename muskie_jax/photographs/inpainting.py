@@ -20,12 +20,13 @@ from muskie_jax.checks import one_of, require
 from muskie_jax.data.load_images import FilePath, image_files, load_images, photograph_sizes
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.reconstruction import visible_mean_error
-from muskie_jax.files import check_free, user_path
+from muskie_jax.files import user_path
 from muskie_jax.interop.load import model_of, open_weights
 from muskie_jax.interop.weights import Weights
 from muskie_jax.masking import MODES, hidden_count
 from muskie_jax.models.inputs import CHANNELS
 from muskie_jax.models.muskie import Muskie, MuskieOutput, unpatchify
+from muskie_jax.photographs.features import check_output, check_views
 from muskie_jax.viz.inpainting import inpainting_sheet
 from muskie_jax.viz.reconstruction import masked_pixels
 from muskie_jax.writers import log, save_picture
@@ -182,8 +183,8 @@ def write_inpainting(
     out = user_path(out)
     require(out.suffix.lower() in SUFFIXES, f"--out={out} must end with one of {', '.join(SUFFIXES)}")
     require(options.views >= 1, f"--views={options.views} must be at least 1")
-    check_free(out, force)
     files = image_files(paths)
+    check_output(out, files, force)
     number, count = options.view, len(files)
     require(1 <= number <= count, f"--view={number}: there are photographs 1 to {count}")
     photograph_sizes(files)  # the first error is that of a file
@@ -197,6 +198,7 @@ def write_inpainting(
             "raise --views to use more"
         )
     model = model_of(weights.network)
+    check_views(model, len(chosen), f"--views={options.views}")
     views = load_images([files[index] for index in chosen], options.size, model.patch)
     grid = (views.images.shape[1] // model.patch, views.images.shape[2] // model.patch)
     mask = draw_mask(options.mask, options.ratio, grid, options.seed)

@@ -21,7 +21,7 @@ from muskie_jax.photographs.feature_file import FeatureOptions, write_features
 from muskie_jax.photographs.features import split_into_groups
 from muskie_jax.viz.features import feature_sheet, patch_centres
 from muskie_tests.commands import complaint_of, run_in_process
-from muskie_tests.networks import random_variant
+from muskie_tests.networks import random_network, random_variant
 
 MODULE = "muskie_jax.features"
 SIZE = 48
@@ -230,11 +230,20 @@ def test_command(scene, weights, tmp_path):
         (["{scene}", "--blocks=first"], "--blocks=first must be block numbers such as 2,4, or all"),
         (["{scene}", "--size=8"], "size=8 pixels must be at least the patch size 16"),
         (["{scene}/nothing.jpg"], "nothing.jpg: No such file"),
-        (["{tmp}"], "no image in '"),
+        (
+            ["{tmp}/a.png", "--out={tmp}/a.npz", "--force"],
+            "a.png is one of the photographs: choose another",
+        ),
+        (["{scene}", "--model={tmp}/embedded.safetensors"], "--views=8: the network takes at most 4 views"),
+        (["{tmp}/empty"], "no image in '"),
         (["{scene}", "--model=nowhere.pth"], "'nowhere.pth' does not exist"),
     ],
 )
 def test_mistakes_are_one_line(arguments, expected, scene, weights, tmp_path):
+    (tmp_path / "empty").mkdir()
+    Image.effect_noise((96, 72), 80).save(tmp_path / "a.png")
+    embedded = random_network(0, view_embed="learned", max_views=4)
+    write_weights(tmp_path / "embedded.safetensors", Weights(Network.of(embedded[0]), embedded[1]))
     filled = [each.format(scene=scene, tmp=tmp_path) for each in arguments]
     defaults = {"--model": weights, "--out": tmp_path / "features.npz"}
     given = {each.split("=")[0] for each in filled}

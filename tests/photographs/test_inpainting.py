@@ -165,7 +165,8 @@ def test_a_single_photograph_is_painted_alone(scene, weights, tmp_path):
         (["{scene}", "--ratio=0.001"], "--ratio=0.001 hides none of 266 patches: use at least 0.0038"),
         (["{scene}", "--views=0"], "--views=0 must be at least 1"),
         (["{scene}", "--out=x.txt"], "--out=x.txt must end with one of .png, .jpg"),
-        (["{scene}", "--out={scene}/frame_0.jpg"], "frame_0.jpg exists: choose another path, or pass"),
+        (["{scene}", "--out={scene}/frame_0.jpg", "--force"], "frame_0.jpg is one of the photographs"),
+        (["{scene}", "--out={tmp}/backbone.safetensors.png"], "png exists: choose another path, or pass"),
         (["{scene}/no.jpg"], "no.jpg: No such file"),
         (["{scene}", "--model={tmp}/backbone.safetensors"], "has no reconstruction head, so it cannot"),
         (["{scene}", "--model={tmp}/normalized.safetensors"], "was trained on normalised patches (config"),
@@ -174,6 +175,7 @@ def test_a_single_photograph_is_painted_alone(scene, weights, tmp_path):
 def test_mistakes_are_one_line(arguments, expected, scene, weights, tmp_path):
     complete = open_weights(weights)
     write_weights(tmp_path / "backbone.safetensors", complete.backbone())
+    (tmp_path / "backbone.safetensors.png").touch()
     training = {"training": {"loss": {"normalize_targets": True}}}
     write_weights(tmp_path / "normalized.safetensors", dataclasses.replace(complete, provenance=training))
     filled = [each.format(scene=scene, tmp=tmp_path) for each in arguments]

@@ -16,6 +16,7 @@ STYLE = """
   color: var(--m-soft) }
 #m-files { flex: 1 1 22rem !important; min-width: min(100%, 22rem) !important }
 #m-room { align-self: center; flex: 0 1 14rem !important; text-align: center }
+@media (max-width: 700px) { #m-room { flex: 1 0 100% !important } }
 #m-room p { margin: 0; font-size: .92rem; color: var(--m-soft) }
 #m-try, #m-again { font-weight: 500 }
 #m-again { align-self: center }

@@ -13,12 +13,12 @@ from absl import flags, logging
 from muskie_jax.checks import require
 from muskie_jax.command_line import run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
+from muskie_jax.demo.address import LOOPBACK, check_port
 from muskie_jax.demo.session import Network, paints_pixels
 from muskie_jax.errors import UserError
 from muskie_jax.interop.load import model_of, open_weights
 from muskie_jax.writers import log
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 INSTALL = 'python -m pip install -e ".[demo]" -c constraints.txt'
 _MODEL = flags.DEFINE_string("model", "small", "Weights: a name, a work directory, a file, or user/name.")
 _SIZE = flags.DEFINE_integer("size", 224, "Shorter side of the views in pixels.")
@@ -47,11 +47,9 @@ def demo() -> None:
 
     if _HOST.value not in LOOPBACK:
         log(f"--host={_HOST.value}: everyone who can reach this machine can use the page")
+    check_port(_HOST.value, _PORT.value)
     log(f"Open http://{_HOST.value}:{_PORT.value} in a browser; Ctrl-C stops the demo")
-    try:
-        serve(network, _SIZE.value, _HOST.value, _PORT.value, _BROWSER.value)
-    except OSError as error:
-        raise UserError(f"the page cannot be served: {error}: choose another --port") from error
+    serve(network, _SIZE.value, _HOST.value, _PORT.value, _BROWSER.value)
 
 
 def main(invocation: str = "python -m muskie_jax.demo") -> None:

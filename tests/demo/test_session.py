@@ -1,6 +1,7 @@
 """What the demo page computes, without a browser and without Gradio."""
 
 import importlib.util
+import socket
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from conftest import write_scene
 from muskie_jax.data.load_images import load_images
 from muskie_jax.demo import markup
+from muskie_jax.demo.address import check_port
 from muskie_jax.demo.session import MOST_VIEWS, Network, colours, open_session, paint, search
 from muskie_jax.errors import UserError
 from muskie_tests.commands import complaint_of, run_in_process
@@ -83,6 +85,16 @@ def test_unusable_photographs(network, files, tmp_path):
 def test_mistakes_are_one_line(arguments, expected, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", _with_gradio)
     assert expected in complaint_of(run_in_process("muskie_jax.demo", *arguments))
+
+
+def test_a_port_in_use_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(
+            UserError, match=f"--port={port} cannot be opened on 127.0.0.1: Address already in"
+        ):
+            check_port("127.0.0.1", port)
+    check_port("127.0.0.1", port)
 
 
 def test_without_gradio_the_message_says_what_to_install(monkeypatch):

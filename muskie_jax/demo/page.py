@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
+from gradio.themes import Base
 
 from muskie_jax.demo import markup
 from muskie_jax.demo.session import (
@@ -183,7 +184,7 @@ def serve(network: Network, size: int, host: str, port: int, in_browser: bool) -
             max_file_size=f"{MOST_MEGABYTES}mb",
             state_session_capacity=VISITORS,
             footer_links=[],
-            theme=gr.themes.Base(
+            theme=Base(
                 primary_hue="blue",
                 neutral_hue="slate",
                 font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"],

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, UInt8
 
@@ -18,14 +19,14 @@ from muskie_jax.data.synthetic import WorldConfig, render_group
 from muskie_jax.errors import UserError
 from muskie_jax.interop.weights import Weights
 from muskie_jax.models.muskie import Muskie
+from muskie_jax.photographs.encoding import DEPTH, Encoding, Found, find_points
 from muskie_jax.photographs.features import check_views, choose_blocks, group_features
 from muskie_jax.photographs.inpainting import Inpainting, draw_mask, grey_levels, inpaint
-from muskie_jax.photographs.point_search import FoundPoint, find_point
+from muskie_jax.photographs.opening import Views
 from muskie_jax.viz.features import pca_colours
 from muskie_jax.viz.reconstruction import to_pixels, with_masked
 
 MOST_VIEWS = 8  # networks are trained on groups of at most this many
-SEARCH_DEPTH = 2 / 3  # of the network, at which features are compared
 PICTURE_SCALE = 2  # pixels of a picture per pixel of a view, on each axis
 ROOM_VIEWS, ROOM_SIZE = 4, (224, 288)
 
@@ -145,12 +146,18 @@ def _render(seed: jax.Array) -> Any:
     return functools.partial(render_group, **options)(seed).images
 
 
-def search(session: Session, view: int, x: float, y: float) -> FoundPoint:
-    """Finds a point of a view in all views; x and y are fractions of the view's width and height."""
-    tokens = session.tokens[round(SEARCH_DEPTH * len(session.tokens)) - 1]
+def search(session: Session, view: int, x: float, y: float) -> Found:
+    """Finds a point of a view in all views; positions are fractions of a view's width and height."""
+    tokens = session.tokens[round(DEPTH * len(session.tokens)) - 1]
     height, width = session.size
-    found = find_point(tokens, view, np.array([x * width, y * height]), session.size)
-    return found._replace(positions=found.positions / (width, height))
+    sizes = np.tile([height, width], (len(tokens), 1))  # the views count as the photographs
+    padding = np.zeros(tokens.shape[:3], bool)
+    paths = tuple(map(pathlib.Path, session.names))
+    views = Views(session.images, padding, sizes, sizes, paths)
+    found = find_points(
+        Encoding(views, jnp.asarray(tokens), None), view, np.array([[x * width, y * height]])
+    )
+    return Found(found.positions[0] / (width, height), found.confidence[0], found.visible[0])
 
 
 def colours(session: Session, block: int) -> UInt8[np.ndarray, "V h w 3"]:

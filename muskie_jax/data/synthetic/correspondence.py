@@ -30,9 +30,7 @@ def find_in_view(
       camera, inside the image and not occluded.
     """
     intrinsics, poses = np.asarray(cameras.intrinsics), np.asarray(cameras.world_to_camera)
-    rays = np.append(points, np.ones((len(points), 1)), axis=1) @ np.linalg.inv(intrinsics[first]).T
-    local = rays * _nearest_depth(depth[first], points)[:, None]
-    world = (local - poses[first, :3, 3]) @ poses[first, :3, :3]  # a rotation's inverse is its transpose
+    world = surface_points(points, depth[first], intrinsics[first], poses[first])
     x, y, distance = (world @ poses[second, :3, :3].T + poses[second, :3, 3]).T
 
     height, width = depth.shape[1:]
@@ -45,6 +43,23 @@ def find_in_view(
     surface = _nearest_depth(depth[second], projected)
     unoccluded = distance <= (1 + RELATIVE_SLACK) * surface + SLACK_METRES
     return projected, inside & unoccluded
+
+
+def surface_points(
+    points: Float[np.ndarray, "N 2"],
+    depth: Float[np.ndarray, "H W"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    world_to_camera: Float[np.ndarray, "4 4"],
+) -> Float[np.ndarray, "N 3"]:
+    """Returns the surface points that a view shows at pixels (x, y), in metres, in the world.
+
+    Each point takes the depth at the centre of its pixel.
+    """
+    rays = np.append(points, np.ones((len(points), 1)), axis=1) @ np.linalg.inv(intrinsics).T
+    local = rays * _nearest_depth(depth, points)[:, None]
+    return (local - world_to_camera[:3, 3]) @ world_to_camera[
+        :3, :3
+    ]  # a rotation's inverse is its transpose
 
 
 def _nearest_depth(depth: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Renders groups of views of synthetic scenes on the device, as a pure function of seeds.
 
 A pixel is the mean of a few rays. Each ray is cast (`rays`); its surface is textured (`textures`) and lit
-by a lamp. The camera's exposure and tone curve map the result to a display colour.
+by a lamp. The camera's exposure and tone curve map the result to a display colour; its faults are added to
+the finished image (`photometry`).
 """
 
 import jax
@@ -11,6 +12,7 @@ from jax import Array
 from jaxtyping import Float, Float32, UInt8, UInt32
 
 from muskie_jax.data.synthetic.draws import Draws
+from muskie_jax.data.synthetic.photometry import add_camera_faults
 from muskie_jax.data.synthetic.rays import cast_rays, nearest_primitive
 from muskie_jax.data.synthetic.scenes import Cameras, RoomScene, WorldConfig, sample_scene
 from muskie_jax.data.synthetic.textures import (
@@ -26,6 +28,7 @@ SAMPLE_OFFSETS = {
     2: ((0.25, 0.25), (0.75, 0.75)),
     4: ((0.375, 0.125), (0.875, 0.375), (0.125, 0.625), (0.625, 0.875)),
 }
+SHADOW_OFFSET = 2e-3  # metres
 
 
 @struct.dataclass
@@ -71,6 +74,7 @@ def render_group(
     cameras = sample_cameras(key, scene, config, num_views, height, width)
     appearance = sample_appearance(key, scene, config, num_views)
     images = _render_images(scene, cameras, appearance, config, height, width, photos)
+    images = add_camera_faults(key, images, config)
     if not with_geometry:
         return RenderedViews(images=images, depth=None, cameras=None)
     origins, directions = pixel_rays(cameras, height, width)
@@ -153,7 +157,7 @@ def _render_images(
 
     def add_sample(total, offset):
         origins, directions = pixel_rays(cameras, height, width, offset)
-        colours = _ray_colours(scene, cameras, appearance, origins, directions, pyramid)
+        colours = _ray_colours(scene, cameras, appearance, origins, directions, config, pyramid)
         return total + _pack(colours), None
 
     # One sample at a time, to save memory.
@@ -168,6 +172,7 @@ def _ray_colours(
     appearance: Appearance,
     origins: Array,
     directions: Array,
+    config: WorldConfig,
     pyramid: PhotoPyramid | None,
 ) -> tuple[Array, Array, Array]:
     """Returns the display colours of rays (V, H, W) in [0, 1], as (red, green, blue)."""
@@ -193,11 +198,25 @@ def _ray_colours(
     squared = dot(to_light, to_light)
     lambert = jnp.maximum(dot(hits.normal, to_light), 0.0) * jax.lax.rsqrt(squared)
     diffuse = 2 * lambert / (1 + squared / 8.0)  # falls to half at 2.8 m
-    shade = scene.ambient + (1 - scene.ambient) * diffuse
+    lit = 1.0
+    if config.shadow:
+        # The lamp is at distance 1 along the ray. The ray starts above the surface, so as not to hit it.
+        between, _ = nearest_primitive(scene, points + SHADOW_OFFSET * hits.normal, to_light)
+        lit = jnp.where(between < 1, 1 - config.shadow, 1.0)
+    shade = scene.ambient + (1 - scene.ambient) * diffuse * lit
+    colours = tuple(c * shade for c in colours)
+    if scene.textures.gloss is not None:
+        # The highlight of Blinn and Phong: brightest where the normal halves the angle of lamp and camera.
+        halfway = to_light * jax.lax.rsqrt(squared)[..., None]
+        halfway -= directions * jax.lax.rsqrt(dot(directions, directions))[..., None]
+        cosine = jnp.maximum(dot(hits.normal, halfway), 0.0) * jax.lax.rsqrt(dot(halfway, halfway))
+        gloss, shininess = scene.textures.gloss[hits.surface], scene.textures.shininess[hits.surface]
+        highlight = gloss * cosine**shininess * lit
+        colours = tuple(c + highlight for c in colours)
 
     tone = appearance.tone[:, None, None]
     gain = appearance.gain[:, None, None]
-    exposed = (jnp.clip(c * shade * gain[..., i], 0, 1) for i, c in enumerate(colours))
+    exposed = (jnp.clip(c * gain[..., i], 0, 1) for i, c in enumerate(colours))
     red, green, blue = (c + tone * c * (1 - c) for c in exposed)
     return red, green, blue
 

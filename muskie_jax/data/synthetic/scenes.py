@@ -16,7 +16,17 @@ from jax import Array
 from jaxtyping import Float, Float32
 
 from muskie_jax.data.synthetic.draws import Draws
-from muskie_jax.data.synthetic.textures import Textures, sample_textures
+from muskie_jax.data.synthetic.textures import Textures, sample_textures, vary_textures
+
+MAX_ORBIT = 120.0  # degrees; beyond this, hardly any surface is seen from both ends
+LIMITS = {  # highest values of settings that are 0 or more
+    **dict.fromkeys(("thin_fraction", "plain_fraction", "repeat_fraction", "palette_fraction"), 1.0),
+    **dict.fromkeys(("shadow", "gloss", "vignetting", "distance", "zoom", "contrast"), 1.0),
+    **dict.fromkeys(("defocus", "motion_blur"), 0.1),
+    "noise": 0.5,
+    "jpeg": 10.0,
+}
+THIN = (0.01, 0.04)  # half the thickness of thin objects, metres
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,21 +41,33 @@ class WorldConfig:
     room_height: tuple[float, float] = (2.4, 3.6)
     object_size: tuple[float, float] = (0.3, 1.4)  # lengths of the sides of an object's box
     floating_fraction: float = 0.4  # fraction of the objects that float; the rest stand on the floor
+    thin_fraction: float = 0.0  # fraction of the boxes and cylinders that are thin: poles, boards, legs
 
     # Textures.
     wall_cell: float = 0.45  # metres, typical size of coarse detail on the room's sides
     object_cell: float = 0.2  # metres, typical size of coarse detail on objects
     photo_texture_fraction: float = 0.5  # fraction of the surfaces with a photograph, if any are given
+    plain_fraction: float = 0.0  # fraction of the surfaces that are almost free of texture, as walls are
+    repeat_fraction: float = 0.0  # fraction of the procedural textures that repeat, as tiles do
+    palette_fraction: float = (
+        0.0  # fraction of the procedural textures in one of three palettes of the room
+    )
 
     # Cameras. The views of a group surround a hub, a pose that looks at the group's focus.
     # Radius of the ball that contains a group's cameras, as a multiple of the distance between hub and
     # focus; drawn per group. Larger is harder: the median overlap of two views is 66% of their pixels at
     # (0.1, 0.3), 60% at (0.1, 0.8), 52% at (1.0, 1.2).
     baseline: tuple[float, float] = (0.1, 0.8)
+    # Largest angle by which a view is moved around the focus, away from the hub, degrees; drawn per group.
+    # Two views of a group are up to twice as far apart. (0, 0): the ball of `baseline` alone.
+    orbit: tuple[float, float] = (0.0, 0.0)
+    distance: float = 0.0  # distances from the focus vary by a factor of exp(-distance .. distance)
+    zoom: float = 0.0  # focal lengths of a group's views vary by a factor of exp(-zoom .. zoom)
     min_shared: float = 0.35  # smallest fraction of the hub's probed points that each view should see
     clearance: float = 0.35  # minimum distance of a camera from the nearest surface, metres
     field_of_view: tuple[float, float] = (45.0, 75.0)  # degrees, for a square of equal area
-    zoom_jitter: float = 0.1  # largest relative change of each view's focal length
+    # Largest relative change of each view's focal length. Unlike `zoom`, not considered by `min_shared`.
+    zoom_jitter: float = 0.1
     aim_jitter: float = 0.35  # largest shift of each view's aim, relative to half the image's shorter side
     roll_jitter: float = 12.0  # largest roll of each view, degrees
     centre_jitter: float = 0.04  # largest shift of the principal point, relative to the image's sides
@@ -56,6 +78,18 @@ class WorldConfig:
     exposure: float = 0.25  # brightness varies by a factor of exp(-exposure .. exposure)
     colour_cast: float = 0.08  # each channel varies by exp(-colour_cast .. colour_cast)
     tone_jitter: float = 0.25  # largest curvature of the tone curve
+    shadow: float = 0.0  # fraction of the lamp's light that objects block; 1: black but for ambient light
+    gloss: float = 0.0  # largest brightness of the lamp's highlight on a surface
+
+    # Faults of each view's camera, applied to the finished image (see `photometry`); 0 switches one off.
+    defocus: float = 0.0  # largest standard deviation of blur, relative to the image's shorter side
+    motion_blur: float = 0.0  # largest length of motion, relative to the image's shorter side
+    vignetting: float = 0.0  # largest fraction of light lost in the corners
+    contrast: float = 0.0  # contrast varies by a factor of exp(-contrast .. contrast)
+    noise: float = 0.0  # largest standard deviation of a pixel's noise, relative to white
+    # Largest coarseness of JPEG's quantisation, in multiples of its standard tables: 0.4 is quality 80, 1
+    # quality 50, 2.5 quality 20.
+    jpeg: float = 0.0
 
     samples_per_pixel: int = 2  # rays averaged per pixel: 1, 2 or 4
 
@@ -64,6 +98,13 @@ class WorldConfig:
             raise ValueError(f"samples_per_pixel={self.samples_per_pixel} must be 1, 2 or 4")
         if not 1 <= self.num_objects <= 63:
             raise ValueError(f"{self.num_objects} objects in a room: the number must be from 1 to 63")
+        low, high = self.orbit
+        if not 0 <= low <= high <= MAX_ORBIT:
+            raise ValueError(f"orbit={self.orbit} must be (low, high) with 0 <= low <= high <= {MAX_ORBIT}")
+        for name, most in LIMITS.items():
+            value = getattr(self, name)
+            if not 0 <= value <= most:
+                raise ValueError(f"{name}={value} must be from 0 to {most:g}")
 
     @property
     def num_objects(self) -> int:
@@ -125,6 +166,14 @@ def sample_scene(key: Array, config: WorldConfig) -> RoomScene:
         coarse_cell=cell.repeat(6),
         photo_fraction=config.photo_texture_fraction,
     )
+    textures = vary_textures(
+        key,
+        textures,
+        plain_fraction=config.plain_fraction,
+        repeat_fraction=config.repeat_fraction,
+        palette_fraction=config.palette_fraction,
+        gloss=config.gloss,
+    )
     return RoomScene(
         centre=centre,
         half_size=half_size,
@@ -152,6 +201,8 @@ def _sample_objects(
     is_sphere = (kind >= 0) & ~is_cylinder & (kind % 2 == 0)
     x, y, z = jnp.moveaxis(half_size, -1, 0)
     y = jnp.where(is_cylinder | is_sphere, x, y)
+    if config.thin_fraction:
+        x, y = _make_thin(key, config, x, y, is_cylinder)
     half_size = jnp.stack([x, y, jnp.where(is_sphere, x, z)], -1)
 
     floating = draws.chance(config.floating_fraction)
@@ -161,6 +212,18 @@ def _sample_objects(
     height = jnp.where(floating, (room_centre + offset * room_half_size)[:, 2], half_size[:, 2])
     centre = (room_centre + offset * room_half_size).at[:, 2].set(height)
     return centre, half_size, rotation
+
+
+def _make_thin(
+    key: Array, config: WorldConfig, x: Array, y: Array, is_cylinder: Array
+) -> tuple[Array, Array]:
+    """Returns half sizes of objects, some of which become boards (x is small) or poles (x and y are)."""
+    draws = Draws(key, "thin", x.shape, capacity=4)
+    is_box = jnp.arange(len(x)) < config.num_boxes
+    thin = draws.chance(config.thin_fraction) & (is_box | is_cylinder)
+    half = draws.uniform(*THIN)
+    pole = draws.chance(0.5) | is_cylinder
+    return jnp.where(thin, half, x), jnp.where(thin & pole, half, y)
 
 
 def _rotations(tilt: Array, yaw: Array) -> Array:

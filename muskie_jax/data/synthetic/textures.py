@@ -21,6 +21,9 @@ from jaxtyping import Bool, Float, UInt8, UInt32
 from muskie_jax.data.synthetic.draws import Draws, hash_bits
 
 LACUNARITY = 2.4  # ratio of frequencies between one lattice and the next
+NUM_PALETTES = 3  # palettes that a room's surfaces share
+PLAIN_DETAIL = 0.03  # variation of brightness on plain surfaces
+NO_PERIOD = 1e6  # cells; further than any surface extends
 
 
 @struct.dataclass
@@ -40,6 +43,9 @@ class Textures:
     use_photo: Bool[Array, " S"]  # show a photograph if photographs are given
     photo: UInt32[Array, " S"]  # index of the photograph, modulo the number of photographs
     photo_span: Float[Array, " S"]  # width of the photograph, metres
+    period: Float[Array, " S"] | None = None  # cells after which the lattice repeats; None: nothing repeats
+    gloss: Float[Array, " S"] | None = None  # brightness of the highlight; None: no surface is glossy
+    shininess: Float[Array, " S"] | None = None  # exponent of the highlight: higher is sharper
 
 
 def sample_textures(
@@ -81,6 +87,44 @@ def sample_textures(
         photo=draws.bits(),
         photo_span=2 * extent.max(-1) * uniform(0.8, 1.6),
     )
+
+
+def vary_textures(
+    key: Array,
+    textures: Textures,
+    *,
+    plain_fraction: float,
+    repeat_fraction: float,
+    palette_fraction: float,
+    gloss: float,
+) -> Textures:
+    """Returns textures among which some are hard to tell apart, and some reflect the lamp.
+
+    Real rooms differ in this from unvaried textures, whose every point is distinct, and whose colours alone
+    identify a surface. A setting of 0 changes nothing. For the settings, see `WorldConfig`.
+    """
+    draws = Draws(key, "variety", textures.warp.shape, capacity=8)
+    plain, repeats, in_palette = (
+        draws.chance(fraction) for fraction in (plain_fraction, repeat_fraction, palette_fraction)
+    )
+    period, palette = jnp.floor(draws.uniform(1.0, 4.0)), draws.uniform(0.0, NUM_PALETTES)
+    glossy, sharpness = draws.uniform(0.0, 1.0), draws.uniform(3.0, 7.0)
+    if palette_fraction:
+        shared = textures.colours[palette.astype(jnp.int32)]
+        textures = textures.replace(colours=jnp.where(in_palette[:, None, None], shared, textures.colours))
+    if plain_fraction:
+        textures = textures.replace(
+            contrast=jnp.where(plain, 0.0, textures.contrast),
+            detail=jnp.where(plain, PLAIN_DETAIL, textures.detail),
+            dots=jnp.where(plain, 0.0, textures.dots),
+            lines=jnp.where(plain, 0.0, textures.lines),
+            use_photo=textures.use_photo & ~plain,
+        )
+    if repeat_fraction:
+        textures = textures.replace(period=jnp.where(repeats, period, NO_PERIOD))
+    if gloss:
+        textures = textures.replace(gloss=gloss * glossy**2, shininess=2**sharpness)
+    return textures
 
 
 def _sample_palettes(draws: Draws) -> Array:
@@ -146,6 +190,9 @@ def procedural_colour(
     (m00, m01), (m10, m11) = ([of(textures.to_cells[:, i, j]) for j in range(2)] for i in range(2))
     x = m00 * u + m01 * v + of(textures.offset[:, 0])
     y = m10 * u + m11 * v + of(textures.offset[:, 1])
+    if textures.period is not None:
+        period = of(textures.period)
+        x, y = x - period * jnp.floor(x / period), y - period * jnp.floor(y / period)
     warp = of(textures.warp)
     x, y = x + warp * jnp.sin(2.1 * y), y + warp * jnp.sin(1.7 * x)
     # Pixels in a cell of the coarse lattice, along its shorter side (Frobenius norm).

@@ -2,7 +2,8 @@
 
 The views of a group surround a *hub*: a pose in free space that looks at some object. A few rays from the
 hub probe the surfaces that it sees. A view is drawn from a ball around the hub and aims at the hub's focus.
-It is accepted if it is clear of all surfaces and sees enough of the probed points. As shapes are static, a
+For wide groups, the ball's centre first moves around the focus, and towards it or away from it. The view
+is accepted if it is clear of all surfaces and sees enough of the probed points. As shapes are static, a
 fixed number of candidates is drawn at once. The first acceptable one is taken, or the best one if
 none is acceptable.
 """
@@ -19,6 +20,9 @@ from muskie_jax.data.synthetic.scenes import Cameras, RoomScene, WorldConfig, cl
 
 HUB_CANDIDATES = 32
 VIEW_CANDIDATES = 16
+ORBIT_CANDIDATES = 32  # candidates of views that move around the focus, which more often hit an obstacle
+ORBIT_RISE = 0.4  # movement up or down around the focus, relative to movement sideways: rooms are low
+MAX_ELEVATION = 1.2  # radians above or below the focus
 PROBES = 4  # rays along each side of the hub's image
 HUB_OBJECT_FRACTION = 0.4  # fraction of the hub's rays that should hit objects rather than the room
 HUB_DISTANCE = 1.2  # minimum distance between hub and focus, metres
@@ -57,12 +61,16 @@ def sample_cameras(
 
     hub = _sample_hub(key, scene, config, half_image)
     radius = hub.focus_distance * group_draws.uniform(*config.baseline)
+    if config.zoom:
+        zoom = jnp.exp(config.zoom * Draws(key, "zoom", (num_views,), capacity=1).uniform(-1.0, 1.0))
+    else:
+        zoom = jnp.ones(num_views)
     world_to_camera = _sample_views(
-        key, scene, config, num_views, half_image=half_image, hub=hub, radius=radius
+        key, scene, config, half_image=half_image, zoom=zoom, hub=hub, radius=radius
     )
 
     draws = Draws(key, "lens", (num_views,), capacity=4)
-    focal = width / (2 * half_image[0]) * (1 + config.zoom_jitter * draws.uniform(-1.0, 1.0))
+    focal = zoom * width / (2 * half_image[0]) * (1 + config.zoom_jitter * draws.uniform(-1.0, 1.0))
     principal = jnp.array([width, height]) * (0.5 + config.centre_jitter * draws.vectors(2, -1, 1))
     intrinsics = jnp.zeros((num_views, 3, 3)).at[:, 2, 2].set(1.0)
     intrinsics = intrinsics.at[:, 0, 0].set(focal).at[:, 1, 1].set(focal)
@@ -109,19 +117,33 @@ def _sample_views(
     key: Array,
     scene: RoomScene,
     config: WorldConfig,
-    num_views: int,
     *,
     half_image: Array,
+    zoom: Array,
     hub: _Hub,
     radius: Array,
 ) -> Array:
-    """Returns world-to-camera matrices (V, 4, 4) of views within `radius` metres of the hub."""
-    draws = Draws(key, "views", (num_views, VIEW_CANDIDATES), capacity=8)
+    """Returns world-to-camera matrices (V, 4, 4) of views.
+
+    Args:
+      key, scene, config: see `sample_cameras`.
+      half_image: half of the unzoomed image's (width, height) at depth 1.
+      zoom: factor on the focal length of each view, (V,).
+      hub: the pose that the views surround.
+      radius: views are within so many metres of the hub, once it has moved around the focus.
+    """
+    moves = config.orbit[1] > 0 or config.distance > 0
+    shape = len(zoom), ORBIT_CANDIDATES if moves else VIEW_CANDIDATES
+    draws = Draws(key, "views", shape, capacity=8)
     # Candidates approach the hub. The last candidate coincides with the hub, so it is as clear of surfaces
     # as the hub.
-    reach = radius * jnp.linspace(1.0, 0.0, VIEW_CANDIDATES) * draws.uniform(0.0, 1.0) ** (1 / 3)
+    approach = jnp.linspace(1.0, 0.0, shape[1])
+    reach = radius * approach * draws.uniform(0.0, 1.0) ** (1 / 3)
     offset = reach[..., None] * _unit(draws.vectors(3, -1.0, 1.0))
-    position = camera_centres(hub.world_to_camera) + offset
+    centre = (
+        _moved_hubs(key, config, hub, approach, shape) if moves else camera_centres(hub.world_to_camera)
+    )
+    position = centre + offset
     # At the focus, half of the image spans half_image * focus_distance metres.
     aim = config.aim_jitter * half_image.min() * draws.vectors(3, -1.0, 1.0)
     forward = hub.world_to_camera[2, :3]
@@ -131,7 +153,7 @@ def _sample_views(
 
     pose = world_to_camera[..., None, :, :]
     probes = transform(pose[..., :3, :3], hub.probes) + pose[..., :3, 3]
-    bounds = half_image * probes[..., 2:]
+    bounds = (half_image / zoom[:, None])[:, None, None] * probes[..., 2:]
     inside = (probes[..., 2] > 0) & (jnp.abs(probes[..., :2]) < bounds).all(-1)
     # The probe is at distance 1 along its ray. A hit before that occludes it.
     origin = position[..., None, :]
@@ -142,6 +164,33 @@ def _sample_views(
     score = jnp.where(clear > config.clearance, jnp.minimum(shared, config.min_shared), clear - 100.0)
     best = jnp.argmax(score, -1)
     return jnp.take_along_axis(world_to_camera, best[:, None, None, None], 1)[:, 0]
+
+
+def _moved_hubs(
+    key: Array, config: WorldConfig, hub: _Hub, approach: Array, shape: tuple[int, int]
+) -> Array:
+    """Returns positions (V, candidates, 3): the hub's, moved around its focus, towards it or away from it.
+
+    Args:
+      key, config: see `sample_cameras`.
+      hub: the hub.
+      approach: factor on the movement of each candidate, (candidates,).
+      shape: (V, candidates).
+    """
+    # One angle per group, so that some groups are narrow and some are wide.
+    angle = jnp.deg2rad(Draws(key, "orbit", (), capacity=1).uniform(*config.orbit))
+    draws = Draws(key, "movement", shape, capacity=3)
+    sideways = angle * approach * draws.uniform(-1.0, 1.0)
+    upwards = ORBIT_RISE * angle * approach * draws.uniform(-1.0, 1.0)
+    factor = jnp.exp(config.distance * approach * draws.uniform(-1.0, 1.0))
+
+    arm = -hub.focus_distance * hub.world_to_camera[2, :3]  # from the focus to the hub
+    elevation = jnp.clip(jnp.arcsin(arm[2] / hub.focus_distance) + upwards, -MAX_ELEVATION, MAX_ELEVATION)
+    azimuth = jnp.arctan2(arm[1], arm[0]) + sideways
+    level = jnp.cos(elevation)
+    direction = jnp.stack([level * jnp.cos(azimuth), level * jnp.sin(azimuth), jnp.sin(elevation)], -1)
+    focus = camera_centres(hub.world_to_camera) - arm
+    return focus + hub.focus_distance * factor[..., None] * direction
 
 
 def _unit(vector: Array) -> Array:

@@ -1,0 +1,111 @@
+"""Measures how far apart the views of synthetic groups are: what a network can learn from them.
+
+Wide views are only useful while they see the same surfaces, so angles come with the overlap.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from muskie_jax.data.synthetic.correspondence import find_in_view, surface_points
+from muskie_jax.data.synthetic.rays import nearest_primitive
+from muskie_jax.data.synthetic.render import pixel_rays
+from muskie_jax.data.synthetic.scenes import Cameras, WorldConfig, sample_scene
+from muskie_jax.data.synthetic.viewpoints import camera_centres, sample_cameras
+
+PROBE_SIDE = 16  # points along each side of a view
+FEWEST_SHARED = 3  # shared points below which a pair has no angle or scale
+SIDE = 64  # pixels of the square views whose depth is measured
+BATCH = 20  # groups rendered together
+PERCENTILES = (10, 50, 90)
+
+
+class PairSpread(NamedTuple):
+    """How two views of a group differ, one value per ordered pair of views.
+
+    Attributes:
+      overlap: fraction of the first view's pixels that the second view sees.
+      angle: degrees between the lines of sight from a shared surface point to both cameras, median over
+        the shared points. NaN if hardly any point is shared.
+      scale: absolute log2 of the ratio of the sizes at which both views show a shared point, median over
+        the shared points; 1 is twice as large. NaN if hardly any point is shared.
+      roll: degrees by which the second view is rotated in the image plane, relative to the first.
+    """
+
+    overlap: Float[np.ndarray, " pairs"]
+    angle: Float[np.ndarray, " pairs"]
+    scale: Float[np.ndarray, " pairs"]
+    roll: Float[np.ndarray, " pairs"]
+
+    def summary(self) -> dict[str, list[float]]:
+        """Returns the 10th, 50th and 90th percentile of each attribute."""
+        values = self._asdict().items()
+        return {
+            name: [round(float(p), 3) for p in np.nanpercentile(value, PERCENTILES)]
+            for name, value in values
+        }
+
+
+@functools.cache
+def _geometry(world: WorldConfig, num_views: int):
+    """Returns the jitted function from seeds (B, 2) to the cameras and depth of square views."""
+
+    def group(seed):
+        key = jax.random.wrap_key_data(seed, impl="threefry2x32")
+        scene = sample_scene(key, world)
+        cameras = sample_cameras(key, scene, world, num_views, SIDE, SIDE)
+        depth, _ = nearest_primitive(scene, *pixel_rays(cameras, SIDE, SIDE))
+        return cameras, depth
+
+    return jax.jit(jax.vmap(group))
+
+
+def measure_spread(world: WorldConfig, groups: int = 200, num_views: int = 4, seed: int = 0) -> PairSpread:
+    """Returns how the views of random groups differ: all ordered pairs of all groups.
+
+    Args:
+      world: the distribution of rooms.
+      groups: number of groups, rounded up to a multiple of 20.
+      num_views: number of views per group.
+      seed: seed of the groups.
+    """
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(-(-groups // BATCH)):
+        seeds = rng.integers(2**32, size=(BATCH, 2), dtype=np.uint32)
+        cameras, depth = jax.device_get(_geometry(world, num_views)(seeds))
+        for number in range(BATCH):
+            of_group = Cameras(cameras.intrinsics[number], cameras.world_to_camera[number])
+            pairs += [
+                compare_views(depth[number], of_group, a, b)
+                for a, b in np.argwhere(~np.eye(num_views, dtype=bool))
+            ]
+    return PairSpread(*np.array(pairs, float).reshape(-1, 4).T)
+
+
+def compare_views(
+    depth: Float[np.ndarray, "V H W"], cameras: Cameras, first: int, second: int
+) -> tuple[float, float, float, float]:
+    """Returns overlap, angle, scale and roll of two views: see `PairSpread`."""
+    height, width = depth.shape[1:]
+    steps = (np.arange(PROBE_SIDE) + 0.5) / PROBE_SIDE
+    points = np.stack(np.meshgrid(steps * width, steps * height), -1).reshape(-1, 2)
+    intrinsics, poses = np.asarray(cameras.intrinsics), np.asarray(cameras.world_to_camera)
+    _, visible = find_in_view(points, depth, cameras, first, second)
+    relative = poses[second, :3, :3] @ poses[first, :3, :3].T
+    roll = float(
+        np.degrees(np.abs(np.arctan2(relative[1, 0] - relative[0, 1], relative[0, 0] + relative[1, 1])))
+    )
+    if visible.sum() < FEWEST_SHARED:
+        return float(visible.mean()), np.nan, np.nan, roll
+    shared = surface_points(points[visible], depth[first], intrinsics[first], poses[first])
+    centres = np.asarray(camera_centres(poses))[[first, second], None]
+    sights = centres - shared  # (2, N, 3)
+    sights /= np.linalg.norm(sights, axis=-1, keepdims=True)
+    angle = np.degrees(np.arccos(np.clip((sights[0] * sights[1]).sum(-1), -1, 1)))
+    depths = [shared @ poses[view, 2, :3] + poses[view, 2, 3] for view in (first, second)]
+    scale = np.abs(np.log2(intrinsics[second, 0, 0] / depths[1] * depths[0] / intrinsics[first, 0, 0]))
+    return float(visible.mean()), float(np.median(angle)), float(np.median(scale)), roll

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from muskie_jax.buckets import BucketSchedule
@@ -23,7 +25,8 @@ from muskie_jax.data.mixture import Mixture, build_mixture, training_sampler
 from muskie_jax.data.pipeline import GroupSampler
 from muskie_jax.data.posed import inspection as posed
 from muskie_jax.data.sources import PhotographSource, SyntheticSource
-from muskie_jax.data.synthetic import render_groups
+from muskie_jax.data.synthetic import photo_pyramid, render_groups
+from muskie_jax.data.synthetic.spread import measure_spread, spread_lines
 from muskie_jax.errors import UserError, printable
 from muskie_jax.files import user_path
 from muskie_jax.viz.contact_sheet import VIEW_HEIGHT, SheetRow, contact_sheet
@@ -33,8 +36,9 @@ from muskie_jax.writers import log_main, save_picture, table_head, table_row
 _CHECK = flags.DEFINE_integer(
     "check", 200, "Images to decode per source, evenly spaced; 0: all images.", lower_bound=0
 )
+_DRAW = flags.DEFINE_integer("draw", 2, "Groups of each source on the contact sheet.", lower_bound=1)
 THREADS = 8
-SHEET_GROUPS_PER_SOURCE = 2
+MEASURED_GROUPS = 100  # groups of a synthetic source whose views are compared
 TIMED_LOADS = 4  # groups loaded per resolution and source
 MAX_LISTED_FILES = 10  # unreadable files printed per source
 COLUMNS = (
@@ -43,7 +47,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def inspect(config: ConfigDict, workdir: pathlib.Path, check: int) -> dict[str, Any]:
+def inspect(config: ConfigDict, workdir: pathlib.Path, check: int, draw: int = 2) -> dict[str, Any]:
     """Checks a config's data, prints tables, and draws groups as training would, and warped views.
 
     Args:
@@ -51,6 +55,7 @@ def inspect(config: ConfigDict, workdir: pathlib.Path, check: int) -> dict[str, 
       workdir: folder for `contact_sheet.png`, `warps.png` and `inspect.json`. Lists of scenes are cached
         next to it.
       check: number of images to decode per source, evenly spaced; 0: all images.
+      draw: number of groups of each source on the contact sheet.
 
     Returns:
       A dictionary. For `config.sources`: `sources`, one report per source; `views_per_second`, the
@@ -67,7 +72,7 @@ def inspect(config: ConfigDict, workdir: pathlib.Path, check: int) -> dict[str, 
     result: dict[str, Any] = {"job": "inspect"}
     errors = []
     if config.sources or not config.posed:
-        errors += inspect_sources(config, workdir, check, result)
+        errors += inspect_sources(config, workdir, check, draw, result)
     if config.posed:
         errors += inspect_recordings(config, workdir, result)
     (workdir / "inspect.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -79,7 +84,7 @@ def inspect(config: ConfigDict, workdir: pathlib.Path, check: int) -> dict[str, 
 
 
 def inspect_sources(
-    config: ConfigDict, workdir: pathlib.Path, check: int, result: dict[str, Any]
+    config: ConfigDict, workdir: pathlib.Path, check: int, draw: int, result: dict[str, Any]
 ) -> list[str]:
     """Checks `config.sources`; adds its part of the result of `inspect`, and returns the errors."""
     mixture = build_mixture(config, workdir)
@@ -92,15 +97,18 @@ def inspect_sources(
     for number, source in enumerate(mixture.training):
         source_sampler = single_source_sampler(sampler, number)
         if isinstance(source, SyntheticSource):
-            reports.append({"name": source.name, "kind": "synthetic"})
-            rows += list(rendered_rows(source_sampler, source))
+            spread = measure_spread(source.world, MEASURED_GROUPS).summary()
+            reports.append({"name": source.name, "kind": "synthetic", "spread": spread})
+            rows += list(rendered_rows(source_sampler, source, mixture.photos.get(number), draw))
         else:
             held_out = mixture.held_out[number]
             assert isinstance(held_out, PhotographSource)
             report = examine(source, None if held_out.scenes is source.scenes else held_out, check)
             report["not_read"] = list(source.scenes.unread)
             report["views_per_second"], groups = time_groups(source_sampler)
-            for slot, group in enumerate(groups[:SHEET_GROUPS_PER_SOURCE]):
+            for slot in range(draw):
+                timed = slot < TIMED_LOADS
+                group = groups[slot] if timed else source_sampler.photo_group(0, 0, slot)
                 if not group.error:
                     rows += photo_rows(source_sampler, slot, group)
             report["errors"] = list(dict.fromkeys(group.error for group in groups if group.error))
@@ -229,30 +237,34 @@ def photo_rows(sampler: GroupSampler, slot: int, group: PhotoGroup) -> Iterator[
     yield SheetRow(label, batch["images"], batch["mask"])
 
 
-def rendered_rows(sampler: GroupSampler, source: SyntheticSource) -> Iterator[SheetRow]:
-    """Yields one row of the contact sheet per rendered group of a synthetic source.
+def rendered_rows(
+    sampler: GroupSampler,
+    source: SyntheticSource,
+    photos: UInt8[np.ndarray, "N S S 3"] | None,
+    groups: int,
+) -> Iterator[SheetRow]:
+    """Yields two rows of the contact sheet per rendered group of a synthetic source.
 
-    Each row has what the first update sees of the group.
+    The first row shows the group; the second row shows what the first update sees of it.
 
     Args:
       sampler: draws groups from this source alone.
       source: the source.
+      photos: the source's photo textures.
+      groups: number of groups.
     """
     bucket = sampler.schedule.at(0)[0]
-    height, width, _ = bucket
-    for slot in range(SHEET_GROUPS_PER_SOURCE):
+    size = {"num_views": sampler.views, "height": bucket.height, "width": bucket.width}
+    pyramid = None if photos is None else photo_pyramid(jnp.asarray(photos))
+    # One group at a time, so that the program fits into small memory.
+    render = jax.jit(lambda seeds: render_groups(seeds, **size, config=source.world, photos=pyramid).images)
+    for slot in range(groups):
         batch = sampler.synthetic_load(0, 0, range(slot, slot + 1)).batch(0, bucket)
-        views = render_groups(
-            jnp.asarray(batch["scene"]),
-            num_views=sampler.views,
-            height=height,
-            width=width,
-            config=source.world,
-        )
-        (images,), (scene,), (order,) = np.asarray(views.images), batch["scene"], batch["order"]
+        (images,), (scene,), (order,) = np.asarray(render(batch["scene"])), batch["scene"], batch["order"]
         images = images[order].reshape(-1, bucket.views, *images.shape[1:])
-        label = f"{source.name}: {scene[0]}-{scene[1]}, as training sees it: masked patches darkened"
-        yield SheetRow(label, images, batch["mask"])
+        name = f"{source.name}: {scene[0]}-{scene[1]}"
+        yield SheetRow(f"{name}, rendered", images)
+        yield SheetRow(f"{name}, as training sees it: masked patches darkened", images, batch["mask"])
 
 
 def source_errors(report: dict[str, Any], max_bad_fraction: float) -> Iterator[str]:
@@ -312,6 +324,9 @@ def summary_lines(result: dict[str, Any], workdir: pathlib.Path) -> list[str]:
             f"One core of this machine loads {result['views_per_second']:.0f} views per second of this "
             "mixture."
         )
+    for report in result.get("sources", ()):
+        if "spread" in report:
+            lines += [f"{report['name']}: {line}" for line in spread_lines(report["spread"])]
     for report in result.get("posed", ()):
         lines += [f"{report['name']}, {problem}" for problem in report["problems"]]
     pictures = {"groups": result.get("contact_sheet"), "warps": result.get("warps")}
@@ -322,7 +337,7 @@ def summary_lines(result: dict[str, Any], workdir: pathlib.Path) -> list[str]:
 def run_inspect(arguments: list[str]) -> dict[str, Any]:
     """Checks the data of a config and shows groups as training would draw them."""
     del arguments
-    return inspect(CONFIG.value, user_path(WORKDIR.value or "runs/inspect"), _CHECK.value)
+    return inspect(CONFIG.value, user_path(WORKDIR.value or "runs/inspect"), _CHECK.value, _DRAW.value)
 
 
-INSPECT = Command(run_inspect, {"config": "configs/photos.py"}, ("workdir", "check"))
+INSPECT = Command(run_inspect, {"config": "configs/photos.py"}, ("workdir", "check", "draw"))

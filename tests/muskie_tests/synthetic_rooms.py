@@ -25,18 +25,24 @@ SEEDS = np.array([[7, 1], [7, 2], [8, 1], [9, 5], [0, 0], [0, 1], [3, 9], [2**32
 VIEWS, HEIGHT, WIDTH = 3, 48, 64
 # All views have the same light and exposure.
 EVEN = dataclasses.replace(WorldConfig(), light_jitter=0, exposure=0, colour_cast=0, tone_jitter=0)
+# The same rooms, but cameras that differ as much as two photographers' do.
+WIDE = dataclasses.replace(EVEN, orbit=(40.0, 90.0), distance=0.3, zoom=0.4, roll_jitter=60.0)
 
 
-@jax.jit
-def _render_even(seeds):
-    return render_groups(
-        seeds, num_views=VIEWS, height=HEIGHT, width=WIDTH, config=EVEN, with_geometry=True
-    )
+@functools.cache
+def _renderer(config: WorldConfig):
+    options = {"num_views": VIEWS, "height": HEIGHT, "width": WIDTH, "config": config}
+    return jax.jit(functools.partial(render_groups, with_geometry=True, **options))
+
+
+def render(config: WorldConfig, seeds: np.ndarray) -> RenderedViews:
+    """Renders groups of views, with depth and cameras, as numpy arrays."""
+    return jax.tree.map(np.asarray, _renderer(config)(seeds))
 
 
 def render_even(seeds: np.ndarray) -> RenderedViews:
     """Renders groups of evenly lit views, with depth and cameras, as numpy arrays."""
-    return jax.tree.map(np.asarray, _render_even(seeds))
+    return render(EVEN, seeds)
 
 
 @functools.cache
@@ -56,9 +62,8 @@ def scenes() -> RoomScene:
 
 
 @functools.cache
-def nearby_views() -> RenderedViews:
-    """Cameras and depth, without images, of views with a short baseline in the same scenes."""
-    config = dataclasses.replace(EVEN, baseline=(0.02, 0.1))
+def geometry(config: WorldConfig) -> RenderedViews:
+    """Cameras and depth, without images, of views in the scenes of `even_views`."""
 
     def sample(key, scene):
         cameras = sample_cameras(key, scene, config, VIEWS, HEIGHT, WIDTH)
@@ -66,6 +71,16 @@ def nearby_views() -> RenderedViews:
         return RenderedViews(images=None, depth=depth, cameras=cameras)
 
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(sample))(keys(), scenes()))
+
+
+def nearby_views() -> RenderedViews:
+    """Views with a short baseline; see `geometry`."""
+    return geometry(dataclasses.replace(EVEN, baseline=(0.02, 0.1)))
+
+
+def wide_views() -> RenderedViews:
+    """Views that differ in angle, distance, focal length and roll; see `geometry`."""
+    return geometry(WIDE)
 
 
 @functools.cache

@@ -158,20 +158,20 @@ def jpeg_artefacts(
         pixels - 128.0, ((0, 0), (0, -height % BLOCK), (0, -width % BLOCK), (0, 0)), mode="edge"
     )
     rows, columns = padded.shape[1] // BLOCK, padded.shape[2] // BLOCK
-    channels = tuple(sum(row[i] * padded[..., i] for i in range(3)) for row in RGB_TO_YCC.tolist())
-    blocks = jnp.stack(channels, 1).reshape(views, 3, rows, BLOCK, columns, BLOCK)
+    channels = [sum(row[i] * padded[..., i] for i in range(3)) for row in RGB_TO_YCC.tolist()]
+    blocks = jnp.round(jnp.stack(channels, 1)).reshape(views, 3, rows, BLOCK, columns, BLOCK)
     blocks = blocks.swapaxes(3, 4).reshape(views, 3, rows * columns, BLOCK**2)
 
     tables = np.array([LUMINANCE_STEPS, CHROMINANCE_STEPS, CHROMINANCE_STEPS], np.float32)
-    # JPEG's quantisation steps are at least 1.
-    steps = jnp.maximum(coarseness[:, None, None, None] * tables[:, None], 1.0)
+    # JPEG's quantisation steps are whole numbers from 1.
+    steps = jnp.maximum(jnp.floor(coarseness[:, None, None, None] * tables[:, None] + 0.5), 1.0)
     # Full precision, since rounding would turn the operands' rounding into whole steps.
     product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
     transform = jnp.asarray(block_transform())
     blocks = product(steps * jnp.round(product(blocks, transform.T) / steps), transform)
 
     planes = blocks.reshape(views, 3, rows, columns, BLOCK, BLOCK).swapaxes(3, 4)
-    planes = planes.reshape(views, 3, *padded.shape[1:3])[:, :, :height, :width]
+    planes = jnp.round(planes.reshape(views, 3, *padded.shape[1:3])[:, :, :height, :width])
     inverse = np.linalg.inv(RGB_TO_YCC).astype(np.float32).tolist()
     colours = [sum(row[i] * planes[:, i] for i in range(3)) + 128.0 for row in inverse]
     return jnp.clip(jnp.round(jnp.stack(colours, -1)), 0, 255)

@@ -109,3 +109,15 @@ def compare_views(
     depths = [shared @ poses[view, 2, :3] + poses[view, 2, 3] for view in (first, second)]
     scale = np.abs(np.log2(intrinsics[second, 0, 0] / depths[1] * depths[0] / intrinsics[first, 0, 0]))
     return float(visible.mean()), float(np.median(angle)), float(np.median(scale)), roll
+
+
+def spread_lines(summary: dict[str, list[float]]) -> list[str]:
+    """Returns lines of text for a `PairSpread.summary`."""
+    lines = ["two views of a group (each figure is a percentile by itself):"]
+    for number, percentile in enumerate(PERCENTILES):
+        overlap, angle, scale, roll = (summary[key][number] for key in PairSpread._fields)
+        lines.append(
+            f"  {percentile}%: share {overlap:.0%} of their pixels, see surfaces from {angle:.0f} degrees "
+            f"apart, {2**scale:.2f} times as large, rolled by {roll:.0f} degrees"
+        )
+    return lines

@@ -177,11 +177,13 @@ def _moved_hubs(
       approach: factor on the movement of each candidate, (candidates,).
       shape: (V, candidates).
     """
-    # One angle per group, so that some groups are narrow and some are wide.
+    # One largest angle per group, so that some groups are narrow and some are wide. Candidates of a view
+    # have the same angle before they approach the hub: otherwise small angles would be accepted first.
     angle = jnp.deg2rad(Draws(key, "orbit", (), capacity=1).uniform(*config.orbit))
+    angle *= Draws(key, "angle", shape[:1], capacity=1).uniform(0.0, 1.0)[:, None] * approach
     draws = Draws(key, "movement", shape, capacity=3)
-    sideways = angle * approach * draws.uniform(-1.0, 1.0)
-    upwards = ORBIT_RISE * angle * approach * draws.uniform(-1.0, 1.0)
+    sideways = jnp.where(draws.chance(0.5), angle, -angle)
+    upwards = ORBIT_RISE * angle * draws.uniform(-1.0, 1.0)
     factor = jnp.exp(config.distance * approach * draws.uniform(-1.0, 1.0))
 
     arm = -hub.focus_distance * hub.world_to_camera[2, :3]  # from the focus to the hub

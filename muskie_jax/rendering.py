@@ -109,13 +109,18 @@ class BatchPlacer:
 @functools.cache
 def _jitted_renderer(worlds: tuple[WorldConfig | None, ...], mesh: Mesh):
     """Returns the jitted renderer. It is cached, so that training and evaluation share programs."""
-    # Autotuning does not speed up the renderer, and doubles its compile time.
     return jax.jit(
         functools.partial(render_views, worlds=worlds),
         static_argnames=("size",),
         out_shardings=batch_sharding("images", mesh),
-        compiler_options={"xla_gpu_autotune_level": 0} if platform(mesh) == "gpu" else None,
+        compiler_options=renderer_options(platform(mesh)),
     )
+
+
+def renderer_options(platform_name: str) -> dict[str, int] | None:
+    """Returns the compiler options of programs that render on "gpu", "cpu" or "tpu"."""
+    # Autotuning does not speed up the renderer, and doubles its compile time.
+    return {"xla_gpu_autotune_level": 0} if platform_name == "gpu" else None
 
 
 @functools.cache

@@ -110,7 +110,9 @@ def blurred_point(spread, motion, direction):
     point = np.zeros((1, 41, 41, 1), np.float32)
     point[0, 20, 20] = 1
     values = [jnp.array([value], jnp.float32) for value in (spread, motion, np.radians(direction))]
-    return covariance(np.asarray(blur(jnp.asarray(point), *values, most=4.0))[0, ..., 0])
+    return covariance(
+        np.asarray(blur(jnp.asarray(point), *values, most_spread=2.0, most_motion=3.0))[0, ..., 0]
+    )
 
 
 @pytest.mark.parametrize("direction", [0, 20, 45, 70, 90, 110, 135, 170])

@@ -66,7 +66,8 @@ def add_camera_faults(
             spread=side * defocus,
             motion=side * motion / 12**0.5,
             direction=direction,
-            most=side * (config.defocus**2 + config.motion_blur**2 / 12) ** 0.5,
+            most_spread=side * config.defocus,
+            most_motion=side * config.motion_blur / 12**0.5,
         )
     if config.vignetting:
         pixels *= 1 - vignetting[:, None, None, None] * _squared_radius(*images.shape[1:3])[..., None]
@@ -85,7 +86,9 @@ def blur(
     spread: Float[Array, " V"],
     motion: Float[Array, " V"],
     direction: Float[Array, " V"],
-    most: float,
+    *,
+    most_spread: float,
+    most_motion: float,
 ) -> Float[Array, "V H W C"]:
     """Returns images blurred by Gaussians: round, for defocus, and elongated, for motion.
 
@@ -97,7 +100,7 @@ def blur(
       spread: standard deviation of the round Gaussian, pixels.
       motion: standard deviation along the motion, pixels.
       direction: direction of the motion, radians from the x axis to the y axis.
-      most: largest standard deviation in any direction, pixels; it sets the size of the kernels.
+      most_spread, most_motion: largest values of `spread` and `motion`; they set the sizes of the kernels.
     """
     x, y = jnp.cos(direction), jnp.sin(direction)
     # The covariance (x, y)(x, y)ᵀ is split into those of the passes; a diagonal's is [[1, ±1], [±1, 1]].
@@ -108,8 +111,13 @@ def blur(
         line * jnp.maximum(x * y, 0.0),
         line * jnp.maximum(-x * y, 0.0),
     )
-    reach = int(np.ceil(BLUR_REACH * most))
-    for (down, right), variance in zip(DIRECTIONS, variances):
+    along_side = (most_spread**2 + most_motion**2) ** 0.5
+    # The diagonal part of motion, x y, is at most half of it.
+    most = (along_side, along_side, most_motion * 0.5**0.5, most_motion * 0.5**0.5)
+    for (down, right), variance, largest in zip(DIRECTIONS, variances, most):
+        reach = int(np.ceil(BLUR_REACH * largest))
+        if not reach:
+            continue
         steps = np.arange(-reach, reach + 1)
         # The floor keeps the kernel of variance 0 at one pixel.
         weights = jnp.exp(-(steps**2) / (2 * jnp.maximum(variance, 1e-2)[:, None]))

@@ -63,6 +63,19 @@ def test_the_published_configs_exist():
     assert names >= {"quickstart", "photos", "muskie_small", "muskie_base", "muskie_large", "muskie_huge"}
 
 
+def test_parts_of_wide_rooms_are_switched_on_separately():
+    world_of = lambda arg: load_config(f"configs/{arg}").sources.rooms.world.to_dict()
+    default, everything = world_of("rooms.py"), world_of("wide_rooms.py")
+    changed = {}
+    for part in ("cameras", "faults", "surfaces"):
+        world = world_of(f"wide_rooms.py:{part}")
+        changed |= {key: value for key, value in world.items() if value != default[key]}
+        assert world != default and world != everything
+    assert everything == default | changed == world_of("wide_rooms.py:surfaces,cameras,faults")
+    with pytest.raises(UserError, match="wide_rooms.py: 'camera' .* did you mean 'cameras'"):
+        world_of("wide_rooms.py:camera")
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configs_trace_at_full_size(path):
     """The gradient program has the right shapes in every bucket of every config; nothing is computed."""

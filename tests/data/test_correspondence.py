@@ -9,6 +9,7 @@ import pytest
 
 from muskie_jax.data.synthetic import Cameras, WorldConfig, render_group
 from muskie_jax.data.synthetic.correspondence import find_in_view
+from muskie_jax.data.synthetic.spread import compare_views, measure_spread, spread_lines
 from muskie_jax.viz.features import patch_centres
 
 SIZE = (40, 60)  # height, width
@@ -88,3 +89,39 @@ def test_corresponding_points_have_the_same_colour(room):
     at_found, at_same_coords = difference(found), difference(points)
     assert np.median(at_found[visible]) < 10 < 30 < np.median(at_same_coords[visible])
     assert at_found[~visible].mean() > 2 * at_found[visible].mean()
+
+
+def test_two_views_of_a_wall_are_compared():
+    """A wall 5 m away, of which 60 x 40 pixels at focal length 50 show 6 x 4 m."""
+    depth = np.full((2, *SIZE), 5.0)
+    overlap, angle, scale, roll = compare_views(depth, two_cameras([1.0, 0, 0], np.eye(3)), 0, 1)
+    assert overlap == pytest.approx(5 / 6, abs=0.04)
+    # The sight lines to a point in the middle between both cameras are 2 atan(0.5 / 5) apart.
+    assert 9 < angle < np.degrees(2 * np.arctan(0.1)) + 0.01
+    assert scale == pytest.approx(0, abs=1e-6) and roll == pytest.approx(0, abs=1e-6)
+
+    cos, sin = np.cos(0.5), np.sin(0.5)
+    rolled = two_cameras([0, 0, 0], np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]]))
+    _, angle, _, roll = compare_views(depth, rolled, 0, 1)
+    assert roll == pytest.approx(np.degrees(0.5)) and angle == pytest.approx(0, abs=1e-4)
+
+    cameras = two_cameras([0, 0, 0], np.eye(3))
+    cameras.intrinsics[1, [0, 1], [0, 1]] *= 2
+    for first, second in ((0, 1), (1, 0)):
+        overlap, _, scale, _ = compare_views(depth, cameras, first, second)
+        assert scale == pytest.approx(1) and overlap == pytest.approx((0.25, 1)[first], abs=0.02)
+
+    behind = two_cameras([0, 0, 0], np.diag([-1.0, 1, -1]))
+    overlap, angle, scale, _ = compare_views(depth, behind, 0, 1)
+    assert overlap == 0 and np.isnan(angle) and np.isnan(scale)
+
+
+def test_the_spread_of_a_world_is_summarised():
+    still = WorldConfig(
+        baseline=(0.0, 0.0), aim_jitter=0.0, roll_jitter=0.0, zoom_jitter=0.0, centre_jitter=0.0
+    )
+    spread = measure_spread(still, groups=1, num_views=2)
+    assert spread.overlap.shape == (2 * 20,), "one batch of pairs"
+    assert spread.overlap.min() > 0.99 and spread.angle.max() < 0.1 and spread.scale.max() < 1e-3
+    lines = spread_lines(spread._replace(scale=np.ones(40)).summary())
+    assert "50%: share 100% of their pixels, see surfaces from 0 degrees apart, 2.00 times" in lines[2]

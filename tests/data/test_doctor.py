@@ -1,5 +1,6 @@
 """`python -m muskie_jax.data inspect`: counts, unreadable files, and the contact sheet."""
 
+import dataclasses
 import json
 import os
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from conftest import write_scene
 from muskie_jax.config import dataset, default_config, posed, synthetic
-from muskie_jax.data.doctor import inspect, photo_rows
+from muskie_jax.data.doctor import inspect, photo_rows, rendered_rows
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.sources import PhotographSource
 from muskie_jax.errors import UserError
@@ -40,15 +41,18 @@ def test_a_report_counts_scenes_and_images(root, tmp_path, capsys):
     assert photos["per_scene"] == [6, 7, 9] and photos["checked"] == 6 + 7 + 8 + 9
     assert photos["first_image"] == {"height": 72, "width": 96, "share": 1.0}
     assert (wild["scenes"], wild["held_out"], wild["images"], wild["checked"]) == (3, 0, 12, 12)
-    assert rooms["kind"] == "synthetic" and not photos["unreadable"] + wild["unreadable"]
+    low, median, high = rooms["spread"]["angle"]
+    assert rooms["kind"] == "synthetic" and 1 < low < median < high < 60
+    assert not photos["unreadable"] + wild["unreadable"]
     speeds = [photos["views_per_second"], wild["views_per_second"]]
     assert min(speeds) < result["views_per_second"] < max(speeds)
     printed = capsys.readouterr()
+    assert f"see surfaces from {median:.0f} degrees apart" in printed.out
     assert "6 - 7 - 9" in printed.err and "96x72" in printed.err and "endless" in printed.err
     assert "views per second" in printed.out and str(tmp_path / "out" / "contact_sheet.png") in printed.out
     assert json.loads((tmp_path / "out" / "inspect.json").read_text()) == result
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
-        assert sheet.height > 10 * 224, "two groups of each source, photographs twice"
+        assert sheet.height > 12 * 224, "two groups of each source, each in two rows"
         assert len(set(np.asarray(sheet)[:, 100].tobytes()[::3])) > 20
 
 
@@ -98,6 +102,30 @@ def test_the_command(root, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["job"] == "inspect" and result["sources"][0]["checked"] == 3
+
+
+def test_rooms_are_drawn_with_their_settings_and_photographs(root):
+    config = default_config()
+    config.batch.views, config.buckets.views = 2, (2,)
+    config.buckets.resolutions = (((32, 32),),)
+    config.sources.rooms = synthetic(photos=str(root), num_boxes=1, num_ellipsoids=0, num_cylinders=0)
+    mixture = build_mixture(config)
+    sampler = training_sampler(config, mixture)
+
+    def rows(photos=None, **settings):
+        world = dataclasses.replace(mixture.worlds[0], **settings)
+        source = dataclasses.replace(mixture.training[0], world=world)
+        return list(rendered_rows(sampler, source, photos, 3))
+
+    plain, bare, *others = rows()
+    assert len(others) == 4 and bare.mask is not None and plain.mask is None
+    np.testing.assert_array_equal(plain.images, bare.images)
+    assert (
+        plain.images.shape == (1, 2, 32, 32, 3)
+        and plain.label == bare.label.partition(",")[0] + ", rendered"
+    )
+    for changed in (rows(mixture.photos[0]), rows(vignetting=1.0)):
+        assert np.abs(changed[0].images.astype(int) - plain.images).mean() > 3
 
 
 def test_hidden_patches_are_dimmed_and_visible_ones_are_not():

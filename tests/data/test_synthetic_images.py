@@ -37,6 +37,23 @@ def test_images_are_a_function_of_the_seed():
         assert np.abs(images[a].astype(float) - images[b]).mean() > 15
 
 
+@pytest.mark.parametrize(
+    ("group", "translation", "focal", "colour", "depth"),
+    [
+        (0, [1.436, 0.529, 1.195], 54.87, [95.1, 89.1, 102.6], 2.111),
+        (4, [1.052, 0.741, 3.095], 40.07, [99.2, 113.7, 102.9], 2.599),
+        (7, [-0.568, 0.578, 2.988], 43.29, [97.5, 91.2, 93.0], 2.852),
+    ],
+)
+def test_rooms_without_optional_settings_stay_the_same(group, translation, focal, colour, depth):
+    """Figures of version 0.1, before `orbit`, camera faults and varied surfaces existed."""
+    views = even_views()
+    np.testing.assert_allclose(views.cameras.world_to_camera[group, 1, :3, 3], translation, atol=2e-3)
+    assert views.cameras.intrinsics[group, 1, 0, 0] == pytest.approx(focal, abs=0.01)
+    np.testing.assert_allclose(views.images[group].mean((0, 1, 2)), colour, atol=0.1)
+    assert views.depth[group].mean() == pytest.approx(depth, abs=2e-3)
+
+
 def test_single_group_with_photographs():
     """A group rendered alone equals the batched one, except where photographs cover surfaces."""
     photos = np.random.default_rng(0).integers(60, 200, (3, 32, 32, 3), np.uint8)

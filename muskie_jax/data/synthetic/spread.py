@@ -91,8 +91,8 @@ def compare_views(
 ) -> tuple[float, float, float, float]:
     """Returns overlap, angle, scale and roll of two views: see `PairSpread`."""
     height, width = depth.shape[1:]
-    steps = (np.arange(PROBE_SIDE) + 0.5) / PROBE_SIDE
-    points = np.stack(np.meshgrid(steps * width, steps * height), -1).reshape(-1, 2)
+    columns, rows = ((2 * np.arange(PROBE_SIDE) + 1) * side // (2 * PROBE_SIDE) for side in (width, height))
+    points = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2) + 0.5  # centres of pixels
     intrinsics, poses = np.asarray(cameras.intrinsics), np.asarray(cameras.world_to_camera)
     _, visible = find_in_view(points, depth, cameras, first, second)
     relative = poses[second, :3, :3] @ poses[first, :3, :3].T

@@ -16,7 +16,7 @@ from muskie_jax.checks import one_of
 from muskie_jax.config_file import load_module
 
 PARTS = {
-    # Two views of a group see a surface from 8 to 60 degrees apart; the median is 24 degrees.
+    # Four of ten pairs of views see a surface from 30 to 90 degrees apart; before, one of ten.
     "cameras": {"orbit": (45.0, 90.0), "distance": 0.3, "zoom": 0.25, "roll_jitter": 30.0},
     "faults": {
         "exposure": 0.35, "colour_cast": 0.12, "tone_jitter": 0.35, "contrast": 0.2, "vignetting": 0.4,

@@ -254,10 +254,20 @@ def rendered_rows(
       groups: number of groups.
     """
     bucket = sampler.schedule.at(0)[0]
-    size = {"num_views": sampler.views, "height": bucket.height, "width": bucket.width}
     pyramid = None if photos is None else photo_pyramid(jnp.asarray(photos))
-    # One group at a time, so that the program fits into small memory.
-    render = jax.jit(lambda seeds: render_groups(seeds, **size, config=source.world, photos=pyramid).images)
+
+    @jax.jit
+    def render(seeds):
+        rendered = render_groups(
+            seeds,
+            num_views=sampler.views,
+            height=bucket.height,
+            width=bucket.width,
+            config=source.world,
+            photos=pyramid,
+        )
+        return rendered.images
+
     for slot in range(groups):
         batch = sampler.synthetic_load(0, 0, range(slot, slot + 1)).batch(0, bucket)
         (images,), (scene,), (order,) = np.asarray(render(batch["scene"])), batch["scene"], batch["order"]

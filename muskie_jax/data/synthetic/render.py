@@ -205,13 +205,13 @@ def _ray_colours(
         lit = jnp.where(between < 1, 1 - config.shadow, 1.0)
     shade = scene.ambient + (1 - scene.ambient) * diffuse * lit
     colours = tuple(c * shade for c in colours)
-    if scene.textures.gloss is not None:
+    gloss, shininess = scene.textures.gloss, scene.textures.shininess
+    if gloss is not None and shininess is not None:
         # The highlight of Blinn and Phong: brightest where the normal halves the angle of lamp and camera.
         halfway = to_light * jax.lax.rsqrt(squared)[..., None]
         halfway -= directions * jax.lax.rsqrt(dot(directions, directions))[..., None]
         cosine = jnp.maximum(dot(hits.normal, halfway), 0.0) * jax.lax.rsqrt(dot(halfway, halfway))
-        gloss, shininess = scene.textures.gloss[hits.surface], scene.textures.shininess[hits.surface]
-        highlight = gloss * cosine**shininess * lit
+        highlight = gloss[hits.surface] * cosine ** shininess[hits.surface] * lit
         colours = tuple(c + highlight for c in colours)
 
     tone = appearance.tone[:, None, None]

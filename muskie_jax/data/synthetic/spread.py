@@ -14,7 +14,7 @@ from muskie_jax.data.synthetic.correspondence import find_in_view, surface_point
 from muskie_jax.data.synthetic.rays import nearest_primitive
 from muskie_jax.data.synthetic.render import pixel_rays
 from muskie_jax.data.synthetic.scenes import Cameras, WorldConfig, sample_scene
-from muskie_jax.data.synthetic.viewpoints import camera_centres, sample_cameras
+from muskie_jax.data.synthetic.viewpoints import sample_cameras
 
 PROBE_SIDE = 16  # points along each side of a view
 FEWEST_SHARED = 3  # shared points below which a pair has no angle or scale
@@ -102,8 +102,8 @@ def compare_views(
     if visible.sum() < FEWEST_SHARED:
         return float(visible.mean()), np.nan, np.nan, roll
     shared = surface_points(points[visible], depth[first], intrinsics[first], poses[first])
-    centres = np.asarray(camera_centres(poses))[[first, second], None]
-    sights = centres - shared  # (2, N, 3)
+    centres = [-pose[:3, :3].T @ pose[:3, 3] for pose in (poses[first], poses[second])]
+    sights = np.stack([centre - shared for centre in centres])
     sights /= np.linalg.norm(sights, axis=-1, keepdims=True)
     angle = np.degrees(np.arccos(np.clip((sights[0] * sights[1]).sum(-1), -1, 1)))
     depths = [shared @ poses[view, 2, :3] + poses[view, 2, 3] for view in (first, second)]

@@ -10,6 +10,7 @@ All computation is per ray and elementwise. Colours are tuples (red, green, blue
 with a last axis of 3, so that XLA fuses everything into one loop over the rays.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -109,22 +110,23 @@ def vary_textures(
     )
     period, palette = jnp.floor(draws.uniform(1.0, 4.0)), draws.uniform(0.0, NUM_PALETTES)
     glossy, sharpness = draws.uniform(0.0, 1.0), draws.uniform(3.0, 7.0)
+    changes = {}
     if palette_fraction:
         shared = textures.colours[palette.astype(jnp.int32)]
-        textures = textures.replace(colours=jnp.where(in_palette[:, None, None], shared, textures.colours))
+        changes["colours"] = jnp.where(in_palette[:, None, None], shared, textures.colours)
     if plain_fraction:
-        textures = textures.replace(
-            contrast=jnp.where(plain, 0.0, textures.contrast),
-            detail=jnp.where(plain, PLAIN_DETAIL, textures.detail),
-            dots=jnp.where(plain, 0.0, textures.dots),
-            lines=jnp.where(plain, 0.0, textures.lines),
-            use_photo=textures.use_photo & ~plain,
-        )
+        changes |= {
+            "contrast": jnp.where(plain, 0.0, textures.contrast),
+            "detail": jnp.where(plain, PLAIN_DETAIL, textures.detail),
+            "dots": jnp.where(plain, 0.0, textures.dots),
+            "lines": jnp.where(plain, 0.0, textures.lines),
+            "use_photo": textures.use_photo & ~plain,
+        }
     if repeat_fraction:
-        textures = textures.replace(period=jnp.where(repeats, period, NO_PERIOD))
+        changes["period"] = jnp.where(repeats, period, NO_PERIOD)
     if gloss:
-        textures = textures.replace(gloss=gloss * glossy**2, shininess=2**sharpness)
-    return textures
+        changes |= {"gloss": gloss * glossy**2, "shininess": 2**sharpness}
+    return dataclasses.replace(textures, **changes)
 
 
 def _sample_palettes(draws: Draws) -> Array:

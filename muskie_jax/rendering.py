@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -117,10 +118,10 @@ def _jitted_renderer(worlds: tuple[WorldConfig | None, ...], mesh: Mesh):
     )
 
 
-def renderer_options(platform_name: str) -> dict[str, str | bool] | None:
+def renderer_options(platform_name: str) -> dict[str, Any] | None:
     """Returns the compiler options of programs that render on "gpu", "cpu" or "tpu"."""
     # Autotuning does not speed up the renderer, and doubles its compile time.
-    return {"xla_gpu_autotune_level": "0"} if platform_name == "gpu" else None
+    return {"xla_gpu_autotune_level": 0} if platform_name == "gpu" else None
 
 
 @functools.cache

@@ -28,7 +28,6 @@ SAMPLE_OFFSETS = {
     2: ((0.25, 0.25), (0.75, 0.75)),
     4: ((0.375, 0.125), (0.875, 0.375), (0.125, 0.625), (0.625, 0.875)),
 }
-SHADOW_OFFSET = 2e-3  # metres
 
 
 @struct.dataclass
@@ -200,8 +199,9 @@ def _ray_colours(
     diffuse = 2 * lambert / (1 + squared / 8.0)  # falls to half at 2.8 m
     lit = 1.0
     if config.shadow:
-        # The lamp is at distance 1 along the ray. The ray starts above the surface, so as not to hit it.
-        between, _ = nearest_primitive(scene, points + SHADOW_OFFSET * hits.normal, to_light)
+        # The lamp is at distance 1 along the ray. A surface that faces the lamp does not hit itself: for
+        # the ray, its object lies behind.
+        between, _ = nearest_primitive(scene, points, to_light)
         lit = jnp.where(between < 1, 1 - config.shadow, 1.0)
     shade = scene.ambient + (1 - scene.ambient) * diffuse * lit
     colours = tuple(c * shade for c in colours)

@@ -199,8 +199,8 @@ def _ray_colours(
     diffuse = 2 * lambert / (1 + squared / 8.0)  # falls to half at 2.8 m
     lit = 1.0
     if config.shadow:
-        # The lamp is at distance 1 along the ray. A surface that faces the lamp does not hit itself: for
-        # the ray, its object lies behind.
+        # The lamp is at distance 1 along the ray. No surface that faces the lamp hits itself, since its
+        # convex object lies behind the start of the ray.
         between, _ = nearest_primitive(scene, points, to_light)
         lit = jnp.where(between < 1, 1 - config.shadow, 1.0)
     shade = scene.ambient + (1 - scene.ambient) * diffuse * lit

@@ -14,10 +14,7 @@ from muskie_jax.data.synthetic.textures import procedural_colour
 from muskie_jax.data.synthetic.viewpoints import camera_centres
 from muskie_tests.synthetic_rooms import (
     EVEN,
-    HEIGHT,
     SEEDS,
-    VIEWS,
-    WIDTH,
     back_project,
     cast,
     keys,
@@ -144,7 +141,6 @@ def test_highlights_are_mirror_images_of_the_lamp():
     aligned = (mirrored * to_camera).sum(-1)
     bright = brighter > 50
     assert np.median(aligned[bright]) > 0.9 > np.median(aligned[~bright]) + 0.2
-    assert HEIGHT * WIDTH == points.shape[1] and VIEWS > 1
 
 
 def test_invalid_settings_raise():

@@ -37,7 +37,7 @@ from muskie_jax.sweeps.outcomes import (
     summarise,
     write_summaries,
 )
-from muskie_jax.sweeps.predictor import PREDICTOR, PredictorName
+from muskie_jax.sweeps.predictor import DEFAULT_PREDICTOR, PredictorName
 from muskie_jax.writers import duration, log
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds of each run: 0, 1, ...", lower_bound=1)
@@ -48,6 +48,9 @@ _EVALUATION = flags.DEFINE_string(
     "evaluation",
     None,
     "Config of the evaluation; by default configs/evaluate.py, with :recordings for --recordings.",
+)
+_PREDICTOR = flags.DEFINE_string(
+    "predictor", DEFAULT_PREDICTOR, "Predictor of correspondence to report, and its layer."
 )
 _ONLY_TABLE = flags.DEFINE_bool("only_table", False, "Print the table of what is finished; start nothing.")
 
@@ -67,7 +70,7 @@ def experiment() -> None:
         file, overrides = config_flags.get_config_filename(flag), config_flags.get_override_values(flag)
         require("seed" not in overrides, "--config.seed is set by --seeds: leave it out")
         configs = sweep_configs(file, overrides, _RUNS.value)
-        predictor, seeds = PredictorName.parse(PREDICTOR.value), range(_SEEDS.value)
+        predictor, seeds = PredictorName.parse(_PREDICTOR.value), range(_SEEDS.value)
         evaluation, settings = _evaluation()
         if not _ONLY_TABLE.value:
             create_workdir(workdir)

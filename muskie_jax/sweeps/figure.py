@@ -31,11 +31,14 @@ from muskie_jax.sweeps.outcomes import (
     minutes_at_steps,
     read_summaries,
 )
-from muskie_jax.sweeps.predictor import PREDICTOR, PredictorName
+from muskie_jax.sweeps.predictor import DEFAULT_PREDICTOR, PredictorName
 
 _MEASURE = flags.DEFINE_string("measure", "px_10", f"What to draw: {', '.join(MEASURES)}.")
 _LEVELS = flags.DEFINE_list(
     "levels", [], "Without --config: lines to compare with, such as SIFT=40.1,DINOv2=55.3."
+)
+_PREDICTOR = flags.DEFINE_string(
+    "predictor", DEFAULT_PREDICTOR, "Predictor of correspondence to report, and its layer."
 )
 _NOTE = flags.DEFINE_string("note", "", "Text below the picture, such as machine and date.")
 
@@ -88,7 +91,7 @@ def _parse_levels(entries: Sequence[str]) -> dict[str, float]:
 def _time_curve(folder: pathlib.Path, measure: str, more_levels: dict[str, float], note: str) -> str:
     """Returns the chart of an evaluation of several checkpoints of one or more runs."""
     require(measure in ("px", "px_10"), f"--measure={measure} needs --config: draw px or px_10 instead")
-    predictor = PredictorName.parse(PREDICTOR.value)
+    predictor = PredictorName.parse(_PREDICTOR.value)
     units = results_file.read(folder)
     sources = {unit.model.name: unit.model.source for unit in units}
     measured = correspondence(folder, {unit.setting["dataset"] for unit in units}, predictor)

@@ -1,16 +1,11 @@
-"""The predictor of correspondence that an experiment names in advance: the flag --predictor."""
+"""The predictor of correspondence that an experiment names in advance."""
 
 from typing import NamedTuple
-
-from absl import flags
 
 from muskie_jax.checks import require
 from muskie_jax.evaluators.predictions import ALL
 
 DEFAULT_PREDICTOR = "attention+refined all"
-PREDICTOR = flags.DEFINE_string(
-    "predictor", DEFAULT_PREDICTOR, "Predictor of correspondence to report, and its layer."
-)
 
 
 class PredictorName(NamedTuple):

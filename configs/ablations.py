@@ -85,6 +85,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     variant, overrides = choose(arg, sweep(), variants=("photos",))
     config = default_config()
     config.model.variant = "small"
+    config.model.residual_dtype = "bfloat16"
     if variant == "photos":
         config.sources.photos = folder()
     else:

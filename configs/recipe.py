@@ -20,14 +20,18 @@ configs/recipe.py:adamw.
 | batch_256, batch_1024 | 512 views per update; the number of images over the run stays the same |
 | mixed_224, late_224 | 224x224 in one update of five, throughout the run or as the last fifth of it |
 | textures_0, textures_16, textures_64 | at most 256 photographs as textures; needs sources.rooms.photos |
+| cameras, faults, surfaces, wide | harder rooms: parts of configs/wide_rooms.py, and all of them |
+| updates_10000, updates_20000 | 5,000 updates |
 | nano, tiny, base_size | sizes of the network, see UPDATES |
 """
 
+import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from muskie_jax.config import default_config, synthetic
+from muskie_jax.config_file import load_module
 from muskie_jax.sweeps import choose, override
 
 SMALL = (((128, 128),),)
@@ -67,6 +71,12 @@ def sweep() -> dict[str, dict[str, Any]]:
     runs["textures_0"] = {"sources.rooms.world.photo_texture_fraction": 0.0}
     for count in (16, 64):
         runs[f"textures_{count}"] = {"sources.rooms.num_photos": count}
+    parts = load_module(pathlib.Path(__file__).with_name("wide_rooms.py")).PARTS
+    parts = {**parts, "wide": {key: value for part in parts.values() for key, value in part.items()}}
+    for name, settings in parts.items():
+        runs[name] = {f"sources.rooms.world.{key}": value for key, value in settings.items()}
+    for updates in (10_000, 20_000):
+        runs[f"updates_{updates}"] = {"duration": f"{updates} steps"}
     for variant, updates in UPDATES.items():
         name = "base_size" if variant == "base" else variant
         runs[name] = {"model.variant": variant, "duration": f"{updates} steps"}
@@ -77,6 +87,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     _, overrides = choose(arg, sweep())
     config = default_config()
     config.model.variant = "small"
+    config.model.residual_dtype = "bfloat16"
     config.sources.rooms = synthetic()
     config.data.workers = 0
 

@@ -33,6 +33,11 @@ def bundled_weights(name: str) -> pathlib.Path:
       UserError: if the file is missing, or is not the one that belongs to this version of the code.
     """
     path = bundled_path(name)
+    if not DIGESTS[name] and not path.exists():
+        raise UserError(
+            f"the weights {name!r} are not part of this version yet: choose other weights, such as the work "
+            "directory of a training"
+        )
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

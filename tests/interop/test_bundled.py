@@ -71,11 +71,18 @@ def test_files_in_the_repository_are_what_their_names_say(name, most_bytes):
     assert {tensor.dtype for tensor in read_tensors(path)[0].values()} == {np.dtype("float16")}
 
 
-def test_missing_weights_say_where_they_should_be(repository):
+def test_missing_weights_say_where_they_should_be(repository, monkeypatch):
+    monkeypatch.setitem(bundled.DIGESTS, "tiny", "0" * 64)
     with pytest.raises(UserError, match="'tiny' are missing: .*weights/muskie_tiny_rooms.safetensors does"):
         load_pretrained("tiny")
     with pytest.raises(UserError, match="'tiny' are missing"):
         find_models(("tiny",), "last", "float32")
+
+
+def test_weights_that_are_still_to_come_are_named(repository, monkeypatch):
+    monkeypatch.setitem(bundled.DIGESTS, "tiny", "")
+    with pytest.raises(UserError, match="the weights 'tiny' are not part of this version yet"):
+        load_pretrained("tiny")
 
 
 @pytest.mark.parametrize("change", ["last byte", "git-lfs pointer"])

@@ -35,7 +35,7 @@ def bundled_weights(name: str) -> pathlib.Path:
     path = bundled_path(name)
     if not DIGESTS[name] and not path.exists():
         raise UserError(
-            f"the weights {name!r} are not part of this version yet: choose other weights, such as the work "
+            f"the weights {name!r} are not part of this version yet: choose others, such as the work "
             "directory of a training"
         )
     try:

@@ -25,6 +25,7 @@ from muskie_jax import config as config_lib
 from muskie_jax.data.held_out import held_out_scenes
 from muskie_jax.data.mixture import NOT_READ, build_mixture, index_folder
 from muskie_jax.data.posed import PosedSet, open_posed
+from muskie_jax.data.synthetic.scenes import LIMITS, WorldConfig
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.contexts import ViewSet
 from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
@@ -61,6 +62,7 @@ DIGEST_NAMES = {
 NOT_IN_DIGESTS = ("check",)  # settings of datasets that do not change results
 # Settings that a reader did not have at first. At their default they are left out of digests.
 ADDED_SETTINGS = {"cameras": {"depth_unit": 0.0}}
+ADDED_TO_WORLD = {name: getattr(WorldConfig(), name) for name in (*LIMITS, "orbit")}
 
 
 class WorkUnit(NamedTuple):
@@ -201,11 +203,16 @@ def protocol_digest(evaluator: SweepEvaluator, setting: Setting, config: ConfigD
 def _data_settings(settings: ConfigDict | None) -> dict[str, Any] | None:
     if settings is None:
         return None
-    added = ADDED_SETTINGS.get(settings.get("reader", ""), {})
+    values = _without(settings.to_dict(), ADDED_SETTINGS.get(settings.get("reader", ""), {}))
+    if "world" in values:
+        values["world"] = _without(values["world"], ADDED_TO_WORLD)
+    return {name: value for name, value in values.items() if name not in NOT_IN_DIGESTS}
+
+
+def _without(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values that are not at their defaults; those without one are kept."""
     return {
-        name: value
-        for name, value in settings.to_dict().items()
-        if name not in NOT_IN_DIGESTS and not (name in added and value == added[name])
+        name: value for name, value in values.items() if name not in defaults or value != defaults[name]
     }
 
 

@@ -106,12 +106,12 @@ def covariance(weights):
     return weights.sum(), mean, np.array([[xx, xy], [xy, yy]])
 
 
-def blurred_point(spread, motion, direction):
+def blurred_point(defocus, motion, direction):
     point = np.zeros((1, 41, 41, 1), np.float32)
     point[0, 20, 20] = 1
-    values = [jnp.array([value], jnp.float32) for value in (spread, motion, np.radians(direction))]
+    values = [jnp.array([value], jnp.float32) for value in (defocus, motion, np.radians(direction))]
     return covariance(
-        np.asarray(blur(jnp.asarray(point), *values, most_spread=2.0, most_motion=3.0))[0, ..., 0]
+        np.asarray(blur(jnp.asarray(point), *values, max_defocus=2.0, max_motion=3.0))[0, ..., 0]
     )
 
 

@@ -1,11 +1,14 @@
 """Faults of a camera, added to rendered images: blur, vignetting, contrast, noise and JPEG artefacts.
 
-Two photographs of a place differ in these as much as in viewpoint. Every view draws strengths of its own,
-up to those of the settings, and most views are nearly clean, as most photographs are. Exposure and colour
-belong to the rendering, where they act before colours are clipped.
+Two photographs of one scene differ in these as much as in viewpoint. The settings are largest strengths:
+every view draws its own below them. Most views are nearly clean, as most photographs are.
 
-Effects come in the order of a camera. Lengths of blur are relative to the image, so that all resolutions
-show the same view. Noise and JPEG's blocks belong to pixels.
+Faults are applied to display values, and their order is simplified: blur, vignetting, contrast, noise, JPEG.
+In a camera, blur and vignetting act on linear light, and noise comes before the tone curve. Exposure, colour
+cast and tone are part of the rendering, so they come first, before colours are clipped.
+
+Lengths of blur are relative to the image, so that all resolutions show the same view. Noise and JPEG's
+blocks have a fixed size in pixels.
 """
 
 import jax
@@ -52,7 +55,7 @@ def add_camera_faults(
     if not (blurs or config.vignetting or config.contrast or config.noise or config.jpeg):
         return images
     draws = Draws(key, "photometry", images.shape[:1], capacity=8)
-    weak = lambda most: most * draws.uniform(0.0, 1.0) ** 2  # most views have little of it
+    weak = lambda maximum: maximum * draws.uniform(0.0, 1.0) ** 2  # most views have little of it
     defocus, motion, vignetting = weak(config.defocus), weak(config.motion_blur), weak(config.vignetting)
     direction, contrast = draws.uniform(0.0, jnp.pi), config.contrast * draws.uniform(-1.0, 1.0)
     noise, coarseness, noise_seed = weak(config.noise), weak(config.jpeg), draws.bits()
@@ -63,11 +66,11 @@ def add_camera_faults(
         # A line of length L has the variance L²/12.
         pixels = blur(
             pixels,
-            spread=side * defocus,
+            defocus=side * defocus,
             motion=side * motion / 12**0.5,
             direction=direction,
-            most_spread=side * config.defocus,
-            most_motion=side * config.motion_blur / 12**0.5,
+            max_defocus=side * config.defocus,
+            max_motion=side * config.motion_blur / 12**0.5,
         )
     if config.vignetting:
         pixels *= 1 - vignetting[:, None, None, None] * _squared_radius(*images.shape[1:3])[..., None]
@@ -83,12 +86,12 @@ def add_camera_faults(
 
 def blur(
     pixels: Float[Array, "V H W C"],
-    spread: Float[Array, " V"],
+    defocus: Float[Array, " V"],
     motion: Float[Array, " V"],
     direction: Float[Array, " V"],
     *,
-    most_spread: float,
-    most_motion: float,
+    max_defocus: float,
+    max_motion: float,
 ) -> Float[Array, "V H W C"]:
     """Returns images blurred by Gaussians: round, for defocus, and elongated, for motion.
 
@@ -97,25 +100,25 @@ def blur(
 
     Args:
       pixels: V images.
-      spread: standard deviation of the round Gaussian, pixels.
+      defocus: standard deviation of the round Gaussian, pixels.
       motion: standard deviation along the motion, pixels.
       direction: direction of the motion, radians from the x axis to the y axis.
-      most_spread, most_motion: largest values of `spread` and `motion`; they set the sizes of the kernels.
+      max_defocus, max_motion: largest values of `defocus` and `motion`; they set the sizes of the kernels.
     """
     x, y = jnp.cos(direction), jnp.sin(direction)
     # The covariance (x, y)(x, y)ᵀ is split into those of the passes; a diagonal's is [[1, ±1], [±1, 1]].
-    round_part, line = spread**2, motion**2
+    round_part, line = defocus**2, motion**2
     variances = (
         round_part + line * jnp.maximum(x * x - jnp.abs(x * y), 0.0),
         round_part + line * jnp.maximum(y * y - jnp.abs(x * y), 0.0),
         line * jnp.maximum(x * y, 0.0),
         line * jnp.maximum(-x * y, 0.0),
     )
-    along_side = (most_spread**2 + most_motion**2) ** 0.5
-    # The diagonal part of motion, x y, is at most half of it.
-    most = (along_side, along_side, most_motion * 0.5**0.5, most_motion * 0.5**0.5)
-    for (down, right), variance, largest in zip(DIRECTIONS, variances, most):
-        reach = int(np.ceil(BLUR_REACH * largest))
+    straight = (max_defocus**2 + max_motion**2) ** 0.5
+    diagonal = max_motion * 0.5**0.5  # the variance along a diagonal, x y, is at most half of the motion's
+    max_deviations = (straight, straight, diagonal, diagonal)
+    for (down, right), variance, max_deviation in zip(DIRECTIONS, variances, max_deviations):
+        reach = int(np.ceil(BLUR_REACH * max_deviation))
         if not reach:
             continue
         steps = np.arange(-reach, reach + 1)
@@ -159,7 +162,8 @@ def jpeg_artefacts(
 
     Args:
       pixels: images in [0, 255].
-      coarseness: factor on the standard tables of quantisation, one per view; 0 changes next to nothing.
+      coarseness: factor on the standard tables of quantisation, one per view. At 0, all steps are 1, and
+        pixels change by rounding only, at most by about 3 grey levels.
     """
     views, height, width, _ = pixels.shape
     padded = jnp.pad(

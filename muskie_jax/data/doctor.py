@@ -26,7 +26,7 @@ from muskie_jax.data.pipeline import GroupSampler
 from muskie_jax.data.posed import inspection as posed
 from muskie_jax.data.sources import PhotographSource, SyntheticSource
 from muskie_jax.data.synthetic import photo_pyramid, render_groups
-from muskie_jax.data.synthetic.spread import measure_spread, spread_lines
+from muskie_jax.data.synthetic.view_differences import measure_view_differences, view_difference_lines
 from muskie_jax.errors import UserError, printable
 from muskie_jax.files import user_path
 from muskie_jax.viz.contact_sheet import VIEW_HEIGHT, SheetRow, contact_sheet
@@ -90,15 +90,16 @@ def inspect_sources(
     mixture = build_mixture(config, workdir)
     for note in mixture.notes:
         log_main(note)
-    log_main("")
-    log_main(table_head(COLUMNS))
+    if any(isinstance(source, PhotographSource) for source in mixture.training):
+        log_main("")
+        log_main(table_head(COLUMNS))
     sampler = training_sampler(config, mixture)
     reports, rows, errors = [], [], []
     for number, source in enumerate(mixture.training):
         source_sampler = single_source_sampler(sampler, number)
         if isinstance(source, SyntheticSource):
-            spread = measure_spread(source.world, MEASURED_GROUPS).summary()
-            reports.append({"name": source.name, "kind": "synthetic", "spread": spread})
+            differences = measure_view_differences(source.world, MEASURED_GROUPS).summary()
+            reports.append({"name": source.name, "kind": "synthetic", "view_differences": differences})
             rows += list(rendered_rows(source_sampler, source, mixture.photos.get(number), draw))
         else:
             held_out = mixture.held_out[number]
@@ -114,7 +115,7 @@ def inspect_sources(
             report["errors"] = list(dict.fromkeys(group.error for group in groups if group.error))
             errors += source_errors(report, config.data.max_bad_fraction)
             reports.append(report)
-        log_main(table_row(table_cells(reports[-1]), COLUMNS))
+            log_main(table_row(table_cells(report), COLUMNS))
     result["sources"] = reports
     result["views_per_second"] = mixture_views_per_second(mixture, reports)
     result["contact_sheet"] = str(workdir / "contact_sheet.png")
@@ -233,7 +234,7 @@ def photo_rows(sampler: GroupSampler, slot: int, group: PhotoGroup) -> Iterator[
     crops = collate([group._replace(images=plain.images)]).batch(0, large)
     yield SheetRow(f"{name}, centre crops of the files", crops["images"])
     batch = collate([group]).batch(0, bucket)
-    label = f"{name}, as training sees it: cropped and flipped at random, masked patches darkened"
+    label = f"{name}, as training sees it: cropped and flipped at random, masked patches greyed"
     yield SheetRow(label, batch["images"], batch["mask"])
 
 
@@ -272,9 +273,9 @@ def rendered_rows(
         batch = sampler.synthetic_load(0, 0, range(slot, slot + 1)).batch(0, bucket)
         (images,), (scene,), (order,) = np.asarray(render(batch["scene"])), batch["scene"], batch["order"]
         images = images[order].reshape(-1, bucket.views, *images.shape[1:])
-        name = f"{source.name}: {scene[0]}-{scene[1]}"
+        name = f"{source.name}: seed {scene[0]}-{scene[1]}"
         yield SheetRow(f"{name}, rendered", images)
-        yield SheetRow(f"{name}, as training sees it: masked patches darkened", images, batch["mask"])
+        yield SheetRow(f"{name}, as training sees it: masked patches greyed", images, batch["mask"])
 
 
 def source_errors(report: dict[str, Any], max_bad_fraction: float) -> Iterator[str]:
@@ -301,9 +302,7 @@ def mixture_views_per_second(mixture: Mixture, reports: list[dict[str, Any]]) ->
 
 
 def table_cells(report: dict[str, Any]) -> list[str]:
-    """Returns a source's cells, in the order of COLUMNS."""
-    if report["kind"] == "synthetic":
-        return [report["name"], "endless", *("-",) * 6]
+    """Returns the cells of a source of photographs, in the order of COLUMNS."""
     first = report["first_image"]
     fraction = f" ({first['share']:.0%})" if report["sizes"] > 1 else ""
     fewest, median, most = report["per_scene"]
@@ -335,8 +334,9 @@ def summary_lines(result: dict[str, Any], workdir: pathlib.Path) -> list[str]:
             "mixture."
         )
     for report in result.get("sources", ()):
-        if "spread" in report:
-            lines += [f"{report['name']}: {line}" for line in spread_lines(report["spread"])]
+        if "view_differences" in report:
+            title, *table = view_difference_lines(report["view_differences"])
+            lines += [f"{report['name']}: {title}", *table]
     for report in result.get("posed", ()):
         lines += [f"{report['name']}, {problem}" for problem in report["problems"]]
     pictures = {"groups": result.get("contact_sheet"), "warps": result.get("warps")}

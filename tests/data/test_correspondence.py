@@ -9,7 +9,11 @@ import pytest
 
 from muskie_jax.data.synthetic import Cameras, WorldConfig, render_group
 from muskie_jax.data.synthetic.correspondence import find_in_view
-from muskie_jax.data.synthetic.spread import compare_views, measure_spread, spread_lines
+from muskie_jax.data.synthetic.view_differences import (
+    compare_views,
+    measure_view_differences,
+    view_difference_lines,
+)
 from muskie_jax.viz.features import patch_centres
 
 SIZE = (40, 60)  # height, width
@@ -116,12 +120,19 @@ def test_two_views_of_a_wall_are_compared():
     assert overlap == 0 and np.isnan(angle) and np.isnan(scale)
 
 
-def test_the_spread_of_a_world_is_summarised():
+def test_differences_between_views_of_a_world_are_summarised():
     still = WorldConfig(
         baseline=(0.0, 0.0), aim_jitter=0.0, roll_jitter=0.0, zoom_jitter=0.0, centre_jitter=0.0
     )
-    spread = measure_spread(still, groups=1, num_views=2)
-    assert spread.overlap.shape == (2 * 20,), "one batch of pairs"
-    assert spread.overlap.min() > 0.99 and spread.angle.max() < 0.1 and spread.scale.max() < 1e-3
-    lines = spread_lines(spread._replace(scale=np.ones(40)).summary())
-    assert "50%: share 100% of their pixels, see surfaces from 0 degrees apart, 2.00 times" in lines[2]
+    found = measure_view_differences(still, groups=1, num_views=2)
+    assert found.overlap.shape == (2 * 20,), "one batch of pairs"
+    assert found.overlap.min() > 0.99 and found.angle.max() < 0.1 and found.scale.max() < 1e-3
+    distinct = found._replace(scale=np.ones(40), angle=np.full(40, 30.0), roll=np.full(40, 5.0))
+    _, head, *rows = view_difference_lines(distinct.summary())
+    assert [row.split() for row in rows] == [
+        [p, "100%", "30", "2.00", "5"] for p in ("10th", "50th", "90th")
+    ]
+    columns = ("shared pixels", "angle, degrees", "size ratio", "roll, degrees")
+    for column, cell in zip(columns, ("100%", "30", "2.00", "5")):
+        end = head.index(column) + len(column)
+        assert rows[0][:end].endswith(f" {cell}"), "a cell ends below the title of its column"

@@ -12,7 +12,7 @@ from conftest import write_scene
 from muskie_jax.config import dataset, default_config, posed, synthetic
 from muskie_jax.data.doctor import inspect, photo_rows, rendered_rows
 from muskie_jax.data.mixture import build_mixture, training_sampler
-from muskie_jax.data.sources import PhotographSource
+from muskie_jax.data.sources import PhotographSource, SyntheticSource
 from muskie_jax.errors import UserError
 from muskie_jax.viz.contact_sheet import LABEL_HEIGHT, MARGIN, VIEW_HEIGHT, SheetRow, contact_sheet
 from muskie_tests import posed_trees
@@ -41,14 +41,14 @@ def test_a_report_counts_scenes_and_images(root, tmp_path, capsys):
     assert photos["per_scene"] == [6, 7, 9] and photos["checked"] == 6 + 7 + 8 + 9
     assert photos["first_image"] == {"height": 72, "width": 96, "share": 1.0}
     assert (wild["scenes"], wild["held_out"], wild["images"], wild["checked"]) == (3, 0, 12, 12)
-    low, median, high = rooms["spread"]["angle"]
+    low, median, high = rooms["view_differences"]["angle"]
     assert rooms["kind"] == "synthetic" and 1 < low < median < high < 60
     assert not photos["unreadable"] + wild["unreadable"]
     speeds = [photos["views_per_second"], wild["views_per_second"]]
     assert min(speeds) < result["views_per_second"] < max(speeds)
     printed = capsys.readouterr()
-    assert f"see surfaces from {median:.0f} degrees apart" in printed.out
-    assert "6 - 7 - 9" in printed.err and "96x72" in printed.err and "endless" in printed.err
+    assert f"50th  {rooms['view_differences']['overlap'][1]:13.0%}  {median:14.0f}" in printed.out
+    assert "6 - 7 - 9" in printed.err and "96x72" in printed.err and "rooms" not in printed.err
     assert "views per second" in printed.out and str(tmp_path / "out" / "contact_sheet.png") in printed.out
     assert json.loads((tmp_path / "out" / "inspect.json").read_text()) == result
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
@@ -113,8 +113,9 @@ def test_rooms_are_drawn_with_their_settings_and_photographs(root):
     sampler = training_sampler(config, mixture)
 
     def rows(photos=None, **settings):
-        world = dataclasses.replace(mixture.worlds[0], **settings)
-        source = dataclasses.replace(mixture.training[0], world=world)
+        (source,) = mixture.training
+        assert isinstance(source, SyntheticSource)
+        source = dataclasses.replace(source, world=dataclasses.replace(source.world, **settings))
         return list(rendered_rows(sampler, source, photos, 3))
 
     plain, bare, *others = rows()
@@ -123,9 +124,23 @@ def test_rooms_are_drawn_with_their_settings_and_photographs(root):
     assert (
         plain.images.shape == (1, 2, 32, 32, 3)
         and plain.label == bare.label.partition(",")[0] + ", rendered"
+        and plain.label.startswith("rooms: seed ")
     )
     for changed in (rows(mixture.photos[0]), rows(vignetting=1.0)):
         assert np.abs(changed[0].images.astype(int) - plain.images).mean() > 3
+
+
+def test_rooms_alone_have_no_table_of_photographs(tmp_path, capsys):
+    config = default_config()
+    config.batch.views, config.buckets.views = 2, (2,)
+    config.buckets.resolutions = (((32, 32),),)
+    config.sources.rooms = synthetic(num_boxes=1, num_ellipsoids=0, num_cylinders=0)
+    result = inspect(config, tmp_path, check=1, draw=1)
+    printed = capsys.readouterr()
+    assert "unreadable" not in printed.err and "-  " not in printed.err
+    (line,) = [line for line in printed.out.splitlines() if line.lstrip().startswith("50th")]
+    overlap, angle = (result["sources"][0]["view_differences"][key][1] for key in ("overlap", "angle"))
+    assert line.split()[1:3] == [f"{overlap:.0%}", f"{angle:.0f}"]
 
 
 def test_hidden_patches_are_dimmed_and_visible_ones_are_not():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from muskie_jax.data.synthetic.scenes import Cameras, clearance
-from muskie_jax.data.synthetic.spread import compare_views
+from muskie_jax.data.synthetic.view_differences import compare_views
 from muskie_jax.data.synthetic.viewpoints import camera_centres, look_at
 from muskie_tests.synthetic_rooms import (
     EVEN,

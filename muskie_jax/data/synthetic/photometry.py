@@ -3,8 +3,8 @@
 Two photographs of one scene differ in these as much as in viewpoint. The settings are largest strengths:
 every view draws its own below them. Most views are nearly clean, as most photographs are.
 
-Faults are applied to display values, and their order is simplified: blur, vignetting, contrast, noise, JPEG.
-In a camera, blur and vignetting act on linear light, and noise comes before the tone curve. Exposure, colour
+Faults are applied to display values in a simplified order: blur, vignetting, contrast, noise, JPEG. In a
+camera, blur and vignetting act on linear light, and noise comes before the tone curve. Exposure, colour
 cast and tone are part of the rendering, so they come first, before colours are clipped.
 
 Lengths of blur are relative to the image, so that all resolutions show the same view. Noise and JPEG's

@@ -1,6 +1,6 @@
-"""Measures how far apart the views of synthetic groups are: what a network can learn from them.
+"""Measures how the views of synthetic groups differ in viewpoint.
 
-Wide views are only useful while they see the same surfaces, so angles come with the overlap.
+Wide baselines are useful only while views see the same surfaces, so angles come with the overlap.
 """
 
 import functools
@@ -15,16 +15,21 @@ from muskie_jax.data.synthetic.rays import nearest_primitive
 from muskie_jax.data.synthetic.render import pixel_rays
 from muskie_jax.data.synthetic.scenes import Cameras, WorldConfig, sample_scene
 from muskie_jax.data.synthetic.viewpoints import sample_cameras
+from muskie_jax.writers import table_head, table_row
 
 PROBE_SIDE = 16  # points along each side of a view
-FEWEST_SHARED = 3  # shared points below which a pair has no angle or scale
+MIN_SHARED_POINTS = 3  # shared points below which a pair has no angle or scale
 SIDE = 64  # pixels of the square views whose depth is measured
 BATCH = 20  # groups rendered together
 PERCENTILES = (10, 50, 90)
+COLUMNS = (
+    ("percentile", 12), ("shared pixels", 13), ("angle, degrees", 14), ("size ratio", 10),
+    ("roll, degrees", 13),
+)  # fmt: skip
 
 
-class PairSpread(NamedTuple):
-    """How two views of a group differ, one value per ordered pair of views.
+class ViewDifferences(NamedTuple):
+    """How two views of a group differ in viewpoint, one value per ordered pair of views.
 
     Attributes:
       overlap: fraction of the first view's pixels that the second view sees.
@@ -63,7 +68,9 @@ def _geometry(world: WorldConfig, num_views: int):
     return jax.jit(jax.vmap(group))
 
 
-def measure_spread(world: WorldConfig, groups: int = 200, num_views: int = 4, seed: int = 0) -> PairSpread:
+def measure_view_differences(
+    world: WorldConfig, groups: int = 200, num_views: int = 4, seed: int = 0
+) -> ViewDifferences:
     """Returns how the views of random groups differ: all ordered pairs of all groups.
 
     Args:
@@ -83,13 +90,13 @@ def measure_spread(world: WorldConfig, groups: int = 200, num_views: int = 4, se
                 compare_views(depth[number], of_group, a, b)
                 for a, b in np.argwhere(~np.eye(num_views, dtype=bool))
             ]
-    return PairSpread(*np.array(pairs, float).reshape(-1, 4).T)
+    return ViewDifferences(*np.array(pairs, float).reshape(-1, 4).T)
 
 
 def compare_views(
     depth: Float[np.ndarray, "V H W"], cameras: Cameras, first: int, second: int
 ) -> tuple[float, float, float, float]:
-    """Returns overlap, angle, scale and roll of two views: see `PairSpread`."""
+    """Returns overlap, angle, scale and roll of two views: see `ViewDifferences`."""
     height, width = depth.shape[1:]
     columns, rows = ((2 * np.arange(PROBE_SIDE) + 1) * side // (2 * PROBE_SIDE) for side in (width, height))
     points = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2) + 0.5  # centres of pixels
@@ -99,7 +106,7 @@ def compare_views(
     roll = float(
         np.degrees(np.abs(np.arctan2(relative[1, 0] - relative[0, 1], relative[0, 0] + relative[1, 1])))
     )
-    if visible.sum() < FEWEST_SHARED:
+    if visible.sum() < MIN_SHARED_POINTS:
         return float(visible.mean()), np.nan, np.nan, roll
     shared = surface_points(points[visible], depth[first], intrinsics[first], poses[first])
     centres = [-pose[:3, :3].T @ pose[:3, 3] for pose in (poses[first], poses[second])]
@@ -111,13 +118,12 @@ def compare_views(
     return float(visible.mean()), float(np.median(angle)), float(np.median(scale)), roll
 
 
-def spread_lines(summary: dict[str, list[float]]) -> list[str]:
-    """Returns lines of text for a `PairSpread.summary`."""
-    lines = ["two views of a group (each figure is a percentile by itself):"]
+def view_difference_lines(summary: dict[str, list[float]]) -> list[str]:
+    """Returns a `ViewDifferences.summary` as text: a title, and a table with a row per percentile."""
+    title = "differences between two views of a group (each column is sorted separately)"
+    lines = [title, table_head(COLUMNS)]
     for number, percentile in enumerate(PERCENTILES):
-        overlap, angle, scale, roll = (summary[key][number] for key in PairSpread._fields)
-        lines.append(
-            f"  {percentile}%: share {overlap:.0%} of their pixels, see surfaces from {angle:.0f} degrees "
-            f"apart, {2**scale:.2f} times as large, rolled by {roll:.0f} degrees"
-        )
+        overlap, angle, scale, roll = (summary[key][number] for key in ViewDifferences._fields)
+        cells = [f"{percentile}th", f"{overlap:.0%}", f"{angle:.0f}", f"{2**scale:.2f}", f"{roll:.0f}"]
+        lines.append(table_row(cells, COLUMNS))
     return lines

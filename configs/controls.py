@@ -1,19 +1,18 @@
 r"""The control experiment: what the recipe owes to several views, photographs as textures, and Muon.
 
-    JAX_COMPILATION_CACHE_DIR= python -m muskie_jax.sweeps.experiment --config configs/controls.py \
-        --workdir runs/controls --gpus=0,1 --recordings=/folder/of/sequences \
-        --config.sources.rooms.photos=/folder/of/photographs
+    JAX_COMPILATION_CACHE_DIR= muskie experiment --config configs/controls.py --workdir runs/controls \
+        --gpus=0,1 --config.sources.rooms.photos=/folder/of/photographs
 
 All four runs take the same number of updates and images, with three seeds each. The empty variable makes
-every training compile its programs, so that the minutes of the table are those of a fresh start. See
-docs/experiments.md for the table.
+every training compile its programs, so that the minutes of the table are those of a fresh start.
+docs/experiments.md describes the columns, and how to evaluate on recorded sequences. Not yet run.
 
-| run | difference from the recipe |
+| run | how it is trained |
 |---|---|
-| recipe | none |
-| single_views | groups of one view: only the view itself can help to paint its masked patches |
-| no_photographs | no photographs as textures, only patterns |
-| adamw | AdamW for all parameters, instead of Muon for the kernels of the blocks |
+| recipe | as in configs/recipe.py |
+| single_views | in groups of one view: only the view itself can help to paint its masked patches |
+| no_photographs | without photographs as textures, only patterns |
+| adamw | with AdamW for all parameters, instead of Muon for the kernels of the blocks |
 
 The masked error of no_photographs is that of rooms without photographs, so it is not comparable.
 """

@@ -1,28 +1,32 @@
-r"""The recipe of a ten-minute network, step by step: each run changes one thing about `base`.
+r"""The recipe of a ten-minute network, step by step: each run changes one thing about the run `recipe`.
 
-    python -m muskie_jax.sweeps.experiment --config configs/recipe.py --workdir runs/recipe --gpus=0,1 \
-        --recordings=/folder/of/sequences --config.sources.rooms.photos=/folder/of/photographs
+    muskie experiment --config configs/recipe.py --workdir runs/recipe --gpus=0,1
 
-`base` is Muskie-S on synthetic rooms at 128x128, 512 views per update, with Muon. With optax's own Muon,
-before its matrices were stacked, 5,000 updates took 2m58s with compilation on an H200 (2026-11-29).
---runs=base,adamw selects runs; docs/experiments.md has the table. A single run is also a config:
-configs/recipe.py:adamw.
+This evaluates on synthetic rooms and needs no data. docs/experiments.md shows how to add recorded sequences
+and photographs as textures. --runs=recipe,adamw selects runs. A single run is also a config:
+configs/recipe.py:adamw. The comparison as a whole was not yet run.
 
-| runs | difference from `base` |
+`recipe` trains Muskie-S on synthetic rooms at 128x128, 512 views per update, with Muon. With optax's own
+Muon, before its matrices were stacked, 5,000 updates took 2m58s with compilation on an H200 (2026-11-29).
+
+| runs | what they change (what `recipe` does) |
 |---|---|
-| adamw | AdamW for all parameters |
-| rate_5e-4, rate_2e-3; decay_0, decay_20 | learning rate 1e-3; weight decay 0.05 |
-| warmup_100, warmup_1000 | warm-up of 300 updates |
-| linear, cooldown_50, cooldown_20 | linear decay: from the warm-up on, or in the last 50% or 20% |
-| views_2, views_4, views_8, views_4_8 | groups of 2, 4 and 8 views in turn; as many images |
-| random, rectangle, ellipse, blob | masks: random, 90%, and rectangle, 75%, half of the groups each |
-| random_75, random_95; rectangle_60 | one mask mode with another ratio |
-| batch_256, batch_1024 | 512 views per update; the number of images over the run stays the same |
-| mixed_224, late_224 | 224x224 in one update of five, throughout the run or as the last fifth of it |
-| textures_0, textures_16, textures_64 | at most 256 photographs as textures; needs sources.rooms.photos |
-| cameras, faults, surfaces, wide | harder rooms: parts of configs/wide_rooms.py, and all of them |
-| updates_10000, updates_20000 | 5,000 updates |
-| nano, tiny, base_size | sizes of the network, see UPDATES |
+| adamw | AdamW for all parameters (Muon for the kernels of the blocks) |
+| rate_5e-4, rate_2e-3 | learning rate 5e-4, 2e-3 (1e-3) |
+| decay_0, decay_20 | weight decay 0, 0.2 (0.05) |
+| warmup_100, warmup_1000 | warm-up of 100, 1,000 updates (300) |
+| linear, cooldown_50, cooldown_20 | linear decay after the warm-up, in the last 50% or 20% (cosine) |
+| views_2, views_4, views_8, views_4_8 | groups of 2, 4, 8, or 4 and 8 views (2, 4 and 8); as many images |
+| random, rectangle, ellipse, blob | one mask mode, 90% or (regions) 75% (random and rectangle in turn) |
+| random_75, random_95, rectangle_60 | one mask mode with another ratio: 75%, 95%, 60% |
+| batch_256, batch_1024 | 256, 1,024 views per update (512); as many images over the run |
+| mixed_224, late_224 | 224x224 in one update of five, throughout or as the last fifth (128x128 only) |
+| textures_0, textures_16, textures_64 | at most so many photographs as textures (256); see below |
+| cameras, faults, surfaces, wide | parts of configs/wide_rooms.py, and all of them (default rooms) |
+| updates_10000, updates_20000 | 10,000, 20,000 updates (5,000) |
+| size_nano, size_tiny, size_base | another size of the network, with the updates in UPDATES (Muskie-S) |
+
+The runs textures_* differ from `recipe` only with photographs: --config.sources.rooms.photos=/folder.
 """
 
 import pathlib
@@ -37,13 +41,13 @@ from muskie_jax.sweeps import choose, override
 SMALL = (((128, 128),),)
 LARGE = (((224, 224),),)
 RANDOM, RECTANGLE = ("random", 0.9), ("rectangle", 0.75)
-# Updates of other sizes in about the minutes of `base`, estimated from FLOPs and the time of `base`. The
-# column "minutes" of the table says how equal they are; change these numbers until it is the same.
+# Updates of other sizes in about the minutes of `recipe`, estimated from FLOPs and the time of `recipe`.
+# The table's column "minutes" shows how equal they are.
 UPDATES = {"nano": 12_000, "tiny": 10_000, "base": 1_800}
 
 
 def sweep() -> dict[str, dict[str, Any]]:
-    runs: dict[str, dict[str, Any]] = {"base": {}, "adamw": {"optim.name": "adamw"}}
+    runs: dict[str, dict[str, Any]] = {"recipe": {}, "adamw": {"optim.name": "adamw"}}
     for name, rate in (("rate_5e-4", 5e-4), ("rate_2e-3", 2e-3)):
         runs[name] = {"optim.learning_rate": rate}
     for name, decay in (("decay_0", 0.0), ("decay_20", 0.2)):
@@ -78,8 +82,7 @@ def sweep() -> dict[str, dict[str, Any]]:
     for updates in (10_000, 20_000):
         runs[f"updates_{updates}"] = {"duration": f"{updates} steps"}
     for variant, updates in UPDATES.items():
-        name = "base_size" if variant == "base" else variant
-        runs[name] = {"model.variant": variant, "duration": f"{updates} steps"}
+        runs[f"size_{variant}"] = {"model.variant": variant, "duration": f"{updates} steps"}
     return runs
 
 

@@ -161,8 +161,8 @@ def test_summaries_pool_datasets_by_pairs_and_average_over_seeds(folder):
     assert (a.name, b.name, still.name) == ("a", "b", "did not move")
     assert a.values["px"] == pytest.approx([12, 16]), "three quarters of the pairs are of the kitchen"
     assert a.values["minutes"] == [1.5, 2.0] and a.values["gain"] == pytest.approx([50, 40])
-    assert a.mean("px") == pytest.approx(14) and a.spread("px") == pytest.approx(np.sqrt(8))
-    assert (b.seeds, b.spread("px")) == (1, None) and b.values["px"] == pytest.approx([32])
+    assert a.mean("px") == pytest.approx(14) and a.deviation("px") == pytest.approx(np.sqrt(8))
+    assert (b.seeds, b.deviation("px")) == (1, None) and b.values["px"] == pytest.approx([32])
     assert still.values["px"] == [40] and still.mean("gain") is None
     assert markdown_table([a, b, still]).splitlines()[2:] == [
         "| a | 2 | 1.8 ± 0.4 | 45.0 ± 7.1 | 14.0 ± 2.8 | 86.0 ± 2.8 |",
@@ -195,7 +195,7 @@ def test_summaries_survive_a_file(folder):
     write_summaries(folder / "summaries.json", summaries, REFINED)
     assert read_summaries(folder / "summaries.json") == ("attention+refined all", summaries)
     (folder / "summaries.json").write_text("{}")
-    with pytest.raises(UserError, match="is not a summary of an experiment: run python -m"):
+    with pytest.raises(UserError, match="is not a summary of an experiment: run muskie experiment"):
         read_summaries(folder / "summaries.json")
 
 
@@ -218,12 +218,12 @@ def summary(name, *values):
     return Summary(name, {measure: list(values) for measure in MEASURES})
 
 
-def test_verdicts_compare_differences_with_the_spread_of_seeds():
+def test_verdicts_compare_differences_with_the_deviation_of_seeds():
     base = summary("base", 50.0, 52.0)
     assert verdict(summary("a", 60.0, 61.0), base, "px_10") == ("+9.5, better", "better")
     assert verdict(summary("a", 60.0, 61.0), base, "px") == ("+9.5, worse", "worse")
     assert verdict(summary("a", 40.0, 41.0), base, "px_10") == ("\N{MINUS SIGN}10.5, worse", "worse")
-    assert verdict(summary("a", 51.0, 53.0), base, "px_10") == ("+1.0, within the spread of seeds", "")
+    assert verdict(summary("a", 51.0, 53.0), base, "px_10") == ("+1.0, no clear difference", "")
     assert verdict(summary("a", 60.0), base, "px_10") == ("+9.0, one seed", "")
 
 

@@ -78,16 +78,18 @@ def test_questions_of_the_figure_cover_all_ablations():
 @pytest.mark.parametrize("name", ["recipe", "controls"])
 def test_steps_of_the_recipe_and_controls_are_valid(name):
     configs = sweep_configs(str(ROOT / f"configs/{name}.py"), {})
-    images = {run: _images(config) for run, config in configs.items() if "_size" not in run}
-    first, *_ = configs
-    for run in ("nano", "tiny"):
-        images.pop(run, None)
-    assert set(images.values()) == {images[first]}, "as many images"
+    images = {run: _images(config) for run, config in configs.items()}
+    others = {run: images[run] for run in images if run.startswith(("size_", "updates_"))}
+    same = {count for run, count in images.items() if run not in others}
+    assert same == {images["recipe"]}, "as many images"
     if name == "recipe":
-        sizes = {run: config.model.variant for run, config in configs.items()}
-        assert (sizes["nano"], sizes["tiny"], sizes["base_size"], sizes["base"]) == (
-            "nano", "tiny", "base", "small",
-        )  # fmt: skip
+        assert set(others) == {
+            "size_nano", "size_tiny", "size_base", "updates_10000", "updates_20000",
+        }  # fmt: skip
+        assert others["updates_10000"] == 2 * images["recipe"]
+        for size in ("nano", "tiny", "base"):
+            assert configs[f"size_{size}"].model.variant == size
+        assert configs["recipe"].model.variant == "small"
     else:
         recipe = load_config(ROOT / "configs/recipe.py")
         assert configs["recipe"].to_dict() == recipe.to_dict()

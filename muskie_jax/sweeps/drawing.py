@@ -44,18 +44,16 @@ def verdict(run: Summary, base: Summary, measure: str) -> tuple[str, str]:
 
     A difference is clear if it exceeds the sum of both standard deviations over seeds.
     """
-    means, spreads = (
-        [each.mean(measure) for each in (run, base)],
-        [each.spread(measure) for each in (run, base)],
-    )
+    means = [each.mean(measure) for each in (run, base)]
+    deviations = [each.deviation(measure) for each in (run, base)]
     if means[0] is None or means[1] is None:
         return "", ""
     difference = means[0] - means[1]
     text = f"{difference:+.{MEASURES[measure][1]}f}".replace("-", "\N{MINUS SIGN}")
-    if spreads[0] is None or spreads[1] is None:
+    if deviations[0] is None or deviations[1] is None:
         return f"{text}, one seed", ""
-    if abs(difference) <= spreads[0] + spreads[1]:
-        return f"{text}, within the spread of seeds", ""
+    if abs(difference) <= deviations[0] + deviations[1]:
+        return f"{text}, no clear difference", ""
     better = (difference < 0) == (measure in LOWER_IS_BETTER)
     return (f"{text}, better", "better") if better else (f"{text}, worse", "worse")
 
@@ -95,8 +93,8 @@ def comparison_svg(
         y += HEADER
         for summary in answers:
             add_row(summary, "c0")
-    mean, spread = base.mean(measure) or 0.0, base.spread(measure) or 0.0
-    edges = to_x(max(low, mean - spread)), to_x(min(high, mean + spread))
+    mean, deviation = base.mean(measure) or 0.0, base.deviation(measure) or 0.0
+    edges = to_x(max(low, mean - deviation)), to_x(min(high, mean + deviation))
     behind = [
         tag(
             "rect",
@@ -117,12 +115,12 @@ def comparison_svg(
 
 
 def _row(summary: Summary, base: Summary, measure: str, y: float, colour: str, to_x) -> Element:
-    centre, values, spread = y + ROW / 2, summary.values[measure], summary.spread(measure)
+    centre, values, deviation = y + ROW / 2, summary.values[measure], summary.deviation(measure)
     mean = summary.mean(measure)
     parts = [_text(LEFT - 10, centre + 4, summary.name, "end", "ink")]
     if mean is not None:
-        if spread is not None:
-            parts.append(_line(to_x(mean - spread), centre, to_x(mean + spread), centre, "curve"))
+        if deviation is not None:
+            parts.append(_line(to_x(mean - deviation), centre, to_x(mean + deviation), centre, "curve"))
         dot = lambda x, r, css: tag("circle", cx=f"{to_x(x):.1f}", cy=f"{centre:.1f}", r=r, class_=css)
         parts += [*(dot(value, 2.6, "seed") for value in values), dot(mean, 5, "mark")]
         parts.append(_text(RIGHT + MARGIN, centre + 4, number_text(summary, measure), "start", "ink"))

@@ -1,4 +1,4 @@
-"""What trainings of a sweep achieved: the mean over seeds, and how much seeds differ.
+"""Results of the trainings of a sweep: mean and standard deviation over seeds.
 
 The folder of an experiment contains a folder per training, `trainings.jsonl` with the wall time of every
 start, and `evaluation`, the work directory of the job `evaluate`.
@@ -26,7 +26,7 @@ BASELINE = "did not move"
 # What is measured: key -> title and number of decimals.
 MEASURES = {
     "minutes": ("minutes", 1),
-    "gain": ("masked error below visible-mean, %", 1),
+    "gain": ("error reduction against mean fill, %", 1),
     "px": ("mean error, px", 1),
     "px_10": ("points within 10 px, %", 1),
 }
@@ -51,7 +51,7 @@ class Summary(NamedTuple):
         values = self.values[measure]
         return statistics.fmean(values) if values else None
 
-    def spread(self, measure: str) -> float | None:
+    def deviation(self, measure: str) -> float | None:
         """Returns the standard deviation over seeds; None for fewer than two."""
         values = self.values[measure]
         return statistics.stdev(values) if len(values) > 1 else None
@@ -206,10 +206,10 @@ def markdown_table(summaries: Sequence[Summary]) -> str:
 
 def number_text(summary: Summary, measure: str) -> str:
     """Returns text such as "66.5 ± 1.2"; "66.5" for one seed, "" without a value."""
-    mean, spread, decimals = summary.mean(measure), summary.spread(measure), MEASURES[measure][1]
+    mean, deviation, decimals = summary.mean(measure), summary.deviation(measure), MEASURES[measure][1]
     if mean is None:
         return ""
-    return f"{mean:.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")
+    return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")
 
 
 def write_summaries(path: pathlib.Path, summaries: Sequence[Summary], predictor: PredictorName) -> None:
@@ -234,6 +234,4 @@ def read_summaries(path: pathlib.Path) -> tuple[str, list[Summary]]:
         ]
         return str(content["predictor"]), runs
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not a summary of an experiment: run python -m muskie_jax.sweeps.experiment first"
-        ) from error
+        raise UserError(f"{path} is not a summary of an experiment: run muskie experiment first") from error

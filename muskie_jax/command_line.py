@@ -196,9 +196,11 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
             check_config_file(file)
         check_overrides(argv)
         rest = FLAGS(argv)
-        for flag, example in needed.items():
-            if FLAGS[flag].value is None:
-                raise UserError(f"--{flag} is missing: pass --{flag} {example}")
+        missing = [flag for flag in needed if FLAGS[flag].value is None]
+        if missing:
+            names = " and ".join(f"--{flag}" for flag in missing)
+            examples = " ".join(f"--{flag} {needed[flag]}" for flag in missing)
+            raise UserError(f"{names} {'is' if len(missing) == 1 else 'are'} missing: pass {examples}")
         if CONFIG.value is not None:
             _ = CONFIG.value.job  # absl reports an unloadable config file only on first use
     except flags.Error as error:

@@ -206,6 +206,7 @@ def test_muskie_prints_its_version():
 def test_every_command_of_muskie_has_help(command):
     done = run_in_process("muskie_jax", command, "--help")
     assert done.returncode == 0 and done.stderr == "" and len(done.stdout) > 100
+    assert "([])" not in done.stdout and "\\  " not in done.stdout, "defaults and examples are readable"
     if command not in ("data", "interop"):
         assert done.stdout.startswith(f"muskie {command} ")
 
@@ -222,6 +223,7 @@ def test_every_command_of_muskie_has_help(command):
         (["train", *QUICKSTART, "--out=x"], "`muskie train` has no flag --out: leave it out (muskie train"),
         (["data", "verify"], "got 0 arguments instead of 1: run muskie data verify <folder or URL> <"),
         (["data", "pak"], "muskie data has no command 'pak': use one of inspect, groups, pack, "),
+        (["figure"], "--workdir and --out are missing: pass --workdir runs/ablations --out ablations.svg"),
         (["interop", "export", "--out=m.pth"], "--checkpoint is missing: pass --checkpoint runs/quicks"),
         (["report", "--workdir", "runs", "x"], "'x' is not a flag: leave it out"),
         (["sweeps", "--config", "configs/ablations.py", "--config.optim.b1=2.0"], "run 'base': config."),

@@ -1,12 +1,13 @@
 """Trains the runs of a sweep with several seeds, evaluates all networks, and prints a table.
 
-    python -m muskie_jax.sweeps.experiment --config configs/controls.py --workdir runs/controls
+    muskie experiment --config configs/controls.py --workdir runs/controls
 
-A line of the table is a run: mean ± standard deviation over the seeds. One training runs on each GPU of
---gpus at a time. Trainings that are finished are skipped, so the same command resumes an experiment.
---recordings is a folder of recorded sequences to measure correspondence on, see configs/evaluate.py;
-without it, correspondence is measured on synthetic rooms. Settings such as --config.duration='100 steps'
-apply to all runs. docs/experiments.md has examples.
+--config is a file with a function sweep(), such as configs/controls.py, configs/recipe.py and
+configs/ablations.py. A row of the table is a run: mean ± standard deviation over the seeds. One training
+runs on each GPU of --gpus at a time. Trainings that are finished are skipped, so the same command resumes
+an experiment. --recordings is a folder of recorded sequences to measure correspondence on;
+docs/experiments.md lists them. Without it, correspondence is measured on synthetic rooms. Settings such as
+--config.duration='100 steps' apply to all runs.
 """
 
 import json
@@ -37,22 +38,22 @@ from muskie_jax.sweeps.outcomes import (
     summarise,
     write_summaries,
 )
-from muskie_jax.sweeps.predictor import DEFAULT_PREDICTOR, PredictorName
+from muskie_jax.sweeps.predictor import DEFAULT_PREDICTOR, PREDICTOR_HELP, PredictorName
 from muskie_jax.writers import duration, log
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds of each run: 0, 1, ...", lower_bound=1)
-_RUNS = flags.DEFINE_list("runs", [], "Names of the runs to train, separated by commas; by default all.")
-_GPUS = flags.DEFINE_list("gpus", [], "GPUs to use, such as 0,1; by default one training runs at a time.")
+_RUNS = flags.DEFINE_list("runs", None, "Names of runs to train, such as recipe,adamw; by default all.")
+_GPUS = flags.DEFINE_list("gpus", None, "GPUs to use, such as 0,1; by default one training runs at a time.")
 _RECORDINGS = flags.DEFINE_string("recordings", None, "Folder of recorded sequences to evaluate on.")
 _EVALUATION = flags.DEFINE_string(
     "evaluation",
     None,
-    "Config of the evaluation; by default configs/evaluate.py, with :recordings for --recordings.",
+    "Config of the evaluation; by default configs/evaluate.py (:recordings with --recordings).",
 )
-_PREDICTOR = flags.DEFINE_string(
-    "predictor", DEFAULT_PREDICTOR, "Predictor of correspondence to report, and its layer."
+_PREDICTOR = flags.DEFINE_string("predictor", DEFAULT_PREDICTOR, PREDICTOR_HELP)
+_ONLY_TABLE = flags.DEFINE_bool(
+    "only_table", False, "Print the table of finished trainings, and start none."
 )
-_ONLY_TABLE = flags.DEFINE_bool("only_table", False, "Print the table of what is finished; start nothing.")
 
 NEEDED = {"config": "configs/controls.py", "workdir": "runs/controls"}
 OPTIONAL = ("seeds", "runs", "gpus", "recordings", "evaluation", "predictor", "only_table")
@@ -69,7 +70,7 @@ def experiment() -> None:
         flag, workdir = FLAGS[CONFIG.name], user_path(WORKDIR.value or "")
         file, overrides = config_flags.get_config_filename(flag), config_flags.get_override_values(flag)
         require("seed" not in overrides, "--config.seed is set by --seeds: leave it out")
-        configs = sweep_configs(file, overrides, _RUNS.value)
+        configs = sweep_configs(file, overrides, _RUNS.value or ())
         predictor, seeds = PredictorName.parse(_PREDICTOR.value), range(_SEEDS.value)
         evaluation, settings = _evaluation()
         if not _ONLY_TABLE.value:

@@ -1,13 +1,14 @@
-"""Draws an experiment: its runs beside their base, or the correspondence of a run over minutes.
+r"""Draws an experiment: its runs beside their base, or the correspondence of a run over minutes.
 
-    python -m muskie_jax.sweeps.figure --config configs/ablations.py --workdir runs/ablations \
-        --out ablations.svg
-    python -m muskie_jax.sweeps.figure --workdir runs/curve --out curve.svg
+    muskie figure --config configs/ablations.py --workdir runs/ablations --out ablations.svg
+    muskie figure --workdir runs/curve --out curve.svg
 
-With --config, --workdir is the folder of an experiment. A row is a run: a small dot for each seed, a large
-dot for their mean, and a line of one standard deviation to each side. Rows are grouped by QUESTIONS of the
-config file, if it has them. Without --config, --workdir is an evaluation of several checkpoints of a run,
-and --predictor selects its predictor.
+--out is an SVG file. With --config, --workdir is that of `muskie experiment` with this config. A row is a
+run: a small dot for each seed, a large dot for their mean, and a line of one standard deviation to each
+side. Rows are grouped by QUESTIONS of the config file, if it has them.
+
+Without --config, --workdir is that of `muskie evaluate` on several checkpoints of a run, and the picture is
+a curve over minutes of training. --predictor selects the predictor, and --levels adds horizontal lines.
 """
 
 import pathlib
@@ -31,14 +32,18 @@ from muskie_jax.sweeps.outcomes import (
     minutes_at_steps,
     read_summaries,
 )
-from muskie_jax.sweeps.predictor import DEFAULT_PREDICTOR, PredictorName
+from muskie_jax.sweeps.predictor import DEFAULT_PREDICTOR, PREDICTOR_HELP, PredictorName
 
-_MEASURE = flags.DEFINE_string("measure", "px_10", f"What to draw: {', '.join(MEASURES)}.")
+_MEASURE = flags.DEFINE_string(
+    "measure",
+    "px_10",
+    f"What to draw: {', '.join(f'{key} ({title})' for key, (title, _) in MEASURES.items())}.",
+)
 _LEVELS = flags.DEFINE_list(
-    "levels", [], "Without --config: lines to compare with, such as SIFT=40.1,DINOv2=55.3."
+    "levels", None, "Without --config: lines to compare with, such as SIFT=40.1,DINOv2=55.3."
 )
 _PREDICTOR = flags.DEFINE_string(
-    "predictor", DEFAULT_PREDICTOR, "Predictor of correspondence to report, and its layer."
+    "predictor", DEFAULT_PREDICTOR, f"Without --config: {PREDICTOR_HELP[0].lower()}{PREDICTOR_HELP[1:]}"
 )
 _NOTE = flags.DEFINE_string("note", "", "Text below the picture, such as machine and date.")
 
@@ -59,7 +64,7 @@ def figure() -> None:
             note = "; ".join(filter(None, (f"correspondence by {predictor}", note)))
             text = comparison_svg(_questions(file, summaries), summaries, measure, note)
         else:
-            text = _time_curve(workdir, measure, _parse_levels(_LEVELS.value), note)
+            text = _time_curve(workdir, measure, _parse_levels(_LEVELS.value or ()), note)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
     except (UserError, OSError) as error:

@@ -6,6 +6,7 @@ from muskie_jax.checks import require
 from muskie_jax.evaluators.predictions import ALL
 
 DEFAULT_PREDICTOR = "attention+refined all"
+PREDICTOR_HELP = "Predictor of correspondence and its layer, such as 'feature+refined 4'."
 
 
 class PredictorName(NamedTuple):

@@ -4,8 +4,8 @@ r"""The paper's ablations in small: runs of Muskie-S on synthetic rooms, of two 
 
 These are 22 training runs with three seeds each. Each run differs in one setting from `base`, which has the
 paper's masks and groups of four and eight views. Unlike in the paper, the optimizer is Muon; `adamw` in
-configs/controls.py measures what this changes. The table was not yet run. docs/experiments.md shows how to
-evaluate on recorded sequences, how to use photographs as textures, and how to draw the results.
+configs/controls.py measures what this changes. docs/experiments.md shows how to evaluate on recorded
+sequences, how to use photographs as textures, and how to draw the results.
 
 A single run is also a config: configs/ablations.py:views_1. To train on your own photographs, use
 configs/ablations.py:photos and --config.sources.photos.root=/path/to/scenes, and for a run

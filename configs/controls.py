@@ -5,7 +5,7 @@ r"""The control experiment: what the recipe owes to several views, photographs a
 
 All four runs take the same number of updates and images, with three seeds each. The empty variable makes
 every training compile its programs, so that the minutes of the table are those of a fresh start.
-docs/experiments.md describes the columns, and how to evaluate on recorded sequences. Not yet run.
+docs/experiments.md describes the columns, and how to evaluate on recorded sequences.
 
 | run | how it is trained |
 |---|---|

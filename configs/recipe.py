@@ -4,7 +4,7 @@ r"""The recipe of a ten-minute network, step by step: each run changes one thing
 
 This evaluates on synthetic rooms and needs no data. docs/experiments.md shows how to add recorded sequences
 and photographs as textures. --runs=recipe,adamw selects runs. A single run is also a config:
-configs/recipe.py:adamw. The comparison as a whole was not yet run.
+configs/recipe.py:adamw.
 
 `recipe` trains Muskie-S on synthetic rooms at 128x128, 512 views per update, with Muon. With optax's own
 Muon, before its matrices were stacked, 5,000 updates took 2m58s with compilation on an H200 (2026-11-29).

@@ -235,8 +235,10 @@ def check_sources(sources: ConfigDict, needs_data: bool, chooses_holdout: bool =
 def _check_photographs(source: ConfigDict, path: str, needs_data: bool) -> None:
     has_root = source.root or not needs_data
     require(has_root, f"{path}.root is empty: pass --{path}.root=/folder/of/scenes")
-    window, least = source.window, 0 if source.kind == "packed" else 1
-    require(window is None or window >= least, f"{path}.window={window} must be {least} or more, or None")
+    window, minimum = source.window, 0 if source.kind == "packed" else 1
+    require(
+        window is None or window >= minimum, f"{path}.window={window} must be {minimum} or more, or None"
+    )
     if source.overlap:
         check_overlap(source.overlap, f"{path}.overlap", ", or ()")
     if source.kind == "folder":

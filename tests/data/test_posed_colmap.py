@@ -1,4 +1,4 @@
-"""COLMAP models as people have them: several, in other places, distorted, with spaces in names."""
+"""COLMAP models as people have them: several, in other folders, distorted, with spaces in names."""
 
 import shutil
 
@@ -57,13 +57,13 @@ def test_the_largest_model_is_read(garden, capsys):
     )
 
 
-@pytest.mark.parametrize("place", ["sparse/0", "colmap/sparse/0", "colmap/sparse", "sparse/aligned"])
-def test_places_of_a_model(garden, place, capsys):
+@pytest.mark.parametrize("folder", ["sparse/0", "colmap/sparse/0", "colmap/sparse", "sparse/aligned"])
+def test_folders_of_a_model(garden, folder, capsys):
     (garden / "sparse").rename(garden / "moved")
-    (garden / place).parent.mkdir(parents=True, exist_ok=True)
-    (garden / "moved").rename(garden / place)
-    roots = [garden.parent, garden, garden / place]
-    if place == "sparse/0":
+    (garden / folder).parent.mkdir(parents=True, exist_ok=True)
+    (garden / "moved").rename(garden / folder)
+    roots = [garden.parent, garden, garden / folder]
+    if folder == "sparse/0":
         roots.append(garden / "sparse")
     for root in roots:
         found = opened(root)

@@ -97,10 +97,10 @@ def _import_pycolmap() -> Any:
 def _model_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the models of one recording. COLMAP writes several if it cannot connect all images."""
     numbered = [path for path in subfolders(folder) if path.name.isdigit()]
-    places = [[folder, *numbered]]
+    groups = [[folder, *numbered]]
     for sparse in (folder / "sparse", folder / "colmap" / "sparse"):
-        places.append([sparse, *subfolders(sparse)] if sparse.is_dir() else [])
-    found = ([path for path in candidates if _is_model(path)] for candidates in places)
+        groups.append([sparse, *subfolders(sparse)] if sparse.is_dir() else [])
+    found = ([path for path in candidates if _is_model(path)] for candidates in groups)
     return next(filter(None, found), [])
 
 

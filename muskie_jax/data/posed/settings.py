@@ -207,12 +207,12 @@ def _check_intrinsics(intrinsics: Any, path: str) -> None:
     )
 
 
-def _check_integers(settings: ConfigDict, path: str, **least: int) -> None:
-    """Raises UserError unless each setting is an integer of at least `least`.
+def _check_integers(settings: ConfigDict, path: str, **minimum: int) -> None:
+    """Raises UserError unless each setting is an integer of at least its minimum.
 
     Sections of posed datasets are not locked, so their values may be of any type.
     """
-    for key, smallest in least.items():
+    for key, smallest in minimum.items():
         value = settings[key]
         is_integer = isinstance(value, int) and not isinstance(value, bool)
         valid = is_integer and value >= smallest

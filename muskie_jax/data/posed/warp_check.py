@@ -34,7 +34,7 @@ from muskie_jax.errors import UserError
 SIDE = 160  # longer side of the views that are warped, pixels
 STEPS = (0, 1, 2, 4, 8, 16, 32)  # offsets of a clip's frames, for small to large camera motion
 SHORT = 10  # a sequence of at most this many frames is one clip
-CLIPS = 2, 4  # fewest and most clips per sequence
+CLIPS = 2, 4  # minimum and maximum number of clips per sequence
 MAX_CLIPS = 8  # clips of all sequences together; each sequence has at least CLIPS[0]
 MAX_SEQUENCES = 8  # sequences that are checked, evenly spaced
 THREADS = 8
@@ -101,8 +101,8 @@ def examine_dataset(dataset: RGBDDataset) -> Iterator[WarpReport]:
         return
     long_enough = [each for each in dataset.sequences if len(each.frames) > 1]
     chosen = [long_enough[number] for number in evenly_spaced(len(long_enough), MAX_SEQUENCES)]
-    fewest, most = CLIPS
-    clips = min(max(MAX_CLIPS // max(len(chosen), 1), fewest), most)
+    min_clips, max_clips = CLIPS
+    clips = min(max(MAX_CLIPS // max(len(chosen), 1), min_clips), max_clips)
     for sequence in chosen:
         report = examine(sequence, dataset, clips)
         if report:

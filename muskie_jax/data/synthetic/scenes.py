@@ -63,7 +63,7 @@ class WorldConfig:
     orbit: tuple[float, float] = (0.0, 0.0)
     distance: float = 0.0  # distances from the focus vary by a factor of exp(-distance .. distance)
     zoom: float = 0.0  # focal lengths of a group's views vary by a factor of exp(-zoom .. zoom)
-    min_shared: float = 0.35  # smallest fraction of the hub's probed points that each view should see
+    min_shared: float = 0.35  # minimum fraction of the surface points probed from the hub that a view sees
     clearance: float = 0.35  # minimum distance of a camera from the nearest surface, metres
     field_of_view: tuple[float, float] = (45.0, 75.0)  # degrees, for a square of equal area
     # Largest relative change of each view's focal length. Unlike `zoom`, not considered by `min_shared`.
@@ -101,10 +101,10 @@ class WorldConfig:
         low, high = self.orbit
         if not 0 <= low <= high <= MAX_ORBIT:
             raise ValueError(f"orbit={self.orbit} must be (low, high) with 0 <= low <= high <= {MAX_ORBIT}")
-        for name, most in LIMITS.items():
+        for name, maximum in LIMITS.items():
             value = getattr(self, name)
-            if not 0 <= value <= most:
-                raise ValueError(f"{name}={value} must be from 0 to {most:g}")
+            if not 0 <= value <= maximum:
+                raise ValueError(f"{name}={value} must be from 0 to {maximum:g}")
 
     @property
     def num_objects(self) -> int:

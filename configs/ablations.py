@@ -21,8 +21,9 @@ configs/ablations.py:photos,views_1. launch/sweep.sh trains the runs with one se
 | registers_0, registers_16 | this number of register tokens per view (4) |
 | rope_10, rope_1000, rope_10000 | this base of the rotary position embedding (100) |
 
-All runs see the same number of images per update. Runs with other masks or numbers of reference views
-report their masked error under these, so it is not comparable. Correspondence is.
+All runs see the same number of images per update. The error reduction of a run is measured with its own
+masks and number of reference views, so it is comparable only where these are equal. Correspondence is always
+comparable.
 Overrides such as --config.duration='9_000 steps' or --config.model.variant=base apply to all runs.
 """
 

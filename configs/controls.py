@@ -14,7 +14,7 @@ docs/experiments.md describes the columns, and how to evaluate on recorded seque
 | no_photographs | without photographs as textures, only patterns |
 | adamw | with AdamW for all parameters, instead of Muon for the kernels of the blocks |
 
-The masked error of no_photographs is that of rooms without photographs, so it is not comparable.
+The error reduction of no_photographs is measured on rooms without photographs, so it is not comparable.
 """
 
 import pathlib

@@ -22,8 +22,8 @@ configs/ablations.py:photos,views_1. launch/sweep.sh trains the runs with one se
 | rope_10, rope_1000, rope_10000 | this base of the rotary position embedding (100) |
 
 All runs see the same number of images per update. The error reduction of a run is measured with its own
-masks and number of reference views, so it is comparable only where these are equal. Correspondence is always
-comparable.
+masks and number of reference views, so it is comparable only where these are equal. Correspondence is
+comparable between all runs.
 Overrides such as --config.duration='9_000 steps' or --config.model.variant=base apply to all runs.
 """
 

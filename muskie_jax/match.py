@@ -12,8 +12,8 @@ from absl import flags, logging
 from muskie_jax.command_line import OUT, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.photographs.encoding import PREDICTOR, PREDICTORS
-from muskie_jax.photographs.match_files import MOST_ROWS, Pair, write_matches
-from muskie_jax.photographs.matching import Matches, match_photographs, other_photographs
+from muskie_jax.photographs.match_files import MAX_ROWS, Pair, write_matches
+from muskie_jax.photographs.matching import match_photographs, match_warnings, other_photographs
 from muskie_jax.photographs.opening import MODEL, SIZE, find_photographs, open_network
 from muskie_jax.photographs.output_files import plan_outputs
 from muskie_jax.photographs.sift import import_opencv, sift_matches
@@ -47,25 +47,22 @@ def match(arguments: list[str]) -> None:
     pairs = []
     for path, matches in zip(others, results):
         by_method = {"Muskie": matches} | ({"SIFT": sift_matches(first, path)} if sift else {})
-        log(f"{path}: {_summary(matches)}" + (f"; SIFT: {len(by_method['SIFT'].score)}" if sift else ""))
+        found = f"{path}: {len(matches.score)} of {matches.searched} patches match"
+        log(found + (f"; SIFT: {len(by_method['SIFT'].score)}" if sift else ""))
         pairs.append(Pair(path, by_method))
     write_matches(paths, first, pairs, _MAX.value, _FORCE.value)
-    if len(pairs) > MOST_ROWS:
-        log(f"{paths[0]} shows the {MOST_ROWS} photographs with most matches")
+    for line in match_warnings([(pair.path, pair.matches["Muskie"]) for pair in pairs]):
+        log(line)
+    if len(pairs) > MAX_ROWS:
+        log(f"{paths[0]} shows the {MAX_ROWS} photographs with most matches")
     counts = [
         {"photograph": str(pair.path)}
         | {name.lower(): len(each.score) for name, each in pair.matches.items()}
-        | {"few": pair.matches["Muskie"].are_few}
+        | {"few": pair.matches["Muskie"].are_few, "still": pair.matches["Muskie"].hardly_move}
         for pair in pairs
     ]
     written = [str(path) for path in paths]
     print_result({"job": "match", "first": str(first), "matches": counts, "out": written})
-
-
-def _summary(matches: Matches) -> str:
-    found = f"{len(matches.score)} of {matches.searched} patches match"
-    few = ", which is few: the photographs may not overlap"
-    return found + (few if matches.are_few else "")
 
 
 def main(invocation: str = "python -m muskie_jax.match") -> None:

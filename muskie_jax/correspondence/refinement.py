@@ -22,22 +22,36 @@ def feature_maps(
 ) -> Float32[Array, "V L L"]:
     """Returns the similarity of every cell of the first view (axis 1) to every cell of view v (axis 2).
 
-    Similarity is a softmax, over view v's cells, of the cosine between features. Each view's mean feature
-    is subtracted first, since it mostly encodes the view's exposure.
+    Similarity is a softmax, over view v's cells, of `feature_cosines`.
 
     Args:
       features: features of the views' cells.
       valid: cells that may match; each view has one at least. None: all. Others have similarity 0.
     """
+    cosine = feature_cosines(features, valid)
+    if valid is None:
+        return jax.nn.softmax(cosine / FEATURE_TEMPERATURE, axis=-1)
+    present = valid.reshape(len(valid), -1)
+    similarity = jax.nn.softmax(cosine / FEATURE_TEMPERATURE, axis=-1, where=present[:, None])
+    return jnp.where(present[0][:, None], similarity, 0)
+
+
+def feature_cosines(
+    features: Float[Array, "V h w F"], valid: Bool[Array, "V h w"] | None = None
+) -> Float32[Array, "V L L"]:
+    """Returns the cosine between every cell of the first view (axis 1) and every cell of view v (axis 2).
+
+    Each view's mean feature is subtracted first, since it mostly encodes the view's exposure.
+
+    Args:
+      features: features of the views' cells.
+      valid: cells that the means are taken over, see `feature_maps`.
+    """
     flat = features.reshape(len(features), -1, features.shape[-1]).astype(jnp.float32)
     present = None if valid is None else valid.reshape(flat.shape[:2])
     flat = flat - flat.mean(1, keepdims=True, where=None if present is None else present[..., None])
     flat = flat / jnp.maximum(jnp.linalg.norm(flat, axis=-1, keepdims=True), 1e-6)
-    cosine = jnp.einsum("lf,vmf->vlm", flat[0], flat, precision="high")
-    if present is None:
-        return jax.nn.softmax(cosine / FEATURE_TEMPERATURE, axis=-1)
-    similarity = jax.nn.softmax(cosine / FEATURE_TEMPERATURE, axis=-1, where=present[:, None])
-    return jnp.where(present[0][:, None], similarity, 0)
+    return jnp.einsum("lf,vmf->vlm", flat[0], flat, precision="high")
 
 
 def refined_predictor(

@@ -3,7 +3,8 @@
     python -m muskie_jax.perf.match_scores photos/ --model=small
 
 `photos/` has a folder for each scene. Prints, for several least confidences, the fraction of searched
-patches that match: between photographs of one scene that are --step apart, and of different scenes.
+patches that match: between photographs of one scene that are --step apart, and of different scenes. Then
+prints how many pairs of one scene a warning about few matches would wrongly name.
 MIN_CONFIDENCE and FEW, in `muskie_jax.photographs`, follow from it.
 """
 
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from muskie_jax.checks import require
 from muskie_jax.data.load_images import list_images
@@ -19,7 +21,7 @@ from muskie_jax.errors import UserError, fail
 from muskie_jax.files import user_path
 from muskie_jax.photographs.encoding import PREDICTOR, PREDICTORS, encode
 from muskie_jax.photographs.matching import Matches, matches_of
-from muskie_jax.photographs.opening import SIZE, Network, open_network, open_views
+from muskie_jax.photographs.opening import SIZE, Network, open_network
 from muskie_jax.writers import table_head, table_row
 
 CONFIDENCES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
@@ -28,8 +30,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 def match_pairs(network: Network, pairs: Sequence, size: int, predictor: str) -> list[Matches]:
     """Returns all consistent matches of pairs of photographs, whatever their confidence."""
-    open_pair = lambda pair: open_views(pair, size, network.model.patch)
-    return [matches_of(encode(network, open_pair(pair), predictor), 0, 0.0)[0] for pair in pairs]
+    return [matches_of(encode(network, pair, size, predictor), 0, 0.0)[0] for pair in pairs]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -63,14 +64,23 @@ def _print_fractions(options: argparse.Namespace) -> None:
             for number, scene in enumerate(scenes)
         ],
     }
+    by_kind = {}
     columns = (("", 10), ("confidence", 10), *((f"{quantile:.0%}", 6) for quantile in QUANTILES))
     print(table_head(columns))
     for name, pairs in kinds.items():
         matches = match_pairs(network, pairs, options.size, options.predictor)
-        for least in CONFIDENCES:
-            fractions = [(each.score >= least).sum() / max(1, each.searched) for each in matches]
-            cells = [f"{value:.1%}" for value in np.quantile(fractions, QUANTILES)]
+        by_kind[name] = [fractions(matches, least) for least in CONFIDENCES]
+        for least, values in zip(CONFIDENCES, by_kind[name]):
+            cells = [f"{value:.1%}" for value in np.quantile(values, QUANTILES)]
             print(table_row([name, f"{least:g}", *cells], columns))
+    print("\nPairs of one scene with fewer matches than 95% of the pairs of two scenes:")
+    for least, one, two in zip(CONFIDENCES, *by_kind.values()):
+        print(table_row(["", f"{least:g}", f"{(one < np.quantile(two, 0.95)).mean():.0%}"], columns[:3]))
+
+
+def fractions(matches: Sequence[Matches], least: float) -> Float[np.ndarray, " pairs"]:
+    """Returns the fraction of searched patches that match with a confidence of at least `least`."""
+    return np.array([(each.score >= least).sum() / max(1, each.searched) for each in matches])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Runs a network over a few photographs once, and then finds any points of one in the others.
 
-    encoding = encode(open_network("small"), open_views(["1.jpg", "2.jpg", "3.jpg"]))
+    encoding = encode(open_network("small"), ["1.jpg", "2.jpg", "3.jpg"])
     found = find_points(encoding, 0, np.array([[812.0, 430.0]]))  # pixels of 1.jpg
     found.positions[0, 2], found.confidence[0, 2]  # in 3.jpg
 
@@ -17,13 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int
 
 from muskie_jax.checks import one_of, require
 from muskie_jax.correspondence.predictors import symmetric_maps
-from muskie_jax.correspondence.refinement import feature_maps, is_cycle_consistent, refined_matches
+from muskie_jax.correspondence.refinement import (
+    feature_cosines,
+    feature_maps,
+    is_cycle_consistent,
+    refined_matches,
+)
+from muskie_jax.data.load_images import FilePath
 from muskie_jax.models.muskie import Muskie
-from muskie_jax.photographs.opening import Network, Views, open_views
+from muskie_jax.photographs.opening import SIZE, Network, Views, open_views
 from muskie_jax.writers import log
 
 FEATURES, ATTENTION = "features", "attention"
@@ -36,11 +42,12 @@ GROUP = 8  # photographs that are encoded together; networks are trained on grou
 # Least confidence of a visible point, by predictor. `muskie_jax.perf.match_scores` measures what
 # photographs of different scenes reach. The value for attention is provisional.
 MIN_CONFIDENCE = {FEATURES: 0.2, ATTENTION: 0.2}
+REFERENCE_PATCHES = 14 * 14  # of a square view of 224 pixels, to which confidence refers
 POINTS = 64  # numbers of points are padded to multiples of it, so that few programs are compiled
 
 
 class Encoding(NamedTuple):
-    """What a network says of a group of photographs, enough to find points of any view in all others.
+    """Features or attention of a group of photographs, by which points of one view are found in all others.
 
     Attributes:
       views: the photographs.
@@ -63,8 +70,7 @@ class Found(NamedTuple):
 
     Attributes:
       positions: x and y, in pixels of each upright photograph.
-      confidence: how concentrated the search was, from 0 to 1: the fraction of all matching scores that
-        lies in the 3 x 3 patches around the position. It is not a probability.
+      confidence: how distinct the position is, from 0 to 1, see `distinctness`. It is not a probability.
       visible: whether the confidence is at least `min_confidence`, and the position, searched for in the
         photograph of the points, leads back to the point. In that photograph itself: True.
     """
@@ -74,18 +80,29 @@ class Found(NamedTuple):
     visible: Bool[np.ndarray, "N V"]
 
 
-def encode(network: Network, views: Views, predictor: str = PREDICTOR) -> Encoding:
-    """Runs the network once over all views, as one group.
+def encode(
+    network: Network,
+    photographs: FilePath | Sequence[FilePath] | Views,
+    size: int = SIZE,
+    predictor: str = PREDICTOR,
+) -> Encoding:
+    """Runs the network once over all photographs, as one group.
 
     Args:
       network: the network.
-      views: the photographs; memory grows with the square of their number.
+      photographs: files and folders; or views, whose size is kept. Memory grows with the square of their
+        number.
+      size: shorter side of a view, see `open_views`.
       predictor: what points will be found by, "features" or "attention".
 
     Raises:
-      UserError: for another predictor.
+      UserError: for another predictor, or if a photograph cannot be read.
     """
     one_of(predictor, PREDICTORS, "predictor")
+    if isinstance(photographs, Views):
+        views = photographs
+    else:
+        views = open_views(photographs, size, network.model.patch)
     program = _features if predictor == FEATURES else _attention
     result = program(network.params, views.images, views.padding, model=network.model)
     return Encoding(views, *((result, None) if predictor == FEATURES else (None, result)))
@@ -112,7 +129,7 @@ def encode_in_groups(
         if count > 1:
             log(f"Group {number} of {count}: photographs {chunk[0] + 1} to {chunk[-1] + 1}")
         paths = [first, *(others[index] for index in chunk)]
-        yield encode(network, open_views(paths, size, network.model.patch), predictor)
+        yield encode(network, paths, size, predictor)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -164,9 +181,9 @@ def find_points(
     visible = consistent & (confidence >= min_confidence)
     confidence[:, view], visible[:, view] = 1, True
     positions = np.empty((len(points), len(views.paths), 2))
-    for each, size in enumerate(views.sizes):
+    for each, photograph_size in enumerate(views.sizes):
         position = views.to_photograph(each, in_views[:, each] + 0.5)
-        positions[:, each] = np.clip(position, 0, size[::-1])
+        positions[:, each] = np.clip(position, 0, photograph_size[::-1])
     positions[:, view] = points
     return Found(positions, confidence, visible)
 
@@ -203,14 +220,35 @@ def search_views(
       Positions, their confidence, and whether they lead back to the points; see `Found`.
     """
     valid = ~padding
+    present = valid.reshape(len(valid), -1)
     if features is not None:
         query_first = lambda x: jnp.concatenate([x[view][None], x])
         maps = feature_maps(query_first(features), query_first(valid))[1:]
+        # Back by cosines: a softmax over the other view makes them incomparable between cells of this one.
+        # They are at least -1, so cells that are not valid come last.
+        cosines = feature_cosines(query_first(features), query_first(valid))[1:]
+        maps_back = jnp.where(present[view][:, None] & present[:, None], cosines, -2)
     else:
         assert attention is not None
         maps = symmetric_maps(attention[view], attention[:, :, view])
-        present = valid.reshape(len(valid), -1)
-        maps = maps * present[view][:, None] * present[:, None]
+        maps = maps_back = maps * present[view][:, None] * present[:, None]
     grid = (valid.shape[1], valid.shape[2])
-    positions, confidence = refined_matches(maps, points, size, grid)
-    return positions, confidence, is_cycle_consistent(maps, points, positions, size, grid)
+    positions, concentration = refined_matches(maps, points, size, grid)
+    confidence = distinctness(concentration, present.sum(1))
+    return positions, confidence, is_cycle_consistent(maps_back, points, positions, size, grid)
+
+
+def distinctness(concentration: Float[Array, "N V"], patches: Int[Array, " V"]) -> Float[Array, "N V"]:
+    """Returns the concentration that a search would have in a view of REFERENCE_PATCHES patches.
+
+    The concentration, the fraction of all scores in the 3 x 3 patches around a match, falls as the number
+    of patches grows, since more of them share the rest. Here, the rest counts as if it were
+    REFERENCE_PATCHES patches with its mean score. One least confidence then suits all sizes of views.
+
+    Args:
+      concentration: see `muskie_jax.correspondence.refinement.refined_matches`.
+      patches: number of patches of each view that may match.
+    """
+    found = concentration * patches
+    rest = (1 - concentration) * REFERENCE_PATCHES
+    return found / jnp.maximum(found + rest, 1e-9)

@@ -13,7 +13,7 @@ from muskie_jax.photographs.opening import short_names, thumbnail
 from muskie_jax.photographs.output_files import write_arrays, write_picture, write_table
 from muskie_jax.viz.match_lines import SIDE, Panel, match_sheet
 
-MOST_ROWS = 12  # photographs in the picture
+MAX_ROWS = 12  # photographs in the picture
 COLUMNS = ("x1", "y1", "x2", "y2", "score", "photograph")
 
 
@@ -68,7 +68,7 @@ def _write_numbers(
 def matches_picture(
     first: pathlib.Path, pairs: Sequence[Pair], drawn: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draws the matches of each pair of photographs in a row; of at most MOST_ROWS, with most matches.
+    """Draws the matches of each pair of photographs in a row; of at most MAX_ROWS, with most matches.
 
     Args:
       first: the first photograph.
@@ -76,7 +76,7 @@ def matches_picture(
       drawn: matches to draw, at most.
     """
     count = lambda index: len(next(iter(pairs[index].matches.values())).score)
-    shown = sorted(sorted(range(len(pairs)), key=lambda index: -count(index))[:MOST_ROWS])
+    shown = sorted(sorted(range(len(pairs)), key=lambda index: -count(index))[:MAX_ROWS])
     start, start_scale = _small(first)
     names, rows = short_names([first, *(pair.path for pair in pairs)]), []
     for index in shown:

@@ -5,11 +5,11 @@
 
 The centre of every patch of the first photograph is searched for in the other, with sub-patch accuracy, and
 kept if it is found with confidence and leads back to where it came from (`encoding.Found`). Plain patches,
-such as sky, are not searched for: nothing tells where in a plain surface they are.
+such as sky, are not searched for: their position is ambiguous.
 """
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +23,11 @@ from muskie_jax.photographs.encoding import PREDICTOR, Encoding, encode_in_group
 from muskie_jax.photographs.opening import SIZE, Network, find_photographs
 from muskie_jax.viz.features import patch_centres
 
-# Photographs of different scenes have fewer matches than this fraction of the patches; see docs.
-FEW = 0.1
+# 95% of the pairs of photographs of different scenes have fewer matches than this fraction of the patches;
+# docs/photographs.md says what that costs. `muskie_jax.perf.match_scores` measures it.
+FEW = 0.12
+MOST = 0.9  # fraction of patches above which they count as nearly all
+NAMED = 3  # photographs that a warning names
 TEXTURE = 0.03  # standard deviation of brightness in a patch, in [-1, 1]; four grey levels of 256
 
 
@@ -35,17 +38,29 @@ class Matches(NamedTuple):
       first, second: x and y of each match, in pixels of the two upright photographs.
       score: confidence of each match, see `encoding.Found`.
       searched: number of points of the first photograph that were searched for; 0 if that is not known.
+      moved: how far each match moved between the views of the network, in patches; None if not known.
     """
 
     first: Float64[np.ndarray, "N 2"]
     second: Float64[np.ndarray, "N 2"]
     score: Float[np.ndarray, " N"]
     searched: int = 0
+    moved: Float[np.ndarray, " N"] | None = None
 
     @property
     def are_few(self) -> bool:
         """Whether there are as few matches as between photographs of different scenes."""
         return len(self.score) < FEW * self.searched
+
+    @property
+    def hardly_move(self) -> bool:
+        """Whether nearly all patches match, at nearly the same position in both photographs.
+
+        A network that has learnt little attends to the same position in every view, which is consistent.
+        """
+        if self.moved is None or len(self.score) <= MOST * self.searched:
+            return False
+        return bool((self.moved < 1).mean() > MOST)
 
 
 def match_photographs(
@@ -54,8 +69,8 @@ def match_photographs(
     others: FilePath | Sequence[FilePath],
     size: int = SIZE,
     predictor: str = PREDICTOR,
-) -> Iterator[Matches]:
-    """Yields the matches between the first photograph and each of the others, in their order.
+) -> list[Matches]:
+    """Returns the matches between the first photograph and each of the others, in their order.
 
     All photographs of a group (`encode_in_groups`) are seen by the network at once, so a third photograph
     may help to match the first two.
@@ -71,8 +86,8 @@ def match_photographs(
       UserError: if a photograph cannot be read, or there is no other.
     """
     path, files = user_path(first), other_photographs(first, others)
-    for encoding in encode_in_groups(network, path, files, size, predictor):
-        yield from matches_of(encoding)
+    groups = encode_in_groups(network, path, files, size, predictor)
+    return [matches for encoding in groups for matches in matches_of(encoding)]
 
 
 def other_photographs(first: FilePath, others: FilePath | Sequence[FilePath]) -> list[pathlib.Path]:
@@ -108,7 +123,10 @@ def matches_of(encoding: Encoding, first: int = 0, min_confidence: float | None 
         chosen = np.flatnonzero(found.visible[:, view])
         chosen = chosen[np.argsort(-found.confidence[chosen, view], kind="stable")]
         score = found.confidence[chosen, view]
-        results.append(Matches(points[chosen], found.positions[chosen, view], score, len(points)))
+        start, end = points[chosen], found.positions[chosen, view]
+        difference = views.from_photograph(view, end) - views.from_photograph(first, start)
+        moved = np.linalg.norm(difference, axis=-1) / views.patch
+        results.append(Matches(start, end, score, len(points), moved))
     return results
 
 
@@ -116,3 +134,25 @@ def _has_texture(image: Float[np.ndarray, "H W 3"], patch: int) -> Bool[np.ndarr
     """Returns whether the brightness of each patch varies."""
     brightness = np.asarray(patchify(image.mean(-1, keepdims=True), patch))
     return brightness.std(-1) >= TEXTURE
+
+
+def match_warnings(pairs: Sequence[tuple[pathlib.Path, Matches]]) -> list[str]:
+    """Returns warnings about few matches, and about matches that hardly move, one line each at most."""
+    few = [str(path) for path, matches in pairs if matches.are_few]
+    still = [str(path) for path, matches in pairs if matches.hardly_move]
+    lines = []
+    if few:
+        lines.append(f"{_some(few, len(pairs))} few matches, as different scenes have")
+    if still:
+        lines.append(
+            f"{_some(still, len(pairs))} nearly all patches matched at the same position as in the first: "
+            "unless the camera stood still, the network has learnt too little; try --predictor=features"
+        )
+    return lines
+
+
+def _some(names: Sequence[str], count: int) -> str:
+    """Returns "3 of 8 photographs have", with the first names."""
+    listed = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    have = "has" if len(names) == 1 else "have"
+    return f"{len(names)} of {count} photographs ({listed}) {have}"

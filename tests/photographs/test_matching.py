@@ -51,6 +51,35 @@ def test_photographs_of_other_scenes_have_few_matches(network, photographs):
     assert matches.are_few
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2)])
+def test_confidence_does_not_depend_on_the_number_of_patches(shape, network, tmp_path):
+    """Photographs of equal detail, each with an identical copy: their patches are equally distinct."""
+    median, concentration = [], []
+    for size in (96, 224, 448):
+        height, width = (size * side // min(shape) for side in shape)
+        pixels = texture(height, width, seed=2)
+        pair = [write_photograph(tmp_path / f"{name}{size}.png", pixels) for name in "ab"]
+        encoding = encode(network, pair, size)
+        (matches,) = matches_of(encoding, min_confidence=0.0)
+        assert len(matches.score) > 0.95 * matches.searched == 0.95 * encoding.views.padding[1].size
+        median.append(float(np.median(matches.score)))
+        concentration.append(196 / (196 + matches.searched * (1 / median[-1] - 1)))
+    assert max(median) < 1.2 * min(median), median
+    assert max(concentration) > 1.5 * min(concentration), "it falls with the number of patches"
+
+
+def test_all_patches_of_identical_views_lead_back(tmp_path):
+    """Some are similar to many others, and some to none; a softmax would favour those that are distinct."""
+    path = write_photograph(tmp_path / "photograph.png", texture(320, 320))
+    views = open_views([path, path], 320)
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((20, 20, 16)) + 3 * (rng.random((20, 20, 1)) < 0.7)
+    encoding = Encoding(views, np.stack([features, features]).astype(np.float32), None)
+    (matches,) = matches_of(encoding, min_confidence=0.0)
+    assert len(matches.score) == matches.searched == 400
+    np.testing.assert_allclose(matches.first, matches.second, atol=8)
+
+
 def test_every_photograph_is_matched_with_the_first(network, photographs):
     first, second, other = photographs
     related, unrelated = match_photographs(network, first, [second, other, first], SIZE)
@@ -61,9 +90,9 @@ def test_every_photograph_is_matched_with_the_first(network, photographs):
 
 def test_many_photographs_are_matched_in_groups(network, photographs, monkeypatch, capsys):
     first, second, other = photographs
-    together = list(match_photographs(network, first, [second, other], SIZE))
+    together = match_photographs(network, first, [second, other], SIZE)
     monkeypatch.setattr(encoding_module, "GROUP", 2)
-    apart = list(match_photographs(network, first, [second, other], SIZE))
+    apart = match_photographs(network, first, [second, other], SIZE)
     for one, two in zip(together, apart, strict=True):
         np.testing.assert_allclose(one.second, two.second, atol=1e-3)
     assert "Group 2 of 2: photographs 2 to 2" in capsys.readouterr().err
@@ -82,7 +111,7 @@ def test_plain_patches_are_not_searched_for(network, photographs, tmp_path):
 def test_padding_is_never_matched(predictor, network, tmp_path):
     wide = write_photograph(tmp_path / "wide.png", window(0, 0, 96, 192))
     high = write_photograph(tmp_path / "high.png", window(0, 0, 192, 96), enlarge=3)
-    encoding = encode(network, open_views([wide, high], 96), predictor)
+    encoding = encode(network, [wide, high], 96, predictor)
     rows, columns = np.indices((5, 11)).reshape(2, -1)
     everywhere = np.stack([17.0 * columns + 2, 18 * rows + 2], -1)
     found = find_points(encoding, 0, everywhere)
@@ -108,7 +137,7 @@ def test_attention_to_padding_is_ignored(tmp_path):
 
 
 def test_any_photograph_of_a_group_may_be_the_query(network, photographs):
-    encoding = encode(network, open_views(photographs, SIZE))
+    encoding = encode(network, photographs, SIZE)
     back = matches_of(encoding, first=1)[0]
     errors = np.linalg.norm(back.second - (back.first / 2 + SHIFT), axis=-1)
     assert len(back.score) > 50 and np.median(errors) < 1
@@ -127,7 +156,7 @@ def test_tracks_and_what_is_not_visible(network, photographs):
 
 
 def test_a_point_is_itself_in_its_photograph(network, photographs):
-    found = find_points(encode(network, open_views(photographs, SIZE)), 1, np.array([[3.0, 380.0]]))
+    found = find_points(encode(network, photographs, SIZE), 1, np.array([[3.0, 380.0]]))
     assert found.positions[0, 1].tolist() == [3, 380]
     assert found.visible[0, 1] and found.confidence[0, 1] == 1
 
@@ -137,9 +166,9 @@ def test_mistakes(network, photographs):
         with pytest.raises(UserError, match=r"point .* is outside .*first.png: x must be from 0 to 192"):
             track_photographs(network, photographs[0], photographs[1:], np.array([points]), SIZE)
     with pytest.raises(UserError, match="there is no other photograph than"):
-        list(match_photographs(network, photographs[0], photographs[0]))
+        match_photographs(network, photographs[0], photographs[0])
     with pytest.raises(UserError, match="predictor: 'sift' is not a valid value"):
-        encode(network, open_views(photographs, SIZE), "sift")
+        encode(network, photographs, SIZE, "sift")
 
 
 def test_points_of_the_command_line():

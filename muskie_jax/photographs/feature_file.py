@@ -29,15 +29,15 @@ from muskie_jax.fingerprint import digest
 from muskie_jax.interop.load import load_pretrained
 from muskie_jax.models.muskie import Muskie
 from muskie_jax.photographs.features import (
-    check_output,
     check_views,
     choose_blocks,
     group_features,
     split_into_groups,
 )
+from muskie_jax.photographs.output_files import check_output, write_picture
 from muskie_jax.photographs.progress_bar import ProgressBar
 from muskie_jax.viz.features import feature_sheet, pca_colours
-from muskie_jax.writers import log, save_picture
+from muskie_jax.writers import log
 
 FORMAT = "muskie_jax features 1"
 DRAWN = 24  # photographs in the picture; of more, evenly spaced ones are drawn
@@ -129,7 +129,7 @@ def write_features(
         blocks = {f"block_{block}": pathlib.Path(folder) / f"{block}.npy" for block in plan.blocks}
         drawn = _write_blocks(list(blocks.values()), plan, model, params)
         _write_archive(part, plan, metadata, blocks)
-    save_picture(picture, _draw(plan, *drawn))
+    write_picture(picture, _draw(plan, *drawn), force)
     return {
         "job": "features",
         "out": str(out),

@@ -5,8 +5,6 @@ Letters in shapes: V views of a group, H x W pixels and rows x columns patches o
 
 import functools
 import itertools
-import pathlib
-from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
@@ -14,7 +12,6 @@ from jax import Array
 from jaxtyping import Float
 
 from muskie_jax.checks import require
-from muskie_jax.files import check_free
 from muskie_jax.models.muskie import Muskie
 
 
@@ -44,13 +41,6 @@ def check_views(model: Muskie, views: int, setting: str) -> None:
     """Raises UserError if a network takes fewer views in a group; the message starts with `setting`."""
     fits = model.view_embed != "learned" or views <= model.max_views
     require(fits, f"{setting}: the network takes at most {model.max_views} views")
-
-
-def check_output(out: pathlib.Path, photographs: Sequence[pathlib.Path], force: bool) -> None:
-    """Raises UserError if a file must not be written: it exists, or it is one of the photographs."""
-    used = {path.resolve() for path in photographs}
-    require(out.resolve() not in used, f"{out} is one of the photographs: choose another --out")
-    check_free(out, force)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "blocks"))

@@ -20,18 +20,17 @@ from muskie_jax.checks import one_of, require
 from muskie_jax.data.load_images import FilePath, image_files, load_images, photograph_sizes
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.reconstruction import visible_mean_error
-from muskie_jax.files import user_path
 from muskie_jax.interop.load import model_of, open_weights
 from muskie_jax.interop.weights import Weights
 from muskie_jax.masking import MODES, hidden_count
 from muskie_jax.models.inputs import CHANNELS
 from muskie_jax.models.muskie import Muskie, MuskieOutput, unpatchify
-from muskie_jax.photographs.features import check_output, check_views
+from muskie_jax.photographs.features import check_views
+from muskie_jax.photographs.output_files import plan_outputs, write_picture
 from muskie_jax.viz.inpainting import inpainting_sheet
 from muskie_jax.viz.reconstruction import masked_pixels
-from muskie_jax.writers import log, save_picture
+from muskie_jax.writers import log
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 LEVELS = 127.5  # grey levels from 0 to 255 per unit of [-1, 1]
 
 
@@ -180,11 +179,9 @@ def write_inpainting(
     Raises:
       UserError: if a photograph, the weights or an option is wrong.
     """
-    out = user_path(out)
-    require(out.suffix.lower() in SUFFIXES, f"--out={out} must end with one of {', '.join(SUFFIXES)}")
     require(options.views >= 1, f"--views={options.views} must be at least 1")
     files = image_files(paths)
-    check_output(out, files, force)
+    (out,) = plan_outputs(os.fspath(out), [], force, files)
     number, count = options.view, len(files)
     require(1 <= number <= count, f"--view={number}: there are photographs 1 to {count}")
     photograph_sizes(files)  # the first error is that of a file
@@ -205,9 +202,8 @@ def write_inpainting(
     view = number - 1 - chosen.start
     result = inpaint(model, jax.device_put(weights.params), views.images, view, mask)
     levels = {name: round(grey_levels(error), 1) for name, error in result.errors.items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
     sheet = inpainting_sheet(views.images, view, mask, model.patch, result.alone, result.together, levels)
-    save_picture(out, sheet)
+    write_picture(out, sheet, force)
     return {
         "job": "inpaint",
         "out": str(out),

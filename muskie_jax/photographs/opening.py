@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 
 from muskie_jax.checks import nearest_size, require
 from muskie_jax.data.images import BadImage, Photograph
-from muskie_jax.data.load_images import FilePath, image_files, open_image
+from muskie_jax.data.load_images import FilePath, image_files, open_image, photograph_sizes
 from muskie_jax.errors import UserError
 from muskie_jax.interop.load import load_pretrained
 from muskie_jax.models.muskie import Muskie
@@ -79,11 +79,17 @@ def open_network(source: str | os.PathLike) -> Network:
 
 
 def find_photographs(paths: FilePath | Sequence[FilePath]) -> list[pathlib.Path]:
-    """Returns photographs of files and folders, without repetitions, in the given order."""
-    by_place: dict[pathlib.Path, pathlib.Path] = {}
+    """Returns photographs of files and folders, without repetitions, in the given order.
+
+    Raises:
+      UserError: if one does not exist, or is not a readable photograph.
+    """
+    by_absolute_path: dict[pathlib.Path, pathlib.Path] = {}
     for path in image_files(paths):
-        by_place.setdefault(path.absolute(), path)
-    return list(by_place.values())
+        by_absolute_path.setdefault(path.absolute(), path)
+    files = list(by_absolute_path.values())
+    photograph_sizes(files)  # reads the headers
+    return files
 
 
 def open_views(paths: FilePath | Sequence[FilePath], size: int = SIZE, patch: int = 16) -> Views:
@@ -100,7 +106,7 @@ def open_views(paths: FilePath | Sequence[FilePath], size: int = SIZE, patch: in
     """
     files = image_files(paths)
     require(files, "there are no photographs: pass files, or a folder")
-    require(size >= patch, f"size={size} pixels must be at least the patch size {patch}")
+    require(size >= patch, f"--size={size} pixels must be at least the patch size {patch}")
     photographs = [open_image(path) for path in files]
     sizes = np.array([(photograph.height, photograph.width) for photograph in photographs])
     areas = np.array([_area(photograph, size, patch) for photograph in photographs])

@@ -1,7 +1,9 @@
 """Files that the commands for photographs write: a picture, and beside it files with the same name."""
 
 import csv
+import os
 import pathlib
+import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,9 +12,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from muskie_jax.checks import require
+from muskie_jax.errors import UserError
 from muskie_jax.files import atomic_write, check_free, user_path
 
-PICTURES = (".png", ".jpg")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def plan_outputs(
@@ -27,18 +30,39 @@ def plan_outputs(
       photographs: the photographs that are read, which are never replaced.
 
     Raises:
-      UserError: if `out` is not a picture, or a file exists or is one of the photographs.
+      UserError: if `out` is not a picture, or a file must not or cannot be written, see `check_output`.
     """
     picture = user_path(out)
     require(
-        picture.suffix in PICTURES, f"--out={out} must be a picture: a name with {' or '.join(PICTURES)}"
+        picture.suffix.lower() in PICTURES,
+        f"--out={out} must be a picture: a name that ends with one of {', '.join(PICTURES)}",
     )
     paths = [picture, *(picture.with_suffix(suffix) for suffix in suffixes)]
-    inputs = {path.resolve() for path in photographs}
     for path in paths:
-        require(path.resolve() not in inputs, f"--out={out} is one of the photographs: choose another name")
-        check_free(path, force)
+        check_output(path, photographs, force)
     return paths
+
+
+def check_output(out: pathlib.Path, photographs: Sequence[pathlib.Path], force: bool) -> None:
+    """Raises UserError if a file must not or cannot be written.
+
+    It must not if it exists and `force` is false, or if it is one of the photographs. It cannot if its
+    folder is a file or not writable. A folder that does not exist is not created here.
+    """
+    used = {path.resolve() for path in photographs}
+    require(out.resolve() not in used, f"--out={out} is one of the photographs: choose another name")
+    folder = pathlib.Path(os.path.abspath(out)).parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    require(folder.is_dir(), f"--out={out}: {folder} is a file, not a folder: choose another path")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(
+            f"--out={out} cannot be written, since no file can be made in {folder} ({error.strerror}): "
+            "choose another folder"
+        ) from error
+    check_free(out, force)
 
 
 def write_picture(path: pathlib.Path, picture: UInt8[np.ndarray, "H W 3"], force: bool) -> None:

@@ -224,6 +224,8 @@ def test_command(scene, weights, tmp_path):
     [
         ([], "muskie_jax.features needs files: run python -m muskie_jax.features photos/ <flags>"),
         (["{scene}", "--out", "x.npy"], "--out=x.npy must end with .npz"),
+        (["{scene}", "--out=/proc/f.npz"], "--out=/proc/f.npz cannot be written"),
+        (["{scene}", "--out={scene}/frame_0.jpg/f.npz"], "frame_0.jpg is a file, not a folder: choose"),
         (["{scene}", "--views=0"], "--views=0 must be at least 1"),
         (["{scene}", "--blocks=3"], "--blocks=3: the network has blocks 1 to 2"),
         (["{scene}", "--blocks=0"], "--blocks=0: the network has blocks 1 to 2"),

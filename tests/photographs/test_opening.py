@@ -72,5 +72,5 @@ def test_what_cannot_be_opened_is_one_line(mixed, tmp_path):
     ]:
         with pytest.raises(UserError, match=expected):
             open_views(paths)
-    with pytest.raises(UserError, match="size=8 pixels must be at least the patch size 16"):
+    with pytest.raises(UserError, match="--size=8 pixels must be at least the patch size 16"):
         open_views(mixed, size=8)

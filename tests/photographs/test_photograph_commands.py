@@ -2,11 +2,13 @@
 
 import csv
 import json
+import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from muskie_jax.photographs.matching import Matches, match_warnings
 from muskie_tests.commands import complaint_of, run_in_process
 from muskie_tests.photographs import texture, write_photograph, write_pixel_network
 
@@ -56,7 +58,9 @@ def test_match_writes_a_picture_a_table_and_arrays(folder, model):
     ]
     assert (related["few"], unrelated["few"]) == (False, True)
     assert f"views_b.png: {related['muskie']} of 144 patches match\n" in log
-    assert "patches match, which is few: the photographs may not overlap" in log
+    name = folder / "views_c.png"
+    assert log.count("few matches") == 1
+    assert f"1 of 2 photographs ({name}) has few matches, as different scenes have\n" in log
     arrays = arrays_of(folder / "matches.npz")
     assert len(arrays["score"]) == related["muskie"] + unrelated["muskie"]
     assert arrays["photographs"].tolist() == [str(folder / name) for name in ("views_b.png", "views_c.png")]
@@ -113,6 +117,19 @@ def test_files_are_replaced_on_request_only_and_photographs_never(folder, model)
     assert (folder / "a.png").read_bytes() == before
 
 
+def test_warnings_are_one_line_for_all_photographs():
+    few = Matches(np.zeros((1, 2)), np.zeros((1, 2)), np.ones(1), 100, np.zeros(1))
+    many = Matches(np.zeros((95, 2)), np.zeros((95, 2)), np.ones(95), 100, np.full(95, 3.0))
+    still = many._replace(moved=np.r_[np.full(90, 0.5), np.full(5, 4.0)])
+    names = [pathlib.Path(f"{number}.jpg") for number in range(6)]
+    assert match_warnings(list(zip(names, [few, many, few, few, few, many]))) == [
+        "4 of 6 photographs (0.jpg, 2.jpg, 3.jpg, ...) have few matches, as different scenes have"
+    ]
+    (line,) = match_warnings(list(zip(names, [many, still])))
+    assert line.startswith("1 of 2 photographs (1.jpg) has nearly all patches matched at the same position")
+    assert match_warnings([(names[0], many), (names[1], many._replace(moved=None))]) == []
+
+
 MATCH, TRACK = ("match", "{a}", "{b}", "--out", "{out}"), ("track", "{a}", "{b}", "--out", "{out}")
 
 
@@ -123,10 +140,21 @@ MATCH, TRACK = ("match", "{a}", "{b}", "--out", "{out}"), ("track", "{a}", "{b}"
         (("match", "{a}", "{b}"), "--out is missing: pass --out matches.png"),
         (("match", "{a}", "--out", "{out}"), "there is no other photograph than {a}: pass at least two"),
         (("match", "{a}", "{a}", "--out", "{out}"), "there is no other photograph than"),
-        (("match", "{a}", "{b}", "--out", "x"), "--out=x must be a picture: a name with .png or .jpg"),
+        (
+            ("match", "{a}", "{b}", "--out", "x"),
+            "--out=x must be a picture: a name that ends with one of .png",
+        ),
         (("match", "{a}", "no.jpg", "--out", "{out}", "--model={model}"), "no.jpg: No such file"),
         ((*MATCH, "--model=no/such/model"), "'no/such/model' does not exist: choose small or tiny, a work"),
-        ((*MATCH, "--model={model}", "--size=9"), "size=9 pixels must be at least the patch size 16"),
+        ((*MATCH, "--model={model}", "--size=9"), "--size=9 pixels must be at least the patch size 16"),
+        (("match", "no/", "--out", "{out}"), "no: No such file"),
+        (("match", "{a}", "{b}", "no", "--out", "{out}"), "no: No such file"),
+        (("track", "{a}", "{b}", "no", "--points=1,2", "--out", "{out}"), "no: No such file"),
+        (
+            ("match", "{a}", "{b}", "--out", "{b}/o.png"),
+            "{b} is a file, not a folder: choose",
+        ),
+        (("match", "{a}", "{b}", "--out", "/proc/o.png"), "--out=/proc/o.png cannot be written"),
         ((*MATCH, "--max=0"), "max"),
         ((*MATCH, "--baseline=orb"), "baseline"),
         ((*MATCH, "--points=1,2"), "Unknown command line flag 'points'"),

@@ -16,7 +16,7 @@ from muskie_jax.photographs.encoding import PREDICTOR, PREDICTORS
 from muskie_jax.photographs.matching import other_photographs
 from muskie_jax.photographs.opening import MODEL, SIZE, find_photographs, open_network
 from muskie_jax.photographs.output_files import plan_outputs
-from muskie_jax.photographs.track_files import SUFFIXES, write_tracks
+from muskie_jax.photographs.track_files import MAX_TILES, SUFFIXES, write_tracks
 from muskie_jax.photographs.tracking import check_points, parse_points, track_photographs
 from muskie_jax.writers import log, print_result
 
@@ -46,6 +46,8 @@ def track(arguments: list[str]) -> None:
     seen = tracks.visible.sum(1).tolist()
     for number, ((x, y), count) in enumerate(zip(points.tolist(), seen), 1):
         log(f"Point {number} at {x:g},{y:g}: found in {count} of {len(others)} photographs")
+    if len(others) > MAX_TILES:
+        log(f"{paths[0]} shows the {MAX_TILES} photographs with most points; the other files have all")
     print_result({"job": "track", "query": str(query), "found": seen, "out": [str(path) for path in paths]})
 
 

@@ -84,8 +84,8 @@ def matches_picture(
         rows.append(
             [
                 Panel(
-                    method,
-                    f"{len(matches.score)} matches of {names[0]} and {names[index + 1]}",
+                    f"{method}, by {matches.predictor}" if matches.predictor else method,
+                    caption(matches, names[0], names[index + 1]),
                     (start, end),
                     matches.first * start_scale,
                     matches.second * end_scale,
@@ -95,6 +95,12 @@ def matches_picture(
             ]
         )
     return match_sheet(rows, drawn)
+
+
+def caption(matches: Matches, first: str, second: str) -> str:
+    """Returns the text above two photographs with their matches."""
+    few = " - few, as different scenes have" if matches.are_few else ""
+    return f"{first} and {second}: {len(matches.score)} of {matches.searched} {matches.unit} match{few}"
 
 
 def _small(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:

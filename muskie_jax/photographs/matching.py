@@ -39,6 +39,8 @@ class Matches(NamedTuple):
       score: confidence of each match, see `encoding.Found`.
       searched: number of points of the first photograph that were searched for; 0 if that is not known.
       moved: how far each match moved between the views of the network, in patches; None if not known.
+      unit: what was searched for, as a plural.
+      predictor: what was compared, one of `encoding.PREDICTORS`; empty for other methods.
     """
 
     first: Float64[np.ndarray, "N 2"]
@@ -46,11 +48,13 @@ class Matches(NamedTuple):
     score: Float[np.ndarray, " N"]
     searched: int = 0
     moved: Float[np.ndarray, " N"] | None = None
+    unit: str = "patches"
+    predictor: str = ""
 
     @property
     def are_few(self) -> bool:
         """Whether there are as few matches as between photographs of different scenes."""
-        return len(self.score) < FEW * self.searched
+        return self.moved is not None and len(self.score) < FEW * self.searched
 
     @property
     def hardly_move(self) -> bool:
@@ -126,7 +130,7 @@ def matches_of(encoding: Encoding, first: int = 0, min_confidence: float | None 
         start, end = points[chosen], found.positions[chosen, view]
         difference = views.from_photograph(view, end) - views.from_photograph(first, start)
         moved = np.linalg.norm(difference, axis=-1) / views.patch
-        results.append(Matches(start, end, score, len(points), moved))
+        results.append(Matches(start, end, score, len(points), moved, predictor=encoding.predictor))
     return results
 
 

@@ -5,7 +5,6 @@ to an area of whole patches at the top left of its view. The rest of the view is
 masked, as patches are in training.
 """
 
-import collections
 import os
 import pathlib
 from collections.abc import Sequence
@@ -126,9 +125,9 @@ def _area(photograph: Photograph, size: int, patch: int) -> tuple[int, int]:
 
 
 def short_names(paths: Sequence[pathlib.Path]) -> list[str]:
-    """Returns the names of files, with their folder where a name occurs twice."""
-    count = collections.Counter(path.name for path in paths)
-    return [path.name if count[path.name] == 1 else f"{path.parent.name}/{path.name}" for path in paths]
+    """Returns the names of files, all with their folder if they come from several folders."""
+    several = len({path.absolute().parent for path in paths}) > 1
+    return [f"{path.absolute().parent.name}/{path.name}" if several else path.name for path in paths]
 
 
 def thumbnail(path: pathlib.Path, longest: int) -> UInt8[np.ndarray, "H W 3"]:

@@ -14,6 +14,7 @@ from muskie_jax.photographs.matching import Matches
 from muskie_jax.photographs.opening import thumbnail
 
 RATIO = 0.8  # largest ratio of the distances to the nearest and second nearest descriptor; Lowe's
+UNIT = "keypoints"  # what is searched for
 LONGEST = 1600  # pixels; larger photographs are shrunk, which costs few matches and saves much time
 
 
@@ -34,7 +35,7 @@ def import_opencv() -> Any:
 
 
 def sift_matches(first: pathlib.Path, second: pathlib.Path) -> Matches:
-    """Returns SIFT matches that pass the ratio test, one at most per place in the second photograph.
+    """Returns SIFT matches that pass the ratio test, at most one per position in the second photograph.
 
     The score is 1 minus the ratio.
 
@@ -45,9 +46,9 @@ def sift_matches(first: pathlib.Path, second: pathlib.Path) -> Matches:
     keypoints, descriptors = zip(*(_describe(cv2, path) for path in (first, second)))
     searched = len(keypoints[0])
     if min(map(len, keypoints)) < 2:
-        return Matches(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), searched)
-    # A place may have several keypoints of different orientations: place in the second photograph -> score,
-    # and keypoints of both.
+        return Matches(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), searched, unit=UNIT)
+    # A position may have several keypoints of different orientations. Position in the second photograph ->
+    # score, and the keypoints in both.
     best: dict[tuple[float, float], tuple[float, int, int]] = {}
     for nearest, other in cv2.BFMatcher().knnMatch(*descriptors, k=2):
         score = 1 - nearest.distance / max(other.distance, 1e-9)
@@ -57,7 +58,7 @@ def sift_matches(first: pathlib.Path, second: pathlib.Path) -> Matches:
     ranked = sorted(best.values(), reverse=True)
     indices = np.array([pair[1:] for pair in ranked], int).reshape(-1, 2)
     score = np.array([pair[0] for pair in ranked], float)
-    return Matches(keypoints[0][indices[:, 0]], keypoints[1][indices[:, 1]], score, searched)
+    return Matches(keypoints[0][indices[:, 0]], keypoints[1][indices[:, 1]], score, searched, unit=UNIT)
 
 
 def _describe(cv2: Any, path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:

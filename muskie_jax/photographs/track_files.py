@@ -14,6 +14,7 @@ from muskie_jax.photographs.output_files import write_arrays, write_picture, wri
 from muskie_jax.photographs.tracking import Tracks
 from muskie_jax.viz.found_points import TILE, Tile, points_sheet
 
+MAX_TILES = 23  # photographs in the picture, beside the query
 SUFFIXES = (".csv", ".npz", ".json")
 COLUMNS = ("point", "photograph", "x", "y", "confidence", "visible")
 
@@ -57,11 +58,15 @@ def write_tracks(paths: Sequence[pathlib.Path], tracks: Tracks, force: bool) -> 
 
 
 def tracks_picture(tracks: Tracks) -> UInt8[np.ndarray, "height width 3"]:
-    """Draws the query with its numbered points, and the points that were found in the other photographs."""
+    """Draws the query with its numbered points, and the points that were found in the other photographs.
+
+    Of more than MAX_TILES photographs, those with most points are drawn, in their order.
+    """
     query_name, *names = short_names([tracks.query, *tracks.paths])
+    most_points = np.argsort(-tracks.visible.sum(0), kind="stable")[:MAX_TILES]
     others = [
-        _tile(name, path, tracks.positions[:, view], tracks.visible[:, view])
-        for view, (name, path) in enumerate(zip(names, tracks.paths))
+        _tile(names[view], tracks.paths[view], tracks.positions[:, view], tracks.visible[:, view])
+        for view in sorted(most_points.tolist())
     ]
     everywhere = np.ones(len(tracks.points), bool)
     return points_sheet(_tile(query_name, tracks.query, tracks.points, everywhere), others)

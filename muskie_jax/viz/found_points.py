@@ -1,5 +1,6 @@
 """Pictures of points of one photograph and where they are in others, of any sizes."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,8 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from muskie_jax.viz.tracks import OVERSAMPLING, Colour, Point, point_colours
 
-TILE = 360  # pixels; side of the square in which each photograph is drawn
-COLUMNS = 4
+TILE = 360  # pixels; longer side of each photograph
+COLUMNS = 4  # of landscape photographs; more of narrower ones
+MIN_WIDTH = 160  # pixels; of a tile, for the text below
 MARGIN, CAPTION = 12, 40  # pixels: around tiles; height of the text below a photograph, two lines
 PAPER, INK, FAINT = (255, 255, 255), (30, 32, 36), (110, 114, 120)
 TEXT, NUMBER = 12, 14  # pixels; heights of the fonts of text, and of points' numbers
@@ -36,29 +38,35 @@ class Tile(NamedTuple):
 def points_sheet(query: Tile, others: Sequence[Tile]) -> UInt8[np.ndarray, "height width 3"]:
     """Draws the numbered points of a photograph, and the same numbers where the points are in others.
 
-    A point has one number and one colour in all photographs. The query is the first tile.
+    A point has one number and one colour in all photographs. The query is the first tile. All columns are
+    as wide as the widest photograph.
     """
     colours = point_colours(query.positions)
-    tiles = [_draw(tile, colours, is_query=number == 0) for number, tile in enumerate([query, *others])]
-    columns, margin = min(COLUMNS, len(tiles)), OVERSAMPLING * MARGIN
+    shapes = [tile.photograph.shape for tile in (query, *others)]
+    width = max(MIN_WIDTH, *(math.ceil(TILE * w / max(h, w)) for h, w, _ in shapes))
+    tiles = [
+        _draw(tile, colours, OVERSAMPLING * width, is_query=number == 0)
+        for number, tile in enumerate([query, *others])
+    ]
+    columns = min(COLUMNS * TILE // width, len(tiles))
+    margin = OVERSAMPLING * MARGIN
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     heights = [max(tile.height for tile in row) for row in rows]
-    width = max(tile.width for tile in tiles)
-    sheet = Image.new(
-        "RGB", (columns * (width + margin) + margin, sum(heights) + (len(rows) + 1) * margin), PAPER
-    )
+    step = OVERSAMPLING * width + margin
+    sheet = Image.new("RGB", (columns * step + margin, sum(heights) + (len(rows) + 1) * margin), PAPER)
     for row, tiles_of_row in enumerate(rows):
         top = sum(heights[:row]) + (row + 1) * margin
         for column, tile in enumerate(tiles_of_row):
-            sheet.paste(tile, (margin + column * (width + margin), top))
+            sheet.paste(tile, (margin + column * step, top))
     return np.asarray(sheet.reduce(OVERSAMPLING))
 
 
-def _draw(tile: Tile, colours: Sequence[Colour], is_query: bool) -> Image.Image:
-    height, width = tile.photograph.shape[:2]
-    scale = OVERSAMPLING * TILE / max(height, width)
-    size = (max(1, round(scale * width)), max(1, round(scale * height)))
-    picture = Image.new("RGB", (OVERSAMPLING * TILE, size[1] + OVERSAMPLING * CAPTION), PAPER)
+def _draw(tile: Tile, colours: Sequence[Colour], width: int, is_query: bool) -> Image.Image:
+    """Draws one photograph, oversampled, in a tile of `width`."""
+    height, columns = tile.photograph.shape[:2]
+    scale = OVERSAMPLING * TILE / max(height, columns)
+    size = (max(1, round(scale * columns)), max(1, round(scale * height)))
+    picture = Image.new("RGB", (width, size[1] + OVERSAMPLING * CAPTION), PAPER)
     left = (picture.width - size[0]) // 2
     picture.paste(Image.fromarray(tile.photograph).resize(size, Image.Resampling.BICUBIC), (left, 0))
     draw = ImageDraw.Draw(picture)
@@ -74,7 +82,7 @@ def _draw(tile: Tile, colours: Sequence[Colour], is_query: bool) -> Image.Image:
 
 
 def _draw_point(draw: ImageDraw.ImageDraw, centre: Point, text: str, colour: Colour) -> None:
-    """Draws a small dot, so that the place is seen, with its number beside it."""
+    """Draws a small dot, so that the position is seen, with its number beside it."""
     radius, away = OVERSAMPLING * DOT, OVERSAMPLING * (DOT + 6)
     draw.circle(centre, radius, colour, outline="white", width=round(1.5 * OVERSAMPLING))
     font = ImageFont.load_default(size=OVERSAMPLING * NUMBER)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from muskie_jax.viz.tracks import OVERSAMPLING, Colour, point_colours, spread_points
+from muskie_jax.viz.tracks import OVERSAMPLING, Colour, position_colours, spread_points
 
 SIDE = 560  # pixels; longer side of each photograph in the picture
 GAP, MARGIN, HEADER = 6, 16, 34  # pixels: between two photographs, around a panel, height of its text
@@ -19,6 +19,8 @@ TITLE, TEXT = 15, 13  # pixels; heights of fonts
 
 class Panel(NamedTuple):
     """Two photographs side by side with matches, and the text above them.
+
+    A match has the colour of its x in the first photograph.
 
     Attributes:
       title, text: what is shown, in ink, and more about it, fainter.
@@ -72,7 +74,9 @@ def _draw(panel: Panel, count: int) -> Image.Image:
         points[chosen] * scale + corner
         for points, scale, corner in zip((panel.first, panel.second), scales, corners)
     )
-    _draw_matches(picture, starts, ends, point_colours(panel.first[chosen]))
+    _draw_matches(
+        picture, starts, ends, position_colours(panel.first[chosen], panel.photographs[0].shape[1])
+    )
     _write(ImageDraw.Draw(picture), (margin, header // 2 + margin // 4), panel)
     return picture
 

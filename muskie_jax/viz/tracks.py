@@ -108,9 +108,19 @@ def point_sheet(
 def point_colours(points: Float[np.ndarray, "N 2"]) -> list[Colour]:
     """Returns a colour per point, from one end of the palette to the other by their order from the left."""
     left_to_right = np.argsort(np.argsort(points[:, 0]))
+    return shades((left_to_right + 0.5) / max(len(points), 1))
+
+
+def position_colours(points: Float[np.ndarray, "N 2"], width: float) -> list[Colour]:
+    """Returns a colour per point, from one end of the palette at x = 0 to the other at x = `width`."""
+    return shades(np.clip(points[:, 0] / width, 0, 1))
+
+
+def shades(values: Float[np.ndarray, " N"]) -> list[Colour]:
+    """Returns the colours of values from 0 to 1."""
     low, high = SHADES
-    shades = colormaps["turbo"](low + (left_to_right + 0.5) / max(len(points), 1) * (high - low))[:, :3]
-    return [tuple(colour) for colour in np.round(255 * shades).astype(int).tolist()]
+    colours = colormaps["turbo"](low + values * (high - low))[:, :3]
+    return [tuple(colour) for colour in np.round(255 * colours).astype(int).tolist()]
 
 
 def join_tiles(tiles: list[Image.Image]) -> UInt8[np.ndarray, "height width 3"]:

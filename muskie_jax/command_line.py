@@ -99,6 +99,7 @@ def run_command(
     needed: Mapping[str, str],
     optional: Sequence[str] = (),
     arguments: Sequence[str] = (),
+    helps: Mapping[str, str] = {},
 ) -> None:
     """Parses the command line of a program without subcommands, `<invocation> <flags>`, and runs it.
 
@@ -110,19 +111,22 @@ def run_command(
       optional: other flags that the program accepts.
       arguments: examples of positional arguments, such as ("photos/",), for help and messages; the program
         needs one at least. Empty if it takes none.
+      helps: what flags shared with other programs, such as --out, mean in this one.
     """
 
     def parse(argv: list[str]) -> list[str]:
         if asks_for_help(argv[1:]):
-            print(help_text(invocation, about, needed, optional, arguments))
+            print(help_text(invocation, about, needed, optional, arguments, helps))
             sys.exit(0)
+        if arguments and all(each.startswith("-") for each in argv[1:]):
+            fail(_needs_files(invocation, arguments))
         program, *given = parse_flags(argv, needed, invocation)
         if given and not arguments:
             first = given[0]
             instead = f"pass --{first}" if "=" in first else "leave it out"
             fail(f"{first!r} is not a flag: {instead}")
         if arguments and not given:
-            fail(f"{invocation} needs files: run {' '.join((invocation, *arguments))} <flags>")
+            fail(_needs_files(invocation, arguments))
         check_taken((FLAGS[name] for name in SHARED_FLAGS), (*needed, *optional), invocation)
         return [program, *given]
 
@@ -131,6 +135,10 @@ def run_command(
             main(argv[1:]) if arguments else main()
 
     app.run(run, flags_parser=parse)
+
+
+def _needs_files(invocation: str, arguments: Sequence[str]) -> str:
+    return f"{invocation} needs files: run {' '.join((invocation, *arguments))} <flags>"
 
 
 @contextlib.contextmanager
@@ -156,8 +164,12 @@ def help_text(
     needed: Mapping[str, str],
     optional: Sequence[str] = (),
     arguments: Sequence[str] = (),
+    helps: Mapping[str, str] = {},
 ) -> str:
-    """Returns the help text of a command: an example, a description, and its flags with their defaults."""
+    """Returns the help text of a command: an example, a description, and its flags with their defaults.
+
+    For the arguments, see `run_command`; `command` is its `invocation`.
+    """
     examples = [f"--{flag} {example}" for flag, example in needed.items()]
     examples = examples or ["<flags>"] * bool(optional)
     lines = [" ".join([command, *arguments, *examples]), "", about.strip(), ""]
@@ -165,10 +177,9 @@ def help_text(
     for flag in (FLAGS[name] for name in (*needed, *optional)):
         if "-" in flag.name:  # another spelling of a flag
             continue
-        default = "" if flag.default in (None, "", False) else f" ({flag.default})"
-        lines.append(
-            f"  --{flag.name:<{width}} {flag.help}{' (needed)' if flag.name in needed else default}"
-        )
+        default = "" if flag.default in (None, "", False, []) else f" ({flag.default})"
+        after = " (needed)" if flag.name in needed else default
+        lines.append(f"  --{flag.name:<{width}} {helps.get(flag.name, flag.help)}{after}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Writes the features of photographs: `python -m muskie_jax.features photos/ --out features.npz`.
+"""Writes the features of photographs: `muskie features photos/ --out features.npz`.
 
 Photographs are files and folders, of any sizes and orientations, all of one scene. Muskie processes up to
 --views of them together. The file contains the tokens of every patch after every block, where each patch
@@ -11,18 +11,20 @@ from absl import flags, logging
 from muskie_jax.command_line import OUT, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.errors import UserError
+from muskie_jax.photographs.command_flags import define_force, define_model, define_size
 from muskie_jax.photographs.feature_file import FeatureOptions, write_features
 from muskie_jax.writers import print_result
 
-_MODEL = flags.DEFINE_string("model", "small", "Weights: a name, a work directory, a file, or user/name.")
-_SIZE = flags.DEFINE_integer("size", 224, "Shorter side of the views in pixels.")
+_MODEL = define_model()
+_SIZE = define_size()
 _BLOCKS = flags.DEFINE_string("blocks", "all", "Blocks whose tokens are written, from 1, such as 2,4.")
 _VIEWS = flags.DEFINE_integer("views", 8, "Maximum number of views that attend to each other.")
 _FLOAT16 = flags.DEFINE_bool("float16", False, "Store tokens in 16 bits, half the size.")
-_FORCE = flags.DEFINE_bool("force", False, "Replace existing files.")
+_FORCE = define_force()
 
 NEEDED = {"out": "features.npz"}
 OPTIONAL = ("model", "size", "blocks", "views", "float16", "force")
+HELP = {"out": "File to write, .npz; a picture with the same name, .png, is written beside it."}
 
 
 def features(photographs: list[str]) -> None:
@@ -46,7 +48,7 @@ def parse_blocks(text: str) -> tuple[int, ...] | None:
 
 def main(invocation: str = "python -m muskie_jax.features") -> None:
     """Runs the command in `sys.argv`. `invocation` is how messages refer to the program."""
-    run_command(invocation, __doc__ or "", features, NEEDED, OPTIONAL, ("photos/",))
+    run_command(invocation, __doc__ or "", features, NEEDED, OPTIONAL, ("photos/",), HELP)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Finds matches between photographs, and draws them.
 
-    python -m muskie_jax.match 1.jpg 2.jpg --out matches.png
+    muskie match 1.jpg 2.jpg --out matches.png
 
 Photographs may have any sizes and orientations; folders stand for their images. The first photograph is
 matched with each of the others. Writes the picture, and beside it matches.csv and matches.npz: x and y of
@@ -11,23 +11,24 @@ from absl import flags, logging
 
 from muskie_jax.command_line import OUT, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
-from muskie_jax.photographs.encoding import PREDICTOR, PREDICTORS
+from muskie_jax.photographs.command_flags import define_force, define_model, define_predictor, define_size
 from muskie_jax.photographs.match_files import MAX_ROWS, Pair, write_matches
 from muskie_jax.photographs.matching import match_photographs, match_warnings, other_photographs
-from muskie_jax.photographs.opening import MODEL, SIZE, find_photographs, open_network
+from muskie_jax.photographs.opening import find_photographs, open_network
 from muskie_jax.photographs.output_files import plan_outputs
 from muskie_jax.photographs.sift import import_opencv, sift_matches
 from muskie_jax.writers import log, print_result
 
-_MODEL = flags.DEFINE_string("model", MODEL, "small, tiny, a work directory, a weights file, or user/name.")
-_SIZE = flags.DEFINE_integer("size", SIZE, "Shorter side at which the network sees photographs, pixels.")
+_MODEL = define_model()
+_SIZE = define_size()
 _MAX = flags.DEFINE_integer("max", 80, "Matches to draw for each pair of photographs.", lower_bound=1)
-_PREDICTOR = flags.DEFINE_enum("predictor", PREDICTOR, PREDICTORS, "What is matched.")
+_PREDICTOR = define_predictor()
 _BASELINE = flags.DEFINE_enum("baseline", None, ["sift"], "Another method, drawn beside: OpenCV's SIFT.")
-_FORCE = flags.DEFINE_bool("force", False, "Replace existing files.")
+_FORCE = define_force()
 
 NEEDED = {"out": "matches.png"}
 OPTIONAL = ("model", "size", "max", "predictor", "baseline", "force")
+HELP = {"out": "Picture to write; a .csv and a .npz file with the same name are written beside it."}
 ARGUMENTS = ("1.jpg", "2.jpg")
 
 
@@ -67,7 +68,7 @@ def match(arguments: list[str]) -> None:
 
 def main(invocation: str = "python -m muskie_jax.match") -> None:
     """Matches the photographs in `sys.argv`. `invocation` is how messages refer to the program."""
-    run_command(invocation, __doc__ or "", match, NEEDED, OPTIONAL, ARGUMENTS)
+    run_command(invocation, __doc__ or "", match, NEEDED, OPTIONAL, ARGUMENTS, HELP)
 
 
 if __name__ == "__main__":

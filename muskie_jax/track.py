@@ -1,6 +1,6 @@
 """Finds points of a photograph in others.
 
-    python -m muskie_jax.track query.jpg views/ --points "812,430; 96,310" --out tracks.png
+    muskie track query.jpg views/ --points "812,430; 96,310" --out tracks.png
 
 Points are x,y in pixels of the upright query, as image viewers show it. Photographs may have any sizes and
 orientations; folders stand for their images. Writes the picture, and beside it tracks.csv, tracks.npz and
@@ -12,22 +12,23 @@ from absl import flags, logging
 
 from muskie_jax.command_line import OUT, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
-from muskie_jax.photographs.encoding import PREDICTOR, PREDICTORS
+from muskie_jax.photographs.command_flags import define_force, define_model, define_predictor, define_size
 from muskie_jax.photographs.matching import other_photographs
-from muskie_jax.photographs.opening import MODEL, SIZE, find_photographs, open_network
+from muskie_jax.photographs.opening import find_photographs, open_network
 from muskie_jax.photographs.output_files import plan_outputs
 from muskie_jax.photographs.track_files import MAX_TILES, SUFFIXES, write_tracks
 from muskie_jax.photographs.tracking import check_points, parse_points, track_photographs
 from muskie_jax.writers import log, print_result
 
 _POINTS = flags.DEFINE_string("points", None, 'Points of the query: "x,y; x,y", in its pixels.')
-_MODEL = flags.DEFINE_string("model", MODEL, "small, tiny, a work directory, a weights file, or user/name.")
-_SIZE = flags.DEFINE_integer("size", SIZE, "Shorter side at which the network sees photographs, pixels.")
-_PREDICTOR = flags.DEFINE_enum("predictor", PREDICTOR, PREDICTORS, "What is matched.")
-_FORCE = flags.DEFINE_bool("force", False, "Replace existing files.")
+_MODEL = define_model()
+_SIZE = define_size()
+_PREDICTOR = define_predictor()
+_FORCE = define_force()
 
 NEEDED = {"points": '"812,430; 96,310"', "out": "tracks.png"}
 OPTIONAL = ("model", "size", "predictor", "force")
+HELP = {"out": "Picture to write; .csv, .npz and .json files with the same name are written beside it."}
 ARGUMENTS = ("query.jpg", "views/")
 
 
@@ -53,7 +54,7 @@ def track(arguments: list[str]) -> None:
 
 def main(invocation: str = "python -m muskie_jax.track") -> None:
     """Finds the points in `sys.argv`. `invocation` is how messages refer to the program."""
-    run_command(invocation, __doc__ or "", track, NEEDED, OPTIONAL, ARGUMENTS)
+    run_command(invocation, __doc__ or "", track, NEEDED, OPTIONAL, ARGUMENTS, HELP)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Serves a page on which a network is tried on photographs: `python -m muskie_jax.demo`.
+"""Serves a page on which a network is tried on photographs: `muskie demo`.
 
 Open the printed address in a browser. Drop photographs, click a point and see it found in the others, see
 features as colours, and let the network paint a hidden part. Only this machine can open the page, unless
@@ -17,11 +17,12 @@ from muskie_jax.demo.address import LOOPBACK, check_port
 from muskie_jax.demo.session import Network, paints_pixels
 from muskie_jax.errors import UserError
 from muskie_jax.interop.load import model_of, open_weights
+from muskie_jax.photographs.command_flags import define_model, define_size
 from muskie_jax.writers import log
 
 INSTALL = 'python -m pip install -e ".[demo]" -c constraints.txt'
-_MODEL = flags.DEFINE_string("model", "small", "Weights: a name, a work directory, a file, or user/name.")
-_SIZE = flags.DEFINE_integer("size", 224, "Shorter side of the views in pixels.")
+_MODEL = define_model()
+_SIZE = define_size()
 _HOST = flags.DEFINE_string(
     "host", LOOPBACK[0], "Address to serve on; 0.0.0.0 opens the page to the network."
 )

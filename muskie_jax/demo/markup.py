@@ -79,7 +79,7 @@ def feature_panel(session: Session, colours: UInt8[np.ndarray, "V h w 3"]) -> st
 
 def painting_panel(painting: Painting, others: int) -> str:
     """Returns the hidden view, both paintings and the truth, with their errors."""
-    off = lambda name: f"off by {painting.levels[name]:.0f} of 255"
+    off = lambda name: f"off by {painting.levels[name]:.0f} of 255 grey levels"
     tiles = [
         ("hidden", f"mean colour: {off('visible_mean')}", painting.hidden),
         ("painted alone", off("alone"), painting.alone),

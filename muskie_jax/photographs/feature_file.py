@@ -242,10 +242,8 @@ def _log_plan(out: pathlib.Path, plan: _Plan) -> None:
     total = format_bytes(plan.block_bytes * len(plan.blocks))
     if count == 1:
         log("One photograph: its features come from this view alone; Muskie is made for several views")
-    log(
-        f"{count} photographs as views of {height}x{width} pixels, in {_grouping(plan)}; "
-        f"{out} will have {total}"
-    )
+    noun = "photograph" if count == 1 else "photographs"
+    log(f"{count} {noun} at {height}x{width} pixels, in {_grouping(plan)}; {out} will have {total}")
     left, top, right, bottom = plan.crops.T
     kept = (right - left) * (bottom - top) / plan.sizes.prod(1)
     if cut := int((kept < KEPT_AREA).sum()):

@@ -70,14 +70,19 @@ class Inpainting(NamedTuple):
     errors: dict[str, float]
 
 
+def check_mask(mode: str, ratio: float) -> None:
+    """Raises UserError for an unknown mode of masks, or a ratio that is not a fraction."""
+    one_of(mode, MODES, "--mask")
+    require(0 < ratio <= 1, f"--ratio={ratio} must be above 0 and at most 1")
+
+
 def draw_mask(mode: str, ratio: float, grid: tuple[int, int], seed: int) -> Bool[np.ndarray, " L"]:
     """Draws the hidden patches of a view, True = hidden.
 
     Raises:
       UserError: for an unknown mode, or a ratio that hides nothing.
     """
-    one_of(mode, MODES, "--mask")
-    require(0 < ratio <= 1, f"--ratio={ratio} must be above 0 and at most 1")
+    check_mask(mode, ratio)
     patches = grid[0] * grid[1]
     require(
         hidden_count(grid, ratio) > 0,
@@ -180,6 +185,7 @@ def write_inpainting(
       UserError: if a photograph, the weights or an option is wrong.
     """
     require(options.views >= 1, f"--views={options.views} must be at least 1")
+    check_mask(options.mask, options.ratio)
     files = image_files(paths)
     (out,) = plan_outputs(os.fspath(out), [], force, files)
     number, count = options.view, len(files)

@@ -191,9 +191,7 @@ def test_unusual_photographs_are_named(scene, tmp_path, write, capsys):
     )
     write(scene)
     assert (
-        capsys.readouterr()
-        .err.splitlines()[0]
-        .startswith("5 photographs as views of 48x64 pixels, in one group; ")
+        capsys.readouterr().err.splitlines()[0].startswith("5 photographs at 48x64 pixels, in one group; ")
     )
 
 

@@ -136,6 +136,8 @@ MATCH, TRACK = ("match", "{a}", "{b}", "--out", "{out}"), ("track", "{a}", "{b}"
 @pytest.mark.parametrize(
     "arguments, expected",
     [
+        (("match",), "muskie match needs files: run muskie match 1.jpg 2.jpg <flags>"),
+        (("match", "--out={out}"), "muskie match needs files: run muskie match 1.jpg 2.jpg <flags>"),
         (("match", "--out", "{out}"), "muskie match needs files: run muskie match 1.jpg 2.jpg <flags>"),
         (("match", "{a}", "{b}"), "--out is missing: pass --out matches.png"),
         (("match", "{a}", "--out", "{out}"), "there is no other photograph than {a}: pass at least two"),
@@ -168,6 +170,16 @@ def test_mistakes_are_one_line(arguments, expected, folder, model):
     fill = lambda text: text.format(**places)
     assert fill(expected) in complaint_of(run_in_process("muskie_jax", *map(fill, arguments)))
     assert len(list(folder.iterdir())) == 3, "nothing was written"
+
+
+def test_help_says_what_is_written():
+    texts = [run_in_process("muskie_jax", name, "--help").stdout for name in ("match", "track", "inpaint")]
+    texts.append(run_in_process("muskie_jax", "features", "--help").stdout)
+    for text, expected in zip(
+        texts, ("a .csv and a .npz file", ".json files", "Picture to write.", ".npz; a")
+    ):
+        assert expected in text and "python -m" not in text and "on the Hugging Face hub" in text
+    assert "How patches are compared" in texts[0]
 
 
 def test_sift_without_opencv_says_what_to_install(folder, model, monkeypatch):

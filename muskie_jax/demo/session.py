@@ -24,7 +24,8 @@ from muskie_jax.photographs.features import check_views, choose_blocks, group_fe
 from muskie_jax.photographs.inpainting import Inpainting, draw_mask, grey_levels, inpaint
 from muskie_jax.photographs.opening import Views
 from muskie_jax.viz.features import pca_colours
-from muskie_jax.viz.reconstruction import to_pixels, with_masked
+from muskie_jax.viz.inpainting import filled_with_mean
+from muskie_jax.viz.reconstruction import to_pixels
 
 MOST_VIEWS = 8  # networks are trained on groups of at most this many
 PICTURE_SCALE = 2  # pixels of a picture per pixel of a view, on each axis
@@ -178,7 +179,7 @@ def paint(
     together = None if result.together is None else to_pixels(result.together)
     levels = {name: grey_levels(error) for name, error in result.errors.items()}
     return Painting(
-        to_pixels(with_masked(truth, mask, patch)),
+        to_pixels(filled_with_mean(truth, mask, patch)),
         to_pixels(result.alone),
         together,
         to_pixels(truth),

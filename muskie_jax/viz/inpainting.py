@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from muskie_jax.viz.reconstruction import to_pixels, with_masked
+from muskie_jax.viz.reconstruction import masked_pixels, to_pixels
 
 TILE_WIDTH = 384  # pixels; of the large tiles
 MARGIN, GAP = 24, 12  # pixels, around and between tiles
@@ -24,7 +24,7 @@ def inpainting_sheet(
     together: Float[np.ndarray, "H W 3"] | None,
     levels: Mapping[str, float],
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draws the other views above four tiles: hidden, painted alone, painted with the others, truth.
+    """Draws the other views above four tiles: mean colour, painted alone, painted with the others, truth.
 
     Args:
       images: the views, in [-1, 1].
@@ -36,9 +36,9 @@ def inpainting_sheet(
     """
     others = np.delete(images, view, axis=0)
     off = lambda name: f"off by {levels[name]:.0f} of 255 grey levels"
-    hidden = with_masked(images[view], mask, patch)
+    hidden = filled_with_mean(images[view], mask, patch)
     tiles = [
-        (f"{mask.mean():.0%} hidden", f"mean colour: {off('visible_mean')}", hidden),
+        (f"{mask.mean():.0%} hidden", f"filled with the mean colour: {off('visible_mean')}", hidden),
         ("painted alone", off("alone"), alone),
     ]
     if together is not None:
@@ -65,6 +65,18 @@ def inpainting_sheet(
         draw.text((left, top_of_tiles + TITLE + 8), note, FAINT, note_font)
         sheet.paste(_tile(image, tile_size), (left, top_of_tiles + TEXT_HEIGHT))
     return np.asarray(sheet)
+
+
+def filled_with_mean(
+    image: Float[np.ndarray, "H W 3"], mask: Bool[np.ndarray, " L"], patch: int
+) -> Float[np.ndarray, "H W 3"]:
+    """Returns an image in [-1, 1] with its visible part's mean colour in place of masked patches.
+
+    If no patch is visible, the colour is grey.
+    """
+    hidden = masked_pixels(mask, image.shape[:2], patch)
+    mean = image.mean((0, 1), where=~hidden) if not mask.all() else np.zeros(3)
+    return np.where(hidden, mean, image)
 
 
 def small_size(count: int, width: int, tile_size: tuple[int, int]) -> tuple[int, int]:

@@ -57,7 +57,8 @@ def test_panels(session, network):
     panel = markup.painting_panel(painting, 2)
     assert panel.count("<figure") == 4 and "painted with 2 others" in panel
     assert f"off by {painting.levels['with_others']:.0f} of 255 grey levels" in panel
-    assert (painting.hidden == 128).all(-1).mean() == 0.5
+    same = (painting.hidden == painting.truth).all(-1)
+    assert abs(same.mean() - 0.5) < 0.05 and len(np.unique(painting.hidden[~same], axis=0)) == 1
     assert "m-busy" in markup.status("x", is_busy=True) and "m-error" in markup.status("x", is_error=True)
 
 

@@ -14,7 +14,7 @@ from muskie_jax.checks import require
 from muskie_jax.command_line import run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.demo.address import LOOPBACK, check_port
-from muskie_jax.demo.session import Network, paints_pixels
+from muskie_jax.demo.session import PageNetwork, paints_pixels
 from muskie_jax.errors import UserError
 from muskie_jax.interop.load import model_of, open_weights
 from muskie_jax.photographs.command_flags import define_model, define_size
@@ -43,7 +43,7 @@ def demo() -> None:
     require(
         _SIZE.value >= model.patch, f"--size={_SIZE.value} must be at least the patch size {model.patch}"
     )
-    network = Network(_MODEL.value, model, jax.device_put(weights.params), paints_pixels(weights))
+    network = PageNetwork(_MODEL.value, model, jax.device_put(weights.params), paints_pixels(weights))
     from muskie_jax.demo.page import serve
 
     if _HOST.value not in LOOPBACK:

@@ -81,7 +81,7 @@ def painting_panel(painting: Painting, others: int) -> str:
     """Returns the hidden view, both paintings and the truth, with their errors."""
     off = lambda name: f"off by {painting.levels[name]:.0f} of 255 grey levels"
     tiles = [
-        ("hidden", f"filled with the mean colour: {off('visible_mean')}", painting.hidden),
+        ("hidden", f"mean colour: {off('visible_mean')}", painting.hidden),
         ("painted alone", off("alone"), painting.alone),
     ]
     if painting.together is not None:

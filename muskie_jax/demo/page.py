@@ -14,8 +14,8 @@ from gradio.themes import Base
 
 from muskie_jax.demo import markup
 from muskie_jax.demo.session import (
-    MOST_VIEWS,
-    Network,
+    MAX_VIEWS,
+    PageNetwork,
     Session,
     colours,
     open_room,
@@ -26,8 +26,9 @@ from muskie_jax.demo.session import (
 from muskie_jax.demo.style import HEAD, ON_POINT, SET_OPACITY, SHOW_POINT, STYLE
 from muskie_jax.errors import UserError
 from muskie_jax.masking import MODES
+from muskie_jax.photographs.features import drawn_block
 
-MOST_MEGABYTES = 20  # of one photograph
+MAX_MEGABYTES = 20  # of one photograph
 KEPT_SECONDS = 1800  # a visitor's features are forgotten after this time
 VISITORS = 16  # whose features are kept; the features of the others are forgotten
 TYPES = [".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic"]
@@ -37,7 +38,7 @@ ABOUT = (
     "things. Then click a point and see it found in the others, look at the features, and let the network "
     "paint what is hidden."
 )
-DROP = f"Photographs of one scene: 2 to {MOST_VIEWS}, at most {MOST_MEGABYTES} MB each"
+DROP = f"Photographs of one scene: 2 to {MAX_VIEWS}, at most {MAX_MEGABYTES} MB each"
 POINT_HINT = (
     "Click anywhere in a photograph. The point is found in the others by its features, and checked by "
     "searching back. Confidence is from 0 to 1; it is not a probability."
@@ -52,7 +53,7 @@ PAINT_HINT = (
 )
 
 
-def build(network: Network, size: int) -> gr.Blocks:
+def build(network: PageNetwork, size: int) -> gr.Blocks:
     """Builds the page.
 
     Args:
@@ -60,6 +61,7 @@ def build(network: Network, size: int) -> gr.Blocks:
       size: the views' shorter side in pixels.
     """
     depth = network.model.depth
+    shown_block = drawn_block(range(1, depth + 1), depth)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 60)) as page:
         gr.HTML(f"<h1>{TITLE}</h1><p>{ABOUT}</p>", elem_id="m-head")
         with gr.Row():
@@ -81,7 +83,11 @@ def build(network: Network, size: int) -> gr.Blocks:
                 gr.HTML(f'<p class="m-hint">{FEATURE_HINT}</p>')
                 with gr.Row():
                     block = gr.Slider(
-                        1, depth, value=round(2 / 3 * depth), step=1, label="Block of the network"
+                        1,
+                        depth,
+                        value=shown_block,
+                        step=1,
+                        label="Block of the network",
                     )
                     opacity = gr.Slider(0, 100, value=85, step=1, label="Opacity of the colours, %")
                 features = gr.HTML(elem_id="m-features")
@@ -168,7 +174,7 @@ def build(network: Network, size: int) -> gr.Blocks:
     return page
 
 
-def serve(network: Network, size: int, host: str, port: int, in_browser: bool) -> None:
+def serve(network: PageNetwork, size: int, host: str, port: int, in_browser: bool) -> None:
     """Serves the page until it is interrupted. Uploads lie in a folder that is deleted at the end."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder is deleted then too
     with tempfile.TemporaryDirectory(prefix="muskie-demo-") as uploads:
@@ -181,7 +187,7 @@ def serve(network: Network, size: int, host: str, port: int, in_browser: bool) -
             quiet=True,
             show_error=True,
             share=False,
-            max_file_size=f"{MOST_MEGABYTES}mb",
+            max_file_size=f"{MAX_MEGABYTES}mb",
             state_session_capacity=VISITORS,
             footer_links=[],
             theme=Base(

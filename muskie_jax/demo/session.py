@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, UInt8
 
@@ -27,13 +26,13 @@ from muskie_jax.viz.features import pca_colours
 from muskie_jax.viz.inpainting import filled_with_mean
 from muskie_jax.viz.reconstruction import to_pixels
 
-MOST_VIEWS = 8  # networks are trained on groups of at most this many
+MAX_VIEWS = 8  # networks are trained on groups of at most this many
 PICTURE_SCALE = 2  # pixels of a picture per pixel of a view, on each axis
 ROOM_VIEWS, ROOM_SIZE = 4, (224, 288)
 
 
-class Network(NamedTuple):
-    """A network with its parameters.
+class PageNetwork(NamedTuple):
+    """A network with its parameters, and whether the page can paint with it.
 
     Attributes:
       name: what the user called it.
@@ -51,16 +50,21 @@ class Session(NamedTuple):
     """A set of photographs and their features.
 
     Attributes:
-      images: the views, in [-1, 1].
-      pictures: the same for people, in more pixels.
+      encoding: the views, and their features at DEPTH of the network, by which points are found.
+      pictures: the views for people, in more pixels.
       names: one per view.
       tokens: of every block.
     """
 
-    images: Float32[np.ndarray, "V H W 3"]
+    encoding: Encoding
     pictures: UInt8[np.ndarray, "V height width 3"]
     names: tuple[str, ...]
     tokens: tuple[Float32[np.ndarray, "V h w d"], ...]
+
+    @property
+    def images(self) -> Float32[np.ndarray, "V H W 3"]:
+        """Returns the views, in [-1, 1]."""
+        return self.encoding.views.images
 
     @property
     def size(self) -> tuple[int, int]:
@@ -86,13 +90,13 @@ def paints_pixels(weights: Weights) -> bool:
 
 
 def open_session(
-    network: Network, files: Sequence[pathlib.Path], names: Sequence[str], size: int
+    network: PageNetwork, files: Sequence[pathlib.Path], names: Sequence[str], size: int
 ) -> Session:
     """Loads photographs and computes their features.
 
     Args:
       network: the network.
-      files: two or more photographs of one scene, at most MOST_VIEWS.
+      files: two or more photographs of one scene, at most MAX_VIEWS.
       names: names of the photographs on the page.
       size: the views' shorter side in pixels.
 
@@ -104,8 +108,8 @@ def open_session(
         len(files) > 1, "One photograph has nothing to be compared with: add another of the same scene."
     )
     require(
-        len(files) <= MOST_VIEWS,
-        f"{len(files)} photographs are too many for this page: choose at most {MOST_VIEWS}.",
+        len(files) <= MAX_VIEWS,
+        f"{len(files)} photographs are too many for this page: choose at most {MAX_VIEWS}.",
     )
     check_views(network.model, len(files), f"{len(files)} photographs")
     patch = network.model.patch
@@ -118,26 +122,32 @@ def open_session(
         for file, name in zip(files, names):
             message = message.replace(str(file), name)
         raise UserError(message) from None
-    return encode(network, images, pictures, tuple(names))
+    return compute_session(network, images, pictures, tuple(names))
 
 
-def encode(
-    network: Network,
+def compute_session(
+    network: PageNetwork,
     images: Float32[np.ndarray, "V H W 3"],
     pictures: UInt8[np.ndarray, "V height width 3"],
     names: tuple[str, ...],
 ) -> Session:
-    """Computes the features of views; see `Session` for the arguments."""
+    """Computes the features of views, in [-1, 1]; see `Session` for the other arguments."""
     blocks = choose_blocks(None, network.model)
     tokens = group_features(network.params, images, model=network.model, blocks=blocks)
-    return Session(images, pictures, names, tuple(np.asarray(block) for block in tokens))
+    # A click is a fraction of a view, so that the views themselves count as the photographs.
+    sizes = np.tile(images.shape[1:3], (len(images), 1))
+    features = tokens[round(DEPTH * len(tokens)) - 1]
+    padding = np.zeros(features.shape[:3], bool)
+    views = Views(images, padding, sizes, sizes, tuple(map(pathlib.Path, names)))
+    encoding = Encoding(views, features, None)
+    return Session(encoding, pictures, names, tuple(np.asarray(block) for block in tokens))
 
 
-def open_room(network: Network, seed: int) -> Session:
+def open_room(network: PageNetwork, seed: int) -> Session:
     """Renders views of a synthetic room and computes their features."""
     pixels = np.asarray(_render(np.array([2**32 - 1, seed], np.uint32)))
     names = tuple(f"view {number}" for number in range(1, len(pixels) + 1))
-    return encode(network, pixels / np.float32(127.5) - 1, pixels, names)
+    return compute_session(network, pixels / np.float32(127.5) - 1, pixels, names)
 
 
 @jax.jit
@@ -149,15 +159,8 @@ def _render(seed: jax.Array) -> Any:
 
 def search(session: Session, view: int, x: float, y: float) -> Found:
     """Finds a point of a view in all views; positions are fractions of a view's width and height."""
-    tokens = session.tokens[round(DEPTH * len(session.tokens)) - 1]
     height, width = session.size
-    sizes = np.tile([height, width], (len(tokens), 1))  # the views count as the photographs
-    padding = np.zeros(tokens.shape[:3], bool)
-    paths = tuple(map(pathlib.Path, session.names))
-    views = Views(session.images, padding, sizes, sizes, paths)
-    found = find_points(
-        Encoding(views, jnp.asarray(tokens), None), view, np.array([[x * width, y * height]])
-    )
+    found = find_points(session.encoding, view, np.array([[x * width, y * height]]))
     return Found(found.positions[0] / (width, height), found.confidence[0], found.visible[0])
 
 
@@ -169,7 +172,7 @@ def colours(session: Session, block: int) -> UInt8[np.ndarray, "V h w 3"]:
 
 
 def paint(
-    network: Network, session: Session, view: int, mask_mode: str, ratio: float, seed: int
+    network: PageNetwork, session: Session, view: int, mask_mode: str, ratio: float, seed: int
 ) -> Painting:
     """Hides a part of a view and paints it alone and with the other views."""
     patch, (height, width) = network.model.patch, session.size

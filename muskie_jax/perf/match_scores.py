@@ -2,7 +2,7 @@
 
     python -m muskie_jax.perf.match_scores photos/ --model=small
 
-`photos/` has a folder for each scene. Prints, for several least confidences, the fraction of searched
+`photos/` has a folder for each scene. Prints, for several minimum confidences, the fraction of searched
 patches that match: between photographs of one scene that are --step apart, and of different scenes. Then
 prints how many pairs of one scene a warning about few matches would wrongly name.
 MIN_CONFIDENCE and FEW, in `muskie_jax.photographs`, follow from it.

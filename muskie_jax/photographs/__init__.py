@@ -1,4 +1,4 @@
-"""What a person with photographs wants of a network: matches between them, and points found again.
+"""Matches photographs and finds points in them; writes their features, and paints hidden parts.
 
     from muskie_jax.photographs.matching import match_photographs
     from muskie_jax.photographs.opening import open_network

@@ -39,7 +39,7 @@ PREDICTORS = (FEATURES, ATTENTION)
 PREDICTOR = FEATURES
 DEPTH = 2 / 3  # of the network, at which features are taken
 GROUP = 8  # photographs that are encoded together; networks are trained on groups of at most this many
-# Least confidence of a visible point, by predictor. `muskie_jax.perf.match_scores` measures what
+# Minimum confidence of a visible point, by predictor. `muskie_jax.perf.match_scores` measures what
 # photographs of different scenes reach. The value for attention is provisional.
 MIN_CONFIDENCE = {FEATURES: 0.2, ATTENTION: 0.2}
 REFERENCE_PATCHES = 14 * 14  # of a square view of 224 pixels, to which confidence refers
@@ -162,7 +162,7 @@ def find_points(
       encoding: the photographs, from `encode`.
       view: the photograph of the points.
       points: x and y, in its pixels.
-      min_confidence: least confidence of a visible point; None: see MIN_CONFIDENCE.
+      min_confidence: minimum confidence of a visible point; None: see MIN_CONFIDENCE.
 
     Raises:
       UserError: if a point is outside the photograph.
@@ -243,7 +243,7 @@ def distinctness(concentration: Float[Array, "N V"], patches: Int[Array, " V"]) 
 
     The concentration, the fraction of all scores in the 3 x 3 patches around a match, falls as the number
     of patches grows, since more of them share the rest. Here, the rest counts as if it were
-    REFERENCE_PATCHES patches with its mean score. One least confidence then suits all sizes of views.
+    REFERENCE_PATCHES patches with its mean score. One minimum then suits all sizes of views.
 
     Args:
       concentration: see `muskie_jax.correspondence.refinement.refined_matches`.

@@ -31,9 +31,11 @@ from muskie_jax.models.muskie import Muskie
 from muskie_jax.photographs.features import (
     check_views,
     choose_blocks,
+    drawn_block,
     group_features,
     split_into_groups,
 )
+from muskie_jax.photographs.opening import short_names
 from muskie_jax.photographs.output_files import check_output, write_picture
 from muskie_jax.photographs.progress_bar import ProgressBar
 from muskie_jax.viz.features import feature_sheet, pca_colours
@@ -152,7 +154,7 @@ class _Plan:
       size: height and width of all views, pixels.
       groups: the photographs of each group.
       blocks: blocks whose tokens are written, from 1.
-      patch, channels: patch size and width of the network.
+      depth, patch, channels: number of blocks, patch size and width of the network.
       dtype: type of stored tokens.
     """
 
@@ -162,6 +164,7 @@ class _Plan:
     size: tuple[int, int]
     groups: list[range]
     blocks: tuple[int, ...]
+    depth: int
     patch: int
     channels: int
     dtype: np.dtype
@@ -178,8 +181,8 @@ class _Plan:
 
     @property
     def picture_block(self) -> int:
-        """Returns the index, in `blocks`, of the block that is drawn."""
-        return len(self.blocks) // 2
+        """Returns the index, in `blocks`, of the block that is drawn, see `drawn_block`."""
+        return self.blocks.index(drawn_block(self.blocks, self.depth))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns all arrays but tokens and texts."""
@@ -219,7 +222,7 @@ def _plan(
     dtype = np.dtype(np.float16 if options.float16 else np.float32)
     crops = np.array([centre_box((height, width), size[1] / size[0]) for height, width in sizes.tolist()])
     blocks = choose_blocks(options.blocks, model)
-    return _Plan(files, sizes, crops, size, groups, blocks, model.patch, model.width, dtype)
+    return _Plan(files, sizes, crops, size, groups, blocks, model.depth, model.patch, model.width, dtype)
 
 
 def _check_space(out: pathlib.Path, plan: _Plan) -> None:
@@ -271,8 +274,7 @@ def _write_blocks(
     Returns:
       Pixels and tokens, of one block, of the photographs that are drawn.
     """
-    count = len(plan.files)
-    drawn = set(np.unique(np.linspace(0, count - 1, min(count, DRAWN)).round().astype(int)).tolist())
+    count, drawn = len(plan.files), set(_drawn(len(plan.files)))
     pixels, tokens, bar = [], [], ProgressBar(count, "photographs")
     streams = [path.open("wb") for path in files]
     try:
@@ -293,6 +295,11 @@ def _write_blocks(
         for stream in streams:
             stream.close()
     return np.concatenate(pixels), np.concatenate(tokens)
+
+
+def _drawn(count: int) -> list[int]:
+    """Returns the indices of the photographs in the picture."""
+    return np.unique(np.linspace(0, count - 1, min(count, DRAWN)).round().astype(int)).tolist()
 
 
 def _stored(values: np.ndarray, block: int, dtype: np.dtype) -> np.ndarray:
@@ -360,4 +367,7 @@ def _draw(plan: _Plan, pixels: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     _, rows, columns, channels = plan.shape
     flat = tokens.reshape(len(tokens), rows * columns, channels)
     colours = pca_colours(flat, (rows, columns), plan.patch)
-    return feature_sheet(pixels, colours, f"block {plan.blocks[plan.picture_block]}")
+    drawn = _drawn(len(plan.files))
+    names = short_names([plan.files[index] for index in drawn])
+    groups = plan.arrays()["groups"][drawn]
+    return feature_sheet(pixels, colours, names, groups, f"block {plan.blocks[plan.picture_block]}")

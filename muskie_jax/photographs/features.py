@@ -5,6 +5,7 @@ Letters in shapes: V views of a group, H x W pixels and rows x columns patches o
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
@@ -13,6 +14,7 @@ from jaxtyping import Float
 
 from muskie_jax.checks import require
 from muskie_jax.models.muskie import Muskie
+from muskie_jax.photographs.encoding import DEPTH
 
 
 def split_into_groups(count: int, views: int) -> list[range]:
@@ -35,6 +37,11 @@ def choose_blocks(blocks: tuple[int, ...] | None, model: Muskie) -> tuple[int, .
     for block in blocks or ():
         require(1 <= block <= model.depth, f"--blocks={block}: the network has blocks 1 to {model.depth}")
     return tuple(sorted(set(blocks))) if blocks else tuple(range(1, model.depth + 1))
+
+
+def drawn_block(blocks: Sequence[int], depth: int) -> int:
+    """Returns the block, of those given, that pictures show: the one nearest to DEPTH of the network."""
+    return min(blocks, key=lambda block: abs(block - round(DEPTH * depth)))
 
 
 def check_views(model: Muskie, views: int, setting: str) -> None:

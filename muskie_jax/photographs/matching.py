@@ -112,7 +112,7 @@ def matches_of(encoding: Encoding, first: int = 0, min_confidence: float | None 
     Args:
       encoding: the photographs.
       first: index of the photograph whose patches are searched for.
-      min_confidence: least confidence of a match; None: see `encoding.MIN_CONFIDENCE`.
+      min_confidence: minimum confidence of a match; None: see `encoding.MIN_CONFIDENCE`.
     """
     views = encoding.views
     height, width = views.areas[first].tolist()

@@ -22,7 +22,7 @@ COLUMNS = ("point", "photograph", "x", "y", "confidence", "visible")
 def write_tracks(paths: Sequence[pathlib.Path], tracks: Tracks, force: bool) -> None:
     """Writes the picture, and the files with SUFFIXES.
 
-    Points are counted from 1, as in the picture, where a person reads them; arrays follow their order.
+    Points are counted from 1, as in the picture; arrays follow their order.
 
     Raises:
       UserError: if a file cannot be written.

@@ -3,8 +3,8 @@
     tracks = track_photographs(open_network("small"), "query.jpg", "views", np.array([[812.0, 430.0]]))
     tracks.positions[0], tracks.visible[0]  # of the point in every photograph of the folder
 
-Whoever asks for points again and again, such as a web page, keeps an `encoding.Encoding`, and calls
-`encoding.find_points`, which takes milliseconds.
+To search repeatedly, as a web page does, keep an `encoding.Encoding` and call `encoding.find_points`, which
+takes milliseconds.
 """
 
 import pathlib

@@ -3,17 +3,17 @@
 Letters in shapes: V views, H x W pixels, L patches per view in row-major order, d feature width, N matches.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib import colormaps
-from PIL import Image, ImageDraw
-
-from muskie_jax.viz.view_sheet import view_sheet
+from PIL import Image, ImageDraw, ImageFont
 
 PERCENTILES = (2, 98)  # drawn as 0 and 255, since a few patches are outliers
 SHEET_COLUMNS = 6  # views side by side
+LABEL, NAME, MARGIN = 84, 22, 4  # pixels: width of labels, height of names, space between views
 MIN_MATCH_SIDE = 384  # pixels; views in a picture of matches are enlarged to it
 GAP = 12  # pixels between the two views
 OVERSAMPLING = 2  # Pillow does not antialias lines
@@ -64,23 +64,47 @@ def subtract_view_mean(tokens: Float[np.ndarray, "*views L d"]) -> Float[np.ndar
 
 
 def feature_sheet(
-    images: UInt8[np.ndarray, "V H W 3"], colours: UInt8[np.ndarray, "V H W 3"], label: str
+    images: UInt8[np.ndarray, "V H W 3"],
+    colours: UInt8[np.ndarray, "V H W 3"],
+    names: Sequence[str],
+    groups: Int[np.ndarray, " V"],
+    label: str,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draws views above their colours from `pca_colours`, in lines of at most SHEET_COLUMNS views.
+    """Draws views, with their names, above their colours from `pca_colours`.
+
+    Each group starts a new line; a line has at most SHEET_COLUMNS views.
 
     Args:
       images, colours: the views, and their features as colours.
-      label: label of the rows of colours, at most about twelve letters.
+      names: the text above each view; it is cut to the view's width.
+      groups: the group of each view, in ascending order, from 0.
+      label: what the colours are, such as "block 8".
     """
-    views = len(images)
-    lines = -(-views // SHEET_COLUMNS)
-    columns = -(-views // lines)
+    lines = [line for group in np.unique(groups) for line in _split(np.flatnonzero(groups == group))]
+    height, width = images.shape[1:3]
+    columns, step = max(map(len, lines)), 2 * (height + MARGIN) + NAME + 2 * MARGIN
+    sheet = Image.new("RGB", (LABEL + columns * (width + MARGIN), len(lines) * step), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    for number, line in enumerate(lines):
+        top = number * step
+        if len(np.unique(groups)) > 1:
+            draw.text((6, top + NAME // 2), f"group {groups[line[0]] + 1}", "black", font, anchor="lm")
+        below = top + NAME + height + MARGIN
+        draw.text((6, below + height // 2), label, "black", font, anchor="lm")
+        for column, view in enumerate(line.tolist()):
+            left = LABEL + column * (width + MARGIN)
+            name = str(names[view])
+            while name and draw.textlength(name, font) > width:
+                name = str(name[1:])  # the end of a file's name differs
+            draw.text((left, top + NAME // 2), name, "black", font, anchor="lm")
+            sheet.paste(Image.fromarray(images[view]), (left, top + NAME))
+            sheet.paste(Image.fromarray(colours[view]), (left, below))
+    return np.asarray(sheet)
 
-    def in_lines(tiles: np.ndarray) -> np.ndarray:
-        missing = np.full((lines * columns - views, *tiles.shape[1:]), 255, np.uint8)
-        return np.concatenate([tiles, missing]).reshape(lines, columns, *tiles.shape[1:])
 
-    return view_sheet({"photograph": in_lines(images), label: in_lines(colours)})
+def _split(views: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " m"]]:
+    """Splits the views of a group into lines of similar length, at most SHEET_COLUMNS."""
+    return np.array_split(views, -(-len(views) // SHEET_COLUMNS))
 
 
 class Matches(NamedTuple):

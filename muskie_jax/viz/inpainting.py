@@ -38,7 +38,7 @@ def inpainting_sheet(
     off = lambda name: f"off by {levels[name]:.0f} of 255 grey levels"
     hidden = filled_with_mean(images[view], mask, patch)
     tiles = [
-        (f"{mask.mean():.0%} hidden", f"filled with the mean colour: {off('visible_mean')}", hidden),
+        (f"{mask.mean():.0%} hidden", f"mean colour: {off('visible_mean')}", hidden),
         ("painted alone", off("alone"), alone),
     ]
     if together is not None:

@@ -10,7 +10,7 @@ from conftest import write_scene
 from muskie_jax.data.load_images import load_images
 from muskie_jax.demo import markup
 from muskie_jax.demo.address import check_port
-from muskie_jax.demo.session import MOST_VIEWS, Network, colours, open_session, paint, search
+from muskie_jax.demo.session import MAX_VIEWS, PageNetwork, colours, open_session, paint, search
 from muskie_jax.errors import UserError
 from muskie_tests.commands import complaint_of, run_in_process
 from muskie_tests.networks import random_variant
@@ -18,7 +18,7 @@ from muskie_tests.networks import random_variant
 
 @pytest.fixture(scope="module")
 def network():
-    return Network("nano", *random_variant("nano", 0), can_paint=True)
+    return PageNetwork("nano", *random_variant("nano", 0), can_paint=True)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_unusable_photographs(network, files, tmp_path):
     for chosen, expected in (
         (files[:1], "One photograph has nothing to be compared with"),
         ([], "There are no photographs"),
-        (files * 3, f"9 photographs are too many for this page: choose at most {MOST_VIEWS}"),
+        (files * 3, f"9 photographs are too many for this page: choose at most {MAX_VIEWS}"),
         ([files[0], bad], r"^mine\.jpg: not one of JPEG"),
     ):
         with pytest.raises(UserError, match=expected):

@@ -18,7 +18,7 @@ from muskie_jax.interop.weights import Weights, write_weights
 from muskie_jax.models.muskie import build_model
 from muskie_jax.photographs import feature_file
 from muskie_jax.photographs.feature_file import FeatureOptions, write_features
-from muskie_jax.photographs.features import split_into_groups
+from muskie_jax.photographs.features import drawn_block, split_into_groups
 from muskie_jax.viz.features import feature_sheet, patch_centres
 from muskie_tests.commands import complaint_of, run_in_process
 from muskie_tests.networks import random_network, random_variant
@@ -195,12 +195,25 @@ def test_unusual_photographs_are_named(scene, tmp_path, write, capsys):
     )
 
 
-def test_sheet_has_lines_of_similar_length():
+def test_sheet_has_a_line_for_each_group():
     images = np.arange(7, dtype=np.uint8)[:, None, None, None] * np.ones((1, 128, 128, 3), np.uint8)
-    sheet = feature_sheet(images, images + 100, "block 4")
-    assert sheet.shape[1] < 84 + 4 * 132 + 1  # 4 and 3 views
+    names, one = [f"{number}.jpg" for number in range(7)], np.zeros(7, int)
+    sheet = feature_sheet(images, images + 100, names, one, "block 4")
+    assert sheet.shape[1] == 84 + 4 * 132, "4 and 3 views"
     shown = {value for value in range(7) if (sheet == value).all(-1).sum() > 128 * 128 / 2}
     assert shown == set(range(7)) == {v - 100 for v in range(100, 107) if (sheet == v).all(-1).any()}
+    grouped = feature_sheet(images, images + 100, names, np.array([0, 0, 0, 0, 1, 1, 2]), "block 4")
+    assert grouped.shape[0] == sheet.shape[0] // 2 * 3, "three lines instead of two"
+    top = lambda value: np.nonzero((grouped == value).all(-1).sum(1) >= 128)[0][0]
+    assert top(100) == top(103) < top(104) == top(105) < top(106)
+    unnamed = feature_sheet(images, images + 100, [""] * 7, one, "block 4")
+    assert (sheet != unnamed).any()
+
+
+def test_the_drawn_block_is_near_two_thirds_of_the_depth():
+    assert (
+        drawn_block(range(1, 13), 12) == 8 and drawn_block([2, 4, 9], 12) == 9 and drawn_block([1], 12) == 1
+    )
 
 
 def test_command(scene, weights, tmp_path):

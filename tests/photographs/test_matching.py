@@ -127,12 +127,12 @@ def test_attention_to_padding_is_ignored(tmp_path):
     high = write_photograph(tmp_path / "high.png", window(0, 0, 192, 96))
     views = open_views([wide, high], 96)
     cells = views.padding[0].size
-    place, padding = np.flatnonzero(~views.padding[1])[30], np.flatnonzero(views.padding[1])[30]
+    cell, padding = np.flatnonzero(~views.padding[1])[30], np.flatnonzero(views.padding[1])[30]
     attention = np.zeros((2, cells, 2, cells), np.float32)
-    attention[0, :, 1, place], attention[0, :, 1, padding] = 0.1, 0.9
+    attention[0, :, 1, cell], attention[0, :, 1, padding] = 0.1, 0.9
     point = np.array([[104.0, 40.0]])
     found = find_points(Encoding(views, None, attention), 0, point)
-    row, column = divmod(int(place), views.padding.shape[2])
+    row, column = divmod(int(cell), views.padding.shape[2])
     assert np.abs(found.positions[0, 1] - 16 * (np.array([column, row]) + 0.5)).max() <= 16
 
 

@@ -166,8 +166,8 @@ MATCH, TRACK = ("match", "{a}", "{b}", "--out", "{out}"), ("track", "{a}", "{b}"
     ],
 )
 def test_mistakes_are_one_line(arguments, expected, folder, model):
-    places = {"a": folder / "a.png", "b": folder / "views_b.png", "out": folder / "o.png", "model": model}
-    fill = lambda text: text.format(**places)
+    paths = {"a": folder / "a.png", "b": folder / "views_b.png", "out": folder / "o.png", "model": model}
+    fill = lambda text: text.format(**paths)
     assert fill(expected) in complaint_of(run_in_process("muskie_jax", *map(fill, arguments)))
     assert len(list(folder.iterdir())) == 3, "nothing was written"
 

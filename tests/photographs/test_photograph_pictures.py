@@ -29,7 +29,7 @@ def panel(first, second, sizes=((100, 200), (300, 150)), score=None):
 
 
 def near(sheet, x, y, radius=3):
-    """Returns whether most pixels around a place are coloured, which neither paper nor photographs are."""
+    """Returns whether most pixels around a position are coloured, as neither paper nor photographs are."""
     around = sheet[round(y) - radius : round(y) + radius + 1, round(x) - radius : round(x) + radius + 1]
     return (np.ptp(around.astype(int), axis=-1) > 30).mean() > 0.5
 
@@ -79,13 +79,13 @@ def test_panels_are_in_rows_and_columns():
 
 def test_few_of_many_matches_are_drawn_the_better_ones_and_spread():
     rng = np.random.default_rng(0)
-    places, score = rng.uniform(0, 100, (400, 2)), rng.uniform(0.1, 1, 400)
-    chosen = spread_points(places, score, 40)
+    positions, score = rng.uniform(0, 100, (400, 2)), rng.uniform(0.1, 1, 400)
+    chosen = spread_points(positions, score, 40)
     assert len(set(chosen.tolist())) == 40 and score[chosen].mean() > score.mean() + 0.1
-    cells = {tuple(cell) for cell in (places[chosen] // 25).astype(int).tolist()}
+    cells = {tuple(cell) for cell in (positions[chosen] // 25).astype(int).tolist()}
     assert len(cells) == 16, "every sixteenth of the photograph has one"
-    many = match_sheet([[panel(places, places, ((100, 100), (100, 100)), score)]], 400)
-    few = match_sheet([[panel(places, places, ((100, 100), (100, 100)), score)]], 40)
+    many = match_sheet([[panel(positions, positions, ((100, 100), (100, 100)), score)]], 400)
+    few = match_sheet([[panel(positions, positions, ((100, 100), (100, 100)), score)]], 40)
     coloured = lambda sheet: (np.ptp(sheet.astype(int), axis=-1) > 30).sum()
     assert coloured(few) < 0.4 * coloured(many)
 

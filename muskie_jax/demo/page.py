@@ -103,7 +103,9 @@ def build(network: PageNetwork, size: int) -> gr.Blocks:
         def show(opened: Session, chosen: int) -> dict[Any, Any]:
             count = len(opened.images)
             return {
-                status: markup.status(f"{count} views. Click a point in one of them."),
+                status: markup.status(
+                    f"{count} views. Click a point in one of them. {opened.note}".strip()
+                ),
                 files: None,  # ready for other photographs
                 session: opened,
                 results: gr.Column(visible=True),

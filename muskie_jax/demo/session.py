@@ -19,7 +19,7 @@ from muskie_jax.errors import UserError
 from muskie_jax.interop.weights import Weights
 from muskie_jax.models.muskie import Muskie
 from muskie_jax.photographs.encoding import DEPTH, Encoding, Found, find_points
-from muskie_jax.photographs.features import check_views, choose_blocks, group_features
+from muskie_jax.photographs.features import check_views, choose_blocks, crop_note, group_features
 from muskie_jax.photographs.inpainting import Inpainting, draw_mask, grey_levels, inpaint
 from muskie_jax.photographs.opening import Views
 from muskie_jax.viz.features import pca_colours
@@ -54,12 +54,14 @@ class Session(NamedTuple):
       pictures: the views for people, in more pixels.
       names: one per view.
       tokens: of every block.
+      note: what a visitor should know about the views, or "".
     """
 
     encoding: Encoding
     pictures: UInt8[np.ndarray, "V height width 3"]
     names: tuple[str, ...]
     tokens: tuple[Float32[np.ndarray, "V h w d"], ...]
+    note: str = ""
 
     @property
     def images(self) -> Float32[np.ndarray, "V H W 3"]:
@@ -114,15 +116,16 @@ def open_session(
     check_views(network.model, len(files), f"{len(files)} photographs")
     patch = network.model.patch
     try:
-        images = load_images(files, size, patch).images
-        height, width = images.shape[1:3]
+        loaded = load_images(files, size, patch)
+        height, width = loaded.images.shape[1:3]
         pictures = load_images(files, (PICTURE_SCALE * height, PICTURE_SCALE * width), patch).pixels()
     except UserError as error:  # names instead of temporary paths
         message = str(error)
         for file, name in zip(files, names):
             message = message.replace(str(file), name)
         raise UserError(message) from None
-    return compute_session(network, images, pictures, tuple(names))
+    session = compute_session(network, loaded.images, pictures, tuple(names))
+    return session._replace(note=crop_note(loaded.crops, loaded.sizes, names))
 
 
 def compute_session(

@@ -29,8 +29,10 @@ from muskie_jax.fingerprint import digest
 from muskie_jax.interop.load import load_pretrained
 from muskie_jax.models.muskie import Muskie
 from muskie_jax.photographs.features import (
+    check_view_size,
     check_views,
     choose_blocks,
+    crop_note,
     drawn_block,
     group_features,
     split_into_groups,
@@ -43,7 +45,6 @@ from muskie_jax.writers import log
 
 FORMAT = "muskie_jax features 1"
 DRAWN = 24  # photographs in the picture; of more, evenly spaced ones are drawn
-KEPT_AREA = 0.7  # a view that shows less of its photograph's area is logged
 RESERVE = 50_000_000  # bytes of disk that stay free
 
 ABOUT = """\
@@ -216,6 +217,7 @@ def _plan(
     files: list[pathlib.Path], sizes: Int[np.ndarray, "N 2"], model: Muskie, options: FeatureOptions
 ) -> _Plan:
     """Decides the size of the views, their groups and the blocks; raises UserError for a wrong option."""
+    check_view_size(options.size, model)
     size = common_size(sizes, options.size, model.patch)
     groups = split_into_groups(len(files), options.views)
     check_views(model, max(map(len, groups)), f"--views={options.views}")
@@ -247,15 +249,8 @@ def _log_plan(out: pathlib.Path, plan: _Plan) -> None:
         log("One photograph: its features come from this view alone; Muskie is made for several views")
     noun = "photograph" if count == 1 else "photographs"
     log(f"{count} {noun} at {height}x{width} pixels, in {_grouping(plan)}; {out} will have {total}")
-    left, top, right, bottom = plan.crops.T
-    kept = (right - left) * (bottom - top) / plan.sizes.prod(1)
-    if cut := int((kept < KEPT_AREA).sum()):
-        worst = int(kept.argmin())
-        log(
-            f"{cut} of {count} photographs have another aspect ratio: their views show only a part, such "
-            f"as {kept[worst]:.0%} of {plan.files[worst]}: to keep more, run portrait and landscape "
-            "photographs separately"
-        )
+    if note := crop_note(plan.crops, plan.sizes, list(map(str, plan.files))):
+        log(note)
 
 
 def _grouping(plan: _Plan) -> str:

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
+import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int
 
 from muskie_jax.checks import require
 from muskie_jax.models.muskie import Muskie
 from muskie_jax.photographs.encoding import DEPTH
+
+KEPT_AREA = 0.8  # fraction of a photograph's area; a view that shows less is reported
 
 
 def split_into_groups(count: int, views: int) -> list[range]:
@@ -37,6 +40,33 @@ def choose_blocks(blocks: tuple[int, ...] | None, model: Muskie) -> tuple[int, .
     for block in blocks or ():
         require(1 <= block <= model.depth, f"--blocks={block}: the network has blocks 1 to {model.depth}")
     return tuple(sorted(set(blocks))) if blocks else tuple(range(1, model.depth + 1))
+
+
+def check_view_size(size: int, model: Muskie) -> None:
+    """Raises UserError if views are smaller than a patch."""
+    require(size >= model.patch, f"--size={size} pixels must be at least the patch size {model.patch}")
+
+
+def crop_note(
+    crops: Float64[np.ndarray, "N 4"], sizes: Int[np.ndarray, "N 2"], names: Sequence[str]
+) -> str:
+    """Returns a sentence about views that show less than KEPT_AREA of their photographs, or "".
+
+    Args:
+      crops: left, top, right and bottom of each view in its photograph, pixels.
+      sizes: height and width of each upright photograph, pixels.
+      names: what to call the photographs.
+    """
+    left, top, right, bottom = crops.T
+    kept = (right - left) * (bottom - top) / sizes.prod(1)
+    cut, worst = int((kept < KEPT_AREA).sum()), int(kept.argmin())
+    if not cut:
+        return ""
+    return (
+        f"{cut} of {len(names)} photographs have another aspect ratio: their views show only a part, such "
+        f"as {kept[worst]:.0%} of {names[worst]}: to keep more, use portrait and landscape photographs "
+        "separately"
+    )
 
 
 def drawn_block(blocks: Sequence[int], depth: int) -> int:

@@ -25,7 +25,7 @@ from muskie_jax.interop.weights import Weights
 from muskie_jax.masking import MODES, hidden_count
 from muskie_jax.models.inputs import CHANNELS
 from muskie_jax.models.muskie import Muskie, MuskieOutput, unpatchify
-from muskie_jax.photographs.features import check_views
+from muskie_jax.photographs.features import check_view_size, check_views, crop_note
 from muskie_jax.photographs.output_files import plan_outputs, write_picture
 from muskie_jax.viz.inpainting import inpainting_sheet
 from muskie_jax.viz.reconstruction import masked_pixels
@@ -202,7 +202,10 @@ def write_inpainting(
         )
     model = model_of(weights.network)
     check_views(model, len(chosen), f"--views={options.views}")
+    check_view_size(options.size, model)
     views = load_images([files[index] for index in chosen], options.size, model.patch)
+    if note := crop_note(views.crops, views.sizes, list(map(str, views.paths))):
+        log(note)
     grid = (views.images.shape[1] // model.patch, views.images.shape[2] // model.patch)
     mask = draw_mask(options.mask, options.ratio, grid, options.seed)
     view = number - 1 - chosen.start

@@ -5,6 +5,7 @@ import socket
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import write_scene
 from muskie_jax.data.load_images import load_images
@@ -40,6 +41,17 @@ def test_session(session, files, network):
     assert [tokens.shape for tokens in session.tokens] == [(3, 3, 4, 48)] * network.model.depth
     smaller = session.pictures.reshape(3, 48, 2, 64, 2, 3).mean((2, 4))
     assert np.abs(smaller - loaded.pixels()).mean() < 3, "the same part of the photographs"
+
+
+def test_photographs_that_are_cropped_are_named(network, session, files, tmp_path):
+    tall = tmp_path / "tall.png"
+    Image.effect_noise((60, 120), 80).convert("RGB").save(tall)
+    mixed = open_session(network, [files[0], tall, files[1]], ["a", "mine", "b"], 48)
+    assert (
+        mixed.note.startswith("1 of 3 photographs have another aspect ratio")
+        and "38% of mine" in mixed.note
+    )
+    assert session.note == ""
 
 
 def test_positions_are_fractions_of_the_view(session):

@@ -149,6 +149,16 @@ def test_command(scene, weights, tmp_path):
         assert picture.width > 4 * 300
 
 
+def test_photographs_that_are_cropped_are_named(scene, weights, tmp_path):
+    tall = tmp_path / "tall.png"
+    Image.effect_noise((72, 96), 80).convert("RGB").save(tall)
+    _, messages = run(weights, tmp_path / "i.png", scene / "frame_0.jpg", tall)
+    assert (
+        "2 of 2 photographs have another aspect ratio: their views show only a part, such as 75%"
+        in messages
+    )
+
+
 def test_a_single_photograph_is_painted_alone(scene, weights, tmp_path):
     summary, messages = run(weights, tmp_path / "one.jpg", scene / "frame_0.jpg")
     assert "One photograph: it is painted alone" in messages

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float32, Real
 from muskie_jax.correspondence.predictors import cell_size
 
 # Tuned on rooms and photographs, for both attention and features.
-SPREAD = 1.0  # standard deviation of the weights of neighbouring cells, in cells
+WEIGHT_WIDTH = 1.0  # standard deviation of the weights of neighbouring cells, in cells
 FEATURE_TEMPERATURE = 0.1  # temperature of the softmax over cosine similarities
 CYCLE_CELLS = 1.5  # largest cycle error of a consistent prediction, in cells
 
@@ -101,7 +101,9 @@ def _aggregate_neighbours(maps: Array, base: Array, fraction: Array) -> Array:
     """
     views, height, width = maps.shape[:3]
     offsets = np.arange(-1, 3)
-    kernel = lambda distance: np.where(np.abs(distance) <= 1, np.exp(-(distance**2) / (2 * SPREAD**2)), 0)
+    kernel = lambda distance: np.where(
+        np.abs(distance) <= 1, np.exp(-(distance**2) / (2 * WEIGHT_WIDTH**2)), 0
+    )
     # (N, 2, 4): the weight of each offset, by axis.
     weights = (1 - fraction)[..., None] * kernel(offsets) + fraction[..., None] * kernel(offsets - 1)
 

@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -271,7 +272,10 @@ def compile_one(lowered: jax.stages.Lowered, machine: Machine) -> CompiledProgra
         traffic = estimate_traffic(lowered.compile(quick).as_text(), machine.chips)
         return CompiledProgram(traffic=dataclasses.replace(traffic, memory=None))
     try:
-        compiled = lowered.compile()
+        with warnings.catch_warnings():
+            # JAX keeps the program in its cache, but can read it on a TPU only, and compiles it again.
+            warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed = parse_needed_memory(str(error))
         if needed is None:

@@ -9,37 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import write_scene
 from muskie_jax.data.load_images import load_images
 from muskie_jax.errors import UserError
 from muskie_jax.interop.load import load_pretrained, open_weights
 from muskie_jax.interop.names import Network
 from muskie_jax.interop.weights import Weights, write_weights
-from muskie_jax.models.muskie import build_model
 from muskie_jax.photographs import feature_file
 from muskie_jax.photographs.feature_file import FeatureOptions, write_features
 from muskie_jax.photographs.features import drawn_block, split_into_groups
 from muskie_jax.viz.features import feature_sheet, patch_centres
 from muskie_tests.commands import complaint_of, run_in_process
-from muskie_tests.networks import random_network, random_variant
+from muskie_tests.networks import random_network
 
 MODULE = "muskie_jax.features"
 SIZE = 48
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "nano.safetensors"
-    write_weights(path, Weights(Network.of(build_model("nano")), random_variant("nano", 0)[1]))
-    return path
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    """Five photographs of 72 x 96 pixels."""
-    folder = tmp_path_factory.mktemp("photos") / "scene"
-    write_scene(folder, 5, seed=3)
-    return folder
 
 
 @pytest.fixture

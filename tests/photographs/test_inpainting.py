@@ -8,33 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import write_scene
 from muskie_jax.data.load_images import load_images
 from muskie_jax.interop.load import open_weights
-from muskie_jax.interop.names import Network
-from muskie_jax.interop.weights import Weights, write_weights
+from muskie_jax.interop.weights import write_weights
 from muskie_jax.masking import MODES
 from muskie_jax.models.muskie import build_model, patchify
 from muskie_jax.photographs.inpainting import draw_mask, inpaint, neighbours
 from muskie_jax.viz.inpainting import BACKGROUND, inpainting_sheet
 from muskie_tests.commands import complaint_of, run_in_process
-from muskie_tests.networks import random_inputs, random_network, random_variant
+from muskie_tests.networks import random_inputs, random_network
 
 MODULE = "muskie_jax.inpaint"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "nano.safetensors"
-    write_weights(path, Weights(Network.of(build_model("nano")), random_variant("nano", 0)[1]))
-    return path
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos") / "scene"
-    write_scene(folder, 5, seed=3)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,11 @@ from muskie_jax.checks import require
 from muskie_jax.command_line import run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.demo.address import LOOPBACK, check_port
-from muskie_jax.demo.session import PageNetwork, paints_pixels
+from muskie_jax.demo.session import PageNetwork
 from muskie_jax.errors import UserError
 from muskie_jax.interop.load import model_of, open_weights
 from muskie_jax.photographs.command_flags import define_model, define_size
+from muskie_jax.photographs.inpainting import paints_pixels
 from muskie_jax.writers import log
 
 INSTALL = 'python -m pip install -e ".[demo]" -c constraints.txt'

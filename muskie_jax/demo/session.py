@@ -16,9 +16,8 @@ from muskie_jax.checks import require
 from muskie_jax.data.load_images import load_images
 from muskie_jax.data.synthetic import WorldConfig, render_group
 from muskie_jax.errors import UserError
-from muskie_jax.interop.weights import Weights
 from muskie_jax.models.muskie import Muskie
-from muskie_jax.photographs.encoding import DEPTH, Encoding, Found, find_points
+from muskie_jax.photographs.encoding import GROUP, Encoding, Found, compared_block, find_points
 from muskie_jax.photographs.features import check_views, choose_blocks, crop_note, group_features
 from muskie_jax.photographs.inpainting import Inpainting, draw_mask, grey_levels, inpaint
 from muskie_jax.photographs.opening import Views
@@ -26,7 +25,7 @@ from muskie_jax.viz.features import pca_colours
 from muskie_jax.viz.inpainting import filled_with_mean
 from muskie_jax.viz.reconstruction import to_pixels
 
-MAX_VIEWS = 8  # networks are trained on groups of at most this many
+MAX_VIEWS = GROUP
 PICTURE_SCALE = 2  # pixels of a picture per pixel of a view, on each axis
 ROOM_VIEWS, ROOM_SIZE = 4, (224, 288)
 
@@ -50,7 +49,7 @@ class Session(NamedTuple):
     """A set of photographs and their features.
 
     Attributes:
-      encoding: the views, and their features at DEPTH of the network, by which points are found.
+      encoding: the views, and their features after `compared_block`, by which points are found.
       pictures: the views for people, in more pixels.
       names: one per view.
       tokens: of every block.
@@ -83,12 +82,6 @@ class Painting(NamedTuple):
     together: UInt8[np.ndarray, "H W 3"] | None
     truth: UInt8[np.ndarray, "H W 3"]
     levels: dict[str, float]
-
-
-def paints_pixels(weights: Weights) -> bool:
-    """Returns whether weights can paint, see `muskie_jax.photographs.inpainting.open_painter`."""
-    loss = (weights.provenance.get("training") or {}).get("loss", {})
-    return not weights.backbone_only and not loss.get("normalize_targets")
 
 
 def open_session(
@@ -139,7 +132,7 @@ def compute_session(
     tokens = group_features(network.params, images, model=network.model, blocks=blocks)
     # A click is a fraction of a view, so that the views themselves count as the photographs.
     sizes = np.tile(images.shape[1:3], (len(images), 1))
-    features = tokens[round(DEPTH * len(tokens)) - 1]
+    features = tokens[compared_block(len(tokens)) - 1]
     padding = np.zeros(features.shape[:3], bool)
     views = Views(images, padding, sizes, sizes, tuple(map(pathlib.Path, names)))
     encoding = Encoding(views, features, None)

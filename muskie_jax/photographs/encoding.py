@@ -132,11 +132,15 @@ def encode_in_groups(
         yield encode(network, paths, size, predictor)
 
 
+def compared_block(depth: int) -> int:
+    """Returns the block, from 1, whose features are compared, of a network of `depth` blocks."""
+    return round(DEPTH * depth)
+
+
 @functools.partial(jax.jit, static_argnames="model")
 def _features(params: Any, images: Array, padding: Array, *, model: Muskie) -> Array:
     tokens: Any = model.apply({"params": params}, images[None], _mask(padding), method="features")
-    block = round(DEPTH * len(tokens)) - 1
-    return tokens[block][0].reshape(*padding.shape, -1)
+    return tokens[compared_block(len(tokens)) - 1][0].reshape(*padding.shape, -1)
 
 
 @functools.partial(jax.jit, static_argnames="model")

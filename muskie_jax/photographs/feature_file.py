@@ -29,7 +29,6 @@ from muskie_jax.fingerprint import digest
 from muskie_jax.interop.load import load_pretrained
 from muskie_jax.models.muskie import Muskie
 from muskie_jax.photographs.features import (
-    check_view_size,
     check_views,
     choose_blocks,
     crop_note,
@@ -37,8 +36,8 @@ from muskie_jax.photographs.features import (
     group_features,
     split_into_groups,
 )
-from muskie_jax.photographs.opening import short_names
-from muskie_jax.photographs.output_files import check_output, write_picture
+from muskie_jax.photographs.opening import check_view_size, short_names
+from muskie_jax.photographs.output_files import check_output, existing_folder, write_picture
 from muskie_jax.photographs.progress_bar import ProgressBar
 from muskie_jax.viz.features import feature_sheet, pca_colours
 from muskie_jax.writers import log
@@ -217,7 +216,7 @@ def _plan(
     files: list[pathlib.Path], sizes: Int[np.ndarray, "N 2"], model: Muskie, options: FeatureOptions
 ) -> _Plan:
     """Decides the size of the views, their groups and the blocks; raises UserError for a wrong option."""
-    check_view_size(options.size, model)
+    check_view_size(options.size, model.patch)
     size = common_size(sizes, options.size, model.patch)
     groups = split_into_groups(len(files), options.views)
     check_views(model, max(map(len, groups)), f"--views={options.views}")
@@ -228,9 +227,7 @@ def _plan(
 
 
 def _check_space(out: pathlib.Path, plan: _Plan) -> None:
-    folder = pathlib.Path(os.path.abspath(out)).parent
-    while not folder.exists():  # it is created later
-        folder = folder.parent
+    folder = existing_folder(out)
     free = shutil.disk_usage(folder).free
     needed = plan.block_bytes * (len(plan.blocks) + 1) + RESERVE
     if needed > free:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64, Int
 
 from muskie_jax.checks import require
 from muskie_jax.models.muskie import Muskie
-from muskie_jax.photographs.encoding import DEPTH
+from muskie_jax.photographs.encoding import compared_block
 
 KEPT_AREA = 0.8  # fraction of a photograph's area; a view that shows less is reported
 
@@ -42,11 +42,6 @@ def choose_blocks(blocks: tuple[int, ...] | None, model: Muskie) -> tuple[int, .
     return tuple(sorted(set(blocks))) if blocks else tuple(range(1, model.depth + 1))
 
 
-def check_view_size(size: int, model: Muskie) -> None:
-    """Raises UserError if views are smaller than a patch."""
-    require(size >= model.patch, f"--size={size} pixels must be at least the patch size {model.patch}")
-
-
 def crop_note(
     crops: Float64[np.ndarray, "N 4"], sizes: Int[np.ndarray, "N 2"], names: Sequence[str]
 ) -> str:
@@ -70,8 +65,8 @@ def crop_note(
 
 
 def drawn_block(blocks: Sequence[int], depth: int) -> int:
-    """Returns the block, of those given, that pictures show: the one nearest to DEPTH of the network."""
-    return min(blocks, key=lambda block: abs(block - round(DEPTH * depth)))
+    """Returns the block, of those given, that pictures show: the one nearest to `compared_block`."""
+    return min(blocks, key=lambda block: abs(block - compared_block(depth)))
 
 
 def check_views(model: Muskie, views: int, setting: str) -> None:

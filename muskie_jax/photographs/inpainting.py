@@ -25,7 +25,8 @@ from muskie_jax.interop.weights import Weights
 from muskie_jax.masking import MODES, hidden_count
 from muskie_jax.models.inputs import CHANNELS
 from muskie_jax.models.muskie import Muskie, MuskieOutput, unpatchify
-from muskie_jax.photographs.features import check_view_size, check_views, crop_note
+from muskie_jax.photographs.features import check_views, crop_note
+from muskie_jax.photographs.opening import check_view_size
 from muskie_jax.photographs.output_files import plan_outputs, write_picture
 from muskie_jax.viz.inpainting import inpainting_sheet
 from muskie_jax.viz.reconstruction import masked_pixels
@@ -145,6 +146,12 @@ def neighbours(count: int, view: int, most: int) -> range:
     return range(first, first + most)
 
 
+def paints_pixels(weights: Weights) -> bool:
+    """Returns whether weights have a reconstruction head, and do not say that it paints something else."""
+    loss = (weights.provenance.get("training") or {}).get("loss", {})
+    return not weights.backbone_only and not loss.get("normalize_targets")
+
+
 def open_painter(source: FilePath) -> Weights:
     """Reads weights that can paint.
 
@@ -154,7 +161,7 @@ def open_painter(source: FilePath) -> Weights:
     weights = open_weights(source)
     if weights.backbone_only:
         raise UserError(f"{source} has no reconstruction head, so it cannot paint: choose complete weights")
-    if (weights.provenance.get("training") or {}).get("loss", {}).get("normalize_targets"):
+    if not paints_pixels(weights):
         raise UserError(
             f"{source} was trained on normalised patches (config.loss.normalize_targets), so it does not "
             "paint colours: choose weights that were trained on pixels"
@@ -202,7 +209,7 @@ def write_inpainting(
         )
     model = model_of(weights.network)
     check_views(model, len(chosen), f"--views={options.views}")
-    check_view_size(options.size, model)
+    check_view_size(options.size, model.patch)
     views = load_images([files[index] for index in chosen], options.size, model.patch)
     if note := crop_note(views.crops, views.sizes, list(map(str, views.paths))):
         log(note)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from muskie_jax.data.load_images import open_image
 from muskie_jax.photographs.matching import Matches
 from muskie_jax.photographs.opening import short_names, thumbnail
 from muskie_jax.photographs.output_files import write_arrays, write_picture, write_table
@@ -77,10 +76,10 @@ def matches_picture(
     """
     count = lambda index: len(next(iter(pairs[index].matches.values())).score)
     shown = sorted(sorted(range(len(pairs)), key=lambda index: -count(index))[:MAX_ROWS])
-    start, start_scale = _small(first)
+    start, start_scale = thumbnail(first, 2 * SIDE)
     names, rows = short_names([first, *(pair.path for pair in pairs)]), []
     for index in shown:
-        end, end_scale = _small(pairs[index].path)
+        end, end_scale = thumbnail(pairs[index].path, 2 * SIDE)
         rows.append(
             [
                 Panel(
@@ -101,9 +100,3 @@ def caption(matches: Matches, first: str, second: str) -> str:
     """Returns the text above two photographs with their matches."""
     few = " - few, as different scenes have" if matches.are_few else ""
     return f"{first} and {second}: {len(matches.score)} of {matches.searched} {matches.unit} match{few}"
-
-
-def _small(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a photograph for the picture, and its size (x, y) as a fraction of the original's."""
-    original, pixels = open_image(path), thumbnail(path, 2 * SIDE)
-    return pixels, np.array([pixels.shape[1] / original.width, pixels.shape[0] / original.height])

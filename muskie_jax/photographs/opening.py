@@ -105,7 +105,7 @@ def open_views(paths: FilePath | Sequence[FilePath], size: int = SIZE, patch: in
     """
     files = image_files(paths)
     require(files, "there are no photographs: pass files, or a folder")
-    require(size >= patch, f"--size={size} pixels must be at least the patch size {patch}")
+    check_view_size(size, patch)
     photographs = [open_image(path) for path in files]
     sizes = np.array([(photograph.height, photograph.width) for photograph in photographs])
     areas = np.array([_area(photograph, size, patch) for photograph in photographs])
@@ -116,6 +116,11 @@ def open_views(paths: FilePath | Sequence[FilePath], size: int = SIZE, patch: in
         images[view, :rows, :columns] = _pixels(photograph, (rows, columns)) / np.float32(127.5) - 1
         padding[view, : rows // patch, : columns // patch] = False
     return Views(images, padding, areas, sizes, tuple(files))
+
+
+def check_view_size(size: int, patch: int) -> None:
+    """Raises UserError if views are smaller than a patch, both in pixels."""
+    require(size >= patch, f"--size={size} pixels must be at least the patch size {patch}")
 
 
 def _area(photograph: Photograph, size: int, patch: int) -> tuple[int, int]:
@@ -130,8 +135,12 @@ def short_names(paths: Sequence[pathlib.Path]) -> list[str]:
     return [f"{path.absolute().parent.name}/{path.name}" if several else path.name for path in paths]
 
 
-def thumbnail(path: pathlib.Path, longest: int) -> UInt8[np.ndarray, "H W 3"]:
+def thumbnail(
+    path: pathlib.Path, longest: int
+) -> tuple[UInt8[np.ndarray, "H W 3"], Float64[np.ndarray, "2"]]:
     """Returns a photograph, upright, with a longer side of at most `longest` pixels.
+
+    Also returns its size, x and y, as a fraction of the photograph's.
 
     Raises:
       UserError: if it cannot be read.
@@ -139,7 +148,8 @@ def thumbnail(path: pathlib.Path, longest: int) -> UInt8[np.ndarray, "H W 3"]:
     photograph = open_image(path)
     height, width = photograph.height, photograph.width
     scale = min(1.0, longest / max(height, width))
-    return _pixels(photograph, (max(1, round(scale * height)), max(1, round(scale * width))))
+    pixels = _pixels(photograph, (max(1, round(scale * height)), max(1, round(scale * width))))
+    return pixels, np.array([pixels.shape[1] / width, pixels.shape[0] / height])
 
 
 def _pixels(photograph: Photograph, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:

@@ -51,9 +51,7 @@ def check_output(out: pathlib.Path, photographs: Sequence[pathlib.Path], force: 
     """
     used = {path.resolve() for path in photographs}
     require(out.resolve() not in used, f"--out={out} is one of the photographs: choose another name")
-    folder = pathlib.Path(os.path.abspath(out)).parent
-    while not os.path.lexists(folder):
-        folder = folder.parent
+    folder = existing_folder(out)
     require(folder.is_dir(), f"--out={out}: {folder} is a file, not a folder: choose another path")
     try:
         tempfile.TemporaryFile(dir=folder).close()
@@ -63,6 +61,14 @@ def check_output(out: pathlib.Path, photographs: Sequence[pathlib.Path], force: 
             "choose another folder"
         ) from error
     check_free(out, force)
+
+
+def existing_folder(out: pathlib.Path) -> pathlib.Path:
+    """Returns the innermost folder of a file's path that exists; the others are created with the file."""
+    folder = pathlib.Path(os.path.abspath(out)).parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    return folder
 
 
 def write_picture(path: pathlib.Path, picture: UInt8[np.ndarray, "H W 3"], force: bool) -> None:

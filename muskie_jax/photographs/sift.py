@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from muskie_jax.data.load_images import open_image
 from muskie_jax.errors import UserError
 from muskie_jax.photographs.matching import Matches
 from muskie_jax.photographs.opening import thumbnail
@@ -63,10 +62,9 @@ def sift_matches(first: pathlib.Path, second: pathlib.Path) -> Matches:
 
 def _describe(cv2: Any, path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns positions (N, 2) of keypoints in pixels of the upright photograph, and descriptors."""
-    photograph, pixels = open_image(path), thumbnail(path, LONGEST)
+    pixels, scale = thumbnail(path, LONGEST)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     keypoints, descriptors = cv2.SIFT_create().detectAndCompute(grey, None)
-    scale = np.array([photograph.width / pixels.shape[1], photograph.height / pixels.shape[0]])
     # OpenCV puts (0, 0) at the centre of the first pixel.
     positions = np.array([keypoint.pt for keypoint in keypoints], float).reshape(-1, 2) + 0.5
-    return positions * scale, np.zeros((0, 128), np.float32) if descriptors is None else descriptors
+    return positions / scale, np.zeros((0, 128), np.float32) if descriptors is None else descriptors

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from muskie_jax.data.load_images import open_image
 from muskie_jax.files import atomic_write
 from muskie_jax.photographs.opening import short_names, thumbnail
 from muskie_jax.photographs.output_files import write_arrays, write_picture, write_table
@@ -73,6 +72,5 @@ def tracks_picture(tracks: Tracks) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _tile(name: str, path: pathlib.Path, positions: np.ndarray, visible: np.ndarray) -> Tile:
-    original, pixels = open_image(path), thumbnail(path, 2 * TILE)
-    scale = np.array([pixels.shape[1] / original.width, pixels.shape[0] / original.height])
+    pixels, scale = thumbnail(path, 2 * TILE)
     return Tile(name, pixels, positions * scale, visible)

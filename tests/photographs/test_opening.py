@@ -59,8 +59,8 @@ def test_files_and_folders_without_repetitions(mixed, monkeypatch):
 
 
 def test_thumbnails_are_upright_and_never_enlarged(mixed):
-    assert thumbnail(mixed[1], 128).shape == (128, 96, 3)
-    assert thumbnail(mixed[0], 500).shape == (96, 128, 3)
+    assert thumbnail(mixed[1], 128)[0].shape == (128, 96, 3)
+    assert thumbnail(mixed[0], 500)[0].shape == (96, 128, 3)
 
 
 def test_what_cannot_be_opened_is_one_line(mixed, tmp_path):

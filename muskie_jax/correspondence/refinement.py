@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Float32, Real
 from muskie_jax.correspondence.predictors import cell_size
 
 # Tuned on rooms and photographs, for both attention and features.
-WEIGHT_WIDTH = 1.0  # standard deviation of the weights of neighbouring cells, in cells
+NEIGHBOURHOOD = 1 / 8  # standard deviation of neighbours' weights, as a fraction of a view's shorter side
+RADIUS = 1.5  # distance of the furthest neighbours, in standard deviations
 FEATURE_TEMPERATURE = 0.1  # temperature of the softmax over cosine similarities
 CYCLE_CELLS = 1.5  # largest cycle error of a consistent prediction, in cells
 
@@ -68,9 +69,10 @@ def refined_matches(
 
     Neighbouring points usually have similar displacements. A single map may have spurious peaks, but the
     maps of neighbouring cells agree on one displacement. The maps of the cells around a point are therefore
-    shifted by each cell's offset from the point and summed. The sums, called scores, are interpolated
-    between the cells around the point. The prediction is the mean of the 3 x 3 cells around the best score.
-    Each cell is weighted by its score minus the lowest of the nine scores.
+    shifted by each cell's offset from the point and summed, with weights that fall with distance. Their
+    width is a fraction of the view, so that a finer grid averages over more cells. The sums, called
+    scores, are interpolated between the cells around the point. The prediction is the mean of the 3 x 3
+    cells around the best score. Each cell is weighted by its score minus the lowest of the nine scores.
 
     Args:
       maps: how well each cell of the first view (axis 1) matches each cell of view v (axis 2); values
@@ -96,24 +98,26 @@ def refined_matches(
 def _aggregate_neighbours(maps: Array, base: Array, fraction: Array) -> Array:
     """Returns scores (V, N, h, w) of points in cells `base` + `fraction`, both (N, 2).
 
-    Interpolation between four cells, each with its eight neighbours, is a weighted sum over 4 x 4 cells of
-    `maps` (V, h, w, h, w). Cells outside the grid have weight 0.
+    Interpolation between four cells, each with the (2r + 1)^2 cells around it, is a weighted sum over
+    (2r + 2)^2 cells of `maps` (V, h, w, h, w). Cells outside the grid have weight 0.
     """
     views, height, width = maps.shape[:3]
-    offsets = np.arange(-1, 3)
+    deviation = max(1.0, NEIGHBOURHOOD * min(height, width))  # in cells
+    radius = int(RADIUS * deviation)
+    offsets = np.arange(-radius, radius + 2)
     kernel = lambda distance: np.where(
-        np.abs(distance) <= 1, np.exp(-(distance**2) / (2 * WEIGHT_WIDTH**2)), 0
+        np.abs(distance) <= radius, np.exp(-(distance**2) / (2 * deviation**2)), 0
     )
-    # (N, 2, 4): the weight of each offset, by axis.
+    # (N, 2, 2r + 2): the weight of each offset, by axis.
     weights = (1 - fraction)[..., None] * kernel(offsets) + fraction[..., None] * kernel(offsets - 1)
 
     def add(total, offset):
         cell = base + offset  # (N, 2)
         inside = ((cell >= 0) & (cell < jnp.array([width, height]))).all(-1)
-        weight = weights[:, 0, offset[0] + 1] * weights[:, 1, offset[1] + 1] * inside
+        weight = weights[:, 0, offset[0] + radius] * weights[:, 1, offset[1] + radius] * inside
         column, row = jnp.moveaxis(jnp.clip(cell, 0, jnp.array([width, height]) - 1), -1, 0)
-        padded = jnp.pad(maps[:, row, column], ((0, 0), (0, 0), (1, 2), (1, 2)))
-        start = (0, 0, offset[1] + 1, offset[0] + 1)
+        padded = jnp.pad(maps[:, row, column], ((0, 0), (0, 0), *2 * ((radius, radius + 1),)))
+        start = (0, 0, offset[1] + radius, offset[0] + radius)
         shifted = jax.lax.dynamic_slice(padded, start, (views, len(base), height, width))
         return total + weight[:, None, None] * shifted, None
 

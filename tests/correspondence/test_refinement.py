@@ -68,6 +68,21 @@ def test_neighbours_suppress_noise_in_maps(points):
     assert 2 * errors["refined"].mean() < errors["plain"].mean()
 
 
+def test_a_finer_grid_averages_over_more_cells():
+    """At 32x32, most of a neighbourhood outvotes the 3x3 cells at its centre."""
+    side, cell = 32, 8
+    motion = np.broadcast_to([2, 0], (side, side, 2)).copy()
+    motion[15:18, 15:18] = 0, 3
+    columns, rows = np.meshgrid(np.arange(side), np.arange(side))
+    target = np.stack([columns, rows], -1) + motion  # (column, row)
+    maps = np.zeros((1, side**2, side, side + 2), np.float32)  # the last columns are cut off
+    maps[0, np.arange(side**2), target[..., 1].ravel(), target[..., 0].ravel()] = 1
+    maps = maps[..., :side].reshape(1, side**2, side**2)
+    centre = np.array([[16 * cell + 4, 16 * cell + 4]])
+    prediction = refined_predictor(maps, centre, (side * cell, side * cell), (side, side))[0, 0]
+    np.testing.assert_allclose(prediction - centre[0], (2 * cell, 0), atol=1)
+
+
 def test_concentration_is_the_fraction_of_scores_around_the_prediction(points):
     sharp, wide = (maps_of_shift((5, 3), width=width) for width in (8.0, 40.0))
     uniform, nothing = np.ones_like(sharp), np.zeros_like(sharp)

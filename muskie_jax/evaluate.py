@@ -50,7 +50,8 @@ FIGURES = "figures"
 # Version of the evaluation. Raise it when results of evaluators change; finished units are then repeated.
 # Version 2: points of row or column 0 count in the first view, draws do not depend on names of folders, and
 # the other masks are drawn as published.
-VERSION = 2
+# Version 3: refined correspondences use wider neighbourhoods on grids of more than 8 patches.
+VERSION = 3
 UNCHANGED_MASKS = ("random", "rectangle")
 DID_NOT_MOVE = "did not move=still"  # the trivial baseline of correspondence, part of every sweep
 # Renamed settings keep their original name in digests, so that finished units are not repeated.
@@ -192,7 +193,7 @@ def protocol_digest(evaluator: SweepEvaluator, setting: Setting, config: ConfigD
     protocol = {name: value for name, value in setting.items() if name not in evaluator.reporting_keys}
     return _digest(
         {
-            "version": _version(setting, data.values()),
+            "version": _version(evaluator.name, setting, data.values()),
             "evaluator": evaluator.name,
             "setting": protocol,
             "data": {name: _data_settings(each) for name, each in data.items()} | {"": config.data.root},
@@ -216,11 +217,13 @@ def _without(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
     }
 
 
-def _version(setting: Setting, data: Iterable[ConfigDict | None]) -> int:
-    """Returns the version of results. Version 2 left some reconstructions of synthetic rooms unchanged."""
+def _version(evaluator: str, setting: Setting, data: Iterable[ConfigDict | None]) -> int:
+    """Returns the version in which results last changed."""
+    if evaluator != ReconstructionCurves.name:
+        return VERSION
     is_synthetic = lambda each: each is not None and "synthetic" in (each.get("reader"), each.get("kind"))
     unchanged = setting.get("mask") in UNCHANGED_MASKS and all(map(is_synthetic, data))
-    return 1 if unchanged else VERSION
+    return 1 if unchanged else 2
 
 
 def unit_identity(protocol: str, setting: Setting, model: ModelSpec, dtype: str) -> str:
@@ -350,7 +353,7 @@ def make_correspondence(
     choose = lambda has_depth: {
         views: [each for each in opened if each.has_depth == has_depth] for views, opened in sets.items()
     }
-    options = {"points": settings.points, "layers": settings.layers, "pictures": settings.pictures}
+    options = {key: settings[key] for key in ("points", "layers", "pictures", "enlarge")}
     return [
         CorrespondenceEvaluator(choose(True), settings.sizes, protocols=settings.protocols, **options),
         EpipolarEvaluator(choose(False), settings.sizes, **options),

@@ -16,7 +16,7 @@ from muskie_jax.config_file import load_config
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.eval_models import ModelInfo
 from muskie_jax.evaluators.results import ResultRow
-from muskie_jax.report.results_file import ResultUnit, append
+from muskie_jax.report.results_file import ResultUnit, append, read
 from muskie_jax.sweeps import job_queue
 from muskie_jax.sweeps.drawing import Question, comparison_svg, time_curve_svg, verdict
 from muskie_jax.sweeps.job_queue import Job, run_jobs
@@ -53,21 +53,24 @@ def run_all(jobs, gpus):
     return started, ended, stopped
 
 
-def test_jobs_run_side_by_side_each_on_its_gpu(tmp_path):
+@pytest.mark.parametrize("gpus, memory", [(["0", "3"], "all"), (["3", "3"], "0.45")])
+def test_jobs_run_side_by_side_each_on_its_gpu(tmp_path, monkeypatch, gpus, memory):
     """Either job waits for the other's file, so they must run at the same time."""
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
     code = """
         import os, pathlib, time
         folder, name = pathlib.Path({folder!r}), {name!r}
-        (folder / name).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+        memory = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "all")
+        (folder / name).write_text(os.environ["CUDA_VISIBLE_DEVICES"] + " " + memory)
         while not (folder / {other!r}).exists(): time.sleep(0.01)
     """
     jobs = [
         job(tmp_path, name, textwrap.dedent(code).format(folder=str(tmp_path), name=name, other=other))
         for name, other in (("a", "b"), ("b", "a"))
     ]
-    started, ended, stopped = run_all(jobs, ["0", "3"])
-    assert started == [("a", "0"), ("b", "3")] and ended == {"a": 0, "b": 0} and not stopped
-    assert [(tmp_path / name).read_text() for name in "ab"] == ["0", "3"]
+    started, ended, stopped = run_all(jobs, gpus)
+    assert started == [("a", gpus[0]), ("b", gpus[1])] and ended == {"a": 0, "b": 0} and not stopped
+    assert [(tmp_path / name).read_text() for name in "ab"] == [f"{gpu} {memory}" for gpu in gpus]
 
 
 def test_failing_job_does_not_stop_the_others_and_one_gpu_runs_one_at_a_time(tmp_path):
@@ -186,8 +189,27 @@ def test_predictor_is_chosen_and_unknown_ones_are_reported(folder):
     assert plain["a-seed0", 10]["px"] == pytest.approx(15)
     with pytest.raises(UserError, match="'feature 3' was not measured: choose from attention all, attent"):
         correspondence(folder / "evaluation", DATASETS, PredictorName.parse("feature 3"))
-    with pytest.raises(UserError, match="--predictor='attention' must be a predictor and its layer"):
-        PredictorName.parse("attention")
+    for text in ("attention", "feature some", "feature 0/3", "feature 2/"):
+        with pytest.raises(UserError, match=f"--predictor='{text}' must be a predictor and its layer"):
+            PredictorName.parse(text)
+
+
+def test_layers_may_be_fractions_of_the_depth():
+    name = PredictorName.parse("feature+refined 2/3")
+    assert [name.layer_of(depth) for depth in (2, 3, 6, 12)] == ["1", "2", "4", "8"]
+    assert PredictorName.parse("feature 4").layer_of(6) == "4" and REFINED.layer_of(6) == "all"
+
+
+def test_predictor_of_a_fraction_is_found_among_layers(folder):
+    """Layers of a result count; there is no attention of a numbered layer."""
+    (folder / "layers").mkdir()
+    units = read(folder / "evaluation")
+    labels = {"predictor": "feature+refined", "protocol": "targets", "angle": "all", "points": "all"}
+    for unit in units:
+        rows = [ResultRow(labels | {"layer": n}, {"px_ate": n, "px_10": 0, "pairs": 1}) for n in (1, 2, 3)]
+        append(folder / "layers/results.jsonl", unit._replace(rows=tuple(rows)))
+    found = correspondence(folder / "layers", DATASETS, PredictorName.parse("feature+refined 2/3"))
+    assert found["a-seed0", 10]["px"] == 2
 
 
 def test_summaries_survive_a_file(folder):
@@ -250,7 +272,9 @@ def test_figure_command_draws_experiments_and_curves(folder):
     assert ">32.0<" in text and "attention+refined all" in text
     done = run_in_process(*command, "--config", "configs/controls.py", "--measure=pix")
     assert "--measure: 'pix' is not a valid value; did you mean 'px'" in complaint_of(done)
-    done = run_in_process(*command[:2], folder / "evaluation", "--out", folder / "b.svg")
+    curve = [*command[:2], folder / "evaluation", f"--predictor={' '.join(REFINED)}"]
+    curve += ["--out", folder / "b.svg"]
+    done = run_in_process(*curve)
     assert "has no two checkpoints of a run with metrics.jsonl: evaluate it" in complaint_of(done)
     (folder / "a-seed0/metrics.jsonl").write_text(
         "".join(json.dumps({"step": step, "train/seconds_per_step": 6.0}) + "\n" for step in (5, 10))
@@ -259,7 +283,6 @@ def test_figure_command_draws_experiments_and_curves(folder):
         add_result(folder / "evaluation", "a-seed0", 5, dataset, 100, attention_refined=30)
     results = folder / "evaluation/results.jsonl"
     results.write_text(results.read_text().replace("runs/a-seed0", str(folder / "a-seed0")))
-    curve = [*command[:2], folder / "evaluation", "--out", folder / "b.svg"]
     done = run_in_process(*curve, "--levels=SIFT=40.5")
     assert done.returncode == 0, done.stderr
     text = (folder / "b.svg").read_text()
@@ -385,7 +408,6 @@ def test_failed_training_is_reported_after_the_table_of_the_others(experiment, t
     [
         (["--config.seed=3"], "--config.seed is set by --seeds: leave it out"),
         (["--runs=moun"], "sweep.py: 'moun' is not a valid value; did you mean 'muon'?"),
-        (["--gpus=0,0"], "--gpus=0,0 has a GPU twice"),
         (["--predictor=attention"], "--predictor='attention' must be a predictor and its layer, such as"),
         (["--recordings=/nowhere"], "--recordings=/nowhere is not a folder"),
         (["--only_table"], "no training in "),

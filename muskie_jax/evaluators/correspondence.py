@@ -100,6 +100,7 @@ class CorrespondenceEvaluator:
       layers: layers to measure, from 1; empty for all.
       protocols: see `muskie_jax.correspondence.scores`.
       pictures: number of groups per set to draw.
+      enlarge: factor by which views are enlarged for the network.
     """
 
     name = "correspondence"
@@ -113,10 +114,11 @@ class CorrespondenceEvaluator:
         layers: Sequence[int] = (),
         protocols: Sequence[str] = ("targets", "published"),
         pictures: int = 1,
+        enlarge: int = 1,
     ):
         self.sets = {(views, each.name): each for views, some in sets.items() for each in some}
         self.sizes, self.points, self.layers = sizes, points, tuple(layers)
-        self.protocols, self.pictures = tuple(protocols), pictures
+        self.protocols, self.pictures, self.enlarge = tuple(protocols), pictures, enlarge
         most_groups = max((len(each.groups) for each in self.sets.values()), default=1)
         devices = jax.local_devices()
         self.mesh = Mesh(np.array(devices[: max(1, min(len(devices), most_groups))]), ("data",))
@@ -134,6 +136,7 @@ class CorrespondenceEvaluator:
                 "layers": list(self.layers),
                 "protocols": list(self.protocols),
                 "pictures": self.pictures,
+                **({} if self.enlarge == 1 else {"enlarge": self.enlarge}),
             }
             for (views, name), each in self.sets.items()
             for height, width in self.sizes
@@ -155,7 +158,7 @@ class CorrespondenceEvaluator:
         Raises:
           UserError: if no measured layer exists, an activation is not finite, or a group has no depth.
         """
-        labels: Labels = {name: setting[name] for name in ("dataset", "views", "height", "width")}
+        labels = labels_of(setting)
         scores: dict[Predictor, dict[DataSlice, Scores]] = {}
         drawn: list[GroupPredictions] = []
         for predicted in self._predict_groups(model, setting):
@@ -199,6 +202,7 @@ class CorrespondenceEvaluator:
                 size=size,
                 layers=self.layers,
                 protocols=self.protocols,
+                enlarge=self.enlarge,
                 mesh=self.mesh,
             )
             predictions, finite = jax.device_get((output.predictions, output.finite))
@@ -231,6 +235,12 @@ class CorrespondenceEvaluator:
 
     def _compute_truth(self, points: Int[np.ndarray, "N 2"], views: PosedViews, protocol: str) -> Any:
         return compute_truth(points, views, protocol)
+
+
+def labels_of(setting: Setting) -> Labels:
+    """Returns the part of a setting that labels its results."""
+    names = ("dataset", "views", "height", "width", "enlarge")
+    return {name: setting[name] for name in names if name in setting}
 
 
 def pair_errors(predictions: Predictions, group: QueryGroup) -> Iterator[PairErrors]:

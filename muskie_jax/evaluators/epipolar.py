@@ -22,6 +22,7 @@ from muskie_jax.evaluators.correspondence import (
     DataSlice,
     GroupPredictions,
     features_figure,
+    labels_of,
     slices,
 )
 from muskie_jax.evaluators.eval_models import STILL, EvalModel
@@ -64,13 +65,13 @@ class EpipolarEvaluator(CorrespondenceEvaluator):
 
     Args:
       sets: posed datasets without depth, by number of views per group.
-      sizes, points, layers, pictures: see `CorrespondenceEvaluator`.
+      sizes, points, layers, pictures, enlarge: see `CorrespondenceEvaluator`.
     """
 
     name = "epipolar"
 
-    def __init__(self, sets, sizes, points: int = 100, layers=(), pictures: int = 1):
-        super().__init__(sets, sizes, points, layers, (PROTOCOL,), pictures)
+    def __init__(self, sets, sizes, points: int = 100, layers=(), pictures: int = 1, enlarge: int = 1):
+        super().__init__(sets, sizes, points, layers, (PROTOCOL,), pictures, enlarge)
 
     def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow | Figure]:
         """Yields a row per predictor and slice of the data, then the figures.
@@ -79,7 +80,7 @@ class EpipolarEvaluator(CorrespondenceEvaluator):
           UserError: if no measured layer exists, an activation is not finite, or all cameras of each group
             are at the same position.
         """
-        labels: Labels = {name: setting[name] for name in ("dataset", "views", "height", "width")}
+        labels = labels_of(setting)
         distances: dict[Predictor, dict[DataSlice, list[np.ndarray]]] = {}
         drawn: list[GroupPredictions] = []
         left_out, total = 0, 0

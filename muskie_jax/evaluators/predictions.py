@@ -68,7 +68,7 @@ class GroupOutput(NamedTuple):
     finite: Bool[Array, ""]
 
 
-@functools.partial(jax.jit, static_argnames=("network", "size", "layers", "protocols", "mesh"))
+@functools.partial(jax.jit, static_argnames=("network", "size", "layers", "protocols", "enlarge", "mesh"))
 def predict(
     params: Any,
     images: UInt8[Array, "B V H W 3"],
@@ -78,6 +78,7 @@ def predict(
     size: tuple[int, int],
     layers: tuple[int, ...],
     protocols: tuple[str, ...],
+    enlarge: int,
     mesh: Mesh,
 ) -> GroupOutput:
     """Predicts the points of a batch of groups with all predictors of a network.
@@ -90,11 +91,12 @@ def predict(
       size: height and width of the views.
       layers: layers to measure, from 1; empty for all.
       protocols: see `Predictor`.
+      enlarge: factor by which the network's views are enlarged; `size` stays that of `images`.
       mesh: groups are split over its axis `data`.
     """
 
     def one_group(params, images, points):
-        batched = network.activations(params, to_float(images))
+        batched = network.activations(params, _enlarged(to_float(images), enlarge))
         activations = Activations(*(tuple(x[0] for x in part) for part in batched))
         positions = points[0].astype(jnp.float32)
         predictions = predict_from_activations(
@@ -111,6 +113,13 @@ def predict(
     return jax.shard_map(
         one_group, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P("data"), check_vma=False
     )(params, images, points)
+
+
+def _enlarged(images: Float[Array, "B V H W 3"], factor: int) -> Float[Array, "B V rows columns 3"]:
+    if factor == 1:
+        return images
+    batch, views, height, width, channels = images.shape
+    return jax.image.resize(images, (batch, views, factor * height, factor * width, channels), "cubic")
 
 
 def measured_layers(activations: Activations, layers: Sequence[int]) -> list[int]:

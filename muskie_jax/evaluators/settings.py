@@ -99,6 +99,8 @@ class EvaluateSettings:
       sizes: (height, width) of views, pixels; every size is evaluated.
       views: group sizes for correspondence; every size is evaluated.
       points: number of points in a group's first view that correspondence finds in its other views.
+      enlarge: factor by which correspondence enlarges views before a network sees them. Patches then cover
+        less of a view, and points are found more precisely, at more cost. Errors are in pixels of `sizes`.
       layers: layers, from 1, whose features and attention correspondence measures; empty means all.
       protocols: protocols of correspondence: "targets" is exact; "published" is the paper's, with its
         quirks.
@@ -114,6 +116,7 @@ class EvaluateSettings:
     sizes: tuple[tuple[int, int], ...] = ((512, 512),)
     views: tuple[int, ...] = (8,)
     points: int = 100
+    enlarge: int = 1
     layers: tuple[int, ...] = ()
     protocols: tuple[str, ...] = PROTOCOLS
     dtype: str = "float32"
@@ -160,7 +163,7 @@ def check_evaluate(evaluate: ConfigDict, has_posed: bool) -> None:
         for value in evaluate[key]:
             valid = isinstance(value, int) and value >= least
             require(valid, f"{path}.{key} has {value!r}, which must be {least} or more")
-    at_least(1, evaluate, path, "points")
+    at_least(1, evaluate, path, "points", "enlarge")
     at_least(0, evaluate, path, "pictures")
     parse_shard(evaluate.shard)
     ReconstructionSettings(**evaluate.reconstruction)

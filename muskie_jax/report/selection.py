@@ -47,6 +47,7 @@ class EvalSet(NamedTuple):
       dataset: name of the dataset.
       height, width: size of the views, pixels.
       views: number of views per group.
+      enlarge: factor by which views were enlarged for the networks; None is 1.
       question: digest of everything else that the data and the points depend on; "" in older results.
     """
 
@@ -54,10 +55,14 @@ class EvalSet(NamedTuple):
     height: int
     width: int
     views: int
+    enlarge: int | None = None
     question: str = ""
 
     def __str__(self):
-        return f"{self.dataset}, {self.views} views of {self.height}x{self.width}"
+        text = f"{self.dataset}, {self.views} views of {self.height}x{self.width}"
+        if self.enlarge is None:
+            return text
+        return f"{text}, enlarged to {self.enlarge * self.height}x{self.enlarge * self.width}"
 
 
 class MaskedEvalSet(NamedTuple):

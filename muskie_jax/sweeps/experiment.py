@@ -4,10 +4,10 @@
 
 --config is a file with a function sweep(), such as configs/controls.py, configs/recipe.py and
 configs/ablations.py. A row of the table is a run: mean ± standard deviation over the seeds. One training
-runs on each GPU of --gpus at a time. Trainings that are finished are skipped, so the same command resumes
-an experiment. --recordings is a folder of recorded sequences to measure correspondence on;
-docs/experiments.md lists them. Without it, correspondence is measured on synthetic rooms. Settings such as
---config.duration='100 steps' apply to all runs.
+runs on each GPU of --gpus at a time, or two on a GPU that is named twice. Trainings that are finished are
+skipped, so the same command resumes an experiment. --recordings is a folder of recorded sequences to
+measure correspondence on; docs/experiments.md lists them. Without it, correspondence is measured on
+synthetic rooms. Settings such as --config.duration='100 steps' apply to all runs.
 """
 
 import json
@@ -76,7 +76,6 @@ def experiment() -> None:
         if not _ONLY_TABLE.value:
             create_workdir(workdir)
             gpus = _GPUS.value or [""]
-            require(len(set(gpus)) == len(gpus), f"--gpus={','.join(gpus)} has a GPU twice")
             failed, stopped = _train(file, configs, overrides, seeds, gpus, workdir)
             if not stopped:
                 evaluated, stopped = _evaluate(evaluation, settings, configs, seeds, gpus[0], workdir)

@@ -1,4 +1,4 @@
-"""Runs commands side by side, one on each GPU of this computer."""
+"""Runs commands side by side, one or more on each GPU of this computer."""
 
 import collections
 import contextlib
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 POLL_SECONDS = 0.1
+GPU_MEMORY = 0.9  # fraction of a GPU's memory that jobs share
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -55,38 +56,45 @@ def run_jobs(
 
     Args:
       jobs: the jobs.
-      gpus: numbers of the GPUs, as in CUDA_VISIBLE_DEVICES. "" stands for whatever JAX finds.
+      gpus: numbers of the GPUs, as in CUDA_VISIBLE_DEVICES. "" stands for whatever JAX finds. A GPU that is
+        named twice runs two jobs at a time, each with half of its memory.
       on_start, on_end: called when a job starts, with its GPU, and when it ends.
 
     Returns:
       Whether a signal stopped the queue.
     """
     waiting = collections.deque(jobs)
-    running: dict[str, _Running] = {}
+    running: dict[int, _Running] = {}  # by position in `gpus`
     passed_on = 0
     with _stop_requests() as requests:
         while running or (waiting and not requests):
-            for gpu in gpus:
-                if waiting and not requests and gpu not in running:
+            for slot, gpu in enumerate(gpus):
+                if waiting and not requests and slot not in running:
                     job = waiting.popleft()
                     on_start(job, gpu)
-                    running[gpu] = _Running(job, _start(job, gpu), time.monotonic())
+                    process = _start(job, gpu, gpus.count(gpu))
+                    running[slot] = _Running(job, process, time.monotonic())
             for _ in requests[passed_on:]:
                 passed_on += 1
                 for each in running.values():
                     each.process.send_signal(signal.SIGTERM)
-            for gpu, (job, process, start) in list(running.items()):
+            for slot, (job, process, start) in list(running.items()):
                 status = process.poll()
                 if status is not None:
-                    del running[gpu]
+                    del running[slot]
                     on_end(Ended(job, status, time.monotonic() - start))
             time.sleep(POLL_SECONDS)
         return bool(requests)
 
 
-def _start(job: Job, gpu: str) -> subprocess.Popen:
-    """Starts a job. In a session of its own, it does not receive the terminal's Ctrl-C beside ours."""
+def _start(job: Job, gpu: str, sharing: int) -> subprocess.Popen:
+    """Starts a job, one of `sharing` on its GPU.
+
+    In a session of its own, it does not receive the terminal's Ctrl-C beside ours.
+    """
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+    if sharing > 1:
+        environment |= {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{GPU_MEMORY / sharing:.2f}"}
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
         return subprocess.Popen(

@@ -173,15 +173,18 @@ def correspondence(
 
 
 def _measured_on(unit: ResultUnit) -> tuple[Any, ...]:
-    return tuple(unit.setting[key] for key in ("dataset", "views", "height", "width"))
+    keys = ("dataset", "views", "height", "width", "enlarge")
+    return tuple(unit.setting.get(key) for key in keys)
 
 
-def _find_row(rows: Iterable[ResultRow], predictor: PredictorName) -> ResultRow | None:
+def _find_row(rows: Sequence[ResultRow], predictor: PredictorName) -> ResultRow | None:
     """Returns the row of a predictor over all pairs of points and views, under protocol "targets"."""
     wanted = {"predictor": predictor.predictor, "protocol": "targets", "angle": ALL, "points": ALL}
+    numbers = [text for row in rows if (text := str(row.labels.get("layer"))).isdigit()]
+    layer = predictor.layer_of(max(map(int, numbers), default=0))
     for row in rows:
         matches = all(row.labels.get(key) == value for key, value in wanted.items())
-        if matches and str(row.labels.get("layer")) == predictor.layer:
+        if matches and str(row.labels.get("layer")) == layer:
             return row
     return None
 

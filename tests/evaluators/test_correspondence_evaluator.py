@@ -10,7 +10,7 @@ import pytest
 
 from muskie_jax.data.posed import Group, PosedViews
 from muskie_jax.errors import UserError
-from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
+from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator, labels_of
 from muskie_jax.evaluators.eval_models import Activations, EvalModel, ModelInfo, NoMotion, RawPatches
 from muskie_jax.evaluators.predictions import predict
 from muskie_jax.evaluators.results import Figure, ResultRow
@@ -22,24 +22,24 @@ FOCAL = 80.0
 class Walls:
     """Views of a wall 2 m away, from cameras side by side: the image moves by whole patches.
 
-    The colour of a pixel identifies the patch of the wall that it shows.
+    The colour of a pixel identifies the patch of the wall that it shows, of `patch` pixels.
     """
 
     parallel = True
 
-    def __init__(self, name="walls", groups=3, step=1):
-        self.name, self.step = name, step
+    def __init__(self, name="walls", groups=3, step=1, patch=PATCH):
+        self.name, self.step, self.patch = name, step, patch
         self.groups = tuple(Group(f"{name}/{i}", tuple("abc")) for i in range(groups))
         self.loaded = []
 
     def load(self, number, size):
         self.loaded.append(number)
         assert size == SIZE
-        moved = PATCH * np.arange(VIEWS) * self.step  # pixels
+        moved = self.patch * np.arange(VIEWS) * self.step  # pixels
         columns = np.arange(size[1]) + moved[:, None]
         images = np.zeros((VIEWS, *size, 3), np.uint8)
-        images[..., 0] = (columns // PATCH * 20)[:, None]
-        images[..., 1] = (np.arange(size[0]) // PATCH * 20 + number)[:, None]
+        images[..., 0] = (columns // self.patch * 20)[:, None]
+        images[..., 1] = (np.arange(size[0]) // self.patch * 20 + number)[:, None]
         depth = np.full((VIEWS, *size), 2.0, np.float32)
         intrinsics = np.array([[FOCAL, 0, size[1] / 2], [0, FOCAL, size[0] / 2], [0, 0, 1]])
         poses = np.repeat(np.eye(4)[None], VIEWS, 0)
@@ -104,6 +104,20 @@ def test_features_that_identify_patches_find_every_point():
     # Everything moves by the same distance, so neighbours determine it exactly.
     assert rows["feature+refined", 2, "targets", "all", "all"]["px_ate"] < 2
     assert ("attention", "all", "targets", "all", "all") not in rows
+
+
+def test_enlarged_views_have_finer_patches():
+    """The wall has patches of half the size of the network's."""
+    walls = Walls(patch=PATCH // 2)
+    key = "feature", 2, "targets", "all", "all"
+    coarse = rows_of(evaluator([walls]), colours())[key]
+    fine_evaluator = evaluator([walls], enlarge=2)
+    fine = rows_of(fine_evaluator, colours())[key]
+    assert fine["px_ate"] < 4 < 6 < coarse["px_ate"]
+    assert fine["pairs"] == coarse["pairs"]
+    (setting,) = fine_evaluator.settings()
+    assert setting["enlarge"] == 2 and "enlarge" not in evaluator([walls]).settings()[0]
+    assert labels_of(setting)["enlarge"] == 2
 
 
 def test_attention_is_read_by_layer_and_over_all():

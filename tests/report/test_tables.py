@@ -10,7 +10,7 @@ from muskie_jax.report import write
 from muskie_jax.report.page import report_page
 from muskie_jax.report.published import PUBLISHED
 from muskie_jax.report.results_file import ModelInfo, append
-from muskie_jax.report.selection import MISSING, shown_models, unique_titles
+from muskie_jax.report.selection import MISSING, EvalSet, shown_models, unique_titles
 from muskie_jax.report.tables import Column, Row, Table
 from muskie_jax.report.write import write_report
 from muskie_tests.results import (
@@ -51,6 +51,11 @@ def markdown_tables(text):
             cells = re.split(r"(?<!\\)\|", line)[1:-1]
             tables.setdefault((section, title), []).append([plain(cell.strip()) for cell in cells])
     return tables
+
+
+def test_titles_say_that_views_were_enlarged():
+    assert str(EvalSet("desk", 128, 96, 4)) == "desk, 4 views of 128x96"
+    assert str(EvalSet("desk", 128, 96, 4, enlarge=2)) == "desk, 4 views of 128x96, enlarged to 256x192"
 
 
 def plain(markdown):

@@ -1,7 +1,8 @@
 """Metrics that merge exactly: each is a sum and a count, so no mean of means is needed."""
 
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ from flax import struct
 from jax import Array
 
 from muskie_jax.errors import NotFinite
+
+ADVICE = "lower config.optim.learning_rate and rerun; training resumes from the latest checkpoint"
 
 
 @struct.dataclass
@@ -43,25 +46,49 @@ def merge_all(metrics: Iterable[Mapping[str, Mean]]) -> dict[str, Mean]:
     return merged
 
 
+class Skipped(NamedTuple):
+    """An update that the optimizer skipped: its step, and what its batches were."""
+
+    step: int
+    batches: str
+
+
 class MetricsQueue:
     """Reads metrics a few updates late, so that the host does not wait for the devices after each update.
 
+    Updates that the optimizer skipped count separately: their other metrics are left out.
+
     Args:
       lag: number of updates in flight before the metrics of the oldest update are read.
+      sources: names of the data sources, in the order of the metric `source_loss`.
+      max_skipped: number of updates in a row that may be skipped.
+
+    Attributes:
+      skipped: the skipped updates among those that the last `drain` returned.
+      streak: the skipped updates since the last one that was not.
     """
 
-    def __init__(self, lag: int = 2):
-        self.lag = lag
-        self._in_flight: collections.deque[tuple[int, list[dict[str, Mean]]]] = collections.deque()
+    def __init__(self, lag: int = 2, sources: Sequence[str] = (), max_skipped: int = 0):
+        self.lag, self.sources, self.max_skipped = lag, sources, max_skipped
+        self.skipped: list[Skipped] = []
+        self.streak: list[Skipped] = []
+        self._in_flight: collections.deque[tuple[int, list[dict[str, Mean]], str]] = collections.deque()
         self._on_host: list[dict[str, Mean]] = []
+        self._skipped: list[Skipped] = []
 
-    def add(self, step: int, metrics: list[dict[str, Mean]]) -> None:
+    def add(self, step: int, metrics: list[dict[str, Mean]], buckets: str = "") -> None:
         """Queues the metrics of update `step`, one dictionary per program.
 
+        Args:
+          step: number of the update.
+          metrics: its metrics, on the device.
+          buckets: the update's buckets, for messages.
+
         Raises:
-          NotFinite: if the loss of an earlier update, read now, is not finite.
+          NotFinite: if the loss of an earlier update, read now, is not finite although it was not skipped,
+            or more updates in a row than `max_skipped` were skipped.
         """
-        self._in_flight.append((step, metrics))
+        self._in_flight.append((step, metrics, buckets))
         while len(self._in_flight) > self.lag:
             self._read()
 
@@ -71,17 +98,39 @@ class MetricsQueue:
             self._read()
 
     def drain(self) -> dict[str, Mean]:
-        """Returns all metrics since the last call, merged by name."""
+        """Returns all metrics since the last call, merged by name; none if every update was skipped."""
         self.wait()
         metrics, self._on_host = self._on_host, []
+        self.skipped, self._skipped = self._skipped, []
         return merge_all(metrics)
 
     def _read(self) -> None:
-        step, on_device = self._in_flight.popleft()
+        step, on_device, buckets = self._in_flight.popleft()
         metrics = jax.device_get(on_device)
+        flags = [each.pop("skipped").total for each in metrics if "skipped" in each]
+        if any(flags):
+            self._skip(Skipped(step, f"{buckets} of {self._suspects(metrics)}"))
+            return
         if not all(np.isfinite(m["loss"].total) for m in metrics if "loss" in m):
-            raise NotFinite(
-                f"the loss is not finite at step {step}: lower config.optim.learning_rate and rerun; "
-                "training resumes from the latest checkpoint"
-            )
+            raise NotFinite(f"the loss is not finite at step {step}: {ADVICE}")
+        self.streak = []
         self._on_host += metrics
+
+    def _skip(self, update: Skipped) -> None:
+        self._skipped.append(update)
+        self.streak.append(update)
+        if len(self.streak) > self.max_skipped:
+            first = self.streak[0].step
+            raise NotFinite(
+                f"bad gradients in {len(self.streak)} updates in a row, {first} to {update.step} "
+                f"(the last: {update.batches}): {ADVICE}"
+            )
+
+    def _suspects(self, metrics: list[dict[str, Mean]]) -> str:
+        """Names the sources whose loss is not finite; if there is none, all sources of the update."""
+        by_source = merge_all(m for m in metrics if "source_loss" in m).get("source_loss")
+        if by_source is None:
+            return "unknown data"
+        bad = ~np.isfinite(by_source.total)
+        chosen = bad if bad.any() else np.asarray(by_source.count) > 0
+        return " and ".join(name for name, use in zip(self.sources, chosen) if use)

@@ -1,11 +1,12 @@
 """The optimizers, AdamW as published or Muon, and the schedule of their learning rate."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Bool, Float32
 from ml_collections import ConfigDict
 from optax import contrib
 
@@ -13,6 +14,7 @@ from muskie_jax.config import peak_learning_rate, total_steps, warmup_steps
 
 ADAMW_SIZE = 0.2  # typical root mean square of AdamW's updates, before the learning rate
 LARGEST_SMALL = 2**16  # `global_norm` joins arrays of up to this many numbers
+SPIKE_WINDOW = 100  # number of updates whose norms a spike is compared with
 
 
 def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
@@ -99,11 +101,64 @@ def _unstack(stacks: dict[tuple[int, int], Array], tree: Any) -> Any:
     return jax.tree.map(lambda matrix: next(matrices[matrix.shape]), tree)
 
 
+class SpikeState(NamedTuple):
+    """State of `skip_bad_updates` if it skips spikes.
+
+    Attributes:
+      inner: state of the optimizer.
+      norms: norms of the gradients of the last updates, newest last; NaN before the first.
+      skipped: whether the last update was skipped.
+    """
+
+    inner: optax.OptState
+    norms: Float32[Array, " window"]
+    skipped: Bool[Array, ""]
+
+
+def skip_bad_updates(
+    optimizer: optax.GradientTransformation, spike_factor: float = 0.0
+) -> optax.GradientTransformation:
+    """Returns an optimizer that takes no step, and keeps its state, if the gradients are bad.
+
+    They are bad if they are not finite, or if their norm is above `spike_factor` times the median of the
+    last SPIKE_WINDOW norms. Norms of spikes count as well, so that the median follows a lasting change.
+    Nothing is a spike before the window is full. With a factor of 0, there are no spikes, and the state is
+    that of `optimizer`.
+    """
+
+    def init(params: Any) -> Any:
+        inner = optimizer.init(params)
+        if not spike_factor:
+            return inner
+        return SpikeState(inner, jnp.full(SPIKE_WINDOW, jnp.nan), jnp.zeros((), bool))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        norm = global_norm(updates)
+        bad = ~jnp.isfinite(norm)
+        if spike_factor:
+            bad |= norm > spike_factor * jnp.median(state.norms)  # NaN, until the window is full
+        inner = state.inner if spike_factor else state
+        updates, stepped = optimizer.update(updates, inner, params)
+        updates = jax.tree.map(lambda new: jnp.where(bad, jnp.zeros_like(new), new), updates)
+        kept = jax.tree.map(lambda new, old: jnp.where(bad, old, new), stepped, inner)
+        if not spike_factor:
+            return updates, kept
+        norms = jnp.where(jnp.isfinite(norm), jnp.append(state.norms[1:], norm), state.norms)
+        return updates, SpikeState(kept, norms, bad)
+
+    return optax.GradientTransformation(init, update)
+
+
+def was_skipped(gradient_norm: Array, opt_state: optax.OptState) -> Array:
+    """Returns whether `skip_bad_updates` skipped the update that led to `opt_state`."""
+    return opt_state.skipped if isinstance(opt_state, SpikeState) else ~jnp.isfinite(gradient_norm)
+
+
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Returns the optimizer of a config, preceded by clipping to the global norm if `clip_norm` is not 0.
 
-    Muon's updates are scaled to the size of AdamW's, so both share a learning rate. Source: Liu et al.,
-    "Muon is Scalable for LLM Training", arXiv 2502.16982.
+    It skips bad updates, see `skip_bad_updates`. Muon's updates are scaled to the size of AdamW's, so both
+    share a learning rate. Source: Liu et al., "Muon is Scalable for LLM Training", arXiv 2502.16982.
     """
     optim = config.optim
     learning_rate = learning_rate_schedule(config)
@@ -122,6 +177,6 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
             optax.scale_by_learning_rate(learning_rate),
         )
         optimizer = optax.partition({"muon": muon, "adamw": optimizer}, optimizer_names)
-    if not optim.clip_norm:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(optim.clip_norm), optimizer)
+    if optim.clip_norm:
+        optimizer = optax.chain(optax.clip_by_global_norm(optim.clip_norm), optimizer)
+    return skip_bad_updates(optimizer, optim.spike_factor)

@@ -33,6 +33,10 @@ class OptimSettings:
       decay: which parameters decay. "all" means all of them; "matrices" excludes biases, norms and learned
         tokens.
       clip_norm: global norm to which gradients are clipped; 0 disables clipping.
+      spike_factor: an update is skipped if the norm of its gradients is above this multiple of the median
+        norm of the last 100 updates; 0 skips none. Updates whose gradients are not finite are always
+        skipped.
+      max_skipped: number of updates in a row that may be skipped; one more ends the run.
     """
 
     name: str = "adamw"
@@ -49,6 +53,8 @@ class OptimSettings:
     weight_decay: float = 0.05
     decay: str = "all"
     clip_norm: float = 0.0
+    spike_factor: float = 0.0
+    max_skipped: int = 10
 
 
 def check_optim(optim: ConfigDict) -> None:
@@ -67,6 +73,10 @@ def check_optim(optim: ConfigDict) -> None:
     )
     require(optim.learning_rate > 0, f"config.optim.learning_rate={optim.learning_rate} must be above 0")
     settings = ("weight_decay", "clip_norm", "eps", "base_learning_rate", "min_learning_rate")
-    at_least(0, optim, "config.optim", *settings)
+    at_least(0, optim, "config.optim", *settings, "max_skipped")
+    require(
+        optim.spike_factor == 0 or optim.spike_factor > 1,
+        f"config.optim.spike_factor={optim.spike_factor} must be above 1, such as 10, or 0 for none",
+    )
     for key in ("b1", "b2", "momentum"):
         require(0 <= optim[key] < 1, f"config.optim.{key}={optim[key]} must be from 0 to below 1")

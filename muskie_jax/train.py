@@ -23,7 +23,7 @@ from muskie_jax.files import create_workdir
 from muskie_jax.fingerprint import digest
 from muskie_jax.gpu.determinism import require_deterministic_programs
 from muskie_jax.interrupt import StopSignal
-from muskie_jax.metrics import Mean, MetricsQueue
+from muskie_jax.metrics import Mean, MetricsQueue, Skipped
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.perf.profiling import StepProfile
 from muskie_jax.programs import (
@@ -125,7 +125,7 @@ def train(
     pipeline = Pipeline(sampler, placer.rows, config.data.workers, config.data.threads)
     progress = Progress(task.model, mesh.devices.flat[0], mesh.size, first_step, total_steps)
     learning_rate = jax.jit(learning_rate_schedule(config))  # one program instead of one for each operation
-    metrics = MetricsQueue()
+    metrics = MetricsQueue(sources=mixture.names, max_skipped=config.optim.max_skipped)
     profile = StepProfile(config.profile.steps, workdir / "profile")
 
     def copy_to_devices(update):
@@ -152,14 +152,17 @@ def train(
             profile.before(step)
             state, measured = programs.update(state, update)
             profile.after(step, measured)
-            metrics.add(step, measured)
+            metrics.add(step, measured, " and ".join(str(bucket) for bucket, _ in update))
             progress.count(update)
             stopping = stop.requested(step)
             last = stopping or step == total_steps
             if step % config.log.every == 0 or last:
                 values = scalars(metrics.drain(), mixture.names) | progress.interval(step)
+                values["skipped"] = len(metrics.skipped)
                 train_loss = values["loss"]
                 log_main(progress.line(values))
+                if metrics.skipped:
+                    log_main(describe_skipped(metrics.skipped))
                 values["learning_rate"] = float(jax.device_get(learning_rate(jax.device_put(step - 1))))
                 writers.scalars(step, "train", values)
                 pipeline.check_bad_fraction(config.data.max_bad_fraction)
@@ -169,8 +172,11 @@ def train(
                     evaluate(evaluator, state.params, step, writers, workdir)
             if is_due(step, config.checkpoint.every, config.checkpoint.keep_every) or last:
                 metrics.wait()
-                with progress.paused():
-                    checkpoints.save(state, config)
+                if metrics.streak and not last:  # this state may be ruined, and would push out a good one
+                    log_main(f"step {step} is not saved, because its update was skipped")
+                else:
+                    with progress.paused():
+                        checkpoints.save(state, config)
 
     # --- Summary -----------------------------------------------------------------------------------
     for line in pipeline.skipped_lines():
@@ -198,11 +204,21 @@ def is_due(step: int, *intervals: int) -> bool:
 
 
 def scalars(metrics: dict[str, Mean], sources: Sequence[str]) -> dict[str, float]:
-    """Returns an interval's metrics as floats, with `error/<source>` for each source that occurred."""
+    """Returns an interval's metrics as floats, with `error/<source>` for each source that occurred.
+
+    Loss and error are NaN if the interval has no metrics, because all its updates were skipped.
+    """
     means = {name: mean.compute() for name, mean in metrics.items()}
-    by_source = zip(sources, means.pop("source_loss"))
-    values = {name: float(value) for name, value in means.items()}
+    by_source = zip(sources, means.pop("source_loss", ()))
+    values = {"loss": math.nan, "mse": math.nan} | {name: float(value) for name, value in means.items()}
     return values | {f"error/{name}": float(error) for name, error in by_source if np.isfinite(error)}
+
+
+def describe_skipped(updates: Sequence[Skipped]) -> str:
+    """Returns a line about the updates that were skipped in an interval."""
+    count, last = len(updates), updates[-1]
+    words = f"{count} update{'s' * (count != 1)} skipped for bad gradients"
+    return f"  {words}, the last at step {last.step}: {last.batches}"
 
 
 def evaluate(

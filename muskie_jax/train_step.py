@@ -21,7 +21,7 @@ from muskie_jax.losses import LossOptions, TokenLosses, token_losses, total_loss
 from muskie_jax.metrics import Mean
 from muskie_jax.models.initial_params import draw_params, fast_random_draws
 from muskie_jax.models.muskie import Muskie, MuskieOutput, build_model, patchify, to_float
-from muskie_jax.optim import global_norm
+from muskie_jax.optim import global_norm, was_skipped
 from muskie_jax.sharding import state_sharding
 
 Batch = dict[str, Array]
@@ -157,10 +157,15 @@ def accumulate_gradients(
 def apply_gradients(
     state: TrainState, gradients: Params, *, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, dict[str, Mean]]:
-    """Runs one optimizer step; returns the new state and the metric `grad_norm`."""
+    """Runs one optimizer step; returns the new state and the metrics `grad_norm` and `skipped`.
+
+    The latter is 1 for an update that the optimizer skipped: only `step` has then changed.
+    """
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = cast(Params, optax.apply_updates(state.params, updates))
-    metrics = {"grad_norm": Mean.of(global_norm(gradients))}
+    norm = global_norm(gradients)
+    skipped = was_skipped(norm, opt_state).astype(jnp.float32)
+    metrics = {"grad_norm": Mean.of(norm), "skipped": Mean.of(skipped)}
     return TrainState(state.step + 1, params, opt_state), metrics
 
 

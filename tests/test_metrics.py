@@ -39,6 +39,22 @@ def test_a_queue_reads_late_and_reports_the_step_of_a_loss_that_is_not_finite():
     assert queue.drain() == {}
 
 
+def test_the_reason_of_a_streak_is_named():
+    queue = MetricsQueue(lag=0, sources=("rooms", "photos", "faces"), max_skipped=2)
+    losses = Mean(np.array([1.0, np.nan, 0.0]), np.array([1.0, 1.0, 0.0]))
+    bad = lambda: [
+        {"loss": Mean.of(np.float32(np.nan)), "source_loss": losses, "skipped": Mean.of(np.ones(()))}
+    ]
+    good = lambda: [{"loss": Mean.of(np.float32(2.0)), "skipped": Mean.of(np.zeros(()))}]
+    for step, metrics in enumerate((bad(), bad(), good(), bad(), bad()), 1):
+        queue.add(step, metrics, "32x32, 4 views")
+    assert queue.drain()["loss"].compute() == 2.0
+    assert [update.step for update in queue.skipped] == [1, 2, 4, 5] and len(queue.streak) == 2
+    error = r"bad gradients in 3 updates in a row, 4 to 6 \(the last: 64x64, 2 views of photos\)"
+    with pytest.raises(NotFinite, match=error):
+        queue.add(6, bad(), "64x64, 2 views")
+
+
 def test_json_lines_of_repeated_steps_are_removed(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = JsonLines(path, 0)

@@ -1,4 +1,4 @@
-"""The learning rate; Muon: which parameters it updates, how, and that a mesh does not change the result."""
+"""The learning rate; Muon: its parameters, updates and meshes; updates that are skipped."""
 
 import re
 
@@ -14,7 +14,15 @@ from optax import contrib
 from muskie_jax.config import validate
 from muskie_jax.errors import UserError
 from muskie_jax.models.muskie import build_model
-from muskie_jax.optim import learning_rate_schedule, make_optimizer, optimizer_names, stacked_muon
+from muskie_jax.optim import (
+    global_norm,
+    learning_rate_schedule,
+    make_optimizer,
+    optimizer_names,
+    skip_bad_updates,
+    stacked_muon,
+    was_skipped,
+)
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import apply_gradients, init_state
 from muskie_tests.runs import nano_config
@@ -158,3 +166,48 @@ def test_invalid_settings(config):
         with pytest.raises(UserError, match=message):
             validate(config)
         config.optim[name] = before
+
+
+def skipping(spike_factor=0.0):
+    """Returns a jitted update of skip_bad_updates around AdamW, and its first parameters and state."""
+    optimizer = skip_bad_updates(optax.adamw(0.1), spike_factor)
+    params = {"a": np.ones(3, np.float32), "b": np.ones((2, 2), np.float32)}
+
+    @jax.jit
+    def update(gradients, state, params):
+        updates, state = optimizer.update(gradients, state, params)
+        skipped = was_skipped(global_norm(gradients), state)
+        return optax.apply_updates(params, updates), state, skipped
+
+    return update, params, optimizer.init(params)
+
+
+def of_norm(value):
+    """Returns gradients of this norm."""
+    return {"a": np.array([value, 0, 0], np.float32), "b": np.zeros((2, 2), np.float32)}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_updates_with_gradients_that_are_not_finite_are_skipped(bad):
+    """The square of 1e30 is infinite in float32."""
+    update, params, state = skipping()
+    assert jax.tree.structure(state) == jax.tree.structure(optax.adamw(0.1).init(params)), "as before"
+    moved, after, skipped = update(of_norm(1.0), state, params)
+    assert not skipped and moved["a"][0] < 0.95
+    same, kept, skipped = update(of_norm(bad), after, moved)
+    assert skipped
+    jax.tree.map(np.testing.assert_array_equal, (same, kept), (moved, after))
+
+
+def test_spikes_are_skipped_once_the_window_is_full_and_a_lasting_change_is_followed(monkeypatch):
+    monkeypatch.setattr("muskie_jax.optim.SPIKE_WINDOW", 4)
+    update, params, state = skipping(spike_factor=5.0)
+    outcomes = []
+    for norm in (1.0, 50.0, 1.0, 1.0, 1.0, 4.0, 6.0, np.nan, 20.0, 6.0, 6.0, 6.0):
+        before, state_before = params, state
+        params, state, skipped = update(of_norm(norm), state, params)
+        outcomes.append(bool(skipped))
+        if skipped:
+            jax.tree.map(np.testing.assert_array_equal, (params, state.inner), (before, state_before.inner))
+    # The second is no spike, since there are too few norms before; 6 is one while the median is 1.
+    assert outcomes == [False] * 6 + [True] * 3 + [False] * 3

@@ -224,13 +224,33 @@ def test_fsdp_shards_parameters_and_moments(photo_folder, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(one))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_its_state_is_not_saved(photo_folder, tmp_path):
+def test_a_ruined_state_ends_the_run_and_pushes_no_checkpoint_out(photo_folder, tmp_path, capfd):
     config = one_bucket_config(photo_folder)
     config.optim.learning_rate = 1e30  # from step 2 on: step 1 is warm-up at rate 0
+    config.optim.max_skipped = 1
     config.checkpoint.every = 1
-    with pytest.raises(NotFinite, match="the loss is not finite at step 3"):
+    error = (
+        r"bad gradients in 2 updates in a row, 3 to 4 \(the last: 32x32, 4 views of photos\): lower config"
+    )
+    with pytest.raises(NotFinite, match=error):
         train(config, tmp_path, jax.devices()[:1])
     assert saved_steps(tmp_path) == [1, 2]
+    assert "step 3 is not saved, because its update was skipped" in capfd.readouterr().err
+
+
+def test_skipped_spikes_are_counted_and_resumed(photo_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("muskie_jax.optim.SPIKE_WINDOW", 3)
+    config = one_bucket_config(photo_folder)
+    config.optim.update(spike_factor=1.02, learning_rate=0.05, warmup="0 steps")
+    whole = train(config, tmp_path / "whole", jax.devices()[:1])
+    skipped = [row["train/skipped"] for row in curve(tmp_path / "whole")]
+    assert sum(skipped) >= 2 and {0, 1} == set(skipped) and skipped[:3] == [0, 0, 0]
+    monkeypatch.setattr("muskie_jax.interrupt.StopSignal.requested", lambda self, step: step == 9)
+    train(config, tmp_path / "parts", jax.devices()[:1])
+    monkeypatch.undo()
+    monkeypatch.setattr("muskie_jax.optim.SPIKE_WINDOW", 3)
+    resumed = train(config, tmp_path / "parts", jax.devices()[:1])
+    assert resumed["params_digest"] == whole["params_digest"]
 
 
 def test_an_implicit_transfer_in_the_loop_is_an_error(photo_folder, tmp_path, monkeypatch):

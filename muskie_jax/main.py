@@ -17,9 +17,10 @@ from muskie_jax.checks import one_of
 from muskie_jax.command_line import CONFIG, FLAGS, INTERRUPTED, WORKDIR, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.config import validate
-from muskie_jax.errors import NotFinite, UserError, fail
+from muskie_jax.errors import MACHINE_ERROR, NotFinite, SaveFailed, UserError, fail, fail_at_once
 from muskie_jax.evaluate import evaluate
 from muskie_jax.files import user_path
+from muskie_jax.orbax_messages import collect_orbax_messages
 from muskie_jax.perf.benchmark import benchmark
 from muskie_jax.perf.loading import benchmark_data
 from muskie_jax.perf.plan import plan
@@ -98,8 +99,16 @@ def run(job: str | None) -> None:
             validate(config)  # before connecting: the other processes would wait for a process that fails
             connect()
         result = JOBS[config.job](config, workdir)
+    except SaveFailed as error:
+        fail_at_once(str(error))
     except (UserError, NotFinite) as error:
         fail(str(error))
+    except OSError as error:  # of a disk that is full or gone
+        details = collect_orbax_messages().write(pathlib.Path(workdir), error)
+        fail(
+            f"the run ended ({error}): fix the cause, then run the same command again{details}",
+            MACHINE_ERROR,
+        )
     except KeyboardInterrupt:
         print("interrupted: the same command resumes from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -20,17 +20,17 @@ from orbax.checkpoint import checkpoint_managers as ocp_managers
 
 from muskie_jax.checkpoint_contents import (
     ITEMS,
-    LONGEST_REASON,
     check_fingerprints,
     describe,
     make_meta,
     or_empty,
     read_meta,
+    reason_of,
     verify_state,
     without_empty,
 )
 from muskie_jax.checks import MISSING, changed_settings
-from muskie_jax.errors import NotFinite, SaveFailed, UserError, first_line
+from muskie_jax.errors import NotFinite, SaveFailed, UserError
 from muskie_jax.fingerprint import examine
 from muskie_jax.orbax_messages import collect_orbax_messages
 from muskie_jax.saved_steps import CHECKPOINTS, DAMAGED, best_steps, evaluation_errors, saved_steps
@@ -90,7 +90,8 @@ class Checkpointer:
         self.folder, self.damaged = self.workdir / CHECKPOINTS, self.workdir / DAMAGED
         self.errors = evaluation_errors(self.workdir)  # by step, for `keep_best`
         self._messages = collect_orbax_messages()
-        self._failed = False
+        self._messages.clear()
+        self._has_saved = self._failed = False
         policies: list[Any] = [ocp_managers.LatestN(keep), _KeepBest(keep_best, self.errors)]
         if keep_every:
             policies.append(ocp_managers.EveryNSteps(keep_every))
@@ -120,6 +121,7 @@ class Checkpointer:
           SaveFailed: if it cannot be saved, or if the previous save failed in the background.
         """
         self.check()
+        self._has_saved = True
         step = int(jax.device_get(state.step))
         try:
             fingerprints, finite = examine(state)
@@ -139,8 +141,9 @@ class Checkpointer:
 
     def check(self) -> None:
         """Raises SaveFailed if a save failed in the background; cheap enough for every step."""
-        if self._messages.failure is not None and not self._failed:
-            raise self._failure(self._messages.failure) from self._messages.failure
+        error = self._messages.failure
+        if error is not None and self._has_saved and not self._failed:
+            raise self._failure(error) from error
 
     def _failure(self, error: BaseException) -> SaveFailed:
         """Returns the error of a failed save, with what is left on disk and where the traceback is."""
@@ -152,7 +155,7 @@ class Checkpointer:
         except OSError:
             saved = []
         left = f"the newest checkpoint is {saved[-1]}" if saved else "there is no earlier checkpoint"
-        reason = first_line(error)[:LONGEST_REASON]
+        reason = reason_of(error)
         return SaveFailed(
             f"a checkpoint could not be saved in {self.folder} ({reason}); {left}: fix the cause, then run "
             f"the same command again{details}"
@@ -250,10 +253,10 @@ class Checkpointer:
         if not lacks_file and isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError)):
             details = self._messages.write(self.workdir, error)
             return UserError(
-                f"checkpoint {step} in {self.folder} could not be read ({first_line(error)}): fix the "
+                f"checkpoint {step} in {self.folder} could not be read ({reason_of(error)}): fix the "
                 f"cause, then run the same command again{details}"
             )
-        return Damaged(first_line(error)[:LONGEST_REASON])
+        return Damaged(reason_of(error))
 
     def _check_same_leaves(
         self, step: int, meta: dict[str, Any], expected: dict[str, str], config: ConfigDict

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,12 @@ from muskie_jax.sharding import path_name
 LAYOUT = 1  # layout version of a checkpoint; increased when older code can no longer read it
 ITEMS = ("state", "data", "meta")
 LONGEST_REASON = 200  # characters of a library's message that a line quotes
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns a library's message in a few words: the system's error in TensorStore's long first line."""
+    system_error = re.search(r": ([^:]+) \[os_error_code=", str(error))
+    return system_error[1] if system_error else first_line(error)[:LONGEST_REASON]
 
 
 def describe(state: Any) -> dict[str, str]:
@@ -159,8 +166,9 @@ def _damage_is_user_error(folder: pathlib.Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # Orbax raises errors of many types for a damaged file
-        reason = first_line(error)[:LONGEST_REASON]
-        raise UserError(f"the checkpoint {folder} cannot be read or is damaged: {reason}") from error
+        raise UserError(
+            f"the checkpoint {folder} cannot be read or is damaged: {reason_of(error)}"
+        ) from error
 
 
 def _read_json(folder: pathlib.Path, item: str) -> Any:

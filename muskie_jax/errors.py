@@ -44,10 +44,10 @@ class NotFinite(Exception):
     """A loss or a training state is infinite or NaN. The state was not saved."""
 
 
-def fail(message: str, status: int = USAGE_ERROR) -> NoReturn:
-    """Prints one line on standard error and exits with a status."""
+def fail(message: str) -> NoReturn:
+    """Prints one line on standard error and exits with status 2."""
     print(f"error: {one_line(message)}", file=sys.stderr)
-    sys.exit(status)
+    sys.exit(USAGE_ERROR)
 
 
 def fail_at_once(message: str) -> NoReturn:

@@ -244,8 +244,8 @@ def validate(config: ConfigDict) -> None:
     at_least(0, config.checkpoint, "config.checkpoint", "minutes", "every", "keep_every", "keep_best")
     require(
         config.checkpoint.minutes or config.checkpoint.every,
-        "config.checkpoint.minutes=0 and config.checkpoint.every=0 save nothing before the end: set one of "
-        "them, such as config.checkpoint.minutes=15",
+        "config.checkpoint.minutes=0.0 and config.checkpoint.every=0 save nothing before the end: set one "
+        "of them, such as config.checkpoint.minutes=15",
     )
     at_least(1, config.log, "config.log", "every")
     if config.job == "train":

@@ -17,11 +17,13 @@ from conftest import python_path
 from muskie_jax.buckets import Bucket
 from muskie_jax.config import synthetic
 from muskie_jax.errors import NotFinite, UserError
+from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
 from muskie_jax.masking import MaskOptions
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
 from muskie_jax.perf.benchmark import random_batch
 from muskie_jax.programs import batch_shapes
+from muskie_jax.saved_steps import best_step, saved_steps
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train import train
 from muskie_jax.train_step import init_state, make_task, single_batch_update
@@ -52,10 +54,6 @@ def record(root, workdir, workers, devices, die_after=None):
         return None
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def saved_steps(workdir):
-    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
 
 
 def drawn_batches(workdir):
@@ -233,6 +231,33 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_its_state_is_not_saved(phot
     assert saved_steps(tmp_path) == [1, 2]
 
 
+def test_the_best_checkpoint_is_kept_and_evaluations_save(photo_folder, tmp_path, monkeypatch):
+    config = one_bucket_config(photo_folder)
+    config.duration, config.evaluation.every = "8 steps", 2
+    config.checkpoint.update({"every": 0, "keep": 1, "keep_best": 1})
+    errors = iter([0.9, 0.3, 0.5, 0.4])  # after steps 2, 4, 6 and at the end
+    run = ReconstructionEvaluator.run
+    monkeypatch.setattr(
+        ReconstructionEvaluator,
+        "run",
+        lambda self, params: {**dict(run(self, params)), "mse": next(errors)},
+    )
+    train(config, tmp_path, jax.devices()[:1])
+    assert saved_steps(tmp_path) == [4, 8]
+    assert best_step(tmp_path) == 4
+
+
+def test_checkpoints_are_saved_by_minutes(photo_folder, tmp_path):
+    config = one_bucket_config(photo_folder)
+    config.duration = "4 steps"
+    config.checkpoint.update({"every": 0, "minutes": 1e-9, "keep": 9})
+    train(config, tmp_path / "often", jax.devices()[:1])
+    assert saved_steps(tmp_path / "often") == [1, 2, 3, 4]
+    config.checkpoint.minutes = 60.0
+    train(config, tmp_path / "once", jax.devices()[:1])
+    assert saved_steps(tmp_path / "once") == [4]
+
+
 def test_an_implicit_transfer_in_the_loop_is_an_error(photo_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("muskie_jax.progress.Progress.count", lambda self, update: jnp.asarray(np.ones(3)))
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
@@ -277,6 +302,7 @@ def test_outputs_of_a_run(photo_folder, tmp_path, capsys, monkeypatch):
     for expected in (
         "Parameters: 225,600",
         "Compiled in",
+        "fingerprints of checkpoints: ",
         "Traced updates 2 to 3",
         "step 4/4  loss",
         "views/s",

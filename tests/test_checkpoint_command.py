@@ -41,9 +41,8 @@ def run(workdir, *flags):
 
 def damage(folder):
     """Flips a bit in the largest file of a checkpoint."""
-    largest = max(
-        (path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
-    )
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 4
     largest.write_bytes(data)

@@ -237,11 +237,8 @@ def test_the_best_checkpoint_is_kept_and_evaluations_save(photo_folder, tmp_path
     config.checkpoint.update({"every": 0, "keep": 1, "keep_best": 1})
     errors = iter([0.9, 0.3, 0.5, 0.4])  # after steps 2, 4, 6 and at the end
     run = ReconstructionEvaluator.run
-    monkeypatch.setattr(
-        ReconstructionEvaluator,
-        "run",
-        lambda self, params: {**dict(run(self, params)), "mse": next(errors)},
-    )
+    with_error = lambda self, params: dict(run(self, params)) | {"mse": next(errors)}
+    monkeypatch.setattr(ReconstructionEvaluator, "run", with_error)
     train(config, tmp_path, jax.devices()[:1])
     assert saved_steps(tmp_path) == [4, 8]
     assert best_step(tmp_path) == 4

@@ -24,6 +24,7 @@ def start_fault(fault, workdir):
     deadline = time.monotonic() + 60
     while not (workdir / "checkpoints" / str(FIRST)).is_dir() and time.monotonic() < deadline:
         time.sleep(0.05)
+    workdir.with_suffix(".fault").touch()
     if fault == "write":
         resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, SIZE))
     elif fault == "workdir":

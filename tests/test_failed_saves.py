@@ -60,7 +60,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_failed_save_is_one_line_and_the_last_good_step_stays(fault, tmp_path, monkeypatch, capfd):
+def test_a_failed_save_is_one_line_and_the_last_good_step_stays(
+    fault, tmp_path, monkeypatch, capfd, caplog
+):
     inject, reason = FAULTS[fault]
     checkpoints = Checkpointer(tmp_path, keep=1)
     checkpoints.save(state_at(1), default_config())
@@ -79,6 +81,7 @@ def test_a_failed_save_is_one_line_and_the_last_good_step_stays(fault, tmp_path,
     assert time.monotonic() < start + 30
     printed = capfd.readouterr()
     assert "Traceback" not in printed.out + printed.err, printed.err
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
     again = Checkpointer(tmp_path, keep=1)
     state, _ = again.restore(jax.tree.map(_shape, state_at(0)), default_config())
     again.close()

@@ -1,8 +1,8 @@
 """Saves and restores the checkpoints of a training run with Orbax, and verifies them with fingerprints.
 
-`checkpoint_contents` says what a checkpoint contains. Only finite states are saved. A checkpoint is damaged
-if its files cannot be read or its arrays differ from their fingerprints. Damaged ones are moved aside once
-an older checkpoint was restored; a config that fits no checkpoint moves nothing.
+`checkpoints.contents` says what a checkpoint contains. Only finite states are saved. A checkpoint is
+damaged if its files cannot be read or its arrays differ from their fingerprints. Damaged ones are moved
+aside once an older checkpoint was restored; a config that fits no checkpoint moves nothing.
 """
 
 import gc
@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as ocp_managers
 
-from muskie_jax.checkpoint_contents import (
+from muskie_jax.checkpoints.contents import (
     ITEMS,
     check_fingerprints,
     describe,
@@ -29,11 +29,17 @@ from muskie_jax.checkpoint_contents import (
     verify_state,
     without_empty,
 )
+from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
+from muskie_jax.checkpoints.saved_steps import (
+    CHECKPOINTS,
+    DAMAGED,
+    best_steps,
+    evaluation_errors,
+    saved_steps,
+)
 from muskie_jax.checks import MISSING, changed_settings
 from muskie_jax.errors import NotFinite, SaveFailed, UserError
 from muskie_jax.fingerprint import examine
-from muskie_jax.orbax_messages import collect_orbax_messages
-from muskie_jax.saved_steps import CHECKPOINTS, DAMAGED, best_steps, evaluation_errors, saved_steps
 from muskie_jax.writers import log_main
 
 # Settings that decide which arrays a state has, and how they are nested.

@@ -13,6 +13,7 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.checks import one_of
 from muskie_jax.command_line import CONFIG, FLAGS, INTERRUPTED, WORKDIR, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
@@ -20,7 +21,6 @@ from muskie_jax.config import validate
 from muskie_jax.errors import NotFinite, SaveFailed, UserError, fail, fail_at_once
 from muskie_jax.evaluate import evaluate
 from muskie_jax.files import user_path
-from muskie_jax.orbax_messages import collect_orbax_messages
 from muskie_jax.peers import end_with_peers, tell_peers
 from muskie_jax.perf.benchmark import benchmark
 from muskie_jax.perf.loading import benchmark_data

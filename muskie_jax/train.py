@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax import config as config_lib
 from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.checkpoints.schedule import SaveSchedule, is_multiple
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.data.prefetch import prefetch
@@ -38,7 +39,6 @@ from muskie_jax.programs import (
 )
 from muskie_jax.progress import Progress, describe_attention, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer
-from muskie_jax.save_schedule import SaveSchedule, is_multiple
 from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.train_step import StateInitializer, abstract_state, make_task
 from muskie_jax.writers import Writers, log_main, save_picture

@@ -13,12 +13,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from muskie_jax.checkpoint import Checkpointer
-from muskie_jax.checkpoint_contents import read_params
+from muskie_jax.checkpoints.contents import read_params
+from muskie_jax.checkpoints.saved_steps import best_step, saved_steps
 from muskie_jax.config import default_config
 from muskie_jax.errors import NotFinite, UserError
 from muskie_jax.fingerprint import LoweredExaminations, digest, examine
 from muskie_jax.optim import make_optimizer
-from muskie_jax.saved_steps import best_step, saved_steps
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import TrainState
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import pytest
 
 from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.checkpoints.schedule import SaveSchedule
 from muskie_jax.config import default_config
 from muskie_jax.errors import SaveFailed
-from muskie_jax.save_schedule import SaveSchedule
 from muskie_jax.train import train
 from muskie_jax.train_step import TrainState
 from muskie_tests.runs import nano_config

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from conftest import python_path, xla_flags
-from muskie_jax.errors import MACHINE_ERROR
-from muskie_jax.saved_steps import saved_steps
-from muskie_tests.commands import free_port
+from muskie_jax.checkpoints.saved_steps import saved_steps
+from muskie_jax.errors import MACHINE_ERROR, USAGE_ERROR
+from muskie_tests.commands import free_port, run_module
 
 pytestmark = pytest.mark.slow
 
@@ -94,3 +94,30 @@ def test_a_failed_save_of_one_process_ends_the_other(fault, victim, photo_folder
     assert "could not be saved" in errors[victim][0] and len(errors[victim]) == 1
     assert errors[1 - victim][0].startswith(f"error: another process failed: process {victim}: ")
     assert saved_steps(workdir) == [30]
+
+
+@pytest.mark.parametrize("damage", ["missing", "half"])
+def test_damaged_checkpoints_are_one_line(damage, photo_folder, tmp_path):
+    command = [
+        "muskie_jax.main",
+        "--workdir",
+        tmp_path,
+        *SETTINGS,
+        f"--config.sources.photos.root={photo_folder}",
+    ]
+    command += ["--config.checkpoint.every=2", "--config.duration=4 steps"]
+    assert run_module(*command).returncode == 0
+    files = [
+        path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file() and "/d/" in str(path)
+    ]
+    assert {path.relative_to(tmp_path / "checkpoints").parts[0] for path in files} == {"2", "4"}
+    for path in files:
+        path.unlink() if damage == "missing" else path.write_bytes(
+            path.read_bytes()[: path.stat().st_size // 2]
+        )
+    done = run_module(*command)
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    reason = "a file is missing" if damage == "missing" else "a file is too short"
+    assert "none of the checkpoints in" in error and reason in error
+    assert done.returncode == USAGE_ERROR and len(done.stderr.splitlines()) < 20, done.stderr
+    assert saved_steps(tmp_path) == [2, 4]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import xla_flags
-from muskie_jax.saved_steps import saved_steps
+from muskie_jax.checkpoints.saved_steps import saved_steps
 
 pytestmark = pytest.mark.slow
 

@@ -15,6 +15,7 @@ import pytest
 
 from conftest import python_path
 from muskie_jax.buckets import Bucket
+from muskie_jax.checkpoints.saved_steps import best_step, saved_steps
 from muskie_jax.config import synthetic
 from muskie_jax.errors import NotFinite, UserError
 from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
@@ -23,7 +24,6 @@ from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
 from muskie_jax.perf.benchmark import random_batch
 from muskie_jax.programs import batch_shapes
-from muskie_jax.saved_steps import best_step, saved_steps
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train import train
 from muskie_jax.train_step import init_state, make_task, single_batch_update

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from muskie_jax import saved_steps
+from muskie_jax.checkpoints import saved_steps
 from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.eval_models import (

@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 
-from muskie_jax.checkpoint_contents import read_config, read_params
+from muskie_jax.checkpoints.contents import read_config, read_params
+from muskie_jax.checkpoints.saved_steps import CHECKPOINTS
 from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
 from muskie_jax.interop.bundled import CHOICES
@@ -21,7 +22,6 @@ from muskie_jax.interop.sources import SourceKind, identify_source
 from muskie_jax.interop.weights import Weights, read_provenance, read_weights
 from muskie_jax.models.attention import Attention, check_kernel
 from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
-from muskie_jax.saved_steps import CHECKPOINTS
 from muskie_jax.writers import log
 
 ORIGIN = "imported.json"  # metadata of the weights that an imported work directory started from

@@ -11,8 +11,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from muskie_jax.checkpoints.saved_steps import evaluations
 from muskie_jax.errors import UserError
-from muskie_jax.saved_steps import evaluations
 
 FORMAT = 1  # metadata version; increase it when older code can no longer read a file
 MAX_CHARACTERS = 100_000  # size limit of the provenance as JSON

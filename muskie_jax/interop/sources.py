@@ -6,12 +6,12 @@ import os
 import pathlib
 from typing import NamedTuple
 
+from muskie_jax.checkpoints.saved_steps import BEST, CHECKPOINTS, best_step, saved_steps
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
 from muskie_jax.interop.bundled import DIGESTS, bundled_weights
 from muskie_jax.interop.hub import WEIGHTS, names_repository
 from muskie_jax.interop.weights import INPUT_SUFFIXES
-from muskie_jax.saved_steps import BEST, CHECKPOINTS, best_step, saved_steps
 
 
 class SourceKind(enum.Enum):

@@ -1,6 +1,7 @@
 """Which steps a work directory has saved, how they were evaluated, and which of them is best."""
 
 import json
+import math
 import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -46,9 +47,9 @@ def evaluation_errors(workdir: pathlib.Path) -> dict[int, float]:
 def best_steps(steps: Collection[int], errors: Mapping[int, float], count: int) -> list[int]:
     """Returns the `count` steps with the lowest errors, the best first; later steps win ties.
 
-    Steps without an error are left out.
+    Steps without a finite error are left out.
     """
-    evaluated = [step for step in steps if step in errors]
+    evaluated = [step for step in steps if math.isfinite(errors.get(step, math.nan))]
     return sorted(evaluated, key=lambda step: (errors[step], -step))[:count]
 
 

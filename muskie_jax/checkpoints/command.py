@@ -10,13 +10,13 @@ from typing import Any
 
 from absl import flags, logging
 
-from muskie_jax.checkpoint_contents import reason_of, verify
+from muskie_jax.checkpoints.contents import reason_of, verify
+from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
+from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, best_steps, evaluation_errors
 from muskie_jax.checks import require
 from muskie_jax.command_line import WORKDIR, run_command
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
-from muskie_jax.orbax_messages import collect_orbax_messages
-from muskie_jax.saved_steps import CHECKPOINTS, DAMAGED, best_steps, evaluation_errors
 from muskie_jax.writers import log, print_result
 
 _RESTORE = flags.DEFINE_bool("restore", False, "Take back intact checkpoints that were moved aside.")
@@ -92,7 +92,7 @@ def run() -> None:
     print_result(inspect_checkpoints(user_path(WORKDIR.value), _RESTORE.value))
 
 
-def main(invocation: str = "python -m muskie_jax.checkpoint_command") -> None:
+def main(invocation: str = "python -m muskie_jax.checkpoints.command") -> None:
     """Parses `sys.argv` and runs the command."""
     run_command(invocation, __doc__ or "", run, {"workdir": "runs/quickstart"}, ("restore",))
 

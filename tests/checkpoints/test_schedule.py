@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from muskie_jax.save_schedule import SaveSchedule
+from muskie_jax.checkpoints.schedule import SaveSchedule
 
 
 @pytest.fixture

@@ -25,13 +25,22 @@ from muskie_jax.sharding import path_name
 
 LAYOUT = 1  # layout version of a checkpoint; increased when older code can no longer read it
 ITEMS = ("state", "data", "meta")
+DAMAGES = {  # TensorStore's status -> what it means for a file that it reads
+    "NOT_FOUND": "a file is missing",
+    "OUT_OF_RANGE": "a file is too short",
+    "DATA_LOSS": "a file is corrupt",
+}
 LONGEST_REASON = 200  # characters of a library's message that a line quotes
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns a library's message in a few words: the system's error in TensorStore's long first line."""
-    system_error = re.search(r": ([^:]+) \[os_error_code=", str(error))
-    return system_error[1] if system_error else first_line(error)[:LONGEST_REASON]
+    """Returns a library's message in a few words, without the many paths of TensorStore's."""
+    text = str(error)
+    if system_error := re.search(r": ([^:]+) \[os_error_code=", text):
+        return system_error[1]
+    if status := re.search("|".join(DAMAGES), text):
+        return DAMAGES[status[0]]
+    return first_line(error)[:LONGEST_REASON]
 
 
 def describe(state: Any) -> dict[str, str]:

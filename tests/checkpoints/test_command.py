@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.checkpoints.saved_steps import saved_steps
 from muskie_jax.config import default_config
 from muskie_jax.errors import UserError
-from muskie_jax.saved_steps import saved_steps
 from muskie_jax.train_step import TrainState
 from muskie_tests.commands import complaint_of, run_in_process
 

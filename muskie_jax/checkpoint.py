@@ -43,7 +43,7 @@ from muskie_jax.fingerprint import examine
 from muskie_jax.writers import log_main
 
 # Settings that decide which arrays a state has, and how they are nested.
-MODEL_STRUCTURE = ("variant", "patch", "registers", "scan_blocks", "view_embed", "max_views")
+MODEL_STRUCTURE = ("variant", "patch", "registers", "view_embed", "max_views")
 OPTIM_STRUCTURE = ("name", "decay", "clip_norm")
 STRUCTURE = (
     *(f"model.{name}" for name in MODEL_STRUCTURE),

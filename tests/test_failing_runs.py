@@ -98,23 +98,18 @@ def test_a_failed_save_of_one_process_ends_the_other(fault, victim, photo_folder
 
 @pytest.mark.parametrize("damage", ["missing", "half"])
 def test_damaged_checkpoints_are_one_line(damage, photo_folder, tmp_path):
-    command = [
-        "muskie_jax.main",
-        "--workdir",
-        tmp_path,
-        *SETTINGS,
-        f"--config.sources.photos.root={photo_folder}",
-    ]
+    root = f"--config.sources.photos.root={photo_folder}"
+    command = ["muskie_jax.main", "--workdir", tmp_path, *SETTINGS, root]
     command += ["--config.checkpoint.every=2", "--config.duration=4 steps"]
     assert run_module(*command).returncode == 0
-    files = [
-        path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file() and "/d/" in str(path)
-    ]
-    assert {path.relative_to(tmp_path / "checkpoints").parts[0] for path in files} == {"2", "4"}
+    saved = tmp_path / "checkpoints"
+    files = [path for path in saved.rglob("*") if path.is_file() and "/d/" in str(path)]
+    assert {path.relative_to(saved).parts[0] for path in files} == {"2", "4"}
     for path in files:
-        path.unlink() if damage == "missing" else path.write_bytes(
-            path.read_bytes()[: path.stat().st_size // 2]
-        )
+        if damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     done = run_module(*command)
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     reason = "a file is missing" if damage == "missing" else "a file is too short"

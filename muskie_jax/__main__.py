@@ -34,6 +34,7 @@ COMMANDS = {
     "features": Room("muskie_jax.features", "writes the features of photographs"),
     "inpaint": Room("muskie_jax.inpaint", "paints a hidden part of a photograph"),
     "demo": Room("muskie_jax.demo.__main__", "serves a page to try a network on photographs"),
+    "checkpoints": Room("muskie_jax.checkpoints.command", "verifies the checkpoints of a run"),
     "data": Room("muskie_jax.data.__main__", "inspects, packs and verifies data"),
     "interop": Room("muskie_jax.interop.__main__", "exports and imports weights and programs"),
     "report": Room("muskie_jax.report.__main__", "writes the report of an evaluation again"),

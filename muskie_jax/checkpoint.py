@@ -1,67 +1,83 @@
-"""Saves and restores checkpoints with Orbax, and verifies them with fingerprints.
+"""Saves and restores the checkpoints of a training run with Orbax, and verifies them with fingerprints.
 
-A checkpoint has the items `state` (parameters, optimizer, step), `data` (the pipeline's next update) and
-`meta` (layout version, config, and the shape, dtype and fingerprint of every leaf). Only finite states are
-saved. If a restored state differs from its saved fingerprints, its checkpoint is moved aside and the
-previous checkpoint is restored.
+`checkpoints.contents` says what a checkpoint contains. Only finite states are saved. A checkpoint is
+damaged if its files cannot be read or its arrays differ from their fingerprints. Damaged ones are moved
+aside once an older checkpoint was restored; a config that fits no checkpoint moves nothing.
 """
 
-import hashlib
+import gc
 import json
-import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
-from flax import traverse_util
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers as ocp_managers
 
-from muskie_jax.errors import NotFinite, UserError, first_line
+from muskie_jax.checkpoints.contents import (
+    ITEMS,
+    check_fingerprints,
+    describe,
+    make_meta,
+    or_empty,
+    read_meta,
+    reason_of,
+    verify_state,
+    without_empty,
+)
+from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
+from muskie_jax.checkpoints.saved_steps import (
+    CHECKPOINTS,
+    DAMAGED,
+    best_steps,
+    evaluation_errors,
+    saved_steps,
+)
+from muskie_jax.checks import MISSING, changed_settings
+from muskie_jax.errors import NotFinite, SaveFailed, UserError
 from muskie_jax.fingerprint import examine
-from muskie_jax.sharding import path_name
+from muskie_jax.writers import log_main
 
-LAYOUT = 1  # layout version of a checkpoint; increased when older code can no longer read it
-
-ITEMS = ("state", "data", "meta")
-
-
-def _describe(state: Any) -> dict[str, str]:
-    """Returns the dtype and shape of every leaf by path, such as "float32 192x768"."""
-    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-    shape = lambda leaf: "x".join(map(str, leaf.shape)) or "scalar"
-    return {path_name(path): f"{leaf.dtype} {shape(leaf)}" for path, leaf in leaves}
+# Settings that decide which arrays a state has, and how they are nested.
+MODEL_STRUCTURE = ("variant", "patch", "registers", "view_embed", "max_views")
+OPTIM_STRUCTURE = ("name", "decay", "clip_norm")
+STRUCTURE = (
+    *(f"model.{name}" for name in MODEL_STRUCTURE),
+    *(f"optim.{name}" for name in OPTIM_STRUCTURE),
+)
+TAKE_BACK = "muskie checkpoints --workdir {workdir} --restore"
 
 
-def _checksum(meta: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+class Damaged(Exception):
+    """A checkpoint's files cannot be read, or differ from what was saved."""
 
 
-def _check_description(meta: dict[str, Any], name: str) -> None:
-    """Raises ValueError if `meta` does not match its checksum, UserError if its layout is not LAYOUT."""
-    if meta.pop("checksum") != _checksum(meta):
-        raise ValueError("its metadata does not match its checksum")
-    if meta["layout"] != LAYOUT:
-        raise UserError(
-            f"{name} has layout {meta['layout']}, but this version reads layout {LAYOUT}: use the version "
-            "of muskie_jax that wrote it"
-        )
+class _KeepBest(ocp_managers.PreservationPolicy):
+    """Keeps the evaluated checkpoints with the lowest errors; `errors` (by step) grows during the run."""
+
+    def __init__(self, count: int, errors: dict[int, float]):
+        self.count, self.errors = count, errors
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        best = best_steps([each.step for each in checkpoints], self.errors, self.count)
+        return [each.step in best for each in checkpoints]
 
 
-def _check_fingerprints(saved: dict[str, str], found: dict[str, str]) -> None:
-    wrong = [name for name, value in saved.items() if found.get(name) != value]
-    if wrong:
-        raise ValueError(f"{len(wrong)} arrays differ from what was saved, such as {wrong[0]}")
+def _state_handler() -> ocp.PyTreeCheckpointHandler:
+    """Returns the reader and writer of states.
 
-
-def _is_machine_error(error: Exception) -> bool:
-    """Returns whether the machine, not the checkpoint, is at fault: a failing disk or too little memory."""
-    if isinstance(error, FileNotFoundError):
-        return False
-    return isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError))
+    By default, Orbax splits replicated arrays over the devices before it saves them, which compiles dozens
+    of programs during the first save.
+    """
+    whole_arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, whole_arrays), (np.ndarray, ocp.type_handlers.NumpyHandler())
+    )
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
 class Checkpointer:
@@ -72,18 +88,32 @@ class Checkpointer:
         moved to `<workdir>/checkpoints_damaged`.
       keep: number of newest checkpoints to keep.
       keep_every: checkpoints whose step is a multiple of this are kept, too; 0 for none.
+      keep_best: number of checkpoints with the lowest errors on held-out scenes that are kept, too.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int, keep_every: int = 0):
-        self.folder = workdir.absolute() / "checkpoints"
-        self.damaged = workdir.absolute() / "checkpoints_damaged"
+    def __init__(self, workdir: pathlib.Path, keep: int, keep_every: int = 0, keep_best: int = 0):
+        self.workdir = workdir.absolute()
+        self.folder, self.damaged = self.workdir / CHECKPOINTS, self.workdir / DAMAGED
+        self.errors = evaluation_errors(self.workdir)  # by step, for `keep_best`
+        self._messages = collect_orbax_messages()
+        self._messages.clear()
+        self._has_saved = self._failed = False
+        policies: list[Any] = [ocp_managers.LatestN(keep), _KeepBest(keep_best, self.errors)]
+        if keep_every:
+            policies.append(ocp_managers.EveryNSteps(keep_every))
         self._options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=keep_every or None, create=True
+            preservation_policy=ocp_managers.AnyPreservationPolicy(policies),
+            create=True,
+            # A folder that cannot be created is then an error of `save`. Otherwise, threads wait for it.
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(self.folder, options=self._options, item_names=ITEMS)
+        handlers = {"state": _state_handler()} | {
+            item: ocp.JsonCheckpointHandler() for item in ITEMS if item != "state"
+        }
+        return ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
 
     def latest(self) -> int | None:
         """Returns the newest step on disk, whose checkpoint may be damaged; None without any."""
@@ -94,31 +124,57 @@ class Checkpointer:
 
         Raises:
           NotFinite: if the state is not finite.
+          SaveFailed: if it cannot be saved, or if the previous save failed in the background.
         """
+        self.check()
+        self._has_saved = True
         step = int(jax.device_get(state.step))
-        fingerprints, finite = examine(state)
+        try:
+            fingerprints, finite = examine(state)
+            if finite:
+                meta = make_meta(state, fingerprints, json.loads(config.to_json_best_effort()))
+                items = ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(without_empty(state)),
+                    data=ocp.args.JsonSave({"next_update": step}),
+                    meta=ocp.args.JsonSave(meta),
+                )
+                with jax.transfer_guard("allow"):  # Orbax copies arrays to the host implicitly
+                    self._manager.save(step, args=items, force=True)
+        except Exception as error:  # of many types: a disk, a device, Orbax, the previous save
+            raise self._failure(error) from error
         if not finite:
             raise NotFinite(f"the state after step {step} is not finite and was not saved")
-        meta = {
-            "layout": LAYOUT,
-            "config": json.loads(config.to_json_best_effort()),
-            "leaves": _describe(state),
-            "fingerprints": fingerprints,
-        }
-        meta["checksum"] = _checksum(meta)
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(_without_empty(state)),
-            data=ocp.args.JsonSave({"next_update": step}),
-            meta=ocp.args.JsonSave(meta),
-        )
-        with jax.transfer_guard("allow"):  # Orbax copies arrays to the host implicitly
-            self._manager.save(step, args=items, force=True)
 
-    def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    def check(self) -> None:
+        """Raises SaveFailed if a save failed in the background; cheap enough for every step."""
+        error = self._messages.failure
+        if error is not None and self._has_saved and not self._failed:
+            raise self._failure(error) from error
+
+    def _failure(self, error: BaseException) -> SaveFailed:
+        """Returns the error of a failed save, with what is left on disk and where the traceback is."""
+        self._failed = True
+        details = self._messages.write(self.workdir, error)
+        self._messages.clear()
+        try:
+            saved = saved_steps(self.workdir)
+        except OSError:
+            saved = []
+        left = f"the newest checkpoint is {saved[-1]}" if saved else "there is no earlier checkpoint"
+        reason = reason_of(error)
+        return SaveFailed(
+            f"a checkpoint could not be saved in {self.folder} ({reason}); {left}: fix the cause, then run "
+            f"the same command again{details}"
+        )
+
+    def restore(self, like: Any, config: ConfigDict) -> tuple[Any, dict[str, Any]] | None:
         """Restores the newest intact state, and the config it was trained with.
+
+        Newer checkpoints that are damaged are moved aside. If none is intact, nothing is moved.
 
         Args:
           like: the state's shapes, dtypes and shardings, as `jax.ShapeDtypeStruct` leaves.
+          config: the config that they belong to; messages quote what differs from that of a checkpoint.
 
         Returns:
           The state and the config; None if there is no checkpoint.
@@ -127,151 +183,139 @@ class Checkpointer:
           UserError: if a checkpoint was written for another network or optimizer or cannot be read, or if
             all checkpoints are damaged.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        self._manager.wait_until_finished()
+        damaged: dict[int, Damaged] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return self._restore_verified(step, like)
-            except UserError:
-                raise
-            except Exception as error:  # Orbax raises errors of many types for a damaged file
-                if _is_machine_error(error):
-                    raise UserError(
-                        f"checkpoint {step} in {self.folder} could not be read ({error}): fix the cause, "
-                        "then run the same command again"
-                    ) from error
-                reason = first_line(error)[:200]
-                logging.error("Checkpoint %d is damaged and moved aside: %s", step, reason)
-                self._move_aside(step)
-        restart = f"delete {self.damaged} to start from the beginning, or use another --workdir"
-        if steps:
-            raise UserError(f"none of the checkpoints in {self.folder} is intact: {restart}")
-        if self.damaged.exists():
-            raise UserError(f"there is no intact checkpoint in {self.folder}: {restart}")
+                restored = self._restore_verified(step, like, config)
+            except Damaged as error:
+                damaged[step] = error
+                gc.collect()  # coroutines that Orbax abandoned complain now, not at the end of the run
+                continue
+            for each, reason in damaged.items():
+                log_main(
+                    f"Checkpoint {each} is damaged and was moved to {self._move_aside(each)}: {reason}"
+                )
+            return restored
+        anew = "to start from the beginning, or use another --workdir"
+        if damaged:
+            newest = max(damaged)
+            details = self._messages.write(self.workdir, damaged[newest])
+            raise UserError(
+                f"none of the checkpoints in {self.folder} is intact (step {newest}: {damaged[newest]}): "
+                f"delete this folder {anew}{details}"
+            )
+        if self.damaged.is_dir() and any(self.damaged.iterdir()):
+            take_back = TAKE_BACK.format(workdir=self.workdir)
+            raise UserError(
+                f"there is no checkpoint in {self.folder}, but there are some in {self.damaged}: "
+                f"`{take_back}` takes back those that are intact; delete {self.damaged} {anew}"
+            )
         return None
 
-    def _restore_verified(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        items = self._manager.restore(
-            step, args=ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
-        )
-        meta = items["meta"]
-        _check_description(meta, f"checkpoint {step} in {self.folder}")
-        self._check_same_leaves(step, meta["leaves"], _describe(like))
-        state_args = ocp.args.Composite(state=ocp.args.StandardRestore(_without_empty(like)))
-        state = self._manager.restore(step, args=state_args)["state"]
-        state = jax.tree.map(_or_empty, like, state)
-        _check_fingerprints(meta["fingerprints"], examine(state)[0])
-        if int(state.step) != step or items["data"]["next_update"] != step:
-            raise ValueError("its contents belong to another step")
+    def _restore_verified(self, step: int, like: Any, config: ConfigDict) -> tuple[Any, dict[str, Any]]:
+        """Returns a checkpoint's state and config; raises Damaged or UserError."""
+        folder = self.folder / str(step)
+        try:
+            meta, next_update = read_meta(folder)
+        except Exception as error:
+            raise self._reading_error(step, error) from error
+        self._check_same_leaves(step, meta, describe(like), config)
+        written = without_empty(like)
+        sharded = ocp.checkpoint_utils.construct_restore_args(written)
+        state_args = ocp.args.PyTreeRestore(item=written, restore_args=sharded)
+        try:
+            state = self._manager.restore(step, args=ocp.args.Composite(state=state_args))["state"]
+        except Exception as error:
+            raise self._state_error(step, meta, config, error) from error
+        state = jax.tree.map(or_empty, like, state)
+        try:
+            check_fingerprints(meta["fingerprints"], examine(state)[0])
+        except ValueError as error:
+            raise Damaged(str(error)) from error
+        if int(state.step) != step or next_update != step:
+            raise Damaged("its contents belong to another step")
         return state, meta["config"]
 
-    def _check_same_leaves(self, step: int, saved: dict[str, str], expected: dict[str, str]) -> None:
+    def _state_error(
+        self, step: int, meta: dict[str, Any], config: ConfigDict, error: Exception
+    ) -> Exception:
+        """Returns Damaged for an error of reading a state if it cannot be read without a config either."""
+        reading_error = self._reading_error(step, error)
+        if not isinstance(reading_error, Damaged):
+            return reading_error
+        try:
+            verify_state(self.folder / str(step), meta)
+        except Exception as proof:
+            proof_error = self._reading_error(step, proof)
+            return reading_error if isinstance(proof_error, Damaged) else proof_error
+        return self._mismatch(step, "its arrays are nested in another way", meta, config)
+
+    def _reading_error(self, step: int, error: Exception) -> Exception:
+        """Returns UserError if the machine, not the checkpoint, is at fault; else Damaged."""
+        if isinstance(error, UserError):
+            return error
+        lacks_file = isinstance(error, FileNotFoundError)
+        if not lacks_file and isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError)):
+            details = self._messages.write(self.workdir, error)
+            return UserError(
+                f"checkpoint {step} in {self.folder} could not be read ({reason_of(error)}): fix the "
+                f"cause, then run the same command again{details}"
+            )
+        return Damaged(reason_of(error))
+
+    def _check_same_leaves(
+        self, step: int, meta: dict[str, Any], expected: dict[str, str], config: ConfigDict
+    ) -> None:
+        saved = meta["leaves"]
         for name in [*saved, *expected]:
             if saved.get(name) != expected.get(name):
-                raise UserError(
-                    f"checkpoint {step} in {self.folder} does not match the config: {name} is "
-                    f"{saved.get(name, 'missing')} in the checkpoint and "
-                    f"{expected.get(name, 'missing')} in the config: use the config it was trained "
-                    "with, or another --workdir"
+                difference = (
+                    f"{name} is {saved.get(name, 'missing')} in the checkpoint and "
+                    f"{expected.get(name, 'missing')} in the config"
                 )
+                raise self._mismatch(step, difference, meta, config)
 
-    def _move_aside(self, step: int) -> None:
-        """Moves a checkpoint to the folder of damaged ones, under a free name."""
+    def _mismatch(self, step: int, difference: str, meta: dict[str, Any], config: ConfigDict) -> UserError:
+        """Returns the error for a checkpoint of another network or optimizer; it names the settings."""
+        now = json.loads(config.to_json_best_effort())
+        changed = [
+            f"config.{name} was {before!r} and is now {after!r}"
+            for name, (before, after) in changed_settings(meta["config"], now).items()
+            if name in STRUCTURE and MISSING not in (before, after)
+        ]
+        reasons = f" ({', '.join(changed)})" if changed else ""
+        return UserError(
+            f"checkpoint {step} in {self.folder} does not match the config: {difference}{reasons}: use the "
+            "config it was trained with, or another --workdir"
+        )
+
+    def _move_aside(self, step: int) -> pathlib.Path:
+        """Moves a checkpoint to the folder of damaged ones, under a free name, which it returns."""
+        target, number = self.damaged / str(step), 1
+        while target.exists():
+            target, number = self.damaged / f"{step}.{number}", number + 1
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"chose a name for {step}")
         if jax.process_index() == 0:
             self.damaged.mkdir(parents=True, exist_ok=True)
-            target = self.damaged / str(step)
-            number = 1
-            while target.exists():
-                target = self.damaged / f"{step}.{number}"
-                number += 1
             (self.folder / str(step)).rename(target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"moved aside {step}")
         self._manager.close()
         self._manager = self._open()
+        return target
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits for a save in progress.
 
-
-def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], int, dict[str, Any]]:
-    """Reads and verifies the parameters of one checkpoint, without its optimizer; changes nothing on disk.
-
-    Args:
-      folder: the checkpoint's folder, such as `<workdir>/checkpoints/5000`.
-
-    Returns:
-      The parameter tree as numpy arrays, the optimiser-step count, and the config.
-
-    Raises:
-      UserError: if the checkpoint cannot be read or is damaged.
-    """
-    try:
-        folder = folder.absolute()
-        meta, step = _read_json(folder, "meta"), _read_json(folder, "data")["next_update"]
-        _check_description(meta, str(folder))
-        like = _params_like(meta["leaves"])
-        written = _without_empty(like)
-        restore = ocp.args.PyTreeRestore(
-            item=written,
-            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), written),
-            partial_restore=True,
-        )
-        state = ocp.PyTreeCheckpointer().restore(folder / "state", args=restore)
-        state = jax.tree.map(lambda shape, value: np.asarray(_or_empty(shape, value)), like, state)
-        saved = {name: value for name, value in meta["fingerprints"].items() if _is_param(name)}
-        _check_fingerprints(saved, examine(state)[0])
-    except UserError:
-        raise
-    except Exception as error:  # Orbax raises errors of many types for a damaged file
-        reason = first_line(error)[:200]
-        raise UserError(f"the checkpoint {folder} cannot be read or is damaged: {reason}") from error
-    return state["params"], step, meta["config"]
-
-
-def read_config(folder: pathlib.Path) -> tuple[int, dict[str, Any]]:
-    """Returns the optimiser-step count and the config of one checkpoint, without reading its state.
-
-    Raises:
-      UserError: if the checkpoint cannot be read or is damaged.
-    """
-    try:
-        meta, step = _read_json(folder, "meta"), _read_json(folder, "data")["next_update"]
-        _check_description(meta, str(folder))
-    except UserError:
-        raise
-    except Exception as error:  # Orbax raises errors of many types for a damaged file
-        reason = first_line(error)[:200]
-        raise UserError(f"the checkpoint {folder} cannot be read or is damaged: {reason}") from error
-    return step, meta["config"]
-
-
-def _without_empty(state: Any) -> Any:
-    """Returns a tree with None for arrays without elements, which Orbax refuses to write."""
-    return jax.tree.map(lambda leaf: leaf if math.prod(leaf.shape) else None, state)
-
-
-def _or_empty(like: jax.ShapeDtypeStruct, value: Any) -> Any:
-    """Returns a restored array, or the empty one that was left out."""
-    if value is not None:
-        return value
-    empty = np.zeros(like.shape, like.dtype)
-    return empty if like.sharding is None else jax.device_put(empty, like.sharding)
-
-
-def _read_json(folder: pathlib.Path, item: str) -> Any:
-    return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder.absolute() / item)
-
-
-def _is_param(name: str) -> bool:
-    return name.startswith("params/")
-
-
-def _params_like(leaves: dict[str, str]) -> dict[str, Any]:
-    """Rebuilds the tree of parameter shapes from `_describe`'s result."""
-    flat = {}
-    for name, description in leaves.items():
-        if _is_param(name):
-            dtype, shape = description.split()
-            sizes = () if shape == "scalar" else map(int, shape.split("x"))
-            flat[name] = jax.ShapeDtypeStruct(tuple(sizes), dtype)
-    return traverse_util.unflatten_dict(flat, sep="/")
+        Raises:
+          SaveFailed: if it fails; not if an earlier call has raised it.
+        """
+        if self._failed:
+            return
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self._failure(error) from error
+        self.check()

@@ -10,7 +10,7 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -24,6 +24,7 @@ TYPES = {
     str: ((str, os.PathLike), "text"),
     tuple: ((tuple, list), "a tuple"),
 }
+MISSING = object()  # stands for a setting that a config does not have
 # Settings of earlier versions: old path -> new path. "*" stands for any name, the same in both.
 RENAMED = {
     "sweep.share": "evaluate.shard",
@@ -66,6 +67,27 @@ def current_path(path: str) -> str:
             renamed = [key if n == "*" else n for n, key in zip(new_keys, keys)]
             return ".".join(renamed + keys[len(old_keys) :])
     return path
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns the settings that differ between two configs, as path -> (value before, value now).
+
+    A setting that only one of them has is MISSING in the other. Old names count as their current ones.
+    """
+    old = {current_path(path): value for path, value in _flatten(before).items()}
+    new = _flatten(now)
+    pairs = {path: (old.get(path, MISSING), new.get(path, MISSING)) for path in sorted(old.keys() | new)}
+    return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def renamed_setting(name: str) -> str | None:

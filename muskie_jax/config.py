@@ -139,15 +139,21 @@ class CheckpointSettings:
     """Saving: `config.checkpoint`.
 
     Attributes:
-      every: number of steps between checkpoints.
+      minutes: minutes between checkpoints; 0 for none. With several processes, a checkpoint is saved at the
+        next step that is a multiple of `log.every`.
+      every: number of steps between checkpoints, in addition to `minutes`; 0 for none.
       keep: number of newest checkpoints to keep.
       keep_every: number of steps between checkpoints that are kept for good, in addition to the newest; 0
         for none.
+      keep_best: number of checkpoints with the lowest error on held-out scenes to keep, in addition to the
+        others; 0 for none. Every evaluation then saves a checkpoint.
     """
 
-    every: int = 2_000
+    minutes: float = 15.0
+    every: int = 0
     keep: int = 3
     keep_every: int = 0
+    keep_best: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,8 +240,13 @@ def validate(config: ConfigDict) -> None:
     check_masks(config.mask, sizes, config.model.patch, numbers_of_views)
     check_optim(config.optim)
     _check_mesh(config.mesh)
-    at_least(1, config.checkpoint, "config.checkpoint", "every", "keep")
-    at_least(0, config.checkpoint, "config.checkpoint", "keep_every")
+    at_least(1, config.checkpoint, "config.checkpoint", "keep")
+    at_least(0, config.checkpoint, "config.checkpoint", "minutes", "every", "keep_every", "keep_best")
+    require(
+        config.checkpoint.minutes or config.checkpoint.every,
+        "config.checkpoint.minutes=0.0 and config.checkpoint.every=0 save nothing before the end: set one "
+        "of them, such as config.checkpoint.minutes=15",
+    )
     at_least(1, config.log, "config.log", "every")
     if config.job == "train":
         check_wandb(config.log.wandb)

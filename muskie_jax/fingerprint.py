@@ -55,6 +55,22 @@ def _examine(x: Array) -> tuple[Array, Array]:
     return _fingerprint(x), finite
 
 
+class LoweredExaminations:
+    """The programs of `examine` for a tree, one for each distinct shape, dtype and sharding.
+
+    It compiles them like one `jax.stages.Lowered`, so that a list of programs has one line for them.
+    """
+
+    def __init__(self, tree: Any):
+        kinds = {(x.shape, x.dtype, x.sharding): x for x in jax.tree.leaves(tree)}
+        self._lowered = [_examine.lower(x) for x in sorted(kinds.values(), key=lambda x: x.size)]
+
+    def compile(self, compiler_options: dict[str, Any] | None = None) -> jax.stages.Compiled:
+        """Compiles all programs, and returns that of the largest array."""
+        compiled = [lowered.compile(compiler_options) for lowered in self._lowered]
+        return compiled[-1]
+
+
 def examine(tree: Any) -> tuple[dict[str, str], bool]:
     """Returns the fingerprint of every leaf, by path, and whether all leaves are finite."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]

@@ -7,19 +7,21 @@ result, as one JSON object. The same command resumes a training run or an evalua
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.checks import one_of
 from muskie_jax.command_line import CONFIG, FLAGS, INTERRUPTED, WORKDIR, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.config import validate
-from muskie_jax.errors import NotFinite, UserError, fail
+from muskie_jax.errors import NotFinite, SaveFailed, UserError, fail, fail_at_once
 from muskie_jax.evaluate import evaluate
 from muskie_jax.files import user_path
+from muskie_jax.peers import end_with_peers, tell_peers
 from muskie_jax.perf.benchmark import benchmark
 from muskie_jax.perf.loading import benchmark_data
 from muskie_jax.perf.plan import plan
@@ -97,9 +99,15 @@ def run(job: str | None) -> None:
         if _DISTRIBUTED.value:
             validate(config)  # before connecting: the other processes would wait for a process that fails
             connect()
+            end_with_peers()
         result = JOBS[config.job](config, workdir)
+    except SaveFailed as error:
+        _end_all(str(error))
     except (UserError, NotFinite) as error:
         fail(str(error))
+    except OSError as error:  # of a disk that is full or gone
+        details = collect_orbax_messages().write(pathlib.Path(workdir), error)
+        _end_all(f"the run ended ({error}): fix the cause, then run the same command again{details}")
     except KeyboardInterrupt:
         print("interrupted: the same command resumes from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -107,6 +115,12 @@ def run(job: str | None) -> None:
         print_result(result)
     if "stopped" in result:
         sys.exit(_STOPPED_EXIT_CODE.value)
+
+
+def _end_all(message: str) -> NoReturn:
+    """Ends all processes of the run after a failure of this machine, without waiting for threads."""
+    tell_peers(message)
+    fail_at_once(message)
 
 
 def main(invocation: str = INVOCATION, job: str | None = None) -> None:

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket
 from muskie_jax.errors import UserError
+from muskie_jax.fingerprint import LoweredExaminations
 from muskie_jax.gpu.cudnn_capture_guard import CudnnCaptureGuard
 from muskie_jax.metrics import Mean
 from muskie_jax.models.muskie import REMAT
@@ -37,11 +38,13 @@ from muskie_jax.writers import duration, log_main
 OPTIMIZER = "optimizer"
 ZERO_GRADIENTS = "zero gradients"
 INITIAL_STATE = "initial state"
+FINGERPRINTS = "fingerprints of checkpoints"
 USE_LESS_MEMORY = (  # advice at the end of out-of-memory messages
     "lower config.batch.groups, set config.model.remat to 'elementwise', 'block' or 'full', or raise "
     "config.mesh.fsdp"
 )
-Lower = Callable[[], jax.stages.Lowered]  # traces and lowers one program
+Lowered = jax.stages.Lowered | LoweredExaminations
+Lower = Callable[[], Lowered]  # traces and lowers one program
 T = TypeVar("T")
 
 
@@ -214,7 +217,7 @@ class Programs:
         self._log(f"Compiled in {duration(elapsed)}")
         return elapsed
 
-    def _compile(self, key: Bucket | str, lowered: jax.stages.Lowered, tracing_seconds: float) -> None:
+    def _compile(self, key: Bucket | str, lowered: Lowered, tracing_seconds: float) -> None:
         """Compiles a program, and logs its seconds of tracing and compilation."""
         with explain_out_of_memory(str(key)):
             compiled, seconds = timed(lambda: lowered.compile(self._options.get(key)))

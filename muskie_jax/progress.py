@@ -11,7 +11,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket
-from muskie_jax.checks import current_path
+from muskie_jax.checks import MISSING, changed_settings
 from muskie_jax.models import flash
 from muskie_jax.models.muskie import Muskie
 from muskie_jax.perf.flops import peak_flops, training_flops
@@ -144,20 +144,9 @@ def describe_parameters(params) -> None:
 
 def describe_changes(old: Mapping[str, Any], config: ConfigDict) -> None:
     """Logs the settings that differ from the config a checkpoint was trained with."""
-    before = {current_path(path): value for path, value in _flatten(old).items()}
-    now = _flatten(json.loads(config.to_json_best_effort()))
-    for name in sorted(before.keys() | now.keys()):
-        if name not in before:
-            log_main(f"  config.{name} is new: {now[name]!r}")
-        elif before[name] != now.get(name):
-            log_main(f"  config.{name} was {before[name]!r} and is now {now.get(name)!r}")
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+    now = json.loads(config.to_json_best_effort())
+    for name, (before, value) in changed_settings(old, now).items():
+        if before is MISSING:
+            log_main(f"  config.{name} is new: {value!r}")
         else:
-            flat[prefix + key] = value
-    return flat
+            log_main(f"  config.{name} was {before!r} and is now {None if value is MISSING else value!r}")

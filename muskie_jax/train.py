@@ -14,20 +14,23 @@ from ml_collections import ConfigDict
 
 from muskie_jax import config as config_lib
 from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.checkpoints.schedule import SaveSchedule, is_multiple
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.data.prefetch import prefetch
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
 from muskie_jax.files import create_workdir
-from muskie_jax.fingerprint import digest
+from muskie_jax.fingerprint import LoweredExaminations, digest
 from muskie_jax.gpu.determinism import require_deterministic_programs
 from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue, Skipped
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.perf.profiling import StepProfile
 from muskie_jax.programs import (
+    FINGERPRINTS,
     INITIAL_STATE,
+    Lower,
     Programs,
     batch_shapes,
     explain_out_of_memory,
@@ -59,6 +62,7 @@ def train(
     Raises:
       UserError: if the config, the data or the work directory does not allow training.
       NotFinite: if the loss is not finite. The state is then not saved.
+      SaveFailed: if a checkpoint cannot be saved.
     """
     # --- Config, data, devices ---------------------------------------------------------------------
     config_lib.validate(config)
@@ -84,8 +88,9 @@ def train(
     describe_attention(model, sampler.schedule.all())
 
     # --- Start or continue -------------------------------------------------------------------------
-    checkpoints = Checkpointer(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
-    restored = checkpoints.restore(state_shapes)
+    saving = config.checkpoint
+    checkpoints = Checkpointer(workdir, saving.keep, saving.keep_every, saving.keep_best)
+    restored = checkpoints.restore(state_shapes, config)
     first_step = 0
     if restored:
         first_step, old_config = int(restored[0].step), restored[1]
@@ -106,8 +111,11 @@ def train(
         for bucket in sampler.schedule.all()
     }
     evaluator = ReconstructionEvaluator(config, task, mixture, mesh)
-    others = placer.to_compile(sampler.schedule.all(), config.batch.views)
-    others |= evaluator.to_compile(state_shapes.params)
+    others: dict[str, Lower] = {
+        **placer.to_compile(sampler.schedule.all(), config.batch.views),
+        **evaluator.to_compile(state_shapes.params),
+        FINGERPRINTS: functools.partial(LoweredExaminations, state_shapes),  # so that no save compiles
+    }
     per_update = sampler.schedule.batches_per_update
     training = training_programs(task, optimizer, state_shapes, shapes, per_update, mesh)
     initialise, key = StateInitializer(model, optimizer, state_shapes), jax.random.key(config.seed)
@@ -126,6 +134,7 @@ def train(
     progress = Progress(task.model, mesh.devices.flat[0], mesh.size, first_step, total_steps)
     learning_rate = jax.jit(learning_rate_schedule(config))  # one program instead of one for each operation
     metrics = MetricsQueue(sources=mixture.names, max_skipped=config.optim.max_skipped)
+    schedule = SaveSchedule(saving.every, saving.keep_every, saving.minutes, config.log.every)
     profile = StepProfile(config.profile.steps, workdir / "profile")
 
     def copy_to_devices(update):
@@ -166,17 +175,21 @@ def train(
                 values["learning_rate"] = float(jax.device_get(learning_rate(jax.device_put(step - 1))))
                 writers.scalars(step, "train", values)
                 pipeline.check_bad_fraction(config.data.max_bad_fraction)
-            if is_due(step, config.evaluation.every) and not last:
+            evaluated = is_multiple(step, config.evaluation.every) and not last
+            if evaluated:
                 metrics.wait()
                 with progress.paused(), programs.capture_guard.without_copies():
-                    evaluate(evaluator, state.params, step, writers, workdir)
-            if is_due(step, config.checkpoint.every, config.checkpoint.keep_every) or last:
+                    values = evaluate(evaluator, state.params, step, writers, workdir)
+                checkpoints.errors[step] = values["mse"]
+            checkpoints.check()
+            if schedule.is_due(step) or last or (evaluated and saving.keep_best):
                 metrics.wait()
                 if metrics.streak and not last:  # this state may be ruined, and would push out a good one
                     log_main(f"step {step} is not saved, because its update was skipped")
                 else:
                     with progress.paused():
                         checkpoints.save(state, config)
+                    schedule.saved()
 
     # --- Summary -----------------------------------------------------------------------------------
     for line in pipeline.skipped_lines():
@@ -196,11 +209,6 @@ def train(
     }
     summarise(result, total_steps, evaluator.baseline, workdir)
     return result
-
-
-def is_due(step: int, *intervals: int) -> bool:
-    """Returns whether `step` is a multiple of one of the intervals; 0 stands for no interval."""
-    return any(every > 0 and step % every == 0 for every in intervals)
 
 
 def scalars(metrics: dict[str, Mean], sources: Sequence[str]) -> dict[str, float]:

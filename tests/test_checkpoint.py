@@ -1,6 +1,7 @@
 """A restored checkpoint is exactly what was saved; any other is not used."""
 
 import gc
+import json
 import shutil
 
 import jax
@@ -11,10 +12,13 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from muskie_jax.checkpoint import Checkpointer, read_params
+from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.checkpoints.contents import read_params
+from muskie_jax.checkpoints.saved_steps import best_step, saved_steps
 from muskie_jax.config import default_config
 from muskie_jax.errors import NotFinite, UserError
-from muskie_jax.fingerprint import digest, examine
+from muskie_jax.fingerprint import LoweredExaminations, digest, examine
+from muskie_jax.optim import make_optimizer
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import TrainState
 
@@ -42,7 +46,7 @@ def saved(workdir, *steps):
 def restored(workdir, width=64):
     checkpoints = Checkpointer(workdir, keep=3)
     try:
-        return checkpoints.restore(like(state_at(0, width)))
+        return checkpoints.restore(like(state_at(0, width)), default_config())
     finally:
         checkpoints.close()
         gc.collect()  # those coroutines now, not in a test of another file
@@ -110,11 +114,13 @@ def test_without_an_intact_checkpoint_restoring_raises(tmp_path):
     saved(tmp_path, 1)
     for path in array_files(tmp_path / "checkpoints" / "1"):
         path.unlink()
-    with pytest.raises(UserError, match="none of the checkpoints .* is intact"):
-        restored(tmp_path)
-    with pytest.raises(UserError, match=f"no intact checkpoint .*: delete {tmp_path}/checkpoints_damaged"):
-        restored(tmp_path)  # training must not silently start from the beginning
-    shutil.rmtree(tmp_path / "checkpoints_damaged")
+    for _ in range(2):  # training must not silently start from the beginning, the second time either
+        with pytest.raises(UserError, match="none of the checkpoints .* is intact") as raised:
+            restored(tmp_path)
+    assert str(tmp_path / "errors.txt") in str(raised.value)
+    assert "Traceback" in (tmp_path / "errors.txt").read_text()
+    assert not (tmp_path / "checkpoints_damaged").exists()  # without an intact one, nothing is moved
+    shutil.rmtree(tmp_path / "checkpoints")
     assert restored(tmp_path) is None
 
 
@@ -138,6 +144,96 @@ def test_a_checkpoint_of_another_network_raises_and_is_not_moved(tmp_path):
     ):
         restored(tmp_path, width=48)
     assert int(restored(tmp_path)[0].step) == 1
+
+
+def test_another_structure_names_its_setting_and_moves_nothing(tmp_path):
+    """The optimizers have the same arrays, nested in another way, which is no damage."""
+    config = default_config()
+    params = {"kernel": jnp.ones((8, 4)), "bias": jnp.zeros(4)}
+    state = lambda: TrainState(jnp.int32(5), params, make_optimizer(config).init(params))
+    checkpoints = Checkpointer(tmp_path, keep=3)
+    checkpoints.save(state(), config)
+    checkpoints.close()
+    config.optim.decay = "matrices"
+    checkpoints = Checkpointer(tmp_path, keep=3)
+    with pytest.raises(UserError, match="config.optim.decay was 'all' and is now 'matrices'") as raised:
+        checkpoints.restore(like(state()), config)
+    assert "optim.learning_rate" not in str(raised.value)
+    assert (tmp_path / "checkpoints" / "5").is_dir() and not (tmp_path / "checkpoints_damaged").exists()
+    config.optim.decay = "all"
+    assert int(checkpoints.restore(like(state()), config)[0].step) == 5
+    checkpoints.close()
+
+
+def test_damage_is_found_in_another_structure_too(tmp_path):
+    """A checkpoint that is both damaged and of another optimizer is damaged."""
+    config = default_config()
+    params = {"kernel": jnp.ones((64, 32)), "bias": jnp.zeros(32)}
+    checkpoints = Checkpointer(tmp_path, keep=3)
+    for step in (1, 2):
+        state = TrainState(jnp.int32(step), params, make_optimizer(config).init(params))
+        checkpoints.save(state, config)
+    checkpoints.close()
+    for path in array_files(tmp_path / "checkpoints" / "2"):
+        path.unlink()
+    config.optim.decay = "matrices"
+    other = TrainState(jnp.int32(0), params, make_optimizer(config).init(params))
+    checkpoints = Checkpointer(tmp_path, keep=3)
+    with pytest.raises(UserError, match="checkpoint 1 .* does not match the config"):
+        checkpoints.restore(like(other), config)
+    checkpoints.close()
+    assert (tmp_path / "checkpoints" / "2").is_dir()  # moved only once an older one is restored
+
+
+def test_an_error_in_the_code_that_reads_moves_nothing(tmp_path, monkeypatch):
+    saved(tmp_path, 1, 2)
+    with monkeypatch.context() as broken:
+
+        def incompatible(*args, **kwargs):
+            raise TypeError("restore() got an unexpected keyword argument")
+
+        broken.setattr(ocp.PyTreeCheckpointHandler, "restore", incompatible)
+        with pytest.raises(UserError, match="none of the checkpoints .* is intact"):
+            restored(tmp_path)
+    assert int(restored(tmp_path)[0].step) == 2
+
+
+def test_the_best_checkpoints_are_kept_beside_the_newest(tmp_path):
+    checkpoints = Checkpointer(tmp_path, keep=1, keep_best=2)
+    for step, error in enumerate([0.9, 0.3, None, 0.5, 0.3, 0.8, None], start=1):
+        if error is not None:
+            checkpoints.errors[step] = error
+        checkpoints.save(state_at(step), default_config())
+    checkpoints.close()
+    assert saved_steps(tmp_path) == [2, 5, 7]
+    rows = [{"step": step, "evaluation/mse": error} for step, error in checkpoints.errors.items()]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 9')
+    assert best_step(tmp_path) == 5  # of two equal ones, the later
+    continued = Checkpointer(tmp_path, keep=1, keep_best=1)
+    continued.save(state_at(8), default_config())
+    continued.close()
+    assert saved_steps(tmp_path) == [5, 8]
+
+
+def test_a_save_compiles_nothing(tmp_path):
+    """A compiler that is killed during a save, with the process group, would cost the state."""
+    mesh = make_mesh({"data": 2, "fsdp": 4, "view": 1})
+    shardings = NamedSharding(mesh, P()), NamedSharding(mesh, P("fsdp"))
+    arrays = [jax.device_put(np.ones((88, 23), np.float32), each) for each in shardings]
+    state = TrainState(jax.device_put(np.int32(5), shardings[0]), {"a": arrays[0], "b": arrays[1]}, ())
+    LoweredExaminations(like(state)).compile()
+    compiled = []
+    count = lambda name, seconds, **more: compiled.append(more) if "backend_compile" in name else None
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        checkpoints = Checkpointer(tmp_path, keep=1)
+        checkpoints.save(state, default_config())
+        checkpoints.close()
+        assert not compiled
+        examine({"another shape": np.ones((7, 13))})
+        assert compiled  # the event has this name
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
 
 
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
@@ -184,7 +280,7 @@ def test_arrays_without_elements_are_saved(tmp_path):
     state = TrainState(state.step, state.params | empty, (empty,))
     checkpoints = Checkpointer(tmp_path, keep=3)
     checkpoints.save(state, default_config())
-    found, _ = checkpoints.restore(like(state))
+    found, _ = checkpoints.restore(like(state), default_config())
     checkpoints.close()
     assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), found) == jax.tree.map(
         lambda x: (x.shape, x.dtype, x.sharding), state

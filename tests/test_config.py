@@ -202,6 +202,9 @@ WRONG = {
     "optim.min_learning_rate": (1.0, "config.optim.min_learning_rate=1.0 must be below the peak"),
     "max_minutes": (-1.0, "config.max_minutes=-1.0 must be at least 0"),
     "checkpoint.keep_every": (-5, "config.checkpoint.keep_every=-5 must be at least 0"),
+    "checkpoint.keep_best": (-1, "config.checkpoint.keep_best=-1 must be at least 0"),
+    "checkpoint.keep": (0, "config.checkpoint.keep=0 must be at least 1"),
+    "checkpoint.minutes": (0.0, "config.checkpoint.minutes=0.0 and config.checkpoint.every=0 save nothing"),
     "model.initial_values": ("torch", "(choices: published, xavier)"),
     "optim.decay": ("some", "(choices: all, matrices)"),
     "batch.groups": (0, "config.batch.groups=0 must be at least 1"),
@@ -296,7 +299,7 @@ def test_mask_options_of_lists_are_hashable(config):
 def test_defaults_are_those_of_the_first_version():
     """Checkpoints and scripts rely on names and values: a change is deliberate, and is entered here."""
     digest = hashlib.sha256(default_config().to_json_best_effort().encode()).hexdigest()
-    assert digest[:16] == "db14730aaeda2133"
+    assert digest[:16] == "293d36206af4901d"
 
 
 def test_renamed_settings():

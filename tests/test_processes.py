@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import xla_flags
+from muskie_jax.checkpoints.saved_steps import saved_steps
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +79,12 @@ def test_two_processes_train_and_resume_like_one_device(photo_folder, tmp_path):
     assert result["mse"] == pytest.approx(alone["mse"], rel=1e-5)
     restored = together(photo_folder, tmp_path / "two", 6)
     assert restored["params_digest"] == result["params_digest"] and restored["mse"] == result["mse"]
+
+
+def test_two_processes_save_together_by_minutes(photo_folder, tmp_path):
+    flags = ["--config.checkpoint.minutes=1e-6", "--config.checkpoint.every=0", "--config.log.every=2"]
+    finish(*launch_two(photo_folder, tmp_path, 7, *flags))
+    assert saved_steps(tmp_path) == [4, 6, 7]  # the newest three: multiples of log.every, and the last
 
 
 def test_sigterm_to_one_process_makes_both_save_and_stop(photo_folder, tmp_path):

@@ -15,8 +15,10 @@ import pytest
 
 from conftest import python_path
 from muskie_jax.buckets import Bucket
+from muskie_jax.checkpoints.saved_steps import best_step, saved_steps
 from muskie_jax.config import synthetic
 from muskie_jax.errors import NotFinite, UserError
+from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
 from muskie_jax.masking import MaskOptions
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
@@ -52,10 +54,6 @@ def record(root, workdir, workers, devices, die_after=None):
         return None
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def saved_steps(workdir):
-    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
 
 
 def drawn_batches(workdir):
@@ -253,6 +251,30 @@ def test_skipped_spikes_are_counted_and_resumed(photo_folder, tmp_path, monkeypa
     assert resumed["params_digest"] == whole["params_digest"]
 
 
+def test_the_best_checkpoint_is_kept_and_evaluations_save(photo_folder, tmp_path, monkeypatch):
+    config = one_bucket_config(photo_folder)
+    config.duration, config.evaluation.every = "8 steps", 2
+    config.checkpoint.update({"every": 0, "keep": 1, "keep_best": 1})
+    errors = iter([0.9, 0.3, 0.5, 0.4])  # after steps 2, 4, 6 and at the end
+    run = ReconstructionEvaluator.run
+    with_error = lambda self, params: dict(run(self, params)) | {"mse": next(errors)}
+    monkeypatch.setattr(ReconstructionEvaluator, "run", with_error)
+    train(config, tmp_path, jax.devices()[:1])
+    assert saved_steps(tmp_path) == [4, 8]
+    assert best_step(tmp_path) == 4
+
+
+def test_checkpoints_are_saved_by_minutes(photo_folder, tmp_path):
+    config = one_bucket_config(photo_folder)
+    config.duration = "4 steps"
+    config.checkpoint.update({"every": 0, "minutes": 1e-9, "keep": 9})
+    train(config, tmp_path / "often", jax.devices()[:1])
+    assert saved_steps(tmp_path / "often") == [1, 2, 3, 4]
+    config.checkpoint.minutes = 60.0
+    train(config, tmp_path / "once", jax.devices()[:1])
+    assert saved_steps(tmp_path / "once") == [4]
+
+
 def test_an_implicit_transfer_in_the_loop_is_an_error(photo_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("muskie_jax.progress.Progress.count", lambda self, update: jnp.asarray(np.ones(3)))
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
@@ -297,6 +319,7 @@ def test_outputs_of_a_run(photo_folder, tmp_path, capsys, monkeypatch):
     for expected in (
         "Parameters: 225,600",
         "Compiled in",
+        "fingerprints of checkpoints: ",
         "Traced updates 2 to 3",
         "step 4/4  loss",
         "views/s",

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from muskie_jax.checkpoints import saved_steps
 from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.eval_models import (
@@ -183,8 +184,8 @@ def _of_workdir(
     workdir: pathlib.Path, step: int | None, name: str, checkpoints: str, dtype: str
 ) -> Iterator[ModelSpec]:
     """Yields the checkpoint `step` of a work directory, or the ones that `checkpoints` selects if None."""
-    folder = workdir / sources.CHECKPOINTS
-    steps = sources.saved_steps(workdir)
+    folder = workdir / saved_steps.CHECKPOINTS
+    steps = saved_steps.saved_steps(workdir)
     if not steps or (step is not None and step not in steps):
         raise UserError(
             f"config.evaluate.models: {folder} has no checkpoint {'yet' if step is None else step}"

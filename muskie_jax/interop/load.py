@@ -10,14 +10,15 @@ from typing import Any
 
 import jax
 
-from muskie_jax.checkpoint import read_config, read_params
+from muskie_jax.checkpoints.contents import read_config, read_params
+from muskie_jax.checkpoints.saved_steps import CHECKPOINTS
 from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
 from muskie_jax.interop.bundled import CHOICES
 from muskie_jax.interop.hub import WEIGHTS, download
 from muskie_jax.interop.metadata import latest_evaluation, shareable_config, to_json
 from muskie_jax.interop.names import Network, check_heads, check_params
-from muskie_jax.interop.sources import CHECKPOINTS, SourceKind, identify_source
+from muskie_jax.interop.sources import SourceKind, identify_source
 from muskie_jax.interop.weights import Weights, read_provenance, read_weights
 from muskie_jax.models.attention import Attention, check_kernel
 from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
@@ -46,9 +47,9 @@ def load_pretrained(
 
     Args:
       source: "small" or "tiny", weights in this repository ("./small" is a path); a work directory (its
-        newest intact checkpoint), one of its checkpoints (`runs/x/5000` or
-        `runs/x/checkpoints/5000`), a `.safetensors`, `.pth` or `.ckpt` file (exported, published or of a
-        larger model), a folder made by `save_pretrained`, or a repository of the Hugging Face hub
+        newest intact checkpoint), one of its checkpoints (`runs/x/5000`, `runs/x/checkpoints/5000`, or
+        `runs/x/best`, the one with the lowest error), a `.safetensors`, `.pth` or `.ckpt` file (exported,
+        published or of a larger model), a folder made by `save_pretrained`, or a repository of the hub
         (`user/name`).
       num_heads: overrides the number of heads; needed for a file without metadata whose size matches no
         variant.

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from muskie_jax.checkpoints.saved_steps import evaluations
 from muskie_jax.errors import UserError
 
 FORMAT = 1  # metadata version; increase it when older code can no longer read a file
@@ -136,15 +137,8 @@ def _without_folders(source: Any) -> Any:
 
 def latest_evaluation(workdir: pathlib.Path, step: int) -> dict[str, float]:
     """Returns the newest evaluation in `metrics.jsonl` at or before a step; empty if there is none."""
-    latest: dict[str, float] = {}
-    path = workdir / "metrics.jsonl"
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                values = json.loads(line)
-                measured = {k.split("/", 1)[1]: v for k, v in values.items() if k.startswith("evaluation/")}
-                if measured and values["step"] <= step:
-                    latest = finite_numbers({"step": values["step"]} | measured)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue  # a killed run may leave its last line unfinished
-    return latest
+    by_step = {at: values for at, values in evaluations(workdir).items() if at <= step}
+    if not by_step:
+        return {}
+    newest = max(by_step)
+    return finite_numbers({"step": newest} | by_step[newest])

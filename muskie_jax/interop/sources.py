@@ -6,13 +6,12 @@ import os
 import pathlib
 from typing import NamedTuple
 
+from muskie_jax.checkpoints.saved_steps import BEST, CHECKPOINTS, best_step, saved_steps
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
 from muskie_jax.interop.bundled import DIGESTS, bundled_weights
 from muskie_jax.interop.hub import WEIGHTS, names_repository
 from muskie_jax.interop.weights import INPUT_SUFFIXES
-
-CHECKPOINTS = "checkpoints"  # folder of a work directory; one subfolder per saved step
 
 
 class SourceKind(enum.Enum):
@@ -53,13 +52,14 @@ def identify_source(source: str | os.PathLike) -> Source:
     - FILE: "small" or "tiny", the bundled weights, see `bundled`. A file or folder of that name is written
       "./small", or passed as a `pathlib.Path`.
     - WORKDIR: `runs/x` or `runs/x/checkpoints`, where `runs/x/checkpoints` is a folder.
-    - CHECKPOINT: `runs/x/5000` or `runs/x/checkpoints/5000`, or a copy of such a folder elsewhere.
+    - CHECKPOINT: `runs/x/5000` or `runs/x/checkpoints/5000`, or a copy of such a folder elsewhere;
+      `runs/x/best`, the checkpoint with the lowest error on held-out scenes.
     - FILE: any other file. EXPORT: a folder with `model.safetensors`, as `save_pretrained` writes it.
     - REPOSITORY: `user/name`, if no such path exists.
 
     Raises:
-      UserError: if the source cannot be a path, for example because it is too long; or if bundled weights
-        are missing or damaged.
+      UserError: if the source cannot be a path, for example because it is too long; if bundled weights
+        are missing or damaged; or if no checkpoint of `runs/x/best` was evaluated.
     """
     if isinstance(source, str) and source in DIGESTS:
         return Source(SourceKind.FILE, bundled_weights(source))
@@ -89,12 +89,24 @@ def _identify_local(path: pathlib.Path) -> Source | None:
         run = _run_of(path)
         in_run = run is not None and (run / CHECKPOINTS / path.name).is_dir()
         return Source(SourceKind.CHECKPOINT, path, run if in_run else None)
+    if path.name == BEST and not os.path.lexists(path) and (path.parent / CHECKPOINTS).is_dir():
+        return Source(SourceKind.CHECKPOINT, _best_checkpoint(path.parent), path.parent)
     saved = path.parent / CHECKPOINTS / path.name
     if saved.is_dir():
         return Source(SourceKind.CHECKPOINT, saved, _run_of(path))
     if (path / WEIGHTS).is_file():
         return Source(SourceKind.EXPORT, path / WEIGHTS)
     return Source(SourceKind.NO_WEIGHTS, path) if os.path.lexists(path) else None
+
+
+def _best_checkpoint(workdir: pathlib.Path) -> pathlib.Path:
+    step = best_step(workdir)
+    if step is None:
+        raise UserError(
+            f"{workdir / BEST}: none of the checkpoints in {workdir / CHECKPOINTS} was evaluated: use "
+            f"{workdir}, the newest checkpoint, or train with --config.checkpoint.keep_best=1"
+        )
+    return workdir / CHECKPOINTS / str(step)
 
 
 def _run_of(checkpoint: pathlib.Path) -> pathlib.Path | None:
@@ -104,11 +116,6 @@ def _run_of(checkpoint: pathlib.Path) -> pathlib.Path | None:
     parent = checkpoint.parent
     run = parent.parent if parent.name == CHECKPOINTS else parent
     return run if (run / CHECKPOINTS).is_dir() else None
-
-
-def saved_steps(workdir: pathlib.Path) -> list[int]:
-    """Returns the steps of a work directory's checkpoints, ascending."""
-    return sorted(int(entry.name) for entry in (workdir / CHECKPOINTS).iterdir() if entry.name.isdigit())
 
 
 def expand_pattern(source: str) -> list[str]:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config, validate
-from muskie_jax.errors import UserError, first_line
+from muskie_jax.errors import SaveFailed, UserError, first_line
 from muskie_jax.files import atomic_write
 from muskie_jax.interop.load import ORIGIN, network_from_config
 from muskie_jax.interop.weights import Weights
@@ -59,8 +59,8 @@ def make_workdir(path: pathlib.Path, weights: Weights, config: ConfigDict | None
         try:
             checkpoints.save(state, config)
             checkpoints.close()
-        except ValueError as error:  # Orbax raises it when the disk is full
-            raise OSError(first_line(error)) from error
+        except SaveFailed as error:  # `atomic_write` names the work directory, not the temporary one
+            raise OSError(first_line(error.__cause__ or error)) from error
 
 
 def _default_config_for(weights: Weights) -> ConfigDict:

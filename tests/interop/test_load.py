@@ -53,7 +53,14 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "where, step",
-    [("", 100), ("checkpoints", 100), ("20", 20), ("checkpoints/20", 20), ("checkpoints/100", 100)],
+    [
+        ("", 100),
+        ("checkpoints", 100),
+        ("20", 20),
+        ("checkpoints/20", 20),
+        ("checkpoints/100", 100),
+        ("best", 100),
+    ],
 )
 def test_loads_from_a_work_directory(trained, where, step):
     workdir, params = trained

@@ -1,5 +1,6 @@
 """What a source of weights is, for every kind of source."""
 
+import json
 import pathlib
 
 import pytest
@@ -42,6 +43,20 @@ def folders(tmp_path, monkeypatch):
 def test_every_kind_of_source(source, kind, path, workdir):
     found = identify_source(source)
     assert (found.kind, found.path, found.workdir) == (kind, pathlib.Path(path), workdir)
+
+
+def test_the_best_checkpoint_of_a_run():
+    other = RUN / "checkpoints" / "6000" / "meta"
+    other.mkdir(parents=True)
+    with pytest.raises(UserError, match="runs/base/best: none of the .* was evaluated: use runs/base,"):
+        identify_source("runs/base/best")
+    errors = {7000: 0.1, 5000: 0.2, 6000: 0.3}
+    rows = [json.dumps({"step": step, "evaluation/mse": error}) for step, error in errors.items()]
+    rows += ['{"step": 5000, "train/mse": 0.9}', "unfini"]
+    (RUN / "metrics.jsonl").write_text("\n".join(rows))
+    assert identify_source("runs/base/best") == (SourceKind.CHECKPOINT, SAVED, RUN)  # 7000 is not saved
+    (RUN / "best").mkdir()
+    assert identify_source("runs/base/best").kind is SourceKind.NO_WEIGHTS  # a folder of that name
 
 
 def test_names_that_no_path_can_have():

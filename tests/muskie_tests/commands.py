@@ -6,6 +6,7 @@ import importlib.util
 import io
 import logging
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,6 +88,13 @@ def _flags_of(module: str) -> Iterator[None]:
     finally:
         for _, flag in _DEFINED[module]:
             delattr(FLAGS, flag.name)
+
+
+def free_port() -> int:
+    """Returns a port of this computer that no program listens on."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
 
 
 def complaint_of(done: subprocess.CompletedProcess) -> str:

@@ -1,0 +1,101 @@
+"""Lists the checkpoints of a work directory, verifies them, and takes back those that were moved aside.
+
+Every array of every checkpoint is compared with its fingerprint, so large checkpoints take a while.
+--restore moves the intact ones of <workdir>/checkpoints_damaged back to <workdir>/checkpoints; it replaces
+nothing.
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags, logging
+
+from muskie_jax.checkpoints.contents import reason_of, verify
+from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
+from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, best_steps, evaluation_errors
+from muskie_jax.checks import require
+from muskie_jax.command_line import WORKDIR, run_command
+from muskie_jax.errors import UserError
+from muskie_jax.files import user_path
+from muskie_jax.writers import log, print_result
+
+_RESTORE = flags.DEFINE_bool("restore", False, "Take back intact checkpoints that were moved aside.")
+
+
+def inspect_checkpoints(workdir: pathlib.Path, restore: bool) -> dict[str, Any]:
+    """Logs one line for each checkpoint, and returns the steps by their condition.
+
+    The lists are `intact` and `damaged`, of the run's checkpoints; `aside`, intact ones that are moved
+    aside; and `restored`, those taken back. `best` is the intact step with the lowest error, if any.
+
+    Args:
+      workdir: the work directory.
+      restore: whether to take back intact checkpoints that were moved aside.
+
+    Raises:
+      UserError: if the folder is not a work directory, or if a checkpoint cannot be moved.
+    """
+    run, aside = workdir / CHECKPOINTS, workdir / DAMAGED
+    if not run.is_dir():
+        raise UserError(f"--workdir={workdir} has no folder {CHECKPOINTS}: use the --workdir of a training")
+    collect_orbax_messages()
+    errors = evaluation_errors(workdir)
+    found: dict[str, list[int]] = {"intact": [], "damaged": [], "aside": [], "restored": []}
+    for folder in [*_checkpoints_in(run), *_checkpoints_in(aside)]:
+        shown = folder.relative_to(workdir)
+        try:
+            step = verify(folder)
+            if folder.parent == run:
+                require(str(step) == folder.name, f"its contents belong to step {step}")
+        except UserError as error:
+            log(f"{shown}: damaged ({reason_of(error.__cause__ or error)})")
+            if folder.parent == run:
+                found["damaged"].append(int(folder.name))
+            continue
+        error = f", error {errors[step]:.4f}" if step in errors else ""
+        if folder.parent == run:
+            found["intact"].append(step)
+            log(f"{shown}: intact{error}")
+        elif restore and not (run / str(step)).exists():
+            _move(folder, run / str(step))
+            found["restored"].append(step)
+            log(f"{shown}: intact{error}, taken back as {CHECKPOINTS}/{step}")
+        else:
+            found["aside"].append(step)
+            exists = f"; {CHECKPOINTS}/{step} exists" if restore else ""
+            log(f"{shown}: intact{error}, moved aside{exists}")
+    if found["aside"] and not restore:
+        log("--restore takes back the intact checkpoints that were moved aside")
+    best = best_steps([*found["intact"], *found["restored"]], errors, 1)
+    return {"job": "checkpoints", **found, "best": best[0] if best else None}
+
+
+def _checkpoints_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the checkpoints in a folder by step; `5000.1` is a second one of step 5000."""
+    if not folder.is_dir():
+        return []
+    named = [path for path in folder.iterdir() if path.name.replace(".", "", 1).isdigit()]
+    return sorted(named, key=lambda path: [int(part) for part in path.name.split(".")])
+
+
+def _move(source: pathlib.Path, target: pathlib.Path) -> None:
+    try:
+        source.rename(target)
+    except OSError as error:
+        raise UserError(f"{source} cannot be moved to {target}: {error.strerror}") from error
+
+
+def run() -> None:
+    """Runs the command. Flags must be parsed."""
+    logging.set_verbosity(logging.WARNING)
+    assert WORKDIR.value is not None, "needed flags were checked"
+    print_result(inspect_checkpoints(user_path(WORKDIR.value), _RESTORE.value))
+
+
+def main(invocation: str = "python -m muskie_jax.checkpoints.command") -> None:
+    """Parses `sys.argv` and runs the command."""
+    run_command(invocation, __doc__ or "", run, {"workdir": "runs/quickstart"}, ("restore",))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,14 @@
 """Errors that end a run with one line instead of a traceback."""
 
+import contextlib
+import multiprocessing
+import os
 import sys
 from typing import NoReturn
 
-USAGE_ERROR = 2  # exit status
+USAGE_ERROR = 2  # exit status: the same command fails again
+MACHINE_ERROR = 1  # exit status: a disk or a device failed, and the same command may continue
+TRY_AGAIN = 75  # exit status of a run that launchers start again, as after a stop by a signal
 
 
 def printable(text: str) -> str:
@@ -17,7 +22,7 @@ def one_line(message: str) -> str:
     return printable(" ".join(message.split()))
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Returns the first line of a library's exception, or the exception's type if it has no message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
@@ -33,11 +38,33 @@ class UserError(Exception):
         super().__init__(one_line(message))
 
 
+class SaveFailed(UserError):
+    """A checkpoint could not be saved. Earlier checkpoints are intact."""
+
+
 class NotFinite(Exception):
     """A loss or a training state is infinite or NaN. The state was not saved."""
 
 
-def fail(message: str) -> NoReturn:
-    """Prints one line on standard error and exits with status 2."""
+class Hung(Exception):
+    """A run has waited for too long, for data, a device or a disk; the same command may continue it."""
+
+
+def fail(message: str, status: int = USAGE_ERROR) -> NoReturn:
+    """Prints one line on standard error and exits."""
     print(f"error: {one_line(message)}", file=sys.stderr)
-    sys.exit(USAGE_ERROR)
+    sys.exit(status)
+
+
+def fail_at_once(message: str, status: int = MACHINE_ERROR) -> NoReturn:
+    """Prints one line on standard error, kills worker processes, and exits without waiting for threads.
+
+    Threads can wait for ever for a disk, a device or another process, and so would a usual exit.
+    """
+    with contextlib.suppress(OSError, ValueError):  # nobody may read the message
+        print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    for worker in multiprocessing.active_children():
+        with contextlib.suppress(OSError, ValueError):  # it is dead
+            worker.kill()  # also ends a stopped process
+    os._exit(status)

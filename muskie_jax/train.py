@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from muskie_jax import config as config_lib
@@ -203,8 +204,8 @@ def train(
                 save()
         if step != saved_step:  # a stop was requested while a batch was awaited
             save()
-    if failure:
-        raise failure
+    if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(failure is not None)).any():
+        raise failure or UserError("another process drew too many unreadable images: see its message")
 
     # --- Summary -----------------------------------------------------------------------------------
     for line in pipeline.skipped_lines():

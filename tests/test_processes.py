@@ -114,7 +114,9 @@ def test_too_many_unreadable_images_make_both_processes_save_and_stop(tmp_path):
     finally:
         for process in processes:
             process.kill()
-    errors = [err for _, err in outputs if "images drawn were unreadable" in err]
-    assert errors and 2 in [process.returncode for process in processes], outputs
+    assert [process.returncode for process in processes] == [2, 2], "launchers must not start it again"
+    errors = [err.splitlines()[-1] for _, err in outputs]
+    assert any("images drawn were unreadable, such as" in error for error in errors), errors
+    assert all("unreadable" in error for error in errors), errors
     (saved,) = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert int(saved) == len(losses(tmp_path / "run"))

@@ -119,6 +119,19 @@ class Checkpointer:
         """Returns the newest step on disk, whose checkpoint may be damaged; None without any."""
         return self._manager.latest_step()
 
+    def describe_restart(self) -> str:
+        """Describes where a new start would continue, such as "step 100 in runs/a/checkpoints"."""
+        step = self.latest()
+        return (
+            f"the beginning, since {self.folder} is empty"
+            if step is None
+            else f"step {step} in {self.folder}"
+        )
+
+    def is_saving(self) -> bool:
+        """Returns whether a save continues in the background."""
+        return self._manager.is_saving_in_progress()
+
     def save(self, state: Any, config: ConfigDict) -> None:
         """Starts saving a state as the checkpoint of its step; Orbax writes it in the background.
 

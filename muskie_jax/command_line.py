@@ -19,6 +19,7 @@ from muskie_jax.config import default_config
 from muskie_jax.config_file import check_config_file, load_config
 from muskie_jax.data.posed.settings import check_depth_unit, readers_with
 from muskie_jax.errors import UserError, fail
+from muskie_jax.standard_streams import lasting_streams
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/quickstart.py.")
@@ -85,9 +86,9 @@ def run_program(invocation: str, about: str, commands: Mapping[str, Command]) ->
     def run(arguments: list[str]) -> None:
         name, *rest = arguments
         logging.set_verbosity(logging.WARNING)
-        with _one_line_errors():
+        with lasting_streams(), _one_line_errors():
             result = commands[name].run(rest)
-        print(json.dumps(result))
+            print(json.dumps(result))
 
     app.run(run, flags_parser=parse)
 
@@ -131,7 +132,7 @@ def run_command(
         return [program, *given]
 
     def run(argv: list[str]) -> None:
-        with _one_line_errors():
+        with lasting_streams(), _one_line_errors():
             main(argv[1:]) if arguments else main()
 
     app.run(run, flags_parser=parse)

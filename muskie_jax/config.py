@@ -55,6 +55,7 @@ from muskie_jax.perf.settings import (
     check_plan,
 )
 from muskie_jax.wandb_run import check_wandb
+from muskie_jax.watchdog import WatchdogSettings, check_watchdog
 
 # For config files and for jobs.
 __all__ = [
@@ -203,6 +204,7 @@ def default_config() -> ConfigDict:
     config.data = section(DataSettings())
     config.evaluation = section(EvaluationSettings())
     config.checkpoint = section(CheckpointSettings())
+    config.watchdog = section(WatchdogSettings())
     config.profile = section(ProfileSettings())
     config.benchmark = section(BenchmarkSettings())
     config.benchmark_data = section(BenchmarkDataSettings())
@@ -247,6 +249,7 @@ def validate(config: ConfigDict) -> None:
         "config.checkpoint.minutes=0.0 and config.checkpoint.every=0 save nothing before the end: set one "
         "of them, such as config.checkpoint.minutes=15",
     )
+    check_watchdog(config.watchdog)
     at_least(1, config.log, "config.log", "every")
     if config.job == "train":
         check_wandb(config.log.wandb)

@@ -1,5 +1,6 @@
 """Errors that end a run with one line instead of a traceback."""
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -7,6 +8,7 @@ from typing import NoReturn
 
 USAGE_ERROR = 2  # exit status: the same command fails again
 MACHINE_ERROR = 1  # exit status: a disk or a device failed, and the same command may continue
+TRY_AGAIN = 75  # exit status of a run that launchers start again, as after a stop by a signal
 
 
 def printable(text: str) -> str:
@@ -44,20 +46,25 @@ class NotFinite(Exception):
     """A loss or a training state is infinite or NaN. The state was not saved."""
 
 
-def fail(message: str) -> NoReturn:
-    """Prints one line on standard error and exits with status 2."""
+class Hung(Exception):
+    """A run has waited for too long, for data, a device or a disk; the same command may continue it."""
+
+
+def fail(message: str, status: int = USAGE_ERROR) -> NoReturn:
+    """Prints one line on standard error and exits."""
     print(f"error: {one_line(message)}", file=sys.stderr)
-    sys.exit(USAGE_ERROR)
+    sys.exit(status)
 
 
-def fail_at_once(message: str) -> NoReturn:
-    """Prints one line on standard error, and ends the process with status 1 without waiting for threads.
+def fail_at_once(message: str, status: int = MACHINE_ERROR) -> NoReturn:
+    """Prints one line on standard error, kills worker processes, and exits without waiting for threads.
 
-    Threads that save in the background can wait for ever after a failure, for a disk or another process.
+    Threads can wait for ever for a disk, a device or another process, and so would a usual exit.
     """
-    print(f"error: {one_line(message)}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):  # nobody may read the message
+        print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
     for worker in multiprocessing.active_children():
-        worker.terminate()
-    os._exit(MACHINE_ERROR)
+        with contextlib.suppress(OSError, ValueError):  # it is dead
+            worker.kill()  # also ends a stopped process
+    os._exit(status)

@@ -4,6 +4,8 @@ import contextlib
 import os
 import pathlib
 import tempfile
+import time
+import traceback
 from collections.abc import Collection, Iterator
 
 from muskie_jax.errors import UserError
@@ -100,6 +102,23 @@ def _replace_folder(part: pathlib.Path, path: pathlib.Path, old: pathlib.Path) -
         if exists:
             old.rename(path)
         raise
+
+
+def write_traceback(error: BaseException, folder: pathlib.Path) -> pathlib.Path:
+    """Writes an error with its traceback to a new file, and returns the file's path.
+
+    Args:
+      error: the error.
+      folder: the folder of the file. If it cannot be written, the system's temporary folder is used.
+    """
+    text = "".join(traceback.format_exception(error))
+    name = f"error_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}.txt"
+    for parent in (folder, pathlib.Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError):
+            path = parent / name
+            path.write_text(text)
+            return path
+    return pathlib.Path(os.devnull)
 
 
 def create_workdir(workdir: pathlib.Path) -> None:

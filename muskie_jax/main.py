@@ -18,9 +18,19 @@ from muskie_jax.checks import one_of
 from muskie_jax.command_line import CONFIG, FLAGS, INTERRUPTED, WORKDIR, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.config import validate
-from muskie_jax.errors import NotFinite, SaveFailed, UserError, fail, fail_at_once
+from muskie_jax.errors import (
+    MACHINE_ERROR,
+    TRY_AGAIN,
+    Hung,
+    NotFinite,
+    SaveFailed,
+    UserError,
+    fail,
+    fail_at_once,
+    first_line,
+)
 from muskie_jax.evaluate import evaluate
-from muskie_jax.files import user_path
+from muskie_jax.files import user_path, write_traceback
 from muskie_jax.peers import end_with_peers, tell_peers
 from muskie_jax.perf.benchmark import benchmark
 from muskie_jax.perf.loading import benchmark_data
@@ -91,11 +101,12 @@ def run(job: str | None) -> None:
             fail(f"--{flag.name} is for one of several processes: pass --distributed too")
     logging.set_verbosity(logging.WARNING)
     keep_compiled_programs()
-    config, workdir = CONFIG.value, WORKDIR.value
-    assert config is not None and workdir is not None, "needed flags were checked"
+    config, workdir_flag = CONFIG.value, WORKDIR.value
+    assert config is not None and workdir_flag is not None, "needed flags were checked"
+    workdir = pathlib.Path()
     try:
         check_job(config, job)
-        workdir = user_path(workdir)
+        workdir = user_path(workdir_flag)
         if _DISTRIBUTED.value:
             validate(config)  # before connecting: the other processes would wait for a process that fails
             connect()
@@ -111,16 +122,21 @@ def run(job: str | None) -> None:
     except KeyboardInterrupt:
         print("interrupted: the same command resumes from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Hung as error:
+        _end_all(str(error), TRY_AGAIN)
+    except Exception as error:
+        file = write_traceback(error, workdir)
+        fail(f"{type(error).__name__}: {first_line(error)} (traceback: {file})", MACHINE_ERROR)
     if jax.process_index() == 0:
         print_result(result)
     if "stopped" in result:
         sys.exit(_STOPPED_EXIT_CODE.value)
 
 
-def _end_all(message: str) -> NoReturn:
+def _end_all(message: str, status: int = MACHINE_ERROR) -> NoReturn:
     """Ends all processes of the run after a failure of this machine, without waiting for threads."""
     tell_peers(message)
-    fail_at_once(message)
+    fail_at_once(message, status)
 
 
 def main(invocation: str = INVOCATION, job: str | None = None) -> None:

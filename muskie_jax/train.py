@@ -5,11 +5,13 @@ import functools
 import importlib.util
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from muskie_jax import config as config_lib
@@ -18,7 +20,7 @@ from muskie_jax.checkpoints.schedule import SaveSchedule, is_multiple
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.data.prefetch import prefetch
-from muskie_jax.errors import UserError
+from muskie_jax.errors import NotFinite, SaveFailed, UserError, first_line
 from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
 from muskie_jax.files import create_workdir
 from muskie_jax.fingerprint import LoweredExaminations, digest
@@ -41,6 +43,7 @@ from muskie_jax.progress import Progress, describe_attention, describe_changes, 
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.train_step import StateInitializer, abstract_state, make_task
+from muskie_jax.watchdog import Watchdog, wait_for_batch
 from muskie_jax.writers import Writers, log_main, save_picture
 
 
@@ -63,6 +66,9 @@ def train(
       UserError: if the config, the data or the work directory does not allow training.
       NotFinite: if the loss is not finite. The state is then not saved.
       SaveFailed: if a checkpoint cannot be saved.
+      Hung: if no batch arrives within `config.watchdog.batch_minutes`.
+
+    Every other error in the loop saves the state before it is raised, unless there are several processes.
     """
     # --- Config, data, devices ---------------------------------------------------------------------
     config_lib.validate(config)
@@ -129,7 +135,9 @@ def train(
     state = restored[0] if restored else initialise(key)
 
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
-    evaluator.load()  # an unreadable held-out image ends the run now, not hours later
+    watchdog = Watchdog(config.watchdog, workdir, checkpoints.describe_restart)
+    with watchdog, watchdog.batches("loading held-out images", "batch_minutes", evaluator.total_batches):
+        evaluator.load()  # an unreadable held-out image ends the run now, not hours later
     pipeline = Pipeline(sampler, placer.rows, config.data.workers, config.data.threads)
     progress = Progress(task.model, mesh.devices.flat[0], mesh.size, first_step, total_steps)
     learning_rate = jax.jit(learning_rate_schedule(config))  # one program instead of one for each operation
@@ -143,23 +151,42 @@ def train(
     guarded_copy = functools.partial(programs.capture_guard.run_copy, copy_to_devices)
     updates = pipeline.updates(first_step, total_steps)
     step, train_loss, stopping = first_step, math.nan, False
+    failure: UserError | None = None
+    saved_step = first_step  # without a finished update, there is nothing to save
+
+    def save() -> None:
+        nonlocal saved_step
+        metrics.wait()
+        saved_step = step  # also if the save fails: it would fail again
+        with progress.paused(), watchdog.save(step, checkpoints.is_saving):
+            checkpoints.save(state, config)
+        writers.flush()
+
+    asked_to_stop = lambda: jax.process_count() == 1 and stop.requested(step)
     with (
         explain_out_of_memory("this batch, with everything else in memory,"),
         stop,
+        watchdog,
         contextlib.closing(profile),
         contextlib.closing(checkpoints),  # waits for a save in progress, even after an error
         prefetch(updates, guarded_copy, config.data.prefetch) as batches,
         jax.transfer_guard("disallow"),  # implicit copies hide in loops and cost time
+        saved_on_error(save, is_needed=lambda: step != saved_step),
     ):
         if config.evaluation.first and first_step == 0 < total_steps:
             with progress.paused(), programs.capture_guard.without_copies():
-                evaluate(evaluator, state.params, 0, writers, workdir)
+                evaluate(evaluator, state.params, 0, writers, workdir, watchdog)
         while step < total_steps and not stopping:
             with progress.waiting():
+                if not wait_for_batch(batches, pipeline, config.watchdog, workdir, asked_to_stop):
+                    stopping = True
+                    break
                 update = next(batches)
+            profile.before(step + 1)
+            with watchdog.update(step + 1) as watch:
+                state, measured = programs.update(state, update)
+                watch(measured)
             step += 1
-            profile.before(step)
-            state, measured = programs.update(state, update)
             profile.after(step, measured)
             metrics.add(step, measured, " and ".join(str(bucket) for bucket, _ in update))
             progress.count(update)
@@ -174,12 +201,18 @@ def train(
                     log_main(describe_skipped(metrics.skipped))
                 values["learning_rate"] = float(jax.device_get(learning_rate(jax.device_put(step - 1))))
                 writers.scalars(step, "train", values)
-                pipeline.check_bad_fraction(config.data.max_bad_fraction)
+                try:
+                    pipeline.check_bad_fraction(config.data.max_bad_fraction)
+                except UserError as error:
+                    if jax.process_count() == 1:
+                        raise
+                    failure = error
+                    signal.raise_signal(signal.SIGTERM)  # all processes save and stop after the same update
             evaluated = is_multiple(step, config.evaluation.every) and not last
             if evaluated:
                 metrics.wait()
                 with progress.paused(), programs.capture_guard.without_copies():
-                    values = evaluate(evaluator, state.params, step, writers, workdir)
+                    values = evaluate(evaluator, state.params, step, writers, workdir, watchdog)
                 checkpoints.errors[step] = values["mse"]
             checkpoints.check()
             if schedule.is_due(step) or last or (evaluated and saving.keep_best):
@@ -187,9 +220,12 @@ def train(
                 if metrics.streak and not last:  # this state may be ruined, and would push out a good one
                     log_main(f"step {step} is not saved, because its update was skipped")
                 else:
-                    with progress.paused():
-                        checkpoints.save(state, config)
+                    save()
                     schedule.saved()
+        if step != saved_step:  # a stop was requested while a batch was awaited
+            save()
+    if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(failure is not None)).any():
+        raise failure or UserError("another process drew too many unreadable images: see its message")
 
     # --- Summary -----------------------------------------------------------------------------------
     for line in pipeline.skipped_lines():
@@ -198,7 +234,8 @@ def train(
     if stopping:
         result["stopped"] = stop.name
     else:
-        result |= evaluate(evaluator, state.params, step, writers, workdir)
+        with watchdog:
+            result |= evaluate(evaluator, state.params, step, writers, workdir, watchdog)
     writers.close()
     result |= {
         "train_loss": train_loss,
@@ -209,6 +246,27 @@ def train(
     }
     summarise(result, total_steps, evaluator.baseline, workdir)
     return result
+
+
+@contextlib.contextmanager
+def saved_on_error(save: Callable[[], None], is_needed: Callable[[], bool]) -> Iterator[None]:
+    """A context in which an error saves the state before it is raised.
+
+    A state is not saved if a loss was not finite, if the devices have lost it, or after a save that failed.
+    One of several processes cannot save alone.
+    """
+    try:
+        yield
+    except (NotFinite, SaveFailed):
+        raise
+    except Exception:
+        if is_needed() and jax.process_count() == 1:
+            log_main("Saving the state before the run ends with an error")
+            try:
+                save()
+            except Exception as error:
+                log_main(f"The state could not be saved: {first_line(error)}")
+        raise
 
 
 def scalars(metrics: dict[str, Mean], sources: Sequence[str]) -> dict[str, float]:
@@ -235,9 +293,11 @@ def evaluate(
     step: int,
     writers: Writers,
     workdir: pathlib.Path,
+    watchdog: Watchdog,
 ) -> dict[str, float]:
     """Runs the evaluator, writes and logs its figures, and returns them."""
-    values = dict(evaluator.run(params))
+    with watchdog.batches(f"the evaluation after update {step}", "step_minutes", evaluator.total_batches):
+        values = dict(evaluator.run(params))
     writers.scalars(step, "evaluation", values)
     for name, picture in evaluator.figures():
         writers.picture(step, name, picture)

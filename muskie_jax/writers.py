@@ -101,6 +101,11 @@ class Writers:
         if self._wandb:
             self._wandb.picture(step, name, image)
 
+    def flush(self) -> None:
+        """Writes the curves that TensorBoard's writer still holds; a killed process would lose them."""
+        if self._board:
+            self._board.flush()
+
     def close(self) -> None:
         for board in (self._board, self._wandb):
             if board:

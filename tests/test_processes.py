@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from conftest import xla_flags
+from conftest import write_scene, xla_flags
 from muskie_jax.checkpoints.saved_steps import saved_steps
 
 pytestmark = pytest.mark.slow
@@ -71,6 +71,13 @@ def losses(workdir):
     return [row["train/loss"] for row in rows if "train/loss" in row]
 
 
+def wait_for_losses(workdir, count, processes):
+    deadline = time.time() + 200
+    while not (workdir / "metrics.jsonl").exists() or len(losses(workdir)) < count:
+        assert time.time() < deadline and processes[0].poll() is None, processes[0].communicate()
+        time.sleep(0.1)
+
+
 def test_two_processes_train_and_resume_like_one_device(photo_folder, tmp_path):
     alone = finish(launch(photo_folder, tmp_path / "one", 6, 1))
     result = together(photo_folder, tmp_path / "two", 6)
@@ -91,10 +98,7 @@ def test_sigterm_to_one_process_makes_both_save_and_stop(photo_folder, tmp_path)
     flags = ["--config.checkpoint.every=50_000", "--stopped_exit_code=75"]
     processes = launch_two(photo_folder, tmp_path, 100_000, *flags)
     try:
-        deadline = time.time() + 200
-        while not (tmp_path / "metrics.jsonl").exists() or len(losses(tmp_path)) < 2:
-            assert time.time() < deadline and processes[0].poll() is None, processes[0].communicate()
-            time.sleep(0.1)
+        wait_for_losses(tmp_path, 2, processes)
         processes[1].terminate()
         result = finish(*processes, code=75)
     finally:
@@ -102,3 +106,24 @@ def test_sigterm_to_one_process_makes_both_save_and_stop(photo_folder, tmp_path)
             process.kill()
     saved = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert result["stopped"] and saved == [str(result["step"])]
+
+
+def test_too_many_unreadable_images_make_both_processes_save_and_stop(tmp_path):
+    for number in range(4):
+        write_scene(tmp_path / "photos" / f"scene{number}", 8, number)
+    flags = ["--config.checkpoint.every=50_000", "--config.data.workers=0"]
+    processes = launch_two(tmp_path / "photos", tmp_path / "run", 100_000, *flags)
+    try:
+        wait_for_losses(tmp_path / "run", 2, processes)
+        for path in (tmp_path / "photos").rglob("frame_[123].jpg"):
+            path.write_bytes(b"")
+        outputs = [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [2, 2], "launchers must not start it again"
+    errors = [err.splitlines()[-1] for _, err in outputs]
+    assert any("images drawn were unreadable, such as" in error for error in errors), errors
+    assert all("unreadable" in error for error in errors), errors
+    (saved,) = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert int(saved) == len(losses(tmp_path / "run"))

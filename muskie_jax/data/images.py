@@ -8,7 +8,6 @@ bicubic resizing of the full image as much as Lanczos resizing does.
 Decoding and resizing release the interpreter lock. Results do not depend on the thread.
 """
 
-import errno
 import io
 import pathlib
 import threading
@@ -22,11 +21,10 @@ from jaxtyping import UInt8
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from muskie_jax.data.formats import HAS_HEIF, INSTALL_HEIF
+from muskie_jax.data.retries import DISK_FAULTS, SHORTAGES, retried
 from muskie_jax.errors import first_line, printable
 
 MAX_PIXELS = 100_000_000  # larger images are rejected when their header is read, before decoding
-# Faults of the disk or the process. They are raised: a replaced image would make the data depend on them.
-TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 # Pillow tries all of them on every file.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", *(("HEIF",) if HAS_HEIF else ()))
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG followed by further JPEGs, such as a preview
@@ -67,6 +65,10 @@ class BadImage(Exception):
 
     def __init__(self, message: str):
         super().__init__(printable(message))
+
+
+class DiskFault(BadImage):
+    """A file that a disk or a server failed to read, also when asked again; the file may be good."""
 
 
 class Photograph:
@@ -204,7 +206,7 @@ def read_photograph(
 
     Raises:
       BadImage: also if the file is missing or its permissions forbid reading.
-      OSError: if the disk failed (see TRANSIENT).
+      DiskFault, OSError: see `read_file`.
     """
     return open_photograph(read_file(path), str(path), upright, max_pixels)
 
@@ -214,14 +216,16 @@ def read_file(path: str | pathlib.Path) -> bytes:
 
     Raises:
       BadImage: if the file is missing or its permissions forbid reading.
-      OSError: if the disk failed (see TRANSIENT).
+      DiskFault: if the disk or the server fails, also after retries.
+      OSError: if this machine has too little memory or too many open files, also after retries.
     """
     try:
-        return pathlib.Path(path).read_bytes()
+        return retried(pathlib.Path(path).read_bytes)
     except OSError as error:
-        if error.errno in TRANSIENT:
+        if error.errno in SHORTAGES:
             raise
-        raise BadImage(f"{path}: {error.strerror}") from error
+        kind = DiskFault if error.errno in DISK_FAULTS else BadImage
+        raise kind(f"{path}: {error.strerror}") from error
 
 
 def contiguous(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:

@@ -1,11 +1,12 @@
 """Crops photographs to an object, given its mask. CO3Dv2 and WildRGB-D use this."""
 
+import io
 import math
 import pathlib
 
 from PIL import Image
 
-from muskie_jax.data.images import MAX_PIXELS, BadImage, bad_image
+from muskie_jax.data.images import MAX_PIXELS, BadImage, bad_image, read_file
 
 MARGIN = 0.5  # added on each side, relative to the object's size
 
@@ -18,9 +19,11 @@ def object_box(path: pathlib.Path) -> RelativeBox | None:
 
     Raises:
       BadImage: if the file is not a readable mask.
+      OSError: see `read_file`.
     """
+    data = read_file(path)
     try:
-        with Image.open(path, formats=("PNG",)) as mask:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as mask:
             width, height = mask.size
             if width * height > MAX_PIXELS:
                 raise BadImage(f"{path}: {width}x{height} is over {MAX_PIXELS:,} pixels")

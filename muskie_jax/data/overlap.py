@@ -20,6 +20,7 @@ from jaxtyping import Float, Float32, Int
 from muskie_jax.data.cameras_json import CAMERAS, read_cameras
 from muskie_jax.data.depth import load_depth
 from muskie_jax.data.images import BadImage
+from muskie_jax.data.retries import retried
 from muskie_jax.errors import UserError
 
 GRID = (24, 32)  # rows and columns of the pixels that are projected into the other views
@@ -100,14 +101,14 @@ def scene_overlap(folder: pathlib.Path, frames: tuple[str, ...]) -> Float32[np.n
       UserError: if neither file exists, or if it cannot be parsed.
     """
     files = [parent / name for parent in (folder, folder.parent) for name in READERS]
-    file = next(filter(pathlib.Path.is_file, files), None)
+    file = retried(lambda: next(filter(pathlib.Path.is_file, files), None))
     if file is None:
         raise UserError(
             f"the overlap of views is unknown in {str(folder)!r}: it has neither {' nor '.join(READERS)}; "
             "leave out the source's overlap"
         )
     try:
-        known, overlap = READERS[file.name](file)
+        known, overlap = retried(lambda: READERS[file.name](file))
     except (OSError, KeyError, ValueError, TypeError, IndexError, zipfile.BadZipFile, BadImage) as error:
         raise UserError(f"{file} has no valid overlap of views: {type(error).__name__} {error}") from error
     index_of = {pathlib.PurePosixPath(name).stem: index for index, name in enumerate(known)}

@@ -14,9 +14,10 @@ synthetic group is just a seed and masks, so many are drawn at once.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
-import signal
+import tempfile
 from collections.abc import Generator, Sequence
 
 import grain
@@ -24,11 +25,19 @@ import numpy as np
 from absl import flags, logging
 
 from muskie_jax.buckets import Bucket, BucketSchedule
-from muskie_jax.data.allocation import keep_freed_memory
 from muskie_jax.data.loads import Batch, PhotoGroup, PhotoLoad, SyntheticLoad, SyntheticSlot, collate
-from muskie_jax.data.processes import exit_with_parent
 from muskie_jax.data.samples import draw_sample
 from muskie_jax.data.sources import PhotographSource, Source, SyntheticSource
+from muskie_jax.data.workers import (
+    DIED,
+    Deaths,
+    describe_worker,
+    keep_quiet_about_unread_groups,
+    kill_workers,
+    reason_of_death,
+    start_worker,
+    worker_stacks,
+)
 from muskie_jax.errors import UserError
 from muskie_jax.masking import MaskOptions, group_masks
 
@@ -37,7 +46,6 @@ KIND_STREAM, GROUP_STREAM, HELDOUT_STREAM = 2, 3, 4
 
 BLOCK = 16  # number of consecutive slots of a synthetic load that a host draws together, if it needs any
 MAX_GROUPS = 2**40  # length of the practically endless dataset
-SECONDS_TO_SAVE = 300  # time that a worker process keeps running after SIGTERM
 MIN_IMAGES_FOR_FRACTION = 200  # the fraction of unreadable images is checked from this number drawn
 
 
@@ -164,21 +172,6 @@ class _PhotoStream:
         return self.sampler.photo_group(load, resolution, self.rows[row])
 
 
-def _start_worker(index: int, count: int) -> None:
-    """Initialises a worker process of Grain.
-
-    Ctrl-C in a terminal, and SIGTERM from a scheduler, may reach workers as well as the training process.
-    The training process needs batches until it has saved, and several processes take some updates to
-    agree on the step to save. So workers ignore Ctrl-C, and exit some minutes after SIGTERM. They exit at
-    once when the training process is killed, since it cannot stop them then.
-    """
-    del index, count
-    keep_freed_memory()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
-    exit_with_parent()
-
-
 class Pipeline:
     """The batches of a run, from any step on.
 
@@ -197,6 +190,10 @@ class Pipeline:
         self.workers, self.threads = workers, threads
         self.tried = 0
         self.skipped: dict[str, int] = {}
+        self._deaths = Deaths()
+        self._abandoned = False
+        self._folder: str | None = None  # files of the worker processes; None: there are none
+        self._awaited: int | None = None  # position in the stream of the group that is awaited
 
     def updates(
         self, first: int = 0, stop: int | None = None
@@ -267,21 +264,72 @@ class Pipeline:
         if self.sampler.synthetic_fraction() == 1.0:
             while True:  # no worker processes are started: they would have nothing to do
                 yield SyntheticSlot()
+        position = first * len(self.sampler.schedule.resolutions) * len(self.rows)
+        while True:
+            try:
+                with contextlib.closing(self._read_ahead(position)) as groups:
+                    for group in groups:
+                        yield group
+                        position += 1
+            except RuntimeError as error:
+                if DIED not in str(error) or self._abandoned:
+                    raise
+                # A group depends on its position alone, so new workers continue with the same groups.
+                self._deaths.add(error)
+                logging.warning(
+                    "A data worker died (%s): all workers are started again", reason_of_death(error)
+                )
+
+    def _read_ahead(self, position: int) -> Generator[PhotoGroup | SyntheticSlot, None, None]:
+        """Yields the groups from `position` on, which threads or worker processes read ahead."""
         per_load = len(self.sampler.schedule.resolutions) * len(self.rows)
-        groups = grain.MapDataset.range(first * per_load, MAX_GROUPS).map(
-            _PhotoStream(self.sampler, self.rows)
-        )
+        groups = grain.MapDataset.range(position, MAX_GROUPS).map(_PhotoStream(self.sampler, self.rows))
         # The loads of two updates, but at least two loads, are read ahead, by threads of this process or by
         # all worker processes together.
         ahead = max(1, math.ceil(2 * self._loads_together * per_load / max(self.workers, 1)))
         stream = groups.to_iter_dataset(grain.ReadOptions(self.threads, ahead))
-        if self.workers:
-            if not flags.FLAGS.is_parsed():  # in a script or notebook; Grain reads its own flags
-                flags.FLAGS.mark_as_parsed()
-            options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=ahead)
-            stream = stream.mp_prefetch(options, _start_worker)
-        with contextlib.closing(iter(stream)) as elements:
-            yield from elements
+        with contextlib.ExitStack() as stack:
+            if self.workers:
+                if not flags.FLAGS.is_parsed():  # in a script or notebook; Grain reads its own flags
+                    flags.FLAGS.mark_as_parsed()
+                keep_quiet_about_unread_groups()
+                folder = stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="muskie_workers_", ignore_cleanup_errors=True)
+                )
+                options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=ahead)
+                stream = stream.mp_prefetch(options, functools.partial(start_worker, folder))
+                self._folder = folder
+                stack.callback(setattr, self, "_folder", None)
+            elements = stack.enter_context(contextlib.closing(iter(stream)))
+            for number in itertools.count():
+                self._awaited = number
+                group = next(elements)
+                self._awaited = None
+                yield group
+
+    def abandon(self) -> None:
+        """Kills the worker processes, which may hang. `updates` then raises an error in another thread."""
+        self._abandoned = True
+        folder = self._folder
+        if folder:
+            kill_workers(folder, self.workers)
+
+    def describe_wait(self) -> str:
+        """Describes what the pipeline waits for, such as a worker process; empty if it does not wait.
+
+        May be called by other threads.
+        """
+        awaited, folder = self._awaited, self._folder
+        if awaited is None:
+            return ""
+        if folder is None:
+            return "the threads that load photographs"
+        return describe_worker(folder, awaited % self.workers, self.workers)
+
+    def worker_stacks(self) -> str:
+        """Returns the stacks of the worker processes; empty if there are none."""
+        folder = self._folder
+        return worker_stacks(folder, self.workers) if folder else ""
 
     def _checked(self, load: PhotoLoad) -> PhotoLoad:
         """Counts a load's images, and raises UserError if a group could not be loaded."""

@@ -1,19 +1,58 @@
 """Prepares items for the training loop ahead of time, in a background thread."""
 
 import contextlib
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 U = TypeVar("U")
 
-POLL_SECONDS = 0.2  # how often a thread whose queue is full checks whether to stop
+POLL_SECONDS = 0.2  # how often a thread that waits for a queue checks whether to stop
+
+
+class Prefetched(Iterator[U], Generic[U]):
+    """An iterator over the items of a queue, which `prefetch` fills."""
+
+    def __init__(self, ready: queue.Queue[tuple[Any, BaseException | None]]):
+        self._ready = ready
+        self._next: tuple[Any, BaseException | None] | None = None  # taken from the queue, not returned yet
+
+    def __next__(self) -> U:
+        value, error = self._next or self._ready.get()
+        if error is not None:
+            self._next = (None, error)  # an iterator that has ended stays so
+            raise error
+        self._next = None
+        return value
+
+    def wait(self, seconds: float = math.inf, cancelled: Callable[[], bool] = lambda: False) -> bool:
+        """Waits for the next item, or for an error; returns whether there is one before `cancelled()`.
+
+        Args:
+          seconds: the longest time to wait.
+          cancelled: function that is called every POLL_SECONDS while there is no item.
+
+        Raises:
+          TimeoutError: if there is no item after `seconds`.
+        """
+        deadline = time.monotonic() + seconds
+        while self._next is None:
+            with contextlib.suppress(queue.Empty):
+                self._next = self._ready.get(timeout=POLL_SECONDS)
+                break
+            if cancelled():
+                return False
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        return True
 
 
 @contextlib.contextmanager
-def prefetch(items: Iterable[T], prepare: Callable[[T], U], ahead: int) -> Iterator[Iterator[U]]:
+def prefetch(items: Iterable[T], prepare: Callable[[T], U], ahead: int) -> Iterator[Prefetched[U]]:
     """Yields an iterator over prepared items, up to `ahead` of which are prepared in advance.
 
     The order of items is kept. An exception in the thread is raised by the iterator, after the items
@@ -49,19 +88,10 @@ def prefetch(items: Iterable[T], prepare: Callable[[T], U], ahead: int) -> Itera
             if close:
                 close()
 
-    def results() -> Iterator[U]:
-        while True:
-            value, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield value
-
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
-        yield results()
+        yield Prefetched(ready)
     finally:
         done.set()
         thread.join(timeout=10)

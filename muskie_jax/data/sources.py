@@ -11,10 +11,11 @@ import pathlib
 import numpy as np
 from jaxtyping import Float32, Int
 
-from muskie_jax.data.images import Photograph, read_photograph
+from muskie_jax.data.images import DiskFault, Photograph, read_photograph
 from muskie_jax.data.layouts import Layout
 from muskie_jax.data.objects import RelativeBox, object_box
 from muskie_jax.data.overlap import sample_overlapping, scene_overlap
+from muskie_jax.data.retries import retried
 from muskie_jax.data.scenes import SceneTable, location
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.views import sample_frames
@@ -109,7 +110,11 @@ class FolderSource(PhotographSource):
         if not self.layout.masks:
             return None
         path = self.root / self.layout.mask_path(self.scenes[scene].frames[frame])
-        return object_box(path) if path.is_file() else None
+        try:
+            exists = retried(path.is_file)
+        except OSError as error:
+            raise DiskFault(f"{path}: {error.strerror}") from error
+        return object_box(path) if exists else None
 
     def scene_overlap(self, scene: int) -> Float32[np.ndarray, "frames frames"]:
         """See `PhotographSource`."""

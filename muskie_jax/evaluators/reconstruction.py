@@ -113,6 +113,11 @@ class ReconstructionEvaluator:
         self._measure = jax.jit(self._measure_batch, out_shardings=NamedSharding(mesh, P()))
         self.figure_parts: SheetParts | None = None
 
+    @property
+    def total_batches(self) -> int:
+        """The number of batches of all sources."""
+        return self.num_batches * len(self.pipelines)
+
     def load(self) -> list[dict[str, np.ndarray]]:
         """Returns this host's batches, source by source; loads them on the first call only."""
         if self._batches is None:

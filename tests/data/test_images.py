@@ -1,7 +1,6 @@
 """Photographs of every kind are read as upright uint8 RGB, or rejected with a message."""
 
 import concurrent.futures
-import errno
 import io
 import struct
 import zlib
@@ -364,12 +363,3 @@ def test_a_jpeg_that_only_pillow_reads_is_read():
         simplejpeg.decode_jpeg(odd)
     read = open_photograph(odd, "odd").crop((0, 0, 64, 64), (16, 16)).astype(int)
     assert np.abs(read - SOLID)[INSIDE].max() <= 12
-
-
-def test_an_error_of_the_disk_is_not_a_bad_image(tmp_path, monkeypatch):
-    def fail(path):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr("pathlib.Path.read_bytes", fail)
-    with pytest.raises(OSError, match="Input/output"):
-        read_photograph(tmp_path / "a.jpg")

@@ -150,7 +150,7 @@ def test_a_missing_or_truncated_file_is_refused(fresh):
         with pytest.raises(UserError, match=rf"{shard.name} has {cut} bytes, not {len(data)}: copy"):
             load_pack_info(out)
     shard.unlink()
-    with pytest.raises(UserError, match=f"{shard.name} has 0 bytes"):
+    with pytest.raises(UserError, match=f"{shard.name} is missing: copy"):
         load_pack_info(out)
     shard.write_bytes(data)
     load_pack_info(out)
@@ -201,7 +201,7 @@ def test_the_keys_of_the_metadata_do_not_change(fresh):
     values = json.loads((out / "metadata.json").read_text())["muskie_jax"]
     assert set(values) == {
         "format", "version", "settings", "encoding", "lossless", "geometry", "upright", "shards", "index",
-        "skipped", "dropped", "plan",
+        "skipped", "dropped", "plan", "tfds", "checksum",
     }  # fmt: skip
     assert set(values["shards"][0]) == {"name", "bytes", "sha256", "records"}
     assert set(values["index"][0]) == {"name", "bytes", "sha256"}

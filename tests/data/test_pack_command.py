@@ -34,8 +34,11 @@ def test_pack_and_verify_by_command(photo_folder, tmp_path):
     good = run_module(DATA, "verify", tmp_path / "pack")
     assert good.returncode == 0 and json.loads(good.stdout)["images"] == 28
     flip_bit(next((tmp_path / "pack").glob("*00001-of-00002")))
-    message = complaint("verify", tmp_path / "pack")
-    assert "1 of " in message and "00001-of-00002" in message
+    (tmp_path / "pack" / "features.json").unlink()
+    done = run_in_process(DATA, "verify", tmp_path / "pack")
+    assert "2 of 11 files" in complaint_of(done)
+    for name in ("muskie-train.array_record-00001-of-00002", "features.json"):
+        assert f"{name} is missing or damaged\n" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,8 @@ def run_verify(arguments: list[str]) -> dict[str, Any]:
     (root,) = arguments
     remote = RemotePack(root)
     damaged = remote.damaged_files()
+    for name in damaged:
+        log(f"{name} is missing or damaged")
     if damaged:
         raise UserError(
             f"{len(damaged)} of {len(remote.info.files)} files of {root} are missing or damaged, such as "

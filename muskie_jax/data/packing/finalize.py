@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import shutil
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -11,7 +12,15 @@ from etils import epath
 from muskie_jax import __version__
 from muskie_jax.data.packing.encoding import Encoding
 from muskie_jax.data.packing.frames import Frames
-from muskie_jax.data.packing.pack_info import DATASET, FORMAT, INDEX, KEY, SPLIT, UNFINISHED, PackInfo
+from muskie_jax.data.packing.pack_info import (
+    DATASET,
+    INDEX,
+    SPLIT,
+    TFDS_FILES,
+    UNFINISHED,
+    PackInfo,
+    metadata_of,
+)
 from muskie_jax.data.packing.pack_plan import PackPlan
 from muskie_jax.data.packing.records import features
 from muskie_jax.data.packing.shards import ShardResult, sha256_of
@@ -46,19 +55,18 @@ def finalize(
             }
             for number, shard in enumerate(shards)
         ],
-        index=[
-            {
-                "name": f"{INDEX}/{path.name}",
-                "bytes": path.stat().st_size,
-                "sha256": sha256_of(path),
-            }
-            for path in sorted((out / INDEX).iterdir())
-        ],
+        index=[_description(path, out) for path in sorted((out / INDEX).iterdir())],
         skipped=[message for shard in shards for message in shard.skipped],
         dropped=dropped,
         plan=plan.digest,
     )
     _write_tfds_metadata(info, out)
+
+
+def _description(path: pathlib.Path, out: pathlib.Path) -> dict[str, Any]:
+    """Returns the entry of a finished file in `PackInfo`."""
+    name = path.relative_to(out).as_posix()
+    return {"name": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _write_index(plan: PackPlan, shards: list[ShardResult], frames: Frames, out: pathlib.Path) -> list[str]:
@@ -105,7 +113,6 @@ def _write_tfds_metadata(info: PackInfo, out: pathlib.Path) -> None:
         num_bytes=sum(shard["bytes"] for shard in info.shards),
         filename_template=template,
     )
-    values = {"format": FORMAT, "version": __version__} | dataclasses.asdict(info)
     tfds.folder_dataset.write_metadata(
         data_dir=out,
         features=features(info.geometry),
@@ -113,5 +120,6 @@ def _write_tfds_metadata(info: PackInfo, out: pathlib.Path) -> None:
         filename_template=template,
         check_data=False,  # the check needs TensorFlow, and `write_shard` has read every record back
         description=f"Views of scenes ({info.settings['source']}), packed by muskie_jax {__version__}.",
-        metadata=tfds.core.MetadataDict({KEY: values}),
     )
+    info = dataclasses.replace(info, tfds=[_description(out / name, out) for name in TFDS_FILES])
+    tfds.core.MetadataDict(metadata_of(info, __version__)).save_metadata(out)  # the pack is complete

@@ -12,14 +12,15 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float32
 
 from muskie_jax.data.depth import DEPTH_UNIT, read_depth
-from muskie_jax.data.images import BadImage, Photograph, open_photograph
+from muskie_jax.data.images import BadImage, DiskFault, Photograph, open_photograph
 from muskie_jax.data.objects import RelativeBox
 from muskie_jax.data.overlap import visible_fraction
 from muskie_jax.data.packing.pack_info import INDEX, SPLIT, PackInfo, load_pack_info
 from muskie_jax.data.packing.records import DECODERS, Record, features, record_from_example
+from muskie_jax.data.retries import retried
 from muskie_jax.data.scenes import SceneTable
 from muskie_jax.data.sources import PhotographSource
-from muskie_jax.errors import UserError
+from muskie_jax.errors import UserError, first_line
 
 DAMAGED = "Corrupted"  # part of ArrayRecord's message about a damaged record
 
@@ -61,6 +62,26 @@ def _open_reader(root: pathlib.Path) -> _Reader:
     )
 
 
+def _is_disk_fault(error: Exception) -> bool:
+    """Returns whether a read failed for another reason than the record's contents."""
+    reason = error.__cause__ if isinstance(error, UserError) else error  # of opening a pack again
+    return isinstance(reason, (RuntimeError, OSError)) and DAMAGED not in str(reason)
+
+
+def _read_record(root: pathlib.Path, number: int) -> Record:
+    """Reads a record, repeatedly if the disk fails."""
+
+    def read() -> Record:
+        try:
+            return record_from_example(_reader(root).examples[number])
+        except (RuntimeError, OSError) as error:
+            if _is_disk_fault(error):
+                _open_reader.cache_clear()  # a file handle that became stale stays stale
+            raise
+
+    return retried(read, _is_disk_fault)
+
+
 @dataclasses.dataclass(frozen=True)
 class PackedSource(PhotographSource):
     """Scenes of a pack. It pickles to little more than a path; each process opens the shards itself."""
@@ -80,15 +101,17 @@ class PackedSource(PhotographSource):
         return int(reader.records[reader.starts[self.scenes.numbers[scene]] + frame])
 
     def record(self, scene: int, frame: int) -> Record:
-        """Returns a frame's record; raises `BadImage` if it is damaged."""
+        """Returns a frame's record; raises `BadImage` if it is damaged, `DiskFault` if the disk fails."""
         number = self._record_number(scene, frame)
         try:
-            return record_from_example(_reader(self.root).examples[number])
-        except RuntimeError as error:
-            if DAMAGED not in str(error):
-                raise
-            name = self.scenes[scene].frames[frame]
-            raise BadImage(f"{self.root}: {name}: record {number} is damaged") from error
+            return _read_record(self.root, number)
+        except (RuntimeError, OSError, UserError) as error:
+            name, reason = self.scenes[scene].frames[frame], first_line(error)
+            if _is_disk_fault(error):
+                raise DiskFault(f"{self.root}: {name}: {reason}") from error
+            if DAMAGED in reason:
+                raise BadImage(f"{self.root}: {name}: record {number} is damaged") from error
+            raise
 
     def open(self, scene: int, frame: int) -> Photograph:
         """Opens a frame's image; raises `BadImage`."""
@@ -117,7 +140,7 @@ class PackedSource(PhotographSource):
 @functools.lru_cache(maxsize=256)
 def _overlap(root: pathlib.Path, numbers: tuple[int, ...]) -> Float32[np.ndarray, "n n"]:
     """Returns a matrix whose entry (i, j) is the fraction of view i's pixels that view j sees."""
-    records = [record_from_example(_reader(root).examples[number]) for number in numbers]
+    records = [_read_record(root, number) for number in numbers]
     depths, intrinsics, poses = [], [], []
     for record in records:
         assert record.geometry is not None, "a pack with geometry has it in every record"

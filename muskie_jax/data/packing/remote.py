@@ -91,7 +91,12 @@ class RemotePack:
         with ThreadPoolExecutor(THREADS) as threads:
             intact = threads.map(is_intact, self.info.files)
             damaged = [file["name"] for file, ok in zip(self.info.files, intact) if not ok]
-        return damaged + [name for name in TFDS_FILES if not self._is_json_object(name)]
+        return damaged + [name for name in self._undescribed_files() if not self._is_json_object(name)]
+
+    def _undescribed_files(self) -> list[str]:
+        """Returns the files whose checksums are unknown, which only packs of version 0.1.0 have."""
+        described = {file["name"] for file in self.info.tfds}
+        return [name for name in TFDS_FILES if name not in described]
 
     def _is_json_object(self, name: str) -> bool:
         try:
@@ -144,7 +149,7 @@ class RemotePack:
 
         with ThreadPoolExecutor(THREADS) as threads:
             list(threads.map(copy, missing))
-        for name in TFDS_FILES:
+        for name in self._undescribed_files():
             (folder / name).write_bytes(self._read(name))
         # Last, since it marks the copy as complete.
         (folder / METADATA).write_bytes(self._metadata)

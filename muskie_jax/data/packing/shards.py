@@ -12,7 +12,7 @@ from typing import Any
 # A compiled module without type stubs.
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-from muskie_jax.data.images import BadImage
+from muskie_jax.data.images import BadImage, DiskFault
 from muskie_jax.data.objects import RelativeBox
 from muskie_jax.data.packing.encoding import Encoding
 from muskie_jax.data.packing.frames import Frames
@@ -86,7 +86,8 @@ def write_shard(
       advance: function called before every image; may raise `Stopped`.
 
     Raises:
-      UserError: if the file cannot be written, or reads back differently from what was written.
+      UserError: if the file cannot be written, reads back differently from what was written, or a disk
+        fails to read an image.
     """
     result = ShardResult()
     try:
@@ -134,6 +135,10 @@ def _write_records(
             try:
                 record, size = encoding.apply(frames.record(scene, frame), frames.upright)
                 box = frames.object_box(scene, frame)
+            except DiskFault as error:  # the image may be good, and a pack is kept for long
+                raise UserError(
+                    f"{error}: repair the disk or the network, then run the same command to continue"
+                ) from error
             except BadImage as error:
                 result.skipped.append(str(error))
                 result.kept.append(False)

@@ -1,0 +1,50 @@
+"""A program goes on, and ends as usual, when nobody can read its output."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT, python_path
+
+PROGRAM = """
+import sys, os
+from muskie_jax.standard_streams import lasting_streams
+with lasting_streams():
+    for number in range(3):
+        print("x" * 100_000, file=sys.stderr, flush=True)
+        print(number)
+    opened = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+    os.write(opened, str(opened).encode())
+"""
+
+
+def environment():
+    """Variables of a process whose streams are buffered, as they usually are."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return kept | {"PYTHONPATH": python_path(ROOT)}
+
+
+@pytest.mark.parametrize("redirection", ["", ">&-", "2>&-", ">&- 2>&- <&-", ">/dev/full 2>/dev/full"])
+def test_closed_and_full_streams_end_nothing(tmp_path, redirection):
+    command = f'"$0" -c "$1" "$2" {redirection}'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, PROGRAM, str(tmp_path / "file")],
+        env=environment(), capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int((tmp_path / "file").read_text()) > 2, "a file has the number of a closed standard stream"
+    if redirection in ("", "2>&-"):
+        assert done.stdout.splitlines() == ["0", "1", "2"]
+
+
+def test_a_reader_that_leaves_ends_nothing(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "file")], stdout=writing, stderr=writing,
+        env=environment(), timeout=100,
+    )  # fmt: skip
+    os.close(writing)
+    assert done.returncode == 0 and (tmp_path / "file").exists()

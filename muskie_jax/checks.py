@@ -24,6 +24,7 @@ TYPES = {
     str: ((str, os.PathLike), "text"),
     tuple: ((tuple, list), "a tuple"),
 }
+LARGEST_SIDE = 16_384  # of a view, in pixels
 # Settings of earlier versions: old path -> new path. "*" stands for any name, the same in both.
 RENAMED = {
     "sweep.share": "evaluate.shard",
@@ -173,7 +174,10 @@ def nearest_sizes(size: tuple[int, int], patch: int) -> tuple[tuple[int, int], .
 
 
 def check_size(size: tuple[int, int], patch: int, path: str) -> None:
-    """Raises UserError for a (height, width) that is not divisible by the patch size."""
+    """Raises UserError for a (height, width) that is not divisible by the patch size, or is too large."""
+    require(
+        max(size) <= LARGEST_SIDE, f"{path} has a side of {max(size)}: use at most {LARGEST_SIDE} pixels"
+    )
     nearest = nearest_sizes(size, patch)
     if nearest != (tuple(size),):
         height, width = size

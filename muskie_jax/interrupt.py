@@ -228,7 +228,8 @@ def handle_signals(arguments: Sequence[str]) -> Iterator[SignalHandler]:
         yield handler
     finally:
         _program = None
-        handler.restore()
+        if not handler.stopping:  # a second signal must not change the exit status of a stopped run
+            handler.restore()
 
 
 def program() -> SignalHandler | None:

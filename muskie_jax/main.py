@@ -4,11 +4,8 @@ Any setting can be overridden, for example with --config.seed=1. The last line o
 result, as one JSON object. The same command resumes a training run or an evaluation that was stopped.
 """
 
-import os
 import pathlib
 import sys
-import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,34 +22,40 @@ from muskie_jax.checks import one_of
 from muskie_jax.command_line import CONFIG, FLAGS, WORKDIR, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.config import validate
-from muskie_jax.coordination import Coordination
+from muskie_jax.coordination import LONGEST_WAIT_MINUTES, Coordination, connect
 from muskie_jax.errors import NotFinite, UserError, fail
 from muskie_jax.evaluate import evaluate
 from muskie_jax.files import user_path
-from muskie_jax.interrupt import handle_signals, say
+from muskie_jax.interrupt import handle_signals
 from muskie_jax.perf.benchmark import benchmark
 from muskie_jax.perf.loading import benchmark_data
 from muskie_jax.perf.plan import plan
 from muskie_jax.train import train
-from muskie_jax.writers import duration, print_result
+from muskie_jax.writers import print_result
 
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Run as one of several processes: connect to the others before starting."
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, with --distributed.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --distributed.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, with --distributed.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Number of processes, with --distributed.", lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Index of this process, with --distributed.", lower_bound=0
+)
 _CONNECT_MINUTES = flags.DEFINE_float(
     "connect_minutes",
     30.0,
     "Minutes to wait for the other processes, with --distributed.",
     lower_bound=0.0,
-    upper_bound=55.0,  # JAX's coordination service waits for an hour
+    upper_bound=LONGEST_WAIT_MINUTES,
 )
 _STOPPED_EXIT_CODE = flags.DEFINE_integer(
     "stopped_exit_code",
     0,
     "Exit status of a run that a signal stopped, to distinguish it from a finished one.",
+    lower_bound=0,
+    upper_bound=255,
 )
 
 # config.job -> the function that runs it. Each function validates the config first.
@@ -79,57 +82,6 @@ OPTIONAL = (
     "connect_minutes",
     "stopped_exit_code",
 )
-NOT_CONNECTED = 1  # exit status; not that of a wrong setting, after which a run is not started again
-FIRST_MESSAGE_SECONDS, MESSAGE_SECONDS = 10.0, 30.0
-COORDINATOR_SECONDS = 10.0  # process 0 waits longer: when it ends, JAX aborts the processes that wait
-JAX_SECONDS = 240.0  # JAX waits longer than this program: it would abort the process
-
-
-def connect() -> None:
-    """Connects this process to the other processes of a distributed run. They may start minutes later.
-
-    Raises:
-      UserError: if the flags do not describe the processes and JAX cannot detect them.
-    """
-    # JAX's service would handle SIGTERM alone, and miss it in a resumed run that has not made an update.
-    jax.config.update("jax_enable_preemption_service", False)
-    limit, start = 60 * _CONNECT_MINUTES.value, time.monotonic()
-    if _PROCESS_ID.value in (0, None):
-        limit += COORDINATOR_SECONDS
-    errors: list[Exception] = []
-    thread = threading.Thread(target=_initialize, args=(errors, limit), daemon=True)
-    thread.start()
-    thread.join(FIRST_MESSAGE_SECONDS)
-    while thread.is_alive():
-        waited = time.monotonic() - start
-        others = f"all {_NUM_PROCESSES.value} processes" if _NUM_PROCESSES.value else "all processes"
-        at = f" at {_COORDINATOR.value}" if _COORDINATOR.value else ""
-        if waited >= limit:
-            say(
-                f"error: not {others} of the run connected{at} within {duration(waited)}: start the "
-                "missing ones, check --coordinator, or pass a larger --connect_minutes"
-            )
-            os._exit(NOT_CONNECTED)  # JAX cannot be asked to stop waiting
-        say(f"waiting for {others} of the run to connect{at}, for {duration(waited)} of {duration(limit)}")
-        thread.join(min(MESSAGE_SECONDS, limit - waited))
-    for error in errors:
-        if not isinstance(error, (ValueError, IndexError)):
-            raise error
-        raise UserError(
-            f"--distributed needs --coordinator=HOST:PORT --num_processes=N --process_id=I, I < N ({error})"
-        ) from error
-
-
-def _initialize(errors: list[Exception], limit: float) -> None:
-    try:
-        jax.distributed.initialize(
-            _COORDINATOR.value,
-            _NUM_PROCESSES.value,
-            _PROCESS_ID.value,
-            initialization_timeout=round(limit + JAX_SECONDS),
-        )
-    except Exception as error:
-        errors.append(error)
 
 
 def check_job(config: ConfigDict, job: str | None) -> None:
@@ -158,7 +110,8 @@ def run(job: str | None) -> None:
             workdir = user_path(workdir)
             if _DISTRIBUTED.value:
                 validate(config)  # before connecting: the others would wait for a process that fails
-                connect()
+                addresses = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+                connect(*addresses, minutes=_CONNECT_MINUTES.value)
                 coordination = Coordination.of_jax()
                 if coordination:
                     signals.join(coordination)

@@ -30,6 +30,7 @@ REFRESH_SECONDS = 20.0
 # Several refreshes, since a network file system may show an old modification time for a minute.
 DEAD_SECONDS = 180.0
 POLL_SECONDS = 1.0
+SETTLE_SECONDS = 0.1
 # Errors of file systems that have no hard links.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -124,7 +125,12 @@ class WorkdirLock:
                 self._path.unlink()
 
     def _acquire(self) -> None:
-        while not self._create():
+        took_over = False
+        while True:
+            if self._create():
+                if not took_over or self._settles():
+                    return
+                continue
             with contextlib.suppress(FileNotFoundError):  # released in the meantime
                 owner = _read(self._path)
                 if not self._is_dead(owner):
@@ -133,6 +139,15 @@ class WorkdirLock:
                         "first, or use another --workdir"
                     )
                 self._remove(owner)
+                took_over = True
+
+    def _settles(self) -> bool:
+        """Returns whether the lock is still ours a moment later; another job may have removed it."""
+        time.sleep(SETTLE_SECONDS)
+        try:
+            return _read(self._path) == self._owner
+        except FileNotFoundError:
+            return False
 
     def _create(self) -> bool:
         """Creates the lock file with its contents, in one step; returns whether it did not exist."""
@@ -197,6 +212,8 @@ class WorkdirLock:
 
     def _remove(self, owner: Owner) -> None:
         """Removes the lock file if it still is the given owner's: another job may have taken it over."""
+        if _read(self._path) != owner:
+            return
         removed = self._path.with_name(f".{self._path.name}.{self._owner.token}.dead")
         self._path.rename(removed)
         if _read(removed) == owner:

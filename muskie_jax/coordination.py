@@ -4,6 +4,7 @@ Importing this module does not import JAX.
 """
 
 import itertools
+import math
 import os
 import re
 import sys
@@ -95,6 +96,8 @@ def connect(coordinator: str | None, processes: int | None, process: int | None,
 
     if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
         raise UserError(f"--coordinator={coordinator} must be HOST:PORT, such as node1:8476")
+    if not math.isfinite(minutes):
+        raise UserError(f"--connect_minutes={minutes} must be a finite number")
     # JAX's service would handle SIGTERM alone, and miss it in a resumed run that has not made an update.
     jax.config.update("jax_enable_preemption_service", False)
     limit = 60 * minutes + COORDINATOR_SECONDS * (process in (0, None))

@@ -7,19 +7,21 @@ This module does not import JAX, so that signals are handled while a program imp
 """
 
 import contextlib
+import errno
 import math
 import os
 import signal
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from muskie_jax.coordination import Coordination
 from muskie_jax.errors import first_line
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STANDARD_ERROR = 2
+STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
 TIME_LIMIT = "config.max_minutes"
 STOPPED_EXIT_CODE = "--stopped_exit_code"
 NOT_TRAINING = -1  # in place of an update's number
@@ -40,7 +42,7 @@ class SignalHandler:
       name: what requested a stop, such as "SIGTERM" or "config.max_minutes"; empty before.
       training: whether the training loop runs.
       stopping: whether the training loop was told to stop. It then saves.
-      at_exit: functions to call before a signal ends the program.
+      at_exit: functions that `end_process` calls.
     """
 
     def __init__(self, exit_code: int | None = None):
@@ -106,21 +108,19 @@ class SignalHandler:
         """Ends the process. It does not return if the program is ours."""
         if self.exit_code is None:
             self.restore()
-            if self.name != TIME_LIMIT:
+            if self.name in signal.Signals.__members__:
                 signal.raise_signal(signal.Signals[self.name])
             return
         self._leaving = True
         say(f"{self.name}: stopping; nothing is left to save, and the same command continues")
-        for each in self.at_exit:
-            with contextlib.suppress(Exception):
-                each()
         if self._agreement:
             self._agreement.wait_for_others()
-        # The main thread may be inside a compiler or a network call for minutes.
-        os._exit(self.exit_code)
+        end_process(self.exit_code)
 
     def _handle(self, number, frame) -> None:
         name = signal.Signals(number).name
+        if number == signal.SIGHUP:
+            leave_closed_terminal()
         if self.name:
             say(f"{name}: already stopping after {self.name}; only SIGKILL ends the run without saving")
             return
@@ -237,6 +237,17 @@ def program() -> SignalHandler | None:
     return _program
 
 
+def end_process(code: int) -> NoReturn:
+    """Ends the process at once; its main thread may be inside a compiler or a network call for minutes.
+
+    What `SignalHandler.at_exit` lists is done before: a lock file is removed.
+    """
+    for each in _program.at_exit if _program else ():
+        with contextlib.suppress(Exception):
+            each()
+    os._exit(code)
+
+
 def stopped_exit_code(arguments: Sequence[str]) -> int:
     """Returns the value of --stopped_exit_code, which is needed before flags can be parsed."""
     for argument, following in zip(arguments, [*arguments[1:], ""]):
@@ -281,11 +292,25 @@ class StopSignal:
         if self._handler is not _program:
             self._handler.restore()
 
+    def request(self, name: str) -> None:
+        """Requests a stop for another reason than a signal, in all processes of the run."""
+        self._handler.request(name)
+
     def requested(self, step: int) -> bool:
         """Returns whether to save and stop after update `step`; every process gets the same answer."""
         if not self._handler.name and time.monotonic() > self._deadline:
-            self._handler.request(TIME_LIMIT)
+            self.request(TIME_LIMIT)
         return self._handler.requested(step)
+
+
+def leave_closed_terminal() -> None:
+    """Discards output from now on if its terminal was closed: writing to it would be an error."""
+    for stream in (STANDARD_OUTPUT, STANDARD_ERROR):
+        try:
+            termios.tcgetattr(stream)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def announce_stop(name: str) -> None:

@@ -97,8 +97,8 @@ def check_job(config: ConfigDict, job: str | None) -> None:
 
 def run(job: str | None) -> None:
     """Runs the job of the config. Flags must be parsed."""
-    for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID):
-        if flag.value is not None and not _DISTRIBUTED.value:
+    for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID, _CONNECT_MINUTES):
+        if flag.present and not _DISTRIBUTED.value:
             fail(f"--{flag.name} is for one of several processes: pass --distributed too")
     logging.set_verbosity(logging.WARNING)
     keep_compiled_programs()

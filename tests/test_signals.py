@@ -1,11 +1,17 @@
 """Trainings that get signals in every phase lose nothing, and two jobs never share a work directory."""
 
+import fcntl
 import functools
+import os
+import pty
 import signal
+import subprocess
+import termios
 import time
 
 import pytest
 
+from conftest import ROOT
 from muskie_tests.attacked import STOPPED, Run, free_port
 
 pytestmark = pytest.mark.slow
@@ -71,6 +77,27 @@ def test_a_second_signal_does_not_interrupt_the_save(tmp_path):
         time.sleep(0.02)
     result = run.end(STOPPED)
     assert run.saved() == [result["step"]] and "SIGTERM: already stopping after SIGTERM" in run.log
+
+
+def test_closing_the_terminal_saves(tmp_path):
+    """Writing to a closed terminal is an error, which must not end the run before it has saved."""
+    terminal, end = pty.openpty()
+
+    def own_terminal():
+        os.setsid()
+        fcntl.ioctl(end, termios.TIOCSCTTY, 0)
+
+    command = Run.command(tmp_path, 100_000)
+    streams = {"stdin": end, "stdout": end, "stderr": end}
+    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=own_terminal, **streams)
+    os.close(end)
+    log = b""
+    while b"step 3/" not in log:
+        log += os.read(terminal, 4096)
+    os.close(terminal)
+    assert process.wait(timeout=100) == STOPPED
+    (saved,) = (tmp_path / "checkpoints").iterdir()
+    assert int(saved.name) >= 3
 
 
 def test_processes_stop_without_the_preemption_service(tmp_path):

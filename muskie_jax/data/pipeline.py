@@ -167,14 +167,15 @@ class _PhotoStream:
 def _start_worker(index: int, count: int) -> None:
     """Initialises a worker process of Grain.
 
-    Ctrl-C in a terminal, and SIGTERM from a scheduler, may reach workers as well as the training process.
-    The training process needs batches until it has saved, and several processes take some updates to
-    agree on the step to save. So workers ignore Ctrl-C, and exit some minutes after SIGTERM. They exit at
-    once when the training process is killed, since it cannot stop them then.
+    Ctrl-C, the closing of a terminal, and SIGTERM from a scheduler may reach workers as well as the
+    training process. The training process needs batches until it has saved, and several processes take some
+    updates to agree on the step to save. So workers ignore the first two, and exit some minutes after
+    SIGTERM. They exit at once when the training process is killed, since it cannot stop them then.
     """
     del index, count
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
     exit_with_parent()
 

@@ -93,14 +93,15 @@ def test_batches_do_not_depend_on_workers_or_the_first_step(mixed, workers, firs
     assert_same(take(mixed, 7 - first, first, workers=workers), expected[first:])
 
 
-def test_workers_run_on_after_sigterm_until_the_trainer_has_saved(sampler):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_workers_run_on_after_a_signal_until_the_trainer_has_saved(sampler, name):
     updates = Pipeline(sampler, range(GROUPS), workers=1).updates()
     batches = [next(updates)]
     workers = multiprocessing.active_children()
     assert workers
     for worker in workers:
         assert worker.pid is not None
-        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.Signals[name])
     batches += itertools.islice(updates, 20)  # more than are read ahead
     updates.close()
     assert_same(batches, take(sampler, 21))

@@ -44,9 +44,7 @@ class Run:
     """
 
     def __init__(self, workdir, steps, processes=1, flags=(), environment=None, port=None, only=None):
-        command = [sys.executable, "-m", "muskie_jax.main", "--config", "configs/quickstart.py"]
-        command += ["--workdir", str(workdir), f"--config.duration={steps} steps", *SETTINGS]
-        command += [f"--stopped_exit_code={STOPPED}", *flags]
+        command = [*self.command(workdir, steps), *flags]
         self.workdir = workdir
         self.log = ""
         self._changed = threading.Condition()
@@ -63,6 +61,12 @@ class Run:
         self._readers = [threading.Thread(target=self._read, args=(each,)) for each in self.processes]
         for reader in self._readers:
             reader.start()
+
+    @staticmethod
+    def command(workdir, steps):
+        program = [sys.executable, "-m", "muskie_jax.main", "--config", "configs/quickstart.py"]
+        flags = ["--workdir", str(workdir), f"--config.duration={steps} steps"]
+        return [*program, *flags, f"--stopped_exit_code={STOPPED}", *SETTINGS]
 
     def _read(self, process):
         for line in process.stderr:

@@ -6,6 +6,7 @@ run saves and stops after an update, the same in all its processes. Further sign
 This module does not import JAX, so that signals are handled while a program imports it.
 """
 
+import atexit
 import contextlib
 import errno
 import math
@@ -69,6 +70,11 @@ class SignalHandler:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+    def ignore(self) -> None:
+        """Ignores the signals from now on. Python resets other handlers at its very end."""
+        for number in self._previous:
+            signal.signal(number, signal.SIG_IGN)
 
     def join(self, coordination: Coordination) -> None:
         """Stops together with the other processes of a run from now on."""
@@ -213,6 +219,7 @@ def handle_all_signals(arguments: Sequence[str]) -> SignalHandler:
     global _program
     _program = SignalHandler(stopped_exit_code(arguments))
     _program.install()
+    atexit.register(_program.ignore)
     return _program
 
 

@@ -27,7 +27,7 @@ SETTINGS = [
     "--config.log.tensorboard=False",
 ]
 STOPPED = 75
-PATIENCE = 240.0  # seconds
+PATIENCE = 180.0  # seconds
 
 
 class Run:
@@ -100,7 +100,7 @@ class Run:
         finally:
             self.kill()
         found = [process.returncode for process in self.processes]
-        assert found == list(codes or [0] * len(found)), self.log
+        assert found == list(codes or [0] * len(found)), f"{found}: {self.log}"
         return json.loads(out[-1]) if out and out[-1].startswith("{") else None
 
     def kill(self):

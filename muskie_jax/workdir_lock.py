@@ -5,7 +5,7 @@ file's modification time. On the owner's machine, a lock is dead if the process 
 it was not refreshed for some minutes. A dead lock is taken over, so a killed run can be continued at once.
 
 Locks of the operating system (flock, lockf) are not used, since some network file systems lack them. Lock
-files only need exclusive creation and renaming.
+files only need exclusive creation.
 """
 
 import contextlib
@@ -15,12 +15,14 @@ import errno
 import json
 import os
 import pathlib
+import random
 import socket
 import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Iterator
+from typing import NoReturn
 
 from muskie_jax import interrupt
 from muskie_jax.coordination import Coordination
@@ -30,7 +32,7 @@ REFRESH_SECONDS = 20.0
 # Several refreshes, since a network file system may show an old modification time for a minute.
 DEAD_SECONDS = 180.0
 POLL_SECONDS = 1.0
-SETTLE_SECONDS = 0.1
+WITHDRAW_SECONDS = 0.2
 # Errors of file systems that have no hard links.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -73,7 +75,8 @@ def exclusive(path: pathlib.Path | None) -> Iterator[None]:
     """Holds a lock file while the context is open. Every process of a distributed run must call it.
 
     Args:
-      path: the lock file; None in a process that relies on the lock of another process of its run.
+      path: the lock file without its number, see `WorkdirLock`; None in a process that relies on the lock of
+        another process of its run.
 
     Raises:
       UserError: in every process of the run, if another job holds a lock.
@@ -98,15 +101,23 @@ def exclusive(path: pathlib.Path | None) -> Iterator[None]:
 class WorkdirLock:
     """A lock file of this process, from construction to `release`.
 
+    Lock files are numbered, such as `train.lock.1`. A job creates the next number, which only one can do,
+    and withdraws if it then finds another new lock file. Removing a dead lock before creating one would be
+    a race: the removed lock may already be that of another job.
+
     If the job loses the lock, because it was suspended and taken for dead, it ends at once: otherwise two
     jobs would write one run.
+
+    Args:
+      path: the lock file without its number.
 
     Raises:
       UserError: if another job holds the lock; names its owner.
     """
 
     def __init__(self, path: pathlib.Path):
-        self._path = path.absolute()
+        self._base = path.absolute()
+        self._path = self._base  # with a number, once it is created
         self._owner = Owner.this_process()
         try:
             self._acquire()
@@ -125,29 +136,36 @@ class WorkdirLock:
                 self._path.unlink()
 
     def _acquire(self) -> None:
-        took_over = False
+        dead: dict[pathlib.Path, Owner] = {}
         while True:
-            if self._create():
-                if not took_over or self._settles():
-                    return
-                continue
-            with contextlib.suppress(FileNotFoundError):  # released in the meantime
-                owner = _read(self._path)
-                if not self._is_dead(owner):
+            found = self._locks()
+            for path, owner in found.items():
+                if dead.get(path) != owner and not self._is_dead(path, owner):
                     raise UserError(
-                        f"{self._path.parent} is in use by {owner} ({self._path.name}): stop that job "
-                        "first, or use another --workdir"
+                        f"{path.parent} is in use by {owner} ({path.name}): stop that job first, or use "
+                        "another --workdir"
                     )
-                self._remove(owner)
-                took_over = True
+            dead = found
+            number = 1 + max((_number(path) for path in found), default=0)
+            self._path = self._base.with_name(f"{self._base.name}.{number}")
+            if not self._create():
+                continue
+            others = {path: owner for path, owner in self._locks().items() if path != self._path}
+            if others.items() <= dead.items():
+                for path in dead:
+                    path.unlink(missing_ok=True)
+                return
+            self._path.unlink(missing_ok=True)
+            time.sleep(random.uniform(0, WITHDRAW_SECONDS))  # the other job withdraws too
 
-    def _settles(self) -> bool:
-        """Returns whether the lock is still ours a moment later; another job may have removed it."""
-        time.sleep(SETTLE_SECONDS)
-        try:
-            return _read(self._path) == self._owner
-        except FileNotFoundError:
-            return False
+    def _locks(self) -> dict[pathlib.Path, Owner]:
+        """Returns all lock files, with their owners."""
+        found = {}
+        for path in self._base.parent.glob(f"{self._base.name}.*"):
+            if path.suffix[1:].isdecimal():
+                with contextlib.suppress(FileNotFoundError):  # released in the meantime
+                    found[path] = _read(path)
+        return found
 
     def _create(self) -> bool:
         """Creates the lock file with its contents, in one step; returns whether it did not exist."""
@@ -157,13 +175,7 @@ class WorkdirLock:
         except FileExistsError:
             return part.stat().st_nlink == 2  # NFS may repeat a request that has succeeded
         except OSError as error:
-            if error.errno not in (
-                errno.EPERM,
-                errno.ENOTSUP,
-                errno.EOPNOTSUPP,
-                errno.ENOSYS,
-                errno.EMLINK,
-            ):
+            if error.errno not in NO_LINKS:
                 raise
             return self._create_without_links()
         finally:
@@ -179,62 +191,65 @@ class WorkdirLock:
         return True
 
     def _part(self) -> pathlib.Path:
-        part = self._path.with_name(f".{self._path.name}.{self._owner.token}")
+        part = self._base.with_name(f".{self._base.name}.{self._owner.token}")
         part.write_text(self._text())
         return part
 
     def _text(self) -> str:
         return json.dumps(dataclasses.asdict(self._owner))
 
-    def _is_dead(self, owner: Owner) -> bool:
+    def _is_dead(self, path: pathlib.Path, owner: Owner) -> bool:
         if owner.machine == self._owner.machine:
             return _started(owner.process) != owner.started
-        refreshed, age = self._path.stat().st_mtime, self._age()
+        try:
+            return self._is_stale(path, owner)
+        except FileNotFoundError:  # released in the meantime
+            return True
+
+    def _is_stale(self, path: pathlib.Path, owner: Owner) -> bool:
+        """Returns whether a lock is not refreshed for DEAD_SECONDS. Waits until this is known."""
+        refreshed, age = path.stat().st_mtime, self._age(path)
         if age < DEAD_SECONDS:
             interrupt.say(
-                f"{self._path.parent} was in use by {owner}, {age:.0f} s ago: waiting up to "
+                f"{path.parent} was in use by {owner}, {age:.0f} s ago: waiting up to "
                 f"{DEAD_SECONDS - age:.0f} s to see whether that job still runs"
             )
         deadline = time.monotonic() + DEAD_SECONDS - age
         while time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-            if self._path.stat().st_mtime != refreshed:
+            if path.stat().st_mtime != refreshed:
                 return False
         return True
 
-    def _age(self) -> float:
-        """Returns the seconds since the lock was refreshed, by the clock of the file system."""
+    def _age(self, path: pathlib.Path) -> float:
+        """Returns the seconds since a lock was refreshed, by the clock of the file system."""
         part = self._part()
         try:
-            return max(0.0, part.stat().st_mtime - self._path.stat().st_mtime)
+            return max(0.0, part.stat().st_mtime - path.stat().st_mtime)
         finally:
             part.unlink()
-
-    def _remove(self, owner: Owner) -> None:
-        """Removes the lock file if it still is the given owner's: another job may have taken it over."""
-        if _read(self._path) != owner:
-            return
-        removed = self._path.with_name(f".{self._path.name}.{self._owner.token}.dead")
-        self._path.rename(removed)
-        if _read(removed) == owner:
-            removed.unlink()
-        else:
-            removed.rename(self._path)
 
     def _refresh(self) -> None:
         while not self._released.wait(REFRESH_SECONDS):
             with self._turn, contextlib.suppress(OSError):  # a network file system that fails for a moment
                 if self._released.is_set():
                     return
-                if not self._path.exists():
-                    self._create()
-                owner = _read(self._path)
-                if owner != self._owner:
-                    interrupt.say(
-                        f"error: {self._path.parent} was taken over by {owner}, while this job slept"
-                    )
-                    os._exit(USAGE_ERROR)
+                if not self._path.exists() and self._create():
+                    others = [owner for path, owner in self._locks().items() if path != self._path]
+                    if others:
+                        self._path.unlink()
+                        self._end(others[0])
+                elif _read(self._path) != self._owner:
+                    self._end(_read(self._path))
                 os.utime(self._path)
+
+    def _end(self, owner: Owner) -> NoReturn:
+        interrupt.say(f"error: {self._path.parent} was taken over by {owner}, while this job was suspended")
+        os._exit(USAGE_ERROR)
+
+
+def _number(path: pathlib.Path) -> int:
+    return int(path.suffix[1:])
 
 
 def _read(path: pathlib.Path) -> Owner:

@@ -123,10 +123,10 @@ def test_a_second_job_is_refused_and_a_killed_one_is_continued_at_once(tmp_path,
     for process in run.processes:
         process.send_signal(signal.SIGKILL)
     run.end(*[-9] * processes)
-    assert (tmp_path / "train.lock").exists()
+    assert (tmp_path / "train.lock.1").exists()
     third = Run(tmp_path, 100_000, processes, flags).wait_for("Continuing from step")
     third.wait_for("  loss ").signal("SIGTERM").end(*[STOPPED] * processes)
-    assert not (tmp_path / "train.lock").exists()
+    assert not (tmp_path / "train.lock.1").exists()
 
 
 def test_a_late_host_is_waited_for(tmp_path):

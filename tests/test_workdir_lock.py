@@ -24,6 +24,12 @@ def path(tmp_path):
     return tmp_path / "train.lock"
 
 
+@pytest.fixture
+def file(tmp_path):
+    """The first lock file."""
+    return tmp_path / "train.lock.1"
+
+
 def hold(path, code="time.sleep(60)"):
     """Starts a process that takes the lock, prints a line and then runs the code."""
     program = f"""
@@ -42,17 +48,17 @@ def hold(path, code="time.sleep(60)"):
     return process
 
 
-def elsewhere(path, **changes):
-    """Changes the lock's owner to one of another machine, or as given."""
-    owner = json.loads(path.read_text())
-    path.write_text(json.dumps(owner | {"machine": "another", "host": "node7"} | changes))
+def elsewhere(file, **changes):
+    """Changes a lock's owner to one of another machine, or as given."""
+    owner = json.loads(file.read_text())
+    file.write_text(json.dumps(owner | {"machine": "another", "host": "node7"} | changes))
 
 
 def entries(path):
     return [entry.name for entry in path.parent.iterdir()]
 
 
-def test_the_second_job_is_refused_and_the_message_names_the_owner(path):
+def test_the_second_job_is_refused_and_the_message_names_the_owner(path, file):
     process = hold(path)
     try:
         with pytest.raises(UserError) as refused:
@@ -60,10 +66,10 @@ def test_the_second_job_is_refused_and_the_message_names_the_owner(path):
     finally:
         process.kill()
         process.communicate()
-    owner = Owner(**json.loads(path.read_text()))
+    owner = Owner(**json.loads(file.read_text()))
     assert f"{path.parent} is in use by process {process.pid} on {owner.host}, which" in str(refused.value)
     assert owner.since in str(refused.value) and "use another --workdir" in str(refused.value)
-    assert entries(path) == ["train.lock"]
+    assert entries(path) == ["train.lock.1"]
 
 
 @pytest.mark.parametrize("reaped", [True, False])
@@ -84,9 +90,9 @@ def test_the_lock_of_a_killed_job_is_taken_over_at_once(path, reaped):
     process.communicate()
 
 
-def test_a_process_id_that_was_used_again_is_not_the_owner(path):
+def test_a_process_id_that_was_used_again_is_not_the_owner(path, file):
     lock = WorkdirLock(path)
-    path.write_text(json.dumps(dataclasses.asdict(lock._owner) | {"started": "1", "token": "old"}))
+    file.write_text(json.dumps(dataclasses.asdict(lock._owner) | {"started": "1", "token": "old"}))
     again = WorkdirLock(path)
     again.release()
     assert entries(path) == []
@@ -103,9 +109,9 @@ def test_a_suspended_job_keeps_its_lock(path):
         process.communicate()
 
 
-def test_the_lock_of_another_host_is_taken_over_if_it_is_not_refreshed(path, monkeypatch, capfd):
+def test_the_lock_of_another_host_is_taken_over_if_it_is_not_refreshed(path, file, monkeypatch, capfd):
     WorkdirLock(path)._released.set()  # without a refresh
-    elsewhere(path)
+    elsewhere(file)
     monkeypatch.setattr(workdir_lock, "DEAD_SECONDS", 1.0)
     monkeypatch.setattr(workdir_lock, "POLL_SECONDS", 0.05)
     WorkdirLock(path).release()
@@ -114,48 +120,48 @@ def test_the_lock_of_another_host_is_taken_over_if_it_is_not_refreshed(path, mon
     assert entries(path) == []
 
 
-def test_an_old_lock_of_another_host_is_taken_over_at_once(path, capfd):
+def test_an_old_lock_of_another_host_is_taken_over_at_once(path, file, capfd):
     WorkdirLock(path)._released.set()
-    elsewhere(path)
+    elsewhere(file)
     long_ago = time.time() - 10_000
-    os.utime(path, (long_ago, long_ago))
+    os.utime(file, (long_ago, long_ago))
     start = time.monotonic()
     WorkdirLock(path).release()
     assert time.monotonic() - start < 5 and capfd.readouterr().err == ""
 
 
-def test_the_lock_of_another_host_that_is_refreshed_refuses_soon(path, monkeypatch):
+def test_the_lock_of_another_host_that_is_refreshed_refuses_soon(path, file, monkeypatch):
     WorkdirLock(path)._released.set()
-    elsewhere(path)
+    elsewhere(file)
     monkeypatch.setattr(workdir_lock, "POLL_SECONDS", 0.05)
-    threading.Timer(0.3, os.utime, [path]).start()
+    threading.Timer(0.3, os.utime, [file]).start()
     start = time.monotonic()
     with pytest.raises(UserError, match="in use by process .* on node7"):
         WorkdirLock(path)
     assert time.monotonic() - start < 10
 
 
-def test_a_lock_is_refreshed_and_created_again_but_not_after_its_release(path, monkeypatch):
+def test_a_lock_is_refreshed_and_created_again_but_not_after_its_release(path, file, monkeypatch):
     monkeypatch.setattr(workdir_lock, "REFRESH_SECONDS", 0.02)
     lock = WorkdirLock(path)
-    before = path.stat().st_mtime_ns
+    before = file.stat().st_mtime_ns
     deadline = time.monotonic() + 10
-    while path.stat().st_mtime_ns == before:
+    while file.stat().st_mtime_ns == before:
         assert time.monotonic() < deadline
-    path.unlink()
-    while not path.exists():
+    file.unlink()
+    while not file.exists():
         assert time.monotonic() < deadline
     lock.release()
     time.sleep(0.1)
     assert entries(path) == []
 
 
-def test_of_many_jobs_one_takes_over(path):
+def test_of_many_jobs_one_takes_over(path, file):
     """Every round, all find the lock of a dead job at the same time."""
     for _ in range(20):
         dead = WorkdirLock(path)
         dead._released.set()
-        path.write_text(json.dumps(dataclasses.asdict(dead._owner) | {"started": "1"}))
+        file.write_text(json.dumps(dataclasses.asdict(dead._owner) | {"started": "1"}))
         winners, barrier = [], threading.Barrier(8)
 
         def contend(winners=winners, barrier=barrier):
@@ -168,17 +174,35 @@ def test_of_many_jobs_one_takes_over(path):
             thread.start()
         for thread in threads:
             thread.join()
+        for winner in winners:
+            winner.release()
         assert len(winners) == 1
-        winners[0].release()
         assert entries(path) == []
 
 
-def test_a_job_that_lost_its_lock_ends(path):
+def test_two_jobs_that_see_each_other_withdraw_and_try_again(path, file, monkeypatch):
+    """The other job appears after this one found no lock, and before it looks again."""
+    create, created = WorkdirLock._create, []
+
+    def create_beside_another(lock):
+        if not created:
+            other = dataclasses.asdict(lock._owner) | {"since": "noon", "token": "other"}
+            file.with_name("train.lock.9").write_text(json.dumps(other))
+        created.append(create(lock))
+        return created[-1]
+
+    monkeypatch.setattr(WorkdirLock, "_create", create_beside_another)
+    with pytest.raises(UserError, match=r"which took its lock at noon \(train.lock.9\)"):
+        WorkdirLock(path)
+    assert created == [True] and entries(path) == ["train.lock.9"]
+
+
+def test_a_job_that_lost_its_lock_ends(path, file):
     process = hold(path)
-    elsewhere(path, token="another")
+    elsewhere(file, token="another")
     _, err = process.communicate(timeout=20)
     assert process.returncode == 2 and f"error: {path.parent} was taken over by" in err
-    assert "node7" in path.read_text(), "the lock of the new owner stays"
+    assert "node7" in file.read_text(), "the lock of the new owner stays"
 
 
 def test_file_systems_without_hard_links(path, monkeypatch):
@@ -195,16 +219,16 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
         WorkdirLock(tmp_path / "removed" / "train.lock")
 
 
-def test_an_incomplete_lock_file_counts_by_its_age(path):
-    path.write_text("{")
-    os.utime(path, (1, 1))
+def test_an_incomplete_lock_file_counts_by_its_age(path, file):
+    file.write_text("{")
+    os.utime(file, (1, 1))
     with exclusive(path):
-        assert json.loads(path.read_text())["process"] == os.getpid()
+        assert entries(path) == ["train.lock.2"]
     assert entries(path) == []
 
 
-def test_the_lock_is_released_after_an_error(path):
+def test_the_lock_is_released_after_an_error(path, file):
     with pytest.raises(ZeroDivisionError), exclusive(path):
-        assert path.exists()
+        assert file.exists()
         raise ZeroDivisionError
     assert entries(path) == []

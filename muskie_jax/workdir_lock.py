@@ -75,8 +75,8 @@ def exclusive(path: pathlib.Path | None) -> Iterator[None]:
     """Holds a lock file while the context is open. Every process of a distributed run must call it.
 
     Args:
-      path: the lock file without its number, see `WorkdirLock`; None in a process that relies on the lock of
-        another process of its run.
+      path: the lock file without its number, see `WorkdirLock`; None in a process that relies on the lock
+        of another process of its run.
 
     Raises:
       UserError: in every process of the run, if another job holds a lock.

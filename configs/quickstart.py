@@ -13,8 +13,7 @@ from ml_collections import ConfigDict
 from muskie_jax.config import default_config, synthetic
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
-    del arg
+def get_config() -> ConfigDict:
     config = default_config()
     config.model.variant = "tiny"
     config.model.dtype = "float32"

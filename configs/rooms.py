@@ -17,8 +17,7 @@ from ml_collections import ConfigDict
 from muskie_jax.config import default_config, synthetic
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
-    del arg
+def get_config() -> ConfigDict:
     config = default_config()
     config.model.variant = "small"
     config.model.residual_dtype = "bfloat16"  # 6% faster, and learns as well (docs/speed.md)

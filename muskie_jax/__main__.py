@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from muskie_jax import __version__
 from muskie_jax.errors import fail
+from muskie_jax.interrupt import handle_signals
 
 
 class Room(NamedTuple):
@@ -72,11 +73,11 @@ def main() -> None:
         fail(f"{problem}: use one of {', '.join(COMMANDS)}")
     room, invocation = COMMANDS[name], f"muskie {name}"
     sys.argv = [invocation, *rest]
-    command = importlib.import_module(room.module).main
     if room.is_job:
-        command(invocation, job=name)
+        with handle_signals(sys.argv):  # signals may arrive during the slow import
+            importlib.import_module(room.module).main(invocation, job=name)
     else:
-        command(invocation)
+        importlib.import_module(room.module).main(invocation)
 
 
 if __name__ == "__main__":

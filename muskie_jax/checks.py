@@ -25,6 +25,7 @@ TYPES = {
     tuple: ((tuple, list), "a tuple"),
 }
 MISSING = object()  # stands for a setting that a config does not have
+LARGEST_SIDE = 16_384  # of a view, in pixels
 # Settings of earlier versions: old path -> new path. "*" stands for any name, the same in both.
 RENAMED = {
     "sweep.share": "evaluate.shard",
@@ -195,7 +196,10 @@ def nearest_sizes(size: tuple[int, int], patch: int) -> tuple[tuple[int, int], .
 
 
 def check_size(size: tuple[int, int], patch: int, path: str) -> None:
-    """Raises UserError for a (height, width) that is not divisible by the patch size."""
+    """Raises UserError for a (height, width) that is not divisible by the patch size, or is too large."""
+    require(
+        max(size) <= LARGEST_SIDE, f"{path} has a side of {max(size)}: use at most {LARGEST_SIDE} pixels"
+    )
     nearest = nearest_sizes(size, patch)
     if nearest != (tuple(size),):
         height, width = size

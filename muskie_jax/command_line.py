@@ -16,7 +16,7 @@ from ml_collections import config_flags
 
 from muskie_jax.checks import check_renamed, check_setting, renamed_setting
 from muskie_jax.config import default_config
-from muskie_jax.config_file import check_config_file, load_config
+from muskie_jax.config_file import check_config_file, load_config, takes_no_argument
 from muskie_jax.data.posed.settings import check_depth_unit, readers_with
 from muskie_jax.errors import UserError, fail
 from muskie_jax.standard_streams import lasting_streams
@@ -208,16 +208,15 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
             check_config_file(file)
         check_overrides(argv)
         rest = FLAGS(argv)
-        missing = [flag for flag in needed if FLAGS[flag].value is None]
-        if missing:
-            names = " and ".join(f"--{flag}" for flag in missing)
-            examples = " ".join(f"--{flag} {needed[flag]}" for flag in missing)
-            raise UserError(f"{names} {'is' if len(missing) == 1 else 'are'} missing: pass {examples}")
+        _check_given([flag for flag in needed if FLAGS[flag].value is None], "missing", needed)
+        _check_given([flag for flag in needed if not str(FLAGS[flag].value).strip()], "empty", needed)
         if CONFIG.value is not None:
             _ = CONFIG.value.job  # absl reports an unloadable config file only on first use
     except flags.Error as error:
         if "Traceback" in str(error):  # the config file raised, after it was given an argument
             reason = str(error).strip().splitlines()[-1].partition(": ")[2]
+            if "get_config() takes 0 positional arguments" in reason:
+                fail(takes_no_argument((_config_file(argv) or "").partition(":")[0]))
             fail(f"the config could not be loaded: {reason}")
         fail(f"{_describe_value(str(error))} (all flags: {invocation} --help)")
     except UserError as error:
@@ -231,6 +230,14 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
         reason = lines[-1] if lines else "no reason given"
         fail(f"the config could not be loaded: {type(error).__name__}: {reason}")
     return rest
+
+
+def _check_given(lacking: Sequence[str], problem: str, needed: Mapping[str, str]) -> None:
+    """Raises UserError if a flag is lacking; `problem` says how."""
+    if lacking:
+        names = " and ".join(f"--{flag}" for flag in lacking)
+        examples = " ".join(f"--{flag} {needed[flag]}" for flag in lacking)
+        raise UserError(f"{names} {'is' if len(lacking) == 1 else 'are'} {problem}: pass {examples}")
 
 
 def _unknown_setting(error: AttributeError | KeyError, argv: Sequence[str]) -> str:

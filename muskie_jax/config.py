@@ -42,6 +42,7 @@ from muskie_jax.evaluators.settings import (
     check_evaluate,
     check_evaluation,
 )
+from muskie_jax.limits import LARGEST_NUMBER, check_numbers
 from muskie_jax.losses import LossOptions, check_loss
 from muskie_jax.masking import MaskOptions, check_masks
 from muskie_jax.models.settings import ModelSettings, check_max_views, check_model
@@ -226,6 +227,7 @@ def validate(config: ConfigDict) -> None:
     """
     check_keys(config, default_config(), "config", skip=("sources", "posed"))
     one_of(config.job, JOBS, "config.job")
+    check_numbers(config)
     at_least(0, config, "config", "seed", "max_minutes")
     check_model(config.model, config.deterministic)
     if config.sources or config.job != "evaluate":
@@ -359,10 +361,11 @@ def to_steps(duration: str, config: ConfigDict, path: str) -> int:
         steps = math.ceil(amount)
     except (ValueError, OverflowError):  # not a number, or infinite
         raise error from None
-    if match[2].startswith("step"):
-        return steps
-    examples = amount * (config.epoch_groups if match[2].startswith("epoch") else 1)
-    return math.ceil(examples / groups_per_step(config))
+    if not match[2].startswith("step"):
+        examples = amount * (config.epoch_groups if match[2].startswith("epoch") else 1)
+        steps = math.ceil(examples / groups_per_step(config))
+    require(steps <= LARGEST_NUMBER, f"{path}={duration!r} has more than {LARGEST_NUMBER} steps: use fewer")
+    return steps
 
 
 def groups_per_step(config: ConfigDict) -> float:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import inspect
 import os
 import pathlib
 from types import ModuleType
@@ -21,12 +22,19 @@ def load_config(file: str | os.PathLike) -> ConfigDict:
         "configs/benchmark.py:remat".
 
     Raises:
-      UserError: if it does not exist or is not a Python file.
+      UserError: if it does not exist, is not a Python file or takes no argument.
       Exception: any exception that the file itself raises.
     """
     path, colon, argument = str(file).partition(":")
     get_config = load_module(path).get_config
+    if colon and not inspect.signature(get_config).parameters:
+        raise UserError(takes_no_argument(path))
     return get_config(argument) if colon else get_config()
+
+
+def takes_no_argument(path: str) -> str:
+    """Returns the message for an argument of a config file that takes none."""
+    return f"{path} takes no argument: pass --config {path}"
 
 
 def load_module(path: str | os.PathLike) -> ModuleType:

@@ -43,6 +43,7 @@ from muskie_jax.report import results_file
 from muskie_jax.report.results_file import TRAINING_GROUPS, FigureFile, ResultUnit
 from muskie_jax.report.write import write_report
 from muskie_jax.sharding import make_mesh
+from muskie_jax.workdir_lock import exclusive
 from muskie_jax.writers import duration, log_main
 
 JPEG_QUALITY = 90  # JPEG quality of figures
@@ -95,14 +96,24 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       report's files; and `workdir`.
 
     Raises:
-      UserError: before any work, if models or data do not exist. If a model or data could not be loaded or
-        used, it is raised after all other units are done and the report is written.
+      UserError: before any work, if models or data do not exist, or if another job writes the same
+        results. If a model or data could not be loaded or used, it is raised after all other units are done
+        and the report is written.
     """
-    # --- Plan ----------------------------------------------------------------------------------------
     config_lib.validate(config)
     if config.deterministic:
         require_deterministic_programs()
     create_workdir(workdir)
+    shard, shards = work_shard(config)
+    path = workdir / ("results.jsonl" if shard == 0 else f"results.{shard}.jsonl")
+    with exclusive(path.with_suffix(".lock")):
+        return _evaluate(config, workdir, path, shard, shards)
+
+
+def _evaluate(
+    config: ConfigDict, workdir: pathlib.Path, path: pathlib.Path, shard: int, shards: int
+) -> dict[str, Any]:
+    # --- Plan ----------------------------------------------------------------------------------------
     models = find_models(config.evaluate.models, config.evaluate.checkpoints, config.evaluate.dtype)
     if "correspondence" in config.evaluate.evaluators and all(model.kind != STILL for model in models):
         models += find_models([DID_NOT_MOVE], "last", config.evaluate.dtype)
@@ -114,7 +125,6 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             "Muskie among config.evaluate.models"
         )
     trained_on = count_training_groups(units, index_folder(config, workdir))
-    shard, shards = work_shard(config)
     mine = units[len(units) * shard // shards : len(units) * (shard + 1) // shards]
     has_results = any(workdir.glob(results_file.FILES))
     finished = {unit.identity for unit in results_file.read(workdir)} if has_results else set()
@@ -122,7 +132,6 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     log_main(f"{len(models)} models, {len(units)} units of work; to do here: {len(pending)} of {len(mine)}")
 
     # --- Run, and report -----------------------------------------------------------------------------
-    path = workdir / ("results.jsonl" if shard == 0 else f"results.{shard}.jsonl")
     failures = run_units(pending, config, workdir, path, trained_on)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("evaluated")

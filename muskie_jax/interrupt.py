@@ -1,71 +1,330 @@
-"""Ends a run early without losing work: Ctrl-C, SIGTERM, preemption notices and a time limit."""
+"""Ends a program on SIGINT, SIGTERM or SIGHUP, and loses no work.
 
+Before and after training there is nothing to save: a signal ends the program at once. During training, the
+run saves and stops after an update, the same in all its processes. Further signals do not interrupt that.
+
+This module does not import JAX, so that signals are handled while a program imports it.
+"""
+
+import atexit
 import contextlib
+import errno
 import math
 import os
 import signal
+import termios
+import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
-import jax
-from jax.experimental import multihost_utils
+from muskie_jax.coordination import Coordination
+from muskie_jax.errors import first_line
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-STANDARD_ERROR = 2
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
 TIME_LIMIT = "config.max_minutes"
+STOPPED_EXIT_CODE = "--stopped_exit_code"
+NOT_TRAINING = -1  # in place of an update's number
+POLL_SECONDS = 0.5
+CLOSE_SECONDS = 5.0
+# Process 0 hosts the coordination service. If it ended before the others, they would abort.
+SECONDS_FOR_OTHERS_TO_END = 2.0
+
+
+class SignalHandler:
+    """The reaction of a process to stop signals, before, during and after training.
+
+    Args:
+      exit_code: exit status when a signal ends the program, outside of training or after saving; None to
+        handle signals during training alone, in programs that are not ours.
+
+    Attributes:
+      name: what requested a stop, such as "SIGTERM" or "config.max_minutes"; empty before.
+      training: whether the training loop runs.
+      stopping: whether the training loop was told to stop. It then saves.
+      at_exit: functions that `end_process` calls.
+    """
+
+    def __init__(self, exit_code: int | None = None):
+        self.exit_code = exit_code
+        self.name = ""
+        self.training = self.stopping = False
+        self.at_exit: list[Callable[[], None]] = []
+        self._agreement: _Agreement | None = None
+        self._previous: dict[int, Any] = {}
+        self._leaving = False
+
+    def install(self) -> None:
+        for number in SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup
+            try:
+                self._previous[number] = signal.signal(number, self._handle)
+            except ValueError:  # only the main thread may set signal handlers
+                break
+
+    def restore(self) -> None:
+        """Brings back the earlier handlers."""
+        self.part()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def ignore(self) -> None:
+        """Ignores the signals from now on. Python resets other handlers at its very end."""
+        for number in self._previous:
+            signal.signal(number, signal.SIG_IGN)
+
+    def join(self, coordination: Coordination) -> None:
+        """Stops together with the other processes of a run from now on."""
+        if self._agreement is None:
+            self._agreement = _Agreement(self, coordination)
+
+    def part(self) -> None:
+        """Stops alone again, at the end of a run. Does not return while a signal is ending the program."""
+        while self._leaving:
+            time.sleep(POLL_SECONDS)
+        if self._agreement:
+            self._agreement.close()
+            self._agreement = None
+
+    def begin_training(self) -> None:
+        self.training, self.stopping = True, False
+
+    def requested(self, step: int) -> bool:
+        """Returns whether to save and stop after update `step`; the same in every process."""
+        if self._agreement:
+            self.stopping |= self._agreement.reached(step)
+        else:
+            self.stopping |= bool(self.name)
+        return self.stopping
+
+    def end_training(self) -> None:
+        """Ends the program if a stop was requested that the training loop did not see: all is saved."""
+        self.training = False
+        if self.stopping:
+            return
+        if self._agreement:
+            self._agreement.end_training()
+        elif self.name:
+            self.leave()
+
+    def leave(self) -> None:
+        """Ends the process. It does not return if the program is ours."""
+        if self.exit_code is None:
+            self.restore()
+            if self.name in signal.Signals.__members__:
+                signal.raise_signal(signal.Signals[self.name])
+            return
+        self._leaving = True
+        say(f"{self.name}: stopping; nothing is left to save, and the same command continues")
+        if self._agreement:
+            self._agreement.wait_for_others()
+        end_process(self.exit_code)
+
+    def _handle(self, number, frame) -> None:
+        name = signal.Signals(number).name
+        if number == signal.SIGHUP:
+            leave_closed_terminal()
+        if self.name:
+            say(f"{name}: already stopping after {self.name}; only SIGKILL ends the run without saving")
+            return
+        self.request(name)
+        if self._agreement:
+            return
+        if self.training:
+            announce_stop(name)
+        else:
+            self.leave()
+
+    def request(self, name: str) -> None:
+        """Requests a stop, of all processes of the run."""
+        self.name = name
+        if self._agreement:
+            self._agreement.request(name)
+
+
+class _Agreement:
+    """Makes all processes of a run stop after the same update.
+
+    A thread of every process waits for a request by any of them. Then each publishes the last update that
+    its training loop has started, and holds the loop until all have. The run stops after the update that
+    follows the newest of these. If no process trains, all end at once.
+    """
+
+    def __init__(self, handler: SignalHandler, coordination: Coordination):
+        self._handler, self._coordination = handler, coordination
+        self._step = NOT_TRAINING
+        self._last: int | None = None  # last update, once agreed upon
+        self._trained = self._closed = False
+        self._turn = threading.Lock()
+        self._thread = threading.Thread(target=self._watch, name="stop agreement", daemon=True)
+        self._thread.start()
+
+    def request(self, name: str) -> None:
+        with contextlib.suppress(Exception):  # JAX ends a process that has lost the others
+            self._coordination.publish("stop", name)
+
+    def reached(self, step: int) -> bool:
+        with self._turn:
+            self._step = step
+            return self._last is not None and step >= self._last
+
+    def end_training(self) -> None:
+        with self._turn:
+            self._step, self._trained = NOT_TRAINING, True
+            if self._last is not None:
+                self._handler.leave()
+
+    def close(self) -> None:
+        self._closed = True
+        self._thread.join(timeout=CLOSE_SECONDS)
+
+    def wait_for_others(self) -> None:
+        with contextlib.suppress(Exception):
+            self._coordination.wait_for_all("leave")
+        if self._coordination.process == 0:
+            time.sleep(SECONDS_FOR_OTHERS_TO_END)
+
+    def _watch(self) -> None:
+        try:
+            if self._handler.name:  # a signal came just before
+                self.request(self._handler.name)
+            while not self._closed:
+                name = self._coordination.wait_for("stop")
+                if name:
+                    self._handler.name = name
+                    return self._agree()
+        except Exception as error:
+            say(f"signals are no longer handled: other processes do not answer: {first_line(error)}")
+
+    def _agree(self) -> None:
+        handler = self._handler
+        with self._turn:
+            steps = [int(step) for step in self._coordination.gather("step", str(self._step))]
+            self._last = max(steps) + 1
+            nothing_to_save = self._trained or max(steps) == NOT_TRAINING
+            if nothing_to_save and handler.exit_code is not None:
+                handler.leave()
+        if self._coordination.process == 0:
+            announce_stop(handler.name)
+
+
+_program: SignalHandler | None = None
+
+
+def handle_all_signals(arguments: Sequence[str]) -> SignalHandler:
+    """Handles stop signals until the program ends. Its command line may have --stopped_exit_code."""
+    global _program
+    _program = SignalHandler(stopped_exit_code(arguments))
+    _program.install()
+    atexit.register(_program.ignore)
+    return _program
+
+
+@contextlib.contextmanager
+def handle_signals(arguments: Sequence[str]) -> Iterator[SignalHandler]:
+    """Handles stop signals within the context, unless the whole program does; see `handle_all_signals`."""
+    global _program
+    if _program:
+        yield _program
+        return
+    handler = handle_all_signals(arguments)
+    try:
+        yield handler
+    finally:
+        _program = None
+        if not handler.stopping:  # a second signal must not change the exit status of a stopped run
+            handler.restore()
+
+
+def program() -> SignalHandler | None:
+    """Returns the handler of the program; None in Python code of a user."""
+    return _program
+
+
+def end_process(code: int) -> NoReturn:
+    """Ends the process at once; its main thread may be inside a compiler or a network call for minutes.
+
+    What `SignalHandler.at_exit` lists is done before: a lock file is removed.
+    """
+    for each in _program.at_exit if _program else ():
+        with contextlib.suppress(Exception):
+            each()
+    os._exit(code)
+
+
+def stopped_exit_code(arguments: Sequence[str]) -> int:
+    """Returns the value of --stopped_exit_code, which is needed before flags can be parsed."""
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        name, equals, value = argument.partition("=")
+        if name in (STOPPED_EXIT_CODE, STOPPED_EXIT_CODE[1:]):
+            value = value if equals else following
+            return int(value) if value.isdecimal() else 0
+    return 0
 
 
 class StopSignal:
-    """A context in which the first SIGINT or SIGTERM asks the training loop to save and stop.
-
-    A second signal ends the process at once. With several processes, JAX's preemption service makes all
-    of them stop after the same step.
+    """A context around the training loop, in which a signal or the time limit asks it to save and stop.
 
     Args:
       max_minutes: minutes from now after which to stop; 0 for no limit.
-
-    Attributes:
-      name: the signal's name, "preemption" or "config.max_minutes"; empty until a stop is requested.
     """
 
     def __init__(self, max_minutes: float = 0.0):
-        self.name = ""
         self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else math.inf
-        self._previous: dict[int, Any] = {}
+        self._handler = SignalHandler()
+
+    @property
+    def name(self) -> str:
+        """What requested the stop, such as "SIGTERM" or "config.max_minutes"; empty before."""
+        return self._handler.name
 
     def __enter__(self) -> "StopSignal":
-        if jax.process_count() == 1:
-            for number in SIGNALS:
-                try:
-                    self._previous[number] = signal.signal(number, self._handle)
-                except ValueError:  # only the main thread may set signal handlers
-                    break
+        if _program:
+            self._handler = _program
+        else:
+            self._handler.install()
+            coordination = Coordination.of_jax()
+            if coordination:
+                self._handler.join(coordination)
+        self._handler.begin_training()
         return self
 
-    def __exit__(self, *_) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:  # an error that ends the loop also ends the program
+            self._handler.end_training()
+        self._handler.training = False
+        if self._handler is not _program:
+            self._handler.restore()
 
-    def _handle(self, number, frame) -> None:
-        if self.name:
-            self.__exit__()
-            signal.raise_signal(number)
-        self.name = signal.Signals(number).name
-        if jax.process_index() == 0:
-            # Uses os.write, since the signal may interrupt a write to Python's buffered stderr.
-            message = f"{self.name}: saving after this step, then stopping (again to stop at once)\n"
-            with contextlib.suppress(OSError):
-                os.write(STANDARD_ERROR, message.encode())
+    def request(self, name: str) -> None:
+        """Requests a stop for another reason than a signal, in all processes of the run."""
+        self._handler.request(name)
 
     def requested(self, step: int) -> bool:
-        """Returns whether to stop after update `step`; every process gets the same answer."""
-        late = time.monotonic() > self._deadline
-        if jax.process_count() == 1:
-            self.name = self.name or (TIME_LIMIT if late else "")
-            return bool(self.name)
-        if late and jax.process_index() == 0:
-            self._deadline = math.inf
-            signal.raise_signal(signal.SIGTERM)  # the preemption service passes it on to all processes
-        if multihost_utils.reached_preemption_sync_point(step):
-            self.name = "preemption"
-        return bool(self.name)
+        """Returns whether to save and stop after update `step`; every process gets the same answer."""
+        if not self._handler.name and time.monotonic() > self._deadline:
+            self.request(TIME_LIMIT)
+        return self._handler.requested(step)
+
+
+def leave_closed_terminal() -> None:
+    """Discards output from now on if its terminal was closed: writing to it would be an error."""
+    for stream in (STANDARD_OUTPUT, STANDARD_ERROR):
+        try:
+            termios.tcgetattr(stream)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+
+
+def announce_stop(name: str) -> None:
+    say(f"{name}: saving after this step, then stopping")
+
+
+def say(message: str) -> None:
+    """Writes a line to standard error. A signal may interrupt a write to Python's buffered stderr."""
+    with contextlib.suppress(OSError):
+        os.write(STANDARD_ERROR, f"{message}\n".encode())

@@ -9,15 +9,21 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+if __name__ == "__main__":  # signals may arrive during the slow imports below
+    from muskie_jax import interrupt
+
+    interrupt.handle_all_signals(sys.argv)
+
 import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.checks import one_of
-from muskie_jax.command_line import CONFIG, FLAGS, INTERRUPTED, WORKDIR, run_command
+from muskie_jax.command_line import CONFIG, FLAGS, WORKDIR, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.config import validate
+from muskie_jax.coordination import LONGEST_WAIT_MINUTES, Coordination, connect
 from muskie_jax.errors import (
     MACHINE_ERROR,
     TRY_AGAIN,
@@ -31,6 +37,7 @@ from muskie_jax.errors import (
 )
 from muskie_jax.evaluate import evaluate
 from muskie_jax.files import user_path, write_traceback
+from muskie_jax.interrupt import handle_signals
 from muskie_jax.peers import end_with_peers, tell_peers
 from muskie_jax.perf.benchmark import benchmark
 from muskie_jax.perf.loading import benchmark_data
@@ -42,12 +49,25 @@ _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Run as one of several processes: connect to the others before starting."
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, with --distributed.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --distributed.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, with --distributed.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Number of processes, with --distributed.", lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Index of this process, with --distributed.", lower_bound=0
+)
+_CONNECT_MINUTES = flags.DEFINE_float(
+    "connect_minutes",
+    30.0,
+    "Minutes to wait for the other processes, with --distributed.",
+    lower_bound=0.0,
+    upper_bound=LONGEST_WAIT_MINUTES,
+)
 _STOPPED_EXIT_CODE = flags.DEFINE_integer(
     "stopped_exit_code",
     0,
     "Exit status of a run that a signal stopped, to distinguish it from a finished one.",
+    lower_bound=0,
+    upper_bound=255,
 )
 
 # config.job -> the function that runs it. Each function validates the config first.
@@ -66,21 +86,14 @@ EXAMPLES = {
     "benchmark_data": {"config": "configs/benchmark_data.py", "workdir": "runs/benchmark_data"},
     "plan": {"config": "configs/plan.py:muskie_large", "workdir": "runs/plan"},
 }
-OPTIONAL = ("distributed", "coordinator", "num_processes", "process_id", "stopped_exit_code")
-
-
-def connect() -> None:
-    """Connects this process to the other processes of a distributed run.
-
-    Raises:
-      UserError: if the flags do not describe the processes and JAX cannot detect them.
-    """
-    try:
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    except (ValueError, IndexError) as error:
-        raise UserError(
-            f"--distributed needs --coordinator=HOST:PORT --num_processes=N --process_id=I, I < N ({error})"
-        ) from error
+OPTIONAL = (
+    "distributed",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "connect_minutes",
+    "stopped_exit_code",
+)
 
 
 def check_job(config: ConfigDict, job: str | None) -> None:
@@ -96,41 +109,45 @@ def check_job(config: ConfigDict, job: str | None) -> None:
 
 def run(job: str | None) -> None:
     """Runs the job of the config. Flags must be parsed."""
-    for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID):
-        if flag.value is not None and not _DISTRIBUTED.value:
+    for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID, _CONNECT_MINUTES):
+        if flag.present and not _DISTRIBUTED.value:
             fail(f"--{flag.name} is for one of several processes: pass --distributed too")
     logging.set_verbosity(logging.WARNING)
     keep_compiled_programs()
     config, workdir_flag = CONFIG.value, WORKDIR.value
     assert config is not None and workdir_flag is not None, "needed flags were checked"
     workdir = pathlib.Path()
-    try:
-        check_job(config, job)
-        workdir = user_path(workdir_flag)
-        if _DISTRIBUTED.value:
-            validate(config)  # before connecting: the other processes would wait for a process that fails
-            connect()
-            end_with_peers()
-        result = JOBS[config.job](config, workdir)
-    except SaveFailed as error:
-        _end_all(str(error))
-    except (UserError, NotFinite) as error:
-        fail(str(error))
-    except OSError as error:  # of a disk that is full or gone
-        details = collect_orbax_messages().write(pathlib.Path(workdir), error)
-        _end_all(f"the run ended ({error}): fix the cause, then run the same command again{details}")
-    except KeyboardInterrupt:
-        print("interrupted: the same command resumes from the last checkpoint", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except Hung as error:
-        _end_all(str(error), TRY_AGAIN)
-    except Exception as error:
-        file = write_traceback(error, workdir)
-        fail(f"{type(error).__name__}: {first_line(error)} (traceback: {file})", MACHINE_ERROR)
-    if jax.process_index() == 0:
-        print_result(result)
-    if "stopped" in result:
-        sys.exit(_STOPPED_EXIT_CODE.value)
+    with handle_signals(sys.argv) as signals:
+        try:
+            check_job(config, job)
+            workdir = user_path(workdir_flag)
+            if _DISTRIBUTED.value:
+                validate(config)  # before connecting: the others would wait for a process that fails
+                addresses = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+                connect(*addresses, minutes=_CONNECT_MINUTES.value)
+                coordination = Coordination.of_jax()
+                if coordination:
+                    signals.join(coordination)
+                end_with_peers()
+            result = JOBS[config.job](config, workdir)
+        except SaveFailed as error:
+            _end_all(str(error))
+        except (UserError, NotFinite) as error:
+            fail(str(error))
+        except OSError as error:  # of a disk that is full or gone
+            details = collect_orbax_messages().write(workdir, error)
+            _end_all(f"the run ended ({error}): fix the cause, then run the same command again{details}")
+        except Hung as error:
+            _end_all(str(error), TRY_AGAIN)
+        except Exception as error:
+            file = write_traceback(error, workdir)
+            fail(f"{type(error).__name__}: {first_line(error)} (traceback: {file})", MACHINE_ERROR)
+        finally:
+            signals.part()
+        if jax.process_index() == 0:
+            print_result(result)
+        if "stopped" in result:
+            sys.exit(_STOPPED_EXIT_CODE.value)
 
 
 def _end_all(message: str, status: int = MACHINE_ERROR) -> NoReturn:

@@ -44,7 +44,10 @@ from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.train_step import StateInitializer, abstract_state, make_task
 from muskie_jax.watchdog import Watchdog, wait_for_batch
+from muskie_jax.workdir_lock import exclusive
 from muskie_jax.writers import Writers, log_main, save_picture
+
+LOCK = "train.lock"
 
 
 def train(
@@ -63,19 +66,27 @@ def train(
       the three evaluation figures are None.
 
     Raises:
-      UserError: if the config, the data or the work directory does not allow training.
+      UserError: if the config, the data or the work directory does not allow training, or if another job
+        trains in it.
       NotFinite: if the loss is not finite. The state is then not saved.
       SaveFailed: if a checkpoint cannot be saved.
       Hung: if no batch arrives within `config.watchdog.batch_minutes`.
 
     Every other error in the loop saves the state before it is raised, unless there are several processes.
     """
-    # --- Config, data, devices ---------------------------------------------------------------------
     config_lib.validate(config)
     if config.deterministic:
         require_deterministic_programs()
-    stop = StopSignal(config.max_minutes)  # the time limit includes compilation
     create_workdir(workdir)
+    with exclusive(workdir / LOCK if jax.process_index() == 0 else None):
+        return _train(config, workdir, devices)
+
+
+def _train(
+    config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device] | None
+) -> dict[str, Any]:
+    # --- Config, data, devices ---------------------------------------------------------------------
+    stop = StopSignal(config.max_minutes)  # the time limit includes compilation
     total_steps = config_lib.total_steps(config)
     mesh = make_mesh(config.mesh, devices)
     check_batch(config, mesh)

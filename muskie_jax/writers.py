@@ -1,5 +1,6 @@
 """Writes a run's metrics and pictures to JSON lines, TensorBoard, Weights & Biases and the terminal."""
 
+import contextlib
 import json
 import math
 import pathlib
@@ -122,9 +123,11 @@ def save_picture(path: pathlib.Path, image: np.ndarray) -> None:
 def log(message: str) -> None:
     """Prints one line to standard error; standard output is for results.
 
-    Control characters are escaped. absl logging is not used, since it prefixes lines with time and file.
+    Control characters are escaped. absl logging is not used, since it prefixes lines with time and file. A
+    closed terminal is no error, so that a run can save.
     """
-    print(printable(message), file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 def log_main(message: str) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import pathlib
 
 import jax
@@ -159,6 +160,22 @@ def test_durations(config):
 
 
 WRONG = {
+    "seed": (99999999999999999999, "config.seed=99999999999999999999 must be at most 4294967295"),
+    "seed#bits": (2**32, "config.seed=4294967296 must be at most 4294967295"),
+    "model.registers": (10**9, "config.model.registers=1000000000 must be at most 1024"),
+    "optim.learning_rate#infinite": (math.inf, "config.optim.learning_rate=inf must be a finite number"),
+    "optim.learning_rate#nan": (math.nan, "config.optim.learning_rate=nan must be a finite number"),
+    "optim.learning_rate#negative": (-1.0, "config.optim.learning_rate=-1.0 must be above 0"),
+    "optim.clip_norm#nan": (math.nan, "config.optim.clip_norm=nan must be a finite number"),
+    "max_minutes#infinite": (math.inf, "config.max_minutes=inf must be a finite number"),
+    "batch.groups#many": (10**10, "config.batch.groups=10000000000 must be at most 1000000"),
+    "data.workers": (10**6, "config.data.workers=1000000 must be at most 1024"),
+    "log.every#many": (2**31, "config.log.every=2147483648 must be at most 2147483647"),
+    "mask.modes#nan": ((("random", math.nan),), "config.mask.modes has nan, which must be a finite number"),
+    "evaluation.size#large": ((160_000, 160), "config.evaluation.size has a side of 160000: use at most"),
+    "buckets.late#large": ((((160_000, 160),),), "config.buckets.late has a side of 160000: use at most"),
+    "duration#many": ("1e15 steps", "config.duration='1e15 steps' has more than 2147483647 steps"),
+    "optim.warmup#many": ("1e300 epochs", "config.optim.warmup='1e300 epochs' has more than 2147483647 s"),
     "job": ("trian", "config.job: 'trian' is not a valid value; did you mean 'train'?"),
     "model.variant": ("bse", "did you mean 'base'? (choices: base, huge, large, nano, small, tiny)"),
     "model.dtype": ("float16", "config.model.dtype: 'float16' is not a valid value"),

@@ -1,11 +1,18 @@
-"""A signal requests a stop, even while the run is writing a message."""
+"""A signal requests a stop, of one process or of all processes of a run, and never interrupts saving."""
 
+import functools
 import signal
+import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
-from muskie_jax.interrupt import StopSignal
+from conftest import ROOT
+from muskie_jax import interrupt
+from muskie_jax.coordination import Coordination
+from muskie_jax.interrupt import SignalHandler, StopSignal, stopped_exit_code
 
 
 def test_a_time_limit_requests_a_stop(monkeypatch):
@@ -29,7 +36,7 @@ class Busy:
     flush = write
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_during_a_write_requests_a_stop(monkeypatch, capfd, name):
     with StopSignal() as stop:
         assert not stop.requested(1)
@@ -38,3 +45,245 @@ def test_a_signal_during_a_write_requests_a_stop(monkeypatch, capfd, name):
             signal.raise_signal(signal.Signals[name])
         assert stop.requested(2) and stop.name == name
     assert f"{name}: saving after this step" in capfd.readouterr().err
+
+
+def test_a_second_signal_only_gives_a_line(capfd):
+    with StopSignal() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested(2)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.name == "SIGTERM"
+    first, *others = capfd.readouterr().err.splitlines()
+    assert first.startswith("SIGTERM: saving")
+    assert [line.partition(":")[0] for line in others] == ["SIGTERM", "SIGINT"]
+    assert all("already stopping after SIGTERM; only SIGKILL ends" in line for line in others)
+
+
+def test_a_signal_after_the_last_step_takes_its_usual_effect_when_all_is_saved():
+    stop = StopSignal()
+    with pytest.raises(KeyboardInterrupt), stop:
+        assert not stop.requested(2)
+        signal.raise_signal(signal.SIGINT)
+        saved = True
+    assert saved
+
+
+def test_an_error_in_the_loop_is_not_replaced_by_a_signal():
+    with pytest.raises(ZeroDivisionError), StopSignal():
+        signal.raise_signal(signal.SIGINT)
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_nohup_is_respected():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.requested(1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    "arguments, code",
+    [
+        ([], 0),
+        (["--stopped_exit_code=75"], 75),
+        (["-stopped_exit_code", "75"], 75),
+        (["--stopped_exit_code=x"], 0),
+        (["--stopped_exit_code"], 0),
+    ],
+)
+def test_the_exit_code_is_known_before_flags_are_parsed(arguments, code):
+    assert stopped_exit_code(["program", "--config", "x", *arguments]) == code
+
+
+# --- The whole program --------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys, time
+from muskie_jax.interrupt import StopSignal, handle_all_signals
+assert "jax" not in sys.modules, "it would be imported before signals are handled"
+handler = handle_all_signals(["--stopped_exit_code=75"])
+handler.at_exit.append(lambda: print("released", flush=True))
+print("ready", flush=True)
+"""
+STARTING = "time.sleep(60)"
+SAVING = """
+with StopSignal() as stop:
+    step = 0
+    while not stop.requested(step):
+        step += 1
+        time.sleep(0.01)
+    print("saving", flush=True)
+    for _ in range(100): time.sleep(0.01)
+print("saved", flush=True)
+sys.exit(75)
+"""
+FINISHED = """
+with StopSignal() as stop:
+    assert not stop.requested(1)
+    print("saving", flush=True)
+    time.sleep(1)
+    print("saved", flush=True)
+print("evaluated", flush=True)
+"""
+
+
+def start(code):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM + code],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_before_training_ends_the_program_at_once(name):
+    process = start(STARTING)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.Signals[name])
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 75 and out == "released\n"
+    assert err.startswith(f"{name}: stopping; nothing is left to save") and err.count("\n") == 1
+
+
+def test_signals_do_not_interrupt_saving():
+    process = start(SAVING)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    process.terminate()
+    assert process.stdout.readline() == "saving\n"
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        process.send_signal(signal.Signals[name])
+        time.sleep(0.1)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 75 and out == "saved\n", err
+    assert err.count("already stopping after SIGTERM") == 3
+
+
+def test_a_signal_during_the_last_save_ends_the_program_when_it_is_saved():
+    process = start(FINISHED)
+    assert process.stdout.readline() == "ready\n" and process.stdout.readline() == "saving\n"
+    process.terminate()
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 75 and out == "saved\nreleased\n", err
+
+
+# --- Several processes, as threads that share a store ----------------------------------------------------
+
+
+class Store:
+    """What JAX's coordination service does for this package."""
+
+    def __init__(self, processes):
+        self.values, self.changed = {}, threading.Condition()
+        self.barrier = threading.Barrier(processes)
+
+    def key_value_set(self, key, value, allow_overwrite=False):
+        with self.changed:
+            self.values[key] = value
+            self.changed.notify_all()
+
+    def blocking_key_value_get(self, key, timeout_in_ms):
+        with self.changed:
+            if not self.changed.wait_for(lambda: key in self.values, timeout_in_ms / 1000):
+                raise RuntimeError("DEADLINE_EXCEEDED")
+            return self.values[key]
+
+    def wait_at_barrier(self, barrier_id, timeout_in_ms):
+        self.barrier.wait(timeout_in_ms / 1000)
+
+
+@pytest.fixture
+def run_of(monkeypatch):
+    """Makes the signal handlers of a run's processes, and a list of the processes that ended."""
+    monkeypatch.setattr(interrupt, "SECONDS_FOR_OTHERS_TO_END", 0.0)
+    handlers = []
+
+    def make(processes):
+        store, left = Store(processes), []
+        for process in range(processes):
+            coordination = Coordination(store, process, processes)
+            coordination._prefix = ""
+            handler = SignalHandler(exit_code=75)
+            handler.leave = functools.partial(_leave, handler, left, process)
+            handler.join(coordination)
+            handlers.append(handler)
+        return handlers, left
+
+    yield make
+    for handler in handlers:
+        handler.part()
+
+
+def _leave(handler, left, process):
+    handler._agreement.wait_for_others()
+    left.append(process)
+
+
+def train(handler, first, last, stopped, seconds):
+    handler.begin_training()
+    for step in range(first + 1, last + 1):
+        time.sleep(seconds)
+        if handler.requested(step):
+            stopped.append(step)
+            break
+    handler.end_training()
+
+
+@pytest.mark.parametrize("first", [0, 1000])
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_all_processes_stop_after_one_update_soon(run_of, first, when):
+    """With `before`, one process trains when the signal arrives, and the others do not yet."""
+    handlers, left = run_of(3)
+    stopped = []
+    threads = [
+        threading.Thread(target=train, args=(handler, first, first + 400, stopped, 0.005 * (1 + process)))
+        for process, handler in enumerate(handlers)
+    ]
+    threads[0].start()
+    time.sleep(0.1)
+    if when == "before":
+        handlers[1].request("SIGTERM")
+        time.sleep(0.1)
+    threads[1].start()
+    threads[2].start()
+    if when == "during":
+        time.sleep(0.1)
+        newest = handlers[0]._agreement._step
+        handlers[2].request("SIGINT")
+    for thread in threads:
+        thread.join(timeout=20)
+    assert len(stopped) == 3 and len(set(stopped)) == 1 and left == [], stopped
+    if when == "during":
+        assert stopped[0] - newest < 10
+    assert {handler.name for handler in handlers} == {"SIGTERM" if when == "before" else "SIGINT"}
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_all_processes_end_if_none_trains(run_of):
+    handlers, left = run_of(3)
+    handlers[1].request("SIGHUP")
+    wait_for(lambda: sorted(left) == [0, 1, 2])
+
+
+def test_processes_end_together_if_one_is_still_in_the_loop(run_of):
+    """When the signal arrives, one process has left the loop, and the other is in its last update."""
+    handlers, left = run_of(2)
+    train(handlers[0], 0, 3, [], 0)
+    handlers[1].begin_training()
+    assert not handlers[1].requested(3)
+    handlers[0].request("SIGTERM")
+    wait_for(lambda: handlers[1].name)
+    time.sleep(0.1)
+    assert left == [], "the second process may still be saving"
+    handlers[1].end_training()
+    wait_for(lambda: sorted(left) == [0, 1])

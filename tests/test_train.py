@@ -27,6 +27,7 @@ from muskie_jax.programs import batch_shapes
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train import train
 from muskie_jax.train_step import init_state, make_task, single_batch_update
+from muskie_jax.workdir_lock import exclusive
 from muskie_tests.fake_wandb import FakeWandb
 from muskie_tests.runs import nano_config
 
@@ -163,6 +164,13 @@ def test_a_finished_run_only_reports_and_a_longer_duration_continues_it(photo_fo
         UserError, match=r"does not match the config: .* is float32 .* in the checkpoint and"
     ):
         train(config, tmp_path, devices)
+
+
+def test_another_job_in_the_work_directory_is_refused_before_anything_is_done(photo_folder, tmp_path):
+    config = one_bucket_config(photo_folder)
+    with exclusive(tmp_path / "train.lock"), pytest.raises(UserError, match="is in use by process "):
+        train(config, tmp_path, jax.devices()[:1])
+    assert list(tmp_path.iterdir()) == []
 
 
 MESHES = {

@@ -5,7 +5,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from muskie_jax.checks import at_least, check_size, is_pair, one_of, require
+from muskie_jax.checks import LARGEST_SIDE, at_least, check_size, is_pair, one_of, require
 from muskie_jax.correspondence import PROTOCOLS
 from muskie_jax.errors import UserError
 from muskie_jax.masking import MODES
@@ -159,6 +159,8 @@ def check_evaluate(evaluate: ConfigDict, has_posed: bool) -> None:
     for size in evaluate.sizes:
         valid = is_pair(size) and min(size) > 0
         require(valid, f"{path}.sizes has {size!r}, which must be (height, width)")
+        largest = max(size)
+        require(largest <= LARGEST_SIDE, f"{path}.sizes has {largest}: use at most {LARGEST_SIDE} pixels")
     for key, least in (("views", 2), ("layers", 1)):
         for value in evaluate[key]:
             valid = isinstance(value, int) and value >= least

@@ -52,7 +52,7 @@ def run_jobs(
     """Runs all jobs, in order, each as soon as a GPU is free. A failing job does not stop the others.
 
     After Ctrl-C, SIGTERM or SIGHUP, no job is started any more, and every such signal is passed on to the
-    running jobs as SIGTERM: a training saves and stops after the first, and stops at once after the second.
+    running jobs as SIGTERM: a training saves and stops after the first, and others do not interrupt it.
 
     Args:
       jobs: the jobs.

@@ -18,6 +18,7 @@ from muskie_jax.evaluators import model_specs
 from muskie_jax.evaluators.results import ResultRow
 from muskie_jax.report import results_file
 from muskie_jax.report.write import write_report
+from muskie_jax.workdir_lock import exclusive
 from muskie_tests import posed_trees
 
 READERS = list(PROTOCOLS)
@@ -98,6 +99,17 @@ def test_finished_units_are_not_repeated(sweep, desk, monkeypatch):
     result = evaluate(config_for(desk, *MODELS), folder)
     assert (result["units"], result["done"]) == (5, 0)
     assert (folder / "results.jsonl").read_text() == before
+
+
+def test_one_job_writes_the_results_of_a_shard(desk, tmp_path):
+    with exclusive(tmp_path / "results.lock"):
+        for shard in ("", "1/2"):
+            with pytest.raises(UserError, match="is in use by process .*results.lock"):
+                evaluate(config_for(desk, "still", shard=shard), tmp_path)
+        assert lines_of(tmp_path) == []
+        evaluate(config_for(desk, "still", shard="2/2"), tmp_path)
+    assert [path.name for path in tmp_path.glob("results*.jsonl")] == ["results.1.jsonl"]
+    assert not list(tmp_path.glob("*.lock"))
 
 
 def test_a_killed_sweep_resumes(sweep, desk, tmp_path):

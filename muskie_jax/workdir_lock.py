@@ -1,0 +1,283 @@
+"""Lock files, which keep two jobs from writing one work directory at a time.
+
+A lock file names its owner: host, process and the time when the process started. The owner refreshes the
+file's modification time. On the owner's machine, a lock is dead if the process is. Elsewhere, it is dead if
+it was not refreshed for some minutes. A dead lock is taken over, so a killed run can be continued at once.
+
+Locks of the operating system (flock, lockf) are not used, since some network file systems lack them. Lock
+files only need exclusive creation.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import json
+import os
+import pathlib
+import random
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import NoReturn
+
+from muskie_jax import interrupt
+from muskie_jax.coordination import Coordination
+from muskie_jax.errors import USAGE_ERROR, UserError
+
+REFRESH_SECONDS = 20.0
+# Several refreshes, since a network file system may show an old modification time for a minute.
+DEAD_SECONDS = 180.0
+POLL_SECONDS = 1.0
+WITHDRAW_SECONDS = 0.2
+# Errors of file systems that have no hard links.
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """The process that holds a lock.
+
+    Attributes:
+      host: name of its host.
+      machine: identifies the boot and the process namespace in which `process` is unique.
+      process: process id.
+      started: when the process started, in any unit.
+      since: when it took the lock, as text.
+      token: differs for each lock.
+    """
+
+    host: str
+    machine: str
+    process: int
+    started: str
+    since: str
+    token: str
+
+    @classmethod
+    def this_process(cls) -> "Owner":
+        since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        process, token = os.getpid(), uuid.uuid4().hex
+        return cls(socket.gethostname(), _machine(), process, _started(process) or "", since, token)
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}, which took its lock at {self.since}"
+
+
+UNKNOWN = Owner("an unknown host", "", 0, "", "an unknown time", "")
+
+
+@contextlib.contextmanager
+def exclusive(path: pathlib.Path | None) -> Iterator[None]:
+    """Holds a lock file while the context is open. Every process of a distributed run must call it.
+
+    Args:
+      path: the lock file without its number, see `WorkdirLock`; None in a process that relies on the lock
+        of another process of its run.
+
+    Raises:
+      UserError: in every process of the run, if another job holds a lock.
+    """
+    lock, refusal = None, ""
+    try:
+        lock = WorkdirLock(path) if path else None
+    except UserError as error:
+        refusal = str(error)
+    coordination = Coordination.of_jax()
+    refusals = coordination.gather("lock", refusal or " ") if coordination else [refusal]
+    try:
+        for refusal in refusals:
+            if refusal.strip():
+                raise UserError(refusal)
+        yield
+    finally:
+        if lock:
+            lock.release()
+
+
+class WorkdirLock:
+    """A lock file of this process, from construction to `release`.
+
+    Lock files are numbered, such as `train.lock.1`. A job creates the next number, which only one can do,
+    and withdraws if it then finds another new lock file. Removing a dead lock before creating one would be
+    a race: the removed lock may already be that of another job.
+
+    If the job loses the lock, because it was suspended and taken for dead, it ends at once: otherwise two
+    jobs would write one run.
+
+    Args:
+      path: the lock file without its number.
+
+    Raises:
+      UserError: if another job holds the lock; names its owner.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._base = path.absolute()
+        self._path = self._base  # with a number, once it is created
+        self._owner = Owner.this_process()
+        try:
+            self._acquire()
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+        self._released, self._turn = threading.Event(), threading.RLock()
+        threading.Thread(target=self._refresh, name="lock", daemon=True).start()
+        program = interrupt.program()
+        if program:
+            program.at_exit.append(self.release)
+
+    def release(self) -> None:
+        self._released.set()
+        with self._turn, contextlib.suppress(OSError):
+            if _read(self._path) == self._owner:
+                self._path.unlink()
+
+    def _acquire(self) -> None:
+        dead: dict[pathlib.Path, Owner] = {}
+        while True:
+            found = self._locks()
+            for path, owner in found.items():
+                if dead.get(path) != owner and not self._is_dead(path, owner):
+                    raise UserError(
+                        f"{path.parent} is in use by {owner} ({path.name}): stop that job first, or use "
+                        "another --workdir"
+                    )
+            dead = found
+            number = 1 + max((_number(path) for path in found), default=0)
+            self._path = self._base.with_name(f"{self._base.name}.{number}")
+            if not self._create():
+                continue
+            others = {path: owner for path, owner in self._locks().items() if path != self._path}
+            if others.items() <= dead.items():
+                for path in dead:
+                    path.unlink(missing_ok=True)
+                return
+            self._path.unlink(missing_ok=True)
+            time.sleep(random.uniform(0, WITHDRAW_SECONDS))  # the other job withdraws too
+
+    def _locks(self) -> dict[pathlib.Path, Owner]:
+        """Returns all lock files, with their owners."""
+        found = {}
+        for path in self._base.parent.glob(f"{self._base.name}.*"):
+            if path.suffix[1:].isdecimal():
+                with contextlib.suppress(FileNotFoundError):  # released in the meantime
+                    found[path] = _read(path)
+        return found
+
+    def _create(self) -> bool:
+        """Creates the lock file with its contents, in one step; returns whether it did not exist."""
+        part = self._part()
+        try:
+            os.link(part, self._path)
+        except FileExistsError:
+            return part.stat().st_nlink == 2  # NFS may repeat a request that has succeeded
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return self._create_without_links()
+        finally:
+            part.unlink()
+        return True
+
+    def _create_without_links(self) -> bool:
+        try:
+            with self._path.open("x") as file:
+                file.write(self._text())
+        except FileExistsError:
+            return False
+        return True
+
+    def _part(self) -> pathlib.Path:
+        part = self._base.with_name(f".{self._base.name}.{self._owner.token}")
+        part.write_text(self._text())
+        return part
+
+    def _text(self) -> str:
+        return json.dumps(dataclasses.asdict(self._owner))
+
+    def _is_dead(self, path: pathlib.Path, owner: Owner) -> bool:
+        if owner.machine == self._owner.machine:
+            return _started(owner.process) != owner.started
+        try:
+            return self._is_stale(path, owner)
+        except FileNotFoundError:  # released in the meantime
+            return True
+
+    def _is_stale(self, path: pathlib.Path, owner: Owner) -> bool:
+        """Returns whether a lock is not refreshed for DEAD_SECONDS. Waits until this is known."""
+        refreshed, age = path.stat().st_mtime, self._age(path)
+        if age < DEAD_SECONDS:
+            interrupt.say(
+                f"{path.parent} was in use by {owner}, {age:.0f} s ago: waiting up to "
+                f"{DEAD_SECONDS - age:.0f} s to see whether that job still runs"
+            )
+        deadline = time.monotonic() + DEAD_SECONDS - age
+        while time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            if path.stat().st_mtime != refreshed:
+                return False
+        return True
+
+    def _age(self, path: pathlib.Path) -> float:
+        """Returns the seconds since a lock was refreshed, by the clock of the file system."""
+        part = self._part()
+        try:
+            return max(0.0, part.stat().st_mtime - path.stat().st_mtime)
+        finally:
+            part.unlink()
+
+    def _refresh(self) -> None:
+        while not self._released.wait(REFRESH_SECONDS):
+            with self._turn, contextlib.suppress(OSError):  # a network file system that fails for a moment
+                if self._released.is_set():
+                    return
+                if not self._path.exists() and self._create():
+                    others = [owner for path, owner in self._locks().items() if path != self._path]
+                    if others:
+                        self._path.unlink()
+                        self._end(others[0])
+                elif _read(self._path) != self._owner:
+                    self._end(_read(self._path))
+                os.utime(self._path)
+
+    def _end(self, owner: Owner) -> NoReturn:
+        interrupt.say(f"error: {self._path.parent} was taken over by {owner}, while this job was suspended")
+        os._exit(USAGE_ERROR)
+
+
+def _number(path: pathlib.Path) -> int:
+    return int(path.suffix[1:])
+
+
+def _read(path: pathlib.Path) -> Owner:
+    """Returns the owner of a lock file, or UNKNOWN if the file is incomplete."""
+    try:
+        return Owner(**json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        return UNKNOWN
+
+
+def _machine() -> str:
+    """Identifies the boot and the process namespace (containers); without /proc, the host alone."""
+    try:
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _started(process: int) -> str | None:
+    """Returns when a process of this machine started; None if it does not run."""
+    try:
+        status = pathlib.Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        if pathlib.Path("/proc/self/stat").exists():
+            return None
+        command = ["ps", "-o", "lstart=", "-p", str(process)]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    fields = status.rpartition(")")[2].split()  # the program's name may contain spaces
+    is_dead = fields[0] in "ZX"  # a zombie was killed, but its parent did not notice yet
+    return None if is_dead else fields[19]

@@ -86,6 +86,19 @@ class Network:
         """Lists every parameter."""
         return parameters(self)
 
+    def metadata(self) -> dict[str, Any]:
+        """Returns the sizes as a weights file stores them."""
+        return {
+            "variant": self.variant,
+            "width": self.width,
+            "depth": self.depth,
+            "num_heads": self.heads,
+            "patch": self.patch,
+            "registers": self.registers,
+            "view_embed": self.view_embed,
+            "rope_base": self.rope_base,
+        }
+
 
 class Parameter(NamedTuple):
     """One parameter: its name and shape in PyTorch, its path and shape in our tree.

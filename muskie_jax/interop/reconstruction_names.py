@@ -5,7 +5,8 @@ published, the file contains a residual unit that is never used, `refinenet4.res
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -38,13 +39,14 @@ class ReconstructionNetwork(Network):
 
     @classmethod
     def of(cls, model: Reconstruction) -> "ReconstructionNetwork":
-        return cls(
-            **dataclasses.asdict(Network.of(model.backbone)), decoder_depth=model.decoder_depth
-        )
+        return cls(**dataclasses.asdict(Network.of(model.backbone)), decoder_depth=model.decoder_depth)
 
     @property
     def backbone(self) -> Network:
         return Network(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Network)})
+
+    def metadata(self) -> dict[str, Any]:
+        return super().metadata() | {"decoder_depth": self.decoder_depth}
 
     def parameters(self) -> list[Parameter]:
         listed = [
@@ -106,7 +108,7 @@ def _camera_head(width: int) -> list[Parameter]:
     return listed
 
 
-def is_reconstruction(names: Mapping[str, np.ndarray]) -> bool:
+def is_reconstruction(names: Collection[str]) -> bool:
     """Returns whether a file contains a decoder or a head of a `Reconstruction`, under any prefix."""
     return any(f".{part}" in f".{name}" for name in names for part in (DECODER, POINT_HEAD, CAMERA_HEAD))
 

@@ -52,8 +52,8 @@ class Reconstruction(nn.Module):
     """Predicts a point map and a camera for every view.
 
     Attributes:
-      backbone: the network whose tokens are decoded. The decoder has its width, heads, dtypes, attention and
-        `remat`. Its blocks are always unrolled.
+      backbone: the network whose tokens are decoded. The decoder has its width, heads, dtypes, attention
+        and `remat`; its blocks are always unrolled.
       decoder_depth: number of alternating blocks after the backbone.
       freeze_backbone: whether the backbone gets no gradient.
     """

@@ -29,9 +29,9 @@ def weighted_median(
 def optimal_scale(
     predicted: Float[Array, "B N 3"], true: Float[Array, "B N 3"], weights: Float[Array, "B N"]
 ) -> Float[Array, " B"]:
-    """Returns the s of each group that minimises the sum of weights * |s * predicted - true|, over all axes.
+    """Returns the s of each group that minimises the sum of weights * |s * predicted - true|.
 
-    A negative s is replaced by -s, as published. Without any weight, s is 0.
+    The sum is over points and coordinates. A negative s is replaced by -s, as published. Without any weight, s is 0.
     """
     # |s p - t| = |p| |s - t / p|, so the optimum is a weighted median of ratios.
     zero = predicted == 0

@@ -3,8 +3,8 @@
     total = points + normals + 0.1 camera
 
 Predictions have no unit. They are divided by their mean distance from the cameras, and multiplied by the
-scale that fits them best to the truth. Values and gradients stay finite if pixels, whole views or whole groups
-have no known point. Axes: B groups, V views, H x W pixels.
+scale that fits them best to the truth. Values and gradients stay finite if pixels, entire views or entire
+groups have no known point. Axes: B groups, V views, H x W pixels.
 """
 
 import math
@@ -39,7 +39,8 @@ class ReconstructionLosses:
       total: the objective, () float32.
       points, normals, camera: its terms, before they are weighted.
       translation, rotation: the terms of `camera`; `rotation` is an angle in radians.
-      scale: the factor that aligns each group's normalised prediction with the truth; 0 without a valid point.
+      scale: the factor that aligns each group's normalised prediction with the truth; 0 without a valid
+        point.
     """
 
     total: Float32[Array, ""]
@@ -134,7 +135,7 @@ def _corners():
 
 
 def depth_edges(depth: Float32[Array, "B V H W"]) -> Bool[Array, "B V H W"]:
-    """Returns where depth varies by more than a share of EDGE within 3x3 pixels."""
+    """Returns where depth varies within 3x3 pixels by more than EDGE times the depth of the central pixel."""
     window, strides = (1, 1, 3, 3), (1, 1, 1, 1)
     largest = jax.lax.reduce_window(depth, -jnp.inf, jax.lax.max, window, strides, "SAME")
     smallest = jax.lax.reduce_window(depth, jnp.inf, jax.lax.min, window, strides, "SAME")

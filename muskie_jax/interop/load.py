@@ -47,8 +47,8 @@ def load_pretrained(
         tokens = model.apply({"params": params}, images, method="features")  # after every block
 
     If a file has a decoder of point maps and cameras, the model is a `Reconstruction`, which takes `images`
-    alone and returns a `ReconstructionOutput` (see `muskie_jax.models.reconstruction`). `load_backbone` loads
-    only its Muskie.
+    alone and returns a `ReconstructionOutput`, see `muskie_jax.models.reconstruction`. `load_backbone`
+    loads only its Muskie.
 
     Args:
       source: "small" or "tiny", weights in this repository ("./small" is a path); a work directory (its

@@ -40,10 +40,10 @@ class CameraHead(nn.Module):
     @nn.compact
     def __call__(self, tokens: Float[Array, "B V L d"]) -> Float32[Array, "B V 4 4"]:
         width, float32 = tokens.shape[-1], jnp.dtype("float32")
-        x = tokens
+        x = tokens.reshape(len(tokens), -1, width)  # three axes for speed, see `layers`
         for i in range(STAGES):
             x = ResidualStage(self.dtype, name=f"stage_{i}")(x)
-        x = x.mean(axis=2)
+        x = x.reshape(tokens.shape).mean(axis=2)
         for i in (1, 2):
             x = nn.relu(dense(width, width, self.dtype, name=f"fc{i}")(x))
         translation = dense(width, 3, float32, name="translation")(x)

@@ -31,7 +31,8 @@ def optimal_scale(
 ) -> Float[Array, " B"]:
     """Returns the s of each group that minimises the sum of weights * |s * predicted - true|.
 
-    The sum is over points and coordinates. A negative s is replaced by -s, as published. Without any weight, s is 0.
+    The sum is over points and coordinates. A negative s is replaced by -s, as published. If all weights are
+    0, s is 0.
     """
     # |s p - t| = |p| |s - t / p|, so the optimum is a weighted median of ratios.
     zero = predicted == 0

@@ -135,7 +135,7 @@ def _corners():
 
 
 def depth_edges(depth: Float32[Array, "B V H W"]) -> Bool[Array, "B V H W"]:
-    """Returns where depth varies within 3x3 pixels by more than EDGE times the depth of the central pixel."""
+    """Returns where depth varies within 3x3 pixels by more than EDGE times that of the central pixel."""
     window, strides = (1, 1, 3, 3), (1, 1, 1, 1)
     largest = jax.lax.reduce_window(depth, -jnp.inf, jax.lax.max, window, strides, "SAME")
     smallest = jax.lax.reduce_window(depth, jnp.inf, jax.lax.min, window, strides, "SAME")

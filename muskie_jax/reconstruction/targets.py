@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Float32
+from jax import Array
+from jaxtyping import Bool, Float, Float32
 
 from muskie_jax.models.camera_head import rigid_transform
 from muskie_jax.models.reconstruction import transform_points

@@ -64,7 +64,7 @@ def test_published_gradients_of_predictions(predictions):
     theirs = n["grad_pred/local_points"]
     errors = np.abs(points - theirs).max(-1) / np.abs(theirs).max()
     # The published code rounds scaled points to float32 before it subtracts neighbours. Its derivatives are
-    # off by up to 0.3% of the largest where predicted normals are small; ours differ from float64 by 0.001%.
+    # off by up to 0.3% of the largest where predicted normals are small, ours by 0.001%.
     assert (errors > TOLERANCE).mean() < 0.002 and errors.max() < 5e-3
 
 

@@ -62,17 +62,17 @@ def reconstruction_losses(
     """
     valid, true = targets.valid, targets.local_points.astype(jnp.float32)
     true = jnp.where(valid[..., None], true, 0)
-    predicted = output.local_points.astype(jnp.float32)
-    unit = _masked_mean(_norm(predicted), valid, (1, 2, 3))
+    local_points = jnp.where(valid[..., None], output.local_points.astype(jnp.float32), 0)
+    unit = _masked_mean(_norm(local_points), valid, (1, 2, 3))
     unit = jnp.where(unit > 0, unit, 1)
-    predicted = predicted / _per_pixel(unit)[..., None]
+    predicted = local_points / _per_pixel(unit)[..., None]
     weights = point_weights(true[..., 2], valid)
     scale = alignment_scale(predicted, true, weights, valid)
     predicted = predicted * _per_pixel(scale)[..., None]
 
     errors = (weights[..., None] * jnp.abs(predicted - true)).mean(-1)
     points = _masked_mean(errors, valid, (0, 1, 2, 3))
-    normals = normal_loss(output.local_points.astype(jnp.float32), true, valid, scale / unit)
+    normals = normal_loss(local_points, true, valid, scale / unit)
     has_points = valid.any((1, 2, 3))
     translation, rotation = camera_losses(
         output.camera_to_world.astype(jnp.float32),
@@ -149,10 +149,9 @@ def angles_between(
 
     Where `counts` is False or a vector is 0, the angle is pi / 2, without a gradient.
     """
-    known = (counts & (a != 0).any(-1) & (b != 0).any(-1))[..., None]
-    a, b = (jnp.where(known, x, jnp.array([0, 0, 1], jnp.float32)) for x in (a, b))
+    known = counts & (a != 0).any(-1) & (b != 0).any(-1)
     sine = _norm(jnp.cross(a, b)) + SINE_OFFSET
-    return jnp.where(known[..., 0], jnp.arctan2(sine, (a * b).sum(-1)), jnp.pi / 2)
+    return jnp.where(known, jnp.arctan2(sine, (a * b).sum(-1)), jnp.pi / 2)
 
 
 def camera_losses(

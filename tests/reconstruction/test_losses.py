@@ -110,6 +110,8 @@ def case():
 def test_a_perfect_prediction_of_another_scale_costs_next_to_nothing(case):
     _, _, targets = case
     assert not depth_edges(jnp.where(targets.valid, targets.local_points[..., 2], 2)).any()
+    _, gradients = losses_and_gradients(targets.local_points, targets.camera_to_world, targets)
+    assert all(np.isfinite(x).all() for x in gradients), "normals are parallel"
     factor = jnp.array([7.0, 0.2])[:, None, None, None]
     poses = targets.camera_to_world.at[..., :3, 3:].multiply(factor)
     losses, _ = losses_and_gradients(factor[..., None] * targets.local_points, poses, targets)
@@ -129,6 +131,9 @@ def test_points_that_are_not_known_do_not_matter(case):
         assert all(np.array_equal(*pair) for pair in zip(jax.tree.leaves(before), jax.tree.leaves(after)))
         assert all(np.array_equal(*pair) for pair in zip(gradients, other))
     assert (jnp.where(known, 0, gradients[0]) == 0).all() and (gradients[0] != 0).any()
+    overflown = jnp.where(known, points, jnp.inf)
+    after, other = losses_and_gradients(overflown, poses, targets)
+    assert after.total == before.total and np.array_equal(other[0], gradients[0])
 
 
 @pytest.mark.parametrize("without", ["pixels", "a view", "a group", "anything"])

@@ -84,7 +84,7 @@ class Reconstruction(nn.Module):
         Args:
           images: images in [-1, 1]; H and W must be divisible by the patch size.
         """
-        tokens = self.tokens(images)
+        tokens = self.features(images)
         batch, views, height, width = images.shape[:4]
         patch = self.backbone.patch
         grid = (height // patch, width // patch)
@@ -97,8 +97,11 @@ class Reconstruction(nn.Module):
         points = transform_points(camera_to_world, local_points)
         return ReconstructionOutput(local_points, 1 + jnp.exp(values[..., 3]), camera_to_world, points)
 
-    def tokens(self, images: Float[Array, "B V H W 3"]) -> tuple[Float[Array, "B V L d"], ...]:
-        """Returns the patch tokens after every backbone block, then after every decoder block."""
+    def features(self, images: Float[Array, "B V H W 3"]) -> tuple[Float[Array, "B V L d"], ...]:
+        """Returns the patch tokens after every backbone block, then after every decoder block.
+
+        None of them is normalised, and the point head reads some of them, see `point_levels`.
+        """
         levels = self.backbone.features(images)
         if self.freeze_backbone:
             levels = jax.lax.stop_gradient(levels)

@@ -9,7 +9,7 @@ from muskie_jax.interop.names import to_torch
 from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import Muskie
 from muskie_jax.models.reconstruction import Reconstruction, init_params, point_levels
-from muskie_jax.sharding import batch_sharding, make_mesh
+from muskie_jax.sharding import batch_sharding, make_mesh, state_sharding
 from muskie_tests import golden_reconstruction as golden
 
 TOLERANCE = 1e-4  # of the largest entry of an array
@@ -26,7 +26,7 @@ def output():
 
 
 def test_tokens_of_every_block():
-    run = jax.jit(lambda params, images: golden.model().apply({"params": params}, images, method="tokens"))
+    run = jax.jit(lambda params, images: golden.model().apply({"params": params}, images, method="features"))
     tokens = run(golden.params(), golden.images())
     assert len(tokens) == 6
     for i, ours in enumerate(tokens):
@@ -126,12 +126,13 @@ def test_bfloat16_is_close_and_returns_float32(output):
     )
 
 
-@pytest.mark.parametrize("shape", [{"data": 2, "fsdp": 1, "view": 1}, {"data": 1, "fsdp": 1, "view": 3}])
-def test_groups_and_views_can_be_sharded(output, shape):
-    mesh = make_mesh(shape, jax.devices()[: max(shape.values())])
+@pytest.mark.parametrize("axis, size", [("data", 2), ("fsdp", 2), ("view", 3)])
+def test_groups_views_and_parameters_can_be_sharded(output, axis, size):
+    mesh = make_mesh({"data": 1, "fsdp": 1, "view": 1} | {axis: size}, jax.devices()[:size])
     model = golden.model(attention=Attention("xla", mesh))
     images = jax.device_put(golden.images(), batch_sharding("images", mesh))
-    sharded = apply(model, images)
+    params = jax.device_put(golden.params(), state_sharding(golden.params(), mesh))
+    sharded = apply(model, images, params)
     assert golden.worst(sharded.points, output.points) < TOLERANCE
 
 

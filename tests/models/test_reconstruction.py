@@ -26,8 +26,8 @@ def output():
 
 
 def test_tokens_of_every_block():
-    run = jax.jit(lambda params, images: golden.model().apply({"params": params}, images, method="features"))
-    tokens = run(golden.params(), golden.images())
+    features = lambda params, images: golden.model().apply({"params": params}, images, method="features")
+    tokens = jax.jit(features)(golden.params(), golden.images())
     assert len(tokens) == 6
     for i, ours in enumerate(tokens):
         theirs = golden.numbers()[f"tokens/{i}"]

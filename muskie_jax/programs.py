@@ -45,6 +45,7 @@ USE_LESS_MEMORY = (  # advice at the end of out-of-memory messages
 )
 Lowered = jax.stages.Lowered | LoweredExaminations
 Lower = Callable[[], Lowered]  # traces and lowers one program
+LowerUpdate = Callable[[], jax.stages.Lowered]  # the same, for a program of an update
 T = TypeVar("T")
 
 
@@ -115,7 +116,7 @@ def training_programs(
     batches: Mapping[Bucket, Mapping[str, jax.ShapeDtypeStruct]],
     batches_per_update: int,
     mesh: Mesh,
-) -> dict[Bucket | str, Lower]:
+) -> dict[Bucket | str, LowerUpdate]:
     """Returns the lowering function of each training program, for the buckets of `batches`.
 
     `Programs` lists the programs. The mesh may describe devices that this machine does not have.
@@ -144,7 +145,7 @@ def training_programs(
         donate_argnames=("state",),
         out_shardings=(shardings, replicated),
     )
-    programs: dict[Bucket | str, Lower] = {
+    programs: dict[Bucket | str, LowerUpdate] = {
         ZERO_GRADIENTS: functools.partial(zeros.lower, params),
         OPTIMIZER: functools.partial(optimizer_step.lower, state, params),
     }
@@ -179,7 +180,7 @@ class Programs:
 
     def __init__(
         self,
-        training: Mapping[Bucket | str, Lower],
+        training: Mapping[Bucket | str, LowerUpdate],
         others: Mapping[str, Lower],
         quiet: bool = False,
         compiler_options: dict[str, Any] | None = None,

@@ -93,6 +93,27 @@ def test_loading_photographs_as_the_docs_say(reader):
     reader("python", f"{code}\nassert [t.shape for t in tokens] == [(1, 2, 196, 48)] * 2")
 
 
+GEOMETRY = """import jax.numpy as jnp
+from muskie_jax import save_pretrained
+images, depth, valid = jnp.zeros((1, 2, 32, 48, 3)), jnp.ones((1, 2, 32, 48)), None
+intrinsics, world_to_camera = jnp.eye(3), jnp.broadcast_to(jnp.eye(4), (1, 2, 4, 4))
+"""
+
+
+@pytest.mark.slow
+def test_reconstruction_as_the_docs_say(reader):
+    write_scene(reader.folder / "scenes" / "kitchen", 2, seed=0, size=(96, 96))
+    page = "docs/reconstruction.md"
+    ((_, load),) = code_blocks(page, "Load published weights")
+    ((_, build),) = code_blocks(page, "Build a network")
+    ((_, lose),) = code_blocks(page, "Targets and losses")
+    build = build.replace("runs/base", "runs/quickstart")
+    save = 'save_pretrained("exported", model, params)\nassert losses.total > 0'
+    reader("python", f"{build}\n{GEOMETRY}\n{lose}\n{save}")
+    load = load.replace("reconstruction.pth", "exported")
+    reader("python", f"{load}\nassert output.points.shape == (1, 2, 224, 224, 3)")
+
+
 IMAGES = "import numpy as np\nimages = np.zeros((1, 4, 224, 224, 3), np.float32)\n"
 TORCH_IMAGES = "import torch\nimages = torch.zeros(1, 4, 3, 224, 224)\n"
 TOKENS = "\nassert [tuple(t.shape) for t in {}] == [(1, 4, 196, 48)] * 2"

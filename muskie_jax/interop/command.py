@@ -34,7 +34,7 @@ _NUM_HEADS = flags.DEFINE_integer(
     "Number of attention heads; needed if the file does not store it and its size matches no variant.",
     lower_bound=1,
 )
-_BACKBONE_ONLY = flags.DEFINE_bool("backbone_only", False, "Leave out the reconstruction head.")
+_BACKBONE_ONLY = flags.DEFINE_bool("backbone_only", False, "Leave out everything but the backbone.")
 flags.DEFINE_alias("backbone-only", "backbone_only")
 _FORCE = flags.DEFINE_bool("force", False, "Replace an existing output.")
 _LICENCE = flags.DEFINE_string(
@@ -74,7 +74,7 @@ def run_export(arguments: list[str]) -> dict[str, Any]:
             "--licence is for the model card of a folder: choose an --out without .safetensors or .pth"
         )
     check_free(out, _FORCE.value, None if is_file else ENTRIES)
-    weights = open_weights(_required(_CHECKPOINT), _NUM_HEADS.value)
+    weights = open_weights(_required(_CHECKPOINT), _NUM_HEADS.value, with_decoder=True)
     if _BACKBONE_ONLY.value:
         weights = weights.backbone()
     if is_file:

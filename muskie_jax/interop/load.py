@@ -18,10 +18,12 @@ from muskie_jax.interop.bundled import CHOICES
 from muskie_jax.interop.hub import WEIGHTS, download
 from muskie_jax.interop.metadata import latest_evaluation, shareable_config, to_json
 from muskie_jax.interop.names import Network, check_heads, check_params
+from muskie_jax.interop.reconstruction_names import ReconstructionNetwork
 from muskie_jax.interop.sources import SourceKind, identify_source
 from muskie_jax.interop.weights import Weights, read_provenance, read_weights
 from muskie_jax.models.attention import Attention, check_kernel
 from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
+from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.writers import log
 
 ORIGIN = "imported.json"  # metadata of the weights that an imported work directory started from
@@ -38,12 +40,16 @@ def load_pretrained(
     dtype: str = "float32",
     attention: str = "auto",
     **options: Any,
-) -> tuple[Muskie, dict[str, Any]]:
-    """Loads a Muskie and its parameters.
+) -> tuple[Muskie | Reconstruction, dict[str, Any]]:
+    """Loads a Muskie, or one with a decoder of point maps and cameras, and its parameters.
 
         model, params = load_pretrained("runs/quickstart")
         output = model.apply({"params": params}, images, mask)  # images (B, V, H, W, 3) in [-1, 1]
         tokens = model.apply({"params": params}, images, method="features")  # after every block
+
+    If a file has a decoder of point maps and cameras, the model is a `Reconstruction`, which takes `images`
+    alone and returns a `ReconstructionOutput`, see `muskie_jax.models.reconstruction`. `load_backbone`
+    loads only its Muskie.
 
     Args:
       source: "small" or "tiny", weights in this repository ("./small" is a path); a work directory (its
@@ -65,13 +71,24 @@ def load_pretrained(
     Raises:
       UserError: if the source has no weights, or they are damaged or belong to another network; one line.
     """
-    weights = open_weights(source, num_heads, revision, filename)
-    model = model_of(weights.network, dtype, attention, **options)
+    weights = open_weights(source, num_heads, revision, filename, with_decoder=True)
+    model = model_of(weights.network.backbone, dtype, attention, **options)
+    if isinstance(weights.network, ReconstructionNetwork):
+        model = Reconstruction(model, weights.network.decoder_depth)
     return model, jax.device_put(weights.params)
 
 
+def load_backbone(source: str | os.PathLike) -> tuple[Muskie, dict[str, Any]]:
+    """Loads a Muskie and its parameters, in float32, also from a file that has a decoder too.
+
+    `load_pretrained` describes sources and errors.
+    """
+    weights = open_weights(source)
+    return model_of(weights.network), jax.device_put(weights.params)
+
+
 def model_of(network: Network, dtype: Any = "float32", attention: str = "auto", **options: Any) -> Muskie:
-    """Builds the Flax module of a network; see `load_pretrained` for arguments and errors."""
+    """Builds the Flax module of a Muskie; see `load_pretrained` for arguments and errors."""
     dtype, kernel = parse_compute_options(dtype, attention)
     for name in options:
         one_of(name, OPTIONS, "load_pretrained")
@@ -106,10 +123,14 @@ def open_weights(
     num_heads: int | None = None,
     revision: str | None = None,
     filename: str | None = None,
+    *,
+    with_decoder: bool = False,
 ) -> Weights:
     """Reads weights and their provenance into host memory.
 
-    See `load_pretrained` for arguments and errors.
+    Args:
+      source, num_heads, revision, filename: see `load_pretrained`, also for errors.
+      with_decoder: whether to read the decoder of point maps and cameras too, if the source has one.
     """
     found = identify_source(source)
     if found.is_local and (revision or filename):
@@ -122,10 +143,10 @@ def open_weights(
         case SourceKind.CHECKPOINT:
             return _read_checkpoint(found.path, num_heads)
         case SourceKind.FILE | SourceKind.EXPORT:
-            return read_weights(found.path, num_heads)
+            return read_weights(found.path, num_heads, with_decoder)
         case SourceKind.REPOSITORY:
             log(f"Looking for {source} on the Hugging Face hub")
-            return read_weights(download(str(source), revision, filename), num_heads)
+            return read_weights(download(str(source), revision, filename), num_heads, with_decoder)
         case SourceKind.NO_WEIGHTS:
             raise UserError(
                 f"{found.path} is neither a work directory nor a checkpoint, and has no {WEIGHTS}"

@@ -30,7 +30,7 @@ In JAX, with muskie_jax:
 from muskie_jax import load_pretrained
 
 model, params = load_pretrained("user/name")  # this repository, or a local copy of its folder
-tokens = model.apply({{"params": params}}, images, method="features")  # images (B, V, H, W, 3) in [-1, 1]
+{usage}
 ```
 
 In PyTorch, with only the file `torch_model.py` of muskie_jax:
@@ -64,6 +64,14 @@ The muskie_jax code is under the Apache License 2.0. {licence}
 ```
 """
 
+FEATURES = (
+    'tokens = model.apply({"params": params}, images, method="features")  '
+    "# images (B, V, H, W, 3) in [-1, 1]"
+)
+RECONSTRUCTION = """output = model.apply({"params": params}, images)  # images (B, V, H, W, 3) in [-1, 1]
+output.points  # (B, V, H, W, 3), in a frame common to the views, up to one scale per group
+output.camera_to_world  # (B, V, 4, 4)"""
+
 NO_LICENCE = (
     "The licence of these weights is **not stated yet**: write it here, and as `license:` in the header. "
     "The training photographs may restrict it. The authors of Muskie state no licence for the weights that "
@@ -88,6 +96,10 @@ def model_card(metadata: Mapping[str, Any], licence: str | None) -> str:
         "reconstruction head": "no, features only" if metadata["backbone_only"] else "yes",
         "parameter digest": metadata["params_digest"],
     }
+    decodes = "decoder_depth" in metadata
+    if decodes:
+        del network["reconstruction head"]  # of the backbone, for pre-training alone
+        network["decoder blocks, for point maps and cameras"] = metadata["decoder_depth"]
     if metadata["rope_base"] != BASE:
         network["base of the rotary embedding"] = metadata["rope_base"]
     if metadata["view_embed"] != "none":
@@ -98,9 +110,10 @@ def model_card(metadata: Mapping[str, Any], licence: str | None) -> str:
         header.insert(0, f"license: {json.dumps(licence)}")
     return CARD.format(
         header="".join(f"{line}\n" for line in header),
-        title=f"Muskie ({name})",
+        title=f"Muskie ({name})" + (" with a decoder of point maps and cameras" if decodes else ""),
         version=metadata["muskie_jax"],
         network=_rows(network),
+        usage=RECONSTRUCTION if decodes else FEATURES,
         training=_training(metadata),
         results=_results(metadata),
         licence=f"The weights are under: {_cell(licence)}." if licence else NO_LICENCE,

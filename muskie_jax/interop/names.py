@@ -5,7 +5,7 @@ PyTorch, where the patch embedding is a convolution. Conversion is therefore exa
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,30 +77,67 @@ class Network:
         size = (self.width, self.depth, self.heads)
         return next((name for name, v in VARIANTS.items() if (v.width, v.depth, v.heads) == size), None)
 
+    @property
+    def backbone(self) -> "Network":
+        """The Muskie in this network: here the network itself."""
+        return self
+
+    def parameters(self) -> "list[Parameter]":
+        """Lists every parameter."""
+        return parameters(self)
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns the sizes as a weights file stores them."""
+        return {
+            "variant": self.variant,
+            "width": self.width,
+            "depth": self.depth,
+            "num_heads": self.heads,
+            "patch": self.patch,
+            "registers": self.registers,
+            "view_embed": self.view_embed,
+            "rope_base": self.rope_base,
+        }
+
 
 class Parameter(NamedTuple):
-    """One parameter: its name and shape in PyTorch, its path and shape in our tree."""
+    """One parameter: its name and shape in PyTorch, its path and shape in our tree.
+
+    `in_head` says whether it belongs to the backbone's reconstruction head, which may be missing.
+    """
 
     torch_name: str
     torch_shape: tuple[int, ...]
     path: tuple[str, ...]
     shape: tuple[int, ...]
+    in_head: bool = False
 
     @property
     def is_kernel(self) -> bool:
         return self.path[-1] == "kernel"
 
+    @property
+    def is_convolution(self) -> bool:
+        """Whether our kernel is (rows, columns, in, out), and PyTorch's (out, in, rows, columns)."""
+        return self.is_kernel and len(self.shape) == 4
+
     def to_torch(self, array: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray((array.T if self.is_kernel else array).reshape(self.torch_shape))
+        if self.is_convolution:
+            array = array.transpose(3, 2, 0, 1)
+        elif self.is_kernel:
+            array = array.T
+        return np.ascontiguousarray(array.reshape(self.torch_shape))
 
     def to_jax(self, array: np.ndarray) -> np.ndarray:
-        if self.is_kernel:
+        if self.is_convolution:
+            array = array.transpose(2, 3, 1, 0)
+        elif self.is_kernel:
             array = array.reshape(self.shape[::-1]).T
         return np.ascontiguousarray(array.reshape(self.shape))
 
 
-def parameters(network: Network, backbone_only: bool = False) -> list[Parameter]:
-    """Lists every parameter of a network; `backbone_only` leaves out the reconstruction head."""
+def parameters(network: Network) -> list[Parameter]:
+    """Lists every parameter of a Muskie."""
     sizes = dataclasses.asdict(network)
     listed = []
     for torch_name, path, dimensions in TOKENS:
@@ -110,15 +147,14 @@ def parameters(network: Network, backbone_only: bool = False) -> list[Parameter]
         shape = tuple(size for size, word in zip(torch_shape, dimensions.split()) if word != "1")
         listed.append(Parameter(torch_name, torch_shape, (path,), shape))
     for module, path, kind in MODULES:
-        if backbone_only and module in HEAD:
-            continue
         for block in range(network.depth) if "{i}" in module else (0,):
-            listed += _module_parameters(module.format(i=block), path.format(i=block), kind, network)
+            of_module = module_parameters(module.format(i=block), path.format(i=block), kind, network)
+            listed += [p._replace(in_head=module in HEAD) for p in of_module]
     return listed
 
 
-def _module_parameters(module: str, path: str, kind: str, network: Network) -> list[Parameter]:
-    """Returns the weight and the bias of a module."""
+def module_parameters(module: str, path: str, kind: str, network: Network) -> list[Parameter]:
+    """Returns the weight and the bias of a module, see `MODULES`."""
     keys = tuple(path.split("/"))
     inputs, outputs = _features(keys[-1], network)
     leaf, torch_shape, shape = {
@@ -148,7 +184,7 @@ def to_torch(params: Mapping[str, Any], network: Network) -> dict[str, np.ndarra
     """Converts our tree to float32 arrays under their PyTorch names.
 
     Args:
-      params: parameters of the network; `norm` and `head` may both be missing.
+      params: parameters of the network; the backbone's `norm` and `head` may both be missing.
 
     Raises:
       UserError: if parameters are missing, unknown, or of the wrong shape or type; it lists them.
@@ -160,9 +196,16 @@ def to_torch(params: Mapping[str, Any], network: Network) -> dict[str, np.ndarra
 def check_params(params: Mapping[str, Any], network: Network) -> list[Parameter]:
     """Checks our tree against the table and returns the table; see `to_torch` for errors."""
     flat = {"/".join(path): array for path, array in flatten_dict(params).items()}
-    table = parameters(network, backbone_only=not params.keys() & {"norm", "head"})
+    table = _table(network, lambda p: "/".join(p.path) in flat)
     check_tensors({"/".join(p.path): p.shape for p in table}, flat, "the parameters")
     return table
+
+
+def _table(network: Network, is_present: Callable[[Parameter], bool]) -> list[Parameter]:
+    """Lists every parameter of a network, without the backbone's head if all of it is absent."""
+    table = network.parameters()
+    has_head = any(p.in_head and is_present(p) for p in table)
+    return [p for p in table if has_head or not p.in_head]
 
 
 def to_jax(tensors: Mapping[str, np.ndarray], network: Network) -> dict[str, Any]:
@@ -174,7 +217,7 @@ def to_jax(tensors: Mapping[str, np.ndarray], network: Network) -> dict[str, Any
     Raises:
       UserError: if tensors are missing, unknown, or of the wrong shape or type; it lists them.
     """
-    table = parameters(network, backbone_only=not any(name.startswith(HEAD) for name in tensors))
+    table = _table(network, lambda p: p.torch_name in tensors)
     expected = {p.torch_name: p.torch_shape for p in table}
     check_tensors(expected, tensors, "the weights", READABLE_TYPES)
     return unflatten_dict({p.path: p.to_jax(to_float32(tensors[p.torch_name])) for p in table})

@@ -16,8 +16,10 @@ from muskie_jax.interop.hub import WEIGHTS, upload
 from muskie_jax.interop.metadata import finite_numbers, shareable_config
 from muskie_jax.interop.model_card import model_card
 from muskie_jax.interop.names import Network
+from muskie_jax.interop.reconstruction_names import ReconstructionNetwork
 from muskie_jax.interop.weights import Weights, write_weights
 from muskie_jax.models.muskie import Muskie
+from muskie_jax.models.reconstruction import Reconstruction
 
 METADATA_FILE = "config.json"
 CARD = "README.md"
@@ -26,7 +28,7 @@ ENTRIES = (WEIGHTS, METADATA_FILE, CARD)
 
 def save_pretrained(
     folder: str | os.PathLike,
-    model: Muskie,
+    model: Muskie | Reconstruction,
     params: Mapping[str, Any],
     *,
     training: Any = None,
@@ -59,7 +61,8 @@ def save_pretrained(
         provenance["training"] = shareable_config(config)
     if metrics is not None:
         provenance["metrics"] = finite_numbers(metrics)
-    weights = Weights(Network.of(model), jax.tree.map(np.asarray, dict(params)), provenance)
+    network = ReconstructionNetwork.of(model) if isinstance(model, Reconstruction) else Network.of(model)
+    weights = Weights(network, jax.tree.map(np.asarray, dict(params)), provenance)
     return write_folder(user_path(folder), weights, licence, force)
 
 

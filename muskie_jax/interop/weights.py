@@ -28,6 +28,7 @@ from muskie_jax.fingerprint import digest_of, examine
 from muskie_jax.interop.metadata import FORMAT, parse_metadata
 from muskie_jax.interop.names import REQUIRED, Network, network_from_tensors, to_jax, to_torch
 from muskie_jax.interop.prefixes import network_tensors, reading_note
+from muskie_jax.interop.reconstruction_names import ANCHORS, is_reconstruction, reconstruction_from_tensors
 from muskie_jax.writers import log
 
 SUFFIXES = (".safetensors", ".pth", ".pt")  # of files that are written
@@ -49,7 +50,8 @@ class Weights:
 
     Attributes:
       network: the sizes of the network.
-      params: our tree, float32 numpy arrays; a backbone alone lacks `norm` and `head`.
+      params: our tree, float32 numpy arrays; a backbone alone lacks `norm` and `head`. With a decoder of
+        point maps and cameras, the backbone's tree is under `backbone`.
       provenance: what is known about the training, see `muskie_jax.interop.metadata`.
     """
 
@@ -71,12 +73,14 @@ class Weights:
 
     @property
     def backbone_only(self) -> bool:
-        return "head" not in self.params
+        """Whether these are the weights of a backbone without a reconstruction head or a decoder."""
+        return not self.params.keys() & {"head", "backbone"}
 
     def backbone(self) -> "Weights":
-        """Returns these weights without the reconstruction head."""
-        kept = {name: value for name, value in self.params.items() if name not in ("norm", "head")}
-        return dataclasses.replace(self, params=kept)
+        """Returns the weights of the backbone alone, without its reconstruction head."""
+        params = self.params.get("backbone", self.params)
+        kept = {name: value for name, value in params.items() if name not in ("norm", "head")}
+        return dataclasses.replace(self, network=self.network.backbone, params=kept)
 
     def rounded(self, dtype: str) -> "Weights":
         """Returns these weights with every number rounded to `dtype`, one of STORED_TYPES; still float32.
@@ -98,18 +102,10 @@ class Weights:
         Raises:
           UserError: if a number is not finite.
         """
-        network = self.network
         return {
             "format": FORMAT,
             "muskie_jax": muskie_jax.__version__,
-            "variant": network.variant,
-            "width": network.width,
-            "depth": network.depth,
-            "num_heads": network.heads,
-            "patch": network.patch,
-            "registers": network.registers,
-            "view_embed": network.view_embed,
-            "rope_base": network.rope_base,
+            **self.network.metadata(),
             "backbone_only": self.backbone_only,
             "params_digest": self.params_digest,
         } | self.provenance
@@ -194,13 +190,14 @@ def save_pth(path: pathlib.Path, content: dict[str, Any]) -> None:
         raise OSError(first_line(error)) from error
 
 
-def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
+def read_weights(path: pathlib.Path, num_heads: int | None = None, with_decoder: bool = False) -> Weights:
     """Reads a weights file that uses the published names.
 
     Args:
       path: a `.safetensors`, `.pth`, `.pt` or `.ckpt` file. Names may have a prefix, see `prefixes`.
       num_heads: overrides the file's metadata. By default, a file without metadata gets the number of
         heads of the variant with its size.
+      with_decoder: whether to read the decoder of point maps and cameras too, if the file has one.
 
     Raises:
       UserError: if the file is unreadable or damaged, or does not contain Muskie weights; one line.
@@ -211,13 +208,19 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None) -> Weights:
         )
     try:
         everything, metadata = read_tensors(path)
-        tensors, prefix, left_out = network_tensors(everything, REQUIRED)
         known = parse_metadata(metadata)
-        network = network_from_tensors(tensors, known.heads if num_heads is None else num_heads)
+        heads = known.heads if num_heads is None else num_heads
+        if with_decoder and is_reconstruction(everything):
+            tensors, prefix, left_out = network_tensors(everything, ANCHORS)
+            network = reconstruction_from_tensors(tensors, heads)
+        else:
+            tensors, prefix, left_out = network_tensors(everything, REQUIRED)
+            network = network_from_tensors(tensors, heads)
         if known.rope_base is not None:
             network = dataclasses.replace(network, rope_base=float(known.rope_base))
         weights = Weights(network, to_jax(tensors, network), known.provenance)
-        if known.digest not in (None, weights.params_digest):
+        # The digest of a larger model does not fit its backbone.
+        if not left_out and known.digest not in (None, weights.params_digest):
             raise UserError("it is damaged: its contents do not match its digest; download it again")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -14,7 +14,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
-from muskie_jax.models.attention import Attention, attention_map
+from muskie_jax.models.attention import ATTENTION, Attention, attention_map, keep_only
 from muskie_jax.models.normalization import LayerNorm, gelu
 from muskie_jax.models.rope import RotationTable, rotate
 
@@ -22,6 +22,13 @@ INITIAL_VALUES = ("published", "xavier")
 
 # Checkpoint names for results of matrix products, which rematerialisation may save.
 PRODUCTS = ("qkv", "mixed", "hidden")
+# Activations that a block saves for the backward pass, in addition to its input. The rest is recomputed.
+REMAT = {
+    "none": None,  # saves all
+    "elementwise": (ATTENTION, *PRODUCTS),
+    "block": (ATTENTION,),
+    "full": (),
+}
 
 
 def dense(
@@ -39,11 +46,12 @@ def dense(
     if initial_values == "xavier":
         kernel_init, bias_init = nn.initializers.xavier_uniform(), nn.initializers.zeros
     else:
-        kernel_init = bias_init = _uniform_within(1 / math.sqrt(fan_in))
+        kernel_init = bias_init = uniform_within(1 / math.sqrt(fan_in))
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)
 
 
-def _uniform_within(bound: float) -> nn.initializers.Initializer:
+def uniform_within(bound: float) -> nn.initializers.Initializer:
+    """Returns an initializer that draws uniformly from ±bound."""
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
@@ -151,3 +159,21 @@ class AlternatingBlock(nn.Module):
         )
         x, _ = layer(False, "frame")(x, rotation)
         return layer(True, "global")(x, rotation, return_map)
+
+
+def block_class(remat: str, prevent_cse: bool = True) -> type[AlternatingBlock]:
+    """Returns `AlternatingBlock`, with the rematerialisation of this name from REMAT.
+
+    Args:
+      remat: what the backward pass recomputes, see `muskie_jax.models.muskie.Muskie`.
+      prevent_cse: False only inside a compiled loop over blocks, see `jax.checkpoint`.
+    """
+    saved = REMAT[remat]
+    if saved is None:
+        return AlternatingBlock
+    return nn.remat(
+        AlternatingBlock,
+        static_argnums=(3,),  # `return_map`, counting self: a Python bool that selects outputs
+        prevent_cse=prevent_cse,
+        policy=keep_only(saved),
+    )

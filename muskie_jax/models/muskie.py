@@ -20,9 +20,9 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from muskie_jax.models.attention import ATTENTION, Attention, keep_only
+from muskie_jax.models.attention import Attention
 from muskie_jax.models.inputs import CHANNELS, check_images
-from muskie_jax.models.layers import INITIAL_VALUES, PRODUCTS, AlternatingBlock, dense
+from muskie_jax.models.layers import INITIAL_VALUES, REMAT, AlternatingBlock, block_class, dense
 from muskie_jax.models.normalization import LayerNorm
 from muskie_jax.models.rope import BASE, patch_positions, rotation_table
 
@@ -49,13 +49,6 @@ VARIANTS = {
 }
 
 DTYPES = ("float32", "bfloat16")
-# Activations that a block saves for the backward pass, in addition to its input. The rest is recomputed.
-REMAT = {
-    "none": None,  # saves all
-    "elementwise": (ATTENTION, *PRODUCTS),
-    "block": (ATTENTION,),
-    "full": (),
-}
 VIEW_EMBED = ("none", "learned")
 
 
@@ -261,15 +254,8 @@ class Muskie(nn.Module):
         return x.reshape(shape), tokens if return_tokens else (), attention if return_attention else ()
 
     def _block(self, **kwargs) -> AlternatingBlock:
-        block_class, saved = AlternatingBlock, REMAT[self.remat]
-        if saved is not None:
-            block_class = nn.remat(
-                AlternatingBlock,
-                static_argnums=(3,),  # `return_map`, counting self: a Python bool that selects outputs
-                prevent_cse=not self.scan_blocks,
-                policy=keep_only(saved),
-            )
-        return block_class(self.heads, self.dtype, self.attention, self.initial_values, **kwargs)
+        build = block_class(self.remat, prevent_cse=not self.scan_blocks)
+        return build(self.heads, self.dtype, self.attention, self.initial_values, **kwargs)
 
     def _scan(self, x, rotation, return_attention, requested):
         """Runs the blocks as one loop over parameters that are stacked along a new leading axis."""

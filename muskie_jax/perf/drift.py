@@ -19,7 +19,7 @@ from jax import Array
 from muskie_jax.data.synthetic.render import render_groups
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.errors import UserError, fail
-from muskie_jax.interop.load import load_pretrained
+from muskie_jax.interop.load import load_backbone
 from muskie_jax.models.initial_params import init_params
 from muskie_jax.models.muskie import Muskie, build_model, to_float
 from muskie_jax.writers import table_head, table_row
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _print_drift(options: argparse.Namespace) -> None:
     if options.weights:
-        model, params = load_pretrained(options.weights)
+        model, params = load_backbone(options.weights)
     else:
         model = build_model(options.variant)
         params = init_params(model)

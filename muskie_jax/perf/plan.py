@@ -35,7 +35,7 @@ from muskie_jax.perf.plan_report import advice, report
 from muskie_jax.programs import (
     OPTIMIZER,
     ZERO_GRADIENTS,
-    Lower,
+    LowerUpdate,
     batch_shapes,
     device_bytes,
     training_programs,
@@ -240,7 +240,7 @@ class CompiledProgram:
 
 
 def compile_all(
-    lowered: Mapping[Bucket | str, Lower], machine: Machine
+    lowered: Mapping[Bucket | str, LowerUpdate], machine: Machine
 ) -> dict[Bucket | str, CompiledProgram]:
     """Compiles programs in parallel, and logs a line for each program."""
     start, finished = time.perf_counter(), []

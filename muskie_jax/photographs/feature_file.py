@@ -26,7 +26,7 @@ from muskie_jax.data.views import centre_box
 from muskie_jax.errors import UserError
 from muskie_jax.files import atomic_write, user_path
 from muskie_jax.fingerprint import digest
-from muskie_jax.interop.load import load_pretrained
+from muskie_jax.interop.load import load_backbone
 from muskie_jax.models.muskie import Muskie
 from muskie_jax.photographs.features import (
     check_views,
@@ -121,7 +121,7 @@ def write_features(
     for path in (out, picture):
         check_output(path, files, force)
     sizes = photograph_sizes(files)
-    model, params = load_pretrained(source)
+    model, params = load_backbone(source)
     plan = _plan(files, sizes, model, options)
     _check_space(out, plan)
     _log_plan(out, plan)

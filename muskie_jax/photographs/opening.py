@@ -17,7 +17,7 @@ from muskie_jax.checks import nearest_size, require
 from muskie_jax.data.images import BadImage, Photograph
 from muskie_jax.data.load_images import FilePath, image_files, open_image, photograph_sizes
 from muskie_jax.errors import UserError
-from muskie_jax.interop.load import load_pretrained
+from muskie_jax.interop.load import load_backbone
 from muskie_jax.models.muskie import Muskie
 
 MODEL = "small"  # the default: the larger of the bundled networks
@@ -73,7 +73,7 @@ def open_network(source: str | os.PathLike) -> Network:
     Raises:
       UserError: if there are no such weights.
     """
-    model, params = load_pretrained(source)
+    model, params = load_backbone(source)
     return Network(str(source), model, params)
 
 

@@ -1,12 +1,9 @@
 """Checkpoints of trainers are read alike by `load_pretrained` and by the PyTorch module."""
 
 import argparse
-import collections
 import os
 import pathlib
 import sys
-import types
-import typing
 
 import jax
 import numpy as np
@@ -102,28 +99,6 @@ def test_safetensors_of_a_larger_model(tmp_path, muskie, prefix, capsys):
 def test_a_state_dict_in_memory_may_have_a_prefix(muskie, capsys):
     torch_model.from_state_dict(under("backbone.", muskie[1]), 2)
     assert capsys.readouterr().err == "state dict: read the tensors under 'backbone.'\n"
-
-
-@pytest.fixture
-def fake_omegaconf(monkeypatch):
-    """Modules whose objects pickle like those of OmegaConf, which need not be installed."""
-
-    def node(module, name):
-        cls = type(name, (), {"__module__": module})
-        monkeypatch.setitem(sys.modules, module, sys.modules.get(module) or types.ModuleType(module))
-        monkeypatch.setattr(sys.modules[module], name, cls, raising=False)
-        return cls
-
-    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
-    metadata_class = node("omegaconf.base", "ContainerMetadata")
-    config_class = node("omegaconf.dictconfig", "DictConfig")
-    value_class = node("omegaconf.nodes", "AnyNode")
-    config, value, metadata = config_class(), value_class(), metadata_class()
-    resolvers = collections.defaultdict(dict)
-    vars(metadata).update(ref_type=typing.Any, object_type=dict, key_type=int, resolver_cache=resolvers)
-    vars(value).update(_parent=config, _val=3, _metadata=metadata)
-    vars(config).update(_metadata=metadata, _content={"views": value})
-    return config
 
 
 def test_settings_of_omegaconf_are_ignored(tmp_path, muskie, fake_omegaconf, capsys):

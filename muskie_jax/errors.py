@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 USAGE_ERROR = 2  # exit status: the same command fails again
@@ -56,15 +57,26 @@ def fail(message: str, status: int = USAGE_ERROR) -> NoReturn:
     sys.exit(status)
 
 
-def fail_at_once(message: str, status: int = MACHINE_ERROR) -> NoReturn:
-    """Prints one line on standard error, kills worker processes, and exits without waiting for threads.
+AT_END: list[Callable[[], object]] = []  # what `end_process` does first, such as removing a lock file
 
-    Threads can wait for ever for a disk, a device or another process, and so would a usual exit.
+
+def end_process(status: int) -> NoReturn:
+    """Ends the process at once, after what AT_END lists.
+
+    A usual exit waits for threads, and those may wait for ever, for a disk, a device or another process.
     """
+    for each in tuple(AT_END):
+        with contextlib.suppress(Exception):
+            each()
+    os._exit(status)
+
+
+def fail_at_once(message: str, status: int = MACHINE_ERROR) -> NoReturn:
+    """Prints one line on standard error, kills worker processes, and ends the process at once."""
     with contextlib.suppress(OSError, ValueError):  # nobody may read the message
         print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
         sys.stdout.flush()
     for worker in multiprocessing.active_children():
         with contextlib.suppress(OSError, ValueError):  # it is dead
             worker.kill()  # also ends a stopped process
-    os._exit(status)
+    end_process(status)

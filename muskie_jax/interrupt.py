@@ -15,11 +15,11 @@ import signal
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from muskie_jax.coordination import Coordination
-from muskie_jax.errors import first_line
+from muskie_jax.errors import end_process, first_line
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
@@ -43,14 +43,12 @@ class SignalHandler:
       name: what requested a stop, such as "SIGTERM" or "config.max_minutes"; empty before.
       training: whether the training loop runs.
       stopping: whether the training loop was told to stop. It then saves.
-      at_exit: functions that `end_process` calls.
     """
 
     def __init__(self, exit_code: int | None = None):
         self.exit_code = exit_code
         self.name = ""
         self.training = self.stopping = False
-        self.at_exit: list[Callable[[], None]] = []
         self._agreement: _Agreement | None = None
         self._previous: dict[int, Any] = {}
         self._leaving = False
@@ -242,17 +240,6 @@ def handle_signals(arguments: Sequence[str]) -> Iterator[SignalHandler]:
 def program() -> SignalHandler | None:
     """Returns the handler of the program; None in Python code of a user."""
     return _program
-
-
-def end_process(code: int) -> NoReturn:
-    """Ends the process at once; its main thread may be inside a compiler or a network call for minutes.
-
-    What `SignalHandler.at_exit` lists is done before: a lock file is removed.
-    """
-    for each in _program.at_exit if _program else ():
-        with contextlib.suppress(Exception):
-            each()
-    os._exit(code)
 
 
 def stopped_exit_code(arguments: Sequence[str]) -> int:

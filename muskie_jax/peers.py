@@ -4,7 +4,6 @@ The others would wait for the failed process in their next collective operation,
 its heartbeats and aborts them: two minutes, and a hundred lines each.
 """
 
-import os
 import sys
 import threading
 import time
@@ -12,7 +11,7 @@ import time
 import jax
 from jax._src import distributed  # JAX has no public way to send a text to other processes
 
-from muskie_jax.errors import MACHINE_ERROR, one_line
+from muskie_jax.errors import MACHINE_ERROR, end_process, one_line
 
 KEY = "muskie_jax/failure"
 SECONDS = 2.0  # between looks
@@ -49,7 +48,7 @@ def _watch() -> None:
         if not message.startswith(f"process {jax.process_index()}:"):
             print(f"error: another process failed: {message}", file=sys.stderr, flush=True)
             _outlive_others()
-            os._exit(MACHINE_ERROR)
+            end_process(MACHINE_ERROR)
 
 
 def _outlive_others() -> None:

@@ -26,7 +26,7 @@ from typing import NoReturn
 
 from muskie_jax import interrupt
 from muskie_jax.coordination import Coordination
-from muskie_jax.errors import USAGE_ERROR, UserError
+from muskie_jax.errors import AT_END, USAGE_ERROR, UserError
 
 REFRESH_SECONDS = 20.0
 # Several refreshes, since a network file system may show an old modification time for a minute.
@@ -125,11 +125,11 @@ class WorkdirLock:
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
         self._released, self._turn = threading.Event(), threading.RLock()
         threading.Thread(target=self._refresh, name="lock", daemon=True).start()
-        program = interrupt.program()
-        if program:
-            program.at_exit.append(self.release)
+        AT_END.append(self.release)
 
     def release(self) -> None:
+        if self.release in AT_END:
+            AT_END.remove(self.release)
         self._released.set()
         with self._turn, contextlib.suppress(OSError):
             if _read(self._path) == self._owner:

@@ -13,24 +13,16 @@ from conftest import python_path, xla_flags
 from muskie_jax.checkpoints.saved_steps import saved_steps
 from muskie_jax.errors import MACHINE_ERROR, USAGE_ERROR
 from muskie_tests.commands import free_port, run_module
+from muskie_tests.runs import NANO_FLAGS
 
 pytestmark = pytest.mark.slow
 
 HERE = pathlib.Path(__file__).parent
 SETTINGS = [
+    *NANO_FLAGS,
     "--config=configs/photos.py",
-    "--config.model.variant=nano",
-    "--config.batch.groups=8",
-    "--config.buckets.resolutions=(((32,32),),)",
-    "--config.buckets.views=(2,)",
-    "--config.evaluation.groups=8",
-    "--config.evaluation.size=(32,32)",
-    "--config.evaluation.every=0",
-    "--config.log.every=1",
-    "--config.log.tensorboard=False",
     "--config.checkpoint.every=30",
     "--config.duration=100_000 steps",
-    "--config.optim.warmup=2 steps",
     "--config.data.workers=0",
 ]
 LIMIT = 60  # seconds from the fault to the end of each process

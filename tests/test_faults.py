@@ -21,7 +21,7 @@ from muskie_jax.errors import Hung, NotFinite, SaveFailed, UserError
 from muskie_jax.programs import Programs
 from muskie_jax.train import saved_on_error, train
 from muskie_tests.commands import run_in_process
-from muskie_tests.runs import nano_config
+from muskie_tests.runs import NANO_FLAGS, nano_config
 
 STEPS = 9
 FAULT = 6  # the fault happens while this update is prepared, so the state of the update before is saved
@@ -212,17 +212,8 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_a_file(photo_folder, tmp_p
 # --- Complete runs of the command, with worker processes ------------------------------------------------
 
 SETTINGS = [
-    "--config.model.variant=nano",
-    "--config.batch.groups=8",
-    "--config.buckets.resolutions=(((32,32),),)",
-    "--config.buckets.views=(2,)",
-    "--config.evaluation.groups=8",
-    "--config.evaluation.size=(32,32)",
-    "--config.evaluation.every=0",
-    "--config.log.every=1",
-    "--config.log.tensorboard=False",
+    *NANO_FLAGS,
     "--config.checkpoint.every=50_000",
-    "--config.optim.warmup=2 steps",
     "--config.data.workers=2",
 ]
 

@@ -104,10 +104,11 @@ def test_the_exit_code_is_known_before_flags_are_parsed(arguments, code):
 
 PROGRAM = """
 import sys, time
+from muskie_jax.errors import AT_END
 from muskie_jax.interrupt import StopSignal, handle_all_signals
 assert "jax" not in sys.modules, "it would be imported before signals are handled"
 handler = handle_all_signals(["--stopped_exit_code=75"])
-handler.at_exit.append(lambda: print("released", flush=True))
+AT_END.append(lambda: print("released", flush=True))
 print("ready", flush=True)
 """
 STARTING = "time.sleep(60)"

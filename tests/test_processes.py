@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
@@ -13,24 +12,14 @@ import pytest
 
 from conftest import write_scene, xla_flags
 from muskie_jax.checkpoints.saved_steps import saved_steps
+from muskie_tests.commands import free_port
+from muskie_tests.runs import NANO_FLAGS
 
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parent.parent
 PER_PROCESS = 4
-SETTINGS = [
-    "--config.model.variant=nano",
-    "--config.batch.groups=8",
-    "--config.buckets.resolutions=(((32,32),),)",
-    "--config.buckets.views=(2,)",
-    "--config.evaluation.groups=8",
-    "--config.evaluation.size=(32,32)",
-    "--config.evaluation.every=0",
-    "--config.log.every=1",
-    "--config.log.tensorboard=False",
-    "--config.checkpoint.every=3",
-    "--config.optim.warmup=2 steps",
-]
+SETTINGS = [*NANO_FLAGS, "--config.checkpoint.every=3"]
 
 
 def launch(photos, workdir, steps, devices, *flags):
@@ -55,10 +44,7 @@ def finish(*processes, code=0):
 
 
 def launch_two(photos, workdir, steps, *flags):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    flags = [*flags, "--distributed", f"--coordinator=localhost:{port}", "--num_processes=2"]
+    flags = [*flags, "--distributed", f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
     return [launch(photos, workdir, steps, PER_PROCESS, *flags, f"--process_id={i}") for i in (0, 1)]
 
 

@@ -12,7 +12,8 @@ import time
 import pytest
 
 from conftest import ROOT, xla_flags
-from muskie_tests.attacked import STOPPED, Run, free_port
+from muskie_tests.attacked import STOPPED, Run
+from muskie_tests.commands import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 
 from conftest import ROOT, xla_flags
+from muskie_tests.commands import free_port
 
 SETTINGS = [
     "--config.model.variant=nano",
@@ -116,12 +116,6 @@ class Run:
     def saved(self):
         paths = (self.workdir / "checkpoints").glob("*")
         return sorted(int(path.name) for path in paths if path.name.isdigit())
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 def _distributed(processes, port):

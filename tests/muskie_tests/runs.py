@@ -4,6 +4,20 @@ from ml_collections import ConfigDict
 
 from muskie_jax.config import default_config, folder
 
+# Flags of small complete runs, started as a command.
+NANO_FLAGS = (
+    "--config.model.variant=nano",
+    "--config.batch.groups=8",
+    "--config.buckets.resolutions=(((32,32),),)",
+    "--config.buckets.views=(2,)",
+    "--config.evaluation.groups=8",
+    "--config.evaluation.size=(32,32)",
+    "--config.evaluation.every=0",
+    "--config.log.every=1",
+    "--config.log.tensorboard=False",
+    "--config.optim.warmup=2 steps",
+)
+
 
 def nano_config(root, **source) -> ConfigDict:
     """Returns a run of the smallest network on photographs: two resolutions, float32, 20 steps."""

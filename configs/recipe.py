@@ -6,8 +6,8 @@ This evaluates on synthetic rooms and needs no data. docs/experiments.md shows h
 and photographs as textures. --runs=recipe,adamw selects runs. A single run is also a config:
 configs/recipe.py:adamw.
 
-`recipe` trains Muskie-S on synthetic rooms at 128x128, 512 views per update, with Muon. With optax's own
-Muon, before its matrices were stacked, 5,000 updates took 2m58s with compilation on an H200 (2026-11-29).
+`recipe` trains Muskie-S on synthetic rooms with Muon: 256 views per update, 128x128, and 224x224 in one
+update of five.
 
 | runs | what they change (what `recipe` does) |
 |---|---|
@@ -16,15 +16,16 @@ Muon, before its matrices were stacked, 5,000 updates took 2m58s with compilatio
 | decay_0, decay_20 | weight decay 0, 0.2 (0.05) |
 | warmup_100, warmup_1000 | warm-up of 100, 1,000 updates (300) |
 | linear, cooldown_50, cooldown_20 | linear decay after the warm-up, in the last 50% or 20% (cosine) |
-| views_2, views_4, views_8, views_4_8 | groups of 2, 4, 8, or 4 and 8 views (2, 4 and 8); as many images |
+| views_2, views_4, views_8, views_2_4_8 | groups of 2, 4, 8, or 2, 4, 8 views (4 and 8); as many images |
 | random, rectangle, ellipse, blob | one mask mode, 90% or (regions) 75% (random and rectangle in turn) |
 | random_75, random_95, rectangle_60 | one mask mode with another ratio: 75%, 95%, 60% |
-| batch_256, batch_1024 | 256, 1,024 views per update (512); as many images over the run |
-| mixed_224, late_224 | 224x224 in one update of five, throughout or as the last fifth (128x128 only) |
+| batch_128, batch_512, batch_1024 | 128, 512, 1,024 views per update (256); as many images over the run |
+| only_128, half_224, only_224, late_224 | 224x224 never, in half of the updates, always, or at the end |
 | textures_0, textures_16, textures_64 | at most so many photographs as textures (256); see below |
 | cameras, faults, surfaces, wide | parts of configs/wide_rooms.py, and all of them (default rooms) |
-| updates_10000, updates_20000 | 10,000, 20,000 updates (5,000) |
-| size_nano, size_tiny, size_base | another size of the network, with the updates in UPDATES (Muskie-S) |
+| roll_45, roll_90, roll_180 | views rolled by up to 45, 90, 180 degrees (12) |
+| updates_15000, updates_30000 | 15,000, 30,000 updates (7,500) |
+| size_nano, size_tiny, size_base | another size of the network, with UPDATES_OF_SIZES (Muskie-S) |
 
 The runs textures_* differ from `recipe` only with photographs: --config.sources.rooms.photos=/folder.
 """
@@ -38,12 +39,12 @@ from muskie_jax.config import default_config, synthetic
 from muskie_jax.config_file import load_module
 from muskie_jax.sweeps import choose, override
 
-SMALL = (((128, 128),),)
-LARGE = (((224, 224),),)
+SMALL, LARGE = (128, 128), (224, 224)
 RANDOM, RECTANGLE = ("random", 0.9), ("rectangle", 0.75)
+UPDATES = 7_500
 # Updates of other sizes in about the minutes of `recipe`, estimated from FLOPs and the time of `recipe`.
 # The table's column "minutes" shows how equal they are.
-UPDATES = {"nano": 12_000, "tiny": 10_000, "base": 1_800}
+UPDATES_OF_SIZES = {"nano": 18_000, "tiny": 15_000, "base": 2_700}
 
 
 def sweep() -> dict[str, dict[str, Any]]:
@@ -56,7 +57,7 @@ def sweep() -> dict[str, dict[str, Any]]:
         runs[f"warmup_{steps}"] = {"optim.warmup": f"{steps} steps"}
     for name, cooldown in (("linear", 1.0), ("cooldown_50", 0.5), ("cooldown_20", 0.2)):
         runs[name] = {"optim.schedule": "linear", "optim.cooldown": cooldown}
-    for views in ((2,), (4,), (8,), (4, 8)):
+    for views in ((2,), (4,), (8,), (2, 4, 8)):
         runs[f"views_{'_'.join(map(str, views))}"] = {"buckets.views": views}
     for name, mode in (
         ("random", RANDOM),
@@ -68,10 +69,12 @@ def sweep() -> dict[str, dict[str, Any]]:
         ("rectangle_60", ("rectangle", 0.6)),
     ):
         runs[name] = {"mask.modes": (mode,)}
-    runs["batch_256"] = {"batch.groups": 32, "duration": "10_000 steps"}
-    runs["batch_1024"] = {"batch.groups": 128, "duration": "2_500 steps"}
-    runs["mixed_224"] = {"buckets.resolutions": (SMALL[0] * 4 + LARGE[0],)}
-    runs["late_224"] = {"buckets.late": LARGE, "buckets.late_fraction": 0.2}
+    for views in (128, 512, 1_024):
+        runs[f"batch_{views}"] = {"batch.groups": views // 8, "duration": f"{UPDATES * 256 // views} steps"}
+    for name, sizes in (("only_128", (SMALL,)), ("half_224", (SMALL, LARGE)), ("only_224", (LARGE,))):
+        runs[name] = {"buckets.resolutions": (sizes,)}
+    late = {"buckets.late": ((LARGE,),), "buckets.late_fraction": 0.2}
+    runs["late_224"] = {"buckets.resolutions": ((SMALL,),), **late}
     runs["textures_0"] = {"sources.rooms.world.photo_texture_fraction": 0.0}
     for count in (16, 64):
         runs[f"textures_{count}"] = {"sources.rooms.num_photos": count}
@@ -79,9 +82,11 @@ def sweep() -> dict[str, dict[str, Any]]:
     parts = {**parts, "wide": {key: value for part in parts.values() for key, value in part.items()}}
     for name, settings in parts.items():
         runs[name] = {f"sources.rooms.world.{key}": value for key, value in settings.items()}
-    for updates in (10_000, 20_000):
+    for degrees in (45, 90, 180):
+        runs[f"roll_{degrees}"] = {"sources.rooms.world.roll_jitter": float(degrees)}
+    for updates in (2 * UPDATES, 4 * UPDATES):
         runs[f"updates_{updates}"] = {"duration": f"{updates} steps"}
-    for variant, updates in UPDATES.items():
+    for variant, updates in UPDATES_OF_SIZES.items():
         runs[f"size_{variant}"] = {"model.variant": variant, "duration": f"{updates} steps"}
     return runs
 
@@ -94,15 +99,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.sources.rooms = synthetic()
     config.data.workers = 0
 
-    config.batch.groups = 64
+    config.batch.groups = 32
     config.batch.views = 8
     config.batch.update(reuse=1, passes=1)
-    config.buckets.resolutions = SMALL
-    config.buckets.views = (2, 4, 8)
+    config.buckets.resolutions = ((SMALL,) * 4 + (LARGE,),)
+    config.buckets.views = (4, 8)
     config.mask.modes = (RANDOM, RECTANGLE)
 
     config.fast_compile = True
-    config.duration = "5_000 steps"
+    config.duration = f"{UPDATES} steps"
     config.optim.update(name="muon", learning_rate=1e-3, warmup="300 steps")
 
     config.evaluation.every = 0

@@ -15,6 +15,14 @@ from muskie_jax.coordination import Coordination
 from muskie_jax.interrupt import SignalHandler, StopSignal, stopped_exit_code
 
 
+@pytest.fixture(autouse=True)
+def usual_handler_of_ctrl_c():
+    """A shell without job control starts programs in the background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_a_time_limit_requests_a_stop(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])

@@ -84,14 +84,7 @@ def run_verify(arguments: list[str]) -> dict[str, Any]:
     """Reads all files of a pack, in a folder or at a URL, and compares them with their checksums."""
     (root,) = arguments
     remote = RemotePack(root)
-    damaged = remote.damaged_files()
-    for name in damaged:
-        log(f"{name} is missing or damaged")
-    if damaged:
-        raise UserError(
-            f"{len(damaged)} of {len(remote.info.files)} files of {root} are missing or damaged, such as "
-            f"{damaged[0]}: copy them there again, or pack again with --overwrite"
-        )
+    remote.verify()
     return _summary(root, remote.info)
 
 

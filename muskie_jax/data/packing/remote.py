@@ -79,6 +79,21 @@ class RemotePack:
                     target.write(chunk)
         return digest.hexdigest()
 
+    def verify(self) -> None:
+        """Reads all files and compares them with their checksums; logs a line for each damaged one.
+
+        Raises:
+          UserError: if a file is missing or damaged.
+        """
+        damaged = self.damaged_files()
+        for name in damaged:
+            log_main(f"{name} is missing or damaged")
+        if damaged:
+            raise UserError(
+                f"{len(damaged)} of {len(self.info.files)} files of {self.root} are missing or damaged, "
+                f"such as {damaged[0]}: copy them there again, or pack again with --overwrite"
+            )
+
     def damaged_files(self) -> list[str]:
         """Returns the names of files that are missing or differ from what was packed."""
 

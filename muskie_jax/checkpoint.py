@@ -159,9 +159,19 @@ class Checkpointer:
             raise NotFinite(f"the state after step {step} is not finite and was not saved")
 
     def check(self) -> None:
-        """Raises SaveFailed if a save failed in the background; cheap enough for every step."""
+        """Raises SaveFailed if a save failed in the background; cheap enough for every step.
+
+        Orbax logs most failures at once, and returns all of them when the save has ended.
+        """
+        if not self._has_saved or self._failed:
+            return
         error = self._messages.failure
-        if error is not None and self._has_saved and not self._failed:
+        if error is None and not self._manager.is_saving_in_progress():
+            try:
+                self._manager.check_for_errors()
+            except Exception as ended:
+                error = ended
+        if error is not None:
             raise self._failure(error) from error
 
     def _failure(self, error: BaseException) -> SaveFailed:

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow
 
 HERE = pathlib.Path(__file__).parent
 SETTINGS = [
-    *NANO_FLAGS,
     "--config=configs/photos.py",
+    *NANO_FLAGS,
     "--config.checkpoint.every=30",
     "--config.duration=100_000 steps",
     "--config.data.workers=0",

@@ -1,12 +1,11 @@
 """Trainings that get signals in every phase lose nothing, and two jobs never share a work directory."""
 
-import fcntl
 import functools
 import os
 import pty
 import signal
 import subprocess
-import termios
+import sys
 import time
 
 import pytest
@@ -84,13 +83,14 @@ def test_closing_the_terminal_saves(tmp_path):
     """Writing to a closed terminal is an error, which must not end the run before it has saved."""
     terminal, end = pty.openpty()
 
-    def own_terminal():
-        os.setsid()
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-    command = Run.command(tmp_path, 100_000)
+    # The terminal becomes that of the new session. A fork of this process, which runs JAX, might hang.
+    own_terminal = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", own_terminal, *Run.command(tmp_path, 100_000)]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": xla_flags(1)}, preexec_fn=own_terminal,
+        command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": xla_flags(1)}, start_new_session=True,
         stdin=end, stdout=end, stderr=end,
     )  # fmt: skip
     os.close(end)

@@ -20,6 +20,7 @@ from absl import logging as absl_logging
 
 ERRORS = "errors.txt"  # file in the work directory
 MOST_MESSAGES = 100  # messages kept for the file
+MOST_CHARACTERS = 16_000  # of an entry of the file: a disk may be nearly full
 
 
 class OrbaxMessages(logging.Filter):
@@ -76,7 +77,8 @@ class OrbaxMessages(logging.Filter):
         written. Returns "" if neither can.
         """
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        text = "\n".join([f"--- {now}", *traceback.format_exception(error), *self._texts, ""])
+        text = "\n".join([f"--- {now}", *traceback.format_exception(error), *self._texts])
+        text = text[:MOST_CHARACTERS] + "\n"
         number = jax.process_index()
         name = ERRORS if number == 0 else f"errors.{number}.txt"
         for path in (workdir / name, pathlib.Path(tempfile.gettempdir()) / f"muskie_{workdir.name}_{name}"):

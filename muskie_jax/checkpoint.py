@@ -44,7 +44,7 @@ from muskie_jax.writers import log_main
 
 # Settings that decide which arrays a state has, and how they are nested.
 MODEL_STRUCTURE = ("variant", "patch", "registers", "view_embed", "max_views")
-OPTIM_STRUCTURE = ("name", "decay", "clip_norm")
+OPTIM_STRUCTURE = ("name", "decay", "clip_norm", "spike_factor")
 STRUCTURE = (
     *(f"model.{name}" for name in MODEL_STRUCTURE),
     *(f"optim.{name}" for name in OPTIM_STRUCTURE),

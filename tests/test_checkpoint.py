@@ -146,21 +146,25 @@ def test_a_checkpoint_of_another_network_raises_and_is_not_moved(tmp_path):
     assert int(restored(tmp_path)[0].step) == 1
 
 
-def test_another_structure_names_its_setting_and_moves_nothing(tmp_path):
-    """The optimizers have the same arrays, nested in another way, which is no damage."""
+@pytest.mark.parametrize(
+    "setting, before, after", [("decay", "all", "matrices"), ("spike_factor", 0.0, 10.0)]
+)
+def test_another_structure_names_its_setting_and_moves_nothing(tmp_path, setting, before, after):
+    """The optimizers nest their arrays in another way, or have further ones, which is no damage."""
     config = default_config()
     params = {"kernel": jnp.ones((8, 4)), "bias": jnp.zeros(4)}
     state = lambda: TrainState(jnp.int32(5), params, make_optimizer(config).init(params))
     checkpoints = Checkpointer(tmp_path, keep=3)
     checkpoints.save(state(), config)
     checkpoints.close()
-    config.optim.decay = "matrices"
+    config.optim[setting] = after
     checkpoints = Checkpointer(tmp_path, keep=3)
-    with pytest.raises(UserError, match="config.optim.decay was 'all' and is now 'matrices'") as raised:
+    change = f"config.optim.{setting} was {before!r} and is now {after!r}"
+    with pytest.raises(UserError, match=change) as raised:
         checkpoints.restore(like(state()), config)
     assert "optim.learning_rate" not in str(raised.value)
     assert (tmp_path / "checkpoints" / "5").is_dir() and not (tmp_path / "checkpoints_damaged").exists()
-    config.optim.decay = "all"
+    config.optim[setting] = before
     assert int(checkpoints.restore(like(state()), config)[0].step) == 5
     checkpoints.close()
 

@@ -12,10 +12,9 @@ import threading
 import time
 from typing import Any
 
-from muskie_jax.errors import UserError
+from muskie_jax.errors import MACHINE_ERROR, UserError
 
 LONGEST_WAIT_MINUTES = 55.0  # for other processes; JAX's coordination service waits for an hour
-NOT_CONNECTED = 1  # exit status; not that of a wrong setting, after which a run is not started again
 FIRST_MESSAGE_SECONDS, MESSAGE_SECONDS = 10.0, 30.0
 COORDINATOR_SECONDS = 10.0  # process 0 waits longer: when it ends, JAX aborts the processes that wait
 JAX_SECONDS = 240.0  # JAX waits longer than we do, because it would abort the process
@@ -124,7 +123,7 @@ def connect(coordinator: str | None, processes: int | None, process: int | None,
                 f"error: not {everyone} connected{place} within {waited:.0f} s: start the missing ones, "
                 "check --coordinator, or pass a larger --connect_minutes"
             )
-            os._exit(NOT_CONNECTED)  # JAX cannot be asked to stop waiting
+            os._exit(MACHINE_ERROR)  # JAX cannot be asked to stop waiting
         _log(f"waiting for {everyone} to connect{place}: {waited:.0f} s of at most {limit:.0f} s")
         thread.join(min(MESSAGE_SECONDS, limit - waited))
     for error in errors:

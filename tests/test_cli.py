@@ -19,17 +19,10 @@ from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.config import default_config, posed, synthetic
 from muskie_jax.errors import UserError
 from muskie_tests.commands import complaint_of, run_in_process, run_module
+from muskie_tests.runs import SMALL_FLAGS
 
 SMALL = [
-    "--config.model.variant=nano",
-    "--config.batch.groups=4",
-    "--config.buckets.resolutions=(((32,32),),)",
-    "--config.buckets.views=(2,)",
-    "--config.mask.num_reference=1",
-    "--config.optim.warmup=1 steps",
-    "--config.evaluation.groups=4",
-    "--config.evaluation.size=(32,32)",
-    "--config.evaluation.every=0",
+    *SMALL_FLAGS,
     "--config.log.every=2",
 ]
 

@@ -10,17 +10,10 @@ import time
 
 from conftest import ROOT, xla_flags
 from muskie_tests.commands import free_port
+from muskie_tests.runs import SMALL_FLAGS
 
 SETTINGS = [
-    "--config.model.variant=nano",
-    "--config.batch.groups=4",
-    "--config.buckets.resolutions=(((32,32),),)",
-    "--config.buckets.views=(2,)",
-    "--config.mask.num_reference=1",
-    "--config.optim.warmup=1 steps",
-    "--config.evaluation.groups=4",
-    "--config.evaluation.size=(32,32)",
-    "--config.evaluation.every=0",
+    *SMALL_FLAGS,
     "--config.evaluation.pictures=0",
     "--config.checkpoint.every=50_000",
     "--config.log.every=1",

@@ -4,6 +4,18 @@ from ml_collections import ConfigDict
 
 from muskie_jax.config import default_config, folder
 
+# Flags that make configs/quickstart.py as small as can be.
+SMALL_FLAGS = (
+    "--config.model.variant=nano",
+    "--config.batch.groups=4",
+    "--config.buckets.resolutions=(((32,32),),)",
+    "--config.buckets.views=(2,)",
+    "--config.mask.num_reference=1",
+    "--config.optim.warmup=1 steps",
+    "--config.evaluation.groups=4",
+    "--config.evaluation.size=(32,32)",
+    "--config.evaluation.every=0",
+)
 # Flags of small complete runs, started as a command.
 NANO_FLAGS = (
     "--config.model.variant=nano",

@@ -10,7 +10,7 @@ On your own views with depth and cameras, in one of the layouts of docs/evaluati
     --config configs/evaluate.py:cameras --config.posed.yours.root=/folder/of/sequences
 
 :recordings evaluates on 60 groups of 4 views of 128x128, from five recorded sequences: the protocol of
-docs/experiments.md. Networks see these views enlarged to 256x256. :wide does the same with two sequences of
+docs/experiments.md. Networks see these views enlarged to 256x256, the first at eight angles. :wide does the same with two sequences of
 wide baselines. Both need the folder that contains the sequences, one folder with cameras.json each:
 
     --config configs/evaluate.py:recordings --config.data.root=/folder/of/sequences
@@ -76,7 +76,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         for name in SEQUENCES[arg]:
             config.posed[name] = posed("cameras", root=name, groups=12)
         config.evaluate.evaluators = ("correspondence",)
-        config.evaluate.update(sizes=((128, 128),), enlarge=2, views=(4,), protocols=("targets",))
+        config.evaluate.update(
+            sizes=((128, 128),), enlarge=2, orientations=8, views=(4,), protocols=("targets",)
+        )
         return config
     name = arg if arg in SIZES else "yours"
     config.posed[name] = posed(arg)

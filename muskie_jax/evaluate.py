@@ -52,7 +52,8 @@ FIGURES = "figures"
 # Version 2: points of row or column 0 count in the first view, draws do not depend on names of folders, and
 # the other masks are drawn as published.
 # Version 3: refined correspondences use wider neighbourhoods on grids of more than 8 patches.
-VERSION = 3
+# Version 4: the softmax over cosine similarities of features has half the temperature.
+VERSION = 4
 UNCHANGED_MASKS = ("random", "rectangle")
 DID_NOT_MOVE = "did not move=still"  # the trivial baseline of correspondence, part of every sweep
 # Renamed settings keep their original name in digests, so that finished units are not repeated.
@@ -362,7 +363,7 @@ def make_correspondence(
     choose = lambda has_depth: {
         views: [each for each in opened if each.has_depth == has_depth] for views, opened in sets.items()
     }
-    options = {key: settings[key] for key in ("points", "layers", "pictures", "enlarge")}
+    options = {key: settings[key] for key in ("points", "layers", "pictures", "enlarge", "orientations")}
     return [
         CorrespondenceEvaluator(choose(True), settings.sizes, protocols=settings.protocols, **options),
         EpipolarEvaluator(choose(False), settings.sizes, **options),

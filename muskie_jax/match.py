@@ -11,7 +11,13 @@ from absl import flags, logging
 
 from muskie_jax.command_line import OUT, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
-from muskie_jax.photographs.command_flags import define_force, define_model, define_predictor, define_size
+from muskie_jax.photographs.command_flags import (
+    define_force,
+    define_model,
+    define_predictor,
+    define_size,
+    define_turned,
+)
 from muskie_jax.photographs.match_files import MAX_ROWS, Pair, write_matches
 from muskie_jax.photographs.matching import match_photographs, match_warnings, other_photographs
 from muskie_jax.photographs.opening import find_photographs, open_network
@@ -23,11 +29,12 @@ _MODEL = define_model()
 _SIZE = define_size()
 _MAX = flags.DEFINE_integer("max", 80, "Matches to draw for each pair of photographs.", lower_bound=1)
 _PREDICTOR = define_predictor()
+_TURNED = define_turned()
 _BASELINE = flags.DEFINE_enum("baseline", None, ["sift"], "Another method, drawn beside: OpenCV's SIFT.")
 _FORCE = define_force()
 
 NEEDED = {"out": "matches.png"}
-OPTIONAL = ("model", "size", "max", "predictor", "baseline", "force")
+OPTIONAL = ("model", "size", "max", "predictor", "turned", "baseline", "force")
 HELP = {"out": "Picture to write; a .csv and a .npz file with the same name are written beside it."}
 ARGUMENTS = ("1.jpg", "2.jpg")
 
@@ -44,7 +51,7 @@ def match(arguments: list[str]) -> None:
     if sift:
         import_opencv()
     network = open_network(_MODEL.value)
-    results = match_photographs(network, first, others, _SIZE.value, _PREDICTOR.value)
+    results = match_photographs(network, first, others, _SIZE.value, _PREDICTOR.value, turned=_TURNED.value)
     pairs = []
     for path, matches in zip(others, results):
         by_method = {"Muskie": matches} | ({"SIFT": sift_matches(first, path)} if sift else {})
@@ -52,7 +59,7 @@ def match(arguments: list[str]) -> None:
         log(found + (f"; SIFT: {len(by_method['SIFT'].score)}" if sift else ""))
         pairs.append(Pair(path, by_method))
     write_matches(paths, first, pairs, _MAX.value, _FORCE.value)
-    for line in match_warnings([(pair.path, pair.matches["Muskie"]) for pair in pairs]):
+    for line in match_warnings([(pair.path, pair.matches["Muskie"]) for pair in pairs], _TURNED.value):
         log(line)
     if len(pairs) > MAX_ROWS:
         log(f"{paths[0]} shows the {MAX_ROWS} photographs with most matches")

@@ -12,7 +12,13 @@ from absl import flags, logging
 
 from muskie_jax.command_line import OUT, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
-from muskie_jax.photographs.command_flags import define_force, define_model, define_predictor, define_size
+from muskie_jax.photographs.command_flags import (
+    define_force,
+    define_model,
+    define_predictor,
+    define_size,
+    define_turned,
+)
 from muskie_jax.photographs.matching import other_photographs
 from muskie_jax.photographs.opening import find_photographs, open_network
 from muskie_jax.photographs.output_files import plan_outputs
@@ -24,10 +30,11 @@ _POINTS = flags.DEFINE_string("points", None, 'Points of the query: "x,y; x,y", 
 _MODEL = define_model()
 _SIZE = define_size()
 _PREDICTOR = define_predictor()
+_TURNED = define_turned()
 _FORCE = define_force()
 
 NEEDED = {"points": '"812,430; 96,310"', "out": "tracks.png"}
-OPTIONAL = ("model", "size", "predictor", "force")
+OPTIONAL = ("model", "size", "predictor", "turned", "force")
 HELP = {"out": "Picture to write; .csv, .npz and .json files with the same name are written beside it."}
 ARGUMENTS = ("query.jpg", "views/")
 
@@ -42,7 +49,9 @@ def track(arguments: list[str]) -> None:
     check_points(points, query)
     paths = plan_outputs(OUT.value, SUFFIXES, _FORCE.value, [query, *others])
     network = open_network(_MODEL.value)
-    tracks = track_photographs(network, query, others, points, _SIZE.value, _PREDICTOR.value)
+    tracks = track_photographs(
+        network, query, others, points, _SIZE.value, _PREDICTOR.value, turned=_TURNED.value
+    )
     write_tracks(paths, tracks, _FORCE.value)
     seen = tracks.visible.sum(1).tolist()
     for number, ((x, y), count) in enumerate(zip(points.tolist(), seen), 1):

@@ -195,8 +195,8 @@ def test_predictor_is_chosen_and_unknown_ones_are_reported(folder):
 
 
 def test_layers_may_be_fractions_of_the_depth():
-    name = PredictorName.parse("feature+refined 2/3")
-    assert [name.layer_of(depth) for depth in (2, 3, 6, 12)] == ["1", "2", "4", "8"]
+    name = PredictorName.parse("feature+refined 5/6")
+    assert [name.layer_of(depth) for depth in (2, 3, 6, 12)] == ["2", "2", "5", "10"]
     assert PredictorName.parse("feature 4").layer_of(6) == "4" and REFINED.layer_of(6) == "all"
 
 
@@ -208,7 +208,7 @@ def test_predictor_of_a_fraction_is_found_among_layers(folder):
     for unit in units:
         rows = [ResultRow(labels | {"layer": n}, {"px_ate": n, "px_10": 0, "pairs": 1}) for n in (1, 2, 3)]
         append(folder / "layers/results.jsonl", unit._replace(rows=tuple(rows)))
-    found = correspondence(folder / "layers", DATASETS, PredictorName.parse("feature+refined 2/3"))
+    found = correspondence(folder / "layers", DATASETS, PredictorName.parse("feature+refined 5/6"))
     assert found["a-seed0", 10]["px"] == 2
 
 

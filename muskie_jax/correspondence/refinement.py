@@ -14,7 +14,7 @@ from muskie_jax.correspondence.predictors import cell_size
 # Tuned on rooms and photographs, for both attention and features.
 NEIGHBOURHOOD = 1 / 8  # standard deviation of neighbours' weights, as a fraction of a view's shorter side
 RADIUS = 1.5  # distance of the furthest neighbours, in standard deviations
-FEATURE_TEMPERATURE = 0.1  # temperature of the softmax over cosine similarities
+FEATURE_TEMPERATURE = 0.05  # temperature of the softmax over cosine similarities
 CYCLE_CELLS = 1.5  # largest cycle error of a consistent prediction, in cells
 
 

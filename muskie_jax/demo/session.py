@@ -134,7 +134,7 @@ def compute_session(
     sizes = np.tile(images.shape[1:3], (len(images), 1))
     features = tokens[compared_block(len(tokens)) - 1]
     padding = np.zeros(features.shape[:3], bool)
-    views = Views(images, padding, sizes, sizes, tuple(map(pathlib.Path, names)))
+    views = Views(images, padding, sizes, sizes, tuple(map(pathlib.Path, names)), (0,) * len(names))
     encoding = Encoding(views, features, None)
     return Session(encoding, pictures, names, tuple(np.asarray(block) for block in tokens))
 

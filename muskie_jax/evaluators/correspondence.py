@@ -101,6 +101,7 @@ class CorrespondenceEvaluator:
       protocols: see `muskie_jax.correspondence.scores`.
       pictures: number of groups per set to draw.
       enlarge: factor by which views are enlarged for the network.
+      orientations: number of angles of the first view at which refined predictors search.
     """
 
     name = "correspondence"
@@ -115,10 +116,12 @@ class CorrespondenceEvaluator:
         protocols: Sequence[str] = ("targets", "published"),
         pictures: int = 1,
         enlarge: int = 1,
+        orientations: int = 1,
     ):
         self.sets = {(views, each.name): each for views, some in sets.items() for each in some}
         self.sizes, self.points, self.layers = sizes, points, tuple(layers)
-        self.protocols, self.pictures, self.enlarge = tuple(protocols), pictures, enlarge
+        self.protocols, self.pictures = tuple(protocols), pictures
+        self.view_options = {"enlarge": enlarge, "orientations": orientations}
         most_groups = max((len(each.groups) for each in self.sets.values()), default=1)
         devices = jax.local_devices()
         self.mesh = Mesh(np.array(devices[: max(1, min(len(devices), most_groups))]), ("data",))
@@ -136,7 +139,7 @@ class CorrespondenceEvaluator:
                 "layers": list(self.layers),
                 "protocols": list(self.protocols),
                 "pictures": self.pictures,
-                **({} if self.enlarge == 1 else {"enlarge": self.enlarge}),
+                **{name: value for name, value in self.view_options.items() if value != 1},
             }
             for (views, name), each in self.sets.items()
             for height, width in self.sizes
@@ -202,7 +205,7 @@ class CorrespondenceEvaluator:
                 size=size,
                 layers=self.layers,
                 protocols=self.protocols,
-                enlarge=self.enlarge,
+                **self.view_options,
                 mesh=self.mesh,
             )
             predictions, finite = jax.device_get((output.predictions, output.finite))
@@ -239,7 +242,7 @@ class CorrespondenceEvaluator:
 
 def labels_of(setting: Setting) -> Labels:
     """Returns the part of a setting that labels its results."""
-    names = ("dataset", "views", "height", "width", "enlarge")
+    names = ("dataset", "views", "height", "width", "enlarge", "orientations")
     return {name: setting[name] for name in names if name in setting}
 
 

@@ -65,13 +65,13 @@ class EpipolarEvaluator(CorrespondenceEvaluator):
 
     Args:
       sets: posed datasets without depth, by number of views per group.
-      sizes, points, layers, pictures, enlarge: see `CorrespondenceEvaluator`.
+      sizes, points, layers, pictures, **view_options: see `CorrespondenceEvaluator`.
     """
 
     name = "epipolar"
 
-    def __init__(self, sets, sizes, points: int = 100, layers=(), pictures: int = 1, enlarge: int = 1):
-        super().__init__(sets, sizes, points, layers, (PROTOCOL,), pictures, enlarge)
+    def __init__(self, sets, sizes, points: int = 100, layers=(), pictures: int = 1, **view_options: int):
+        super().__init__(sets, sizes, points, layers, (PROTOCOL,), pictures, **view_options)
 
     def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow | Figure]:
         """Yields a row per predictor and slice of the data, then the figures.

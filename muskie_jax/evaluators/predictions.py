@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Int, UInt8
 
+from muskie_jax.correspondence.orientation import angles, choose_orientations, turn_image, turn_points
 from muskie_jax.correspondence.predictors import attention_predictor, feature_predictor, symmetric_maps
-from muskie_jax.correspondence.refinement import feature_maps, is_cycle_consistent, refined_predictor
+from muskie_jax.correspondence.refinement import feature_maps, is_cycle_consistent, refined_matches
 from muskie_jax.evaluators.eval_models import STILL, Activations, EvalNetwork
 from muskie_jax.models.muskie import to_float
 
@@ -47,11 +48,14 @@ class Predictions:
       predictors: the predictors, in the order of the axis P.
       tracks: predicted columns and rows, pixels.
       consistent: whether a prediction is cycle consistent.
+      concentration: how distinct the refined prediction of the same layer is, see `refined_matches`; 0
+        under other protocols than "targets".
     """
 
     predictors: tuple[Predictor, ...] = struct.field(pytree_node=False)
     tracks: Float[Array, "P N V 2"]
     consistent: Bool[Array, "P N V"]
+    concentration: Float[Array, "P N V"]
 
 
 class GroupOutput(NamedTuple):
@@ -68,7 +72,10 @@ class GroupOutput(NamedTuple):
     finite: Bool[Array, ""]
 
 
-@functools.partial(jax.jit, static_argnames=("network", "size", "layers", "protocols", "enlarge", "mesh"))
+@functools.partial(
+    jax.jit,
+    static_argnames=("network", "size", "layers", "protocols", "enlarge", "orientations", "mesh"),
+)
 def predict(
     params: Any,
     images: UInt8[Array, "B V H W 3"],
@@ -79,6 +86,7 @@ def predict(
     layers: tuple[int, ...],
     protocols: tuple[str, ...],
     enlarge: int,
+    orientations: int,
     mesh: Mesh,
 ) -> GroupOutput:
     """Predicts the points of a batch of groups with all predictors of a network.
@@ -92,19 +100,35 @@ def predict(
       layers: layers to measure, from 1; empty for all.
       protocols: see `Predictor`.
       enlarge: factor by which the network's views are enlarged; `size` stays that of `images`.
+      orientations: number of angles at which refined predictors search; see `_best_orientations`.
       mesh: groups are split over its axis `data`.
     """
 
     def one_group(params, images, points):
-        batched = network.activations(params, _enlarged(to_float(images), enlarge))
-        activations = Activations(*(tuple(x[0] for x in part) for part in batched))
-        positions = points[0].astype(jnp.float32)
-        predictions = predict_from_activations(
-            activations, positions, size, len(images[0]), layers, protocols
-        )
-        features = [activations.features[layer - 1] for layer in measured_layers(activations, layers)]
-        finite = jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(activations)], bool).all()
-        return jax.tree.map(lambda x: x[None], GroupOutput(predictions, features, finite))
+        views, positions = _enlarged(to_float(images), enlarge), points[0].astype(jnp.float32)
+
+        def find(views, positions):
+            batched = network.activations(params, views)
+            activations = Activations(*(tuple(x[0] for x in part) for part in batched))
+            predictions = predict_from_activations(
+                activations, positions, size, len(images[0]), layers, protocols
+            )
+            features = [activations.features[layer - 1] for layer in measured_layers(activations, layers)]
+            finite = jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(activations)], bool).all()
+            return GroupOutput(predictions, features, finite)
+
+        def find_turned(angle):
+            turned, inside = turn_points(positions, angle, size)
+            return find(views.at[0, 0].set(turn_image(views[0, 0], angle)), turned), inside
+
+        if orientations == 1:
+            output = find(views, positions)
+        else:
+            outputs, inside = jax.lax.map(find_turned, angles(orientations))
+            output = jax.tree.map(lambda x: x[0], outputs)  # upright
+            predictions = _best_orientations(outputs.predictions, inside, positions)
+            output = output._replace(predictions=predictions, finite=outputs.finite.all())
+        return jax.tree.map(lambda x: x[None], output)
 
     if mesh.size == 1:
         return one_group(params, images, points)
@@ -120,6 +144,34 @@ def _enlarged(images: Float[Array, "B V H W 3"], factor: int) -> Float[Array, "B
         return images
     batch, views, height, width, channels = images.shape
     return jax.image.resize(images, (batch, views, factor * height, factor * width, channels), "cubic")
+
+
+def _best_orientations(
+    predictions: Predictions, inside: Bool[Array, "K N"], points: Float[Array, "N 2"]
+) -> Predictions:
+    """Returns refined predictions at the best of several angles of the first view, and others at the first.
+
+    Args:
+      predictions: predictions at every angle, with a leading axis K.
+      inside: whether each point was in the frame of the turned view.
+      points: the points, in the upright view.
+    """
+
+    def choose(number: int, name: Predictor) -> tuple[Array, Array, Array]:
+        at_angles = predictions.tracks, predictions.consistent, predictions.concentration
+        tracks, consistent, concentration = (x[:, number] for x in at_angles)
+        if not name.predictor.endswith(REFINED):
+            return tracks[0], consistent[0], concentration[0]
+        chosen = choose_orientations(concentration, inside)[None]
+        pick = lambda x: jnp.take_along_axis(x, chosen, 0)[0]
+        tracks = jnp.stack([pick(tracks[..., axis]) for axis in (0, 1)], -1)
+        # View 0 is where the points are given.
+        return tracks.at[:, 0].set(points), pick(consistent), pick(concentration)
+
+    if not predictions.predictors:
+        return jax.tree.map(lambda x: x[0], predictions)
+    chosen = [choose(*each) for each in enumerate(predictions.predictors)]
+    return Predictions(predictions.predictors, *(jnp.stack(part) for part in zip(*chosen)))
 
 
 def measured_layers(activations: Activations, layers: Sequence[int]) -> list[int]:
@@ -145,8 +197,8 @@ def predict_from_activations(
         return _predict_no_motion(points, views, protocols)
     layers_measured = measured_layers(activations, layers)
     if not layers_measured:
-        empty = jnp.zeros((0, len(points), views, 2))
-        return Predictions((), empty, jnp.zeros(empty.shape[:-1], bool))
+        empty = jnp.zeros((0, len(points), views))
+        return Predictions((), jnp.zeros((*empty.shape, 2)), empty.astype(bool), empty)
     rows, columns = activations.features[0].shape[1:3]
     grid = (rows, columns)
     parts = []
@@ -164,13 +216,15 @@ def predict_from_activations(
         tuple(predictor for part in parts for predictor in part.predictors),
         jnp.concatenate([part.tracks for part in parts]),
         jnp.concatenate([part.consistent for part in parts]),
+        jnp.concatenate([part.concentration for part in parts]),
     )
 
 
 def _predict_no_motion(points: Array, views: int, protocols: tuple[str, ...]) -> Predictions:
     tracks = jnp.broadcast_to(points[:, None], (len(protocols), len(points), views, 2))
     predictors = tuple(Predictor(STILL, ALL, protocol) for protocol in protocols)
-    return Predictions(predictors, tracks, jnp.ones(tracks.shape[:-1], bool))
+    shape = tracks.shape[:-1]
+    return Predictions(predictors, tracks, jnp.ones(shape, bool), jnp.ones(shape))
 
 
 def _variants(protocols: Sequence[str]) -> list[tuple[str, str]]:
@@ -183,12 +237,12 @@ def _predict_layers(
     predictor: str,
     layers: Sequence[str | int],
     stacked: Array,
-    match: Callable[[Array], tuple[Array, Array]],
+    match: Callable[[Array], tuple[Array, Array, Array]],
     protocols: Sequence[str],
 ) -> Predictions:
-    """Applies `match`, which returns tracks (K, N, V, 2) and their consistency (K, N, V), to each layer."""
+    """Applies `match` to each layer; it returns what `_refine_and_check` does."""
     # A loop on the device: the program of `match` is compiled once rather than once per layer.
-    tracks, consistent = jax.lax.map(match, stacked)
+    tracks, consistent, concentration = jax.lax.map(match, stacked)
     names = [
         Predictor(predictor + suffix, layer, protocol)
         for layer in layers
@@ -198,13 +252,14 @@ def _predict_layers(
         tuple(names),
         tracks.reshape(-1, *tracks.shape[2:]),
         consistent.reshape(-1, *consistent.shape[2:]),
+        concentration.reshape(-1, *concentration.shape[2:]),
     )
 
 
 def _match_attention(
     maps: Array, *, points: Array, size: tuple[int, int], grid: tuple[int, int], protocols: Sequence[str]
-) -> tuple[Array, Array]:
-    """Matches one layer by its attention maps (V, L, L); returns tracks and consistency."""
+) -> tuple[Array, Array, Array]:
+    """Matches one layer by its attention maps (V, L, L); see `_refine_and_check`."""
     plain = [attention_predictor(maps, points, size, grid, protocol) for protocol in protocols]
     return _refine_and_check(plain, maps, points, size, grid, protocols)
 
@@ -216,8 +271,8 @@ def _match_features(
     size: tuple[int, int],
     grid: tuple[int, int],
     protocols: Sequence[str],
-) -> tuple[Array, Array]:
-    """Matches one layer by its features (V, h, w, d); returns tracks and consistency."""
+) -> tuple[Array, Array, Array]:
+    """Matches one layer by its features (V, h, w, d); see `_refine_and_check`."""
     plain = [feature_predictor(features, points, size, protocol) for protocol in protocols]
     return _refine_and_check(plain, feature_maps(features), points, size, grid, protocols)
 
@@ -229,9 +284,16 @@ def _refine_and_check(
     size: tuple[int, int],
     grid: tuple[int, int],
     protocols: Sequence[str],
-) -> tuple[Array, Array]:
-    """Adds the refined prediction to the plain ones, one per protocol, and checks all for consistency."""
-    tracks = [*plain, refined_predictor(maps, points, size, grid)] if "targets" in protocols else plain
+) -> tuple[Array, Array, Array]:
+    """Adds the refined prediction to the plain ones, one per protocol, and checks all for consistency.
+
+    Returns:
+      Tracks (variants, N, V, 2), their consistency and their concentration, both (variants, N, V).
+    """
+    tracks, concentration = plain, jnp.zeros(plain[0].shape[:-1])
+    if "targets" in protocols:
+        refined, concentration = refined_matches(maps, points, size, grid)
+        tracks = [*plain, refined]
     tracks = [x.at[:, 0].set(points) for x in tracks]  # view 0 is where the points are given
     consistent = [is_cycle_consistent(maps, points, x, size, grid) for x in tracks]
-    return jnp.stack(tracks), jnp.stack(consistent)
+    return jnp.stack(tracks), jnp.stack(consistent), jnp.stack([concentration] * len(tracks))

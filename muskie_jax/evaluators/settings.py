@@ -101,6 +101,9 @@ class EvaluateSettings:
       points: number of points in a group's first view that correspondence finds in its other views.
       enlarge: factor by which correspondence enlarges views before a network sees them. Patches then cover
         less of a view, and points are found more precisely, at more cost. Errors are in pixels of `sizes`.
+      orientations: number of angles, evenly over a full turn, at which a network sees the first view. 4 or
+        8 find points between cameras that are rolled against each other. The time grows by this factor.
+        Only refined predictors choose among angles.
       layers: layers, from 1, whose features and attention correspondence measures; empty means all.
       protocols: protocols of correspondence: "targets" is exact; "published" is the paper's, with its
         quirks.
@@ -117,6 +120,7 @@ class EvaluateSettings:
     views: tuple[int, ...] = (8,)
     points: int = 100
     enlarge: int = 1
+    orientations: int = 1
     layers: tuple[int, ...] = ()
     protocols: tuple[str, ...] = PROTOCOLS
     dtype: str = "float32"
@@ -165,7 +169,7 @@ def check_evaluate(evaluate: ConfigDict, has_posed: bool) -> None:
         for value in evaluate[key]:
             valid = isinstance(value, int) and value >= least
             require(valid, f"{path}.{key} has {value!r}, which must be {least} or more")
-    at_least(1, evaluate, path, "points", "enlarge")
+    at_least(1, evaluate, path, "points", "enlarge", "orientations")
     at_least(0, evaluate, path, "pictures")
     parse_shard(evaluate.shard)
     ReconstructionSettings(**evaluate.reconstruction)

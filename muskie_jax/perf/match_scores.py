@@ -24,7 +24,7 @@ from muskie_jax.photographs.matching import Matches, matches_of
 from muskie_jax.photographs.opening import SIZE, Network, open_network
 from muskie_jax.writers import table_head, table_row
 
-CONFIDENCES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+CONFIDENCES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 QUANTILES = (0.05, 0.5, 0.95)
 
 

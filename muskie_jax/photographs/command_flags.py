@@ -40,3 +40,12 @@ def define_predictor() -> flags.FlagHolder[Any]:
         PREDICTORS,
         "How patches are compared: by their features, or by the attention between them.",
     )
+
+
+def define_turned() -> flags.FlagHolder[Any]:
+    """Defines --turned."""
+    return flags.DEFINE_bool(
+        "turned",
+        False,
+        "Also search with the first photograph turned by 90, 180 and 270 degrees: four times the work.",
+    )

@@ -37,11 +37,11 @@ PREDICTORS = (FEATURES, ATTENTION)
 # Features rather than attention: a network that has learnt little attends to the same position in every
 # view, which is consistent, and so looks like a result. Its features match nothing.
 PREDICTOR = FEATURES
-DEPTH = 2 / 3  # of the network, at which features are taken
+DEPTH = 5 / 6  # of the network, at which features are taken
 GROUP = 8  # photographs that are encoded together; networks are trained on groups of at most this many
 # Minimum confidence of a visible point, by predictor. `muskie_jax.perf.match_scores` measures what
 # photographs of different scenes reach. The value for attention is provisional.
-MIN_CONFIDENCE = {FEATURES: 0.2, ATTENTION: 0.2}
+MIN_CONFIDENCE = {FEATURES: 0.4, ATTENTION: 0.2}
 REFERENCE_PATCHES = 14 * 14  # of a square view of 224 pixels, to which confidence refers
 POINTS = 64  # numbers of points are padded to multiples of it, so that few programs are compiled
 
@@ -114,8 +114,12 @@ def encode_in_groups(
     others: Sequence[pathlib.Path],
     size: int,
     predictor: str = PREDICTOR,
-) -> Iterator[Encoding]:
+    turned: bool = False,
+) -> Iterator[list[Encoding]]:
     """Yields encodings of groups that consist of the first photograph and at most GROUP - 1 of the others.
+
+    For each group this is a list of one encoding, or of four, with the first photograph turned by 0, 1, 2
+    and 3 quarters.
 
     Args:
       network: the network.
@@ -123,13 +127,15 @@ def encode_in_groups(
       others: the other photographs; groups follow their order.
       size: see `open_views`.
       predictor: see `encode`.
+      turned: whether to turn the first photograph.
     """
     count = math.ceil(len(others) / (GROUP - 1))
     for number, chunk in enumerate(np.array_split(np.arange(len(others)), count), 1):
         if count > 1:
             log(f"Group {number} of {count}: photographs {chunk[0] + 1} to {chunk[-1] + 1}")
         paths = [first, *(others[index] for index in chunk)]
-        yield encode(network, paths, size, predictor)
+        views = (open_views(paths, size, network.model.patch, turns) for turns in range(4 if turned else 1))
+        yield [encode(network, each, predictor=predictor) for each in views]
 
 
 def compared_block(depth: int) -> int:

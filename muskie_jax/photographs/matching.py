@@ -25,7 +25,7 @@ from muskie_jax.viz.features import patch_centres
 
 # 95% of the pairs of photographs of different scenes have fewer matches than this fraction of the patches;
 # docs/photographs.md says what that costs. `muskie_jax.perf.match_scores` measures it.
-FEW = 0.12
+FEW = 0.07
 MOST = 0.9  # fraction of patches above which they count as nearly all
 NAMED = 3  # photographs that a warning names
 TEXTURE = 0.03  # standard deviation of brightness in a patch, in [-1, 1]; four grey levels of 256
@@ -73,6 +73,7 @@ def match_photographs(
     others: FilePath | Sequence[FilePath],
     size: int = SIZE,
     predictor: str = PREDICTOR,
+    turned: bool = False,
 ) -> list[Matches]:
     """Returns the matches between the first photograph and each of the others, in their order.
 
@@ -85,13 +86,21 @@ def match_photographs(
       others: the other photographs: files and folders.
       size: see `muskie_jax.photographs.opening.open_views`.
       predictor: see `muskie_jax.photographs.encoding.encode`.
+      turned: whether to also match the first photograph turned by 90, 180 and 270 degrees. Each of the
+        others keeps the matches of the turn that has most.
 
     Raises:
       UserError: if a photograph cannot be read, or there is no other.
     """
     path, files = user_path(first), other_photographs(first, others)
-    groups = encode_in_groups(network, path, files, size, predictor)
-    return [matches for encoding in groups for matches in matches_of(encoding)]
+    groups = encode_in_groups(network, path, files, size, predictor, turned)
+    return [matches for encodings in groups for _, matches in best_turns(encodings)]
+
+
+def best_turns(encodings: Sequence[Encoding]) -> list[tuple[int, Matches]]:
+    """Returns the index of the encoding with most matches, and these, for each photograph but the first."""
+    by_photograph = zip(*map(matches_of, encodings))
+    return [max(enumerate(found), key=lambda each: len(each[1].score)) for found in by_photograph]
 
 
 def other_photographs(first: FilePath, others: FilePath | Sequence[FilePath]) -> list[pathlib.Path]:
@@ -140,13 +149,19 @@ def _has_texture(image: Float[np.ndarray, "H W 3"], patch: int) -> Bool[np.ndarr
     return brightness.std(-1) >= TEXTURE
 
 
-def match_warnings(pairs: Sequence[tuple[pathlib.Path, Matches]]) -> list[str]:
-    """Returns warnings about few matches, and about matches that hardly move, one line each at most."""
+def match_warnings(pairs: Sequence[tuple[pathlib.Path, Matches]], turned: bool = False) -> list[str]:
+    """Returns warnings about few matches, and about matches that hardly move, one line each at most.
+
+    Args:
+      pairs: photographs, and their matches with the first.
+      turned: whether the first was also turned.
+    """
     few = [str(path) for path, matches in pairs if matches.are_few]
     still = [str(path) for path, matches in pairs if matches.hardly_move]
     lines = []
     if few:
-        lines.append(f"{_some(few, len(pairs))} few matches, as different scenes have")
+        advice = "" if turned else "; if a camera was turned, try --turned"
+        lines.append(f"{_some(few, len(pairs))} few matches, as different scenes have{advice}")
     if still:
         lines.append(
             f"{_some(still, len(pairs))} nearly all patches matched at the same position as in the first: "

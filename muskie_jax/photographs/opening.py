@@ -42,6 +42,7 @@ class Views(NamedTuple):
       areas: height and width of the photograph at the top left of each view, in pixels.
       sizes: height and width of each upright photograph, in pixels.
       paths: the files.
+      turns: quarter turns, clockwise, by which each view shows its photograph turned.
     """
 
     images: Float32[np.ndarray, "V H W 3"]
@@ -49,6 +50,7 @@ class Views(NamedTuple):
     areas: Int[np.ndarray, "V 2"]
     sizes: Int[np.ndarray, "V 2"]
     paths: tuple[pathlib.Path, ...]
+    turns: tuple[int, ...]
 
     @property
     def patch(self) -> int:
@@ -57,11 +59,25 @@ class Views(NamedTuple):
 
     def to_photograph(self, view: int, points: Float[np.ndarray, "*n 2"]) -> Float64[np.ndarray, "*n 2"]:
         """Maps x and y in a view to x and y in its photograph; (0, 0) is the top left corner in both."""
-        return np.asarray(points, np.float64) * (self.sizes[view] / self.areas[view])[::-1]
+        area = self.areas[view]
+        for _ in range(-self.turns[view] % 4):
+            points, area = _turn(points, area)
+        return np.asarray(points, np.float64) * (self.sizes[view] / area)[::-1]
 
     def from_photograph(self, view: int, points: Float[np.ndarray, "*n 2"]) -> Float64[np.ndarray, "*n 2"]:
         """Maps x and y in a photograph to x and y in its view; the inverse of `to_photograph`."""
-        return np.asarray(points, np.float64) * (self.areas[view] / self.sizes[view])[::-1]
+        turns = self.turns[view]
+        area = self.areas[view][:: -1 if turns % 2 else 1]
+        points = np.asarray(points, np.float64) * (area / self.sizes[view])[::-1]
+        for _ in range(turns):
+            points, area = _turn(points, area)
+        return points
+
+
+def _turn(points: np.ndarray, area: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turns x and y in an area of (height, width) clockwise by a quarter; also returns its new size."""
+    points = np.asarray(points, np.float64)
+    return np.stack([area[0] - points[..., 1], points[..., 0]], -1), area[::-1]
 
 
 def open_network(source: str | os.PathLike) -> Network:
@@ -91,7 +107,9 @@ def find_photographs(paths: FilePath | Sequence[FilePath]) -> list[pathlib.Path]
     return files
 
 
-def open_views(paths: FilePath | Sequence[FilePath], size: int = SIZE, patch: int = 16) -> Views:
+def open_views(
+    paths: FilePath | Sequence[FilePath], size: int = SIZE, patch: int = 16, turns: int = 0
+) -> Views:
     """Reads photographs as the views of one group.
 
     Args:
@@ -99,6 +117,7 @@ def open_views(paths: FilePath | Sequence[FilePath], size: int = SIZE, patch: in
       size: shorter side of a photograph in its view, in pixels. Panoramas get a shorter side of less than
         that: the longer side is at most LONGEST times `size`.
       patch: patch size of the network.
+      turns: quarter turns, clockwise, by which the first view shows its photograph turned.
 
     Raises:
       UserError: if a file cannot be read, or `size` is less than a patch.
@@ -108,14 +127,17 @@ def open_views(paths: FilePath | Sequence[FilePath], size: int = SIZE, patch: in
     check_view_size(size, patch)
     photographs = [open_image(path) for path in files]
     sizes = np.array([(photograph.height, photograph.width) for photograph in photographs])
-    areas = np.array([_area(photograph, size, patch) for photograph in photographs])
+    by_view = (turns % 4, *[0] * (len(files) - 1))
+    upright = [_area(photograph, size, patch) for photograph in photographs]
+    areas = np.array([area[:: -1 if turned % 2 else 1] for area, turned in zip(upright, by_view)])
     height, width = areas.max(0).tolist()
     images = np.zeros((len(files), height, width, 3), np.float32)
     padding = np.ones((len(files), height // patch, width // patch), bool)
-    for view, (photograph, (rows, columns)) in enumerate(zip(photographs, areas.tolist())):
-        images[view, :rows, :columns] = _pixels(photograph, (rows, columns)) / np.float32(127.5) - 1
+    for view, (rows, columns) in enumerate(areas.tolist()):
+        pixels = np.rot90(_pixels(photographs[view], upright[view]), -by_view[view])
+        images[view, :rows, :columns] = pixels / np.float32(127.5) - 1
         padding[view, : rows // patch, : columns // patch] = False
-    return Views(images, padding, areas, sizes, tuple(files))
+    return Views(images, padding, areas, sizes, tuple(files), by_view)
 
 
 def check_view_size(size: int, patch: int) -> None:

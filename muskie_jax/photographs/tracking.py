@@ -18,8 +18,15 @@ from jaxtyping import Bool, Float, Float64
 from muskie_jax.data.load_images import FilePath, open_image
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
-from muskie_jax.photographs.encoding import PREDICTOR, check_inside, encode_in_groups, find_points
-from muskie_jax.photographs.matching import other_photographs
+from muskie_jax.photographs.encoding import (
+    PREDICTOR,
+    Encoding,
+    Found,
+    check_inside,
+    encode_in_groups,
+    find_points,
+)
+from muskie_jax.photographs.matching import best_turns, other_photographs
 from muskie_jax.photographs.opening import SIZE, Network
 
 
@@ -48,6 +55,7 @@ def track_photographs(
     points: Float[np.ndarray, "N 2"],
     size: int = SIZE,
     predictor: str = PREDICTOR,
+    turned: bool = False,
 ) -> Tracks:
     """Finds points of a photograph in others.
 
@@ -58,6 +66,7 @@ def track_photographs(
       points: x and y, in pixels of the query.
       size: see `muskie_jax.photographs.opening.open_views`.
       predictor: see `muskie_jax.photographs.encoding.encode`.
+      turned: whether to also search with the query turned, see `match_photographs`.
 
     Raises:
       UserError: if a photograph cannot be read, there is no other, or a point is outside the query.
@@ -65,13 +74,22 @@ def track_photographs(
     path, files = user_path(query), other_photographs(query, others)
     points = np.asarray(points, np.float64).reshape(-1, 2)
     check_points(points, path)
-    groups = encode_in_groups(network, path, files, size, predictor)
-    found = [find_points(encoding, 0, points) for encoding in groups]
+    groups = encode_in_groups(network, path, files, size, predictor, turned)
+    found = [_find_in_group(encodings, points) for encodings in groups]
     # View 0 of each group is the query.
     positions, confidence, visible = (
         np.concatenate([array[:, 1:] for array in arrays], axis=1) for arrays in zip(*found)
     )
     return Tracks(points, positions, confidence, visible, path, tuple(files))
+
+
+def _find_in_group(encodings: Sequence[Encoding], points: Float64[np.ndarray, "N 2"]) -> Found:
+    """Finds points in a group whose first photograph is the query; each view takes the best turn of it."""
+    found = [find_points(encoding, 0, points) for encoding in encodings]
+    if len(found) == 1:
+        return found[0]
+    turns = [0, *(turn for turn, _ in best_turns(encodings))]
+    return Found(*(np.stack([arrays[t][:, v] for v, t in enumerate(turns)], 1) for arrays in zip(*found)))
 
 
 def check_points(points: Float[np.ndarray, "N 2"], photograph: FilePath) -> None:

@@ -48,6 +48,7 @@ class EvalSet(NamedTuple):
       height, width: size of the views, pixels.
       views: number of views per group.
       enlarge: factor by which views were enlarged for the networks; None is 1.
+      orientations: number of angles at which refined predictors searched; None is 1.
       question: digest of everything else that the data and the points depend on; "" in older results.
     """
 
@@ -56,13 +57,14 @@ class EvalSet(NamedTuple):
     width: int
     views: int
     enlarge: int | None = None
+    orientations: int | None = None
     question: str = ""
 
     def __str__(self):
         text = f"{self.dataset}, {self.views} views of {self.height}x{self.width}"
-        if self.enlarge is None:
-            return text
-        return f"{text}, enlarged to {self.enlarge * self.height}x{self.enlarge * self.width}"
+        if self.enlarge is not None:
+            text += f", enlarged to {self.enlarge * self.height}x{self.enlarge * self.width}"
+        return text if self.orientations is None else f"{text}, {self.orientations} orientations"
 
 
 class MaskedEvalSet(NamedTuple):

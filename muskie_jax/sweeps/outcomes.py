@@ -173,7 +173,7 @@ def correspondence(
 
 
 def _measured_on(unit: ResultUnit) -> tuple[Any, ...]:
-    keys = ("dataset", "views", "height", "width", "enlarge")
+    keys = ("dataset", "views", "height", "width", "enlarge", "orientations")
     return tuple(unit.setting.get(key) for key in keys)
 
 

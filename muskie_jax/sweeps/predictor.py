@@ -7,10 +7,10 @@ from typing import NamedTuple
 from muskie_jax.checks import require
 from muskie_jax.evaluators.predictions import ALL
 
-DEFAULT_PREDICTOR = "feature+refined 2/3"
+DEFAULT_PREDICTOR = "feature+refined 5/6"
 PREDICTOR_HELP = (
-    "Predictor of correspondence and its layer, such as 'feature+refined 4', or 'feature+refined 2/3' for "
-    "the layer at two thirds of the network."
+    "Predictor of correspondence and its layer, such as 'feature+refined 4', or 'feature+refined 5/6' for "
+    "the layer at five sixths of the network."
 )
 LAYER = re.compile(rf"{ALL}|[1-9]\d*(/[1-9]\d*)?")
 
@@ -26,7 +26,7 @@ class PredictorName(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "PredictorName":
-        """Parses text such as "attention+refined all", "feature 4" or "feature+refined 2/3".
+        """Parses text such as "attention+refined all", "feature 4" or "feature+refined 5/6".
 
         Raises:
           UserError: for text of another form.

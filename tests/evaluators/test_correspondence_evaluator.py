@@ -120,6 +120,56 @@ def test_enlarged_views_have_finer_patches():
     assert labels_of(setting)["enlarge"] == 2
 
 
+class RolledCamera:
+    """Views of a textured wall; the camera of the first is rolled, in degrees, against the others."""
+
+    parallel, groups = True, tuple(Group(f"rolled/{i}", tuple("abc")) for i in range(2))
+
+    def __init__(self, roll):
+        self.name, self.roll = f"rolled{roll}", np.radians(roll)
+
+    def load(self, number, size):
+        intrinsics = np.array([[FOCAL, 0, size[1] / 2], [0, FOCAL, size[0] / 2], [0, 0, 1]])
+        poses = np.repeat(np.eye(4)[None], VIEWS, 0)
+        cosine, sine = np.cos(self.roll), np.sin(self.roll)
+        poses[0, :2, :2] = [[cosine, -sine], [sine, cosine]]
+        poses[1:, 0, 3] = -PATCH * np.arange(VIEWS - 1) * 2.0 / FOCAL
+        rows, columns = np.indices(size) + 0.5
+        rays = np.stack([(columns - size[1] / 2) / FOCAL, (rows - size[0] / 2) / FOCAL, np.ones(size)], -1)
+        cells = np.random.default_rng(number).integers(0, 256, (64, 64, 3))
+        images = np.zeros((VIEWS, *size, 3), np.uint8)
+        for image, pose in zip(images, poses):
+            wall = (2 * rays - pose[:3, 3]) @ pose[:3, :3]  # world coordinates, metres
+            column, row = (np.floor(wall[..., axis] * FOCAL / 2 / PATCH).astype(int) for axis in (0, 1))
+            image[:] = cells[row % 64, column % 64]
+        depth = np.full((VIEWS, *size), 2.0, np.float32)
+        return PosedViews(images, depth, depth > 0, np.repeat(intrinsics[None], VIEWS, 0), poses)
+
+
+@pytest.mark.parametrize("roll, orientations", [(90, 4), (-90, 4), (135, 8)])
+def test_orientations_find_points_of_rolled_cameras(roll, orientations):
+    sets = [RolledCamera(roll)]
+    key = "feature+refined", 1, "targets", "all", "all"
+    upright = rows_of(evaluator(sets), PATCHES)
+    turned_evaluator = evaluator(sets, orientations=orientations)
+    turned = rows_of(turned_evaluator, PATCHES)
+    assert upright[key]["px_10"] < 45 and 2 * upright[key]["px_10"] < turned[key]["px_10"]
+    assert roll == 135 or turned[key]["px_10"] > 85  # quarter turns keep the patches
+    # Only refined predictors choose among angles.
+    plain = "feature", 1, "targets", "all", "all"
+    assert turned[plain]["px_10"] == pytest.approx(upright[plain]["px_10"], abs=1e-3)
+    (setting,) = turned_evaluator.settings()
+    assert labels_of(setting)["orientations"] == orientations
+    assert "orientations" not in evaluator(sets).settings()[0]
+
+
+def test_orientations_change_little_for_upright_views():
+    key = "feature+refined", 1, "targets", "all", "all"
+    one, four = (rows_of(evaluator([RolledCamera(0)], orientations=n), PATCHES)[key] for n in (1, 4))
+    assert four["pairs"] == one["pairs"] and one["px_10"] > 95
+    assert four["px_10"] == pytest.approx(one["px_10"], abs=2)
+
+
 def test_attention_is_read_by_layer_and_over_all():
     rows = rows_of(evaluator(), colours(attends=True))
     layers = {key[1] for key in rows if key[0] == "attention"}

@@ -46,6 +46,20 @@ def test_matches_are_in_pixels_of_the_upright_files(network, photographs):
     assert (np.diff(matches.score) <= 0).all() and not matches.are_few
 
 
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_turned_photographs_match_if_asked(quarters, network, photographs, tmp_path):
+    """The photograph is not square, and its second copy shows it turned, and half as large."""
+    first = write_photograph(tmp_path / "first.png", window(0, 0, 96, 192), enlarge=2)
+    turned = write_photograph(tmp_path / "turned.png", np.rot90(window(0, 0, 96, 192), quarters))
+    others = [turned, photographs[2]]
+    upright, _ = match_photographs(network, first, others, SIZE)
+    matches, other = match_photographs(network, first, others, SIZE, turned=True)
+    assert upright.are_few and not matches.are_few and other.are_few
+    x, y = matches.first.T / 2
+    expected = {1: (y, 192 - x), 2: (192 - x, 96 - y), 3: (96 - y, x)}[quarters]
+    assert np.median(np.abs(matches.second - np.stack(expected, -1))) < 2
+
+
 def test_photographs_of_other_scenes_have_few_matches(network, photographs):
     (matches,) = match_photographs(network, photographs[0], photographs[2], SIZE)
     assert matches.are_few
@@ -53,15 +67,18 @@ def test_photographs_of_other_scenes_have_few_matches(network, photographs):
 
 @pytest.mark.parametrize("shape", [(2, 3), (3, 2)])
 def test_confidence_does_not_depend_on_the_number_of_patches(shape, network, tmp_path):
-    """Photographs of equal detail, each with an identical copy: their patches are equally distinct."""
+    """Photographs of equal detail, each with a noisy copy: their patches are equally distinct."""
     median, concentration = [], []
     for size in (96, 224, 448):
         height, width = (size * side // min(shape) for side in shape)
         pixels = texture(height, width, seed=2)
-        pair = [write_photograph(tmp_path / f"{name}{size}.png", pixels) for name in "ab"]
+        noise = np.random.default_rng(0).normal(0, 60, pixels.shape)
+        noisy = np.clip(pixels + noise, 0, 255).astype(np.uint8)
+        names = (tmp_path / f"{name}{size}.png" for name in "ab")
+        pair = [write_photograph(*each) for each in zip(names, (pixels, noisy))]
         encoding = encode(network, pair, size)
         (matches,) = matches_of(encoding, min_confidence=0.0)
-        assert len(matches.score) > 0.95 * matches.searched == 0.95 * encoding.views.padding[1].size
+        assert len(matches.score) > 0.6 * matches.searched == 0.6 * encoding.views.padding[1].size
         median.append(float(np.median(matches.score)))
         concentration.append(196 / (196 + matches.searched * (1 / median[-1] - 1)))
     assert max(median) < 1.2 * min(median), median

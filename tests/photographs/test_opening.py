@@ -33,13 +33,20 @@ def test_photographs_keep_their_shape_and_the_rest_is_padding(mixed):
 
 
 def test_positions_map_to_photographs_and_back(mixed):
+    points = np.array([[[3.0, 4], [50, 60]]])
+    for turns in range(4):
+        views = open_views(mixed, size=96, turns=turns)
+        assert views.areas[0].tolist() == ([96, 128] if turns % 2 == 0 else [128, 96])
+        for view in range(len(views.paths)):
+            corner = views.areas[view][::-1].astype(float)
+            opposite = views.to_photograph(view, corner) + views.to_photograph(view, np.zeros(2))
+            np.testing.assert_allclose(opposite, views.sizes[view][::-1])
+            back = views.from_photograph(view, views.to_photograph(view, points))
+            np.testing.assert_allclose(back, points)
     views = open_views(mixed, size=96)
     np.testing.assert_allclose(
         views.to_photograph(1, np.array([[96.0, 128], [5, 7]])), [[192, 256], [10, 14]]
     )
-    points = np.array([[[3.0, 4], [50, 60]]])
-    for view in range(3):
-        np.testing.assert_allclose(views.from_photograph(view, views.to_photograph(view, points)), points)
 
 
 def test_panoramas_are_limited(mixed):

@@ -60,7 +60,7 @@ def test_match_writes_a_picture_a_table_and_arrays(folder, model):
     assert f"views_b.png: {related['muskie']} of 144 patches match\n" in log
     name = folder / "views_c.png"
     assert log.count("few matches") == 1
-    assert f"1 of 2 photographs ({name}) has few matches, as different scenes have\n" in log
+    assert f"1 of 2 photographs ({name}) has few matches, as different scenes have;" in log
     arrays = arrays_of(folder / "matches.npz")
     assert len(arrays["score"]) == related["muskie"] + unrelated["muskie"]
     assert arrays["photographs"].tolist() == [str(folder / name) for name in ("views_b.png", "views_c.png")]
@@ -122,9 +122,10 @@ def test_warnings_are_one_line_for_all_photographs():
     many = Matches(np.zeros((95, 2)), np.zeros((95, 2)), np.ones(95), 100, np.full(95, 3.0))
     still = many._replace(moved=np.r_[np.full(90, 0.5), np.full(5, 4.0)])
     names = [pathlib.Path(f"{number}.jpg") for number in range(6)]
-    assert match_warnings(list(zip(names, [few, many, few, few, few, many]))) == [
-        "4 of 6 photographs (0.jpg, 2.jpg, 3.jpg, ...) have few matches, as different scenes have"
-    ]
+    pairs = list(zip(names, [few, many, few, few, few, many]))
+    line = "4 of 6 photographs (0.jpg, 2.jpg, 3.jpg, ...) have few matches, as different scenes have"
+    assert match_warnings(pairs, turned=True) == [line]
+    assert match_warnings(pairs) == [f"{line}; if a camera was turned, try --turned"]
     (line,) = match_warnings(list(zip(names, [many, still])))
     assert line.startswith("1 of 2 photographs (1.jpg) has nearly all patches matched at the same position")
     assert match_warnings([(names[0], many), (names[1], many._replace(moved=None))]) == []

@@ -56,6 +56,8 @@ def markdown_tables(text):
 def test_titles_say_that_views_were_enlarged():
     assert str(EvalSet("desk", 128, 96, 4)) == "desk, 4 views of 128x96"
     assert str(EvalSet("desk", 128, 96, 4, enlarge=2)) == "desk, 4 views of 128x96, enlarged to 256x192"
+    eight = EvalSet("desk", 128, 96, 4, orientations=8)
+    assert str(eight) == "desk, 4 views of 128x96, 8 orientations"
 
 
 def plain(markdown):

@@ -10,8 +10,9 @@ On your own views with depth and cameras, in one of the layouts of docs/evaluati
     --config configs/evaluate.py:cameras --config.posed.yours.root=/folder/of/sequences
 
 :recordings evaluates on 60 groups of 4 views of 128x128, from five recorded sequences: the protocol of
-docs/experiments.md. Networks see these views enlarged to 256x256, the first at eight angles. :wide does the same with two sequences of
-wide baselines. Both need the folder that contains the sequences, one folder with cameras.json each:
+docs/experiments.md. Networks see these views enlarged to 256x256, the first at eight angles. :wide does the
+same with two sequences of wide baselines. Both need the folder that contains the sequences, one folder with
+cameras.json each:
 
     --config configs/evaluate.py:recordings --config.data.root=/folder/of/sequences
 

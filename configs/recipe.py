@@ -7,7 +7,8 @@ and photographs as textures. --runs=recipe,adamw selects runs. A single run is a
 configs/recipe.py:adamw.
 
 `recipe` trains Muskie-S on synthetic rooms with Muon: 256 views per update, 128x128, and 256x256 in one
-update of five. Its masks are lighter than published: 75% of random patches, or a rectangle of 60%.
+update of five. Its masks are lighter than published: 75% of random patches, or a rectangle of 60%. Half of
+the rooms are those of configs/wide_rooms.py. All have the photographs of config.sources.rooms.photos.
 A third of its updates is enough to compare runs: --config.duration='6_500 steps' applies to all of them.
 
 | runs | what they change (what `recipe` does) |
@@ -24,9 +25,10 @@ A third of its updates is enough to compare runs: --config.duration='6_500 steps
 | only_128, half_256, only_256, late_256 | 256x256 never, in half of the updates, always, or at the end |
 | large_224 | 224x224 instead of 256x256 |
 | textures_0, textures_16, textures_64 | at most so many photographs as textures (256); see below |
-| cameras, faults, surfaces, wide | parts of configs/wide_rooms.py, and all of them (default rooms) |
-| halfway | all of them at half strength |
-| roll_45, roll_90, roll_180 | views rolled by up to 45, 90, 180 degrees (12) |
+| default_rooms, wide_rooms | only default rooms, or only those of configs/wide_rooms.py (half of each) |
+| no_cameras, no_faults, no_surfaces | the wide rooms without one of their parts |
+| halfway | one kind of rooms, halfway between both |
+| roll_45, roll_90, roll_180 | views rolled by up to 45, 90, 180 degrees (12, and 30 in wide rooms) |
 | updates_10000, updates_40000 | 10,000, 40,000 updates (20,000) |
 | size_nano, size_tiny, size_base | another size of the network, with UPDATES_OF_SIZES (Muskie-S) |
 
@@ -83,16 +85,24 @@ def sweep() -> dict[str, dict[str, Any]]:
         runs[name] = {"buckets.resolutions": (sizes,)}
     late = {"buckets.late": ((LARGE,),), "buckets.late_fraction": 0.2}
     runs["late_256"] = {"buckets.resolutions": ((SMALL,),), **late}
-    runs["textures_0"] = {"sources.rooms.world.photo_texture_fraction": 0.0}
+    runs["textures_0"] = {
+        f"sources.{source}.world.photo_texture_fraction": 0.0 for source in ("rooms", "wide")
+    }
     for count in (16, 64):
-        runs[f"textures_{count}"] = {"sources.rooms.num_photos": count}
-    parts = load_module(pathlib.Path(__file__).with_name("wide_rooms.py")).PARTS
-    everything = {key: value for part in parts.values() for key, value in part.items()}
-    parts = {**parts, "wide": everything, "halfway": halfway(everything)}
-    for name, settings in parts.items():
-        runs[name] = {f"sources.rooms.world.{key}": value for key, value in settings.items()}
+        runs[f"textures_{count}"] = {f"sources.{source}.num_photos": count for source in ("rooms", "wide")}
+    runs["default_rooms"] = {"sources.wide.weight": 0.0}
+    runs["wide_rooms"] = {"sources.rooms.weight": 0.0}
+    default = WorldConfig()
+    for name, part in wide_parts().items():
+        runs[f"no_{name}"] = {f"sources.wide.world.{key}": getattr(default, key) for key in part}
+    means = {key: mean(value, getattr(default, key)) for key, value in wide_settings().items()}
+    runs["halfway"] = runs["default_rooms"] | {
+        f"sources.rooms.world.{key}": value for key, value in means.items()
+    }
     for degrees in (45, 90, 180):
-        runs[f"roll_{degrees}"] = {"sources.rooms.world.roll_jitter": float(degrees)}
+        runs[f"roll_{degrees}"] = {
+            f"sources.{source}.world.roll_jitter": float(degrees) for source in ("rooms", "wide")
+        }
     for updates in (UPDATES // 2, 2 * UPDATES):
         runs[f"updates_{updates}"] = {"duration": f"{updates} steps"}
     for variant, updates in UPDATES_OF_SIZES.items():
@@ -100,15 +110,19 @@ def sweep() -> dict[str, dict[str, Any]]:
     return runs
 
 
-def halfway(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns settings of a world that are the means of the given ones and the defaults."""
+def wide_parts() -> dict[str, dict[str, Any]]:
+    return load_module(pathlib.Path(__file__).with_name("wide_rooms.py")).PARTS
 
-    def mean(value, default):
-        if isinstance(value, tuple):
-            return tuple(map(mean, value, default))
-        return (value + default) // 2 if isinstance(default, int) else (value + default) / 2
 
-    return {key: mean(value, getattr(WorldConfig(), key)) for key, value in settings.items()}
+def wide_settings() -> dict[str, Any]:
+    return {key: value for part in wide_parts().values() for key, value in part.items()}
+
+
+def mean(value: Any, other: Any) -> Any:
+    """Returns the mean of two settings: of numbers, rounded down if they are whole, or of pairs of them."""
+    if isinstance(value, tuple):
+        return tuple(map(mean, value, other))
+    return (value + other) // 2 if isinstance(other, int) else (value + other) / 2
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -117,6 +131,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.variant = "small"
     config.model.residual_dtype = "bfloat16"
     config.sources.rooms = synthetic()
+    config.sources.wide = synthetic(**wide_settings())
+    config.sources.wide.photos = config.sources.rooms.get_ref("photos")
     config.data.workers = 0
 
     config.batch.groups = 32

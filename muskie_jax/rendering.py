@@ -17,8 +17,10 @@ from muskie_jax.buckets import Bucket, ImageSize
 from muskie_jax.data.synthetic.render import render_groups
 from muskie_jax.data.synthetic.scenes import WorldConfig
 from muskie_jax.data.synthetic.textures import PhotoPyramid, photo_pyramid
-from muskie_jax.sharding import batch_sharding, local_rows, platform, put_batch
+from muskie_jax.sharding import GROUP_AXES, batch_sharding, local_rows, platform, put_batch
 
+# Groups of several worlds that are rendered together: 4 groups of 8 views of 128x128 keep a GPU busy.
+GROUPS_AT_ONCE = 4
 Textures = dict[int, PhotoPyramid]  # source number -> photo textures of its world
 
 
@@ -110,8 +112,23 @@ class BatchPlacer:
 @functools.cache
 def _jitted_renderer(worlds: tuple[WorldConfig | None, ...], mesh: Mesh):
     """Returns the jitted renderer. It is cached, so that training and evaluation share programs."""
+    several = sum(world is not None for world in worlds) > 1
+
+    def render(scene, order, group_source, textures, *, size):
+        if not several or mesh.shape["view"] > 1:
+            return render_views(scene, order, group_source, textures, size=size, worlds=worlds)
+        # Each device renders its own groups. This needs no communication.
+        on_device = jax.shard_map(
+            functools.partial(render_by_world, size=size, worlds=worlds),
+            mesh=mesh,
+            in_specs=(*[P(GROUP_AXES)] * 3, P()),
+            out_specs=P(GROUP_AXES),
+            check_vma=False,
+        )
+        return on_device(scene, order, group_source, textures)
+
     return jax.jit(
-        functools.partial(render_views, worlds=worlds),
+        render,
         static_argnames=("size",),
         out_shardings=batch_sharding("images", mesh),
         compiler_options=renderer_options(platform(mesh)),
@@ -168,6 +185,8 @@ def render_views(
 ) -> UInt8[Array, "G V H W 3"]:
     """Renders loaded groups and reorders their views, as the host does with photographs.
 
+    With several worlds, every group is rendered in each of them. `render_by_world` avoids this.
+
     Args:
       scene: random seed of each loaded group.
       order: new order of each group's views.
@@ -177,18 +196,69 @@ def render_views(
       worlds: world of each source, by source number; at least one is not None.
     """
     images = None
-    for number, world in enumerate(worlds):
-        if world is None:
-            continue
-        rendered = render_groups(
-            scene,
-            num_views=order.shape[1],
-            height=size[0],
-            width=size[1],
-            config=world,
-            photos=textures.get(number),
-        ).images
+    for number, render in _renderers(worlds, textures, order.shape[1], size).items():
+        rendered = render(scene)
         in_world = (group_source == number)[:, None, None, None, None]
         images = rendered if images is None else jnp.where(in_world, rendered, images)
     assert images is not None
     return jnp.take_along_axis(images, order[:, :, None, None, None], axis=1)
+
+
+def render_by_world(
+    scene: UInt32[Array, "G 2"],
+    order: Int32[Array, "G V"],
+    group_source: Int32[Array, " G"],
+    textures: Textures,
+    *,
+    size: ImageSize,
+    worlds: tuple[WorldConfig | None, ...],
+) -> UInt8[Array, "G V H W 3"]:
+    """Does the same as `render_views` for the groups of one device, each in its world only.
+
+    Groups are sorted by world and rendered in chunks of one world. The number of chunks is that of the
+    worst case, in which each world's last chunk is not full; chunks that are not needed cost nothing.
+    """
+    renderers = _renderers(worlds, textures, order.shape[1], size)
+    chunk = min(GROUPS_AT_ONCE, len(scene))
+    by_world = group_source == jnp.array(list(renderers))[:, None]  # (worlds, G)
+    counts = by_world.sum(1)
+    first, chunks = jnp.cumsum(counts) - counts, -(-counts // chunk)
+    ends = jnp.cumsum(chunks)
+    ranked = jnp.argsort(by_world.argmax(0), stable=True)
+
+    def step(images, number):
+        world = jnp.searchsorted(ends, number, side="right")  # that of the chunk; after the last: no world
+        known = jnp.minimum(world, len(renderers) - 1)
+        start = first[known] + chunk * (number - ends[known] + chunks[known])
+        last = first[known] + counts[known] - 1
+        groups = ranked[jnp.minimum(start + jnp.arange(chunk), last)]
+        branches = [lambda groups, render=render: render(scene[groups]) for render in renderers.values()]
+        rendered = jax.lax.switch(world, [*branches, lambda groups: images[groups]], groups)
+        return images.at[groups].set(rendered), None
+
+    images = jnp.zeros((*order.shape, *size, 3), jnp.uint8)
+    steps = -(-len(scene) // chunk) + len(renderers) - 1
+    images, _ = jax.lax.scan(step, images, jnp.arange(steps))
+    return jnp.take_along_axis(images, order[:, :, None, None, None], axis=1)
+
+
+def _renderers(
+    worlds: Sequence[WorldConfig | None], textures: Textures, views: int, size: ImageSize
+) -> dict[int, Callable[[Array], Array]]:
+    """Returns, by source number, the function that renders groups of a world from their seeds."""
+
+    height, width = size
+
+    def renderer(number: int, world: WorldConfig) -> Callable[[Array], Array]:
+        return lambda seeds: (
+            render_groups(
+                seeds,
+                num_views=views,
+                height=height,
+                width=width,
+                config=world,
+                photos=textures.get(number),
+            ).images
+        )
+
+    return {number: renderer(number, world) for number, world in enumerate(worlds) if world is not None}

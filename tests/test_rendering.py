@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import write_scene
+from muskie_jax import rendering
 from muskie_jax.buckets import Bucket
 from muskie_jax.config import default_config, synthetic
 from muskie_jax.data.mixture import build_mixture, photo_textures
@@ -124,6 +125,35 @@ def test_every_group_is_rendered_in_the_world_of_its_source(batch):
     assert np.abs(images[:2] - rendered(batch, WORLD)[:2]).max() <= 1
     assert np.abs(images[2:] - rendered(batch, other)[2:]).max() <= 1
     assert np.abs(images[2:] - rendered(batch, WORLD)[2:]).max() > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sources", [[0] * 7, [2] * 7, [2, 0, 0, 2, 0, 0, 0], [0, 2, 2, 2, 0, 2, 0]])
+def test_groups_of_several_worlds_are_rendered_in_chunks(sources, monkeypatch):
+    """Chunks of 3 of 7 groups: some are not full, and one may not be needed."""
+    monkeypatch.setattr(rendering, "GROUPS_AT_ONCE", 3)
+    other = dataclasses.replace(WORLD, exposure=0.0, num_boxes=3)
+    rng = np.random.default_rng(1)
+    seeds = rng.integers(2**32, size=(7, 2), dtype=np.uint32)
+    order = np.stack([rng.permutation(4) for _ in range(7)]).astype(np.int32)
+    arguments = seeds, order, np.array(sources, np.int32), {}
+    worlds = {"size": (32, 48), "worlds": (WORLD, None, other)}
+    jitted = lambda function: jax.jit(functools.partial(function, **worlds))(*arguments)
+    by_world = np.asarray(jitted(rendering.render_by_world), int)
+    everywhere = np.asarray(jitted(rendering.render_views), int)
+    assert (np.abs(by_world - everywhere) <= 1).mean() > 0.999, (
+        "programs may round single pixels differently"
+    )
+    assert len({image.tobytes() for image in by_world}) == 7
+
+
+@pytest.mark.slow
+def test_devices_render_their_groups_alone(batch):
+    other = dataclasses.replace(WORLD, num_boxes=3)
+    alone, sharded = (
+        np.asarray(place(batch, WORLD, other, devices=devices)["images"], int) for devices in (1, 2)
+    )
+    assert np.abs(alone - sharded).max() <= 1
 
 
 @pytest.mark.slow

@@ -50,8 +50,10 @@ class Mixture:
 
     @property
     def worlds(self) -> tuple[WorldConfig | None, ...]:
-        """The world of each source; None for sources of photographs."""
-        return tuple(s.world if isinstance(s, SyntheticSource) else None for s in self.training)
+        """The world of each source; None for sources of photographs, and for those of weight 0."""
+        return tuple(
+            s.world if isinstance(s, SyntheticSource) and s.weight else None for s in self.training
+        )
 
     def held_out_by_source(self) -> list["Mixture"]:
         """Returns one copy of this mixture per evaluated source, in which only that source has a weight."""

@@ -41,7 +41,8 @@ class Soak:
         self.folder, self.deadline = folder, deadline
         self.random = random.Random(seed)
         self.counts: collections.Counter[str] = collections.Counter()
-        self.starts = self.trainings = self.began = 0
+        self.starts = self.trainings = 0
+        self.began = time.monotonic()
         self.goodput: list[float] = []
         self._deck: list[str] = []
         self._undisturbed: dict[int, tuple[str, list]] = {}
@@ -106,7 +107,7 @@ class Attack:
                 result = self._disturb(run)
             except BaseException:
                 run.kill()
-                print(run.log, file=sys.stderr)
+                print(*run.log.splitlines()[-30:], sep="\n", file=sys.stderr)
                 raise
             if result is not None:
                 return result
@@ -166,7 +167,7 @@ class Attack:
             run.signal(name, process)
         codes = run.codes()
         # Python may not have set up its handlers yet.
-        assert all(code in (STOPPED, -signal.Signals[name]) for code in codes), codes
+        assert all(code in (STOPPED, -signal.Signals[name]) for code in codes), f"{name}: {codes}"
         if run.saved() != before:
             return f"{name} after the first update, {self.saved_all(run)}"
         self.expected_start = before[-1] if before else None
@@ -265,8 +266,8 @@ def soak(minutes: float, seed: int, processes: tuple[int, ...] = (1, 2)) -> dict
     """
     folder = pathlib.Path(tempfile.mkdtemp(prefix="muskie_soak_"))
     began = time.monotonic()
-    attacked = Soak(folder, seed, began + 60 * minutes)
-    attacked.began, failure = began, ""
+    attacked, failure = Soak(folder, seed, began + 60 * minutes), ""
+    hang_up = signal.signal(signal.SIGHUP, lambda *_: None)  # trainings would ignore what nohup ignores
     try:
         while not attacked.trainings or time.monotonic() < attacked.deadline:
             attacked.attack(processes[attacked.trainings % len(processes)])
@@ -276,6 +277,8 @@ def soak(minutes: float, seed: int, processes: tuple[int, ...] = (1, 2)) -> dict
         attacked.say(f"FAILED: {failure} (files: {folder})")
     else:
         shutil.rmtree(folder)
+    finally:
+        signal.signal(signal.SIGHUP, hang_up)
     return {
         "equal": not failure,
         "failure": failure,

@@ -75,7 +75,7 @@ def train(
       Hung: if no batch arrives within `config.watchdog.batch_minutes`.
       RunFailed: in all of several processes, if an error of the data ended the run after all have saved.
 
-    Every other error in the loop saves the state before it is raised, unless there are several processes.
+    With one process, every other error in the loop saves the state before it is raised.
     """
     config_lib.validate(config)
     if config.deterministic:

@@ -35,7 +35,13 @@ SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 class Soak:
-    """Attacked trainings of one kind, see `Attack`."""
+    """Starts trainings, draws their faults, and counts both.
+
+    Args:
+      folder: folder of photographs and work directories.
+      seed: seed of the faults.
+      deadline: time, by `time.monotonic`, after which trainings are no longer attacked.
+    """
 
     def __init__(self, folder: pathlib.Path, seed: int, deadline: float):
         self.folder, self.deadline = folder, deadline

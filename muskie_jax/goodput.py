@@ -62,7 +62,7 @@ def total_seconds(starts: Sequence[Start]) -> dict[str, float]:
         total[STEPS] += in_steps * kept / count if count else 0.0
         total[REPEATED] += in_steps * (1 - kept / count) if count else in_steps
         for part, seconds in spent.items():
-            total[part] += seconds
+            total[part] = total.get(part, 0.0) + seconds
         continued_from = min(continued_from, start.first_step)
     for before, after in itertools.pairwise(starts):
         if not before.finished:
@@ -83,7 +83,7 @@ def describe(starts: Sequence[Start]) -> list[str]:
     times = f"{len(starts)} start{'s' * (len(starts) != 1)}"
     parts = [
         f"{part.replace('_', ' ')} {seconds[part] / wall:.1%}"
-        for part in PARTS
+        for part in seconds
         if part != STEPS and seconds[part]
     ]
     return [

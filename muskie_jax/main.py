@@ -40,7 +40,7 @@ from muskie_jax.errors import (
 from muskie_jax.evaluate import evaluate
 from muskie_jax.files import user_path, write_traceback
 from muskie_jax.interrupt import handle_signals
-from muskie_jax.peers import are_told, end_with_peers, tell_peers
+from muskie_jax.peers import end_with_peers, failed_alone, tell_peers
 from muskie_jax.perf.benchmark import benchmark
 from muskie_jax.perf.loading import benchmark_data
 from muskie_jax.perf.plan import plan
@@ -155,8 +155,8 @@ def run(job: str | None) -> None:
 
 
 def _end(message: str, status: int) -> NoReturn:
-    """Ends this process, at once if the others do not wait for it."""
-    (fail_at_once if are_told() else fail)(message, status)
+    """Ends this process, and the others if they do not have the same error."""
+    (_end_all if failed_alone() else fail)(message, status)
 
 
 def _end_all(message: str, status: int = MACHINE_ERROR) -> NoReturn:

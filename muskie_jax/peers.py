@@ -28,7 +28,7 @@ from muskie_jax.errors import (
 from muskie_jax.files import write_traceback
 
 KEY = "muskie_jax/failure"
-_told = False
+_failed_alone = False
 SECONDS = 2.0  # between looks
 
 
@@ -37,11 +37,9 @@ def tell_peers(message: str) -> None:
 
     Otherwise, they might notice first that an update fails without this process.
     """
-    global _told
     client = distributed.global_state.client
     if client is None or jax.process_count() == 1:
         return
-    _told = True
     try:
         client.key_value_set(KEY, f"process {jax.process_index()}: {one_line(message)}")
         time.sleep(2 * SECONDS)
@@ -49,9 +47,18 @@ def tell_peers(message: str) -> None:
         pass  # another process failed first, or the service is gone
 
 
-def are_told() -> bool:
-    """Returns whether the other processes end at once, so that this one cannot wait for them at its end."""
-    return _told
+def fail_alone() -> None:
+    """Notes that this one of several processes ends with an error that the others do not have.
+
+    They are not told yet: a save in progress needs them.
+    """
+    global _failed_alone
+    _failed_alone = jax.process_count() > 1
+
+
+def failed_alone() -> bool:
+    """Returns whether this process ends with an error that the others must be told."""
+    return _failed_alone
 
 
 def raise_together(failure: Exception | None, workdir: pathlib.Path) -> None:

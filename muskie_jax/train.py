@@ -28,7 +28,7 @@ from muskie_jax.gpu.determinism import require_deterministic_programs
 from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue, Skipped
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
-from muskie_jax.peers import raise_together, tell_peers
+from muskie_jax.peers import fail_alone, raise_together
 from muskie_jax.perf.profiling import StepProfile
 from muskie_jax.programs import (
     FINGERPRINTS,
@@ -282,14 +282,14 @@ def saved_on_error(save: Callable[[], None], is_needed: Callable[[], bool]) -> I
     """A context in which an error saves the state before it is raised.
 
     A state is not saved if a loss was not finite, if the devices have lost it, or after a save that failed.
-    One of several processes cannot save alone: it tells the others, which would wait for it.
+    One of several processes cannot save alone.
     """
     try:
         yield
     except (NotFinite, SaveFailed):
         raise
-    except Exception as failure:
-        tell_peers(first_line(failure))
+    except Exception:
+        fail_alone()
         if is_needed() and jax.process_count() == 1:
             log_main("Saving the state before the run ends with an error")
             try:

@@ -1,4 +1,4 @@
-"""A run continues on other numbers of devices, processes and workers: same state, same examples, no drift."""
+"""A run continues on other devices, processes and workers: same state, same examples, no drift."""
 
 import hashlib
 

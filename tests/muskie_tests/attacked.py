@@ -46,7 +46,7 @@ class Run:
     ):  # fmt: skip
         command = [*self.command(workdir, steps, program, config), *flags]
         self.workdir = workdir
-        self.log = ""
+        self.log, self.result = "", None
         self._changed = threading.Condition()
         environment = os.environ | {"XLA_FLAGS": xla_flags(1)} | (environment or {})
         of_process = [[]] if processes == 1 else _distributed(processes, port or free_port())
@@ -93,8 +93,7 @@ class Run:
         """Waits for the end, checks the exit codes, and returns the final figures, if there are any."""
         found = self.codes()
         assert found == list(codes or [0] * len(found)), f"{found}: {self.log}"
-        out = self._out
-        return json.loads(out[-1]) if out and out[-1].startswith("{") else None
+        return self.result
 
     def codes(self):
         """Waits for the end, and returns the exit codes."""
@@ -102,7 +101,8 @@ class Run:
         try:
             for process in self.processes:
                 process.wait(max(1.0, deadline - time.monotonic()))
-            self._out = self.processes[0].stdout.read().splitlines()
+            out = self.processes[0].stdout.read().splitlines()
+            self.result = json.loads(out[-1]) if out and out[-1].startswith("{") else None
         finally:
             self.kill()
         return [process.returncode for process in self.processes]

@@ -53,7 +53,7 @@ def total_seconds(starts: Sequence[Start]) -> dict[str, float]:
     Updates after the step that a later start continued from were computed again. Their share of the time in
     updates is REPEATED. DOWNTIME is the time between starts, unless the run was finished.
     """
-    total = dict.fromkeys(PARTS, 0.0)
+    total: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     continued_from: float = math.inf
     for start in reversed(starts):
         spent = dict(start.seconds)

@@ -35,6 +35,7 @@ from muskie_jax.checkpoints.saved_steps import (
     DAMAGED,
     best_steps,
     evaluation_errors,
+    last_spike,
     saved_steps,
 )
 from muskie_jax.checks import MISSING, changed_settings
@@ -67,6 +68,18 @@ class _KeepBest(ocp_managers.PreservationPolicy):
         return [each.step in best for each in checkpoints]
 
 
+class _KeepBeforeSpike(ocp_managers.PreservationPolicy):
+    """Keeps the newest checkpoint before `checkpoints.spike`."""
+
+    def __init__(self, checkpoints: "Checkpointer"):
+        self.checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        spike = self.checkpoints.spike
+        before = [each.step for each in checkpoints if spike is not None and each.step < spike]
+        return [each.step == max(before, default=None) for each in checkpoints]
+
+
 def _state_handler() -> ocp.PyTreeCheckpointHandler:
     """Returns the reader and writer of states.
 
@@ -89,16 +102,25 @@ class Checkpointer:
       keep: number of newest checkpoints to keep.
       keep_every: checkpoints whose step is a multiple of this are kept, too; 0 for none.
       keep_best: number of checkpoints with the lowest errors on held-out scenes that are kept, too.
+
+    Attributes:
+      errors: errors on held-out scenes by step, for `keep_best`.
+      spike: the first of the newest updates that were skipped for bad gradients, or None. The newest
+        checkpoint before it is kept, in case that the state was about to be ruined.
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int, keep_every: int = 0, keep_best: int = 0):
         self.workdir = workdir.absolute()
         self.folder, self.damaged = self.workdir / CHECKPOINTS, self.workdir / DAMAGED
-        self.errors = evaluation_errors(self.workdir)  # by step, for `keep_best`
+        self.errors, self.spike = evaluation_errors(self.workdir), last_spike(self.workdir)
         self._messages = collect_orbax_messages()
         self._messages.clear()
         self._has_saved = self._failed = False
-        policies: list[Any] = [ocp_managers.LatestN(keep), _KeepBest(keep_best, self.errors)]
+        policies: list[Any] = [
+            ocp_managers.LatestN(keep),
+            _KeepBest(keep_best, self.errors),
+            _KeepBeforeSpike(self),
+        ]
         if keep_every:
             policies.append(ocp_managers.EveryNSteps(keep_every))
         self._options = ocp.CheckpointManagerOptions(
@@ -219,6 +241,8 @@ class Checkpointer:
                 log_main(
                     f"Checkpoint {each} is damaged and was moved to {self._move_aside(each)}: {reason}"
                 )
+            if self.spike is not None and self.spike > step:
+                self.spike = None  # its update is not made yet
             return restored
         anew = "to start from the beginning, or use another --workdir"
         if damaged:

@@ -51,6 +51,26 @@ class Hung(Exception):
     """A run has waited for too long, for data, a device or a disk; the same command may continue it."""
 
 
+class RunFailed(Exception):
+    """A failure of one process of a run, after which all its processes have saved; raised by all of them.
+
+    Attributes:
+      status: the exit status.
+    """
+
+    def __init__(self, message: str, status: int):
+        super().__init__(one_line(message))
+        self.status = status
+
+
+def exit_status(error: Exception) -> int:
+    """Returns the exit status of a run that ends with an error."""
+    if isinstance(error, Hung):
+        return TRY_AGAIN
+    is_usage = isinstance(error, (UserError, NotFinite)) and not isinstance(error, SaveFailed)
+    return USAGE_ERROR if is_usage else MACHINE_ERROR
+
+
 def fail(message: str, status: int = USAGE_ERROR) -> NoReturn:
     """Prints one line on standard error and exits."""
     print(f"error: {one_line(message)}", file=sys.stderr)

@@ -24,6 +24,7 @@ from muskie_jax.errors import end_process, first_line
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
 TIME_LIMIT = "config.max_minutes"
+FAILURE = "a failure of one process"
 STOPPED_EXIT_CODE = "--stopped_exit_code"
 NOT_TRAINING = -1  # in place of an update's number
 POLL_SECONDS = 0.5
@@ -40,12 +41,14 @@ class SignalHandler:
         handle signals during training alone, in programs that are not ours.
 
     Attributes:
+      since: time of its creation, in seconds since 1970, soon after the start of a program of ours.
       name: what requested a stop, such as "SIGTERM" or "config.max_minutes"; empty before.
       training: whether the training loop runs.
       stopping: whether the training loop was told to stop. It then saves.
     """
 
     def __init__(self, exit_code: int | None = None):
+        self.since = time.time()
         self.exit_code = exit_code
         self.name = ""
         self.training = self.stopping = False
@@ -142,6 +145,14 @@ class SignalHandler:
         if self._agreement:
             self._agreement.request(name)
 
+    def settled(self) -> bool:
+        """Returns whether the processes of the run have agreed on their last update."""
+        return self._agreement is not None and self._agreement.settled.is_set()
+
+    def wait_until_settled(self) -> None:
+        if self._agreement:
+            self._agreement.settled.wait()
+
 
 class _Agreement:
     """Makes all processes of a run stop after the same update.
@@ -155,7 +166,8 @@ class _Agreement:
         self._handler, self._coordination = handler, coordination
         self._step = NOT_TRAINING
         self._last: int | None = None  # last update, once agreed upon
-        self._trained = self._closed = False
+        self._trained = self._closed = self._failed = False
+        self.settled = threading.Event()  # set when it is agreed upon, or never will be
         self._turn = threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="stop agreement", daemon=True)
         self._thread.start()
@@ -172,7 +184,7 @@ class _Agreement:
     def end_training(self) -> None:
         with self._turn:
             self._step, self._trained = NOT_TRAINING, True
-            if self._last is not None:
+            if self._last is not None and not self._failed:
                 self._handler.leave()
 
     def close(self) -> None:
@@ -196,13 +208,18 @@ class _Agreement:
                     return self._agree()
         except Exception as error:
             say(f"signals are no longer handled: other processes do not answer: {first_line(error)}")
+        finally:
+            self.settled.set()
 
     def _agree(self) -> None:
         handler = self._handler
         with self._turn:
-            steps = [int(step) for step in self._coordination.gather("step", str(self._step))]
-            self._last = max(steps) + 1
-            nothing_to_save = self._trained or max(steps) == NOT_TRAINING
+            answers = self._coordination.gather("step", f"{self._step} {handler.name}")
+            newest = max(int(answer.partition(" ")[0]) for answer in answers)
+            self._last = newest + 1
+            # A failure is raised after the loop, so all processes make one update at least.
+            self._failed = any(answer.partition(" ")[2] == FAILURE for answer in answers)
+            nothing_to_save = not self._failed and (self._trained or newest == NOT_TRAINING)
             if nothing_to_save and handler.exit_code is not None:
                 handler.leave()
         if self._coordination.process == 0:
@@ -289,6 +306,19 @@ class StopSignal:
     def request(self, name: str) -> None:
         """Requests a stop for another reason than a signal, in all processes of the run."""
         self._handler.request(name)
+
+    def request_for_failure(self) -> None:
+        """Requests a stop of all processes, unless one was requested. May be called by other threads."""
+        if not self._handler.name:
+            self.request(FAILURE)
+
+    def settled(self) -> bool:
+        """Returns whether several processes have agreed on their last update; False for one process."""
+        return self._handler.settled()
+
+    def wait_until_settled(self) -> None:
+        """Waits until the processes have agreed on their last update, after a request of one of them."""
+        self._handler.wait_until_settled()
 
     def requested(self, step: int) -> bool:
         """Returns whether to save and stop after update `step`; every process gets the same answer."""

@@ -27,8 +27,10 @@ from muskie_jax.coordination import LONGEST_WAIT_MINUTES, Coordination, connect
 from muskie_jax.errors import (
     MACHINE_ERROR,
     TRY_AGAIN,
+    USAGE_ERROR,
     Hung,
     NotFinite,
+    RunFailed,
     SaveFailed,
     UserError,
     fail,
@@ -38,7 +40,7 @@ from muskie_jax.errors import (
 from muskie_jax.evaluate import evaluate
 from muskie_jax.files import user_path, write_traceback
 from muskie_jax.interrupt import handle_signals
-from muskie_jax.peers import end_with_peers, tell_peers
+from muskie_jax.peers import end_with_peers, failed_alone, tell_peers
 from muskie_jax.perf.benchmark import benchmark
 from muskie_jax.perf.loading import benchmark_data
 from muskie_jax.perf.plan import plan
@@ -133,7 +135,9 @@ def run(job: str | None) -> None:
         except SaveFailed as error:
             _end_all(str(error))
         except (UserError, NotFinite) as error:
-            fail(str(error))
+            _end(str(error), USAGE_ERROR)
+        except RunFailed as error:
+            fail(str(error), error.status)
         except OSError as error:  # of a disk that is full or gone
             details = collect_orbax_messages().write(workdir, error)
             _end_all(f"the run ended ({error}): fix the cause, then run the same command again{details}")
@@ -141,13 +145,18 @@ def run(job: str | None) -> None:
             _end_all(str(error), TRY_AGAIN)
         except Exception as error:
             file = write_traceback(error, workdir)
-            fail(f"{type(error).__name__}: {first_line(error)} (traceback: {file})", MACHINE_ERROR)
+            _end(f"{type(error).__name__}: {first_line(error)} (traceback: {file})", MACHINE_ERROR)
         finally:
             signals.part()
         if jax.process_index() == 0:
             print_result(result)
         if "stopped" in result:
             sys.exit(_STOPPED_EXIT_CODE.value)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    """Ends this process, and the others if they do not have the same error."""
+    (_end_all if failed_alone() else fail)(message, status)
 
 
 def _end_all(message: str, status: int = MACHINE_ERROR) -> NoReturn:

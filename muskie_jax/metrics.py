@@ -66,12 +66,14 @@ class MetricsQueue:
     Attributes:
       skipped: the skipped updates among those that the last `drain` returned.
       streak: the skipped updates since the last one that was not.
+      spike: first step of the newest streak; None before any.
     """
 
     def __init__(self, lag: int = 2, sources: Sequence[str] = (), max_skipped: int = 0):
         self.lag, self.sources, self.max_skipped = lag, sources, max_skipped
         self.skipped: list[Skipped] = []
         self.streak: list[Skipped] = []
+        self.spike: int | None = None
         self._in_flight: collections.deque[tuple[int, list[dict[str, Mean]], str]] = collections.deque()
         self._on_host: list[dict[str, Mean]] = []
         self._skipped: list[Skipped] = []
@@ -119,6 +121,7 @@ class MetricsQueue:
     def _skip(self, update: Skipped) -> None:
         self._skipped.append(update)
         self.streak.append(update)
+        self.spike = self.streak[0].step
         if len(self.streak) > self.max_skipped:
             first = self.streak[0].step
             raise NotFinite(

@@ -15,6 +15,7 @@ from muskie_jax.config import peak_learning_rate, total_steps, warmup_steps
 ADAMW_SIZE = 0.2  # typical root mean square of AdamW's updates, before the learning rate
 LARGEST_SMALL = 2**16  # `global_norm` joins arrays of up to this many numbers
 SPIKE_WINDOW = 100  # number of updates whose norms a spike is compared with
+NO_NORM = -1.0  # in place of a norm; NaN would make the state one that is not saved
 
 
 def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
@@ -106,7 +107,7 @@ class SpikeState(NamedTuple):
 
     Attributes:
       inner: state of the optimizer.
-      norms: norms of the gradients of the last updates, newest last; NaN before the first.
+      norms: norms of the gradients of the last updates, newest last; NO_NORM before the first.
       skipped: whether the last update was skipped.
     """
 
@@ -130,13 +131,14 @@ def skip_bad_updates(
         inner = optimizer.init(params)
         if not spike_factor:
             return inner
-        return SpikeState(inner, jnp.full(SPIKE_WINDOW, jnp.nan), jnp.zeros((), bool))
+        return SpikeState(inner, jnp.full(SPIKE_WINDOW, NO_NORM), jnp.zeros((), bool))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         norm = global_norm(updates)
         bad = ~jnp.isfinite(norm)
         if spike_factor:
-            bad |= norm > spike_factor * jnp.median(state.norms)  # NaN, until the window is full
+            is_full = state.norms[0] != NO_NORM
+            bad |= is_full & (norm > spike_factor * jnp.median(state.norms))
         inner = state.inner if spike_factor else state
         updates, stepped = optimizer.update(updates, inner, params)
         updates = jax.tree.map(lambda new: jnp.where(bad, jnp.zeros_like(new), new), updates)

@@ -5,29 +5,30 @@ import functools
 import importlib.util
 import math
 import pathlib
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from muskie_jax import config as config_lib
+from muskie_jax import goodput as goodput_lib
 from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.checkpoints.saved_steps import SPIKE
 from muskie_jax.checkpoints.schedule import SaveSchedule, is_multiple
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.pipeline import Pipeline
-from muskie_jax.data.prefetch import prefetch
 from muskie_jax.errors import NotFinite, SaveFailed, UserError, first_line
 from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
 from muskie_jax.files import create_workdir
 from muskie_jax.fingerprint import LoweredExaminations, digest
+from muskie_jax.goodput import Goodput
 from muskie_jax.gpu.determinism import require_deterministic_programs
 from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue, Skipped
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
+from muskie_jax.peers import fail_alone, raise_together
 from muskie_jax.perf.profiling import StepProfile
 from muskie_jax.programs import (
     FINGERPRINTS,
@@ -42,8 +43,9 @@ from muskie_jax.programs import (
 from muskie_jax.progress import Progress, describe_attention, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
+from muskie_jax.supply import Supply
 from muskie_jax.train_step import StateInitializer, abstract_state, make_task
-from muskie_jax.watchdog import Watchdog, wait_for_batch
+from muskie_jax.watchdog import Watchdog
 from muskie_jax.workdir_lock import exclusive
 from muskie_jax.writers import Writers, log_main, save_picture
 
@@ -71,19 +73,21 @@ def train(
       NotFinite: if the loss is not finite. The state is then not saved.
       SaveFailed: if a checkpoint cannot be saved.
       Hung: if no batch arrives within `config.watchdog.batch_minutes`.
+      RunFailed: in all of several processes, if an error of the data ended the run after all have saved.
 
-    Every other error in the loop saves the state before it is raised, unless there are several processes.
+    With one process, every other error in the loop saves the state before it is raised.
     """
     config_lib.validate(config)
     if config.deterministic:
         require_deterministic_programs()
     create_workdir(workdir)
-    with exclusive(workdir / LOCK if jax.process_index() == 0 else None):
-        return _train(config, workdir, devices)
+    is_main = jax.process_index() == 0
+    with exclusive(workdir / LOCK if is_main else None), Goodput(workdir if is_main else None) as goodput:
+        return _train(config, workdir, devices, goodput)
 
 
 def _train(
-    config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device] | None
+    config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device] | None, goodput: Goodput
 ) -> dict[str, Any]:
     # --- Config, data, devices ---------------------------------------------------------------------
     stop = StopSignal(config.max_minutes)  # the time limit includes compilation
@@ -120,6 +124,7 @@ def _train(
             f"{config.duration!r} ({total_steps} steps): use a longer duration or another --workdir"
         )
 
+    goodput.continue_from(first_step, finished=first_step == total_steps)
     writers = Writers(workdir, first_step, config)
 
     # --- Programs ----------------------------------------------------------------------------------
@@ -141,7 +146,8 @@ def _train(
     options = fast_compilation(mesh) if config.fast_compile else None
     programs = Programs(training, others, compiler_options=options)
     if first_step < total_steps:
-        programs.compile()
+        with goodput.during(goodput_lib.COMPILE):
+            programs.compile()
         programs.check_memory(state_shapes, mesh.local_devices[0], config)
     state = restored[0] if restored else initialise(key)
 
@@ -160,39 +166,44 @@ def _train(
         return [(bucket, placer(bucket, batch)) for bucket, batch in update]
 
     guarded_copy = functools.partial(programs.capture_guard.run_copy, copy_to_devices)
-    updates = pipeline.updates(first_step, total_steps)
+    supply = Supply(pipeline, guarded_copy, stop, metrics.lag, config, workdir)
     step, train_loss, stopping = first_step, math.nan, False
-    failure: UserError | None = None
     saved_step = first_step  # without a finished update, there is nothing to save
 
     def save() -> None:
         nonlocal saved_step
         metrics.wait()
+        checkpoints.spike = metrics.spike or checkpoints.spike
         saved_step = step  # also if the save fails: it would fail again
-        with progress.paused(), watchdog.save(step, checkpoints.is_saving):
-            checkpoints.save(state, config)
-        writers.flush()
+        with progress.paused(), goodput.during(goodput_lib.SAVE):
+            with watchdog.save(step, checkpoints.is_saving):
+                checkpoints.save(state, config)
+            writers.flush()
 
-    asked_to_stop = lambda: jax.process_count() == 1 and stop.requested(step)
     with (
         explain_out_of_memory("this batch, with everything else in memory,"),
         stop,
         watchdog,
         contextlib.closing(profile),
         contextlib.closing(checkpoints),  # waits for a save in progress, even after an error
-        prefetch(updates, guarded_copy, config.data.prefetch) as batches,
+        supply.open(first_step, total_steps),
         jax.transfer_guard("disallow"),  # implicit copies hide in loops and cost time
         saved_on_error(save, is_needed=lambda: step != saved_step),
     ):
         if config.evaluation.first and first_step == 0 < total_steps:
-            with progress.paused(), programs.capture_guard.without_copies():
+            with (
+                progress.paused(),
+                goodput.during(goodput_lib.EVALUATION),
+                programs.capture_guard.without_copies(),
+            ):
                 evaluate(evaluator, state.params, 0, writers, workdir, watchdog)
+        goodput.begin(goodput_lib.STEPS)
         while step < total_steps and not stopping:
-            with progress.waiting():
-                if not wait_for_batch(batches, pipeline, config.watchdog, workdir, asked_to_stop):
-                    stopping = True
-                    break
-                update = next(batches)
+            with progress.waiting(), goodput.during(goodput_lib.DATA_WAIT):
+                update = supply.take(step)
+            if update is None:
+                stopping = True
+                break
             profile.before(step + 1)
             with watchdog.update(step + 1) as watch:
                 state, measured = programs.update(state, update)
@@ -206,23 +217,27 @@ def _train(
             if step % config.log.every == 0 or last:
                 values = scalars(metrics.drain(), mixture.names) | progress.interval(step)
                 values["skipped"] = len(metrics.skipped)
+                goodput.reached(step, finished=step == total_steps)
+                values["goodput"] = goodput.share()
                 train_loss = values["loss"]
                 log_main(progress.line(values))
                 if metrics.skipped:
+                    values[SPIKE] = float(metrics.spike or 0)
                     log_main(describe_skipped(metrics.skipped))
                 values["learning_rate"] = float(jax.device_get(learning_rate(jax.device_put(step - 1))))
                 writers.scalars(step, "train", values)
                 try:
                     pipeline.check_bad_fraction(config.data.max_bad_fraction)
                 except UserError as error:
-                    if jax.process_count() == 1:
-                        raise
-                    failure = error
-                    signal.raise_signal(signal.SIGTERM)  # all processes save and stop after the same update
+                    supply.fail(error)
             evaluated = is_multiple(step, config.evaluation.every) and not last
             if evaluated:
                 metrics.wait()
-                with progress.paused(), programs.capture_guard.without_copies():
+                with (
+                    progress.paused(),
+                    goodput.during(goodput_lib.EVALUATION),
+                    programs.capture_guard.without_copies(),
+                ):
                     values = evaluate(evaluator, state.params, step, writers, workdir, watchdog)
                 checkpoints.errors[step] = values["mse"]
             checkpoints.check()
@@ -235,8 +250,9 @@ def _train(
                     schedule.saved()
         if step != saved_step:  # a stop was requested while a batch was awaited
             save()
-    if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(failure is not None)).any():
-        raise failure or UserError("another process drew too many unreadable images: see its message")
+        goodput.begin(goodput_lib.SAVE)  # the contexts above wait for a save in progress
+    goodput.begin(goodput_lib.END)
+    raise_together(supply.failure, workdir)
 
     # --- Summary -----------------------------------------------------------------------------------
     for line in pipeline.skipped_lines():
@@ -245,17 +261,19 @@ def _train(
     if stopping:
         result["stopped"] = stop.name
     else:
-        with watchdog:
+        with watchdog, goodput.during(goodput_lib.EVALUATION):
             result |= evaluate(evaluator, state.params, step, writers, workdir, watchdog)
+    writers.scalars(step, "goodput", goodput.seconds())
     writers.close()
     result |= {
         "train_loss": train_loss,
         "views_per_second": progress.views_per_second(),
+        "goodput": goodput.share(),
         "held_out": mixture.truly_held_out,
         "params_digest": digest(state.params),
         "workdir": str(workdir),
     }
-    summarise(result, total_steps, evaluator.baseline, workdir)
+    summarise(result, total_steps, evaluator.baseline, workdir, goodput_lib.describe(goodput.starts()))
     return result
 
 
@@ -271,6 +289,7 @@ def saved_on_error(save: Callable[[], None], is_needed: Callable[[], bool]) -> I
     except (NotFinite, SaveFailed):
         raise
     except Exception:
+        fail_alone()
         if is_needed() and jax.process_count() == 1:
             log_main("Saving the state before the run ends with an error")
             try:
@@ -326,14 +345,17 @@ def describe_error(values: Mapping[str, float], baseline: str) -> str:
     )
 
 
-def summarise(result: dict[str, Any], total_steps: int, baseline: str, workdir: pathlib.Path) -> None:
-    """Prints a run's outcome and its output folders to standard output."""
+def summarise(
+    result: dict[str, Any], total_steps: int, baseline: str, workdir: pathlib.Path, goodput: Sequence[str]
+) -> None:
+    """Prints a run's outcome, its goodput and its output folders to standard output."""
     step = result["step"]
     if "stopped" in result:
         lines = [f"Stopped by {result['stopped']} at step {step} of {total_steps}, saved."]
     else:
         scenes = "held-out scenes" if result["held_out"] else "training scenes"
         lines = [f"Trained {step} steps. On {scenes}: {describe_error(result, baseline)}."]
+    lines += goodput
     outputs = {"checkpoints": "checkpoints", "metrics": "metrics.jsonl", "pictures": "pictures"}
     lines += [f"  {name:12s} {workdir / path}" for name, path in outputs.items()]
     viewer = (

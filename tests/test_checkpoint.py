@@ -293,3 +293,31 @@ def test_arrays_without_elements_are_saved(tmp_path):
     params, step, _ = read_params(tmp_path / "checkpoints/7")
     assert step == 7 and params["register_tokens"].shape == (0, 8)
     np.testing.assert_array_equal(params["kernel"], state.params["kernel"])
+
+
+def test_the_newest_checkpoint_before_a_spike_is_kept(tmp_path):
+    checkpoints = Checkpointer(tmp_path, keep=2)
+    for step in range(1, 12):
+        checkpoints.spike = {5: 5, 6: 5, 7: 5, 8: 5, 9: 8, 10: 8, 11: 8}.get(step)
+        checkpoints.save(state_at(step), default_config())
+        checkpoints._manager.wait_until_finished()
+        if step == 7:
+            assert saved_steps(tmp_path) == [4, 6, 7]
+    assert saved_steps(tmp_path) == [7, 10, 11], "that before the newest spike"
+    rows = [{"step": 7, "train/spike": 5}, {"step": 10, "train/spike": 8}, {"step": 11, "train/loss": 1}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    checkpoints.close()
+    continued = Checkpointer(tmp_path, keep=2)
+    assert continued.spike == 8
+    continued.restore(like(state_at(0)), default_config())
+    for step in (12, 13):
+        continued.save(state_at(step), default_config())
+    continued.close()
+    assert saved_steps(tmp_path) == [7, 12, 13]
+    shutil.rmtree(tmp_path / "checkpoints/12")
+    shutil.rmtree(tmp_path / "checkpoints/13")
+    assert Checkpointer(tmp_path, keep=2).spike == 8
+    earlier = Checkpointer(tmp_path, keep=2)
+    earlier.restore(like(state_at(0)), default_config())
+    assert earlier.spike is None, "the run continues from step 7, and makes update 8 again"
+    earlier.close()

@@ -12,7 +12,8 @@ import pytest
 from conftest import ROOT
 from muskie_jax import interrupt
 from muskie_jax.coordination import Coordination
-from muskie_jax.interrupt import SignalHandler, StopSignal, stopped_exit_code
+from muskie_jax.interrupt import FAILURE, SignalHandler, StopSignal, stopped_exit_code
+from muskie_tests.processes import Store
 
 
 @pytest.fixture(autouse=True)
@@ -183,28 +184,6 @@ def test_a_signal_during_the_last_save_ends_the_program_when_it_is_saved():
 # --- Several processes, as threads that share a store ----------------------------------------------------
 
 
-class Store:
-    """What JAX's coordination service does for this package."""
-
-    def __init__(self, processes):
-        self.values, self.changed = {}, threading.Condition()
-        self.barrier = threading.Barrier(processes)
-
-    def key_value_set(self, key, value, allow_overwrite=False):
-        with self.changed:
-            self.values[key] = value
-            self.changed.notify_all()
-
-    def blocking_key_value_get(self, key, timeout_in_ms):
-        with self.changed:
-            if not self.changed.wait_for(lambda: key in self.values, timeout_in_ms / 1000):
-                raise RuntimeError("DEADLINE_EXCEEDED")
-            return self.values[key]
-
-    def wait_at_barrier(self, barrier_id, timeout_in_ms):
-        self.barrier.wait(timeout_in_ms / 1000)
-
-
 @pytest.fixture
 def run_of(monkeypatch):
     """Makes the signal handlers of a run's processes, and a list of the processes that ended."""
@@ -296,3 +275,26 @@ def test_processes_end_together_if_one_is_still_in_the_loop(run_of):
     assert left == [], "the second process may still be saving"
     handlers[1].end_training()
     wait_for(lambda: sorted(left) == [0, 1])
+
+
+def test_a_failure_after_the_last_update_does_not_end_a_process_before_it_is_reported(run_of):
+    handlers, left = run_of(2)
+    threads = [threading.Thread(target=train, args=(handler, 0, 3, [], 0.1)) for handler in handlers]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: handlers[1]._agreement._step == 2)
+    handlers[1].request(FAILURE)
+    for thread in threads:
+        thread.join(timeout=20)
+    assert all(handler._agreement.settled.is_set() for handler in handlers) and left == []
+
+
+def test_a_failure_before_the_first_update_stops_after_it(run_of):
+    handlers, left = run_of(2)
+    handlers[0].request(FAILURE)
+    handlers[0].wait_until_settled()
+    stopped = []
+    for handler in handlers:
+        handler.wait_until_settled()
+        train(handler, 10, 20, stopped, 0)
+    assert stopped == [11, 11] and left == []

@@ -23,7 +23,7 @@ from muskie_jax.masking import MaskOptions
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
 from muskie_jax.perf.benchmark import random_batch
-from muskie_jax.programs import batch_shapes
+from muskie_jax.programs import Programs, batch_shapes
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train import train
 from muskie_jax.train_step import init_state, make_task, single_batch_update
@@ -37,7 +37,7 @@ HERE = pathlib.Path(__file__).parent
 def curve(workdir):
     """Returns every training row of metrics.jsonl, without speeds."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    timed = ("per_second", "per_step", "data_wait")
+    timed = ("per_second", "per_step", "data_wait", "goodput")
     clean = [{k: v for k, v in row.items() if not k.endswith(timed)} for row in rows]
     return [row for row in clean if "train/loss" in row]
 
@@ -257,6 +257,32 @@ def test_skipped_spikes_are_counted_and_resumed(photo_folder, tmp_path, monkeypa
     monkeypatch.setattr("muskie_jax.optim.SPIKE_WINDOW", 3)
     resumed = train(config, tmp_path / "parts", jax.devices()[:1])
     assert resumed["params_digest"] == whole["params_digest"]
+
+
+def test_the_checkpoint_before_a_spike_outlives_newer_ones(photo_folder, tmp_path, monkeypatch):
+    """Updates 5 and 6 are spikes beside the small norms that the state is given."""
+    monkeypatch.setattr("muskie_jax.optim.SPIKE_WINDOW", 3)
+    config = one_bucket_config(photo_folder)
+    config.optim.update(spike_factor=4.0, learning_rate=1e-5, warmup="0 steps")
+    config.checkpoint.update(every=1, keep=2)
+    update = Programs.update
+
+    def with_spike(self, state, batches):
+        if int(jax.device_get(state.step)) == 4:
+            with jax.transfer_guard("allow"):
+                norms = jnp.full_like(state.opt_state.norms, 1e-3)
+                state = state.replace(opt_state=state.opt_state._replace(norms=norms))
+        return update(self, state, batches)
+
+    monkeypatch.setattr(Programs, "update", with_spike)
+    config.duration = "9 steps"
+    train(config, tmp_path, jax.devices()[:1])
+    assert [row["step"] for row in curve(tmp_path) if row["train/skipped"]] == [5, 6]
+    assert [row["train/spike"] for row in curve(tmp_path) if "train/spike" in row] == [5, 5]
+    assert saved_steps(tmp_path) == [4, 8, 9]
+    config.duration = "12 steps"
+    train(config, tmp_path, jax.devices()[:1])
+    assert saved_steps(tmp_path) == [4, 11, 12], "a new start remembers the spike"
 
 
 def test_the_best_checkpoint_is_kept_and_evaluations_save(photo_folder, tmp_path, monkeypatch):

@@ -1,8 +1,8 @@
-"""Lists the checkpoints of a work directory, verifies them, and takes back those that were moved aside.
+"""Lists and verifies the checkpoints of a work directory, and takes back those that were moved aside.
 
 Every array of every checkpoint is compared with its fingerprint, so large checkpoints take a while.
 --restore moves the intact ones of <workdir>/checkpoints_damaged back to <workdir>/checkpoints; it replaces
-nothing.
+nothing. The last lines tell where the time of the run went.
 """
 
 import pathlib
@@ -17,6 +17,7 @@ from muskie_jax.checks import require
 from muskie_jax.command_line import WORKDIR, run_command
 from muskie_jax.errors import UserError
 from muskie_jax.files import user_path
+from muskie_jax.goodput import describe, read_starts, share, total_seconds
 from muskie_jax.writers import log, print_result
 
 _RESTORE = flags.DEFINE_bool("restore", False, "Take back intact checkpoints that were moved aside.")
@@ -26,7 +27,8 @@ def inspect_checkpoints(workdir: pathlib.Path, restore: bool) -> dict[str, Any]:
     """Logs one line for each checkpoint, and returns the steps by their condition.
 
     The lists are `intact` and `damaged`, of the run's checkpoints; `aside`, intact ones that are moved
-    aside; and `restored`, those taken back. `best` is the intact step with the lowest error, if any.
+    aside; and `restored`, those taken back. `best` is the intact step with the lowest error, if any, and
+    `goodput` the share of the run's time that was spent in steps that count, if it is recorded.
 
     Args:
       workdir: the work directory.
@@ -66,8 +68,12 @@ def inspect_checkpoints(workdir: pathlib.Path, restore: bool) -> dict[str, Any]:
             log(f"{shown}: intact{error}, moved aside{exists}")
     if found["aside"] and not restore:
         log("--restore takes back the intact checkpoints that were moved aside")
+    starts = read_starts(workdir)
+    for line in describe(starts) if starts else ():
+        log(line)
+    goodput = share(total_seconds(starts)) if starts else None
     best = best_steps([*found["intact"], *found["restored"]], errors, 1)
-    return {"job": "checkpoints", **found, "best": best[0] if best else None}
+    return {"job": "checkpoints", **found, "best": best[0] if best else None, "goodput": goodput}
 
 
 def _checkpoints_in(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -3,7 +3,7 @@
 import json
 import math
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 CHECKPOINTS = "checkpoints"  # folder of a work directory; one subfolder per saved step
@@ -11,6 +11,7 @@ DAMAGED = "checkpoints_damaged"  # folder of a work directory, for checkpoints t
 METRICS = "metrics.jsonl"
 BEST = "best"  # `<workdir>/best` stands for the checkpoint with the lowest error
 EVALUATION = "evaluation/"  # beginning of the names of evaluations in METRICS
+SPIKE = "spike"  # metric: the first of the newest updates that were skipped for bad gradients
 
 
 def saved_steps(workdir: pathlib.Path) -> list[int]:
@@ -18,24 +19,33 @@ def saved_steps(workdir: pathlib.Path) -> list[int]:
     return sorted(int(entry.name) for entry in (workdir / CHECKPOINTS).iterdir() if entry.name.isdigit())
 
 
-def evaluations(workdir: pathlib.Path) -> dict[int, dict[str, Any]]:
-    """Returns the evaluations in `metrics.jsonl`: by step, the values by name; empty if there is none."""
-    found: dict[int, dict[str, Any]] = {}
+def _metrics(workdir: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the step and the values of each line of `metrics.jsonl`; none without the file."""
     path = workdir / METRICS
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
-                values = {
-                    name.removeprefix(EVALUATION): value
-                    for name, value in row.items()
-                    if name.startswith(EVALUATION)
-                }
-                if values:
-                    found[int(row["step"])] = values
-            except (ValueError, KeyError, TypeError, AttributeError):
+                yield int(row["step"]), dict(row)
+            except (ValueError, KeyError, TypeError):
                 continue  # a killed run may leave its last line unfinished
+
+
+def evaluations(workdir: pathlib.Path) -> dict[int, dict[str, Any]]:
+    """Returns the evaluations in `metrics.jsonl`: by step, the values by name; empty if there is none."""
+    found: dict[int, dict[str, Any]] = {}
+    for step, row in _metrics(workdir):
+        names = [name for name in row if name.startswith(EVALUATION)]
+        values = {name.removeprefix(EVALUATION): row[name] for name in names}
+        if values:
+            found[step] = values
     return found
+
+
+def last_spike(workdir: pathlib.Path) -> int | None:
+    """Returns the first of the newest updates that were skipped for bad gradients; None if none was."""
+    spikes = [row[f"train/{SPIKE}"] for _, row in _metrics(workdir) if f"train/{SPIKE}" in row]
+    return spikes[-1] if spikes else None
 
 
 def evaluation_errors(workdir: pathlib.Path) -> dict[int, float]:

@@ -314,6 +314,10 @@ class Pipeline:
         if folder:
             kill_workers(folder, self.workers)
 
+    @property
+    def is_abandoned(self) -> bool:
+        return self._abandoned
+
     def describe_wait(self) -> str:
         """Describes what the pipeline waits for, such as a worker process; empty if it does not wait.
 

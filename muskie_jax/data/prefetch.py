@@ -1,5 +1,6 @@
 """Prepares items for the training loop ahead of time, in a background thread."""
 
+import collections
 import contextlib
 import math
 import queue
@@ -29,6 +30,13 @@ class Prefetched(Iterator[U], Generic[U]):
         self._next = None
         return value
 
+    def arrives(self, seconds: float) -> bool:
+        """Returns whether an item, or an error, is there within a time."""
+        try:
+            return self.wait(seconds)
+        except TimeoutError:
+            return False
+
     def wait(self, seconds: float = math.inf, cancelled: Callable[[], bool] = lambda: False) -> bool:
         """Waits for the next item, or for an error; returns whether there is one before `cancelled()`.
 
@@ -49,6 +57,39 @@ class Prefetched(Iterator[U], Generic[U]):
             if time.monotonic() > deadline:
                 raise TimeoutError
         return True
+
+
+def hold_back(items: Iterable[T], count: int, on_error: Callable[[Exception], object]) -> Iterator[T]:
+    """Yields each item when `count` further ones are there, so that an error is known `count` items ahead.
+
+    On an error, `on_error` is called, the items that are left are yielded, and then the error is raised. If
+    there are fewer than `count` items before it, it is raised at once.
+
+    Args:
+      items: the items. If the iterable has a `close` method, as generators do, it is called at the end.
+      count: number of items to hold back.
+      on_error: function that is called with the error.
+    """
+    held: collections.deque[T] = collections.deque()
+    failure = None
+    try:
+        for item in items:
+            held.append(item)
+            if len(held) > count:
+                yield held.popleft()
+    except Exception as error:
+        if len(held) < count:
+            raise
+        failure = error
+        on_error(error)
+    finally:
+        close = getattr(items, "close", None)
+        if close:
+            close()
+    while held:
+        yield held.popleft()
+    if failure is not None:
+        raise failure
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +26,7 @@ PATIENCE = 180.0  # seconds
 
 
 class Run:
-    """A run of the quickstart, much smaller.
+    """A run of the quickstart or another config, much smaller.
 
     Args:
       workdir: the work directory.
@@ -34,12 +36,17 @@ class Run:
       environment: further environment variables.
       port: port of process 0; None for a free one.
       only: index of the only process to start; None for all.
+      program: arguments of Python that run the command.
+      config: path of the config.
     """
 
-    def __init__(self, workdir, steps, processes=1, flags=(), environment=None, port=None, only=None):
-        command = [*self.command(workdir, steps), *flags]
+    def __init__(
+        self, workdir, steps, processes=1, flags=(), environment=None, port=None, only=None,
+        program=("-m", "muskie_jax.main"), config="configs/quickstart.py",
+    ):  # fmt: skip
+        command = [*self.command(workdir, steps, program, config), *flags]
         self.workdir = workdir
-        self.log = ""
+        self.log, self.result = "", None
         self._changed = threading.Condition()
         environment = os.environ | {"XLA_FLAGS": xla_flags(1)} | (environment or {})
         of_process = [[]] if processes == 1 else _distributed(processes, port or free_port())
@@ -56,10 +63,10 @@ class Run:
             reader.start()
 
     @staticmethod
-    def command(workdir, steps):
-        program = [sys.executable, "-m", "muskie_jax.main", "--config", "configs/quickstart.py"]
+    def command(workdir, steps, program=("-m", "muskie_jax.main"), config="configs/quickstart.py"):
+        python = [sys.executable, *program, "--config", config]
         flags = ["--workdir", str(workdir), f"--config.duration={steps} steps"]
-        return [*program, *flags, f"--stopped_exit_code={STOPPED}", *SETTINGS]
+        return [*python, *flags, f"--stopped_exit_code={STOPPED}", *SETTINGS]
 
     def _read(self, process):
         for line in process.stderr:
@@ -69,10 +76,9 @@ class Run:
 
     def wait_for(self, text):
         """Waits until a process has written a text to its standard error."""
-        ended = lambda: all(process.poll() is not None for process in self.processes)
         with self._changed:
             deadline = time.monotonic() + PATIENCE
-            while text not in self.log and not ended() and time.monotonic() < deadline:
+            while text not in self.log and not self.ended() and time.monotonic() < deadline:
                 self._changed.wait(1.0)
         if text not in self.log:
             self.kill()
@@ -85,16 +91,42 @@ class Run:
 
     def end(self, *codes):
         """Waits for the end, checks the exit codes, and returns the final figures, if there are any."""
+        found = self.codes()
+        assert found == list(codes or [0] * len(found)), f"{found}: {self.log}"
+        return self.result
+
+    def codes(self):
+        """Waits for the end, and returns the exit codes."""
         deadline = time.monotonic() + PATIENCE
         try:
             for process in self.processes:
                 process.wait(max(1.0, deadline - time.monotonic()))
             out = self.processes[0].stdout.read().splitlines()
+            self.result = json.loads(out[-1]) if out and out[-1].startswith("{") else None
         finally:
             self.kill()
-        found = [process.returncode for process in self.processes]
-        assert found == list(codes or [0] * len(found)), f"{found}: {self.log}"
-        return json.loads(out[-1]) if out and out[-1].startswith("{") else None
+        return [process.returncode for process in self.processes]
+
+    def ended(self):
+        """Returns whether all processes have ended."""
+        return all(process.poll() is not None for process in self.processes)
+
+    def last_step(self):
+        """Returns the last update in the log."""
+        return int(re.findall(r"^step (\d+)/", self.log, re.MULTILINE)[-1])
+
+    def workers(self, process=0):
+        """Returns the process ids of the data workers of a process, at least one; it must run on Linux."""
+        tasks = pathlib.Path(f"/proc/{self.processes[process].pid}/task")
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            children = [child for file in tasks.glob("*/children") for child in file.read_text().split()]
+            commands = {child: pathlib.Path(f"/proc/{child}/cmdline") for child in children}
+            workers = [int(child) for child, path in commands.items() if b"spawn_main" in path.read_bytes()]
+            if workers:
+                return workers
+            time.sleep(0.1)
+        raise AssertionError(f"there is no data worker: {self.log}")
 
     def kill(self):
         for process in self.processes:

@@ -1,0 +1,321 @@
+"""Trains under random faults, and compares the end with undisturbed runs. See launch/soak.sh.
+
+One training after another is attacked and started again until it has finished, in turn with one and two
+processes. Its parameters and losses must then be those of a training that nothing has disturbed.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import random
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+
+from conftest import write_scene
+from muskie_tests.attacked import STOPPED, Run
+
+STEPS, SAVE_EVERY = 160, 20
+FEWEST, MOST = 3, 25  # updates between the start or a fault that a run survives, and the next fault
+LAST = 20  # updates at the end without a fault, since a run does not need workers for the last ones
+SMALL_FILE = 20_000  # bytes; with a full disk, no file grows beyond
+SETTINGS = [
+    "--config.batch.groups=8",
+    "--config.data.workers=1",
+    "--config.watchdog.batch_minutes=0.5",
+    f"--config.checkpoint.every={SAVE_EVERY}",
+]
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
+
+
+class Soak:
+    """Starts trainings, draws their faults, and counts both.
+
+    Args:
+      folder: folder of photographs and work directories.
+      seed: seed of the faults.
+      deadline: time, by `time.monotonic`, after which trainings are no longer attacked.
+    """
+
+    def __init__(self, folder: pathlib.Path, seed: int, deadline: float):
+        self.folder, self.deadline = folder, deadline
+        self.random = random.Random(seed)
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.starts = self.trainings = 0
+        self.began = time.monotonic()
+        self.goodput: list[float] = []
+        self._deck: list[str] = []
+        self._undisturbed: dict[int, tuple[str, list]] = {}
+        for number in range(4):
+            write_scene(folder / f"photos/scene{number}", 8, number)
+
+    def run(self, workdir: pathlib.Path, processes: int) -> Run:
+        self.starts += 1
+        flags = [*SETTINGS, f"--config.sources.photos.root={self.folder / 'photos'}"]
+        return Run(workdir, STEPS, processes, flags, config="configs/photos.py")
+
+    def next_fault(self) -> str:
+        """Draws from a shuffled deck, so that all kinds of faults come up."""
+        if not self._deck:
+            self._deck = list(FAULTS)
+            self.random.shuffle(self._deck)
+        return self._deck.pop()
+
+    def undisturbed(self, processes: int) -> tuple[str, list]:
+        """Returns digest and losses; two processes have another order of sums than one."""
+        if processes not in self._undisturbed:
+            workdir = self.folder / f"undisturbed_{processes}"
+            result = self.run(workdir, processes).end()
+            self._undisturbed[processes] = result["params_digest"], losses(workdir)
+        return self._undisturbed[processes]
+
+    def attack(self, processes: int) -> None:
+        """Attacks a training until it ends, and compares the end."""
+        expected = self.undisturbed(processes)
+        self.trainings += 1
+        workdir = self.folder / f"attacked_{self.trainings}"
+        result = Attack(self, workdir, processes).to_the_end()
+        assert result["params_digest"] == expected[0], "another digest than undisturbed"
+        assert losses(workdir) == expected[1], "other losses than undisturbed"
+        assert not list(workdir.glob("train.lock*")), "a lock is left"
+        self.goodput.append(result["goodput"])
+        shutil.rmtree(workdir)
+
+    def say(self, message: str) -> None:
+        print(f"{time.monotonic() - self.began:7.1f} s  {message}", flush=True)
+
+
+class Attack:
+    """One training, its starts and their faults.
+
+    Args:
+      soak: what draws the faults.
+      workdir: the work directory.
+      processes: number of processes.
+    """
+
+    def __init__(self, soak: Soak, workdir: pathlib.Path, processes: int):
+        self.soak, self.workdir, self.processes = soak, workdir, processes
+        self.random = soak.random
+        self.expected_start: int | None = None  # step that the next start must continue from, if known
+
+    def to_the_end(self) -> dict:
+        """Starts the training again and again, and returns its final figures."""
+        while True:
+            run = self.soak.run(self.workdir, self.processes)
+            try:
+                result = self._disturb(run)
+            except BaseException:
+                run.kill()
+                print(*run.log.splitlines()[-30:], sep="\n", file=sys.stderr)
+                raise
+            if result is not None:
+                return result
+
+    def _disturb(self, run: Run) -> dict | None:
+        """Injects faults until the run has ended; returns its figures if it has finished."""
+        while time.monotonic() < self.soak.deadline and STEPS not in run.saved():
+            fault = self.soak.next_fault()
+            if fault == "early signal":
+                step = None
+            else:
+                step = self._train_on(run)
+                if step is None:
+                    break
+            self.soak.counts[fault] += 1
+            began = time.monotonic()
+            outcome = FAULTS[fault](self, run)
+            where = "start" if step is None else f"update {step}"
+            kind = f"{self.processes} process{'es' * (self.processes > 1)}"
+            self.soak.say(f"{kind}, {where}: {fault}: {outcome} ({time.monotonic() - began:.1f} s)")
+            if run.ended():
+                return None
+        result = run.end()
+        self._check_start(run)
+        return result
+
+    def _train_on(self, run: Run) -> int | None:
+        """Lets the run make some updates; returns the last, or None if it is about to finish."""
+        first = run.wait_for("  loss ").last_step()
+        self._check_start(run)
+        target = first + self.random.randint(FEWEST, MOST)
+        if target >= STEPS - LAST:
+            return None
+        run.wait_for(f"step {target}/")
+        return target
+
+    def _check_start(self, run: Run) -> None:
+        if self.expected_start is not None:
+            found = re.search(r"Continuing from step (\d+)", run.log)
+            assert found and int(found[1]) == self.expected_start, f"not from {self.expected_start}"
+            self.expected_start = None
+
+    def any_process(self) -> int:
+        return self.random.randrange(self.processes)
+
+    def saved_all(self, run: Run) -> str:
+        """Checks that no update was lost; returns what to report."""
+        saved, last = run.saved()[-1], losses(self.workdir)[-1][0]
+        assert saved == last, f"saved {saved}, but update {last} was made"
+        self.expected_start = saved
+        return f"saved update {saved}"
+
+    def early_signal(self, run: Run) -> str:
+        name, before = self.random.choice(SIGNALS), run.saved()
+        time.sleep(0 if "  loss " in run.log else self.random.uniform(0.5, 12))
+        for process in range(self.processes):  # they may not be connected yet
+            run.signal(name, process)
+        codes = run.codes()
+        finished = STEPS in run.saved()
+        # Python may not have set up its handlers yet.
+        expected = (STOPPED, -signal.Signals[name], *([0] if finished else []))
+        assert all(code in expected for code in codes), f"{name}: {codes}"
+        if run.saved() != before:
+            return f"{name} after the first update, {self.saved_all(run)}"
+        self.expected_start = before[-1] if before else None
+        return name
+
+    def stop_signal(self, run: Run) -> str:
+        name = self.random.choice(SIGNALS)
+        codes = run.signal(name, self.any_process()).codes()
+        if STEPS in run.saved():
+            return f"{name} after the last update"
+        result = run.result
+        assert codes == [STOPPED] * self.processes, codes
+        assert result["stopped"] == name and result["step"] == run.saved()[-1]
+        return f"{name}, {self.saved_all(run)}"
+
+    def kill(self, run: Run) -> str:
+        run.signal("SIGKILL", self.any_process())
+        time.sleep(0.5)
+        for process in range(self.processes):  # as a launcher does
+            run.signal("SIGKILL", process)
+        run.codes()
+        self.expected_start = run.saved()[-1] if run.saved() else None
+        return f"saved {run.saved()}"
+
+    def kill_worker(self, run: Run) -> str:
+        for worker in run.workers(self.any_process()):
+            os.kill(worker, signal.SIGKILL)
+        return "goes on"
+
+    def stop_worker(self, run: Run) -> str:
+        for worker in run.workers(self.any_process()):
+            os.kill(worker, signal.SIGSTOP)
+        codes = run.codes()
+        if STEPS in run.saved():
+            return "after the last update"
+        assert codes == [STOPPED] * self.processes, codes
+        return self.saved_all(run)
+
+    def pause(self, run: Run) -> str:
+        process = self.any_process()
+        run.signal("SIGSTOP", process)
+        time.sleep(self.random.uniform(1, 4))
+        run.signal("SIGCONT", process)
+        return "goes on"
+
+    def full_disk(self, run: Run) -> str:
+        before = run.saved()
+        limits = resource.prlimit(run.processes[0].pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(run.processes[0].pid, resource.RLIMIT_FSIZE, (SMALL_FILE, limits[1]))
+        codes = run.codes()
+        assert codes == [1] * self.processes, codes
+        assert "error:" in run.log and "Traceback" not in run.log, "the error is not one line"
+        saved = run.saved()
+        assert not before or saved[-1] >= before[-1], "the last good checkpoint is gone"
+        self.expected_start = saved[-1] if saved else None
+        return f"saved {saved}"
+
+    def damage(self, run: Run) -> str:
+        self.kill(run)
+        saved = run.saved()
+        if len(saved) < 2:
+            return "too early"
+        self.expected_start = None  # a file may be one that restoring does not need
+        folder = self.workdir / "checkpoints" / str(saved[-1])
+        file = self.random.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+        how = self.random.choice(("flip", "truncate", "delete"))
+        data = bytearray(file.read_bytes())
+        if how == "delete":
+            file.unlink()
+        elif how == "truncate":
+            file.write_bytes(data[: len(data) // 2])
+        elif data:
+            data[self.random.randrange(len(data))] ^= 1 << self.random.randrange(8)
+            file.write_bytes(data)
+        return f"{how} {file.relative_to(folder)} of {saved}"
+
+
+FAULTS = {
+    "early signal": Attack.early_signal,
+    "signal": Attack.stop_signal,
+    "kill -9": Attack.kill,
+    "worker killed": Attack.kill_worker,
+    "worker stopped": Attack.stop_worker,
+    "paused": Attack.pause,
+    "full disk": Attack.full_disk,
+    "kill -9 and a damaged checkpoint": Attack.damage,
+}
+
+
+def losses(workdir: pathlib.Path) -> list[tuple[int, float]]:
+    """Returns step and loss of each update in `metrics.jsonl`."""
+    path = workdir / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
+
+
+def soak(minutes: float, seed: int, processes: tuple[int, ...] = (1, 2)) -> dict:
+    """Attacks trainings for some minutes, and lets the last one finish.
+
+    Returns:
+      The report: `equal`, whether all trainings ended like undisturbed ones, and counts.
+    """
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="muskie_soak_"))
+    began = time.monotonic()
+    attacked, failure = Soak(folder, seed, began + 60 * minutes), ""
+    hang_up = signal.signal(signal.SIGHUP, lambda *_: None)  # trainings would ignore what nohup ignores
+    try:
+        while not attacked.trainings or time.monotonic() < attacked.deadline:
+            attacked.attack(processes[attacked.trainings % len(processes)])
+            attacked.say(f"training {attacked.trainings} ended like an undisturbed one")
+    except AssertionError as error:
+        failure = str(error) or repr(error)
+        attacked.say(f"FAILED: {failure} (files: {folder})")
+    else:
+        shutil.rmtree(folder)
+    finally:
+        signal.signal(signal.SIGHUP, hang_up)
+    return {
+        "equal": not failure,
+        "failure": failure,
+        "seed": seed,
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "trainings": attacked.trainings,
+        "starts": attacked.starts,
+        "faults": sum(attacked.counts.values()),
+        **dict(sorted(attacked.counts.items())),
+        "goodput": [round(share, 2) for share in attacked.goodput],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0, help="how long to attack (30)")
+    parser.add_argument("--seed", type=int, default=0, help="which faults, and when (0)")
+    parser.add_argument("--processes", type=int, nargs="+", default=(1, 2), help="in turn (1 2)")
+    arguments = parser.parse_args()
+    report = soak(arguments.minutes, arguments.seed, tuple(arguments.processes))
+    print(json.dumps(report, indent=2))
+    sys.exit(not report["equal"])
+
+
+if __name__ == "__main__":
+    main()

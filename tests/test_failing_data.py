@@ -1,0 +1,112 @@
+"""Two processes whose data fail in one of them save the same update and end together."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from conftest import write_scene
+from muskie_tests.attacked import Run
+
+pytestmark = pytest.mark.slow
+
+STEPS = 150
+FAULT = 40  # update before which the data of process 1 fail
+SETTINGS = [
+    "--config.batch.groups=8",
+    "--config.data.workers=1",
+    "--config.watchdog.batch_minutes=0.4",
+]
+FAILING = """
+import sys
+from muskie_jax import main
+from muskie_jax.data.pipeline import Pipeline
+from muskie_jax.errors import UserError
+updates = Pipeline.updates
+
+def failing(self, first=0, stop=None):
+    for number, update in enumerate(updates(self, first, stop), start=first + 1):
+        if number == first + {fault} and stop is not None and "--process_id=1" in sys.argv:
+            raise {error}
+        yield update
+
+Pipeline.updates = failing
+main.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    for number in range(4):
+        write_scene(root / f"scene{number}", 8, number)
+    return root
+
+
+def start(photos, workdir, program=("-m", "muskie_jax.main")):
+    flags = [*SETTINGS, f"--config.sources.photos.root={photos}"]
+    return Run(workdir, STEPS, 2, flags, program=program, config="configs/photos.py")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos, tmp_path_factory):
+    return start(photos, tmp_path_factory.mktemp("run")).end()["params_digest"]
+
+
+def errors(run):
+    assert "Traceback" not in run.log, run.log
+    return [line for line in run.log.splitlines() if line.startswith("error:")]
+
+
+def losses(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [row["step"] for row in rows if "train/loss" in row]
+
+
+@pytest.mark.parametrize(
+    "error, code, message",
+    [
+        ("UserError('scene attic: none of its images can be read')", 2, "scene attic: none of its images"),
+        ("ValueError('unforeseen')", 1, "ValueError: unforeseen (traceback: "),
+    ],
+)
+def test_an_error_of_the_data_of_one_process_saves(photos, tmp_path, undisturbed, error, code, message):
+    run = start(photos, tmp_path, ["-c", FAILING.format(error=error, fault=FAULT)])
+    assert run.end(code, code) is None
+    found = errors(run)
+    assert len(found) == 2 and all(message in line for line in found), found
+    assert sum("another process failed: process 1: " in line for line in found) == 1
+    (saved,) = run.saved()
+    assert 1 <= saved < FAULT and losses(tmp_path)[-1] == saved
+    assert start(photos, tmp_path).end()["params_digest"] == undisturbed
+
+
+def test_an_error_before_the_first_batch_ends_both_processes(photos, tmp_path):
+    began = time.monotonic()
+    run = start(photos, tmp_path, ["-c", FAILING.format(error="UserError('no image')", fault=1)])
+    run.wait_for("error: no image").end(1, 2)  # process 0 is told by process 1
+    assert time.monotonic() - began < 120 and not run.saved()
+    assert any("another process failed: process 1: no image" in line for line in errors(run))
+
+
+def test_a_stopped_worker_of_one_process_saves(photos, tmp_path, undisturbed):
+    run = start(photos, tmp_path).wait_for("step 5/")
+    os.kill(run.workers(1)[0], signal.SIGSTOP)
+    assert run.end(75, 75) is None, "launchers start both again"
+    found = errors(run)
+    assert len(found) == 2 and all("no batch within 0.4 minutes" in line for line in found), found
+    (saved,) = run.saved()
+    assert 5 <= saved < STEPS and losses(tmp_path)[-1] == saved
+    assert start(photos, tmp_path).end()["params_digest"] == undisturbed
+
+
+def test_sigterm_to_processes_of_which_one_waits_for_a_stopped_worker_saves(photos, tmp_path):
+    run = start(photos, tmp_path).wait_for("step 5/")
+    os.kill(run.workers(1)[0], signal.SIGSTOP)
+    time.sleep(5.0)  # the batches that were read ahead are used up
+    began = time.monotonic()
+    result = run.signal("SIGTERM").end(75, 75)
+    assert time.monotonic() - began < 20, "less than the limit of the watchdog"
+    assert result["stopped"] == "SIGTERM" and run.saved() == [result["step"]] == [losses(tmp_path)[-1]]

@@ -42,6 +42,7 @@ from muskie_jax.peers import end_with_peers, tell_peers
 from muskie_jax.perf.benchmark import benchmark
 from muskie_jax.perf.loading import benchmark_data
 from muskie_jax.perf.plan import plan
+from muskie_jax.storage.address import storage_path
 from muskie_jax.train import train
 from muskie_jax.writers import print_result
 
@@ -78,6 +79,7 @@ JOBS: dict[str, Callable[[ConfigDict, pathlib.Path], dict[str, Any]]] = {
     "benchmark_data": benchmark_data,
     "plan": plan,
 }
+IN_STORAGE = ("train", "evaluate")  # jobs whose work directory may be in object storage
 INVOCATION = "python -m muskie_jax.main"
 EXAMPLES = {
     "train": {"config": "configs/quickstart.py", "workdir": "runs/my_first"},
@@ -120,7 +122,8 @@ def run(job: str | None) -> None:
     with handle_signals(sys.argv) as signals:
         try:
             check_job(config, job)
-            workdir = user_path(workdir_flag)
+            parse = storage_path if config.job in IN_STORAGE else user_path
+            workdir = parse(workdir_flag)
             if _DISTRIBUTED.value:
                 validate(config)  # before connecting: the others would wait for a process that fails
                 addresses = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value

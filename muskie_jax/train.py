@@ -16,13 +16,13 @@ from ml_collections import ConfigDict
 
 from muskie_jax import config as config_lib
 from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.checkpoints.saved_steps import METRICS
 from muskie_jax.checkpoints.schedule import SaveSchedule, is_multiple
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.data.prefetch import prefetch
 from muskie_jax.errors import NotFinite, SaveFailed, UserError, first_line
 from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
-from muskie_jax.files import create_workdir
 from muskie_jax.fingerprint import LoweredExaminations, digest
 from muskie_jax.gpu.determinism import require_deterministic_programs
 from muskie_jax.interrupt import StopSignal
@@ -42,12 +42,16 @@ from muskie_jax.programs import (
 from muskie_jax.progress import Progress, describe_attention, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
+from muskie_jax.storage.address import prepare_workdir
+from muskie_jax.storage.mirror import LocalFiles, local_files
 from muskie_jax.train_step import StateInitializer, abstract_state, make_task
+from muskie_jax.wandb_run import RUN_FILE
 from muskie_jax.watchdog import Watchdog, wait_for_batch
 from muskie_jax.workdir_lock import exclusive
 from muskie_jax.writers import Writers, log_main, save_picture
 
 LOCK = "train.lock"
+CONTINUED_FILES = (METRICS, RUN_FILE)  # files that a resumed run reads
 
 
 def train(
@@ -57,7 +61,7 @@ def train(
 
     Args:
       config: the config, see `muskie_jax.config.default_config`.
-      workdir: folder of checkpoints, metrics and pictures.
+      workdir: folder of checkpoints, metrics and pictures; may be in object storage.
       devices: devices to train on; all devices by default.
 
     Returns:
@@ -77,20 +81,24 @@ def train(
     config_lib.validate(config)
     if config.deterministic:
         require_deterministic_programs()
-    create_workdir(workdir)
-    with exclusive(workdir / LOCK if jax.process_index() == 0 else None):
-        return _train(config, workdir, devices)
+    prepare_workdir(workdir)
+    lock = workdir / LOCK if jax.process_index() == 0 else None
+    with exclusive(lock), local_files(workdir, CONTINUED_FILES) as files:
+        return _train(config, workdir, files, devices)
 
 
 def _train(
-    config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device] | None
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    files: LocalFiles,
+    devices: Sequence[jax.Device] | None,
 ) -> dict[str, Any]:
     # --- Config, data, devices ---------------------------------------------------------------------
     stop = StopSignal(config.max_minutes)  # the time limit includes compilation
     total_steps = config_lib.total_steps(config)
     mesh = make_mesh(config.mesh, devices)
     check_batch(config, mesh)
-    mixture = build_mixture(config, workdir)
+    mixture = build_mixture(config, files.folder)
     for note in mixture.notes:
         log_main(note)
     sampler = training_sampler(config, mixture)
@@ -120,7 +128,7 @@ def _train(
             f"{config.duration!r} ({total_steps} steps): use a longer duration or another --workdir"
         )
 
-    writers = Writers(workdir, first_step, config)
+    writers = Writers(files.folder, first_step, config)
 
     # --- Programs ----------------------------------------------------------------------------------
     shapes = {
@@ -146,7 +154,7 @@ def _train(
     state = restored[0] if restored else initialise(key)
 
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
-    watchdog = Watchdog(config.watchdog, workdir, checkpoints.describe_restart)
+    watchdog = Watchdog(config.watchdog, files.folder, checkpoints.describe_restart)
     with watchdog, watchdog.batches("loading held-out images", "batch_minutes", evaluator.total_batches):
         evaluator.load()  # an unreadable held-out image ends the run now, not hours later
     pipeline = Pipeline(sampler, placer.rows, config.data.workers, config.data.threads)
@@ -154,7 +162,7 @@ def _train(
     learning_rate = jax.jit(learning_rate_schedule(config))  # one program instead of one for each operation
     metrics = MetricsQueue(sources=mixture.names, max_skipped=config.optim.max_skipped)
     schedule = SaveSchedule(saving.every, saving.keep_every, saving.minutes, config.log.every)
-    profile = StepProfile(config.profile.steps, workdir / "profile")
+    profile = StepProfile(config.profile.steps, files.folder / "profile")
 
     def copy_to_devices(update):
         return [(bucket, placer(bucket, batch)) for bucket, batch in update]
@@ -170,8 +178,9 @@ def _train(
         metrics.wait()
         saved_step = step  # also if the save fails: it would fail again
         with progress.paused(), watchdog.save(step, checkpoints.is_saving):
+            writers.flush()
+            files.upload()  # first: a run that continues from the checkpoint does not repeat these lines
             checkpoints.save(state, config)
-        writers.flush()
 
     asked_to_stop = lambda: jax.process_count() == 1 and stop.requested(step)
     with (
@@ -186,10 +195,10 @@ def _train(
     ):
         if config.evaluation.first and first_step == 0 < total_steps:
             with progress.paused(), programs.capture_guard.without_copies():
-                evaluate(evaluator, state.params, 0, writers, workdir, watchdog)
+                evaluate(evaluator, state.params, 0, writers, files.folder, watchdog)
         while step < total_steps and not stopping:
             with progress.waiting():
-                if not wait_for_batch(batches, pipeline, config.watchdog, workdir, asked_to_stop):
+                if not wait_for_batch(batches, pipeline, config.watchdog, files.folder, asked_to_stop):
                     stopping = True
                     break
                 update = next(batches)
@@ -223,7 +232,7 @@ def _train(
             if evaluated:
                 metrics.wait()
                 with progress.paused(), programs.capture_guard.without_copies():
-                    values = evaluate(evaluator, state.params, step, writers, workdir, watchdog)
+                    values = evaluate(evaluator, state.params, step, writers, files.folder, watchdog)
                 checkpoints.errors[step] = values["mse"]
             checkpoints.check()
             if schedule.is_due(step) or last or (evaluated and saving.keep_best):
@@ -246,7 +255,7 @@ def _train(
         result["stopped"] = stop.name
     else:
         with watchdog:
-            result |= evaluate(evaluator, state.params, step, writers, workdir, watchdog)
+            result |= evaluate(evaluator, state.params, step, writers, files.folder, watchdog)
     writers.close()
     result |= {
         "train_loss": train_loss,

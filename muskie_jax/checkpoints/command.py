@@ -75,7 +75,9 @@ def _checkpoints_in(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the checkpoints in a folder by step; `5000.1` is a second one of step 5000."""
     if not folder.is_dir():
         return []
-    named = [path for path in folder.iterdir() if path.name.replace(".", "", 1).isdigit() and is_complete(path)]
+    named = [
+        path for path in folder.iterdir() if path.name.replace(".", "", 1).isdigit() and is_complete(path)
+    ]
     return sorted(named, key=lambda path: [int(part) for part in path.name.split(".")])
 
 

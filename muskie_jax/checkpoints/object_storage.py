@@ -82,7 +82,7 @@ def _teach_orbax_s3() -> None:
         uses_driver = tensorstore_utils._use_gcs_driver
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"orbax-checkpoint {ocp.__version__} cannot be used with object storage: install the version in "
+            f"orbax-checkpoint {ocp.__version__} cannot be used with s3://: install the version in "
             "constraints.txt"
         ) from error
 
@@ -91,7 +91,9 @@ def _teach_orbax_s3() -> None:
             return of_gcs(path)
         bucket, _, key = path.removeprefix(S3).partition("/")
         endpoint = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
-        return {"driver": "s3", "bucket": bucket, "path": key} | ({"endpoint": endpoint} if endpoint else {})
+        return {"driver": "s3", "bucket": bucket, "path": key} | (
+            {"endpoint": endpoint} if endpoint else {}
+        )
 
     tensorstore_utils._normalize_path = lambda path: normalize(path).replace("s3:/", S3)
     tensorstore_utils._use_gcs_driver = lambda path: path.startswith(S3) or uses_driver(path)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import glob
 import importlib.util
 import logging
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import fsspec
+import fsspec.config
 from etils import epath
 
 from muskie_jax.errors import UserError, first_line
@@ -48,7 +50,9 @@ def storage_path(path: str | os.PathLike) -> pathlib.Path:
         known = " and ".join(f"{name}{ADDRESS}" for name in BACKENDS)
         raise UserError(f"{os.fspath(path)!r}: only {known} are supported: use one of them, or a folder")
     if not rest.partition("/")[0] or not rest.partition("/")[2].strip("/"):
-        raise UserError(f"{os.fspath(path)!r} must name a bucket and a folder, such as {scheme}://bucket/run")
+        raise UserError(
+            f"{os.fspath(path)!r} must name a bucket and a folder, such as {scheme}://bucket/run"
+        )
     _require_backend(scheme)
     return cast(pathlib.Path, epath.Path(os.fspath(path).rstrip("/")))
 
@@ -58,8 +62,8 @@ def _require_backend(scheme: str) -> None:
     backend = BACKENDS[scheme]
     if importlib.util.find_spec(backend.package) is None:
         raise UserError(
-            f"{scheme}:// needs the package {backend.package}: python -m pip install -e '.[{backend.extra}]' "
-            "-c constraints.txt"
+            f"{scheme}:// needs the package {backend.package}: run python -m pip install -e "
+            f"'.[{backend.extra}]' -c constraints.txt"
         )
     # gcsfs warns for each file if it may not ask for the kind of the bucket.
     logging.getLogger(backend.package).setLevel(logging.ERROR)
@@ -101,9 +105,36 @@ def prepare_workdir(workdir: pathlib.Path) -> None:
         with as_os_errors():
             filesystem(workdir).ls(bucket)
     except FileNotFoundError as error:
-        raise UserError(f"{workdir}: there is no bucket {bucket!r}: create it, or use another one") from error
+        raise UserError(
+            f"{workdir}: there is no bucket {bucket!r}: create it, or use another one"
+        ) from error
     except OSError as error:
         raise UserError(f"{workdir} cannot be read: {first_line(error)}") from error
+
+
+def exists(path: pathlib.Path) -> bool:
+    """Returns whether a path, also one of a broken link, or a URL exists."""
+    return path.exists() if is_remote(path) else os.path.lexists(path)
+
+
+def matching(pattern: str) -> list[str]:
+    """Returns the paths or URLs that match a pattern with `*`, sorted."""
+    path = storage_path(pattern)
+    if not is_remote(path):
+        return sorted(glob.glob(str(path)))
+    scheme = pattern.partition(ADDRESS)[0]
+    with as_os_errors():
+        return sorted(f"{scheme}{ADDRESS}{found}" for found in filesystem(path).glob(str(path)))
+
+
+def version_of(path: pathlib.Path) -> str:
+    """Returns a text that changes when a file or a folder on a disk is rewritten; raises OSError."""
+    if not is_remote(path):
+        status = path.stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+    with as_os_errors():
+        information = filesystem(path).info(str(path))
+        return f"{information['size']} {filesystem(path).modified(str(path)).isoformat()}"
 
 
 def append_text(path: pathlib.Path, text: str) -> None:

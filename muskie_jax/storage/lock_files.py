@@ -1,7 +1,7 @@
 """Creates, refreshes and lists lock files, in folders and in object storage.
 
-In object storage, exclusive creation is a conditional upload: `ifGenerationMatch=0` of Google Cloud Storage,
-`If-None-Match: *` of S3.
+In object storage, exclusive creation is a conditional upload: `ifGenerationMatch=0` in Google Cloud Storage
+and `If-None-Match: *` in S3.
 """
 
 import contextlib

@@ -111,7 +111,8 @@ class _Mirror(LocalFiles):
 
     def _changed(self) -> Iterator[tuple[str, pathlib.Path]]:
         for parent, folders, names in os.walk(self.folder):
-            folders[:] = [each for each in folders if not each.startswith(".") and each not in SKIPPED_FOLDERS]
+            # atomic_write's temporary folders begin with a dot.
+            folders[:] = [each for each in folders if each[0] != "." and each not in SKIPPED_FOLDERS]
             for path in sorted(pathlib.Path(parent) / name for name in names):
                 name = path.relative_to(self.folder).as_posix()
                 with contextlib.suppress(FileNotFoundError):  # renamed in the meantime

@@ -1,13 +1,11 @@
-"""Emulators of Google Cloud Storage and S3, behind a proxy that can inject faults.
-
-`python -m muskie_tests.object_storage` is not needed: the fixtures of `test_object_storage.py` start them.
-"""
+"""Emulators of Google Cloud Storage and S3, behind a proxy that can inject faults."""
 
 import contextlib
 import dataclasses
 import http.client
 import http.server
 import json
+import logging
 import re
 import threading
 import time
@@ -151,6 +149,7 @@ def emulated(scheme):
     if scheme == "gs":
         from gcp_storage_emulator.server import create_server
 
+        logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)  # it logs each missing object
         emulator = create_server("127.0.0.1", upstream, in_memory=True, default_bucket=BUCKET)
         emulator.start()
         environment = {"STORAGE_EMULATOR_HOST": address, "TENSORSTORE_GCS_HTTP_URL": address}
@@ -159,6 +158,7 @@ def emulated(scheme):
         import boto3
         from moto.server import ThreadedMotoServer
 
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
         emulator = ThreadedMotoServer(ip_address="127.0.0.1", port=upstream, verbose=False)
         emulator.start()
         keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}

@@ -53,12 +53,13 @@ def storage_path(path: str | os.PathLike) -> pathlib.Path:
         raise UserError(
             f"{os.fspath(path)!r} must name a bucket and a folder, such as {scheme}://bucket/run"
         )
-    _require_backend(scheme)
+    require_backend(scheme)
     return cast(pathlib.Path, epath.Path(os.fspath(path).rstrip("/")))
 
 
 @functools.cache
-def _require_backend(scheme: str) -> None:
+def require_backend(scheme: str) -> None:
+    """Prepares fsspec for "gs" or "s3"; raises UserError if the package that it needs is missing."""
     backend = BACKENDS[scheme]
     if importlib.util.find_spec(backend.package) is None:
         raise UserError(
@@ -105,9 +106,7 @@ def prepare_workdir(workdir: pathlib.Path) -> None:
         with as_os_errors():
             filesystem(workdir).ls(bucket)
     except FileNotFoundError as error:
-        raise UserError(
-            f"{workdir}: there is no bucket {bucket!r}: create it, or use another one"
-        ) from error
+        raise UserError(f"{workdir}: the bucket {bucket!r} does not exist: create it first") from error
     except OSError as error:
         raise UserError(f"{workdir} cannot be read: {first_line(error)}") from error
 

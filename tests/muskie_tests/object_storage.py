@@ -61,14 +61,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = do_GET
 
     def _forward(self):
-        path = urllib.parse.unquote(self.path)
+        path, body = urllib.parse.unquote(self.path), None
+        if "uploadType=multipart" in path:  # the name is in the body
+            body = self._body()
+            path += f" {_name_in(body)}"
         self.store.requests.append((self.command, path))
         fault = self.store.fault(self.command, path)
         if fault == CUT:
-            self.rfile.read(int(self.headers.get("content-length", 0)) // 2)
+            if body is None:
+                self.rfile.read(int(self.headers.get("content-length", 0)) // 2)
             self.close_connection = True
             return self.connection.close()
-        body = self._body()
+        body = self._body() if body is None else body
         if isinstance(fault, int):
             return self._answer(fault, {}, b"injected")
         if fault:
@@ -94,8 +98,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         name = query.get("name")
         if name is None and (found := re.search(r"/o/([^/?]+)", parts.path)):
             name = urllib.parse.unquote(found[1])
-        if name is None and (found := re.search(rb'"name": *"([^"]+)"', body[:4096])):
-            name = found[1].decode()
+        name = name or _name_in(body)
         expected = query.get("ifGenerationMatch")
         if name and expected is not None and self._generation(name) != expected:
             return 412, {}, b"{}"
@@ -131,6 +134,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def _name_in(body):
+    found = re.search(rb'"name": *"([^"]+)"', body[:4096])
+    return found and found[1].decode()
 
 
 class _Server(http.server.ThreadingHTTPServer):

@@ -157,7 +157,7 @@ def emulated(scheme):
     if scheme == "gs":
         from gcp_storage_emulator.server import create_server
 
-        logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)  # it logs each missing object
+        logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # it logs missing objects
         emulator = create_server("127.0.0.1", upstream, in_memory=True, default_bucket=BUCKET)
         emulator.start()
         environment = {"STORAGE_EMULATOR_HOST": address, "TENSORSTORE_GCS_HTTP_URL": address}

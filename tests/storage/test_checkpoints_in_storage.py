@@ -131,6 +131,7 @@ def test_a_move_that_is_interrupted_leaves_a_complete_checkpoint(store, workdir,
         assert read_params(folder)[1] == 1
 
 
+@pytest.mark.slow
 def test_requests_that_fail_for_a_while_change_nothing(store, workdir):
     count = 0
 
@@ -146,6 +147,7 @@ def test_requests_that_fail_for_a_while_change_nothing(store, workdir):
     assert count > 50 and not (workdir / "checkpoints_damaged").exists()
 
 
+@pytest.mark.slow
 def test_a_store_that_refuses_to_be_read_moves_nothing(store, workdir):
     saved(workdir, 1, 2)
     store.fault = lambda method, path: 403 if "checkpoints/2/" in path and "/d/" in path else None
@@ -156,6 +158,7 @@ def test_a_store_that_refuses_to_be_read_moves_nothing(store, workdir):
     assert saved_steps(workdir) == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_refused_save_is_one_line_and_the_last_good_step_stays(store, workdir):
     saved(workdir, 1)
     store.fault = lambda method, path: (

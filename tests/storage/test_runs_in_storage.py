@@ -75,4 +75,4 @@ def test_two_processes_write_one_checkpoint(workdir):
     result = Run(workdir, 4, processes=2, flags=flags).end()
     assert saved_steps(workdir) == [4]
     assert open_weights(str(workdir)).params_digest == result["params_digest"]
-    assert load_pretrained(f"{workdir}/4")[0].variant == "nano"
+    assert load_pretrained(f"{workdir}/4")[0].width == 48

@@ -14,6 +14,7 @@ from muskie_jax import workdir_lock
 from muskie_jax.config import default_config, folder, packed, posed
 from muskie_jax.errors import UserError
 from muskie_jax.evaluate import evaluate
+from muskie_jax.evaluators.model_specs import find_models
 from muskie_jax.interop.load import load_pretrained
 from muskie_jax.interop.save import save_pretrained
 from muskie_jax.models.initial_params import init_params
@@ -177,6 +178,9 @@ def test_weights_are_exported_and_loaded(network, workdir, url):
     with pytest.raises(UserError, match="exists: choose another path, or pass --force"):
         save_pretrained(url, model, params)
     save_pretrained(url, model, jax.tree.map(lambda x: x + 1, params), force=True)
+    (spec,) = find_models([url], "last", "float32")
+    same(spec.load_network().params, jax.tree.map(lambda x: x + 1, params))
+    assert spec.version != "elsewhere"
     file = f"{url}.safetensors"
     done = run_in_process("muskie_jax", "interop", "export", "--checkpoint", url, "--out", file)
     assert done.returncode == 0, done.stderr

@@ -40,14 +40,15 @@ need_program() {
   [ -n "${DRY_RUN:-}" ] || command -v "$1" >/dev/null || fail "$1 is not installed here: $2"
 }
 
-# Checks arguments before a machine is requested. Packs may be at URLs; checkpoints need a folder.
+# Checks arguments before a machine is requested. Work directories may be in object storage.
 check_arguments() {
   local word last='' config='' workdir=''
   for word; do
     [ "$last" != --workdir ] || word=--workdir=$word
     case $word in
       --config | --config=*) config=given ;;
-      --workdir=*://*) fail "$word is a URL: choose a folder, such as one where a bucket is mounted" ;;
+      --workdir=gs://*/* | --workdir=s3://*/*) workdir=given ;;
+      --workdir=*://*) fail "$word is not supported: choose a folder, gs://bucket/run or s3://bucket/run" ;;
       --workdir | --workdir=*) workdir=given ;;
     esac
     last=$word

@@ -44,6 +44,7 @@ for word; do
   esac
   value_of=''
 done
+case $workdir in *://*) fail "--workdir=$workdir is a URL: choose a folder" ;; esac
 check_arguments ${config:+"--config=$config"} ${workdir:+"--workdir=$workdir"} "$@"
 workdir=${workdir%/}
 choose_gpus

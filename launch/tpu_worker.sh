@@ -17,7 +17,7 @@ start() {
     return
   fi
   ! running || fail "process $(cat "$PROCESS") trains here already: stop it first"
-  install "jax[tpu]"
+  install "jax[tpu]" gcsfs
   [ ! -e "$LOG" ] || mv "$LOG" "$LOG.old" # not overwritten, since somebody may still follow it
   "${command[@]}" >"$LOG" 2>&1 </dev/null &
   echo $! >"$PROCESS"
@@ -45,7 +45,7 @@ stop() {
 }
 
 case ${1:-} in
-  install) [ -n "${DRY_RUN:-}" ] || install "jax[tpu]" ;;
+  install) [ -n "${DRY_RUN:-}" ] || install "jax[tpu]" gcsfs ;;
   start | follow | stop) "$@" ;;
   *) fail "tpu_worker.sh: unknown command '${1:-}': use install, start, follow or stop" ;;
 esac

@@ -29,6 +29,7 @@ from muskie_jax.checkpoints.contents import (
     verify_state,
     without_empty,
 )
+from muskie_jax.checkpoints.object_storage import is_storage_failure, manager_options, move
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.checkpoints.saved_steps import (
     CHECKPOINTS,
@@ -41,6 +42,7 @@ from muskie_jax.checkpoints.saved_steps import (
 from muskie_jax.checks import MISSING, changed_settings
 from muskie_jax.errors import NotFinite, SaveFailed, UserError
 from muskie_jax.fingerprint import examine
+from muskie_jax.storage.address import absolute
 from muskie_jax.writers import log_main
 
 # Settings that decide which arrays a state has, and how they are nested.
@@ -110,7 +112,7 @@ class Checkpointer:
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int, keep_every: int = 0, keep_best: int = 0):
-        self.workdir = workdir.absolute()
+        self.workdir = absolute(workdir)
         self.folder, self.damaged = self.workdir / CHECKPOINTS, self.workdir / DAMAGED
         self.errors, self.spike = evaluation_errors(self.workdir), last_spike(self.workdir)
         self._messages = collect_orbax_messages()
@@ -128,6 +130,7 @@ class Checkpointer:
             create=True,
             # A folder that cannot be created is then an error of `save`. Otherwise, threads wait for it.
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+            **manager_options(self.folder),
         )
         self._manager = self._open()
 
@@ -303,7 +306,8 @@ class Checkpointer:
         if isinstance(error, UserError):
             return error
         lacks_file = isinstance(error, FileNotFoundError)
-        if not lacks_file and isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError)):
+        of_machine = isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError))
+        if not lacks_file and (of_machine or is_storage_failure(error)):
             details = self._messages.write(self.workdir, error)
             return UserError(
                 f"checkpoint {step} in {self.folder} could not be read ({reason_of(error)}): fix the "
@@ -346,7 +350,7 @@ class Checkpointer:
             multihost_utils.sync_global_devices(f"chose a name for {step}")
         if jax.process_index() == 0:
             self.damaged.mkdir(parents=True, exist_ok=True)
-            (self.folder / str(step)).rename(target)
+            move(self.folder / str(step), target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"moved aside {step}")
         self._manager.close()

@@ -37,17 +37,20 @@ from muskie_jax.evaluators.reconstruction_curves import CurveSettings, Reconstru
 from muskie_jax.evaluators.results import Figure, ResultRow, Setting, SweepEvaluator
 from muskie_jax.evaluators.settings import parse_shard
 from muskie_jax.evaluators.training_scenes import choose_holdouts, trained_folders
-from muskie_jax.files import atomic_write, create_workdir
+from muskie_jax.files import atomic_write
 from muskie_jax.gpu.determinism import require_deterministic_programs
 from muskie_jax.report import results_file
 from muskie_jax.report.results_file import TRAINING_GROUPS, FigureFile, ResultUnit
 from muskie_jax.report.write import write_report
 from muskie_jax.sharding import make_mesh
+from muskie_jax.storage.address import prepare_workdir
+from muskie_jax.storage.mirror import LocalFiles, local_files
 from muskie_jax.workdir_lock import exclusive
 from muskie_jax.writers import duration, log_main
 
 JPEG_QUALITY = 90  # JPEG quality of figures
 FIGURES = "figures"
+EARLIER_FILES = (results_file.FILES, f"{FIGURES}/*")  # files that an evaluation continues
 # Version of the evaluation. Raise it when results of evaluators change; finished units are then repeated.
 # Version 2: points of row or column 0 count in the first view, draws do not depend on names of folders, and
 # the other masks are drawn as published.
@@ -89,7 +92,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
     Args:
       config: the config (`muskie_jax.config.default_config`), mainly its sections `evaluate` and `posed`.
-      workdir: folder of `results.jsonl`, `figures/` and the report.
+      workdir: folder of `results.jsonl`, `figures/` and the report; may be in object storage.
 
     Returns:
       `units`, the number of units in the sweep; `done`, the number that this call finished; `held_out`,
@@ -104,16 +107,18 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     config_lib.validate(config)
     if config.deterministic:
         require_deterministic_programs()
-    create_workdir(workdir)
+    prepare_workdir(workdir)
     shard, shards = work_shard(config)
-    path = workdir / ("results.jsonl" if shard == 0 else f"results.{shard}.jsonl")
-    with exclusive(path.with_suffix(".lock")):
-        return _evaluate(config, workdir, path, shard, shards)
+    name = "results" if shard == 0 else f"results.{shard}"
+    with exclusive(workdir / f"{name}.lock"), local_files(workdir, EARLIER_FILES) as files:
+        result = _evaluate(config, files, files.folder / f"{name}.jsonl", shard, shards)
+    return result | {"workdir": str(workdir)}
 
 
 def _evaluate(
-    config: ConfigDict, workdir: pathlib.Path, path: pathlib.Path, shard: int, shards: int
+    config: ConfigDict, files: LocalFiles, path: pathlib.Path, shard: int, shards: int
 ) -> dict[str, Any]:
+    workdir = files.folder
     # --- Plan ----------------------------------------------------------------------------------------
     models = find_models(config.evaluate.models, config.evaluate.checkpoints, config.evaluate.dtype)
     if "correspondence" in config.evaluate.evaluators and all(model.kind != STILL for model in models):
@@ -134,16 +139,19 @@ def _evaluate(
 
     # --- Run, and report -----------------------------------------------------------------------------
     failures = run_units(pending, config, workdir, path, trained_on)
+    files.upload()
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("evaluated")
     done = len(pending) - len(failures)
-    result = {"job": "evaluate", "units": len(units), "done": done, "workdir": str(workdir)}
+    result: dict[str, Any] = {"job": "evaluate", "units": len(units), "done": done}
     result["held_out"] = not any(trained_on.values())
+    if jax.process_index() == 0:
+        files.download(EARLIER_FILES)  # of other processes and shards
     if jax.process_index() == 0 and any(workdir.glob(results_file.FILES)):
         report = write_report(workdir)
         for file in report.values():
-            log_main(f"  {file}")
-        result |= {name: str(file) for name, file in report.items()}
+            log_main(f"  {files.shown(file)}")
+        result |= {name: files.shown(file) for name, file in report.items()}
     if failures:
         more = f" (and {len(failures) - 1} more units failed)" if len(failures) > 1 else ""
         raise UserError(f"{failures[0]}{more}; the other {done} units are done and in the report")

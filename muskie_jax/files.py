@@ -22,7 +22,7 @@ def user_path(path: str | os.PathLike) -> pathlib.Path:
     if ADDRESS in str(path):
         raise UserError(
             f"{str(path)!r} is a URL, but a local path is needed: mount the bucket and use its folder "
-            "(docs/launch.md)"
+            "(docs/storage.md says where URLs work)"
         )
     try:
         return pathlib.Path(path).expanduser()
@@ -114,7 +114,7 @@ def write_traceback(error: BaseException, folder: pathlib.Path) -> pathlib.Path:
     text = "".join(traceback.format_exception(error))
     name = f"error_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}.txt"
     for parent in (folder, pathlib.Path(tempfile.gettempdir())):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # of many types if the folder is in object storage
             path = parent / name
             path.write_text(text)
             return path
@@ -122,7 +122,7 @@ def write_traceback(error: BaseException, folder: pathlib.Path) -> pathlib.Path:
 
 
 def create_workdir(workdir: pathlib.Path) -> None:
-    """Creates a work directory unless it exists.
+    """Creates a work directory on a disk unless it exists.
 
     Raises:
       UserError: if it cannot be created or written to.

@@ -4,6 +4,7 @@ Any setting can be overridden, for example with --config.seed=1. The last line o
 result, as one JSON object. The same command resumes a training run or an evaluation that was stopped.
 """
 
+import contextlib
 import pathlib
 import sys
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from muskie_jax.errors import (
     RunFailed,
     SaveFailed,
     UserError,
+    end_process,
     fail,
     fail_at_once,
     first_line,
@@ -44,6 +46,7 @@ from muskie_jax.peers import end_with_peers, failed_alone, tell_peers
 from muskie_jax.perf.benchmark import benchmark
 from muskie_jax.perf.loading import benchmark_data
 from muskie_jax.perf.plan import plan
+from muskie_jax.storage.address import is_remote, storage_path
 from muskie_jax.train import train
 from muskie_jax.writers import print_result
 
@@ -80,6 +83,7 @@ JOBS: dict[str, Callable[[ConfigDict, pathlib.Path], dict[str, Any]]] = {
     "benchmark_data": benchmark_data,
     "plan": plan,
 }
+IN_STORAGE = ("train", "evaluate")  # jobs whose work directory may be in object storage
 INVOCATION = "python -m muskie_jax.main"
 EXAMPLES = {
     "train": {"config": "configs/quickstart.py", "workdir": "runs/my_first"},
@@ -122,7 +126,8 @@ def run(job: str | None) -> None:
     with handle_signals(sys.argv) as signals:
         try:
             check_job(config, job)
-            workdir = user_path(workdir_flag)
+            parse = storage_path if config.job in IN_STORAGE else user_path
+            workdir = parse(workdir_flag)
             if _DISTRIBUTED.value:
                 validate(config)  # before connecting: the others would wait for a process that fails
                 addresses = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
@@ -150,8 +155,24 @@ def run(job: str | None) -> None:
             signals.part()
         if jax.process_index() == 0:
             print_result(result)
-        if "stopped" in result:
-            sys.exit(_STOPPED_EXIT_CODE.value)
+        status = _STOPPED_EXIT_CODE.value if "stopped" in result else 0
+        if is_remote(workdir):
+            _end_with_threads(status)
+        if status:
+            sys.exit(status)
+
+
+def _end_with_threads(status: int) -> NoReturn:
+    """Ends a finished process while threads of storage libraries run.
+
+    Python's usual exit ends such threads inside C++ code, which sometimes aborts the process.
+    """
+    if jax.process_count() > 1:
+        jax.distributed.shutdown()  # waits for the other processes
+    with contextlib.suppress(OSError, ValueError):  # a closed stream
+        sys.stdout.flush()
+        sys.stderr.flush()
+    end_process(status)
 
 
 def _end(message: str, status: int) -> NoReturn:

@@ -15,13 +15,12 @@ from ml_collections import ConfigDict
 from muskie_jax import config as config_lib
 from muskie_jax import goodput as goodput_lib
 from muskie_jax.checkpoint import Checkpointer
-from muskie_jax.checkpoints.saved_steps import SPIKE
+from muskie_jax.checkpoints.saved_steps import METRICS, SPIKE
 from muskie_jax.checkpoints.schedule import SaveSchedule, is_multiple
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.errors import NotFinite, SaveFailed, UserError, first_line
 from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
-from muskie_jax.files import create_workdir
 from muskie_jax.fingerprint import LoweredExaminations, digest
 from muskie_jax.goodput import Goodput
 from muskie_jax.gpu.determinism import require_deterministic_programs
@@ -43,13 +42,17 @@ from muskie_jax.programs import (
 from muskie_jax.progress import Progress, describe_attention, describe_changes, describe_parameters
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
+from muskie_jax.storage.address import prepare_workdir
+from muskie_jax.storage.mirror import LocalFiles, local_files
 from muskie_jax.supply import Supply
 from muskie_jax.train_step import StateInitializer, abstract_state, make_task
+from muskie_jax.wandb_run import RUN_FILE
 from muskie_jax.watchdog import Watchdog
 from muskie_jax.workdir_lock import exclusive
 from muskie_jax.writers import Writers, log_main, save_picture
 
 LOCK = "train.lock"
+CONTINUED_FILES = (METRICS, RUN_FILE, goodput_lib.FILE)  # files that a resumed run reads
 
 
 def train(
@@ -59,7 +62,7 @@ def train(
 
     Args:
       config: the config, see `muskie_jax.config.default_config`.
-      workdir: folder of checkpoints, metrics and pictures.
+      workdir: folder of checkpoints, metrics and pictures; may be in object storage.
       devices: devices to train on; all devices by default.
 
     Returns:
@@ -80,21 +83,29 @@ def train(
     config_lib.validate(config)
     if config.deterministic:
         require_deterministic_programs()
-    create_workdir(workdir)
+    prepare_workdir(workdir)
     is_main = jax.process_index() == 0
-    with exclusive(workdir / LOCK if is_main else None), Goodput(workdir if is_main else None) as goodput:
-        return _train(config, workdir, devices, goodput)
+    with (
+        exclusive(workdir / LOCK if is_main else None),
+        local_files(workdir, CONTINUED_FILES) as files,
+        Goodput(files.folder if is_main else None) as goodput,
+    ):
+        return _train(config, workdir, files, devices, goodput)
 
 
 def _train(
-    config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device] | None, goodput: Goodput
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    files: LocalFiles,
+    devices: Sequence[jax.Device] | None,
+    goodput: Goodput,
 ) -> dict[str, Any]:
     # --- Config, data, devices ---------------------------------------------------------------------
     stop = StopSignal(config.max_minutes)  # the time limit includes compilation
     total_steps = config_lib.total_steps(config)
     mesh = make_mesh(config.mesh, devices)
     check_batch(config, mesh)
-    mixture = build_mixture(config, workdir)
+    mixture = build_mixture(config, files.folder)
     for note in mixture.notes:
         log_main(note)
     sampler = training_sampler(config, mixture)
@@ -125,7 +136,7 @@ def _train(
         )
 
     goodput.continue_from(first_step, finished=first_step == total_steps)
-    writers = Writers(workdir, first_step, config)
+    writers = Writers(files.folder, first_step, config)
 
     # --- Programs ----------------------------------------------------------------------------------
     shapes = {
@@ -152,7 +163,7 @@ def _train(
     state = restored[0] if restored else initialise(key)
 
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
-    watchdog = Watchdog(config.watchdog, workdir, checkpoints.describe_restart)
+    watchdog = Watchdog(config.watchdog, files.folder, checkpoints.describe_restart)
     with watchdog, watchdog.batches("loading held-out images", "batch_minutes", evaluator.total_batches):
         evaluator.load()  # an unreadable held-out image ends the run now, not hours later
     pipeline = Pipeline(sampler, placer.rows, config.data.workers, config.data.threads)
@@ -160,13 +171,13 @@ def _train(
     learning_rate = jax.jit(learning_rate_schedule(config))  # one program instead of one for each operation
     metrics = MetricsQueue(sources=mixture.names, max_skipped=config.optim.max_skipped)
     schedule = SaveSchedule(saving.every, saving.keep_every, saving.minutes, config.log.every)
-    profile = StepProfile(config.profile.steps, workdir / "profile")
+    profile = StepProfile(config.profile.steps, files.folder / "profile")
 
     def copy_to_devices(update):
         return [(bucket, placer(bucket, batch)) for bucket, batch in update]
 
     guarded_copy = functools.partial(programs.capture_guard.run_copy, copy_to_devices)
-    supply = Supply(pipeline, guarded_copy, stop, metrics.lag, config, workdir)
+    supply = Supply(pipeline, guarded_copy, stop, metrics.lag, config, files.folder)
     step, train_loss, stopping = first_step, math.nan, False
     saved_step = first_step  # without a finished update, there is nothing to save
 
@@ -175,10 +186,14 @@ def _train(
         metrics.wait()
         checkpoints.spike = metrics.spike or checkpoints.spike
         saved_step = step  # also if the save fails: it would fail again
-        with progress.paused(), goodput.during(goodput_lib.SAVE):
-            with watchdog.save(step, checkpoints.is_saving):
-                checkpoints.save(state, config)
+        with (
+            progress.paused(),
+            goodput.during(goodput_lib.SAVE),
+            watchdog.save(step, checkpoints.is_saving),
+        ):
             writers.flush()
+            files.upload()  # first: a run that continues from the checkpoint does not repeat these lines
+            checkpoints.save(state, config)
 
     with (
         explain_out_of_memory("this batch, with everything else in memory,"),
@@ -196,7 +211,7 @@ def _train(
                 goodput.during(goodput_lib.EVALUATION),
                 programs.capture_guard.without_copies(),
             ):
-                evaluate(evaluator, state.params, 0, writers, workdir, watchdog)
+                evaluate(evaluator, state.params, 0, writers, files.folder, watchdog)
         goodput.begin(goodput_lib.STEPS)
         while step < total_steps and not stopping:
             with progress.waiting(), goodput.during(goodput_lib.DATA_WAIT):
@@ -238,7 +253,7 @@ def _train(
                     goodput.during(goodput_lib.EVALUATION),
                     programs.capture_guard.without_copies(),
                 ):
-                    values = evaluate(evaluator, state.params, step, writers, workdir, watchdog)
+                    values = evaluate(evaluator, state.params, step, writers, files.folder, watchdog)
                 checkpoints.errors[step] = values["mse"]
             checkpoints.check()
             if schedule.is_due(step) or last or (evaluated and saving.keep_best):
@@ -252,7 +267,7 @@ def _train(
             save()
         goodput.begin(goodput_lib.SAVE)  # the contexts above wait for a save in progress
     goodput.begin(goodput_lib.END)
-    raise_together(supply.failure, workdir)
+    raise_together(supply.failure, files.folder)
 
     # --- Summary -----------------------------------------------------------------------------------
     for line in pipeline.skipped_lines():
@@ -262,7 +277,7 @@ def _train(
         result["stopped"] = stop.name
     else:
         with watchdog, goodput.during(goodput_lib.EVALUATION):
-            result |= evaluate(evaluator, state.params, step, writers, workdir, watchdog)
+            result |= evaluate(evaluator, state.params, step, writers, files.folder, watchdog)
     writers.scalars(step, "goodput", goodput.seconds())
     writers.close()
     result |= {

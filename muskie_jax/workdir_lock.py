@@ -5,13 +5,12 @@ file's modification time. On the owner's machine, a lock is dead if the process 
 it was not refreshed for some minutes. A dead lock is taken over, so a killed run can be continued at once.
 
 Locks of the operating system (flock, lockf) are not used, since some network file systems lack them. Lock
-files only need exclusive creation.
+files only need exclusive creation, which object storage has too; see `storage.lock_files`.
 """
 
 import contextlib
 import dataclasses
 import datetime
-import errno
 import json
 import os
 import pathlib
@@ -27,14 +26,14 @@ from typing import NoReturn
 from muskie_jax import interrupt
 from muskie_jax.coordination import Coordination
 from muskie_jax.errors import AT_END, USAGE_ERROR, UserError
+from muskie_jax.storage.address import absolute
+from muskie_jax.storage.lock_files import LockFiles, lock_files
 
 REFRESH_SECONDS = 20.0
 # Several refreshes, since a network file system may show an old modification time for a minute.
 DEAD_SECONDS = 180.0
 POLL_SECONDS = 1.0
 WITHDRAW_SECONDS = 0.2
-# Errors of file systems that have no hard links.
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +115,8 @@ class WorkdirLock:
     """
 
     def __init__(self, path: pathlib.Path):
-        self._base = path.absolute()
+        self._base = absolute(path)
+        self._files = lock_files(path)
         self._path = self._base  # with a number, once it is created
         self._owner = Owner.this_process()
         try:
@@ -132,8 +132,8 @@ class WorkdirLock:
             AT_END.remove(self.release)
         self._released.set()
         with self._turn, contextlib.suppress(OSError):
-            if _read(self._path) == self._owner:
-                self._path.unlink()
+            if _read(self._files, self._path) == self._owner:
+                self._files.remove(self._path)
 
     def _acquire(self) -> None:
         dead: dict[pathlib.Path, Owner] = {}
@@ -153,47 +153,21 @@ class WorkdirLock:
             others = {path: owner for path, owner in self._locks().items() if path != self._path}
             if others.items() <= dead.items():
                 for path in dead:
-                    path.unlink(missing_ok=True)
+                    self._files.remove(path)
                 return
-            self._path.unlink(missing_ok=True)
+            self._files.remove(self._path)
             time.sleep(random.uniform(0, WITHDRAW_SECONDS))  # the other job withdraws too
 
     def _locks(self) -> dict[pathlib.Path, Owner]:
         """Returns all lock files, with their owners."""
         found = {}
-        for path in self._base.parent.glob(f"{self._base.name}.*"):
-            if path.suffix[1:].isdecimal():
-                with contextlib.suppress(FileNotFoundError):  # released in the meantime
-                    found[path] = _read(path)
+        for path in self._files.numbered(self._base):
+            with contextlib.suppress(FileNotFoundError):  # released in the meantime
+                found[path] = _read(self._files, path)
         return found
 
     def _create(self) -> bool:
-        """Creates the lock file with its contents, in one step; returns whether it did not exist."""
-        part = self._part()
-        try:
-            os.link(part, self._path)
-        except FileExistsError:
-            return part.stat().st_nlink == 2  # NFS may repeat a request that has succeeded
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            return self._create_without_links()
-        finally:
-            part.unlink()
-        return True
-
-    def _create_without_links(self) -> bool:
-        try:
-            with self._path.open("x") as file:
-                file.write(self._text())
-        except FileExistsError:
-            return False
-        return True
-
-    def _part(self) -> pathlib.Path:
-        part = self._base.with_name(f".{self._base.name}.{self._owner.token}")
-        part.write_text(self._text())
-        return part
+        return self._files.create(self._path, self._text(), self._owner.token)
 
     def _text(self) -> str:
         return json.dumps(dataclasses.asdict(self._owner))
@@ -208,7 +182,8 @@ class WorkdirLock:
 
     def _is_stale(self, path: pathlib.Path, owner: Owner) -> bool:
         """Returns whether a lock is not refreshed for DEAD_SECONDS. Waits until this is known."""
-        refreshed, age = path.stat().st_mtime, self._age(path)
+        refreshed = self._files.modified(path)
+        age = max(0.0, self._files.now(self._base, self._owner.token) - refreshed)
         if age < DEAD_SECONDS:
             interrupt.say(
                 f"{path.parent} was in use by {owner}, {age:.0f} s ago: waiting up to "
@@ -217,31 +192,27 @@ class WorkdirLock:
         deadline = time.monotonic() + DEAD_SECONDS - age
         while time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-            if path.stat().st_mtime != refreshed:
+            if self._files.modified(path) != refreshed:
                 return False
         return True
-
-    def _age(self, path: pathlib.Path) -> float:
-        """Returns the seconds since a lock was refreshed, by the clock of the file system."""
-        part = self._part()
-        try:
-            return max(0.0, part.stat().st_mtime - path.stat().st_mtime)
-        finally:
-            part.unlink()
 
     def _refresh(self) -> None:
         while not self._released.wait(REFRESH_SECONDS):
             with self._turn, contextlib.suppress(OSError):  # a network file system that fails for a moment
                 if self._released.is_set():
                     return
-                if not self._path.exists() and self._create():
-                    others = [owner for path, owner in self._locks().items() if path != self._path]
-                    if others:
-                        self._path.unlink()
-                        self._end(others[0])
-                elif _read(self._path) != self._owner:
-                    self._end(_read(self._path))
-                os.utime(self._path)
+                try:
+                    owner = _read(self._files, self._path)
+                except FileNotFoundError:
+                    owner = self._owner
+                    if self._create():
+                        others = [each for path, each in self._locks().items() if path != self._path]
+                        if others:
+                            self._files.remove(self._path)
+                            self._end(others[0])
+                if owner != self._owner:
+                    self._end(owner)
+                self._files.refresh(self._path, self._text())
 
     def _end(self, owner: Owner) -> NoReturn:
         interrupt.say(f"error: {self._path.parent} was taken over by {owner}, while this job was suspended")
@@ -252,10 +223,10 @@ def _number(path: pathlib.Path) -> int:
     return int(path.suffix[1:])
 
 
-def _read(path: pathlib.Path) -> Owner:
+def _read(files: LockFiles, path: pathlib.Path) -> Owner:
     """Returns the owner of a lock file, or UNKNOWN if the file is incomplete."""
     try:
-        return Owner(**json.loads(path.read_text()))
+        return Owner(**json.loads(files.read(path)))
     except (ValueError, TypeError):
         return UNKNOWN
 

@@ -61,8 +61,18 @@ def test_bash_can_parse_it(script):
         ),
         ("tpu_pod.sh", {"ZONE": "zone"}, ARGUMENTS, "TPU is missing: set TPU="),
         ("tpu_pod.sh", {"TPU": "pod"}, ARGUMENTS, "ZONE is missing: set ZONE="),
-        ("tpu_pod.sh", POD, ["--config=a", "--workdir=gs://b"], "--workdir=gs://b is a URL: choose a"),
-        ("gpu.sh", {}, ["--config=a", "--workdir", "s3://b"], "--workdir=s3://b is a URL: choose a"),
+        (
+            "tpu_pod.sh",
+            POD,
+            ["--config=a", "--workdir=gs://b"],
+            "--workdir=gs://b is not supported: choose a",
+        ),
+        (
+            "gpu.sh",
+            {},
+            ["--config=a", "--workdir", "az://b/c"],
+            "--workdir=az://b/c is not supported: choose",
+        ),
         ("tpu_pod.sh", POD, ["halt"], "--config is missing"),
         (
             "tpu_worker.sh",

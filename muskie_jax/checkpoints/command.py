@@ -11,13 +11,14 @@ from typing import Any
 from absl import flags, logging
 
 from muskie_jax.checkpoints.contents import reason_of, verify
+from muskie_jax.checkpoints.object_storage import is_complete, move
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, best_steps, evaluation_errors
 from muskie_jax.checks import require
 from muskie_jax.command_line import WORKDIR, run_command
 from muskie_jax.errors import UserError
-from muskie_jax.files import user_path
 from muskie_jax.goodput import describe, read_starts, share, total_seconds
+from muskie_jax.storage.address import storage_path
 from muskie_jax.writers import log, print_result
 
 _RESTORE = flags.DEFINE_bool("restore", False, "Take back intact checkpoints that were moved aside.")
@@ -80,22 +81,24 @@ def _checkpoints_in(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the checkpoints in a folder by step; `5000.1` is a second one of step 5000."""
     if not folder.is_dir():
         return []
-    named = [path for path in folder.iterdir() if path.name.replace(".", "", 1).isdigit()]
+    named = [
+        path for path in folder.iterdir() if path.name.replace(".", "", 1).isdigit() and is_complete(path)
+    ]
     return sorted(named, key=lambda path: [int(part) for part in path.name.split(".")])
 
 
 def _move(source: pathlib.Path, target: pathlib.Path) -> None:
     try:
-        source.rename(target)
+        move(source, target)
     except OSError as error:
-        raise UserError(f"{source} cannot be moved to {target}: {error.strerror}") from error
+        raise UserError(f"{source} cannot be moved to {target}: {error.strerror or error}") from error
 
 
 def run() -> None:
     """Runs the command. Flags must be parsed."""
     logging.set_verbosity(logging.WARNING)
     assert WORKDIR.value is not None, "needed flags were checked"
-    print_result(inspect_checkpoints(user_path(WORKDIR.value), _RESTORE.value))
+    print_result(inspect_checkpoints(storage_path(WORKDIR.value), _RESTORE.value))
 
 
 def main(invocation: str = "python -m muskie_jax.checkpoints.command") -> None:

@@ -19,9 +19,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
+from muskie_jax.checkpoints.object_storage import prepare_orbax
 from muskie_jax.errors import UserError, first_line
 from muskie_jax.fingerprint import examine
 from muskie_jax.sharding import path_name
+from muskie_jax.storage.address import absolute
 
 LAYOUT = 1  # layout version of a checkpoint; increased when older code can no longer read it
 ITEMS = ("state", "data", "meta")
@@ -97,6 +99,7 @@ def read_meta(folder: pathlib.Path) -> tuple[dict[str, Any], int]:
     Raises:
       UserError: if the checkpoint has another layout. Orbax raises errors of many types for damaged files.
     """
+    prepare_orbax(folder)
     meta, step = _read_json(folder, "meta"), _read_json(folder, "data")["next_update"]
     check_meta(meta, str(folder))
     return meta, step
@@ -119,7 +122,7 @@ def verify(folder: pathlib.Path) -> int:
 def verify_state(folder: pathlib.Path, meta: dict[str, Any]) -> None:
     """Compares the arrays of a checkpoint with `meta`; raises an error of any type if they differ."""
     # The handler alone: a Checkpointer would warn of files that these items do not have.
-    handler, path = ocp.PyTreeCheckpointHandler(), epath.Path(folder.absolute() / "state")
+    handler, path = ocp.PyTreeCheckpointHandler(), epath.Path(absolute(folder) / "state")
     as_saved: Any = handler.metadata(path)
     numpy_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), as_saved.tree)
     found = examine(handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=numpy_arrays)))[0]
@@ -149,7 +152,7 @@ def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], int, dict[str, An
             restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), written),
             partial_restore=True,
         )
-        state = ocp.PyTreeCheckpointer().restore(folder.absolute() / "state", args=restore)
+        state = ocp.PyTreeCheckpointer().restore(absolute(folder) / "state", args=restore)
         state = jax.tree.map(lambda shape, value: np.asarray(or_empty(shape, value)), like, state)
         saved = {name: value for name, value in meta["fingerprints"].items() if _is_param(name)}
         check_fingerprints(saved, examine(state)[0])
@@ -181,7 +184,7 @@ def _damage_is_user_error(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _read_json(folder: pathlib.Path, item: str) -> Any:
-    return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder.absolute() / item)
+    return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(absolute(folder) / item)
 
 
 def _is_param(name: str) -> bool:

@@ -18,6 +18,8 @@ from typing import Any
 import jax
 from absl import logging as absl_logging
 
+from muskie_jax.storage.address import append_text
+
 ERRORS = "errors.txt"  # file in the work directory
 MOST_MESSAGES = 100  # messages kept for the file
 MOST_CHARACTERS = 16_000  # of an entry of the file: a disk may be nearly full
@@ -83,8 +85,7 @@ class OrbaxMessages(logging.Filter):
         name = ERRORS if number == 0 else f"errors.{number}.txt"
         for path in (workdir / name, pathlib.Path(tempfile.gettempdir()) / f"muskie_{workdir.name}_{name}"):
             try:
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(text)
+                append_text(path, text)
                 return f"; details: {path}"
             except OSError:
                 continue

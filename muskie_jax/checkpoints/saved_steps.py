@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from muskie_jax.checkpoints.object_storage import is_complete
+
 CHECKPOINTS = "checkpoints"  # folder of a work directory; one subfolder per saved step
 DAMAGED = "checkpoints_damaged"  # folder of a work directory, for checkpoints that were moved aside
 METRICS = "metrics.jsonl"
@@ -15,15 +17,16 @@ SPIKE = "spike"  # metric: the first of the newest updates that were skipped for
 
 
 def saved_steps(workdir: pathlib.Path) -> list[int]:
-    """Returns the steps of a work directory's checkpoints, ascending."""
-    return sorted(int(entry.name) for entry in (workdir / CHECKPOINTS).iterdir() if entry.name.isdigit())
+    """Returns the steps of a work directory's complete checkpoints, ascending."""
+    entries = (workdir / CHECKPOINTS).iterdir()
+    return sorted(int(entry.name) for entry in entries if entry.name.isdigit() and is_complete(entry))
 
 
 def _metrics(workdir: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields the step and the values of each line of `metrics.jsonl`; none without the file."""
     path = workdir / METRICS
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_bytes().decode("utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
                 yield int(row["step"]), dict(row)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 
 from muskie_jax.checkpoints import saved_steps
+from muskie_jax.checkpoints.object_storage import MARKER
 from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.eval_models import (
@@ -47,6 +48,7 @@ from muskie_jax.interop.load import model_of, open_weights
 from muskie_jax.interop.sources import SourceKind
 from muskie_jax.models.initial_params import init_params
 from muskie_jax.models.muskie import VARIANTS, Muskie, build_model
+from muskie_jax.storage.address import is_remote, storage_path, version_of
 
 UNTRAINED = "untrained"
 BASELINES: dict[str, Callable[[], EvalNetwork]] = {STILL: NoMotion, PATCHES: RawPatches}
@@ -172,7 +174,7 @@ def _muskies(source: str, name: str, checkpoints: str, dtype: str) -> Iterator[M
             source,
             f"{CHOICES}, a work directory, a weights file, user/name on the hub, or one of {others}",
         )
-    path = user_path(source)
+    path = storage_path(source)
     if path.name.isdigit():  # the parent folder describes a copied checkpoint better
         path = path.parent
     label = name or (path.stem if path.is_file() else path.name)
@@ -257,14 +259,13 @@ def _framewise(source: str, family: str, weights: str, name: str, dtype: str) ->
 
 def _version(source: str | pathlib.Path) -> str:
     """Returns a text that changes when local weights are rewritten; "elsewhere" for hub repositories."""
-    path = user_path(source)
-    if (path / WEIGHTS).is_file():
-        path = path / WEIGHTS
+    path = storage_path(source)
     try:
-        status = path.stat()
+        if is_remote(path) and (path / MARKER).is_file():
+            return version_of(path / MARKER)
+        return version_of(path / WEIGHTS if (path / WEIGHTS).is_file() else path)
     except OSError:
         return "elsewhere"
-    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _missing(source: str, accepted: str) -> UserError:

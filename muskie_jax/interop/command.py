@@ -19,6 +19,8 @@ from muskie_jax.interop.stablehlo import PROGRAM_ENTRIES, write_stablehlo
 from muskie_jax.interop.weights import STORED_TYPES, SUFFIXES, write_weights
 from muskie_jax.interop.workdir import WORKDIR_ENTRIES, make_workdir
 from muskie_jax.models.muskie import DTYPES
+from muskie_jax.storage.address import storage_path
+from muskie_jax.storage.outputs import check_free as check_output
 from muskie_jax.writers import log
 
 _SOURCE = (
@@ -62,7 +64,7 @@ def run_export(arguments: list[str]) -> dict[str, Any]:
     """Writes weights to a .safetensors or .pth file, or to a folder for the Hugging Face hub."""
     del arguments
     one_of(_DTYPE.value, STORED_TYPES, "--dtype")
-    out = user_path(_required(OUT))
+    out = storage_path(_required(OUT))
     if out.suffix in OTHER_FILES:
         raise UserError(
             f"--out={out} is not a supported file: choose a folder, or a name that ends with .safetensors "
@@ -73,7 +75,7 @@ def run_export(arguments: list[str]) -> dict[str, Any]:
         raise UserError(
             "--licence is for the model card of a folder: choose an --out without .safetensors or .pth"
         )
-    check_free(out, _FORCE.value, None if is_file else ENTRIES)
+    check_output(out, _FORCE.value, None if is_file else ENTRIES)
     weights = open_weights(_required(_CHECKPOINT), _NUM_HEADS.value, with_decoder=True)
     if _BACKBONE_ONLY.value:
         weights = weights.backbone()

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from muskie_jax.checkpoints.contents import read_config, read_params
+from muskie_jax.checkpoints.object_storage import is_complete
 from muskie_jax.checkpoints.saved_steps import CHECKPOINTS
 from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
@@ -24,6 +25,8 @@ from muskie_jax.interop.weights import Weights, read_provenance, read_weights
 from muskie_jax.models.attention import Attention, check_kernel
 from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
 from muskie_jax.models.reconstruction import Reconstruction
+from muskie_jax.storage.address import absolute
+from muskie_jax.storage.outputs import local_copy
 from muskie_jax.writers import log
 
 ORIGIN = "imported.json"  # metadata of the weights that an imported work directory started from
@@ -56,7 +59,7 @@ def load_pretrained(
         newest intact checkpoint), one of its checkpoints (`runs/x/5000`, `runs/x/checkpoints/5000`, or
         `runs/x/best`, the one with the lowest error), a `.safetensors`, `.pth` or `.ckpt` file (exported,
         published or of a larger model), a folder made by `save_pretrained`, or a repository of the hub
-        (`user/name`).
+        (`user/name`). Paths may be URLs of object storage, such as gs://bucket/runs/x.
       num_heads: overrides the number of heads; needed for a file without metadata whose size matches no
         variant.
       revision, filename: branch, tag or commit of a repository, and the file in it.
@@ -143,7 +146,8 @@ def open_weights(
         case SourceKind.CHECKPOINT:
             return _read_checkpoint(found.path, num_heads)
         case SourceKind.FILE | SourceKind.EXPORT:
-            return read_weights(found.path, num_heads, with_decoder)
+            with local_copy(found.path) as path:
+                return read_weights(path, num_heads, with_decoder)
         case SourceKind.REPOSITORY:
             log(f"Looking for {source} on the Hugging Face hub")
             return read_weights(download(str(source), revision, filename), num_heads, with_decoder)
@@ -163,6 +167,7 @@ def _read_newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Wei
     vanished = 0
     while vanished < TRIES:
         steps = [path for path in checkpoints.iterdir() if path.name.isdigit() and path not in damaged]
+        steps = [path for path in steps if is_complete(path)]
         if not steps:
             break
         newest = max(steps, key=lambda path: int(path.name))
@@ -188,7 +193,7 @@ def _read_checkpoint(folder: pathlib.Path, num_heads: int | None) -> Weights:
         check_heads(network.width, num_heads)
         network = dataclasses.replace(network, heads=num_heads)
     check_params(params, network)
-    workdir = folder.absolute().parent.parent
+    workdir = absolute(folder).parent.parent
     provenance: dict[str, Any] = {"origin": _origin(workdir)}
     if step > 0:  # step 0 was imported: its config is for a later training run
         provenance |= {
@@ -218,9 +223,10 @@ def training_configs(source: str | os.PathLike) -> list[dict[str, Any]]:
         case SourceKind.CHECKPOINT:
             step, config = read_config(found.path)
             configs += [config] if step > 0 else []
-            provenance = {"origin": _origin(found.path.absolute().parent.parent)}
+            provenance = {"origin": _origin(absolute(found.path).parent.parent)}
         case SourceKind.FILE | SourceKind.EXPORT:
-            provenance = read_provenance(found.path)
+            with local_copy(found.path) as path:
+                provenance = read_provenance(path)
         case SourceKind.REPOSITORY:
             provenance = read_provenance(download(str(source), None, None))
         case _:
@@ -232,7 +238,7 @@ def training_configs(source: str | os.PathLike) -> list[dict[str, Any]]:
 def _origin(workdir: pathlib.Path) -> dict[str, Any] | None:
     """Returns the metadata of a work directory's imported weights; None if it was not imported."""
     try:
-        return to_json(json.loads((workdir / ORIGIN).read_text(encoding="utf-8")))
+        return to_json(json.loads((workdir / ORIGIN).read_text("utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ import numpy as np
 
 from muskie_jax.checks import require
 from muskie_jax.errors import UserError
-from muskie_jax.files import atomic_write, user_path
+from muskie_jax.files import user_path
 from muskie_jax.interop.hub import WEIGHTS, upload
 from muskie_jax.interop.metadata import finite_numbers, shareable_config
 from muskie_jax.interop.model_card import model_card
@@ -20,6 +20,8 @@ from muskie_jax.interop.reconstruction_names import ReconstructionNetwork
 from muskie_jax.interop.weights import Weights, write_weights
 from muskie_jax.models.muskie import Muskie
 from muskie_jax.models.reconstruction import Reconstruction
+from muskie_jax.storage.address import storage_path
+from muskie_jax.storage.outputs import write_output
 
 METADATA_FILE = "config.json"
 CARD = "README.md"
@@ -63,14 +65,14 @@ def save_pretrained(
         provenance["metrics"] = finite_numbers(metrics)
     network = ReconstructionNetwork.of(model) if isinstance(model, Reconstruction) else Network.of(model)
     weights = Weights(network, jax.tree.map(np.asarray, dict(params)), provenance)
-    return write_folder(user_path(folder), weights, licence, force)
+    return write_folder(storage_path(folder), weights, licence, force)
 
 
 def write_folder(
     folder: pathlib.Path, weights: Weights, licence: str | None, force: bool, dtype: str = "float32"
 ) -> dict[str, Any]:
     """Writes the folder of `save_pretrained` for weights with their provenance; see `write_weights`."""
-    with atomic_write(folder, force, ENTRIES) as part:
+    with write_output(folder, force, ENTRIES) as part:
         part.mkdir()
         metadata = write_weights(part / WEIGHTS, weights, dtype=dtype)
         text = json.dumps({"model_type": "muskie"} | metadata, indent=2)

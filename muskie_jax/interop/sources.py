@@ -1,17 +1,16 @@
 """Identifies a source of weights as a user writes it: a name, a path, a pattern or a repository."""
 
 import enum
-import glob
 import os
 import pathlib
 from typing import NamedTuple
 
 from muskie_jax.checkpoints.saved_steps import BEST, CHECKPOINTS, best_step, saved_steps
-from muskie_jax.errors import UserError
-from muskie_jax.files import user_path
+from muskie_jax.errors import UserError, first_line
 from muskie_jax.interop.bundled import DIGESTS, bundled_weights
 from muskie_jax.interop.hub import WEIGHTS, names_repository
 from muskie_jax.interop.weights import INPUT_SUFFIXES
+from muskie_jax.storage.address import as_os_errors, exists, is_remote, matching, storage_path
 
 
 class SourceKind(enum.Enum):
@@ -47,7 +46,7 @@ class Source(NamedTuple):
 
 
 def identify_source(source: str | os.PathLike) -> Source:
-    """Returns what a source of weights is; looks at local paths only, never at the hub.
+    """Returns what a source of weights is; looks at paths and URLs, never at the hub.
 
     - FILE: "small" or "tiny", the bundled weights, see `bundled`. A file or folder of that name is written
       "./small", or passed as a `pathlib.Path`.
@@ -63,16 +62,19 @@ def identify_source(source: str | os.PathLike) -> Source:
     """
     if isinstance(source, str) and source in DIGESTS:
         return Source(SourceKind.FILE, bundled_weights(source))
-    path = user_path(source)
+    path = storage_path(source)
     if path.parts and path.parts[0] in DIGESTS:  # "./small": a later str(path) must not mean "small"
         path = path.absolute()
     try:
-        local = _identify_local(path)
+        with as_os_errors():
+            local = _identify_local(path)
     except OSError as error:
+        if is_remote(path):
+            raise UserError(f"{path} cannot be read: {first_line(error)}") from error
         raise UserError(f"{str(source)[:100]!r} is not a valid path: {error.strerror}") from error
     if local:
         return local
-    if names_repository(source, INPUT_SUFFIXES):
+    if not is_remote(path) and names_repository(source, INPUT_SUFFIXES):
         return Source(SourceKind.REPOSITORY, path)
     return Source(SourceKind.MISSING, path, _run_of(path))
 
@@ -89,14 +91,14 @@ def _identify_local(path: pathlib.Path) -> Source | None:
         run = _run_of(path)
         in_run = run is not None and (run / CHECKPOINTS / path.name).is_dir()
         return Source(SourceKind.CHECKPOINT, path, run if in_run else None)
-    if path.name == BEST and not os.path.lexists(path) and (path.parent / CHECKPOINTS).is_dir():
+    if path.name == BEST and not exists(path) and (path.parent / CHECKPOINTS).is_dir():
         return Source(SourceKind.CHECKPOINT, _best_checkpoint(path.parent), path.parent)
     saved = path.parent / CHECKPOINTS / path.name
     if saved.is_dir():
         return Source(SourceKind.CHECKPOINT, saved, _run_of(path))
     if (path / WEIGHTS).is_file():
         return Source(SourceKind.EXPORT, path / WEIGHTS)
-    return Source(SourceKind.NO_WEIGHTS, path) if os.path.lexists(path) else None
+    return Source(SourceKind.NO_WEIGHTS, path) if exists(path) else None
 
 
 def _best_checkpoint(workdir: pathlib.Path) -> pathlib.Path:
@@ -126,7 +128,7 @@ def expand_pattern(source: str) -> list[str]:
     """
     if "*" not in source:
         return [source]
-    paths = sorted(path for path in glob.glob(str(user_path(source))) if _holds_weights(pathlib.Path(path)))
+    paths = [path for path in matching(source) if _holds_weights(storage_path(path))]
     return [os.path.join(".", path) if path in DIGESTS else path for path in paths]
 
 

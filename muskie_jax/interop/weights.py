@@ -23,12 +23,12 @@ import safetensors.numpy
 
 import muskie_jax
 from muskie_jax.errors import UserError, first_line
-from muskie_jax.files import atomic_write
 from muskie_jax.fingerprint import digest_of, examine
 from muskie_jax.interop.metadata import FORMAT, parse_metadata
 from muskie_jax.interop.names import REQUIRED, Network, network_from_tensors, to_jax, to_torch
 from muskie_jax.interop.prefixes import network_tensors, reading_note
 from muskie_jax.interop.reconstruction_names import ANCHORS, is_reconstruction, reconstruction_from_tensors
+from muskie_jax.storage.outputs import write_output
 from muskie_jax.writers import log
 
 SUFFIXES = (".safetensors", ".pth", ".pt")  # of files that are written
@@ -134,7 +134,7 @@ def write_weights(
     if dtype != "float32":
         weights = weights.rounded(dtype)
     metadata = weights.metadata()
-    with atomic_write(path, force) as part:
+    with write_output(path, force) as part:
         if path.suffix == ".safetensors":
             header = {"format": "pt", METADATA_KEY: json.dumps(metadata)}
             save_safetensors(part, _stored(weights, dtype), header)

@@ -20,6 +20,7 @@ import fsspec
 from muskie_jax.data.packing.pack_info import METADATA, TFDS_FILES, UNFINISHED, PackInfo, parse_metadata
 from muskie_jax.errors import UserError
 from muskie_jax.files import ADDRESS, user_path
+from muskie_jax.storage.address import BACKENDS, require_backend
 from muskie_jax.writers import log_main
 
 THREADS = 8  # files copied or verified at a time
@@ -43,6 +44,9 @@ class RemotePack:
 
     def __init__(self, root: str):
         self.root = root
+        scheme = root.partition(ADDRESS)[0]
+        if scheme in BACKENDS:
+            require_backend(scheme)
         with _read_errors(root):
             self._filesystem, self._base = fsspec.url_to_fs(root)
         try:

@@ -1,0 +1,1 @@
+"""Work directories, weights and exports in object storage: gs:// and s3://."""

@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
-from jaxtyping import Int, Int32, UInt8, UInt32
+from jaxtyping import Int, Int32, Shaped, UInt32
 
 from muskie_jax.buckets import Bucket, ImageSize
 from muskie_jax.data.synthetic.render import render_groups
@@ -32,6 +32,7 @@ class BatchPlacer:
       worlds: the world of each source, by source number; None for photographs.
       photos: source number -> photo textures, uint8 (N, S, S, 3).
       mesh: the device mesh.
+      geometry: whether to render depth and cameras too.
 
     Attributes:
       rows: indices of the loaded groups that this host provides.
@@ -43,13 +44,14 @@ class BatchPlacer:
         worlds: Sequence[WorldConfig | None],
         photos: Mapping[int, np.ndarray],
         mesh: Mesh,
+        geometry: bool = False,
     ):
-        self.groups, self.mesh = groups, mesh
+        self.groups, self.mesh, self.geometry = groups, mesh, geometry
         self.rows = local_rows(groups, mesh)
         self.synthetic = any(world is not None for world in worlds)
         pyramids = {number: photo_pyramid(jnp.asarray(bank)) for number, bank in photos.items()}
         self._textures = jax.device_put(pyramids, NamedSharding(mesh, P()))
-        self._render, self._split = _jitted_renderer(tuple(worlds), mesh), _jitted_splitter(mesh)
+        self._render, self._split = _jitted_renderer(tuple(worlds), mesh, geometry), _jitted_splitter(mesh)
 
     def to_compile(
         self, buckets: Iterable[Bucket], views: int
@@ -81,8 +83,12 @@ class BatchPlacer:
         return self._render.lower(*arguments, self._textures, size=size)
 
     def _lower_splitting(self, bucket: Bucket, views: int) -> jax.stages.Lowered:
-        images = self._shape("images", (self.groups, views, *bucket[:2], 3), jnp.uint8)
-        return self._split.lower(images, views=bucket.views)
+        rendered = {"images": self._shape("images", (self.groups, views, *bucket[:2], 3), jnp.uint8)}
+        if self.geometry:
+            of_views = {"depth": bucket[:2], "intrinsics": (3, 3), "world_to_camera": (4, 4)}
+            for key, shape in of_views.items():
+                rendered[key] = self._shape(key, (self.groups, views, *shape), jnp.float32)
+        return self._split.lower(rendered, views=bucket.views)
 
     def _shape(self, key: str, shape: tuple[int, ...], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(key, self.mesh))
@@ -91,7 +97,9 @@ class BatchPlacer:
         """Copies a host's batch to the devices, and renders its images if the batch has none.
 
         Returns:
-          `images` uint8 (B, V, H, W, 3), `mask` bool (B, V, L), True = hidden, and `source` int32 (B,).
+          `images` uint8 (B, V, H, W, 3), `source` int32 (B,), and either `mask` bool (B, V, L), True =
+          hidden, or GEOMETRY: `depth` (B, V, H, W) in metres, 0 = unknown, `intrinsics` (B, V, 3, 3) in
+          pixels and `world_to_camera` (B, V, 4, 4).
         """
         if "images" in batch:
             return put_batch(batch, self.rows, self.groups, self.mesh)
@@ -101,19 +109,19 @@ class BatchPlacer:
         on_host = {**batch, "order": order, "group_source": group_source}
         placed = put_batch(on_host, self.rows, self.groups, self.mesh)
         arguments = [placed.pop(key) for key in ("scene", "order", "group_source")]
-        images = self._render(*arguments, self._textures, size=bucket[:2])
-        if images.shape[1] != bucket.views:
-            images = self._split(images, views=bucket.views)
-        return {**placed, "images": images}
+        rendered = self._render(*arguments, self._textures, size=bucket[:2])
+        if rendered["images"].shape[1] != bucket.views:
+            rendered = self._split(rendered, views=bucket.views)
+        return placed | rendered
 
 
 @functools.cache
-def _jitted_renderer(worlds: tuple[WorldConfig | None, ...], mesh: Mesh):
+def _jitted_renderer(worlds: tuple[WorldConfig | None, ...], mesh: Mesh, geometry: bool):
     """Returns the jitted renderer. It is cached, so that training and evaluation share programs."""
     return jax.jit(
-        functools.partial(render_views, worlds=worlds),
+        functools.partial(render_views, worlds=worlds, geometry=geometry),
         static_argnames=("size",),
-        out_shardings=batch_sharding("images", mesh),
+        out_shardings=_rendered_sharding(mesh),
         compiler_options=renderer_options(platform(mesh)),
     )
 
@@ -126,11 +134,16 @@ def renderer_options(platform_name: str) -> dict[str, Any] | None:
 
 @functools.cache
 def _jitted_splitter(mesh: Mesh):
-    return jax.jit(
-        functools.partial(split_groups, shards=mesh.shape["view"]),
-        static_argnames=("views",),
-        out_shardings=batch_sharding("images", mesh),
-    )
+    def split(rendered: dict[str, Array], views: int) -> dict[str, Array]:
+        split_one = functools.partial(split_groups, views=views, shards=mesh.shape["view"])
+        return jax.tree.map(split_one, rendered)
+
+    return jax.jit(split, static_argnames=("views",), out_shardings=_rendered_sharding(mesh))
+
+
+def _rendered_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of all rendered arrays: over groups and views."""
+    return batch_sharding("images", mesh)
 
 
 def order_for_splitting(
@@ -149,12 +162,12 @@ def order_for_splitting(
 
 
 def split_groups(
-    images: UInt8[Array, "G loaded_views H W 3"], *, views: int, shards: int
-) -> UInt8[Array, "B V H W 3"]:
+    of_views: Shaped[Array, "G loaded_views *rest"], *, views: int, shards: int
+) -> Shaped[Array, "B V *rest"]:
     """Splits loaded groups, in the order of `order_for_splitting`, into groups of `views` views."""
-    groups, loaded, *image = images.shape
-    parts = images.reshape(groups, shards, loaded // views, views // shards, *image)
-    return parts.swapaxes(1, 2).reshape(-1, views, *image)
+    groups, loaded, *rest = of_views.shape
+    parts = of_views.reshape(groups, shards, loaded // views, views // shards, *rest)
+    return parts.swapaxes(1, 2).reshape(-1, views, *rest)
 
 
 def render_views(
@@ -165,7 +178,8 @@ def render_views(
     *,
     size: ImageSize,
     worlds: tuple[WorldConfig | None, ...],
-) -> UInt8[Array, "G V H W 3"]:
+    geometry: bool = False,
+) -> dict[str, Shaped[Array, "G V ..."]]:
     """Renders loaded groups and reorders their views, as the host does with photographs.
 
     Args:
@@ -175,20 +189,37 @@ def render_views(
       textures: photo textures by source number.
       size: (H, W), in pixels.
       worlds: world of each source, by source number; at least one is not None.
+      geometry: whether to render depth and cameras too.
+
+    Returns:
+      `images`, uint8 (G, V, H, W, 3), and GEOMETRY on request, see `BatchPlacer`.
     """
-    images = None
+    views: dict[str, Array] = {}
     for number, world in enumerate(worlds):
         if world is None:
             continue
-        rendered = render_groups(
+        group = render_groups(
             scene,
             num_views=order.shape[1],
             height=size[0],
             width=size[1],
             config=world,
             photos=textures.get(number),
-        ).images
-        in_world = (group_source == number)[:, None, None, None, None]
-        images = rendered if images is None else jnp.where(in_world, rendered, images)
-    assert images is not None
-    return jnp.take_along_axis(images, order[:, :, None, None, None], axis=1)
+            with_geometry=geometry,
+        )
+        rendered = {"images": group.images}
+        if geometry:
+            assert group.cameras is not None and group.depth is not None
+            rendered["depth"] = group.depth
+            rendered["intrinsics"] = group.cameras.intrinsics
+            rendered["world_to_camera"] = group.cameras.world_to_camera
+        in_world = group_source == number
+        choose = lambda new, old: jnp.where(_to_rank(in_world, new.ndim), new, old)  # noqa: B023
+        views = jax.tree.map(choose, rendered, views) if views else rendered
+    reorder = lambda x: jnp.take_along_axis(x, _to_rank(order, x.ndim), axis=1)
+    return jax.tree.map(reorder, views)
+
+
+def _to_rank(x: Array, rank: int) -> Array:
+    """Appends axes of length 1."""
+    return x.reshape(*x.shape, *(1,) * (rank - x.ndim))

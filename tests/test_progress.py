@@ -16,7 +16,7 @@ from muskie_jax.progress import Progress, describe_changes
 def test_views_and_flops_of_all_groups_count():
     bucket, model = Bucket(128, 128, 8), build_model("nano")
     progress = Progress(model, jax.devices()[0], 1, 0, 10)
-    progress.count([(bucket, {"mask": np.zeros((3, 8, 64), bool)})] * 2)
+    progress.count([(bucket, {"source": np.zeros(3, np.int32)})] * 2)
     assert progress.views == 2 * 3 * 8
     assert progress.flops == 6 * training_flops(model, bucket)
 

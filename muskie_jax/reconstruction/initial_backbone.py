@@ -26,8 +26,14 @@ def read_backbone(config: ConfigDict, shapes: Any) -> dict[str, Any] | None:
     Raises:
       UserError: if they cannot be read, or belong to another network than `config.model`.
     """
-    source = has_geometry(config) and config.reconstruct.backbone
+    if not has_geometry(config):
+        return None
+    source = config.reconstruct.backbone
     if not source:
+        frozen = ", and keeps them" if config.reconstruct.freeze_backbone else ""
+        log_main(
+            f"The backbone starts from random weights{frozen}; config.reconstruct.backbone names others"
+        )
         return None
     weights = open_weights(source).backbone()
     expected = network_from_config(config.to_dict()["model"])

@@ -42,10 +42,6 @@ def check_reconstruct(config: ConfigDict) -> None:
         f"config.batch.reuse={config.batch.reuse} repeats batches with other masks, and "
         "config.task='reconstruct' masks nothing: use config.batch.reuse=1",
     )
-    require(
-        settings.backbone or not settings.freeze_backbone,
-        f"{path}.freeze_backbone=True would freeze random weights: pass --{path}.backbone=<weights>",
-    )
 
 
 def has_geometry(config: ConfigDict) -> bool:

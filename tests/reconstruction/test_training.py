@@ -90,7 +90,6 @@ def test_a_work_directory_loads_and_exports(finished, tmp_path):
 
 def test_a_frozen_backbone_stays_what_the_file_has(finished, backbone_file, tmp_path):
     config = nano_reconstruction()
-    config.duration, config.optim.warmup = "3 steps", "0 steps"
     config.optim.weight_decay = 0.5  # would shrink it
     config.reconstruct.backbone = str(backbone_file)
     config.reconstruct.freeze_backbone = True
@@ -110,7 +109,7 @@ def test_a_frozen_backbone_stays_what_the_file_has(finished, backbone_file, tmp_
 
 def test_a_backbone_that_is_not_frozen_starts_from_the_file_and_moves(backbone_file, tmp_path):
     config = nano_reconstruction()
-    config.duration, config.optim.warmup, config.checkpoint.every = "2 steps", "1 steps", 1
+    config.checkpoint.update(every=1, keep=20)
     config.reconstruct.backbone = str(backbone_file)
     train(config, tmp_path, jax.devices()[:1])
     original = open_weights(backbone_file).backbone().params
@@ -133,9 +132,10 @@ def test_two_devices_give_the_same_curve(finished, tmp_path, mesh):
 def test_recordings_train(finished, tmp_path):
     """With rooms as a second source: both kinds of batches enter the same program."""
     for number in range(2):
-        posed_trees.cameras(tmp_path / f"data/{number}")
+        posed_trees.cameras(tmp_path / "new")
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "new/desk").rename(tmp_path / f"data/{number}")
     config = nano_reconstruction()
-    config.duration = "6 steps"
     config.sources.desks = recordings("cameras", str(tmp_path / "data"), window=3, holdout=0.5)
     result = train(config, tmp_path / "run", jax.devices()[:1])
     rows = (tmp_path / "run/metrics.jsonl").read_text()
@@ -159,9 +159,6 @@ def test_wrong_settings_are_one_line():
         task="reconstrct"
     )
     assert "config.batch.reuse=2 repeats batches" in changed(batch={"reuse": 2})
-    assert "freeze_backbone=True would freeze random weights: pass --config.reconstruct.ba" in changed(
-        reconstruct={"freeze_backbone": True}
-    )
     assert "config.reconstruct.decoder_depth=-1 must be at least 0" in changed(
         reconstruct={"decoder_depth": -1}
     )
@@ -211,6 +208,7 @@ def test_weights_of_another_network_are_refused(backbone_file, tmp_path):
         make_workdir(tmp_path / "made", open_weights(backbone_file), nano_reconstruction(), force=False)
 
 
+@pytest.mark.slow
 def test_each_world_of_a_mixture_renders_its_own_geometry(tmp_path):
     """Depth, cameras and images of a group belong together, whichever world it is from."""
     from muskie_jax.buckets import Bucket

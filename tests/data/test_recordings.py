@@ -15,8 +15,9 @@ from muskie_jax.data.posed.dataset import read_posed
 from muskie_jax.data.posed.pixels import load_view
 from muskie_jax.data.recordings import draw_frames, split_recordings
 from muskie_jax.errors import UserError
+from muskie_jax.sharding import GEOMETRY
 from muskie_tests import posed_trees
-from muskie_tests.posed_trees import colour_of
+from muskie_tests.posed_trees import SQUARE, WALL, colour_of
 from muskie_tests.runs import nano_reconstruction
 
 INTRINSICS = np.array([[500.0, 0, 330], [0, 500, 250], [0, 0, 1]])
@@ -53,12 +54,22 @@ def desk(tmp_path):
     return tmp_path
 
 
-def shown_colours(depth, intrinsics, world_to_camera):
-    """The colours that the recorded scene has at the points of a view."""
+def shown_points(depth, intrinsics, world_to_camera):
+    """The world points of a view's pixels."""
     rows, columns = np.mgrid[: depth.shape[0], : depth.shape[1]] + 0.5
     pixels = np.stack([columns, rows, np.ones_like(rows)], -1)
     local = pixels @ np.linalg.inv(intrinsics).T * depth[..., None]
-    return colour_of((local - world_to_camera[:3, 3]) @ world_to_camera[:3, :3])
+    return (local - world_to_camera[:3, 3]) @ world_to_camera[:3, :3]
+
+
+def check_view(image, depth, intrinsics, world_to_camera):
+    """Checks that pixels and depth are those of the recorded scene: a wall, and a square in front of it."""
+    known, points = depth > 0, shown_points(depth, intrinsics, world_to_camera)
+    assert known.mean() > 0.5 and not image[~known].any()
+    difference = np.abs(colour_of(points) - image)[known].mean(-1)
+    assert np.median(difference) < 8  # 0.7 pixels of the recording
+    distances = [np.abs(points @ normal - offset)[known] for normal, offset in (WALL, SQUARE)]
+    assert np.quantile(np.minimum(*distances), 0.9) < 0.01
 
 
 def test_pixels_depth_and_cameras_of_a_crop_agree(desk):
@@ -68,11 +79,7 @@ def test_pixels_depth_and_cameras_of_a_crop_agree(desk):
         crop = functools.partial(random_crop, np.random.default_rng(seed), size=(64, 64))
         image, depth, intrinsics = load_view(frame, (64, 64), dataset, crop)
         assert intrinsics[:2, 2] == pytest.approx([32, 32])
-        known = depth > 0
-        assert known.mean() > 0.5
-        expected = shown_colours(depth, intrinsics, frame.world_to_camera)
-        difference = np.abs(expected - image)[known].mean(-1)
-        assert np.median(difference) < 8 and not image[~known].any()  # 0.7 pixels of the recording
+        check_view(image, depth, intrinsics, frame.world_to_camera)
 
 
 def test_frames_are_drawn_from_the_window():
@@ -104,10 +111,7 @@ def test_batches_hold_ordered_views_and_their_geometry(desk):
     batch = collate([group]).batch(0, bucket)
     assert batch["images"].shape == (1, 2, 32, 64, 3) and "mask" not in batch
     for view in range(2):
-        depth, intrinsics = batch["depth"][0, view], batch["intrinsics"][0, view]
-        expected = shown_colours(depth, intrinsics, batch["world_to_camera"][0, view])
-        difference = np.abs(expected - batch["images"][0, view])[depth > 0].mean(-1)
-        assert np.median(difference) < 8
+        check_view(*(batch[key][0, view] for key in ("images", *GEOMETRY)))
     updates = next(Pipeline(sampler, range(4)).updates())
     again = next(Pipeline(sampler, range(4), workers=1).updates())
     for (_, one), (_, other) in zip(updates, again):

@@ -28,6 +28,7 @@ from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
 from muskie_jax.files import create_workdir
 from muskie_jax.fingerprint import LoweredExaminations, digest
 from muskie_jax.gpu.determinism import require_deterministic_programs
+from muskie_jax.interop.initial_backbone import read_backbone, start_from
 from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue, Skipped
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
@@ -43,7 +44,6 @@ from muskie_jax.programs import (
     training_programs,
 )
 from muskie_jax.progress import Progress, describe_attention, describe_changes, describe_parameters
-from muskie_jax.reconstruction.initial_backbone import read_backbone, start_from
 from muskie_jax.reconstruction.settings import has_geometry
 from muskie_jax.reconstruction.task import ReconstructTask
 from muskie_jax.rendering import BatchPlacer

@@ -12,6 +12,8 @@ from muskie_jax.checkpoints.saved_steps import best_step, saved_steps
 from muskie_jax.config import folder, recordings, synthetic, validate
 from muskie_jax.errors import UserError
 from muskie_jax.interop.load import load_backbone, open_weights
+from muskie_jax.interop.metadata import shareable_config
+from muskie_jax.interop.model_card import model_card
 from muskie_jax.interop.weights import write_weights
 from muskie_jax.interop.workdir import make_workdir
 from muskie_jax.models.initial_params import init_params
@@ -84,6 +86,9 @@ def test_a_work_directory_loads_and_exports(finished, tmp_path):
     assert metadata["decoder_depth"] == 2 and metadata["metrics"]["points"] == result["points"]
     _, exported = load_pretrained(tmp_path / "out.safetensors")
     assert same(exported, params)
+    card = model_card(metadata, None)
+    assert "masks" not in card and "started from random weights" in card
+    assert f"| loss of points | {result['points']:.4f} |" in card.replace("\\", "")
     backbone, alone = load_backbone(workdir)
     assert backbone == model.backbone and same(alone, params["backbone"])
 
@@ -141,6 +146,14 @@ def test_recordings_train(finished, tmp_path):
     rows = (tmp_path / "run/metrics.jsonl").read_text()
     assert np.isfinite(curve(tmp_path / "run")).all() and result["held_out"]
     assert "evaluation/points/desks" in rows and "evaluation/points/rooms" in rows
+
+
+def test_a_checkpoint_of_another_structure_names_the_setting(finished):
+    config, workdir, _ = finished
+    changed = config.copy_and_resolve_references()
+    changed.reconstruct.freeze_backbone = True
+    with pytest.raises(UserError, match="config.reconstruct.freeze_backbone was False and is now True"):
+        train(changed, workdir, jax.devices()[:1])
 
 
 def complaint(config):
@@ -201,6 +214,7 @@ def test_weights_of_another_network_are_refused(backbone_file, tmp_path):
     config.reconstruct.backbone = str(backbone_file)
     with pytest.raises(UserError, match="has width 48, config.model has 192: pass --config.model.var"):
         train(config, tmp_path, jax.devices()[:1])
+    assert shareable_config(config.to_dict())["reconstruct"]["backbone"] == "nano.safetensors"
     config.reconstruct.backbone = str(tmp_path / "nothing.safetensors")
     with pytest.raises(UserError, match="nothing.safetensors' does not exist: choose small or tiny"):
         train(config, tmp_path, jax.devices()[:1])

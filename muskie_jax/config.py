@@ -203,8 +203,8 @@ def default_config() -> ConfigDict:
     config.fast_compile = False  # train: compile in about half the time on GPUs; see docs/speed.md
     config.deterministic = False  # ask XLA for the same result in every run on GPUs; see docs/training.md
     config.model = section(ModelSettings())
-    config.sources = ConfigDict()  # name -> folder(...), dataset(...), packed(...), synthetic(...) or, for
-    # the task "reconstruct", recordings(...)
+    # name -> folder(...), dataset(...), packed(...), synthetic(...) or recordings(...)
+    config.sources = ConfigDict()
     config.mask = section(MaskOptions())
     config.loss = section(LossOptions())
     config.reconstruct = section(ReconstructSettings())  # of the task "reconstruct"

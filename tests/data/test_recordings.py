@@ -7,6 +7,7 @@ import pytest
 
 from muskie_jax.buckets import Bucket
 from muskie_jax.config import recordings
+from muskie_jax.data.doctor import inspect
 from muskie_jax.data.loads import collate
 from muskie_jax.data.mixture import build_mixture, training_sampler
 from muskie_jax.data.pipeline import Pipeline
@@ -143,3 +144,13 @@ def test_recordings_without_depth_are_refused(desk):
     path.write_text(json.dumps({"frames": [{k: v for k, v in f.items() if k != "depth"} for f in frames]}))
     with pytest.raises(UserError, match="^config.sources.desk: the recordings in .* have no depth, which"):
         split_recordings("desk", recordings("cameras", str(desk)), "")
+
+
+def test_inspection_draws_groups_of_recordings(desk, tmp_path):
+    config = nano_reconstruction()
+    config.sources = {"desk": recordings("cameras", str(desk), holdout=0.0)}
+    result = inspect(config, tmp_path / "inspection", check=0, draw=2)
+    (report,) = result["sources"]
+    assert (report["kind"], report["sequences"], report["frames"]) == ("recordings", 1, 12)
+    assert report["errors"] == [] and result["views_per_second"] is None
+    assert (tmp_path / "inspection/contact_sheet.png").is_file()

@@ -49,6 +49,9 @@ from muskie_jax.writers import log_main
 MODEL_STRUCTURE = ("variant", "patch", "registers", "view_embed", "max_views")
 OPTIM_STRUCTURE = ("name", "decay", "clip_norm", "spike_factor")
 STRUCTURE = (
+    "task",
+    "reconstruct.decoder_depth",
+    "reconstruct.freeze_backbone",
     *(f"model.{name}" for name in MODEL_STRUCTURE),
     *(f"optim.{name}" for name in OPTIM_STRUCTURE),
 )

@@ -25,9 +25,11 @@ from muskie_jax.checks import (
     section,
 )
 from muskie_jax.data.posed.settings import check_posed, posed
+from muskie_jax.data.recording_settings import recordings
 from muskie_jax.data.source_settings import (
     DataSettings,
     check_data,
+    check_kinds,
     check_sources,
     dataset,
     folder,
@@ -55,6 +57,13 @@ from muskie_jax.perf.settings import (
     check_benchmark_data,
     check_plan,
 )
+from muskie_jax.reconstruction.settings import (
+    PRETRAIN,
+    TASKS,
+    ReconstructSettings,
+    check_reconstruct,
+    has_geometry,
+)
 from muskie_jax.wandb_run import check_wandb
 from muskie_jax.watchdog import WatchdogSettings, check_watchdog
 
@@ -67,6 +76,7 @@ __all__ = [
     "peak_learning_rate",
     "posed",
     "published_sources",
+    "recordings",
     "synthetic",
     "to_steps",
     "total_steps",
@@ -188,13 +198,16 @@ def default_config() -> ConfigDict:
     """Returns all settings. Defaults are the published recipe's values where the paper gives them."""
     config = ConfigDict()
     config.job = "train"  # one of JOBS
+    config.task = PRETRAIN  # what the job "train" trains, one of TASKS; see docs/reconstruction.md
     config.seed = 0  # seed of all randomness: data, masks and initial parameters
     config.fast_compile = False  # train: compile in about half the time on GPUs; see docs/speed.md
     config.deterministic = False  # ask XLA for the same result in every run on GPUs; see docs/training.md
     config.model = section(ModelSettings())
-    config.sources = ConfigDict()  # name -> folder(...), dataset(...), packed(...) or synthetic(...)
+    # name -> folder(...), dataset(...), packed(...), synthetic(...) or recordings(...)
+    config.sources = ConfigDict()
     config.mask = section(MaskOptions())
     config.loss = section(LossOptions())
+    config.reconstruct = section(ReconstructSettings())  # of the task "reconstruct"
     config.batch = section(BatchSettings())
     config.buckets = section(BucketSettings())
     config.duration = "400 epochs"  # or "... steps" (0: only evaluates), or "... examples" (groups)
@@ -227,12 +240,18 @@ def validate(config: ConfigDict) -> None:
     """
     check_keys(config, default_config(), "config", skip=("sources", "posed"))
     one_of(config.job, JOBS, "config.job")
+    one_of(config.task, TASKS, "config.task")
+    require(
+        config.task == PRETRAIN or config.job in ("train", "evaluate"),
+        f"config.job={config.job!r} measures only pre-training: pass --config.task={PRETRAIN}",
+    )
     check_numbers(config)
     at_least(0, config, "config", "seed", "max_minutes")
     check_model(config.model, config.deterministic)
     if config.sources or config.job != "evaluate":
         needs_data = config.job in ("train", "evaluate")
         check_sources(config.sources, needs_data, chooses_holdout=config.job == "evaluate")
+        check_kinds(config.sources, needs_geometry=has_geometry(config) and config.job == "train")
     check_data(config.data)
     check_loss(config.loss)
     _check_batch(config.batch)
@@ -241,7 +260,10 @@ def validate(config: ConfigDict) -> None:
     numbers_of_views = (*config.buckets.views, config.evaluation.views)
     sizes = (*itertools.chain(*config.buckets.resolutions, *config.buckets.late), config.evaluation.size)
     check_max_views(config.model, max(numbers_of_views), "the config has")
-    check_masks(config.mask, sizes, config.model.patch, numbers_of_views)
+    if has_geometry(config):
+        check_reconstruct(config)
+    else:
+        check_masks(config.mask, sizes, config.model.patch, numbers_of_views)
     check_optim(config.optim)
     _check_mesh(config.mesh)
     at_least(1, config.checkpoint, "config.checkpoint", "keep")

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from optax import contrib
 
 from muskie_jax.config import peak_learning_rate, total_steps, warmup_steps
+from muskie_jax.reconstruction.settings import has_geometry
 
 ADAMW_SIZE = 0.2  # typical root mean square of AdamW's updates, before the learning rate
 LARGEST_SMALL = 2**16  # `global_norm` joins arrays of up to this many numbers
@@ -58,11 +59,13 @@ def global_norm(tree: Any) -> Array:
 def optimizer_names(params: Any) -> Any:
     """Returns a tree with "muon" for the kernels of the blocks, and "adamw" for all other parameters.
 
-    Muon is for matrices between hidden layers. Patch embedding and head, which meet pixels, keep AdamW.
+    Muon is for matrices between hidden layers. Patch embedding and head, which meet pixels, keep AdamW, and
+    so do the point head's convolutions and the camera head.
     """
 
     def name(path, _) -> str:
-        return "muon" if path[0].key.startswith("block_") and path[-1].key == "kernel" else "adamw"
+        in_block = any(part.key.startswith(("block_", "decoder_")) for part in path)
+        return "muon" if in_block and path[-1].key == "kernel" else "adamw"
 
     return jax.tree_util.tree_map_with_path(name, params)
 
@@ -160,7 +163,8 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Returns the optimizer of a config, preceded by clipping to the global norm if `clip_norm` is not 0.
 
     It skips bad updates, see `skip_bad_updates`. Muon's updates are scaled to the size of AdamW's, so both
-    share a learning rate. Source: Liu et al., "Muon is Scalable for LLM Training", arXiv 2502.16982.
+    share a learning rate. Source: Liu et al., "Muon is Scalable for LLM Training", arXiv 2502.16982. The
+    parameters of a frozen backbone do not change, and have no state.
     """
     optim = config.optim
     learning_rate = learning_rate_schedule(config)
@@ -181,4 +185,12 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         optimizer = optax.partition({"muon": muon, "adamw": optimizer}, optimizer_names)
     if optim.clip_norm:
         optimizer = optax.chain(optax.clip_by_global_norm(optim.clip_norm), optimizer)
+    if has_geometry(config) and config.reconstruct.freeze_backbone:
+        optimizer = optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, frozen_backbone)
     return skip_bad_updates(optimizer, optim.spike_factor)
+
+
+def frozen_backbone(params: Any) -> Any:
+    """Returns a tree with "frozen" for the backbone of a `Reconstruction`, and "trained" for the rest."""
+    name = lambda path, _: "frozen" if path[0].key == "backbone" else "trained"
+    return jax.tree_util.tree_map_with_path(name, params)

@@ -79,16 +79,22 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def batch_shapes(
-    bucket: Bucket, groups: int, views: int, patch: int, mesh: Mesh
+    bucket: Bucket, groups: int, views: int, patch: int, mesh: Mesh, geometry: bool = False
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shapes and shardings of a batch: `groups` loaded groups of `views`, split to the bucket."""
+    """Returns shapes and shardings of a batch: `groups` loaded groups of `views`, split to the bucket.
+
+    With `geometry`, a batch has depth and cameras instead of masks.
+    """
     batch = groups * views // bucket.views
     rows, columns = bucket.grid(patch)
-    entries = {
-        "images": ((batch, bucket.views, bucket.height, bucket.width, 3), jnp.uint8),
-        "mask": ((batch, bucket.views, rows * columns), jnp.bool_),
-        "source": ((batch,), jnp.int32),
-    }
+    size = (bucket.height, bucket.width)
+    entries = {"images": ((batch, bucket.views, *size, 3), jnp.uint8), "source": ((batch,), jnp.int32)}
+    if geometry:
+        entries["depth"] = ((batch, bucket.views, *size), jnp.float32)
+        entries["intrinsics"] = ((batch, bucket.views, 3, 3), jnp.float32)
+        entries["world_to_camera"] = ((batch, bucket.views, 4, 4), jnp.float32)
+    else:
+        entries["mask"] = ((batch, bucket.views, rows * columns), jnp.bool_)
     return {
         key: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(key, mesh))
         for key, (shape, dtype) in entries.items()

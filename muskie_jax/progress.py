@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from muskie_jax.buckets import Bucket
 from muskie_jax.checks import MISSING, changed_settings
 from muskie_jax.models import flash
 from muskie_jax.models.muskie import Muskie
+from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.perf.flops import peak_flops, training_flops
 from muskie_jax.writers import duration, log_main
 
@@ -33,7 +34,7 @@ class Progress:
 
     def __init__(
         self,
-        model: Muskie,
+        model: Muskie | Reconstruction,
         device: jax.Device,
         num_devices: int,
         first_step: int,
@@ -64,7 +65,7 @@ class Progress:
     def count(self, update: Iterable[tuple[Bucket, Mapping[str, Any]]]) -> None:
         """Adds the views and FLOPs of an update's batches."""
         for bucket, batch in update:
-            groups = batch["mask"].shape[0]
+            groups = batch["source"].shape[0]
             self.views += groups * bucket.views
             self.flops += groups * training_flops(self.model, bucket)
 
@@ -94,15 +95,16 @@ class Progress:
         self.views = self.flops = self.waited = 0.0
         return values
 
-    def line(self, values: Mapping[str, float]) -> str:
-        """Formats the progress line."""
+    def line(self, values: Mapping[str, float], shown: Sequence[str] = ("mse",)) -> str:
+        """Formats the progress line; `shown` names metrics to show beside the loss."""
         seconds_left = (self.total_steps - self.step) * self.seconds_per_step
         arithmetic = f"{values['flops_per_second'] / 1e12:.3g} TFLOP/s"
         if "mfu" in values:
             arithmetic += f" (MFU {values['mfu']:.0%})"
+        metrics = "".join(f"{name} {values[name]:.4f}  " for name in ("loss", *shown))
         return (
-            f"step {self.step}/{self.total_steps}  loss {values['loss']:.4f}  "
-            f"mse {values['mse']:.4f}  {values['views_per_second']:.0f} views/s  {arithmetic}  "
+            f"step {self.step}/{self.total_steps}  {metrics}"
+            f"{values['views_per_second']:.0f} views/s  {arithmetic}  "
             f"data wait {values['data_wait']:.0%}  {duration(seconds_left)} left"
         )
 
@@ -136,7 +138,7 @@ def describe_parameters(params) -> None:
     total = parameter_overview.count_parameters(params)
     parts: dict[str, int] = {}
     for name, part in params.items():
-        key = "blocks" if name.startswith("block_") else name
+        key = "blocks" if name.startswith("block_") else "decoder" if name.startswith("decoder_") else name
         parts[key] = parts.get(key, 0) + sum(leaf.size for leaf in jax.tree.leaves(part))
     listed = ", ".join(f"{name} {count:,}" for name, count in parts.items())
     log_main(f"Parameters: {total:,} ({listed})")

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 from muskie_jax.errors import UserError
 
 AXES = ("data", "fsdp", "view")
+GEOMETRY = ("depth", "intrinsics", "world_to_camera")  # entries of batches with known geometry
 GROUP_AXES = ("data", "fsdp")
 
 # The first pattern that matches a leaf's path applies. The optimizer's moments have the paths of their
@@ -34,6 +35,8 @@ GROUP_AXES = ("data", "fsdp")
 RULES: tuple[tuple[str, P], ...] = (
     (r"(qkv|fc1|head|patch_embed)/kernel$", P(None, "fsdp")),  # shard output features
     (r"(proj|fc2)/kernel$", P("fsdp", None)),  # shard input features
+    # Convolutions of the point head, from all channels to all or half of them: shard output channels.
+    (r"point_head/(fusion_\d/.+|level_\d_conv|level_[34]_\w+|conv1)/kernel$", P(None, None, None, "fsdp")),
     (r"", P()),  # replicate biases, norms, tokens and counters, which are small
 )
 
@@ -150,7 +153,7 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
 
 def batch_sharding(key: str, mesh: Mesh) -> NamedSharding:
     """Returns the sharding of one entry of a batch, over groups and, if it has a view axis, over views."""
-    with_views = key in ("images", "mask")
+    with_views = key in ("images", "mask", *GEOMETRY)
     return NamedSharding(mesh, P(GROUP_AXES, "view") if with_views else P(GROUP_AXES))
 
 

@@ -5,11 +5,12 @@ import functools
 import importlib.util
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from muskie_jax import config as config_lib
@@ -17,13 +18,16 @@ from muskie_jax import goodput as goodput_lib
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.checkpoints.saved_steps import METRICS, SPIKE
 from muskie_jax.checkpoints.schedule import SaveSchedule, is_multiple
-from muskie_jax.data.mixture import build_mixture, training_sampler
+from muskie_jax.data.mixture import Mixture, build_mixture, training_sampler
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.errors import NotFinite, SaveFailed, UserError, first_line
+from muskie_jax.evaluators.geometry import GeometryEvaluator
+from muskie_jax.evaluators.held_out import HeldOutEvaluator
 from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
 from muskie_jax.fingerprint import LoweredExaminations, digest
 from muskie_jax.goodput import Goodput
 from muskie_jax.gpu.determinism import require_deterministic_programs
+from muskie_jax.interop.initial_backbone import read_backbone, start_from
 from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue, Skipped
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
@@ -40,12 +44,14 @@ from muskie_jax.programs import (
     training_programs,
 )
 from muskie_jax.progress import Progress, describe_attention, describe_changes, describe_parameters
+from muskie_jax.reconstruction.settings import has_geometry
+from muskie_jax.reconstruction.task import ReconstructTask
 from muskie_jax.rendering import BatchPlacer
 from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.storage.address import prepare_workdir
 from muskie_jax.storage.mirror import LocalFiles, local_files
 from muskie_jax.supply import Supply
-from muskie_jax.train_step import StateInitializer, abstract_state, make_task
+from muskie_jax.train_step import Pretraining, StateInitializer, Task, abstract_state, make_task
 from muskie_jax.wandb_run import RUN_FILE
 from muskie_jax.watchdog import Watchdog
 from muskie_jax.workdir_lock import exclusive
@@ -109,7 +115,8 @@ def _train(
     for note in mixture.notes:
         log_main(note)
     sampler = training_sampler(config, mixture)
-    placer = BatchPlacer(config.batch.groups, mixture.worlds, mixture.photos, mesh)
+    geometry = has_geometry(config)
+    placer = BatchPlacer(config.batch.groups, mixture.worlds, mixture.photos, mesh, geometry)
     log_main(f"Devices: {mesh.size} {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}")
 
     # --- Model and optimizer -----------------------------------------------------------------------
@@ -117,7 +124,7 @@ def _train(
     model, optimizer = task.model, make_optimizer(config)
     state_shapes = abstract_state(model, optimizer, mesh)
     describe_parameters(state_shapes.params)
-    describe_attention(model, sampler.schedule.all())
+    describe_attention(task.backbone, sampler.schedule.all())
 
     # --- Start or continue -------------------------------------------------------------------------
     saving = config.checkpoint
@@ -136,14 +143,16 @@ def _train(
         )
 
     goodput.continue_from(first_step, finished=first_step == total_steps)
+    backbone = None if restored else read_backbone(config, state_shapes.params)
     writers = Writers(files.folder, first_step, config)
 
     # --- Programs ----------------------------------------------------------------------------------
+    loaded = config.batch
     shapes = {
-        bucket: batch_shapes(bucket, config.batch.groups, config.batch.views, model.patch, mesh)
+        bucket: batch_shapes(bucket, loaded.groups, loaded.views, config.model.patch, mesh, geometry)
         for bucket in sampler.schedule.all()
     }
-    evaluator = ReconstructionEvaluator(config, task, mixture, mesh)
+    evaluator = make_evaluator(config, task, mixture, mesh)
     others: dict[str, Lower] = {
         **placer.to_compile(sampler.schedule.all(), config.batch.views),
         **evaluator.to_compile(state_shapes.params),
@@ -160,7 +169,7 @@ def _train(
         with goodput.during(goodput_lib.COMPILE):
             programs.compile()
         programs.check_memory(state_shapes, mesh.local_devices[0], config)
-    state = restored[0] if restored else initialise(key)
+    state = restored[0] if restored else start_from(backbone, initialise(key))
 
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
     watchdog = Watchdog(config.watchdog, files.folder, checkpoints.describe_restart)
@@ -230,12 +239,12 @@ def _train(
             stopping = stop.requested(step)
             last = stopping or step == total_steps
             if step % config.log.every == 0 or last:
-                values = scalars(metrics.drain(), mixture.names) | progress.interval(step)
+                values = scalars(metrics.drain(), mixture.names, task.shown) | progress.interval(step)
                 values["skipped"] = len(metrics.skipped)
                 goodput.reached(step, finished=step == total_steps)
                 values["goodput"] = goodput.share()
                 train_loss = values["loss"]
-                log_main(progress.line(values))
+                log_main(progress.line(values, task.shown))
                 if metrics.skipped:
                     values[SPIKE] = float(metrics.spike or 0)
                     log_main(describe_skipped(metrics.skipped))
@@ -254,7 +263,7 @@ def _train(
                     programs.capture_guard.without_copies(),
                 ):
                     values = evaluate(evaluator, state.params, step, writers, files.folder, watchdog)
-                checkpoints.errors[step] = values["mse"]
+                checkpoints.errors[step] = values[evaluator.error]
             checkpoints.check()
             if schedule.is_due(step) or last or (evaluated and saving.keep_best):
                 metrics.wait()
@@ -272,7 +281,7 @@ def _train(
     # --- Summary -----------------------------------------------------------------------------------
     for line in pipeline.skipped_lines():
         log_main(line)
-    result: dict[str, Any] = {"job": "train", "step": step, "loss": None, "mse": None, "baseline_mse": None}
+    result: dict[str, Any] = {"job": "train", "step": step} | dict.fromkeys(evaluator.measures)
     if stopping:
         result["stopped"] = stop.name
     else:
@@ -288,7 +297,7 @@ def _train(
         "params_digest": digest(state.params),
         "workdir": str(workdir),
     }
-    summarise(result, total_steps, evaluator.baseline, workdir, goodput_lib.describe(goodput.starts()))
+    summarise(result, total_steps, evaluator, workdir, goodput_lib.describe(goodput.starts()))
     return result
 
 
@@ -314,14 +323,27 @@ def saved_on_error(save: Callable[[], None], is_needed: Callable[[], bool]) -> I
         raise
 
 
-def scalars(metrics: dict[str, Mean], sources: Sequence[str]) -> dict[str, float]:
+def make_evaluator(config: ConfigDict, task: Task, mixture: Mixture, mesh: Mesh) -> HeldOutEvaluator:
+    """Returns the evaluator of a task on held-out scenes."""
+    if isinstance(task, ReconstructTask):
+        return GeometryEvaluator(config, task, mixture, mesh)
+    assert isinstance(task, Pretraining)
+    return ReconstructionEvaluator(config, task, mixture, mesh)
+
+
+def scalars(
+    metrics: dict[str, Mean], sources: Sequence[str], shown: Sequence[str] = ("mse",)
+) -> dict[str, float]:
     """Returns an interval's metrics as floats, with `error/<source>` for each source that occurred.
 
-    Loss and error are NaN if the interval has no metrics, because all its updates were skipped.
+    The loss and the metrics `shown` are NaN if the interval has no metrics, because all its updates were
+    skipped.
     """
     means = {name: mean.compute() for name, mean in metrics.items()}
     by_source = zip(sources, means.pop("source_loss", ()))
-    values = {"loss": math.nan, "mse": math.nan} | {name: float(value) for name, value in means.items()}
+    values = dict.fromkeys(("loss", *shown), math.nan) | {
+        name: float(value) for name, value in means.items()
+    }
     return values | {f"error/{name}": float(error) for name, error in by_source if np.isfinite(error)}
 
 
@@ -333,7 +355,7 @@ def describe_skipped(updates: Sequence[Skipped]) -> str:
 
 
 def evaluate(
-    evaluator: ReconstructionEvaluator,
+    evaluator: HeldOutEvaluator,
     params: Any,
     step: int,
     writers: Writers,
@@ -347,21 +369,16 @@ def evaluate(
     for name, picture in evaluator.figures():
         writers.picture(step, name, picture)
         save_picture(workdir / "pictures" / f"{name}_{step:07d}.png", picture)
-    log_main(f"step {step}  evaluation: {describe_error(values, evaluator.baseline)}")
+    log_main(f"step {step}  evaluation: {evaluator.describe(values)}")
     return values
 
 
-def describe_error(values: Mapping[str, float], baseline: str) -> str:
-    """Returns a description of an evaluation's masked error, relative to the baseline."""
-    gain = 1 - values["mse"] / values["baseline_mse"]
-    return (
-        f"masked error {values['mse']:.4f}, {abs(gain):.0%} {'below' if gain >= 0 else 'ABOVE'} "
-        f"{baseline} ({values['baseline_mse']:.4f})"
-    )
-
-
 def summarise(
-    result: dict[str, Any], total_steps: int, baseline: str, workdir: pathlib.Path, goodput: Sequence[str]
+    result: dict[str, Any],
+    total_steps: int,
+    evaluator: HeldOutEvaluator,
+    workdir: pathlib.Path,
+    goodput: Sequence[str],
 ) -> None:
     """Prints a run's outcome, its goodput and its output folders to standard output."""
     step = result["step"]
@@ -369,7 +386,7 @@ def summarise(
         lines = [f"Stopped by {result['stopped']} at step {step} of {total_steps}, saved."]
     else:
         scenes = "held-out scenes" if result["held_out"] else "training scenes"
-        lines = [f"Trained {step} steps. On {scenes}: {describe_error(result, baseline)}."]
+        lines = [f"Trained {step} steps. On {scenes}: {evaluator.describe(result)}."]
     lines += goodput
     outputs = {"checkpoints": "checkpoints", "metrics": "metrics.jsonl", "pictures": "pictures"}
     lines += [f"  {name:12s} {workdir / path}" for name, path in outputs.items()]

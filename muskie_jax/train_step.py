@@ -6,11 +6,12 @@ and then `apply_gradients` once. An update of one batch runs `single_batch_updat
 
 import dataclasses
 import functools
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from flax import struct
 from jax import Array
 from jax.sharding import Mesh
@@ -21,7 +22,10 @@ from muskie_jax.losses import LossOptions, TokenLosses, token_losses, total_loss
 from muskie_jax.metrics import Mean
 from muskie_jax.models.initial_params import draw_params, fast_random_draws
 from muskie_jax.models.muskie import Muskie, MuskieOutput, build_model, patchify, to_float
+from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.optim import global_norm, was_skipped
+from muskie_jax.reconstruction.settings import has_geometry
+from muskie_jax.reconstruction.task import ReconstructTask
 from muskie_jax.sharding import state_sharding
 
 Batch = dict[str, Array]
@@ -37,9 +41,36 @@ class TrainState:
     opt_state: optax.OptState
 
 
+class Task(Protocol):
+    """What a run trains: a network, and the loss of a batch. See `config.task`."""
+
+    @property
+    def model(self) -> Muskie | Reconstruction:
+        """The network."""
+        ...
+
+    @property
+    def backbone(self) -> Muskie:
+        """The network itself, or the part of it that is a Muskie."""
+        ...
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Names of the metrics in progress lines, beside the loss."""
+        ...
+
+    def objective(self, params: Params, batch: Batch) -> tuple[Array, Any]:
+        """Returns the loss to minimise, and what `metrics` computes metrics from."""
+        ...
+
+    def metrics(self, loss: Array, terms: Any, batch: Batch) -> dict[str, Mean]:
+        """Returns the metrics of a batch, among them `loss`, given the results of `objective`."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """A training task: network and loss.
+class Pretraining:
+    """The `Task` of reconstructing masked patches.
 
     Attributes:
       model: the network.
@@ -50,6 +81,34 @@ class Task:
     model: Muskie
     loss: LossOptions
     num_sources: int
+    shown = ("mse",)
+
+    @property
+    def backbone(self) -> Muskie:
+        return self.model
+
+    def objective(self, params: Params, batch: Batch) -> tuple[Array, TokenLosses]:
+        """Returns the loss of a batch, and the losses of all tokens."""
+        losses = reconstruct(self, params, batch)[2]
+        return total_loss(losses, self.loss.pooling), losses
+
+    def metrics(self, loss: Array, terms: TokenLosses, batch: Batch) -> dict[str, Mean]:
+        """Returns `loss`, `mse` (of masked tokens), `conf_reg`, and `source_loss`.
+
+        The latter is each source's loss without the regulariser, averaged over its groups, (number of
+        sources,).
+        """
+        hidden, weighted = (x.sum((1, 2)) for x in (terms.hidden, terms.weighted))
+        per_group = weighted / jnp.maximum(hidden, 1.0)
+        by_source = functools.partial(
+            jax.ops.segment_sum, segment_ids=batch["source"], num_segments=self.num_sources
+        )
+        return {
+            "loss": Mean.of(loss),
+            "mse": Mean(terms.squared.sum(), terms.hidden.sum()),
+            "conf_reg": Mean.of(terms.log_confidence.mean()),
+            "source_loss": Mean(by_source(per_group), by_source((hidden > 0).astype(jnp.float32))),
+        }
 
 
 def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
@@ -59,19 +118,31 @@ def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
       UserError: if the mesh's devices do not support `config.model.attention`, or if another model setting
         is invalid.
     """
+    if not has_geometry(config):
+        return make_pretraining(config, mesh, num_sources)
+    settings = config.reconstruct
+    backbone = _make_backbone(config, mesh)
+    return ReconstructTask(Reconstruction(backbone, settings.decoder_depth, settings.freeze_backbone))
+
+
+def make_pretraining(config: ConfigDict, mesh: Mesh, num_sources: int) -> Pretraining:
+    """Returns the task of reconstructing masked patches; see `make_task`."""
+    return Pretraining(_make_backbone(config, mesh), LossOptions(**config.loss), num_sources)
+
+
+def _make_backbone(config: ConfigDict, mesh: Mesh) -> Muskie:
     try:
-        model = build_model(**config.model, mesh=mesh, deterministic=config.deterministic)
+        return build_model(**config.model, mesh=mesh, deterministic=config.deterministic)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from error
-    return Task(model, LossOptions(**config.loss), num_sources)
 
 
-def _initial_state(model: Muskie, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+def _initial_state(model: nn.Module, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
     params = draw_params(model, key)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def abstract_state(model: Muskie, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Returns the shapes, dtypes and shardings of a state, as `jax.ShapeDtypeStruct` leaves."""
     initial_state = functools.partial(_initial_state, model, optimizer)
     shapes = jax.eval_shape(initial_state, jax.random.key(0))
@@ -91,7 +162,7 @@ class StateInitializer:
       shapes: result of `abstract_state`.
     """
 
-    def __init__(self, model: Muskie, optimizer: optax.GradientTransformation, shapes: TrainState):
+    def __init__(self, model: nn.Module, optimizer: optax.GradientTransformation, shapes: TrainState):
         shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
         self._jitted = jax.jit(functools.partial(_initial_state, model, optimizer), out_shardings=shardings)
 
@@ -105,13 +176,15 @@ class StateInitializer:
             return self._jitted(key)
 
 
-def init_state(model: Muskie, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
+def init_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+) -> TrainState:
     """Returns a new state, see `StateInitializer`."""
     initialise = StateInitializer(model, optimizer, abstract_state(model, optimizer, mesh))
     return initialise(jax.random.key(seed))
 
 
-def reconstruct(task: Task, params: Params, batch: Batch) -> tuple[Array, MuskieOutput, TokenLosses]:
+def reconstruct(task: Pretraining, params: Params, batch: Batch) -> tuple[Array, MuskieOutput, TokenLosses]:
     """Returns a batch's views (float32 in [-1, 1]), the network's output, and the losses of all tokens."""
     images = to_float(batch["images"])
     output = cast(MuskieOutput, task.model.apply({"params": params}, images, batch["mask"]))
@@ -121,29 +194,10 @@ def reconstruct(task: Task, params: Params, batch: Batch) -> tuple[Array, Muskie
 
 
 def batch_gradients(params: Params, batch: Batch, *, task: Task) -> tuple[Params, dict[str, Mean]]:
-    """Returns the gradients of a batch's loss, and its metrics.
-
-    The metrics are `loss`, `mse` (of masked tokens), `conf_reg`, and `source_loss`: each source's loss
-    without the regulariser, averaged over its groups, (number of sources,).
-    """
-
-    def objective(params):
-        losses = reconstruct(task, params, batch)[2]
-        return total_loss(losses, task.loss.pooling), losses
-
-    (loss, losses), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-    hidden, weighted = (x.sum((1, 2)) for x in (losses.hidden, losses.weighted))
-    per_group = weighted / jnp.maximum(hidden, 1.0)
-    by_source = functools.partial(
-        jax.ops.segment_sum, segment_ids=batch["source"], num_segments=task.num_sources
-    )
-    metrics = {
-        "loss": Mean.of(loss),
-        "mse": Mean(losses.squared.sum(), losses.hidden.sum()),
-        "conf_reg": Mean.of(losses.log_confidence.mean()),
-        "source_loss": Mean(by_source(per_group), by_source((hidden > 0).astype(jnp.float32))),
-    }
-    return gradients, metrics
+    """Returns the gradients of a batch's loss, and its metrics."""
+    objective = lambda params: task.objective(params, batch)
+    (loss, terms), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+    return gradients, task.metrics(loss, terms, batch)
 
 
 def accumulate_gradients(

@@ -1,6 +1,7 @@
 """Experiments: trainings side by side, their evaluation, the table, and pictures."""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -154,6 +155,23 @@ def folder(tmp_path):
     for dataset in ("kitchen", "desk"):
         add_result(tmp_path / "evaluation", "did not move", None, dataset, 100, still=40.0)
     return tmp_path
+
+
+def test_the_table_of_reconstructions_has_their_losses(tmp_path):
+    for seed, points in enumerate((0.2, 0.4)):
+        folder = tmp_path / f"a-seed{seed}"
+        folder.mkdir()
+        row = {"loss": 1.0, "points": points, "translation": 0.01, "rotation": math.pi / 18}
+        row = {f"evaluation/{name}": value for name, value in row.items()} | {"step": 10}
+        (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    summaries = summarise(tmp_path, {"a": 10}, range(2), DATASETS, REFINED)
+    assert markdown_table(summaries).splitlines() == [
+        "| run | seeds | minutes | loss of points | loss of translations | error of rotations, degrees |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| a | 2 |  | 0.3000 ± 0.1414 | 0.0100 ± 0.0000 | 10.0 ± 0.0 |",
+    ]
+    write_summaries(tmp_path / "summaries.json", summaries, REFINED)
+    assert read_summaries(tmp_path / "summaries.json")[1] == summaries
 
 
 DATASETS = ("kitchen", "desk")

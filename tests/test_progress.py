@@ -4,11 +4,14 @@ import json
 
 import jax
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket
 from muskie_jax.config import default_config, synthetic
+from muskie_jax.models.initial_params import draw_params
 from muskie_jax.models.muskie import build_model
+from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.perf.flops import training_flops
 from muskie_jax.progress import Progress, describe_changes
 
@@ -16,9 +19,25 @@ from muskie_jax.progress import Progress, describe_changes
 def test_views_and_flops_of_all_groups_count():
     bucket, model = Bucket(128, 128, 8), build_model("nano")
     progress = Progress(model, jax.devices()[0], 1, 0, 10)
-    progress.count([(bucket, {"mask": np.zeros((3, 8, 64), bool)})] * 2)
+    progress.count([(bucket, {"source": np.zeros(3, np.int32)})] * 2)
     assert progress.views == 2 * 3 * 8
     assert progress.flops == 6 * training_flops(model, bucket)
+
+
+def test_flops_of_a_reconstruction_are_those_that_the_compiler_counts():
+    bucket, model = Bucket(128, 128, 2), Reconstruction(build_model("small"), decoder_depth=1)
+    params = jax.eval_shape(lambda key: draw_params(model, key), jax.random.key(0))
+    images = jax.ShapeDtypeStruct((1, 2, 128, 128, 3), np.float32)
+
+    def counted(network, params, **options):
+        forward = lambda params, images: network.apply({"params": params}, images, **options)
+        return jax.jit(forward).lower(params, images).cost_analysis()["flops"]
+
+    everything = counted(model, params)
+    assert training_flops(model, bucket) == pytest.approx(3 * everything, rel=0.03)
+    frozen = model.clone(freeze_backbone=True)
+    backbone = counted(model.backbone, params["backbone"], method="features")
+    assert training_flops(frozen, bucket) == pytest.approx(3 * everything - 2 * backbone, rel=0.03)
 
 
 def test_settings_of_old_checkpoints_are_compared_under_their_new_names(capfd):

@@ -139,8 +139,8 @@ def test_groups_of_several_worlds_are_rendered_in_chunks(sources, monkeypatch):
     arguments = seeds, order, np.array(sources, np.int32), {}
     worlds = {"size": (32, 48), "worlds": (WORLD, None, other)}
     jitted = lambda function: jax.jit(functools.partial(function, **worlds))(*arguments)
-    by_world = np.asarray(jitted(rendering.render_by_world), int)
-    everywhere = np.asarray(jitted(rendering.render_views), int)
+    by_world = np.asarray(jitted(rendering.render_by_world)["images"], int)
+    everywhere = np.asarray(jitted(rendering.render_views)["images"], int)
     assert (np.abs(by_world - everywhere) <= 1).mean() > 0.999, (
         "programs may round single pixels differently"
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from jax.sharding import AbstractMesh
 from muskie_jax.config import default_config
 from muskie_jax.errors import UserError
 from muskie_jax.models.muskie import build_model
+from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.optim import make_optimizer
 from muskie_jax.perf.plan_report import divides_kernels
 from muskie_jax.sharding import AXES, local_rows, make_mesh, put_batch
@@ -105,3 +107,15 @@ def test_plans_suggest_only_fsdp_sizes_that_shard_the_parameters_evenly():
 
     sizes = [2, 5, 6, 8, 256]
     assert [divides_kernels(model, n) for n in sizes] == [splits(n) for n in sizes]
+
+
+@pytest.mark.parametrize("variant", ["nano", "large"])
+def test_fsdp_shards_the_large_convolutions_of_the_point_head(variant):
+    model, optimizer = Reconstruction(build_model(variant), 2), make_optimizer(default_config())
+    shapes = abstract_state(model, optimizer, AbstractMesh((1, 8, 1), AXES))
+    head = shapes.params["point_head"]
+    part = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(head))
+    assert part < 0.2 * sum(x.size for x in jax.tree.leaves(head))
+    everything = (shapes.params, shapes.opt_state)
+    part = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(everything))
+    assert part < 0.2 * sum(x.size for x in jax.tree.leaves(everything))

@@ -9,7 +9,7 @@ import pytest
 from muskie_jax.losses import LossOptions
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import global_norm
-from muskie_jax.train_step import Task, batch_gradients, reconstruct
+from muskie_jax.train_step import Pretraining, batch_gradients, reconstruct
 
 GROUPS, VIEWS, PATCHES = 5, 3, 6
 
@@ -20,7 +20,7 @@ def test_metrics_of_a_batch():
     masked[1] = False  # a group without masked patches
     images = rng.integers(0, 256, (GROUPS, VIEWS, 32, 48, 3), np.uint8)
     batch = {"images": images, "mask": masked, "source": np.array([0, 1, 1, 3, 0], np.int32)}
-    task = Task(build_model("nano").clone(depth=1), LossOptions("smooth_l1"), num_sources=4)
+    task = Pretraining(build_model("nano").clone(depth=1), LossOptions("smooth_l1"), num_sources=4)
     params = jax.jit(task.model.init)(jax.random.key(0), np.zeros((1, 1, 16, 16, 3), np.float32))["params"]
     metrics = jax.jit(lambda *arguments: batch_gradients(*arguments, task=task)[1])(params, batch)
     losses = jax.jit(lambda *arguments: reconstruct(task, *arguments)[2])(params, batch)

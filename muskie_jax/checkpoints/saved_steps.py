@@ -52,8 +52,11 @@ def last_spike(workdir: pathlib.Path) -> int | None:
 
 
 def evaluation_errors(workdir: pathlib.Path) -> dict[int, float]:
-    """Returns the error of masked patches on held-out scenes, by step, of each evaluation."""
-    errors = {step: values.get("mse") for step, values in evaluations(workdir).items()}
+    """Returns the error on held-out scenes, by step, of each evaluation.
+
+    It is that of masked patches, or the loss if the task of the run has no such error.
+    """
+    errors = {step: values.get("mse", values.get("loss")) for step, values in evaluations(workdir).items()}
     return {step: float(error) for step, error in errors.items() if isinstance(error, (int, float))}
 
 

@@ -24,6 +24,7 @@ from muskie_jax.data.loads import PhotoGroup, collate
 from muskie_jax.data.mixture import Mixture, build_mixture, training_sampler
 from muskie_jax.data.pipeline import GroupSampler
 from muskie_jax.data.posed import inspection as posed
+from muskie_jax.data.recordings import RecordedSource
 from muskie_jax.data.sources import PhotographSource, SyntheticSource
 from muskie_jax.data.synthetic import photo_pyramid, render_groups
 from muskie_jax.data.synthetic.view_differences import measure_view_differences, view_difference_lines
@@ -101,6 +102,11 @@ def inspect_sources(
             differences = measure_view_differences(source.world, MEASURED_GROUPS).summary()
             reports.append({"name": source.name, "kind": "synthetic", "view_differences": differences})
             rows += list(rendered_rows(source_sampler, source, mixture.photos.get(number), draw))
+        elif isinstance(source, RecordedSource):
+            report, drawn = examine_recordings(source_sampler, source, draw)
+            rows += drawn
+            errors += report["errors"]
+            reports.append(report)
         else:
             held_out = mixture.held_out[number]
             assert isinstance(held_out, PhotographSource)
@@ -275,7 +281,30 @@ def rendered_rows(
         images = images[order].reshape(-1, bucket.views, *images.shape[1:])
         name = f"{source.name}: seed {scene[0]}-{scene[1]}"
         yield SheetRow(f"{name}, rendered", images)
-        yield SheetRow(f"{name}, as training sees it: masked patches greyed", images, batch["mask"])
+        if "mask" in batch:
+            yield SheetRow(f"{name}, as training sees it: masked patches greyed", images, batch["mask"])
+
+
+def examine_recordings(
+    sampler: GroupSampler, source: RecordedSource, groups: int
+) -> tuple[dict[str, Any], list[SheetRow]]:
+    """Returns the report of a source of recordings, and one row of the contact sheet per group drawn.
+
+    Args:
+      sampler: draws groups from this source alone.
+      source: the source.
+      groups: number of groups.
+    """
+    rows, errors, bucket = [], {}, sampler.schedule.at(0)[0]
+    for slot in range(groups):
+        group = sampler.photo_group(0, 0, slot)
+        errors |= dict.fromkeys((*group.skipped, *([group.error] if group.error else [])))
+        if not group.error:
+            images = collate([group]).batch(0, bucket)["images"]
+            rows.append(SheetRow(f"{source.name}: {group.name}, as training sees it: cropped", images))
+    frames = sum(len(sequence.frames) for sequence in source.sequences)
+    report = {"name": source.name, "kind": "recordings", "sequences": len(source.sequences)}
+    return report | {"frames": frames, "errors": list(errors)}, rows
 
 
 def source_errors(report: dict[str, Any], max_bad_fraction: float) -> Iterator[str]:

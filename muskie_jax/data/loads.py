@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8, UInt32
 
 from muskie_jax.buckets import Bucket
+from muskie_jax.sharding import GEOMETRY
 
 # The arrays of a batch by key: see "How data flows" in docs/training.md.
 Batch = dict[str, np.ndarray]
@@ -31,6 +32,8 @@ class PhotoGroup(NamedTuple):
       tried: number of images that were opened, or failed to open.
       skipped: one message per unreadable image.
       error: the reason why the group could not be loaded; empty if it could.
+      geometry: depth and cameras of all views, in the order of GEOMETRY, see
+        `muskie_jax.rendering.BatchPlacer`. Empty for photographs without geometry.
     """
 
     source: np.int32
@@ -41,6 +44,7 @@ class PhotoGroup(NamedTuple):
     tried: int
     skipped: tuple[str, ...]
     error: str
+    geometry: tuple[np.ndarray, ...] = ()
 
 
 class SyntheticSlot(NamedTuple):
@@ -59,6 +63,7 @@ class PhotoLoad:
       source: index of each group's source.
       images: each group's views, in the memory where the worker left them.
       orders, masks, tried, skipped, error: see `PhotoGroup`.
+      geometry: of each group, see `PhotoGroup`.
     """
 
     source: Int32[np.ndarray, " g"]
@@ -68,6 +73,7 @@ class PhotoLoad:
     tried: int
     skipped: tuple[str, ...]
     error: str
+    geometry: Sequence[tuple[np.ndarray, ...]] = ()
 
     def batch(self, use: int, bucket: Bucket) -> Batch:
         """Returns the batch of pass `use`: views in their new order, cropped and split into groups."""
@@ -80,8 +86,15 @@ class PhotoLoad:
         for ordered, views, numbers in zip(images, self.images, order):
             for position, number in enumerate(numbers):
                 ordered[position] = views[number, top : top + height, left : left + width]
-        split = images.reshape(-1, bucket.views, height, width, 3)
-        return _masks_and_source(self.masks[use], self.source) | {"images": split}
+        batch = _masks_and_source(self.masks, use, self.source, order.shape[1] // bucket.views)
+        for key, of_groups in zip(GEOMETRY, zip(*self.geometry)):
+            ordered = np.stack([of_views[numbers] for of_views, numbers in zip(of_groups, order)])
+            if key == "depth":
+                ordered = ordered[..., top : top + height, left : left + width]
+            elif key == "intrinsics":
+                ordered = ordered - np.array([[0, 0, left], [0, 0, top], [0, 0, 0]], np.float32)
+            batch[key] = ordered.reshape(-1, bucket.views, *ordered.shape[2:])
+        return batch | {"images": images.reshape(-1, bucket.views, height, width, 3)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,15 +114,20 @@ class SyntheticLoad:
 
     def batch(self, use: int, bucket: Bucket) -> Batch:
         """Returns the batch of pass `use`. The device renders `scene` and applies `order`."""
-        del bucket  # the masks already have the bucket's shape
-        synthetic = {"scene": self.scene, "order": self.orders[use].astype(np.int32)}
-        return _masks_and_source(self.masks[use], self.source) | synthetic
+        order = self.orders[use].astype(np.int32)
+        batch = _masks_and_source(self.masks, use, self.source, order.shape[1] // bucket.views)
+        return batch | {"scene": self.scene, "order": order}
 
 
-def _masks_and_source(masks: Bool[np.ndarray, "g splits V L"], source: Int32[np.ndarray, " g"]) -> Batch:
-    """Returns `mask` (g * splits, V, L) and `source` (g * splits,) of a batch."""
-    splits = masks.shape[1]
-    return {"mask": masks.reshape(-1, *masks.shape[2:]), "source": np.repeat(source, splits)}
+def _masks_and_source(
+    masks: Sequence[Bool[np.ndarray, "g splits V L"]],
+    use: int,
+    source: Int32[np.ndarray, " g"],
+    splits: int,
+) -> Batch:
+    """Returns `source` (g * splits,) of the batch of pass `use`, and `mask` (g * splits, V, L) if any."""
+    batch = {"source": np.repeat(source, splits)}
+    return batch | ({"mask": masks[use].reshape(-1, *masks[use].shape[2:])} if masks else {})
 
 
 def collate(groups: Sequence[PhotoGroup]) -> PhotoLoad:
@@ -123,4 +141,5 @@ def collate(groups: Sequence[PhotoGroup]) -> PhotoLoad:
         tried=sum(group.tried for group in groups),
         skipped=tuple(message for group in groups for message in group.skipped),
         error=next((group.error for group in groups if group.error), ""),
+        geometry=[group.geometry for group in groups],
     )

@@ -13,6 +13,7 @@ from muskie_jax.data.formats import unread_lines
 from muskie_jax.data.images import BadImage, read_photograph
 from muskie_jax.data.layouts import LAYOUTS, folder_layout
 from muskie_jax.data.pipeline import GROUP_STREAM, HELDOUT_STREAM, GroupSampler
+from muskie_jax.data.recordings import split_recordings
 from muskie_jax.data.scan import scan
 from muskie_jax.data.scenes import split_scenes
 from muskie_jax.data.sources import FolderSource, PhotographSource, Source, SyntheticSource
@@ -21,6 +22,7 @@ from muskie_jax.data.views import centre_view
 from muskie_jax.errors import UserError
 from muskie_jax.files import ADDRESS, user_path
 from muskie_jax.masking import MaskOptions
+from muskie_jax.reconstruction.settings import has_geometry
 
 PHOTO_SIZE = 256  # side of a photo texture in pixels; a power of two
 INDEX_FOLDER = "scene_index"  # next to the work directory, so that runs on the same data share it
@@ -95,6 +97,12 @@ def build_mixture(config: ConfigDict, workdir: pathlib.Path | None = None) -> Mi
             training.append(world)
             held_out.append(world)
             continue
+        if source.kind == "recordings":
+            seen, unseen, new_notes = split_recordings(name, source, config.data.root)
+            training.append(seen)
+            held_out.append(unseen)
+            notes += new_notes
+            continue
         root = roots[name]
         if not root.is_dir():
             notes.append(f"{name}: LEFT OUT, since the folder {str(root)!r} does not exist")
@@ -122,7 +130,8 @@ def _roots(config: ConfigDict) -> dict[str, pathlib.Path]:
       UserError: if a folder is missing, unless `config.data.allow_missing`; or if an unpacked source has
         a URL as its root.
     """
-    sources = {name: source for name, source in config.sources.items() if source.kind != "synthetic"}
+    others = ("synthetic", "recordings")
+    sources = {name: source for name, source in config.sources.items() if source.kind not in others}
     roots = {name: _root(config, name, source) for name, source in sources.items()}
     missing = [name for name, root in roots.items() if not root.is_dir()]
     if missing and not config.data.allow_missing:
@@ -245,7 +254,7 @@ def training_sampler(config: ConfigDict, mixture: Mixture) -> GroupSampler:
         views=config.batch.views,
         reuse=config.batch.reuse,
         patch=config.model.patch,
-        masks=MaskOptions.of(config.mask),
+        masks=None if has_geometry(config) else MaskOptions.of(config.mask),
         seed=config.seed,
         stream=GROUP_STREAM,
     )

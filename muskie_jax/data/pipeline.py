@@ -26,6 +26,7 @@ from absl import flags, logging
 
 from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.data.loads import Batch, PhotoGroup, PhotoLoad, SyntheticLoad, SyntheticSlot, collate
+from muskie_jax.data.recordings import RecordedSource, draw_recorded
 from muskie_jax.data.samples import draw_sample
 from muskie_jax.data.sources import PhotographSource, Source, SyntheticSource
 from muskie_jax.data.workers import (
@@ -58,7 +59,8 @@ class GroupSampler:
       schedule: the schedule of buckets.
       views, reuse: see `config.batch`.
       patch: side of a patch, in pixels.
-      masks: options for drawing masks.
+      masks: options for drawing masks; None for groups with depth and cameras, which have no masks. Their
+        views keep the order in which they were drawn.
       seed: the run's seed.
       stream: random stream; training and evaluation use different ones.
       augmented: whether to crop and flip at random. Otherwise each view is the largest centred crop.
@@ -69,7 +71,7 @@ class GroupSampler:
     views: int
     reuse: int
     patch: int
-    masks: MaskOptions
+    masks: MaskOptions | None
     seed: int
     stream: int = GROUP_STREAM
     augmented: bool = True
@@ -98,6 +100,10 @@ class GroupSampler:
         rng = np.random.default_rng([self.seed, self.stream, load, resolution, slot])
         (number,) = self._draw_sources(rng, False, 1)
         source, size = self.sources[number], self.schedule.canvas(resolution, load * self.reuse)
+        if isinstance(source, RecordedSource):
+            recorded = draw_recorded(rng, source, self.views, size, self.augmented)
+            orders, masks = self._orders_and_masks(rng, load, resolution, 1)
+            return PhotoGroup(source=number, orders=orders, masks=masks, **recorded._asdict())
         assert isinstance(source, PhotographSource)
         sample = draw_sample(rng, source, self.views, size, self.augmented)
         orders, masks = self._orders_and_masks(rng, load, resolution, 1)
@@ -149,6 +155,9 @@ class GroupSampler:
         """Draws the `orders` and `masks` of several groups (see `PhotoGroup`)."""
         orders, masks = [], []
         for number in range(load * self.reuse, (load + 1) * self.reuse):
+            if self.masks is None:
+                orders.append(np.tile(np.arange(self.views), (groups, 1)))
+                continue
             bucket = self.schedule.at(number)[resolution]
             orders.append(rng.permuted(np.tile(np.arange(self.views), (groups, 1)), axis=1))
             splits, grid = self.views // bucket.views, bucket.grid(self.patch)

@@ -176,10 +176,15 @@ def split_scenes(scenes: SceneTable, holdout: float) -> tuple[SceneTable, SceneT
     """
     locations = [location(name) for name in scenes.names()]
     number_of = {name: number for number, name in enumerate(dict.fromkeys(locations))}
-    count = min(max(round(holdout * len(number_of)), 1 if holdout else 0), len(number_of) - 1)
-    held_numbers = {int((i + 0.5) * len(number_of) / count) for i in range(count)}
+    held_numbers = held_out_numbers(len(number_of), holdout)
     held_out = np.array([number_of[name] in held_numbers for name in locations], bool)
     return scenes.subset(np.flatnonzero(~held_out)), scenes.subset(np.flatnonzero(held_out))
+
+
+def held_out_numbers(count: int, holdout: float) -> set[int]:
+    """Returns the numbers, evenly spaced, of those among `count` scenes that are held out."""
+    held = min(max(round(holdout * count), 1 if holdout else 0), count - 1)
+    return {int((i + 0.5) * count / held) for i in range(held)}
 
 
 GROUP_MARK = "#"  # precedes the number of a fixed group of views in a scene's name

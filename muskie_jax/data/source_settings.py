@@ -15,12 +15,11 @@ from muskie_jax.checks import (
     check_overlap,
     check_types,
     one_of,
-    renamed_setting,
     require,
-    suggest,
 )
 from muskie_jax.data.layouts import LAYOUTS, PUBLISHED_DATASETS
-from muskie_jax.data.synthetic.scenes import WorldConfig
+from muskie_jax.data.recording_settings import check_recordings, recordings
+from muskie_jax.data.world_settings import check_world, world_settings
 from muskie_jax.errors import UserError
 
 
@@ -174,29 +173,12 @@ def synthetic(weight: float = 1.0, photos: str = "", num_photos: int = 256, **wo
     return source
 
 
-def world_settings(caller: str, **world) -> ConfigDict:
-    """Returns a section with all fields of `WorldConfig`.
-
-    Args:
-      caller: beginning of error messages.
-      **world: fields that differ from the defaults.
-
-    Raises:
-      UserError: for an unknown field.
-    """
-    defaults = dataclasses.asdict(WorldConfig())
-    for key in world:
-        if key not in defaults:
-            unknown = f"unknown setting {key!r}{suggest(key, defaults)}"
-            raise UserError(f"{caller}: {renamed_setting(key) or unknown}")
-    return ConfigDict(defaults | world)
-
-
 SOURCE_KINDS = {
     "folder": folder,
     "dataset": functools.partial(dataset, next(iter(LAYOUTS))),
     "packed": packed,
     "synthetic": synthetic,
+    "recordings": recordings,
 }
 PHOTOGRAPHS = ("folder", "dataset", "packed")  # kinds of sources that read photographs
 
@@ -217,11 +199,14 @@ def check_sources(sources: ConfigDict, needs_data: bool, chooses_holdout: bool =
         path = f"config.sources.{name}"
         kind = source.get("kind")
         one_of(kind, SOURCE_KINDS, f"{path}.kind")
-        defaults = SOURCE_KINDS[kind]()
+        defaults = recordings(source.get("reader", "")) if kind == "recordings" else SOURCE_KINDS[kind]()
         check_keys(source, defaults, path)
-        check_types(source, defaults, path, optional=("window", "zoom", "holdout"))
+        if kind != "recordings":
+            check_types(source, defaults, path, optional=("window", "zoom", "holdout"))
         at_least(0, source, path, "weight")
-        if kind in PHOTOGRAPHS:
+        if kind == "recordings":
+            check_recordings(source, defaults, path, needs_data)
+        elif kind in PHOTOGRAPHS:
             _check_photographs(source, path, needs_data)
             _check_holdout(source.holdout, f"{path}.holdout", chooses_holdout)
         else:
@@ -230,6 +215,24 @@ def check_sources(sources: ConfigDict, needs_data: bool, chooses_holdout: bool =
     require(
         any(s.weight > 0 for s in sources.values()), "config.sources: every weight is 0: set one above 0"
     )
+
+
+def check_kinds(sources: ConfigDict, needs_geometry: bool) -> None:
+    """Raises UserError unless all sources have depth and cameras if these are needed, or images alone."""
+    for name, source in sources.items():
+        if needs_geometry:
+            require(
+                source.kind not in PHOTOGRAPHS,
+                f"config.sources.{name} has no depth and cameras, which config.task='reconstruct' needs: "
+                "use synthetic(...) or recordings(...)",
+            )
+        else:
+            require(
+                source.kind != "recordings",
+                f"config.sources.{name} has recordings, which only the job train with "
+                "config.task='reconstruct' reads: use folder(...) for their images, or config.posed to "
+                "evaluate on them",
+            )
 
 
 def _check_photographs(source: ConfigDict, path: str, needs_data: bool) -> None:
@@ -259,19 +262,3 @@ def _check_holdout(holdout: float | None, path: str, may_be_none: bool) -> None:
         require(may_be_none, f"{path}=None is only for the job evaluate: set a fraction from 0 to below 1")
         return
     require(0 <= holdout < 1, f"{path}={holdout} must be a fraction from 0 to below 1")
-
-
-def check_world(world: ConfigDict, path: str) -> None:
-    """Raises UserError for invalid settings of the synthetic world.
-
-    Args:
-      world: section with all fields of `WorldConfig`.
-      path: the section's path, for messages.
-    """
-    for key, default in dataclasses.asdict(WorldConfig()).items():
-        if isinstance(default, tuple) and len(world[key]) != len(default):
-            raise UserError(f"{path}.{key}={world[key]} must be {len(default)} numbers, such as {default}")
-    try:
-        WorldConfig(**world)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}") from error

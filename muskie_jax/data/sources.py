@@ -15,6 +15,7 @@ from muskie_jax.data.images import DiskFault, Photograph, read_photograph
 from muskie_jax.data.layouts import Layout
 from muskie_jax.data.objects import RelativeBox, object_box
 from muskie_jax.data.overlap import sample_overlapping, scene_overlap
+from muskie_jax.data.recordings import RecordedSource
 from muskie_jax.data.retries import retried
 from muskie_jax.data.scenes import SceneTable, location
 from muskie_jax.data.synthetic.scenes import WorldConfig
@@ -131,4 +132,4 @@ class SyntheticSource:
     weight: float = 1.0
 
 
-Source = PhotographSource | SyntheticSource
+Source = PhotographSource | SyntheticSource | RecordedSource

@@ -25,6 +25,7 @@ from muskie_jax.interop.weights import Weights, read_provenance, read_weights
 from muskie_jax.models.attention import Attention, check_kernel
 from muskie_jax.models.muskie import DTYPES, REMAT, Muskie, build_model
 from muskie_jax.models.reconstruction import Reconstruction
+from muskie_jax.reconstruction.settings import RECONSTRUCT
 from muskie_jax.storage.address import absolute
 from muskie_jax.storage.outputs import local_copy
 from muskie_jax.writers import log
@@ -142,9 +143,9 @@ def open_weights(
         )
     match found.kind:
         case SourceKind.WORKDIR:
-            return _read_newest_intact(found.path / CHECKPOINTS, num_heads)
+            return _read_newest_intact(found.path / CHECKPOINTS, num_heads, with_decoder)
         case SourceKind.CHECKPOINT:
-            return _read_checkpoint(found.path, num_heads)
+            return _read_checkpoint(found.path, num_heads, with_decoder)
         case SourceKind.FILE | SourceKind.EXPORT:
             with local_copy(found.path) as path:
                 return read_weights(path, num_heads, with_decoder)
@@ -161,7 +162,7 @@ def open_weights(
     )
 
 
-def _read_newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Weights:
+def _read_newest_intact(checkpoints: pathlib.Path, num_heads: int | None, with_decoder: bool) -> Weights:
     """Reads the newest intact checkpoint, while a training run may be writing and deleting checkpoints."""
     damaged: dict[pathlib.Path, UserError] = {}
     vanished = 0
@@ -172,7 +173,7 @@ def _read_newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Wei
             break
         newest = max(steps, key=lambda path: int(path.name))
         try:
-            return _read_checkpoint(newest, num_heads)
+            return _read_checkpoint(newest, num_heads, with_decoder)
         except UserError as error:
             if not newest.is_dir():
                 vanished += 1  # the running training deleted it, and has written a newer one
@@ -185,10 +186,16 @@ def _read_newest_intact(checkpoints: pathlib.Path, num_heads: int | None) -> Wei
     raise UserError(f"{checkpoints} has no intact checkpoint: {reason}")
 
 
-def _read_checkpoint(folder: pathlib.Path, num_heads: int | None) -> Weights:
+def _read_checkpoint(folder: pathlib.Path, num_heads: int | None, with_decoder: bool) -> Weights:
     """Reads the parameters of a checkpoint, and their provenance from its work directory."""
     params, step, config = read_params(folder)
     network = network_from_config(config["model"])
+    if config.get("task") == RECONSTRUCT:
+        if with_decoder:
+            depth = config["reconstruct"]["decoder_depth"]
+            network = ReconstructionNetwork(**dataclasses.asdict(network), decoder_depth=depth)
+        else:
+            params = params["backbone"]
     if num_heads is not None:
         check_heads(network.width, num_heads)
         network = dataclasses.replace(network, heads=num_heads)

@@ -20,7 +20,9 @@ MAX_DEPTH = 8  # nesting limit of dictionaries and lists
 
 # Config sections that decide what is learned. Other sections say how and where training ran.
 SHARED_SECTIONS = (
+    "task",
     "model",
+    "reconstruct",
     "sources",
     "mask",
     "loss",
@@ -32,7 +34,8 @@ SHARED_SECTIONS = (
     "evaluation",
     "seed",
 )
-PATH_SETTINGS = ("root", "photos", "groups")  # settings of a source that are paths on the training machine
+# Settings of a source, and of `config.reconstruct`, that are paths on the training machine.
+PATH_SETTINGS = ("root", "photos", "groups", "backbone")
 
 
 class FileMetadata(NamedTuple):
@@ -123,6 +126,8 @@ def shareable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     sources = shared.get("sources", {})
     if isinstance(sources, dict):
         shared["sources"] = {name: _without_folders(source) for name, source in sources.items()}
+    if "reconstruct" in shared:
+        shared["reconstruct"] = _without_folders(shared["reconstruct"])
     return shared
 
 

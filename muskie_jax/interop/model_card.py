@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from muskie_jax.models.rope import BASE
+from muskie_jax.reconstruction.settings import RECONSTRUCT
+from muskie_jax.reconstruction.task import TERMS
 
 MAX_CELL = 300  # characters per value in a table
 
@@ -143,13 +145,15 @@ def _training(metadata: Mapping[str, Any]) -> str:
             return f"Imported from other weights ({start}); no further training is recorded."
         return "Unknown: the source file of these weights does not describe it."
     section = lambda name: training[name] if isinstance(training.get(name), dict) else {}
+    is_decoder = training.get("task") == RECONSTRUCT
     rows: dict[str, Any] = {
         "updates": metadata.get("step"),
         "planned duration": training.get("duration"),
         "groups per batch": section("batch").get("groups"),
         "views per group": _listed(section("buckets").get("views")),
         "image sizes, height x width": _sizes(section("buckets").get("resolutions")),
-        "masks and their ratios": _listed(section("mask").get("modes")),
+        "masks and their ratios": None if is_decoder else _listed(section("mask").get("modes")),
+        "backbone": _backbone(section("reconstruct")) if is_decoder else None,
         "peak learning rate": section("optim").get("learning_rate"),
         "weight decay": section("optim").get("weight_decay"),
     }
@@ -165,6 +169,12 @@ def _training(metadata: Mapping[str, Any]) -> str:
             f"followed.\n\n{text}"
         )
     return text
+
+
+def _backbone(settings: Mapping[str, Any]) -> str:
+    """Says which weights the backbone started from, and whether it was trained."""
+    frozen = ", frozen" if settings.get("freeze_backbone") else ""
+    return f"started from {settings.get('backbone') or 'random weights'}{frozen}"
 
 
 def _listed(values: Any) -> str | None:
@@ -186,6 +196,10 @@ def _sizes(resolutions: Any) -> str | None:
 
 def _results(metadata: Mapping[str, Any]) -> str:
     metrics = metadata.get("metrics") or {}
+    when = f", after {metrics['step']} updates" if "step" in metrics else ""
+    if "points" in metrics:
+        shown = {f"loss of {name}": f"{metrics[name]:.4f}" for name in TERMS if name in metrics}
+        return f"Point maps and cameras of held-out scenes{when}:\n\n| | |\n|---|---|\n{_rows(shown)}"
     if "mse" not in metrics:
         return "Not measured."
     rows = {"squared error on masked patches": f"{metrics['mse']:.4f}"}
@@ -193,6 +207,5 @@ def _results(metadata: Mapping[str, Any]) -> str:
         rows["baseline: masked patches filled with the mean of the visible ones"] = (
             f"{metrics['baseline_mse']:.4f}"
         )
-    when = f", after {metrics['step']} updates" if "step" in metrics else ""
     network = ", by the full network that this backbone comes from" if metadata["backbone_only"] else ""
     return f"Reconstruction of held-out scenes{network}{when}:\n\n| | |\n|---|---|\n{_rows(rows)}"

@@ -15,6 +15,7 @@ from muskie_jax.files import atomic_write
 from muskie_jax.interop.load import ORIGIN, network_from_config
 from muskie_jax.interop.weights import Weights
 from muskie_jax.optim import make_optimizer
+from muskie_jax.reconstruction.settings import has_geometry
 from muskie_jax.train_step import TrainState
 
 WORKDIR_ENTRIES = ("checkpoints", ORIGIN)  # entries before any training
@@ -47,6 +48,11 @@ def make_workdir(path: pathlib.Path, weights: Weights, config: ConfigDict | None
         config = _default_config_for(weights)
     else:
         validate(config)
+        if has_geometry(config):
+            raise UserError(
+                "config.task='reconstruct' reads weights itself: train with "
+                "--config.reconstruct.backbone=<weights>, without a work directory made by import"
+            )
         _check_same_network(config, weights)
     params = jax.tree.map(jnp.asarray, weights.params)
     state = TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params))

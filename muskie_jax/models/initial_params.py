@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import Array
 from jax._src.config import threefry_gpu_kernel_lowering  # JAX has no public context manager for it
 
@@ -12,17 +13,27 @@ from muskie_jax.models.attention import Attention
 from muskie_jax.models.muskie import Muskie
 
 
-def init_params(model: Muskie, seed: int = 0) -> dict[str, Any]:
+def init_params(model: nn.Module, seed: int = 0) -> dict[str, Any]:
     """Returns new parameters of a network, made by one compiled program."""
     with fast_random_draws():
         return jax.jit(lambda key: draw_params(model, key))(jax.random.key(seed))
 
 
-def draw_params(model: Muskie, key: Array) -> dict[str, Any]:
-    """Returns new parameters of a network. Slow outside `jax.jit`: every operation compiles on its own."""
-    image = jnp.zeros((1, 1, model.patch, model.patch, 3))
-    model = model.clone(attention=Attention("xla"))  # a single image cannot be sharded over a mesh
-    return cast(dict[str, Any], model.init(key, image, jnp.ones((1, 1, 1), bool))["params"])
+def draw_params(model: nn.Module, key: Array) -> dict[str, Any]:
+    """Returns new parameters of a network. Slow outside `jax.jit`: every operation compiles on its own.
+
+    Args:
+      model: a Muskie, or a network with a Muskie as its attribute `backbone`.
+      key: the random key.
+    """
+    # A single image cannot be sharded over a mesh.
+    on_one_device = lambda muskie: muskie.clone(attention=Attention("xla"))
+    if isinstance(model, Muskie):
+        patch, model = model.patch, on_one_device(model)
+    else:
+        backbone = cast(Any, model).backbone
+        patch, model = backbone.patch, model.clone(backbone=on_one_device(backbone))
+    return cast(dict[str, Any], model.init(key, jnp.zeros((1, 1, patch, patch, 3)))["params"])
 
 
 def fast_random_draws() -> contextlib.AbstractContextManager:

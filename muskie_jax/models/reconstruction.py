@@ -9,7 +9,7 @@ Axes: B groups, V views, H x W pixels, L patches per view, d width.
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,9 @@ from flax import struct
 from jax import Array
 from jaxtyping import Float, Float32
 
-from muskie_jax.models.attention import Attention
+from muskie_jax.models import initial_params
 from muskie_jax.models.camera_head import CameraHead
 from muskie_jax.models.dpt import LEVELS, DPTHead
-from muskie_jax.models.initial_params import fast_random_draws
 from muskie_jax.models.layers import block_class
 from muskie_jax.models.muskie import VARIANTS, Muskie
 from muskie_jax.models.rope import patch_positions, rotation_table
@@ -160,10 +159,5 @@ def init_params(
         without the backbone's head, which is not used.
       seed: seed of what is drawn.
     """
-    image = jnp.zeros((1, 1, model.backbone.patch, model.backbone.patch, 3))
-    # A single image cannot be sharded over a mesh.
-    model = model.clone(backbone=model.backbone.clone(attention=Attention("xla")))
-    with fast_random_draws():
-        variables = jax.jit(lambda key: model.init(key, image))(jax.random.key(seed))
-    params = cast(dict[str, Any], variables["params"])
+    params = initial_params.init_params(model, seed)
     return params if backbone_params is None else params | {"backbone": dict(backbone_params)}

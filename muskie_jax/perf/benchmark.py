@@ -26,7 +26,14 @@ from muskie_jax.perf.machines import GIB
 from muskie_jax.perf.roofline import Roofline, best_time, composed_roofline
 from muskie_jax.programs import Programs, batch_shapes, explain_out_of_memory, training_programs
 from muskie_jax.sharding import check_batch, group_shards, make_mesh
-from muskie_jax.train_step import Batch, Task, TrainState, abstract_state, init_state, make_task
+from muskie_jax.train_step import (
+    Batch,
+    Pretraining,
+    TrainState,
+    abstract_state,
+    init_state,
+    make_pretraining,
+)
 from muskie_jax.writers import log_main, table_head, table_row
 
 COLUMNS = (
@@ -154,7 +161,7 @@ def configure(config: ConfigDict, case: Case, devices: Sequence[jax.Device]) -> 
 
 def run_case(config: ConfigDict, case: Case, mesh: Mesh, rooflines: Rooflines) -> dict[str, Any]:
     """Returns the measurements of one case. `rooflines` caches rooflines."""
-    task, optimizer = make_task(config, mesh, 1), make_optimizer(config)
+    task, optimizer = make_pretraining(config, mesh, 1), make_optimizer(config)
     shapes = batch_shapes(case.bucket, config.batch.groups, config.batch.views, task.model.patch, mesh)
     state_shapes = abstract_state(task.model, optimizer, mesh)
     lowered = training_programs(task, optimizer, state_shapes, {case.bucket: shapes}, 1, mesh)
@@ -194,7 +201,7 @@ def run_case(config: ConfigDict, case: Case, mesh: Mesh, rooflines: Rooflines) -
 
 
 def device_roofline(
-    task: Task, bucket: Bucket, groups: int, mesh: Mesh, known: Rooflines
+    task: Pretraining, bucket: Bucket, groups: int, mesh: Mesh, known: Rooflines
 ) -> Roofline | None:
     """Returns the composed roofline of one device's part of `groups` groups.
 

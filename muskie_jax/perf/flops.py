@@ -5,7 +5,9 @@ import jax.numpy as jnp
 
 from muskie_jax.buckets import Bucket
 from muskie_jax.models import splash
+from muskie_jax.models.dpt import HIDDEN
 from muskie_jax.models.muskie import CHANNELS, Muskie
+from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.perf.machines import find_chip
 
 
@@ -32,12 +34,39 @@ def _forward_parts(model: Muskie, bucket: Bucket) -> tuple[float, float, float]:
     return ends, linear, 4 * width * (frame_attention + global_attention)
 
 
-def training_flops(model: Muskie, bucket: Bucket) -> float:
+def training_flops(model: Muskie | Reconstruction, bucket: Bucket) -> float:
     """Returns the FLOPs of one group's forward and backward pass, as MFU counts them.
 
-    The count is three times `forward_flops`; recomputation does not count.
+    The count is three times that of the forward pass, and once for a frozen backbone. Recomputation does
+    not count.
     """
-    return 3.0 * forward_flops(model, bucket)
+    if isinstance(model, Muskie):
+        return 3.0 * forward_flops(model, bucket)
+    backbone = model.backbone
+    ends, linear, attention = _forward_parts(backbone, bucket)
+    in_backbone = ends / 3 + linear + attention  # of `ends`, the embedding alone
+    _, *of_decoder = _forward_parts(backbone.clone(depth=model.decoder_depth, registers=0), bucket)
+    decoding = sum(of_decoder) + _point_head_flops(backbone, bucket)
+    return (1.0 if model.freeze_backbone else 3.0) * in_backbone + 3.0 * decoding
+
+
+def _point_head_flops(backbone: Muskie, bucket: Bucket) -> float:
+    """Returns the FLOPs of a point head's convolutions, without resizing; see `muskie_jax.models.dpt`."""
+    rows, columns = bucket.grid(backbone.patch)
+    width, patches, pixels = backbone.width, rows * columns, bucket.height * bucket.width
+    levels = ((width // 4, 16), (width // 2, 4), (width, 1), (width, 1 / 4))  # channels; area in patches
+    multiply_adds = 0.0
+    for channels, area in levels:
+        multiply_adds += width * channels + 9 * channels * width * area  # to the level's channels, and back
+        multiply_adds += 4 * 9 * width**2 * area + width**2 * area  # two residual units; 1x1 convolution
+    multiply_adds += (
+        4**2 * levels[0][0] ** 2 + 2**2 * levels[1][0] ** 2
+    )  # enlarging; each output pixel once
+    multiply_adds -= 2 * 9 * width**2 / 4  # the coarsest level has one residual unit
+    multiply_adds += 9 * width**2 / 4  # convolution of stride 2
+    multiply_adds += 9 * width * (width // 2) * 64  # at 8 x 8 pixels per patch
+    per_pixel = 9 * (width // 2) * HIDDEN + HIDDEN * 4
+    return 2.0 * bucket.views * (multiply_adds * patches + per_pixel * pixels)
 
 
 def hardware_flops(model: Muskie, bucket: Bucket, on_tpu: bool, view_shards: int = 1) -> float:

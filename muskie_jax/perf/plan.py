@@ -41,7 +41,7 @@ from muskie_jax.programs import (
     training_programs,
 )
 from muskie_jax.sharding import check_batch, make_mesh
-from muskie_jax.train_step import Task, abstract_state, make_task
+from muskie_jax.train_step import Pretraining, abstract_state, make_pretraining
 from muskie_jax.writers import duration, log_main
 
 OPTIMIZER_PARTS = ("parameters", "optimizer", "gradients", "batches")  # see `training_memory`
@@ -177,7 +177,7 @@ def machine_devices(machine: Machine) -> Sequence[jax.Device]:
     return devices[: machine.chips]
 
 
-def make_machine_task(config: ConfigDict, machine: Machine, mesh: Mesh) -> Task:
+def make_machine_task(config: ConfigDict, machine: Machine, mesh: Mesh) -> Pretraining:
     """Returns the training task for the given machine.
 
     GPU attention kernels cannot be compiled without a GPU, so XLA's attention replaces them; it is sharded
@@ -194,7 +194,7 @@ def make_machine_task(config: ConfigDict, machine: Machine, mesh: Mesh) -> Task:
                 f"config.model.attention={attention!r} does not run on {machine.name}: use 'auto'"
             )
         config.model.attention = "xla"
-    return make_task(config, mesh, len(config.sources))
+    return make_pretraining(config, mesh, len(config.sources))
 
 
 def parse_buckets(text: str, known: Sequence[Bucket]) -> tuple[Bucket, ...]:

@@ -30,7 +30,7 @@ from muskie_jax.models.initial_params import init_params
 from muskie_jax.models.muskie import build_model
 from muskie_jax.perf.roofline import best_time
 from muskie_jax.rendering import renderer_options
-from muskie_jax.train_step import Task, TrainState, single_batch_update
+from muskie_jax.train_step import Pretraining, TrainState, single_batch_update
 
 VARIANT = flags.DEFINE_string("variant", "small", "Variant of the network.")
 GROUPS = flags.DEFINE_integer("groups", 64, "Groups of a batch.")
@@ -81,7 +81,7 @@ def make_training_step(images: UInt8[Array, "B V H W 3"]) -> Callable[[], TrainS
     mask = group_masks(np.random.default_rng(1), groups, views, (side, side), masks)
     batch = {"images": images, "mask": mask, "source": jnp.zeros(groups, jnp.int32)}
     params = init_params(model)
-    optimizer, task = optax.adamw(1e-4), Task(model, LossOptions(), 1)
+    optimizer, task = optax.adamw(1e-4), Pretraining(model, LossOptions(), 1)
     step = functools.partial(single_batch_update, task=task, optimizer=optimizer)
     compiled = jax.jit(step, donate_argnums=0)
     state = TrainState(jnp.int32(0), params, optimizer.init(params))

@@ -27,6 +27,7 @@ from muskie_jax.config import total_steps, validate
 from muskie_jax.errors import UserError, fail
 from muskie_jax.files import create_workdir, user_path
 from muskie_jax.interop.metadata import latest_evaluation
+from muskie_jax.reconstruction.settings import has_geometry
 from muskie_jax.sweeps import is_complete, sweep_configs
 from muskie_jax.sweeps.job_queue import Ended, Job, run_jobs
 from muskie_jax.sweeps.outcomes import (
@@ -153,7 +154,11 @@ def _train(
             lines.write(json.dumps(record) + "\n")
         if ended.status == 0:
             errors = latest_evaluation(workdir / name, steps[name])
-            outcome = f"masked error {errors['mse']:.4f}, visible-mean {errors['baseline_mse']:.4f}"
+            outcome = (
+                f"masked error {errors['mse']:.4f}, visible-mean {errors['baseline_mse']:.4f}"
+                if "mse" in errors
+                else f"loss {errors['loss']:.4f}, points {errors['points']:.4f}"
+            )
         else:
             failed.append(name)
             outcome = "stopped" if ended.status == STOPPED else f"FAILED: {_last_line(ended.job.log)}"
@@ -170,12 +175,15 @@ def _evaluate(
     gpu: str,
     workdir: pathlib.Path,
 ) -> tuple[list[str], bool]:
-    """Evaluates all complete networks that have no results yet; returns as `_train`."""
+    """Evaluates all complete networks that have no results yet; returns as `_train`.
+
+    Networks of the task "reconstruct" are measured by their own losses alone.
+    """
     folders = [
         str(workdir.absolute() / folder_name(run, seed))
         for run, config in configs.items()
         for seed in seeds
-        if is_complete(config, workdir / folder_name(run, seed))
+        if not has_geometry(config) and is_complete(config, workdir / folder_name(run, seed))
     ]
     if not folders:
         return [], False

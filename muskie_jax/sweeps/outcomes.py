@@ -23,13 +23,21 @@ TRAININGS = "trainings.jsonl"
 SUMMARIES = "summaries.json"
 EVALUATION = "evaluation"
 BASELINE = "did not move"
-# What is measured: key -> title and number of decimals.
+# What is measured of pre-training: key -> title and number of decimals.
 MEASURES = {
     "minutes": ("minutes", 1),
     "gain": ("error reduction against mean fill, %", 1),
     "px": ("mean error, px", 1),
     "px_10": ("points within 10 px, %", 1),
 }
+# The same for the task "reconstruct": losses on held-out scenes.
+GEOMETRY_MEASURES = {
+    "minutes": MEASURES["minutes"],
+    "points": ("loss of points", 4),
+    "translation": ("loss of translations", 4),
+    "rotation": ("error of rotations, degrees", 1),
+}
+ALL_MEASURES = MEASURES | GEOMETRY_MEASURES
 
 
 class Summary(NamedTuple):
@@ -37,7 +45,7 @@ class Summary(NamedTuple):
 
     Attributes:
       name: name of the run.
-      values: by measure (a key of MEASURES), one value per seed that has one.
+      values: by measure (a key of ALL_MEASURES), one value per seed that has one.
     """
 
     name: str
@@ -85,21 +93,26 @@ def summarise(
     evaluated = correspondence(folder / EVALUATION, datasets, predictor)
     summaries = []
     for run, last in steps.items():
-        values: dict[str, list[float]] = {measure: [] for measure in MEASURES}
+        values: dict[str, list[float]] = {measure: [] for measure in ALL_MEASURES}
         for seed in seeds:
             name = folder_name(run, seed)
             errors = latest_evaluation(folder / name, last)
             if errors.get("step") != last:
                 continue  # not finished
-            values["gain"].append(100 * (1 - errors["mse"] / errors["baseline_mse"]))
+            if "mse" in errors:
+                values["gain"].append(100 * (1 - errors["mse"] / errors["baseline_mse"]))
+            else:
+                values["points"].append(errors["points"])
+                values["translation"].append(errors["translation"])
+                values["rotation"].append(math.degrees(errors["rotation"]))
             measured = evaluated.get((name, last), {})
             for measure, value in (("minutes", minutes.get(name)), *measured.items()):
                 if value is not None:
                     values[measure].append(value)
-        if values["gain"]:
+        if values["gain"] or values["points"]:
             summaries.append(Summary(run, values))
     if still := evaluated.get((BASELINE, None)):
-        others: dict[str, list[float]] = {measure: [] for measure in MEASURES}
+        others: dict[str, list[float]] = {measure: [] for measure in ALL_MEASURES}
         summaries.append(Summary(BASELINE, others | {key: [value] for key, value in still.items()}))
     return summaries
 
@@ -198,10 +211,12 @@ def _pool(rows: Iterable[ResultRow]) -> dict[str, float]:
 
 def markdown_table(summaries: Sequence[Summary]) -> str:
     """Returns a table with one line per run: mean ± standard deviation over seeds."""
-    titles = [title for title, _ in MEASURES.values()]
+    has_geometry = any(summary.values.get("points") for summary in summaries)
+    measures = GEOMETRY_MEASURES if has_geometry else MEASURES
+    titles = [title for title, _ in measures.values()]
     lines = [f"| run | seeds | {' | '.join(titles)} |", "| --- | ---: |" + " ---: |" * len(titles)]
     for summary in summaries:
-        cells = [number_text(summary, measure) for measure in MEASURES]
+        cells = [number_text(summary, measure) for measure in measures]
         seeds = "" if summary.name == BASELINE else str(summary.seeds)
         lines.append(f"| {summary.name} | {seeds} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -209,7 +224,7 @@ def markdown_table(summaries: Sequence[Summary]) -> str:
 
 def number_text(summary: Summary, measure: str) -> str:
     """Returns text such as "66.5 ± 1.2"; "66.5" for one seed, "" without a value."""
-    mean, deviation, decimals = summary.mean(measure), summary.deviation(measure), MEASURES[measure][1]
+    mean, deviation, decimals = summary.mean(measure), summary.deviation(measure), ALL_MEASURES[measure][1]
     if mean is None:
         return ""
     return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")
@@ -223,6 +238,10 @@ def write_summaries(path: pathlib.Path, summaries: Sequence[Summary], predictor:
     path.write_text(json.dumps({"predictor": " ".join(predictor), "runs": runs}, indent=1) + "\n")
 
 
+def _finite(values: Iterable[float]) -> list[float]:
+    return [float(x) for x in values if math.isfinite(x)]
+
+
 def read_summaries(path: pathlib.Path) -> tuple[str, list[Summary]]:
     """Returns the predictor and the summaries of a file of `write_summaries`.
 
@@ -231,10 +250,10 @@ def read_summaries(path: pathlib.Path) -> tuple[str, list[Summary]]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        runs = [
-            Summary(name, {key: [float(x) for x in values[key] if math.isfinite(x)] for key in MEASURES})
-            for name, values in content["runs"].items()
-        ]
+        runs = []
+        for name, values in content["runs"].items():
+            measured = [key for key in ALL_MEASURES if key in MEASURES or key in values]
+            runs.append(Summary(name, {key: _finite(values[key]) for key in measured}))
         return str(content["predictor"]), runs
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a summary of an experiment: run muskie experiment first") from error

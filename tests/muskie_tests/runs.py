@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from muskie_jax.config import default_config, folder
+from muskie_jax.config import default_config, folder, synthetic
 
 # Flags that make configs/quickstart.py as small as can be.
 SMALL_FLAGS = (
@@ -45,6 +45,26 @@ def nano_config(root, **source) -> ConfigDict:
     config.data.workers = 0
     config.evaluation.update({"every": 0, "groups": 8, "size": (32, 32), "views": 4, "pictures": 1})
     config.checkpoint.every = 10
+    config.log.every = 1
+    config.log.tensorboard = False
+    return config
+
+
+def nano_reconstruction() -> ConfigDict:
+    """Returns a run of the task "reconstruct" on synthetic rooms: two views of 32x32, float32, 12 steps."""
+    config = default_config()
+    config.task = "reconstruct"
+    config.model.variant = "nano"
+    config.model.dtype = "float32"
+    config.sources.rooms = synthetic()
+    config.batch = {"groups": 4, "views": 2, "reuse": 1, "passes": 1}
+    config.buckets.update({"resolutions": (((32, 32),),), "views": (2,)})
+    config.duration = "12 steps"
+    config.optim.learning_rate = 1e-3
+    config.optim.warmup = "2 steps"
+    config.data.workers = 0
+    config.evaluation.update({"every": 0, "groups": 8, "size": (32, 32), "views": 2, "pictures": 1})
+    config.checkpoint.every = 6
     config.log.every = 1
     config.log.tensorboard = False
     return config

@@ -18,7 +18,7 @@ from muskie_jax.perf.benchmark import benchmark, device_counts, device_roofline
 from muskie_jax.perf.flops import forward_flops
 from muskie_jax.perf.roofline import Roofline, best_time, forward_products, operations
 from muskie_jax.sharding import make_mesh
-from muskie_jax.train_step import Task
+from muskie_jax.train_step import Pretraining
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "benchmark.py"
 
@@ -76,7 +76,7 @@ def test_roofline_covers_the_groups_of_one_device(monkeypatch):
         return Roofline(groups, 1.0, 1.0, 1.0)
 
     monkeypatch.setattr(job, "composed_roofline", measure)
-    task, bucket, known = Task(build_model("nano"), LossOptions(), 1), Bucket(32, 32, 8), {}
+    task, bucket, known = Pretraining(build_model("nano"), LossOptions(), 1), Bucket(32, 32, 8), {}
 
     def roofline(groups, **axes):
         mesh = make_mesh({"data": 1, "fsdp": 1, "view": 1} | axes, jax.devices()[:4])

@@ -101,6 +101,8 @@ def frames_from_config(config: ConfigDict, name: str, encoding: Encoding) -> Fra
     """
     source = config.sources[name].copy_and_resolve_references()
     config = config.copy_and_resolve_references()
+    if source.kind == "recordings":
+        raise UserError(f"{name} has recordings with depth, which packs do not hold: train from its files")
     if source.kind == "synthetic":
         if encoding.size:
             raise UserError(f"--size does not apply to {name}, a source of rooms: use --height and --width")

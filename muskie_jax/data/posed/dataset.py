@@ -94,7 +94,7 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
         return open_rooms(name, settings, views)
     dataset = read_posed(name, settings, data_root)
     protocol_select, _ = PROTOCOLS[settings.reader]
-    with _prefix_errors(name):
+    with _prefix_errors(f"config.posed.{name}"):
         check_geometry(name, settings, dataset)
         overlap_of = dataset.overlap
         if dataset.has_depth:
@@ -117,24 +117,28 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
     return opened
 
 
-def read_posed(name: str, settings: ConfigDict, data_root: str = "") -> RGBDDataset:
-    """Returns the sequences of a dataset of files, without groups; see `open_posed`."""
+def read_posed(name: str, settings: ConfigDict, data_root: str = "", path: str = "") -> RGBDDataset:
+    """Returns the sequences of a dataset of files, without groups; see `open_posed`.
+
+    `path` is the path of the settings, for messages: by default, that of a dataset of `config.posed`.
+    """
+    path = path or f"config.posed.{name}"
     root = user_path(data_root) / user_path(settings.root)
     reader = READER_MODULES[settings.reader]
     if not root.exists():
         raise UserError(
-            f"config.posed.{name}.root: folder {str(root)!r} does not exist: choose one that contains "
-            f"{reader.EXPECTED_FILES} (--config.posed.{name}.root=...), or the folder that relative roots "
+            f"{path}.root: folder {str(root)!r} does not exist: choose one that contains "
+            f"{reader.EXPECTED_FILES} (--{path}.root=...), or the folder that relative roots "
             "start from (--config.data.root=...)"
         )
     try:
-        with _prefix_errors(name):
+        with _prefix_errors(path):
             dataset = reader.read(root, settings)
     except WrongRoot as error:
         other = _suggest_reader(root, settings.reader)
-        raise UserError(f"config.posed.{name}.root: {error}{other}") from error
+        raise UserError(f"{path}.root: {error}{other}") from error
     for note in dataset.notes:
-        _log_once(f"config.posed.{name}: {note}")
+        _log_once(f"{path}: {note}")
     return dataset
 
 
@@ -154,14 +158,14 @@ def _log_once(message: str) -> None:
 
 
 @contextlib.contextmanager
-def _prefix_errors(name: str, sequence: str = "") -> Iterator[None]:
-    """Re-raises errors as a `UserError` that begins with the dataset and, if given, the sequence."""
+def _prefix_errors(path: str, sequence: str = "") -> Iterator[None]:
+    """Re-raises errors as a `UserError` that begins with a path in the config and a sequence, if given."""
     try:
         yield
     except WrongRoot:
         raise  # see `read_posed`
     except (UserError, BadImage) as error:
-        raise UserError(f"config.posed.{name}: {sequence and f'{sequence}, '}{error}") from error
+        raise UserError(f"{path}: {sequence and f'{sequence}, '}{error}") from error
 
 
 class RecordedSet:
@@ -182,7 +186,7 @@ class RecordedSet:
         """Raises UserError if a file of the groups is missing or its header is invalid."""
         for name in dict.fromkeys(name for group in self.groups for name in group.frames):
             sequence, frame = self._frames[name]
-            with _prefix_errors(self.name, sequence):
+            with _prefix_errors(f"config.posed.{self.name}", sequence):
                 check_headers(frame, self._dataset)
 
     def seed_groups(self) -> None:
@@ -205,7 +209,7 @@ class RecordedSet:
         poses, views = [], []
         for name in self.groups[number].frames:
             sequence, frame = self._frames[name]
-            with _prefix_errors(self.name, sequence):
+            with _prefix_errors(f"config.posed.{self.name}", sequence):
                 views.append(load_view(frame, (height, width), self._dataset))
             poses.append(frame.world_to_camera)
         images, depth, intrinsics = map(np.stack, zip(*views))

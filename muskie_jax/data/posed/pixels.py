@@ -1,17 +1,24 @@
 """Loads one view: resizes and crops its image and depth map, and adapts the intrinsics."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
 
 from muskie_jax.data.images import BadImage, Box, read_photograph
+from muskie_jax.data.posed.crops import Crop, known_part
 from muskie_jax.data.posed.frames import Frame, RGBDDataset, check_intrinsics
 from muskie_jax.data.posed.headers import image_size
 
+ChooseCrop = Callable[[tuple[int, int], np.ndarray], Crop]
 ASPECT_TOLERANCE = 0.02  # relative difference up to which two aspect ratios count as equal
 
 
 def load_view(
-    frame: Frame, size: tuple[int, int], dataset: RGBDDataset
+    frame: Frame,
+    size: tuple[int, int],
+    dataset: RGBDDataset,
+    choose_crop: ChooseCrop | None = None,
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "H W"], Float64[np.ndarray, "3 3"]]:
     """Returns the image, depth in metres, and intrinsics of a view of `size` (height, width).
 
@@ -20,6 +27,13 @@ def load_view(
     across an edge would lie on no surface.
 
     Without a depth map, depth is 0 everywhere.
+
+    Args:
+      frame: the frame.
+      size: see above.
+      dataset: how its files are read.
+      choose_crop: returns another crop, given (height, width) of the image and its intrinsics. Views of
+        objects, in datasets that are `zoomed`, ignore it.
 
     Raises:
       BadImage: if a file cannot be read, sizes disagree, or the depth map of the view is empty.
@@ -32,10 +46,23 @@ def load_view(
     box = covering_box((0.0, 0.0, stored[1], stored[0]), size)
     if dataset.zoomed:
         box = object_crop(depth, stored, box, size)
+    elif choose_crop:
+        crop = choose_crop(stored, intrinsics)
+        rows, columns, known = known_part(crop, size)
+        box, known_size = crop.box, (rows.stop - rows.start, columns.stop - columns.start)
+        sampled, pixels = np.zeros(size, np.float32), np.zeros((*size, 3), np.uint8)
+        sampled[rows, columns] = sample_nearest(depth, stored, known, known_size)
+        _check_not_empty(frame, sampled)
+        pixels[rows, columns] = photograph.crop(known, known_size)
+        return pixels, sampled, crop_intrinsics(intrinsics, box, size)
     sampled = sample_nearest(depth, stored, box, size)
-    if frame.depth and not (sampled > 0).any():
-        raise BadImage(f"{frame.depth}: its depth is empty")
+    _check_not_empty(frame, sampled)
     return photograph.crop(box, size), sampled, crop_intrinsics(intrinsics, box, size)
+
+
+def _check_not_empty(frame: Frame, depth: Float32[np.ndarray, "H W"]) -> None:
+    if frame.depth and not (depth > 0).any():
+        raise BadImage(f"{frame.depth}: its depth is empty")
 
 
 def check_headers(frame: Frame, dataset: RGBDDataset) -> None:

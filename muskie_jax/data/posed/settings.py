@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from muskie_jax.checks import check_keys, check_overlap, one_of, require, section, suggest
 from muskie_jax.data.posed.groups import SELECTIONS
-from muskie_jax.data.source_settings import check_world, world_settings
 from muskie_jax.data.synthetic.scenes import WorldConfig
+from muskie_jax.data.world_settings import check_world, world_settings
 from muskie_jax.errors import UserError
 
 # Protocol of each reader: how groups are chosen (see `choose_groups`), and the stride of video frames.
@@ -177,7 +177,7 @@ def _check_recordings(settings: ConfigDict, path: str, needs_data: bool) -> None
     check_overlap(settings.overlap, f"{path}.overlap")
     _check_integers(settings, path, stride=1, every=1)
     check_depth_unit(settings.get("depth_unit", 0), f"{path}.depth_unit")
-    _check_intrinsics(settings.get("intrinsics", ()), f"{path}.intrinsics")
+    check_intrinsics(settings.get("intrinsics", ()), f"{path}.intrinsics")
 
 
 def readers_with(setting: str) -> list[str]:
@@ -199,7 +199,8 @@ def check_depth_unit(unit: Any, path: str) -> None:
     )
 
 
-def _check_intrinsics(intrinsics: Any, path: str) -> None:
+def check_intrinsics(intrinsics: Any, path: str) -> None:
+    """Raises UserError unless intrinsics are four numbers, or none."""
     valid = len(intrinsics) in (0, 4) and all(isinstance(x, (int, float)) for x in intrinsics)
     require(
         valid,

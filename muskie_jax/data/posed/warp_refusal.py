@@ -27,7 +27,7 @@ KNOWN_SCALES = (10.0, 100.0, 1000.0, 5.0, 5000.0)  # millimetres as metres and t
 ROUNDING = 1.3  # a factor within this ratio of a known one is taken to be that one
 
 
-def check_geometry(name: str, settings: ConfigDict, dataset: RGBDDataset) -> None:
+def check_geometry(name: str, settings: ConfigDict, dataset: RGBDDataset, path: str = "") -> None:
     """Raises UserError if the geometry of a sequence does not fit its images.
 
     Checks nothing without depth, or with `settings.check=False`.
@@ -36,15 +36,17 @@ def check_geometry(name: str, settings: ConfigDict, dataset: RGBDDataset) -> Non
       name: the dataset's name in the config.
       settings: the dataset's settings.
       dataset: the dataset.
+      path: path of the settings, for messages; by default, that of a dataset of `config.posed`.
     """
+    path = path or f"config.posed.{name}"
     if not settings.check:
         return
     for report in examine_dataset(dataset):
-        problem = describe(report, settings, f"config.posed.{name}")
+        problem = describe(report, settings, path)
         if problem:
             raise UserError(
                 f"{report.name}: depth and cameras do not fit the images: {problem}; to use them "
-                f"anyway, pass --config.posed.{name}.check=False"
+                f"anyway, pass --{path}.check=False"
             )
 
 

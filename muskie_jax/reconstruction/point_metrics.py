@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 NEIGHBOURS = 30  # points that define a normal
 ICP_DISTANCE = 0.1  # metres: pairs of points farther apart than this do not count in ICP
 ICP_ITERATIONS = 30
 ICP_TOLERANCE = 1e-6  # relative change of the mean squared distance below which ICP stops
+CHUNK = 2**16  # points whose neighbours are in memory at once
 MIN_POINTS = 3  # points that determine a similarity
 
 
@@ -62,11 +63,11 @@ def icp(
       source, target: point clouds, already nearly aligned.
       distance: pairs farther apart than this do not count.
     """
-    tree, moved = cKDTree(target), np.asarray(source, np.float64)
+    tree, moved = KDTree(target), np.asarray(source, np.float64)
     best = Similarity(1.0, np.eye(3), np.zeros(3))
     before = distance**2  # of points without a close pair
     for _ in range(ICP_ITERATIONS):
-        nearest, index = tree.query(moved, workers=-1)
+        nearest, index = _nearest(tree, moved)
         close = nearest <= distance
         error = float(np.square(np.minimum(nearest, distance)).mean())
         if close.sum() < MIN_POINTS or before - error <= ICP_TOLERANCE * before:
@@ -77,17 +78,27 @@ def icp(
     return best
 
 
+def _nearest(tree: KDTree, points: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Returns distances and indices of the nearest points of a tree; without their axis if `count` is 1."""
+    distances, index = tree.query(points, k=count, workers=-1)
+    return np.asarray(distances), np.asarray(index)
+
+
 def normals(points: Float[np.ndarray, "N 3"], neighbours: int = NEIGHBOURS) -> Float[np.ndarray, "N 3"]:
     """Returns the unit normal of the plane through each point's nearest neighbours; its sign is arbitrary.
 
     It is the direction of least variance. The neighbours include the point itself.
     """
     points = np.asarray(points, np.float64)
-    _, index = cKDTree(points).query(points, k=min(neighbours, len(points)), workers=-1)
-    near = points[index.reshape(len(points), -1)]
-    offset = near - near.mean(1, keepdims=True)
-    _, directions = np.linalg.eigh(np.einsum("nki,nkj->nij", offset, offset))
-    return directions[:, :, 0]
+    tree, result = KDTree(points), np.empty_like(points)
+    for start in range(0, len(points), CHUNK):
+        part = slice(start, start + CHUNK)
+        _, index = _nearest(tree, points[part], min(neighbours, len(points)))
+        near = points[index.reshape(len(index), -1)]
+        offset = near - near.mean(1, keepdims=True)
+        _, directions = np.linalg.eigh(np.einsum("nki,nkj->nij", offset, offset))
+        result[part] = directions[:, :, 0]
+    return result
 
 
 def align(
@@ -117,8 +128,8 @@ def point_metrics(aligned: Float[np.ndarray, "N 3"], true: Float[np.ndarray, "N 
     Args:
       aligned, true: corresponding points, at least MIN_POINTS.
     """
-    accuracy, to_true = cKDTree(true).query(aligned, workers=-1)
-    completeness, to_aligned = cKDTree(aligned).query(true, workers=-1)
+    accuracy, to_true = _nearest(KDTree(true), aligned)
+    completeness, to_aligned = _nearest(KDTree(aligned), true)
     aligned_normals, true_normals = normals(aligned), normals(true)
     consistency = [
         np.abs((aligned_normals * true_normals[to_true]).sum(1)),

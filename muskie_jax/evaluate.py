@@ -31,9 +31,9 @@ from muskie_jax.evaluators.contexts import ViewSet
 from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
 from muskie_jax.evaluators.epipolar import EpipolarEvaluator
 from muskie_jax.evaluators.eval_models import STILL, EvalModel
-from muskie_jax.evaluators.geometry import GeometryEvaluator
 from muskie_jax.evaluators.headline import headline
 from muskie_jax.evaluators.model_specs import ModelSpec, find_models
+from muskie_jax.evaluators.point_maps import PointMapEvaluator
 from muskie_jax.evaluators.pose_probe import PoseProbeEvaluator
 from muskie_jax.evaluators.recall import RecallEvaluator
 from muskie_jax.evaluators.reconstruction_curves import CurveSettings, ReconstructionCurves
@@ -392,7 +392,7 @@ def make_reconstruction(
 
 
 def make_posed_evaluator(
-    kind: type[GeometryEvaluator | RecallEvaluator | PoseProbeEvaluator],
+    kind: type[PointMapEvaluator | RecallEvaluator | PoseProbeEvaluator],
     config: ConfigDict,
     workdir: pathlib.Path,
     open_sets: OpenSets,
@@ -407,6 +407,6 @@ EVALUATORS: dict[str, Callable[[ConfigDict, pathlib.Path, OpenSets], list[SweepE
     "reconstruction": make_reconstruction,
     **{
         kind.name: functools.partial(make_posed_evaluator, kind)
-        for kind in (GeometryEvaluator, RecallEvaluator, PoseProbeEvaluator)
+        for kind in (PointMapEvaluator, RecallEvaluator, PoseProbeEvaluator)
     },
 }

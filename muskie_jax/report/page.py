@@ -40,7 +40,7 @@ FIGURES = {  # kind -> title and note
     ),
     "geometry": (
         "Depth",
-        "From top to bottom: views, true depth, predicted depth. Near is red, far is blue.",
+        "From top to bottom: views, predicted depth, true depth. Near is red, far is blue.",
     ),
 }
 LONG_NAME, LONG_HEADER = 40, 10  # characters; longer texts wrap

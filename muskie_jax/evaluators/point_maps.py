@@ -43,7 +43,7 @@ class GroupErrors(NamedTuple):
     points: dict[str, float]
 
 
-class GeometryEvaluator(PosedEvaluator):
+class PointMapEvaluator(PosedEvaluator):
     """Compares predicted cameras and points with true ones.
 
     The values of a row are those of `pose_metrics`, over the pairs of views of all groups, and the means
@@ -72,7 +72,7 @@ class GeometryEvaluator(PosedEvaluator):
         self._points, self._icp, self._pictures = points, icp, pictures
 
     @classmethod
-    def of(cls, evaluate: ConfigDict, sets: Mapping[int, Sequence[PosedSet]]) -> "GeometryEvaluator":
+    def of(cls, evaluate: ConfigDict, sets: Mapping[int, Sequence[PosedSet]]) -> "PointMapEvaluator":
         """Returns the evaluator that `config.evaluate` specifies."""
         return cls(sets, evaluate.sizes, pictures=evaluate.pictures, **evaluate.geometry)
 
@@ -170,14 +170,13 @@ def _row(labels: Labels, errors: Sequence[GroupErrors]) -> ResultRow:
 
 
 def _figure(name: str, labels: Labels, computed: Computed) -> Figure:
-    """Draws the views with their true and predicted depth, in one scale of colours."""
-    views, known = computed.views, computed.views.valid & (computed.views.depth > 0)
+    """Draws the views with their predicted and true depth, in one range of colours."""
+    views, label = computed.views, computed.group.label
     predicted = np.asarray(computed.output.local_points)[..., 2]
-    scale = np.median(views.depth[known] / predicted[known])
-    label = computed.group.label
+    known = views.valid & (views.depth > 0)
     return Figure(
         "geometry",
         labels | {"group": label},
-        f"{name}: depth of each view, true and predicted ({labels['dataset']}, {label})",
-        depth_sheet(views.images, np.where(known, views.depth, 0), scale * predicted),
+        f"{name}: depth of each view, predicted and true ({labels['dataset']}, {label})",
+        depth_sheet(views.images[None], predicted[None], views.depth[None], known[None]),
     )

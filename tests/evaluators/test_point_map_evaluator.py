@@ -12,8 +12,8 @@ from muskie_jax.data.posed import Group, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.evaluate import evaluate, headline
 from muskie_jax.evaluators.eval_models import EvalModel, ModelInfo, MuskieNetwork, PointMapNetwork
-from muskie_jax.evaluators.geometry import GeometryEvaluator, true_points
 from muskie_jax.evaluators.model_specs import find_models
+from muskie_jax.evaluators.point_maps import PointMapEvaluator, true_points
 from muskie_jax.evaluators.results import Figure, ResultRow
 from muskie_jax.models.muskie import Muskie
 from muskie_jax.models.reconstruction import Reconstruction, ReconstructionOutput
@@ -84,7 +84,7 @@ class Oracle(PointMapNetwork):
 def outputs(network, scene=None, params=None, pictures=0, **settings):
     sets = {VIEWS: [scene or Scene()]}
     settings = {"points": 0, "icp": False, "pictures": pictures} | settings
-    evaluator = GeometryEvaluator(sets, [SIZE], **settings)
+    evaluator = PointMapEvaluator(sets, [SIZE], **settings)
     model = EvalModel(ModelInfo("oracle", "muskie"), network, params)
     return list(evaluator.evaluate(model, evaluator.settings()[0]))
 

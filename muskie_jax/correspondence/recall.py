@@ -2,8 +2,8 @@
 
 The protocol is that of Probe3D (El Banani et al., arXiv 2404.08636). Features are interpolated to a grid of
 every fourth pixel. Each grid point with depth in the first view is matched to the most similar one with
-depth in the other view. The 1000 matches with the clearest ratio of distances count. A match is right if its two
-surface points are close. docs/evaluation.md lists the differences from Probe3D.
+depth in the other view. The 1000 matches with the clearest ratio of distances count. A match is right if
+its two surface points are close. docs/evaluation.md lists the differences from Probe3D.
 
 Axes: V views, N = rows * columns points of a view's grid, M matches. No ground truth decides what may be
 matched: points that the other view does not see count as errors if they are among the clearest.

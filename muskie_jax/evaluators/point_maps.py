@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from muskie_jax.checks import nearest_size
@@ -18,17 +18,17 @@ from muskie_jax.evaluators.posed_evaluator import Computed, PosedEvaluator
 from muskie_jax.evaluators.results import Figure, Labels, ResultRow, Setting
 from muskie_jax.models.muskie import to_float
 from muskie_jax.models.reconstruction import ReconstructionOutput
+from muskie_jax.reconstruction.even_choice import choose_evenly
 from muskie_jax.reconstruction.point_metrics import MIN_POINTS, icp, point_metrics, umeyama
 from muskie_jax.reconstruction.pose_metrics import (
     PoseErrors,
-    pose_auc,
     pose_metrics,
+    pose_metrics_by_group,
     relative_pose_errors,
 )
 from muskie_jax.viz.depth import depth_sheet
 
 ICP_PREFIX = "icp_"  # of the names of metrics after ICP
-GROUP_AUC = 30  # degrees, of the AUC that is also reported per group
 
 
 class GroupErrors(NamedTuple):
@@ -108,7 +108,7 @@ class PointMapEvaluator(PosedEvaluator):
     def _errors(self, output: ReconstructionOutput, views: PosedViews) -> GroupErrors:
         camera_to_world = np.linalg.inv(views.world_to_camera)
         poses = relative_pose_errors(np.asarray(output.camera_to_world), camera_to_world)
-        chosen = _evenly(views.valid & (views.depth > 0), self._points)
+        chosen = choose_evenly(views.valid & (views.depth > 0), self._points)
         if chosen.sum() < MIN_POINTS:
             return GroupErrors(poses, {})
         predicted = np.asarray(output.points)[chosen].astype(np.float64)
@@ -142,16 +142,6 @@ def true_points(views: PosedViews) -> Float[np.ndarray, "V H W 3"]:
     return np.einsum("vij,vhwj->vhwi", to_world[:, :3, :3], local) + to_world[:, None, None, :3, 3]
 
 
-def _evenly(valid: Bool[np.ndarray, "V H W"], count: int) -> Bool[np.ndarray, "V H W"]:
-    """Returns a mask of at most `count` valid pixels (0: all), at equal steps."""
-    known = np.flatnonzero(valid)
-    if count and len(known) > count:
-        known = known[np.arange(count) * len(known) // count]
-    chosen = np.zeros(valid.size, bool)
-    chosen[known] = True
-    return chosen.reshape(valid.shape)
-
-
 def _row(labels: Labels, errors: Sequence[GroupErrors]) -> ResultRow:
     pairs = PoseErrors(*(np.concatenate(angles) for angles in zip(*(each.poses for each in errors))))
     values = pose_metrics(pairs) | {"pairs": float(len(pairs.rotation))}
@@ -159,12 +149,9 @@ def _row(labels: Labels, errors: Sequence[GroupErrors]) -> ResultRow:
     names = list(with_points[0]) if with_points else []
     values |= {name: float(np.mean([each[name] for each in with_points])) for name in names}
     values["groups"] = float(len(with_points))
-    by_group: dict[str, Sequence[float | None]] = {
-        "pairs": [float(len(each.poses.rotation)) for each in errors],
-        f"auc_{GROUP_AUC}": [pose_auc(each.poses.worse, GROUP_AUC) for each in errors],
-        "rotation_mean": [float(each.poses.rotation.mean()) for each in errors],
-        "translation_mean": [float(each.poses.translation.mean()) for each in errors],
-    }
+    by_group: dict[str, Sequence[float | None]] = dict(
+        pose_metrics_by_group([each.poses for each in errors])
+    )
     by_group |= {name: [each.points.get(name) for each in errors] for name in names}
     return ResultRow(labels, values, by_group)
 

@@ -27,15 +27,14 @@ from muskie_jax.evaluators.results import Labels, ResultRow, Setting
 from muskie_jax.models.muskie import to_float
 from muskie_jax.reconstruction.pose_metrics import (
     PoseErrors,
-    pose_auc,
     pose_metrics,
+    pose_metrics_by_group,
     relative_pose_errors,
 )
 
 CELLS = 4
 MIN_PAIRS = 8  # to fit, and to measure
 CONSTANT_PREFIX = "constant_"  # of the metrics of predicting the mean pose of the fitted pairs
-GROUP_AUC = 30  # degrees
 
 
 class _Pairs(NamedTuple):
@@ -178,14 +177,8 @@ def _row(labels: Labels, fit: _Pairs, measured: _Pairs) -> ResultRow:
     values = pose_metrics(errors)
     values |= {CONSTANT_PREFIX + name: value for name, value in pose_metrics(constant).items()}
     counts = {"pairs": float(len(measured.poses)), "fitted_pairs": float(len(fit.poses))}
-    groups = range(measured.group[-1] + 1)
-    of_group = lambda angles, i: angles[measured.group == i]
-    by_group = {
-        "pairs": [float((measured.group == i).sum()) for i in groups],
-        f"auc_{GROUP_AUC}": [pose_auc(of_group(errors.worse, i), GROUP_AUC) for i in groups],
-        "rotation_mean": [float(of_group(errors.rotation, i).mean()) for i in groups],
-        "translation_mean": [float(of_group(errors.translation, i).mean()) for i in groups],
-    }
+    of_group = [measured.group == number for number in range(measured.group[-1] + 1)]
+    by_group = pose_metrics_by_group([PoseErrors(*(x[chosen] for x in errors)) for chosen in of_group])
     return ResultRow(labels, values | {"fit_error": probe.error} | counts, by_group)
 
 

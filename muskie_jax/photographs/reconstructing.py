@@ -11,13 +11,14 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from muskie_jax.data.load_images import FilePath, load_images
 from muskie_jax.errors import UserError
 from muskie_jax.interop.load import load_pretrained
 from muskie_jax.models.reconstruction import Reconstruction, ReconstructionOutput
 from muskie_jax.photographs.opening import SIZE
+from muskie_jax.reconstruction.even_choice import choose_evenly
 from muskie_jax.reconstruction.losses import depth_edges
 
 MAX_POINTS = 1_000_000
@@ -93,17 +94,9 @@ def reconstruct_photographs(
     )
     if not (np.isfinite(points).all() and np.isfinite(cameras).all()):
         raise UserError(f"{network.name} predicts numbers that are not finite: use other weights")
-    chosen = _evenly(smooth, max_points)
+    chosen = choose_evenly(smooth, max_points)
     colours = np.rint((views.images + 1) * 127.5).clip(0, 255).astype(np.uint8)
     return Scene(points[chosen], colours[chosen], cameras, _tangents(local), views.paths)
-
-
-def _evenly(valid: Bool[np.ndarray, "V H W"], count: int) -> Bool[np.ndarray, "V H W"]:
-    """Returns a mask of at most `count` valid pixels, at equal steps."""
-    known = np.flatnonzero(valid)
-    chosen = np.zeros(valid.size, bool)
-    chosen[known[np.arange(min(count, len(known))) * len(known) // max(1, min(count, len(known)))]] = True
-    return chosen.reshape(valid.shape)
 
 
 def _tangents(local: Float[np.ndarray, "V H W 3"]) -> Float[np.ndarray, "V 2"]:

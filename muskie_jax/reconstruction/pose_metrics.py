@@ -4,6 +4,7 @@ As in the evaluations of VGGT (arXiv 2503.11651) and pi^3 (arXiv 2507.13347), wh
 (arXiv 2306.15667). Axes: V views, P = V (V - 1) / 2 pairs of views.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -96,3 +97,14 @@ def pose_metrics(errors: PoseErrors) -> dict[str, float]:
         metrics[f"{name}_mean"] = float(angles.mean())
         metrics[f"{name}_median"] = float(np.median(angles))
     return metrics
+
+
+def pose_metrics_by_group(groups: Sequence[PoseErrors]) -> dict[str, list[float]]:
+    """Returns those of `pose_metrics` that are means over pairs, for each group, and `pairs`, its pairs.
+
+    The metric of all groups together is the mean over groups, weighted by `pairs`.
+    """
+    by_group = {"pairs": [float(len(each.rotation)) for each in groups]}
+    for name in (*(f"auc_{limit}" for limit in AUC_LIMITS), "rotation_mean", "translation_mean"):
+        by_group[name] = [pose_metrics(each)[name] for each in groups]
+    return by_group

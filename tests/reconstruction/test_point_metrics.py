@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from muskie_jax.reconstruction.even_choice import choose_evenly
 from muskie_jax.reconstruction.point_metrics import align, icp, normals, point_metrics, umeyama
 
 
@@ -111,3 +112,13 @@ def test_icp_improves_on_corresponding_points_with_outliers():
     plain = point_metrics(align(predicted, true), true)
     refined = point_metrics(align(predicted, true, refine=True), true)
     assert refined["accuracy_median"] < plain["accuracy_median"] / 3
+
+
+def test_pixels_are_chosen_at_equal_steps():
+    valid = np.ones((2, 3, 5), bool)
+    valid[0, 0] = False
+    np.testing.assert_array_equal(choose_evenly(valid, 0), valid)
+    np.testing.assert_array_equal(choose_evenly(valid, 25), valid)
+    chosen = choose_evenly(valid, 5)
+    np.testing.assert_array_equal(np.flatnonzero(chosen), [5, 10, 15, 20, 25])
+    assert not choose_evenly(~valid & valid, 4).any()

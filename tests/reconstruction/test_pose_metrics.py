@@ -7,6 +7,7 @@ from muskie_jax.reconstruction.pose_metrics import (
     PoseErrors,
     pose_auc,
     pose_metrics,
+    pose_metrics_by_group,
     relative_pose_errors,
 )
 
@@ -95,3 +96,14 @@ def test_metrics_of_pairs():
     assert metrics["auc_5"] == 0
     assert metrics["rotation_30"] == metrics["translation_30"] == pytest.approx(200 / 3)
     assert metrics["rotation_mean"] == 17 and metrics["translation_median"] == 12
+
+
+def test_metrics_of_groups_average_to_those_of_all_pairs():
+    rng = np.random.default_rng(0)
+    groups = [PoseErrors(rng.uniform(0, 40, n), rng.uniform(0, 40, n)) for n in (3, 10, 6)]
+    together = pose_metrics(PoseErrors(*map(np.concatenate, zip(*groups))))
+    by_group = pose_metrics_by_group(groups)
+    assert by_group["pairs"] == [3, 10, 6]
+    for name, values in by_group.items():
+        if name != "pairs":
+            assert np.average(values, weights=by_group["pairs"]) == pytest.approx(together[name])

@@ -47,8 +47,8 @@ class PointMapEvaluator(PosedEvaluator):
     """Compares predicted cameras and points with true ones.
 
     The values of a row are those of `pose_metrics`, over the pairs of views of all groups, and the means
-    over groups of `point_metrics`, in metres. `pairs` and `groups` count what they are over. Sets without
-    depth have cameras only.
+    over groups of `point_metrics`, in metres. `view_pairs` and `point_groups` count what they are over.
+    Sets without depth have cameras only.
 
     Args:
       sets, sizes: see `PosedEvaluator`. Views have the nearest size that is divisible into patches.
@@ -144,11 +144,11 @@ def true_points(views: PosedViews) -> Float[np.ndarray, "V H W 3"]:
 
 def _row(labels: Labels, errors: Sequence[GroupErrors]) -> ResultRow:
     pairs = PoseErrors(*(np.concatenate(angles) for angles in zip(*(each.poses for each in errors))))
-    values = pose_metrics(pairs) | {"pairs": float(len(pairs.rotation))}
+    values = pose_metrics(pairs) | {"view_pairs": float(len(pairs.rotation))}
     with_points = [each.points for each in errors if each.points]
     names = list(with_points[0]) if with_points else []
     values |= {name: float(np.mean([each[name] for each in with_points])) for name in names}
-    values["groups"] = float(len(with_points))
+    values["point_groups"] = float(len(with_points))
     by_group: dict[str, Sequence[float | None]] = dict(
         pose_metrics_by_group([each.poses for each in errors])
     )

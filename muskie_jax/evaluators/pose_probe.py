@@ -56,7 +56,7 @@ class PoseProbeEvaluator(PosedEvaluator):
 
     The labels of a row are those of the setting, and `layer`. Its values are those of `pose_metrics`; the
     same with CONSTANT_PREFIX for the mean pose of the fitted pairs; `fit_error`, the mean squared error of
-    fitted pairs when each is left out, by which a layer can be chosen; and the counts `pairs` and
+    fitted pairs when each is left out, by which a layer can be chosen; and the counts `view_pairs` and
     `fitted_pairs`.
 
     Args:
@@ -176,7 +176,7 @@ def _row(labels: Labels, fit: _Pairs, measured: _Pairs) -> ResultRow:
     constant = _errors(np.broadcast_to(probe.offset, (len(measured.poses), 12)), measured.poses)
     values = pose_metrics(errors)
     values |= {CONSTANT_PREFIX + name: value for name, value in pose_metrics(constant).items()}
-    counts = {"pairs": float(len(measured.poses)), "fitted_pairs": float(len(fit.poses))}
+    counts = {"view_pairs": float(len(measured.poses)), "fitted_pairs": float(len(fit.poses))}
     of_group = [measured.group == number for number in range(measured.group[-1] + 1)]
     by_group = pose_metrics_by_group([PoseErrors(*(x[chosen] for x in errors)) for chosen in of_group])
     return ResultRow(labels, values | {"fit_error": probe.error} | counts, by_group)

@@ -37,7 +37,7 @@ class RecallEvaluator(PosedEvaluator):
 
     `muskie_jax.correspondence.recall` describes the protocol. The labels of a row are those of the setting,
     `layer` and `angle`, "all" or a range in degrees. Its values are those of `recall_metrics`, means over
-    pairs of views, and `pairs`, the number of pairs.
+    pairs of views, and `view_pairs`, the number of pairs.
 
     Args:
       sets: posed datasets with depth, by number of views per group.
@@ -147,4 +147,4 @@ def _row(labels: Labels, groups: Sequence[Sequence[Errors]]) -> ResultRow:
     }
     counts = [float(len(pairs)) for pairs in by_pair]
     by_group |= {"pairs": counts, "cm_pairs": counts}
-    return ResultRow(labels, values | {"pairs": float(len(flat))}, by_group)
+    return ResultRow(labels, values | {"view_pairs": float(len(flat))}, by_group)

@@ -61,7 +61,7 @@ def geometry_section(
             "Means over groups."
         )
         tables += [_table(name, known, titles, columns, note, digits=3)] if known else []
-    return Section(title, beyond_paper=tuple(tables))
+    return Section(title, tables=tuple(tables))
 
 
 def recall_section(

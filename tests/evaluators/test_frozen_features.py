@@ -71,7 +71,7 @@ def test_recall_is_the_part_of_the_first_view_that_others_see():
     assert overall[2].values["cm_1"] == pytest.approx(100 * np.mean([40, 32]) / 48)
     assert overall[2].values["px_5"] >= overall[2].values["cm_1"]
     assert overall[1].values["cm_1"] < 10
-    assert overall[2].values["pairs"] == 4 and overall[2].by_group["cm_pairs"] == [2.0, 2.0]
+    assert overall[2].values["view_pairs"] == 4 and overall[2].by_group["cm_pairs"] == [2.0, 2.0]
     assert {row.labels["angle"] for row in rows} == {"all", "0-15"}
     assert headline(rows).endswith("of matches within 2 cm (layer 2)")
 
@@ -129,7 +129,7 @@ class Turning:
 def test_the_probe_reads_poses_that_features_tell():
     (row,) = rows_of(PoseProbeEvaluator, Turning(), RawPatches())
     assert row.values["auc_30"] > 80 and row.values["rotation_median"] < 3
-    assert row.values["pairs"] == row.values["fitted_pairs"] == 24 * 3
+    assert row.values["view_pairs"] == row.values["fitted_pairs"] == 24 * 3
     assert row.values["constant_auc_30"] < 40
     assert headline([row]) == f"pose AUC@30 {row.values['auc_30']:.1f} (layer 1)"
     assert np.average(row.by_group["auc_30"], weights=row.by_group["pairs"]) == pytest.approx(

@@ -101,7 +101,7 @@ def test_true_points_are_on_the_rays_of_pixel_centres():
 def test_the_truth_in_another_frame_and_unit_is_perfect():
     (row,) = outputs(Oracle(MODULE), icp=True)
     values = row.values
-    assert (values["pairs"], values["groups"]) == (GROUPS * 3, GROUPS)
+    assert (values["view_pairs"], values["point_groups"]) == (GROUPS * 3, GROUPS)
     assert values["auc_5"] == values["auc_30"] == 100
     for name in ("accuracy", "completeness", "l1"):
         assert values[f"{name}_mean"] == pytest.approx(0, abs=1e-5)
@@ -133,7 +133,7 @@ def test_fewer_points_are_spread_over_all_views():
 
 def test_without_depth_there_are_cameras_only():
     (row,) = outputs(Oracle(MODULE), Scene(has_depth=False), pictures=1)
-    assert row.values["auc_30"] == 100 and row.values["groups"] == 0
+    assert row.values["auc_30"] == 100 and row.values["point_groups"] == 0
     assert not any(name.startswith(("l1", "accuracy")) for name in row.values)
     assert headline([row]) == "pose AUC@30 100.0"
 

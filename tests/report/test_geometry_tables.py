@@ -17,7 +17,7 @@ def recall(layer, cm_2, px_10, angle="all"):
     values |= {f"px_{t}": px_10 * t / 10 for t in (5, 10, 20, 25, 50)}
     groups = {name: [value] * GROUPS for name, value in values.items()}
     groups |= {"pairs": [1.0] * GROUPS, "cm_pairs": [1.0] * GROUPS}
-    return ResultRow(ROOMS | {"layer": layer, "angle": angle}, values | {"pairs": GROUPS}, groups)
+    return ResultRow(ROOMS | {"layer": layer, "angle": angle}, values | {"view_pairs": GROUPS}, groups)
 
 
 def poses(auc_30, **labels):
@@ -25,7 +25,9 @@ def poses(auc_30, **labels):
     values |= {
         f"{name}_{kind}": 10.0 for name in ("rotation", "translation") for kind in ("mean", "median")
     }
-    return ResultRow(ROOMS | labels, values | {"pairs": 56.0}, {"pairs": [7.0] * 8, "auc_30": [auc_30] * 8})
+    return ResultRow(
+        ROOMS | labels, values | {"view_pairs": 56.0}, {"pairs": [7.0] * 8, "auc_30": [auc_30] * 8}
+    )
 
 
 def probe(layer, auc_30, fit_error):

@@ -32,6 +32,7 @@ COMMANDS = {
     "plan": Room("muskie_jax.main", "predicts memory and time on a machine", is_job=True),
     "match": Room("muskie_jax.match", "finds matches between photographs, and draws them"),
     "track": Room("muskie_jax.track", "finds points of a photograph in others"),
+    "reconstruct": Room("muskie_jax.reconstruct", "reconstructs points and cameras of photographs"),
     "features": Room("muskie_jax.features", "writes the features of photographs"),
     "inpaint": Room("muskie_jax.inpaint", "paints a hidden part of a photograph"),
     "demo": Room("muskie_jax.demo.__main__", "serves a page to try a network on photographs"),

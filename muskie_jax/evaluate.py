@@ -33,6 +33,9 @@ from muskie_jax.evaluators.epipolar import EpipolarEvaluator
 from muskie_jax.evaluators.eval_models import STILL, EvalModel
 from muskie_jax.evaluators.headline import headline
 from muskie_jax.evaluators.model_specs import ModelSpec, find_models
+from muskie_jax.evaluators.point_maps import PointMapEvaluator
+from muskie_jax.evaluators.pose_probe import PoseProbeEvaluator
+from muskie_jax.evaluators.recall import RecallEvaluator
 from muskie_jax.evaluators.reconstruction_curves import CurveSettings, ReconstructionCurves
 from muskie_jax.evaluators.results import Figure, ResultRow, Setting, SweepEvaluator
 from muskie_jax.evaluators.settings import parse_shard
@@ -127,8 +130,8 @@ def _evaluate(
     units = list(plan_units(models, make_evaluators(config, workdir), config))
     if not units:
         raise UserError(
-            "nothing to evaluate: config.evaluate.evaluators has only 'reconstruction', which needs a "
-            "Muskie among config.evaluate.models"
+            "nothing to evaluate: none of config.evaluate.evaluators applies to config.evaluate.models; "
+            "'reconstruction' and 'geometry' need a Muskie among them"
         )
     trained_on = count_training_groups(units, index_folder(config, workdir))
     mine = units[len(units) * shard // shards : len(units) * (shard + 1) // shards]
@@ -397,7 +400,22 @@ def make_reconstruction(
     return [ReconstructionCurves(sets, settings, mesh)]
 
 
+def make_posed_evaluator(
+    kind: type[PointMapEvaluator | RecallEvaluator | PoseProbeEvaluator],
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    open_sets: OpenSets,
+) -> list[SweepEvaluator]:
+    """Returns an evaluator that needs only config.posed."""
+    del workdir
+    return [kind.of(config.evaluate, {views: open_sets(views) for views in config.evaluate.views})]
+
+
 EVALUATORS: dict[str, Callable[[ConfigDict, pathlib.Path, OpenSets], list[SweepEvaluator]]] = {
     "correspondence": make_correspondence,
     "reconstruction": make_reconstruction,
+    **{
+        kind.name: functools.partial(make_posed_evaluator, kind)
+        for kind in (PointMapEvaluator, RecallEvaluator, PoseProbeEvaluator)
+    },
 }

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from muskie_jax.checks import nearest_size
 from muskie_jax.models.framewise import Framewise
 from muskie_jax.models.muskie import PATCH, Muskie, patchify
+from muskie_jax.models.reconstruction import Reconstruction, ReconstructionOutput
 
 MUSKIE, STILL, PATCHES = "muskie", "still", "patches"
 
@@ -108,6 +109,20 @@ class MuskieNetwork:
             tuple(weights[:, 0] for weights in attention),
             tuple(weights[:, :, :, 0] for weights in attention),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class PointMapNetwork:
+    """A Muskie with a decoder of cameras and point maps; activations are those of its backbone."""
+
+    module: Reconstruction
+
+    def activations(self, params: Any, images: Float[Array, "B V H W 3"]) -> Activations:
+        return MuskieNetwork(self.module.backbone).activations(params["backbone"], images)
+
+    def reconstruct(self, params: Any, images: Float[Array, "B V H W 3"]) -> ReconstructionOutput:
+        """Returns cameras and point maps for images in [-1, 1], whose sides are divisible into patches."""
+        return cast(ReconstructionOutput, self.module.apply({"params": params}, images))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,11 @@ def headline(rows: Sequence[ResultRow]) -> str:
         return _correspondence_headline(unrefined)
     if overall and "epipolar_mean" in overall[0].values:
         return _epipolar_headline(overall)
+    if overall and "auc_30" in overall[0].values:
+        return _pose_headline(overall)
+    if overall and "cm_2" in overall[0].values:
+        best = max(overall, key=lambda row: row.values["cm_2"])
+        return f"{best.values['cm_2']:.1f}% of matches within 2 cm (layer {best.labels['layer']})"
     if overall and "mse" not in overall[0].values:  # of another evaluator
         return ", ".join(f"{name} {value:.4g}" for name, value in overall[0].values.items())
     if overall:
@@ -45,3 +50,12 @@ def _epipolar_headline(rows: Sequence[ResultRow]) -> str:
         f"{best.labels['predictor']} {best.values['epipolar_mean']:.1f} px from epipolar lines, random "
         f"positions {best.values['random_mean']:.1f} px"
     )
+
+
+def _pose_headline(rows: Sequence[ResultRow]) -> str:
+    """Describes cameras and points of a decoder, or the layer whose pose probe fits best."""
+    best = min(rows, key=lambda row: row.values.get("fit_error", 0))
+    text = f"pose AUC@30 {best.values['auc_30']:.1f}"
+    if "layer" in best.labels:
+        return f"{text} (layer {best.labels['layer']})"
+    return f"{text}, points {best.values['l1_mean']:.3f} m off" if "l1_mean" in best.values else text

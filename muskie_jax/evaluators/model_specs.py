@@ -35,6 +35,7 @@ from muskie_jax.evaluators.eval_models import (
     ModelInfo,
     MuskieNetwork,
     NoMotion,
+    PointMapNetwork,
     RawPatches,
 )
 from muskie_jax.evaluators.settings import CHECKPOINTS
@@ -45,9 +46,11 @@ from muskie_jax.interop.bundled import CHOICES
 from muskie_jax.interop.framewise import FAMILIES, READABLE, load_framewise
 from muskie_jax.interop.hub import WEIGHTS, names_repository
 from muskie_jax.interop.load import model_of, open_weights
+from muskie_jax.interop.reconstruction_names import ReconstructionNetwork
 from muskie_jax.interop.sources import SourceKind
 from muskie_jax.models.initial_params import init_params
 from muskie_jax.models.muskie import VARIANTS, Muskie, build_model
+from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.storage.address import is_remote, storage_path, version_of
 
 UNTRAINED = "untrained"
@@ -212,8 +215,12 @@ def _select(steps: Sequence[int], checkpoints: str) -> list[int]:
 
 
 def _load_muskie(source: str, dtype: str) -> LoadedNetwork:
-    weights = open_weights(source)
-    network = MuskieNetwork(model_of(weights.network, dtype))
+    weights = open_weights(source, with_decoder=True)
+    backbone = model_of(weights.network.backbone, dtype)
+    if isinstance(weights.network, ReconstructionNetwork):
+        network = PointMapNetwork(Reconstruction(backbone, weights.network.decoder_depth))
+    else:
+        network = MuskieNetwork(backbone)
     return LoadedNetwork(network, jax.device_put(weights.params), weights.provenance.get("step"))
 
 

@@ -34,7 +34,7 @@ class Figure(NamedTuple):
     """A picture for the report.
 
     Attributes:
-      kind: "tracks", "features" or "reconstruction".
+      kind: a key of `muskie_jax.report.page.FIGURES`, such as "tracks".
       labels: what it shows, with the same keys as the labels of a row.
       caption: one sentence.
       pixels: sRGB values.

@@ -11,7 +11,10 @@ from muskie_jax.errors import UserError
 from muskie_jax.masking import MODES
 from muskie_jax.models.muskie import DTYPES
 
-EVALUATORS = ("correspondence", "reconstruction")
+DEFAULT_EVALUATORS = ("correspondence", "reconstruction")
+# Those with cameras or depth, which need config.posed.
+POSED_EVALUATORS = ("correspondence", "geometry", "recall", "pose_probe")
+EVALUATORS = (*DEFAULT_EVALUATORS, "geometry", "recall", "pose_probe")
 CHECKPOINTS = re.compile(r"last|all|every ([1-9]\d*)")
 
 
@@ -88,6 +91,20 @@ class ReconstructionSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class GeometrySettings:
+    """Comparison of predicted cameras and points with true ones: `config.evaluate.geometry`.
+
+    Attributes:
+      points: maximum number of points of a group that are compared; 0: one per pixel with depth, as
+        published, which takes minutes per group of large views.
+      icp: whether to measure points also after iterated closest points, as published.
+    """
+
+    points: int = 100_000
+    icp: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateSettings:
     """The job `evaluate`: `config.evaluate`.
 
@@ -95,7 +112,7 @@ class EvaluateSettings:
       models: models to evaluate, such as ("runs/base", "untrained", "still"); see docs/evaluation.md.
       checkpoints: which checkpoints of a work directory: "last", "all", or "every 3" for every third one
         and the last.
-      evaluators: a subset of EVALUATORS.
+      evaluators: a subset of EVALUATORS; see docs/evaluation.md.
       sizes: (height, width) of views, pixels; every size is evaluated.
       views: group sizes for correspondence; every size is evaluated.
       points: number of points in a group's first view that correspondence finds in its other views.
@@ -111,11 +128,12 @@ class EvaluateSettings:
       pictures: number of groups to draw per dataset.
       shard: part of the work that this run does: "2/4" is the second of four parts; empty means all.
       reconstruction: settings of the reconstruction curves.
+      geometry: settings of the evaluator "geometry".
     """
 
     models: tuple[str, ...] = ()
     checkpoints: str = "last"
-    evaluators: tuple[str, ...] = EVALUATORS
+    evaluators: tuple[str, ...] = DEFAULT_EVALUATORS
     sizes: tuple[tuple[int, int], ...] = ((512, 512),)
     views: tuple[int, ...] = (8,)
     points: int = 100
@@ -127,6 +145,7 @@ class EvaluateSettings:
     pictures: int = 1
     shard: str = ""
     reconstruction: ReconstructionSettings = ReconstructionSettings()
+    geometry: GeometrySettings = GeometrySettings()
 
 
 def check_evaluate(evaluate: ConfigDict, has_posed: bool) -> None:
@@ -173,9 +192,12 @@ def check_evaluate(evaluate: ConfigDict, has_posed: bool) -> None:
     at_least(0, evaluate, path, "pictures")
     parse_shard(evaluate.shard)
     ReconstructionSettings(**evaluate.reconstruction)
-    if "correspondence" in evaluate.evaluators and not has_posed:
+    at_least(0, evaluate.geometry, f"{path}.geometry", "points")
+    needing_cameras = [name for name in evaluate.evaluators if name in POSED_EVALUATORS]
+    if needing_cameras and not has_posed:
         raise UserError(
-            "config.posed is empty, and correspondence needs views with cameras: see docs/evaluation.md"
+            f"config.posed is empty, and {needing_cameras[0]} needs views with cameras: see "
+            "docs/evaluation.md"
         )
 
 

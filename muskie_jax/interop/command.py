@@ -15,9 +15,16 @@ from muskie_jax.interop.bundled import CHOICES
 from muskie_jax.interop.load import open_weights
 from muskie_jax.interop.onnx_program import write_onnx
 from muskie_jax.interop.save import ENTRIES, push_to_hub, write_folder
+from muskie_jax.interop.single_stream import (
+    convert_single_stream,
+    parse_target,
+    settings_of_network,
+    split_source,
+)
 from muskie_jax.interop.stablehlo import PROGRAM_ENTRIES, write_stablehlo
-from muskie_jax.interop.weights import STORED_TYPES, SUFFIXES, write_weights
+from muskie_jax.interop.weights import STORED_TYPES, SUFFIXES, Weights, write_weights
 from muskie_jax.interop.workdir import WORKDIR_ENTRIES, make_workdir
+from muskie_jax.models.framewise import FAMILIES
 from muskie_jax.models.muskie import DTYPES
 from muskie_jax.storage.address import storage_path
 from muskie_jax.storage.outputs import check_free as check_output
@@ -28,6 +35,12 @@ _SOURCE = (
 )
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, f"The weights to export: {_SOURCE}.")
 _FROM = flags.DEFINE_string("from", None, f"Weights: {_SOURCE}. For push: an exported folder.")
+_AS = flags.DEFINE_string(
+    "as",
+    None,
+    f"Size of the Muskie that starts from a vision transformer of single images, such as muskie_base; "
+    f"--from is then {' or '.join(f'{family}:FILE' for family in FAMILIES)}.",
+)
 _REPO = flags.DEFINE_string("repo", None, "Repository on the Hugging Face hub, as user/name.")
 _PRIVATE = flags.DEFINE_bool("private", False, "Make the repository private, if it does not exist yet.")
 _NUM_HEADS = flags.DEFINE_integer(
@@ -91,7 +104,7 @@ def run_import(arguments: list[str]) -> dict[str, Any]:
     del arguments
     workdir = user_path(_required(OUT))
     check_free(workdir, _FORCE.value, WORKDIR_ENTRIES)
-    weights = open_weights(_required(_FROM), _NUM_HEADS.value)
+    weights = _weights_to_import(_required(_FROM))
     make_workdir(workdir, weights, CONFIG.value, _FORCE.value)
     variant = weights.network.variant
     config_file = ROOT / "configs" / f"muskie_{variant}.py"
@@ -99,10 +112,28 @@ def run_import(arguments: list[str]) -> dict[str, Any]:
         config = f"configs/{config_file.name}"
     else:
         config = f"<a config> --config.model.variant={variant}"
-    log(f"To continue training: python -m muskie_jax.main --config {config} --workdir {workdir}")
+    flags_of_network = settings_of_network(weights.network)
+    more = f" {flags_of_network}" if flags_of_network else ""
+    log(f"To continue training: python -m muskie_jax.main --config {config}{more} --workdir {workdir}")
     metadata = weights.metadata()
     metadata.pop("step", None)  # of the earlier training run; this one starts at step 0
     return _summary("import", metadata, workdir)
+
+
+def _weights_to_import(source: str) -> Weights:
+    """Returns the weights of `--from`; those of a single-stream network become a Muskie of size `--as`."""
+    single_stream = split_source(source)
+    if single_stream is None:
+        if _AS.value is not None:
+            families = " or ".join(f"{family}:..." for family in FAMILIES)
+            raise UserError(f"--as is for --from {families}: leave it out for weights of a Muskie")
+        return open_weights(source, _NUM_HEADS.value)
+    if _AS.value is None:
+        raise UserError(f"--from {source} needs the size of the Muskie: pass --as muskie_base, for example")
+    family, path = single_stream
+    conversion = convert_single_stream(family, path, parse_target(_AS.value), _NUM_HEADS.value)
+    log(f"{path}: {conversion.note}")
+    return conversion.weights
 
 
 def run_push(arguments: list[str]) -> dict[str, Any]:
@@ -184,7 +215,7 @@ EXPORT = Command(
     ("backbone_only", "backbone-only", "num_heads", "licence", "dtype", "force"),
 )
 IMPORT = Command(
-    run_import, {"from": "muskie-base.pth", "out": "runs/imported"}, ("config", "num_heads", "force")
+    run_import, {"from": "muskie-base.pth", "out": "runs/imported"}, ("as", "config", "num_heads", "force")
 )
 PUSH = Command(run_push, {"from": "exported", "repo": "user/name"}, ("private",))
 STABLEHLO = Command(

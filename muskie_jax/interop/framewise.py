@@ -77,9 +77,19 @@ def load_framewise(
     """
     one_of(kind, FAMILIES, "kind")
     product_dtype, kernel = parse_compute_options(dtype, attention)
-    path = _find_file(source, revision, filename)
-    settings, params = read_framewise(kind, path, num_heads)
+    settings, params = open_framewise(kind, source, num_heads, revision, filename)
     return Framewise(settings, product_dtype, kernel), jax.device_put(params)
+
+
+def open_framewise(
+    kind: str,
+    source: str | os.PathLike,
+    num_heads: int | None = None,
+    revision: str | None = None,
+    filename: str | None = None,
+) -> tuple[Settings, dict[str, Any]]:
+    """Returns settings and parameters, float32 numpy arrays; see `load_framewise`, also for errors."""
+    return read_framewise(kind, _find_file(source, revision, filename), num_heads)
 
 
 def _find_file(source: str | os.PathLike, revision: str | None, filename: str | None) -> pathlib.Path:

@@ -38,6 +38,10 @@ FIGURES = {  # kind -> title and note
         "Reconstructions",
         "From top to bottom: input, prediction, confidence (dark to bright), ground truth.",
     ),
+    "geometry": (
+        "Depth",
+        "From top to bottom: views, predicted depth, true depth. Near is red, far is blue.",
+    ),
 }
 LONG_NAME, LONG_HEADER = 40, 10  # characters; longer texts wrap
 LABEL_NAMES = {"num_reference": "reference views"}  # names of picture labels

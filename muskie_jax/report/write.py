@@ -7,6 +7,15 @@ from muskie_jax.report.correspondence_tables import correspondence_section
 from muskie_jax.report.curves import correspondence_charts, line_styles, reconstruction_charts
 from muskie_jax.report.epipolar_tables import TITLE as EPIPOLAR_TITLE
 from muskie_jax.report.epipolar_tables import epipolar_section, epipolar_sentence
+from muskie_jax.report.geometry_tables import (
+    GEOMETRY_TITLE,
+    PROBE_TITLE,
+    RECALL_TITLE,
+    geometry_section,
+    pose_sentence,
+    probe_section,
+    recall_section,
+)
 from muskie_jax.report.page import report_page
 from muskie_jax.report.reconstruction_tables import reconstruction_section
 from muskie_jax.report.results_file import FILES, read
@@ -73,10 +82,25 @@ def _write_once(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         section = reconstruction_section(reconstructed, eval_set, title, titles)
         reconstruction.append((section, reconstruction_charts(reconstructed, eval_set, titles, styles)))
         sentences.append((title, reconstruction_sentence(reconstructed, eval_set, titles)))
+    frozen = {"recall": recall_section, "pose_probe": probe_section}
+    geometry = {
+        name: [
+            (section_of(measurements, eval_set, title, titles), [])
+            for measurements in [measurements_of(units, name)]
+            for eval_set, title in eval_sets(measurements, EvalSet).items()
+        ]
+        for name, section_of in (frozen | {"geometry": geometry_section}).items()
+    }
+    measurements = measurements_of(units, "geometry")
+    for eval_set, title in eval_sets(measurements, EvalSet).items():
+        sentences.append((title, pose_sentence(measurements, eval_set, titles)))
     parts = [
         ("Correspondence", correspondence),
         (EPIPOLAR_TITLE, epipolar),
         ("Reconstruction", reconstruction),
+        (GEOMETRY_TITLE, geometry["geometry"]),
+        (RECALL_TITLE, geometry["recall"]),
+        (PROBE_TITLE, geometry["pose_probe"]),
     ]
     parts = [(title, sections) for title, sections in parts if sections]
     tables = [(title, [section for section, _ in sections]) for title, sections in parts]

@@ -1,0 +1,111 @@
+"""Point clouds and cameras of photographs, from a network with a decoder.
+
+scene = reconstruct_photographs(open_reconstruction("reconstruction.safetensors"), "scenes/kitchen")
+scene.points, scene.colours, scene.camera_to_world  # (N, 3), (N, 3) and (V, 4, 4)
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from muskie_jax.data.load_images import FilePath, load_images
+from muskie_jax.errors import UserError
+from muskie_jax.interop.load import load_pretrained
+from muskie_jax.models.reconstruction import Reconstruction, ReconstructionOutput
+from muskie_jax.photographs.opening import SIZE
+from muskie_jax.reconstruction.even_choice import choose_evenly
+from muskie_jax.reconstruction.losses import depth_edges
+
+MAX_POINTS = 1_000_000
+
+
+class ReconstructionNetwork(NamedTuple):
+    """A network with a decoder of cameras and point maps, its parameters, and what to call it."""
+
+    name: str
+    model: Reconstruction
+    params: dict[str, Any]
+
+
+class Scene(NamedTuple):
+    """What photographs show, in a common frame and unit that are arbitrary. V views of H x W pixels.
+
+    Attributes:
+      points: surface points, of pixels away from edges of depth.
+      colours: their RGB colours.
+      camera_to_world: camera poses, with OpenCV axes (x right, y down, z forward).
+      tangents: x / z and y / z at the right and lower border of each view.
+      paths: the photographs.
+    """
+
+    points: Float32[np.ndarray, "N 3"]
+    colours: UInt8[np.ndarray, "N 3"]
+    camera_to_world: Float32[np.ndarray, "V 4 4"]
+    tangents: Float[np.ndarray, "V 2"]
+    paths: tuple[pathlib.Path, ...]
+
+
+def open_reconstruction(source: str | os.PathLike) -> ReconstructionNetwork:
+    """Loads a network with a decoder of cameras and point maps.
+
+    Args:
+      source: see `load_pretrained`.
+
+    Raises:
+      UserError: if there are no such weights, or they have no decoder.
+    """
+    model, params = load_pretrained(source)
+    if not isinstance(model, Reconstruction):
+        raise UserError(
+            f"--model={source} is a backbone without a decoder of cameras and point maps: pass a network "
+            "trained to reconstruct, see docs/reconstruction.md"
+        )
+    return ReconstructionNetwork(str(source), model, params)
+
+
+def reconstruct_photographs(
+    network: ReconstructionNetwork,
+    paths: FilePath | Sequence[FilePath],
+    size: int = SIZE,
+    max_points: int = MAX_POINTS,
+) -> Scene:
+    """Reconstructs what photographs of one scene show, in one forward pass.
+
+    Args:
+      network: the network.
+      paths: files and folders. Each view is a centred crop, see `load_images`.
+      size: shorter side of the views, pixels.
+      max_points: maximum number of points, evenly chosen from all views.
+
+    Raises:
+      UserError: if a photograph cannot be read, or predictions are not finite.
+    """
+    views = load_images(paths, size=size, patch=network.model.backbone.patch)
+    apply = jax.jit(lambda params, images: network.model.apply({"params": params}, images))
+    output = cast(ReconstructionOutput, apply(network.params, views.images[None]))
+    smooth = ~np.asarray(depth_edges(output.local_points[..., 2]))[0]
+    local, points, cameras = (
+        np.asarray(x[0]) for x in (output.local_points, output.points, output.camera_to_world)
+    )
+    if not (np.isfinite(points).all() and np.isfinite(cameras).all()):
+        raise UserError(f"{network.name} predicts numbers that are not finite: use other weights")
+    chosen = choose_evenly(smooth, max_points)
+    colours = np.rint((views.images + 1) * 127.5).clip(0, 255).astype(np.uint8)
+    return Scene(points[chosen], colours[chosen], cameras, _tangents(local), views.paths)
+
+
+def _tangents(local: Float[np.ndarray, "V H W 3"]) -> Float[np.ndarray, "V 2"]:
+    """Returns the x / z and y / z of borders that fit the local points best, by least squares.
+
+    The camera is assumed to look along the centre of the view, with straight lines.
+    """
+    height, width = local.shape[1:3]
+    rows, columns = np.indices((height, width)) + 0.5
+    from_centre = np.stack([2 * columns / width - 1, 2 * rows / height - 1], -1)
+    slope = local[..., :2] / local[..., 2:]
+    return (slope * from_centre).sum((1, 2)) / np.square(from_centre).sum((0, 1))

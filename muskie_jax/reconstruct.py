@@ -1,0 +1,63 @@
+"""Reconstructs the points and cameras of photographs of one scene.
+
+    muskie reconstruct 1.jpg 2.jpg 3.jpg --model reconstruction.safetensors --out scene.glb
+
+Photographs may have any sizes and orientations; folders stand for their images. The network needs a decoder
+of cameras and point maps, see docs/reconstruction.md. Writes coloured points and the cameras: a .glb file
+for viewers and browsers, or a .ply file. Their scale is arbitrary.
+"""
+
+import math
+
+from absl import flags, logging
+
+from muskie_jax.command_line import OUT, run_command
+from muskie_jax.compilation_cache import keep_compiled_programs
+from muskie_jax.photographs.command_flags import define_force, define_size
+from muskie_jax.photographs.opening import find_photographs
+from muskie_jax.photographs.reconstructing import MAX_POINTS, open_reconstruction, reconstruct_photographs
+from muskie_jax.photographs.scene_files import plan_scene_file, write_scene
+from muskie_jax.writers import log, print_result
+
+_MODEL = flags.DEFINE_string(
+    "model", None, "A network with a decoder: a work directory, a weights file, or user/name on the hub."
+)
+_SIZE = define_size()
+_MAX = flags.DEFINE_integer("max", MAX_POINTS, "Points to write at most.", lower_bound=1)
+_FORCE = define_force()
+
+NEEDED = {"model": "reconstruction.safetensors", "out": "scene.glb"}
+OPTIONAL = ("size", "max", "force")
+HELP = {"out": "Point cloud with cameras to write, .glb or .ply."}
+ARGUMENTS = ("1.jpg", "2.jpg")
+
+
+def reconstruct(arguments: list[str]) -> None:
+    """Reconstructs the photographs of the command line; flags must be parsed."""
+    logging.set_verbosity(logging.WARNING)
+    keep_compiled_programs()
+    photographs = find_photographs(arguments)
+    assert OUT.value is not None and _MODEL.value is not None, "needed flags"
+    path = plan_scene_file(OUT.value, photographs, _FORCE.value)
+    network = open_reconstruction(_MODEL.value)
+    scene = reconstruct_photographs(network, photographs, _SIZE.value, _MAX.value)
+    write_scene(path, scene, _FORCE.value)
+    log(f"{path}: {len(scene.points)} points of {len(scene.paths)} photographs")
+    cameras = [
+        {
+            "photograph": str(each),
+            "camera_to_world": pose.astype(float).round(6).tolist(),
+            "field_of_view": round(2 * math.degrees(math.atan(float(tangents[0]))), 2),
+        }
+        for each, pose, tangents in zip(scene.paths, scene.camera_to_world, scene.tangents)
+    ]
+    print_result({"job": "reconstruct", "points": len(scene.points), "cameras": cameras, "out": str(path)})
+
+
+def main(invocation: str = "python -m muskie_jax.reconstruct") -> None:
+    """Reconstructs the photographs in `sys.argv`. `invocation` is how messages refer to the program."""
+    run_command(invocation, __doc__ or "", reconstruct, NEEDED, OPTIONAL, ARGUMENTS, HELP)
+
+
+if __name__ == "__main__":
+    main()

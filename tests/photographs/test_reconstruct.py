@@ -1,0 +1,149 @@
+"""`muskie reconstruct`: point clouds and cameras of photographs, and the files they are written to."""
+
+import io
+import json
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+from muskie_jax import save_pretrained
+from muskie_jax.errors import UserError
+from muskie_jax.photographs.reconstructing import (
+    ReconstructionNetwork,
+    Scene,
+    open_reconstruction,
+    reconstruct_photographs,
+)
+from muskie_jax.photographs.scene_files import LINES, SAMPLES, camera_lines, plan_scene_file, write_scene
+from muskie_tests import golden_reconstruction as golden
+from muskie_tests.commands import complaint_of, run_in_process
+from muskie_tests.networks import random_network
+from muskie_tests.photographs import texture, write_photograph
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Two photographs of 64 x 96 pixels."""
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for seed, path in enumerate(paths):
+        write_photograph(path, texture(64, 96, seed=seed))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights") / "decoder"
+    save_pretrained(folder, golden.model(), golden.params())
+    return folder
+
+
+def scene(views=2):
+    """Two points in the frame of the first camera, which is turned by a quarter about its z axis."""
+    poses = np.repeat(np.eye(4)[None], views, 0)
+    poses[:, :3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    poses[1:, :3, 3] = (0, 3, 0)
+    points = np.array([[0, 2, 4], [1, 0, 8]], np.float32) @ poses[0, :3, :3].T
+    colours = np.array([[255, 0, 0], [0, 128, 255]], np.uint8)
+    paths = tuple(pathlib.Path(f"{i}.jpg") for i in range(views))
+    tangents = np.tile([0.5, 0.25], (views, 1))
+    return Scene(points.astype(np.float32), colours, poses.astype(np.float32), tangents, paths)
+
+
+def test_points_and_cameras_are_those_of_the_network(photographs, weights):
+    network = open_reconstruction(weights)
+    found = reconstruct_photographs(network, photographs, size=64)
+    assert found.camera_to_world.shape == (2, 4, 4) and found.paths == tuple(photographs)
+    assert 0 < len(found.points) == len(found.colours) <= 2 * 64 * 96
+    few = reconstruct_photographs(network, photographs, size=64, max_points=100)
+    assert len(few.points) == 100
+    rows = {tuple(point) for point in found.points.tolist()}
+    assert all(tuple(point) in rows for point in few.points.tolist())
+
+
+class Pinhole:
+    """Stands in for a network: a slanted plane with a step, seen by a camera of known field of view."""
+
+    backbone = golden.model().backbone
+
+    def apply(self, variables, images):
+        from muskie_jax.models.reconstruction import ReconstructionOutput
+
+        assert variables == {"params": {}}
+        batch, views, height, width, _ = images.shape
+        rows, columns = np.indices((height, width)) + 0.5
+        depth = np.where(columns < width / 2, 2.0, 4.0) + 0.001 * rows
+        x, y = 0.6 * (2 * columns / width - 1), 0.4 * (2 * rows / height - 1)
+        local = np.stack([x * depth, y * depth, depth], -1)
+        local = np.broadcast_to(local, (batch, views, height, width, 3)).astype(np.float32)
+        poses = np.broadcast_to(np.eye(4, dtype=np.float32), (batch, views, 4, 4))
+        return ReconstructionOutput(*map(np.asarray, (local, local[..., 0], poses, local)))
+
+
+def test_field_of_view_is_found_and_edges_of_depth_are_left_out(photographs):
+    found = reconstruct_photographs(ReconstructionNetwork("pinhole", Pinhole(), {}), photographs, size=64)
+    np.testing.assert_allclose(found.tangents, [[0.6, 0.4]] * 2, rtol=1e-4)
+    assert len(found.points) == 2 * 64 * (96 - 2)  # a column on each side of the step
+    assert np.unique(found.colours, axis=0).shape[0] > 10
+
+
+def test_lines_of_cameras_start_at_their_centres_and_end_at_the_corners_of_views():
+    lines = camera_lines(scene())
+    assert lines.shape == (2, len(LINES), 2, 3)
+    np.testing.assert_allclose(lines[1, :4, 0], [[0, 3, 0]] * 4)
+    ends = (lines[0, :4, 1] @ scene().camera_to_world[0, :3, :3]) / lines[0, :4, 1, 2:]
+    np.testing.assert_allclose(ends[:, :2], [[-0.5, -0.25], [0.5, -0.25], [0.5, 0.25], [-0.5, 0.25]])
+
+
+@pytest.mark.extras
+def test_files_have_points_colours_and_cameras_in_the_axes_of_viewers(tmp_path):
+    trimesh = pytest.importorskip("trimesh")
+    expected = np.array([[0, -2, -4], [1, 0, -8]])  # y up, z backward, from the first camera
+    for suffix in (".glb", ".ply"):
+        path = tmp_path / f"scene{suffix}"
+        write_scene(path, scene())
+        with pytest.raises(UserError, match="exists"):
+            write_scene(path, scene())
+        loaded = trimesh.load(io.BytesIO(path.read_bytes()), file_type=suffix[1:])
+        cloud = loaded.geometry["points"] if suffix == ".glb" else loaded
+        np.testing.assert_allclose(cloud.vertices[:2], expected, atol=1e-5)
+        np.testing.assert_array_equal(np.asarray(cloud.colors)[:2, :3], scene().colours)
+        if suffix == ".ply":
+            assert len(cloud.vertices) == 2 + 2 * len(LINES) * SAMPLES
+        else:
+            assert list(loaded.geometry) == ["points", "camera 1: 0.jpg", "camera 2: 1.jpg"]
+            second = loaded.geometry["camera 2: 1.jpg"]
+            centre = np.array([3, 0, 0])  # (0, 3, 0), seen from the turned first camera
+            assert np.linalg.norm(second.vertices - centre, axis=1).min() < 1e-5
+
+
+@pytest.mark.extras
+def test_the_command_writes_a_scene(photographs, weights, tmp_path):
+    pytest.importorskip("trimesh")
+    out = tmp_path / "scene.glb"
+    done = run_in_process(
+        "muskie_jax", "reconstruct", *photographs, "--model", weights, "--size", 64, "--out", out
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["out"] == str(out) and out.stat().st_size > 1000
+    assert [camera["photograph"] for camera in result["cameras"]] == [str(path) for path in photographs]
+    assert f"{result['points']} points of 2 photographs" in done.stderr
+    assert "exists: choose another path, or pass --force" in complaint_of(
+        run_in_process("muskie_jax", "reconstruct", *photographs, "--model", weights, "--out", out)
+    )
+
+
+def test_other_files_and_a_missing_package_are_refused(photographs, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"must be a point cloud: a name that ends with .glb or .ply"):
+        plan_scene_file(str(tmp_path / "scene.obj"), photographs, False)
+    monkeypatch.setitem(sys.modules, "trimesh", None)
+    with pytest.raises(UserError, match=r'written by trimesh: install it .*"\.\[viewer\]"'):
+        plan_scene_file(str(tmp_path / "scene.glb"), photographs, False)
+
+
+def test_a_backbone_cannot_reconstruct(tmp_path):
+    save_pretrained(tmp_path / "backbone", *random_network(0))
+    with pytest.raises(UserError, match="is a backbone without a decoder of cameras and point maps: pass"):
+        open_reconstruction(tmp_path / "backbone")

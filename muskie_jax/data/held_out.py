@@ -16,7 +16,7 @@ from muskie_jax.data.pipeline import HELDOUT_STREAM
 from muskie_jax.data.posed.rooms import Rooms
 from muskie_jax.data.posed.views import Group
 from muskie_jax.data.samples import MAX_REPLACEMENTS
-from muskie_jax.data.sources import PhotographSource, SyntheticSource
+from muskie_jax.data.sources import PhotographSource, RecordedSource, SyntheticSource
 from muskie_jax.data.views import centre_view
 from muskie_jax.errors import UserError
 
@@ -108,7 +108,7 @@ def held_out_rooms(source: SyntheticSource, photos: np.ndarray | None, views: in
 def held_out_scenes(
     mixture: Mixture, views: int, groups: int, whole: Collection[str] = ()
 ) -> tuple[HeldOutPhotographs | Rooms, ...]:
-    """Returns the groups of each source that is evaluated.
+    """Returns the groups of each source that is evaluated; recordings with cameras are not.
 
     Args:
       mixture: the config's sources, from `muskie_jax.data.mixture.build_mixture`.
@@ -124,5 +124,6 @@ def held_out_scenes(
         if isinstance(source, SyntheticSource)
         else HeldOutPhotographs(source, views, groups)
         for number, source in enumerate(mixture.held_out)
-        if source.weight or (source.name in whole and mixture.training[number].weight)
+        if not isinstance(source, RecordedSource)
+        and (source.weight or (source.name in whole and mixture.training[number].weight))
     )

@@ -206,7 +206,7 @@ def stage_costs(
         resize_box(pixels, (left / scale, top / scale, right / scale, bottom / scale), output)
         marks.append(time.perf_counter())
         is_first_of_group = count % sampler.views == 0
-        if is_first_of_group:
+        if is_first_of_group and sampler.masks:
             for update in range(sampler.reuse):
                 (bucket,) = sampler.schedule.at(sampler.reuse * count + update)
                 splits, grid = sampler.views // bucket.views, bucket.grid(sampler.patch)

@@ -193,9 +193,11 @@ def test_sheet_has_a_line_for_each_group():
     assert (sheet != unnamed).any()
 
 
-def test_the_drawn_block_is_near_two_thirds_of_the_depth():
+def test_the_drawn_block_is_near_five_sixths_of_the_depth():
     assert (
-        drawn_block(range(1, 13), 12) == 8 and drawn_block([2, 4, 9], 12) == 9 and drawn_block([1], 12) == 1
+        drawn_block(range(1, 13), 12) == 10
+        and drawn_block([2, 4, 9], 12) == 9
+        and drawn_block([1], 12) == 1
     )
 
 

@@ -133,7 +133,7 @@ def test_every_form_of_weights_in_the_docs(reader):
     assert (reader.folder / "exported" / "README.md").is_file()
     ((_, torch_code),) = code_blocks(page, "Use weights in PyTorch")
     reader("python", TORCH_IMAGES + torch_code + TOKENS.format("tokens"))
-    ((_, train_on),) = code_blocks(page, "Continue training from weights")
+    (_, train_on), *_ = code_blocks(page, "Continue training from weights")
     reader("bash", train_on.splitlines()[0].replace("muskie-base.pth", "muskie.safetensors"))
     assert (reader.folder / "runs" / "imported" / "checkpoints" / "0").is_dir()
     (_, programs), (_, program) = code_blocks(page, "Export a program")

@@ -44,10 +44,10 @@ if __name__ == "__main__":
     fault, workdir = sys.argv[1], pathlib.Path(sys.argv[2])
     line = Progress.line
 
-    def line_with_fault(self, values):
+    def line_with_fault(self, *arguments):
         if self.step == FIRST + 5:
             start_fault(fault, workdir)
-        return line(self, values)
+        return line(self, *arguments)
 
     Progress.line = line_with_fault
     sys.argv = [sys.argv[0], "--workdir", str(workdir), *sys.argv[3:]]

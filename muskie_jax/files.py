@@ -42,22 +42,46 @@ def check_free(path: pathlib.Path, force: bool, entries: Collection[str] | None 
     if not os.path.lexists(path):
         return
     is_folder = path.is_dir() and not path.is_symlink()
+    existing = {entry.name for entry in path.iterdir()} if is_folder and entries is not None else set()
+    if existing or not is_folder or entries is None:
+        require_replaceable(path, is_folder, existing, force, entries)
+
+
+def require_replaceable(
+    path: pathlib.Path,
+    is_folder: bool,
+    existing: Collection[str],
+    force: bool,
+    entries: Collection[str] | None,
+) -> None:
+    """Raises UserError if an existing file or folder must not be replaced.
+
+    Args:
+      path: the path or URL.
+      is_folder: whether it is a folder.
+      existing: names of the folder's entries.
+      force, entries: see `check_free`.
+    """
     if is_folder != (entries is not None):
         kind, new = ("folder", "file") if is_folder else ("file", "folder")
         raise UserError(
             f"{path} is a {kind}, and a {kind} is never replaced by a {new}: choose another path"
         )
-    existing = {entry.name for entry in path.iterdir()} if is_folder else set()
-    if is_folder and not existing:
-        return
     if not force:
         raise UserError(f"{path} exists: choose another path, or pass --force (in Python, force=True)")
-    others = sorted(existing - set(entries or ()))
+    others = sorted(set(existing) - set(entries or ()))
     if others:
         raise UserError(
             f"{path} is not replaced, because it contains {others[0]!r}, which this command did not write: "
             "choose another path"
         )
+
+
+def replace_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file at once: whoever reads it sees the earlier text or the new one."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from muskie_jax import interrupt
 from muskie_jax.errors import AT_END
+from muskie_jax.files import replace_text
 from muskie_jax.writers import duration
 
 FILE = "goodput.json"
@@ -163,10 +164,8 @@ class Goodput:
         self._start.recorded, self._written = time.time(), time.perf_counter()
         if self._path is None:
             return
-        part = self._path.with_suffix(".part")
         with contextlib.suppress(OSError):
-            part.write_text(json.dumps([dataclasses.asdict(start) for start in self.starts()]))
-            part.replace(self._path)
+            replace_text(self._path, json.dumps([dataclasses.asdict(start) for start in self.starts()]))
 
     def starts(self) -> list[Start]:
         """Returns all starts of the run, this one last."""

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from muskie_jax.errors import printable
+from muskie_jax.files import replace_text
 from muskie_jax.wandb_run import WandbRun
 
 
@@ -29,9 +30,7 @@ class JsonLines:
         kept = []
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
-        part = path.with_suffix(".part")
-        part.write_text("".join(line + "\n" for line in kept))
-        part.replace(path)
+        replace_text(path, "".join(line + "\n" for line in kept))
         self._written = {_identity(json.loads(line)) for line in kept}
         self._path = path
 

@@ -3,13 +3,11 @@
 import functools
 import hashlib
 import itertools
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Int
 
@@ -19,6 +17,12 @@ from muskie_jax.data.posed.views import PosedSet, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.eval_models import STILL, EvalModel
 from muskie_jax.evaluators.loading import load_in_order
+from muskie_jax.evaluators.posed_evaluator import (
+    PosedEvaluator,
+    labels_of,
+    require_finite,
+    require_layers,
+)
 from muskie_jax.evaluators.predictions import (
     ALL,
     ATTENTION,
@@ -87,7 +91,7 @@ class GroupPredictions(NamedTuple):
     features: list[Any]
 
 
-class CorrespondenceEvaluator:
+class CorrespondenceEvaluator(PosedEvaluator):
     """Finds points of the first view of every group in the other views.
 
     Attention is used where a network attends across views; features are matched by nearest neighbour in
@@ -118,39 +122,22 @@ class CorrespondenceEvaluator:
         enlarge: int = 1,
         orientations: int = 1,
     ):
-        self.sets = {(views, each.name): each for views, some in sets.items() for each in some}
-        self.sizes, self.points, self.layers = sizes, points, tuple(layers)
+        self.points, self.layers = points, tuple(layers)
         self.protocols, self.pictures = tuple(protocols), pictures
         self.view_options = {"enlarge": enlarge, "orientations": orientations}
-        most_groups = max((len(each.groups) for each in self.sets.values()), default=1)
-        devices = jax.local_devices()
-        self.mesh = Mesh(np.array(devices[: max(1, min(len(devices), most_groups))]), ("data",))
+        options = {
+            "points": points,
+            "layers": list(layers),
+            "protocols": list(protocols),
+            "pictures": pictures,
+            **{name: value for name, value in self.view_options.items() if value != 1},
+        }
+        super().__init__(sets, sizes, options)
         self._load_group = functools.lru_cache(CACHED_GROUPS)(self._load_uncached)
-
-    def settings(self) -> list[Setting]:
-        return [
-            {
-                "dataset": name,
-                "views": views,
-                "height": height,
-                "width": width,
-                "groups": len(each.groups),
-                "points": self.points,
-                "layers": list(self.layers),
-                "protocols": list(self.protocols),
-                "pictures": self.pictures,
-                **{name: value for name, value in self.view_options.items() if value != 1},
-            }
-            for (views, name), each in self.sets.items()
-            for height, width in self.sizes
-        ]
 
     def accepts(self, kind: str) -> bool:
         del kind
         return True
-
-    def image_folders(self, setting: Setting) -> Sequence[pathlib.Path]:
-        return getattr(self.sets[setting["views"], setting["dataset"]], "image_folders", ())
 
     def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow | Figure]:
         """Yields a row per predictor and slice of the data, then the figures.
@@ -172,10 +159,7 @@ class CorrespondenceEvaluator:
                     by_slice.setdefault(part, Scores()).add(errors.pixels[chosen], errors.metres[chosen])
             if len(drawn) < self.pictures:
                 drawn.append(predicted._replace(features=[np.asarray(x) for x in predicted.features]))
-        if not scores:
-            raise UserError(
-                f"config.evaluate.layers={self.layers}: {model.info.name} has none of these layers"
-            )
+        require_layers(scores, self.layers, model)
         values = {
             predictor: {part: each.values() for part, each in by_slice.items() if each.pairs}
             for predictor, by_slice in scores.items()
@@ -210,8 +194,7 @@ class CorrespondenceEvaluator:
             )
             predictions, finite = jax.device_get((output.predictions, output.finite))
             for number, group in enumerate(loaded):
-                if not finite[number]:
-                    raise UserError(f"{model.info.name}: its features are not finite on {group.label}")
+                require_finite(finite[number], model, group.label)
                 known = len(group.points)
                 mine = predictions.replace(
                     tracks=predictions.tracks[number, :, :known].astype(np.float64),
@@ -238,12 +221,6 @@ class CorrespondenceEvaluator:
 
     def _compute_truth(self, points: Int[np.ndarray, "N 2"], views: PosedViews, protocol: str) -> Any:
         return compute_truth(points, views, protocol)
-
-
-def labels_of(setting: Setting) -> Labels:
-    """Returns the part of a setting that labels its results."""
-    names = ("dataset", "views", "height", "width", "enlarge", "orientations")
-    return {name: setting[name] for name in names if name in setting}
 
 
 def pair_errors(predictions: Predictions, group: QueryGroup) -> Iterator[PairErrors]:

@@ -22,10 +22,10 @@ from muskie_jax.evaluators.correspondence import (
     DataSlice,
     GroupPredictions,
     features_figure,
-    labels_of,
     slices,
 )
 from muskie_jax.evaluators.eval_models import STILL, EvalModel
+from muskie_jax.evaluators.posed_evaluator import labels_of, require_layers
 from muskie_jax.evaluators.predictions import ALL, ATTENTION, FEATURE, REFINED, Predictor
 from muskie_jax.evaluators.results import Figure, Labels, ResultRow, Setting
 from muskie_jax.viz.epipolar import epipolar_picture
@@ -104,10 +104,7 @@ class EpipolarEvaluator(CorrespondenceEvaluator):
                 f"config.posed.{setting['dataset']}: all cameras of each group are at the same position, "
                 "so there are no epipolar lines: use another select, or add depth"
             )
-        if not distances:
-            raise UserError(
-                f"config.evaluate.layers={self.layers}: {model.info.name} has none of these layers"
-            )
+        require_layers(distances, self.layers, model)
         values = {
             predictor: {
                 part: _values(np.concatenate(chunks, 1)) | {"left_out": float(left_out)}

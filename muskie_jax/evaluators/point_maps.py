@@ -14,7 +14,7 @@ from muskie_jax.correspondence.tracks import back_project
 from muskie_jax.data.posed.views import PosedSet, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.eval_models import MUSKIE, EvalModel, PointMapNetwork
-from muskie_jax.evaluators.posed_evaluator import Computed, PosedEvaluator
+from muskie_jax.evaluators.posed_evaluator import Computed, PosedEvaluator, labels_of, require_finite
 from muskie_jax.evaluators.results import Figure, Labels, ResultRow, Setting
 from muskie_jax.models.muskie import to_float
 from muskie_jax.models.reconstruction import ReconstructionOutput
@@ -92,13 +92,15 @@ class PointMapEvaluator(PosedEvaluator):
                 "'geometry' evaluates: see docs/reconstruction.md, or leave 'geometry' out of "
                 "config.evaluate.evaluators"
             )
-        labels: Labels = {name: setting[name] for name in ("dataset", "views", "height", "width")}
+        labels = labels_of(setting)
         size = nearest_size((setting["height"], setting["width"]), network.module.backbone.patch)
         compute = functools.partial(_reconstruct, network=network)
         errors: list[GroupErrors] = []
         figures: list[Figure] = []
         for computed in self.run(compute, model.params, setting, size, lambda views: (views.images,)):
-            _check_finite(model, computed)
+            predicted = computed.output.points, computed.output.camera_to_world
+            finite = all(np.isfinite(x).all() for x in predicted)
+            require_finite(finite, model, computed.group.label, "points")
             errors.append(self._errors(computed.output, computed.views))
             if len(figures) < self._pictures and computed.views.valid.any():
                 figures.append(_figure(model.info.name, labels, computed))
@@ -125,11 +127,6 @@ def _reconstruct(
     params: Any, images: UInt8[Array, "B V H W 3"], *, network: PointMapNetwork
 ) -> ReconstructionOutput:
     return network.reconstruct(params, to_float(images))
-
-
-def _check_finite(model: EvalModel, computed: Computed) -> None:
-    if not all(np.isfinite(x).all() for x in (computed.output.points, computed.output.camera_to_world)):
-        raise UserError(f"{model.info.name}: its points are not finite on {computed.group.label}")
 
 
 def true_points(views: PosedViews) -> Float[np.ndarray, "V H W 3"]:

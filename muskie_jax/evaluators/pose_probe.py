@@ -19,9 +19,14 @@ from ml_collections import ConfigDict
 
 from muskie_jax.data.posed.views import Group, PosedSet, PosedViews
 from muskie_jax.errors import UserError
-from muskie_jax.evaluators.eval_models import STILL, EvalModel, EvalNetwork
+from muskie_jax.evaluators.eval_models import EvalModel, EvalNetwork
 from muskie_jax.evaluators.linear_probe import LinearProbe, fit_linear_probe
-from muskie_jax.evaluators.posed_evaluator import PosedEvaluator
+from muskie_jax.evaluators.posed_evaluator import (
+    FeatureEvaluator,
+    labels_of,
+    require_finite,
+    require_layers,
+)
 from muskie_jax.evaluators.predictions import measured_layers
 from muskie_jax.evaluators.results import Labels, ResultRow, Setting
 from muskie_jax.models.muskie import to_float
@@ -51,7 +56,7 @@ class _Pairs(NamedTuple):
     group: np.ndarray
 
 
-class PoseProbeEvaluator(PosedEvaluator):
+class PoseProbeEvaluator(FeatureEvaluator):
     """Fits and measures the probe of every layer.
 
     The labels of a row are those of the setting, and `layer`. Its values are those of `pose_metrics`; the
@@ -67,22 +72,10 @@ class PoseProbeEvaluator(PosedEvaluator):
 
     name = "pose_probe"
 
-    def __init__(
-        self,
-        sets: Mapping[int, Sequence[PosedSet]],
-        sizes: Sequence[tuple[int, int]],
-        layers: Sequence[int] = (),
-    ):
-        super().__init__(sets, sizes, {"layers": list(layers)})
-        self._layers = tuple(layers)
-
     @classmethod
     def of(cls, evaluate: ConfigDict, sets: Mapping[int, Sequence[PosedSet]]) -> "PoseProbeEvaluator":
         """Returns the evaluator that `config.evaluate` specifies."""
         return cls(sets, evaluate.sizes, evaluate.layers)
-
-    def accepts(self, kind: str) -> bool:
-        return kind != STILL
 
     def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow]:
         """Yields a row per layer.
@@ -90,7 +83,7 @@ class PoseProbeEvaluator(PosedEvaluator):
         Raises:
           UserError: if no measured layer exists, features are not finite, or there are too few pairs.
         """
-        labels: Labels = {name: setting[name] for name in ("dataset", "views", "height", "width")}
+        labels = labels_of(setting)
         each = self.sets[setting["views"], setting["dataset"]]
         fitted = fitted_groups(each.groups)
         pairs_of = lambda chosen: int(chosen.sum()) * (setting["views"] - 1)
@@ -100,22 +93,16 @@ class PoseProbeEvaluator(PosedEvaluator):
                 f"{pairs_of(fitted)} pairs to fit the pose probe and {pairs_of(~fitted)} to measure it: "
                 f"use at least {MIN_PAIRS} each (config.posed.{setting['dataset']}.groups)"
             )
-        compute = functools.partial(_pooled, network=model.network, layers=self._layers)
+        compute = functools.partial(_pooled, network=model.network, layers=self.layers)
         size = setting["height"], setting["width"]
         pooled: dict[int, list[np.ndarray]] = {}
         poses = []
         for computed in self.run(compute, model.params, setting, size, lambda views: (views.images,)):
             poses.append(_relative_to_first(computed.views))
             for layer, features in computed.output:
-                if not np.isfinite(features).all():
-                    raise UserError(
-                        f"{model.info.name}: its features are not finite on {computed.group.label}"
-                    )
+                require_finite(np.isfinite(features).all(), model, computed.group.label)
                 pooled.setdefault(int(layer), []).append(features)
-        if not pooled:
-            raise UserError(
-                f"config.evaluate.layers={self._layers}: {model.info.name} has none of these layers"
-            )
+        require_layers(pooled, self.layers, model)
         for layer, features in pooled.items():
             fit, measured = (_pairs(features, poses, chosen) for chosen in (fitted, ~fitted))
             yield _row(labels | {"layer": layer}, fit, measured)

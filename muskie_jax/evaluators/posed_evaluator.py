@@ -1,4 +1,4 @@
-"""What evaluators of posed sets share: units of work, and applying a compiled function to groups."""
+"""What evaluators of posed sets share: units of work, their labels, and applying a function to groups."""
 
 import functools
 import itertools
@@ -13,8 +13,10 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from muskie_jax.data.posed.views import Group, PosedSet, PosedViews
+from muskie_jax.errors import UserError
+from muskie_jax.evaluators.eval_models import STILL, EvalModel
 from muskie_jax.evaluators.loading import load_in_order
-from muskie_jax.evaluators.results import Setting
+from muskie_jax.evaluators.results import Labels, Setting
 
 # A function of parameters and of arrays with a leading axis of groups, whose results have this axis too.
 # It must be hashable: equal functions share one compiled program.
@@ -48,9 +50,10 @@ class PosedEvaluator:
     ):
         self.sets = {(views, each.name): each for views, some in sets.items() for each in some}
         self._sizes, self._options = sizes, options
+        # No more devices than groups.
         most_groups = max((len(each.groups) for each in self.sets.values()), default=1)
         devices = jax.local_devices()
-        self._mesh = Mesh(np.array(devices[: max(1, min(len(devices), most_groups))]), ("data",))
+        self.mesh = Mesh(np.array(devices[: max(1, min(len(devices), most_groups))]), ("data",))
 
     def settings(self) -> list[Setting]:
         return [
@@ -86,8 +89,8 @@ class PosedEvaluator:
           size: (height, width) of the views to load, pixels.
           inputs: function that returns the arrays to compute from, given a group's views.
         """
-        each, batch = self.sets[setting["views"], setting["dataset"]], self._mesh.size
-        params = jax.device_put(params, jax.NamedSharding(self._mesh, P()))
+        each, batch = self.sets[setting["views"], setting["dataset"]], self.mesh.size
+        params = jax.device_put(params, jax.NamedSharding(self.mesh, P()))
         load = functools.partial(each.load, size=size)
         loaded = load_in_order(load, range(len(each.groups)), each.parallel, ahead=batch)
         groups = zip(each.groups, loaded)
@@ -95,9 +98,49 @@ class PosedEvaluator:
             arrays = [inputs(views) for _, views in chunk]
             arrays += arrays[:1] * (batch - len(arrays))
             stacked = tuple(np.stack(x) for x in zip(*arrays))
-            output = jax.device_get(_apply(params, stacked, compute=compute, mesh=self._mesh))
+            output = jax.device_get(_apply(params, stacked, compute=compute, mesh=self.mesh))
             for number, (group, views) in enumerate(chunk):
                 yield Computed(group, views, jax.tree.map(lambda x, i=number: x[i], output))
+
+
+class FeatureEvaluator(PosedEvaluator):
+    """The part of an evaluator of frozen features that does not depend on what is measured.
+
+    Args:
+      sets: posed datasets, by number of views per group.
+      sizes: (height, width) of views, pixels.
+      layers: layers to measure, from 1; empty for all.
+    """
+
+    def __init__(
+        self,
+        sets: Mapping[int, Sequence[PosedSet]],
+        sizes: Sequence[tuple[int, int]],
+        layers: Sequence[int] = (),
+    ):
+        super().__init__(sets, sizes, {"layers": list(layers)})
+        self.layers = tuple(layers)
+
+    def accepts(self, kind: str) -> bool:
+        return kind != STILL
+
+
+def labels_of(setting: Setting) -> Labels:
+    """Returns the part of a setting that labels its results."""
+    names = ("dataset", "views", "height", "width", "enlarge", "orientations")
+    return {name: setting[name] for name in names if name in setting}
+
+
+def require_layers(measured: Any, layers: Sequence[int], model: EvalModel) -> None:
+    """Raises UserError if nothing was measured, because a network has none of `config.evaluate.layers`."""
+    if not measured:
+        raise UserError(f"config.evaluate.layers={layers}: {model.info.name} has none of these layers")
+
+
+def require_finite(finite: Any, model: EvalModel, group: str, what: str = "features") -> None:
+    """Raises UserError if not everything that a network computed of a group is finite."""
+    if not finite:
+        raise UserError(f"{model.info.name}: its {what} are not finite on {group}")
 
 
 @functools.partial(jax.jit, static_argnames=("compute", "mesh"))

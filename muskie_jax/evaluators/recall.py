@@ -23,8 +23,13 @@ from muskie_jax.correspondence.recall import (
 from muskie_jax.correspondence.scores import rotation_angles
 from muskie_jax.data.posed.views import PosedSet
 from muskie_jax.errors import UserError
-from muskie_jax.evaluators.eval_models import STILL, EvalModel, EvalNetwork
-from muskie_jax.evaluators.posed_evaluator import PosedEvaluator
+from muskie_jax.evaluators.eval_models import EvalModel, EvalNetwork
+from muskie_jax.evaluators.posed_evaluator import (
+    FeatureEvaluator,
+    labels_of,
+    require_finite,
+    require_layers,
+)
 from muskie_jax.evaluators.predictions import ALL, measured_layers
 from muskie_jax.evaluators.results import Labels, ResultRow, Setting
 from muskie_jax.models.muskie import to_float
@@ -32,7 +37,7 @@ from muskie_jax.models.muskie import to_float
 Pair = tuple[float, Errors]  # angle between two views, degrees, and the errors of their matches
 
 
-class RecallEvaluator(PosedEvaluator):
+class RecallEvaluator(FeatureEvaluator):
     """Matches features of the first view of every group to those of its other views.
 
     `muskie_jax.correspondence.recall` describes the protocol. The labels of a row are those of the setting,
@@ -47,15 +52,6 @@ class RecallEvaluator(PosedEvaluator):
 
     name = "recall"
 
-    def __init__(
-        self,
-        sets: Mapping[int, Sequence[PosedSet]],
-        sizes: Sequence[tuple[int, int]],
-        layers: Sequence[int] = (),
-    ):
-        super().__init__(sets, sizes, {"layers": list(layers)})
-        self._layers = tuple(layers)
-
     @classmethod
     def of(cls, evaluate: ConfigDict, sets: Mapping[int, Sequence[PosedSet]]) -> "RecallEvaluator":
         """Returns the evaluator that `config.evaluate` specifies, on sets with depth.
@@ -69,19 +65,16 @@ class RecallEvaluator(PosedEvaluator):
             raise UserError(f"'recall' needs views with depth, and config.posed has none: {names}")
         return cls(with_depth, evaluate.sizes, evaluate.layers)
 
-    def accepts(self, kind: str) -> bool:
-        return kind != STILL
-
     def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow]:
         """Yields a row per layer and range of angles.
 
         Raises:
           UserError: if no measured layer exists, features are not finite, or no point has a match.
         """
-        labels: Labels = {name: setting[name] for name in ("dataset", "views", "height", "width")}
+        labels = labels_of(setting)
         size = setting["height"], setting["width"]
         compute = functools.partial(
-            _matches, network=model.network, layers=self._layers, grid=grid_size(size)
+            _matches, network=model.network, layers=self.layers, grid=grid_size(size)
         )
         inputs = lambda views: (views.images, surface_grid(views).known)
         by_layer: dict[int, list[list[Pair]]] = {}  # pairs of every group
@@ -89,20 +82,14 @@ class RecallEvaluator(PosedEvaluator):
             views, grid = computed.views, surface_grid(computed.views)
             angles = rotation_angles(views.world_to_camera)
             for layer, index, clear, finite in computed.output:
-                if not finite:
-                    raise UserError(
-                        f"{model.info.name}: its features are not finite on {computed.group.label}"
-                    )
+                require_finite(finite, model, computed.group.label)
                 pairs: list[Pair] = []
                 for other in range(1, len(views.images)):
                     errors = match_errors(index[other - 1], clear[other - 1], grid, views, other)
                     if len(errors.metres):
                         pairs.append((float(angles[other]), errors))
                 by_layer.setdefault(int(layer), []).append(pairs)
-        if not by_layer:
-            raise UserError(
-                f"config.evaluate.layers={self._layers}: {model.info.name} has none of these layers"
-            )
+        require_layers(by_layer, self.layers, model)
         for layer, groups in by_layer.items():
             if not any(groups):
                 raise UserError(

@@ -18,22 +18,11 @@ def check_free(path: pathlib.Path, force: bool, entries: Collection[str] | None 
         with as_os_errors():
             if not path.exists():
                 return
-            names = {entry.name for entry in path.iterdir()} if path.is_dir() else None
+            is_folder = path.is_dir()
+            existing = {entry.name for entry in path.iterdir()} if is_folder else set()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}") from error
-    if (names is None) != (entries is None):
-        kind, new = ("file", "folder") if names is None else ("folder", "file")
-        raise UserError(
-            f"{path} is a {kind}, and a {kind} is never replaced by a {new}: choose another path"
-        )
-    if not force:
-        raise UserError(f"{path} exists: choose another path, or pass --force (in Python, force=True)")
-    others = sorted((names or set()) - set(entries or ()))
-    if others:
-        raise UserError(
-            f"{path} is not replaced, because it contains {others[0]!r}, which this command did not write: "
-            "choose another path"
-        )
+    files.require_replaceable(path, is_folder, existing, force, entries)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""`muskie data verify` finds any flipped bit in any file of a pack, and says so in one line."""
+"""`muskie data verify` finds any flipped bit in any file of a pack, and reports it in one line."""
 
 import json
 

@@ -10,8 +10,9 @@ import pytest
 
 from muskie_jax.data.posed import Group, PosedViews
 from muskie_jax.errors import UserError
-from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator, labels_of
+from muskie_jax.evaluators.correspondence import CorrespondenceEvaluator
 from muskie_jax.evaluators.eval_models import Activations, EvalModel, ModelInfo, NoMotion, RawPatches
+from muskie_jax.evaluators.posed_evaluator import labels_of
 from muskie_jax.evaluators.predictions import predict
 from muskie_jax.evaluators.results import Figure, ResultRow
 

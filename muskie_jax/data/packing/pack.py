@@ -41,6 +41,7 @@ from muskie_jax.data.packing.records import serialize
 from muskie_jax.data.packing.shards import ShardResult, Stopped, write_shard
 from muskie_jax.data.processes import exit_with_parent
 from muskie_jax.errors import UserError
+from muskie_jax.files import replace_text
 from muskie_jax.writers import duration, log
 
 SAMPLED_RECORDS = 8  # their mean size determines the number of shards
@@ -192,9 +193,7 @@ def _choose_shards(
     if plan.shards > len(plan.records):
         raise UserError(f"--shards={plan.shards} must be at most {len(plan.records)}, the number of images")
     shards = plan.shards or _estimate_shards(plan, frames, encoding, shard_bytes)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({"description": plan.description, "shards": shards}))
-    part.replace(path)
+    replace_text(path, json.dumps({"description": plan.description, "shards": shards}))
     return dataclasses.replace(plan, shards=shards)
 
 

@@ -18,6 +18,7 @@ from muskie_jax.data.packing.encoding import Encoding
 from muskie_jax.data.packing.frames import Frames
 from muskie_jax.data.packing.records import serialize
 from muskie_jax.errors import UserError
+from muskie_jax.files import replace_text
 
 # Random access reads single records, and image files do not compress further.
 OPTIONS = "group_size:1,uncompressed"
@@ -58,9 +59,7 @@ class ShardResult:
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the result to a JSON file atomically."""
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(dataclasses.asdict(self)))
-        part.replace(path)
+        replace_text(path, json.dumps(dataclasses.asdict(self)))
 
 
 class Stopped(Exception):

@@ -12,8 +12,8 @@ from muskie_jax.errors import UserError
 FOLDER = pathlib.Path(__file__).parents[2] / "weights"
 # Name -> SHA-256 digest of its file; "" until the file is added.
 DIGESTS = {
-    "small": "",
-    "tiny": "",
+    "small": "508041c291ef04fc00e94d33f78101c5d9d1ca1fc1e1492866adbad1a8743cb6",
+    "tiny": "689b4396c4553a417ca1cd60c5aab3d1b617b347fb1a35489bbdb47266ce3f2b",
 }
 CHOICES = " or ".join(DIGESTS)  # for messages
 

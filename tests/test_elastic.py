@@ -87,20 +87,13 @@ def test_devices_and_workers_may_change(photo_folder, tmp_path, monkeypatch):
     assert drift <= DRIFT
 
 
-def test_two_processes_may_become_one(photo_folder, tmp_path):
-    flags = [
-        f"--config.sources.photos.root={photo_folder}",
-        "--config.batch.groups=8",
-        "--config.data.workers=0",
-        "--config.model.dtype=float32",
-        "--config.optim.learning_rate=2e-4",
-    ]
-    config = {"flags": flags, "config": "configs/photos.py"}
-    Run(tmp_path / "whole", STEPS, 1, **config).end()
-    stopped = Run(tmp_path / "parts", STEPS, 2, **config).wait_for("step 3/").signal("SIGTERM", 1)
+def test_two_processes_may_become_one(tmp_path):
+    flags = ["--config.batch.groups=8", "--config.optim.learning_rate=2e-4"]
+    Run(tmp_path / "whole", STEPS, 1, flags).end()
+    stopped = Run(tmp_path / "parts", STEPS, 2, flags).wait_for("step 3/").signal("SIGTERM", 1)
     first = stopped.end(STOPPED, STOPPED)["step"]
     assert 3 <= first < STEPS
-    continued = Run(tmp_path / "parts", STEPS, 1, **config)
+    continued = Run(tmp_path / "parts", STEPS, 1, flags)
     assert continued.end()["step"] == STEPS and f"Continuing from step {first}" in continued.log
     drift = largest_difference(tmp_path / "parts", tmp_path / "whole")
     print(f"drift {drift:.2g}")

@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 
-from conftest import write_scene
 from muskie_tests.attacked import STOPPED, Run
 
 STEPS, SAVE_EVERY = 160, 20
@@ -52,13 +51,10 @@ class Soak:
         self.goodput: list[float] = []
         self._deck: list[str] = []
         self._undisturbed: dict[int, tuple[str, list]] = {}
-        for number in range(4):
-            write_scene(folder / f"photos/scene{number}", 8, number)
 
     def run(self, workdir: pathlib.Path, processes: int) -> Run:
         self.starts += 1
-        flags = [*SETTINGS, f"--config.sources.photos.root={self.folder / 'photos'}"]
-        return Run(workdir, STEPS, processes, flags, config="configs/photos.py")
+        return Run(workdir, STEPS, processes, SETTINGS)
 
     def next_fault(self) -> str:
         """Draws from a shuffled deck, so that all kinds of faults come up."""

@@ -16,7 +16,7 @@ from muskie_tests.commands import free_port
 
 pytestmark = pytest.mark.slow
 
-STEPS = 150
+STEPS = 80
 
 
 @pytest.fixture(scope="module")

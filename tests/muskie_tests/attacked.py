@@ -15,6 +15,7 @@ import threading
 import time
 
 from conftest import ROOT, write_scene, xla_flags
+from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, saved_steps
 from muskie_tests.commands import free_port
 from muskie_tests.runs import SMALL_FLAGS
 
@@ -153,8 +154,8 @@ class Run:
             process.stderr.close()
 
     def saved(self):
-        paths = (self.workdir / "checkpoints").glob("*")
-        return sorted(int(path.name) for path in paths if path.name.isdigit())
+        """Returns the steps of the complete checkpoints; the work directory may be in object storage."""
+        return saved_steps(self.workdir) if (self.workdir / CHECKPOINTS).is_dir() else []
 
 
 def _distributed(processes, port):

@@ -50,6 +50,7 @@ class Recorded:
             if found:
                 self.restored[int(found[0].step)] = digest(found[0])
                 self.devices = len(found[0].step.sharding.device_set)
+                self.pieces = max(map(pieces, jax.tree.leaves(found[0].params)))
             return found
 
         monkeypatch.setattr(Programs, "update", recorded_update)
@@ -58,6 +59,11 @@ class Recorded:
         monkeypatch.setattr(
             "muskie_jax.interrupt.StopSignal.requested", lambda stop, step: step == self.stop_after
         )
+
+
+def pieces(array):
+    """Returns the number of different parts that devices have of an array."""
+    return len({str(shard.index) for shard in array.addressable_shards})
 
 
 def largest_difference(one, other):
@@ -70,6 +76,7 @@ def test_devices_and_workers_may_change(photo_folder, tmp_path, monkeypatch):
     config = nano_config(photo_folder)
     config.buckets.update({"resolutions": (((32, 32),),), "views": (4,)})
     config.evaluation.update(pictures=0, groups=8)
+    config.mesh.update(data=1, fsdp=-1)  # so that another number of devices has other parts of parameters
     config.duration, config.optim.learning_rate = f"{STEPS} steps", 2e-4
     train(config, tmp_path / "whole", jax.devices())
     expected, recorded.drawn = recorded.drawn, {}
@@ -78,7 +85,7 @@ def test_devices_and_workers_may_change(photo_folder, tmp_path, monkeypatch):
         result = train(config, tmp_path / "parts", jax.devices()[:devices])
         assert result["step"] == last
         if last > PHASES[0][2]:
-            assert recorded.devices == devices
+            assert recorded.devices == recorded.pieces == devices
     assert recorded.drawn == expected and len(expected) == STEPS
     assert list(recorded.restored) == [last for _, _, last in PHASES[:-1]]
     assert all(recorded.saved[step] == found for step, found in recorded.restored.items())

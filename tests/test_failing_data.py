@@ -11,8 +11,8 @@ from muskie_tests.attacked import Run
 
 pytestmark = pytest.mark.slow
 
-STEPS = 150
-FAULT = 40  # update before which the data of process 1 fail
+STEPS = 60
+FAULT = 20  # update before which the data of process 1 fail
 SETTINGS = [
     "--config.batch.groups=8",
     "--config.data.workers=1",

@@ -280,6 +280,7 @@ class Attack:
         while len(refused) < REFUSED and not run.ended():
             time.sleep(0.05)
         store.fault = lambda method, path: None
+        assert refused, "no request was refused"
         return f"{len(refused)} requests, goes on"
 
     def damage(self, run: Run) -> str:

@@ -39,7 +39,8 @@ install() { # PACKAGES...
   activate "$VENV"
 }
 
-# Creates or updates FOLDER, a second environment that sees $VENV and adds PACKAGES without changing it.
+# Creates or updates FOLDER, a second environment that sees $VENV and adds PACKAGES without changing it. Python compiles
+# their modules when they are first imported: pip would compile all of them, which takes longer than to install them.
 install_on_top() { # FOLDER PACKAGES...
   local folder=$1 stamp file
   shift
@@ -55,7 +56,7 @@ own = sysconfig.get_path("purelib", vars={"base": folder, "platbase": folder})
 below = sysconfig.get_path("purelib")
 pathlib.Path(own, "below.pth").write_text(f"import site; site.addsitedir({below!r})\n")
 PYTHON
-    "$VENV/bin/python" "${PIP[@]}" --python "$folder/bin/python" install --quiet -c constraints.txt "$@"
+    "$VENV/bin/python" "${PIP[@]}" --python "$folder/bin/python" install --quiet --no-compile -c constraints.txt "$@"
     echo "$stamp" >"$file"
   fi
   activate "$folder"

@@ -31,14 +31,7 @@ from muskie_jax.checkpoints.contents import (
 )
 from muskie_jax.checkpoints.object_storage import is_storage_failure, manager_options, move
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
-from muskie_jax.checkpoints.saved_steps import (
-    CHECKPOINTS,
-    DAMAGED,
-    best_steps,
-    evaluation_errors,
-    last_spike,
-    saved_steps,
-)
+from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, best_steps, read_history, saved_steps
 from muskie_jax.checks import MISSING, changed_settings
 from muskie_jax.errors import NotFinite, SaveFailed, UserError
 from muskie_jax.fingerprint import examine
@@ -117,7 +110,8 @@ class Checkpointer:
     def __init__(self, workdir: pathlib.Path, keep: int, keep_every: int = 0, keep_best: int = 0):
         self.workdir = absolute(workdir)
         self.folder, self.damaged = self.workdir / CHECKPOINTS, self.workdir / DAMAGED
-        self.errors, self.spike = evaluation_errors(self.workdir), last_spike(self.workdir)
+        history = read_history(self.workdir)
+        self.errors, self.spike = history.errors(), history.spike
         self._messages = collect_orbax_messages()
         self._messages.clear()
         self._has_saved = self._failed = False

@@ -38,6 +38,11 @@ def python_path(*folders: pathlib.Path) -> str:
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
+def pytest_collection_modifyitems(items):
+    """Puts slow tests first, so that no process is left with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def parsed_flags():
     """Grain's worker processes insist on parsed flags."""

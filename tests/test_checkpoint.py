@@ -2,6 +2,7 @@
 
 import gc
 import json
+import pathlib
 import shutil
 
 import jax
@@ -321,3 +322,15 @@ def test_the_newest_checkpoint_before_a_spike_is_kept(tmp_path):
     earlier.restore(like(state_at(0)), default_config())
     assert earlier.spike is None, "the run continues from step 7, and makes update 8 again"
     earlier.close()
+
+
+def test_a_start_reads_the_metrics_once(tmp_path, monkeypatch):
+    rows = [{"step": 2, "evaluation/mse": 0.25}, {"step": 3, "train/spike": 3}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reads, read_bytes = [], pathlib.Path.read_bytes
+    monkeypatch.setattr(
+        pathlib.Path, "read_bytes", lambda path: reads.append(path.name) or read_bytes(path)
+    )
+    checkpoints = Checkpointer(tmp_path, keep=1)
+    assert (checkpoints.errors, checkpoints.spike) == ({2: 0.25}, 3)
+    assert reads.count("metrics.jsonl") == 1

@@ -7,17 +7,17 @@ import time
 
 import pytest
 
-from conftest import write_scene
 from muskie_tests.attacked import Run
 
 pytestmark = pytest.mark.slow
 
-STEPS = 150
-FAULT = 40  # update before which the data of process 1 fail
-SETTINGS = [
-    "--config.batch.groups=8",
-    "--config.data.workers=1",
-    "--config.watchdog.batch_minutes=0.4",
+STEPS = 60
+FAULT = 20  # of the updates of a start, that before which the data of process 1 fail
+SETTINGS = ["--config.batch.groups=8", "--config.watchdog.batch_minutes=0.4"]
+WITH_WORKER = "--config.data.workers=1"
+ERRORS = [  # of process 1, the exit code of both processes, and their message
+    ("UserError('scene attic: none of its images can be read')", 2, "scene attic: none of its images"),
+    ("ValueError('unforeseen')", 1, "ValueError: unforeseen (traceback: "),
 ]
 FAILING = """
 import sys
@@ -37,22 +37,13 @@ main.main()
 """
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    root = tmp_path_factory.mktemp("photos")
-    for number in range(4):
-        write_scene(root / f"scene{number}", 8, number)
-    return root
-
-
-def start(photos, workdir, program=("-m", "muskie_jax.main")):
-    flags = [*SETTINGS, f"--config.sources.photos.root={photos}"]
-    return Run(workdir, STEPS, 2, flags, program=program, config="configs/photos.py")
+def start(workdir, *flags, program=("-m", "muskie_jax.main")):
+    return Run(workdir, STEPS, 2, [*SETTINGS, *flags], program=program)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(photos, tmp_path_factory):
-    return start(photos, tmp_path_factory.mktemp("run")).end()["params_digest"]
+def undisturbed(tmp_path_factory):
+    return start(tmp_path_factory.mktemp("run")).end()["params_digest"]
 
 
 def errors(run):
@@ -65,45 +56,40 @@ def losses(workdir):
     return [row["step"] for row in rows if "train/loss" in row]
 
 
-@pytest.mark.parametrize(
-    "error, code, message",
-    [
-        ("UserError('scene attic: none of its images can be read')", 2, "scene attic: none of its images"),
-        ("ValueError('unforeseen')", 1, "ValueError: unforeseen (traceback: "),
-    ],
-)
-def test_an_error_of_the_data_of_one_process_saves(photos, tmp_path, undisturbed, error, code, message):
-    run = start(photos, tmp_path, ["-c", FAILING.format(error=error, fault=FAULT)])
-    assert run.end(code, code) is None
-    found = errors(run)
-    assert len(found) == 2 and all(message in line for line in found), found
-    assert sum("another process failed: process 1: " in line for line in found) == 1
-    (saved,) = run.saved()
-    assert 1 <= saved < FAULT and losses(tmp_path)[-1] == saved
-    assert start(photos, tmp_path).end()["params_digest"] == undisturbed
+def test_an_error_of_the_data_of_one_process_saves(tmp_path, undisturbed):
+    saved = 0
+    for error, code, message in ERRORS:
+        run = start(tmp_path, program=["-c", FAILING.format(error=error, fault=FAULT)])
+        assert run.end(code, code) is None
+        found = errors(run)
+        assert len(found) == 2 and all(message in line for line in found), found
+        assert sum("another process failed: process 1: " in line for line in found) == 1
+        before, saved = saved, run.saved()[-1]
+        assert before < saved < before + FAULT and losses(tmp_path)[-1] == saved
+    assert start(tmp_path).end()["params_digest"] == undisturbed
 
 
-def test_an_error_before_the_first_batch_ends_both_processes(photos, tmp_path):
+def test_an_error_before_the_first_batch_ends_both_processes(tmp_path):
     began = time.monotonic()
-    run = start(photos, tmp_path, ["-c", FAILING.format(error="UserError('no image')", fault=1)])
+    run = start(tmp_path, program=["-c", FAILING.format(error="UserError('no image')", fault=1)])
     run.wait_for("error: no image").end(1, 2)  # process 0 is told by process 1
     assert time.monotonic() - began < 120 and not run.saved()
     assert any("another process failed: process 1: no image" in line for line in errors(run))
 
 
-def test_a_stopped_worker_of_one_process_saves(photos, tmp_path, undisturbed):
-    run = start(photos, tmp_path).wait_for("step 5/")
+def test_a_stopped_worker_of_one_process_saves(tmp_path, undisturbed):
+    run = start(tmp_path, WITH_WORKER).wait_for("step 5/")
     os.kill(run.workers(1)[0], signal.SIGSTOP)
     assert run.end(75, 75) is None, "launchers start both again"
     found = errors(run)
     assert len(found) == 2 and all("no batch within 0.4 minutes" in line for line in found), found
     (saved,) = run.saved()
     assert 5 <= saved < STEPS and losses(tmp_path)[-1] == saved
-    assert start(photos, tmp_path).end()["params_digest"] == undisturbed
+    assert start(tmp_path).end()["params_digest"] == undisturbed
 
 
-def test_sigterm_to_processes_of_which_one_waits_for_a_stopped_worker_saves(photos, tmp_path):
-    run = start(photos, tmp_path).wait_for("step 5/")
+def test_sigterm_to_processes_of_which_one_waits_for_a_stopped_worker_saves(tmp_path):
+    run = start(tmp_path, WITH_WORKER).wait_for("step 5/")
     os.kill(run.workers(1)[0], signal.SIGSTOP)
     time.sleep(5.0)  # the batches that were read ahead are used up
     began = time.monotonic()

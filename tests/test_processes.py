@@ -1,4 +1,4 @@
-"""Two processes of four devices each train like one device, and stop together."""
+"""Two processes of two devices each train like one device, and stop together."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from muskie_tests.runs import NANO_FLAGS
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parent.parent
-PER_PROCESS = 4
+PER_PROCESS = 2
 SETTINGS = [*NANO_FLAGS, "--config.checkpoint.every=3"]
 
 

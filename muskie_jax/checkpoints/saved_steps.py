@@ -4,7 +4,7 @@ import json
 import math
 import pathlib
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from muskie_jax.checkpoints.object_storage import is_complete
 
@@ -34,30 +34,47 @@ def _metrics(workdir: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue  # a killed run may leave its last line unfinished
 
 
-def evaluations(workdir: pathlib.Path) -> dict[int, dict[str, Any]]:
-    """Returns the evaluations in `metrics.jsonl`: by step, the values by name; empty if there is none."""
+class History(NamedTuple):
+    """What `metrics.jsonl` says about the steps of a run.
+
+    Attributes:
+      evaluations: by step, the values of its evaluation by name.
+      spike: the first of the newest updates that were skipped for bad gradients; None if none was.
+    """
+
+    evaluations: dict[int, dict[str, Any]]
+    spike: int | None
+
+    def errors(self) -> dict[int, float]:
+        """Returns the error on held-out scenes, by step, of each evaluation.
+
+        It is that of masked patches, or the loss if the task of the run has no such error.
+        """
+        errors = {step: values.get("mse", values.get("loss")) for step, values in self.evaluations.items()}
+        return {step: float(error) for step, error in errors.items() if isinstance(error, (int, float))}
+
+
+def read_history(workdir: pathlib.Path) -> History:
+    """Returns the history of a run, in one pass over `metrics.jsonl`; an empty one without the file."""
     found: dict[int, dict[str, Any]] = {}
+    spike = None
     for step, row in _metrics(workdir):
+        spike = row.get(f"train/{SPIKE}", spike)
         names = [name for name in row if name.startswith(EVALUATION)]
         values = {name.removeprefix(EVALUATION): row[name] for name in names}
         if values:
             found[step] = values
-    return found
+    return History(found, spike)
 
 
-def last_spike(workdir: pathlib.Path) -> int | None:
-    """Returns the first of the newest updates that were skipped for bad gradients; None if none was."""
-    spikes = [row[f"train/{SPIKE}"] for _, row in _metrics(workdir) if f"train/{SPIKE}" in row]
-    return spikes[-1] if spikes else None
+def evaluations(workdir: pathlib.Path) -> dict[int, dict[str, Any]]:
+    """Returns the evaluations in `metrics.jsonl`: by step, the values by name; empty if there is none."""
+    return read_history(workdir).evaluations
 
 
 def evaluation_errors(workdir: pathlib.Path) -> dict[int, float]:
-    """Returns the error on held-out scenes, by step, of each evaluation.
-
-    It is that of masked patches, or the loss if the task of the run has no such error.
-    """
-    errors = {step: values.get("mse", values.get("loss")) for step, values in evaluations(workdir).items()}
-    return {step: float(error) for step, error in errors.items() if isinstance(error, (int, float))}
+    """Returns the errors on held-out scenes in `metrics.jsonl`, see `History.errors`."""
+    return read_history(workdir).errors()
 
 
 def best_steps(steps: Collection[int], errors: Mapping[int, float], count: int) -> list[int]:

@@ -1,16 +1,21 @@
 """A training run in processes of its own, which a test waits for and attacks."""
 
+import atexit
+import functools
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
-from conftest import ROOT, xla_flags
+from conftest import ROOT, write_scene, xla_flags
+from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, saved_steps
 from muskie_tests.commands import free_port
 from muskie_tests.runs import SMALL_FLAGS
 
@@ -25,8 +30,18 @@ STOPPED = 75
 PATIENCE = 180.0  # seconds
 
 
+@functools.cache
+def photographs() -> pathlib.Path:
+    """Returns a folder of four scenes with eight photographs each, which is deleted when Python exits."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="muskie_photos_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for number in range(4):
+        write_scene(folder / f"scene{number}", 8, number)
+    return folder
+
+
 class Run:
-    """A run of the quickstart or another config, much smaller.
+    """A small run of `configs/photos.py`. With synthetic rooms, a process would start a half slower.
 
     Args:
       workdir: the work directory.
@@ -37,14 +52,13 @@ class Run:
       port: port of process 0; None for a free one.
       only: index of the only process to start; None for all.
       program: arguments of Python that run the command.
-      config: path of the config.
     """
 
     def __init__(
         self, workdir, steps, processes=1, flags=(), environment=None, port=None, only=None,
-        program=("-m", "muskie_jax.main"), config="configs/quickstart.py",
+        program=("-m", "muskie_jax.main"),
     ):  # fmt: skip
-        command = [*self.command(workdir, steps, program, config), *flags]
+        command = [*self.command(workdir, steps, program), *flags]
         self.workdir = workdir
         self.log, self.result = "", None
         self._changed = threading.Condition()
@@ -63,10 +77,11 @@ class Run:
             reader.start()
 
     @staticmethod
-    def command(workdir, steps, program=("-m", "muskie_jax.main"), config="configs/quickstart.py"):
-        python = [sys.executable, *program, "--config", config]
+    def command(workdir, steps, program=("-m", "muskie_jax.main")):
+        python = [sys.executable, *program, "--config", "configs/photos.py"]
         flags = ["--workdir", str(workdir), f"--config.duration={steps} steps"]
-        return [*python, *flags, f"--stopped_exit_code={STOPPED}", *SETTINGS]
+        flags += [f"--config.sources.photos.root={photographs()}", f"--stopped_exit_code={STOPPED}"]
+        return [*python, *flags, *SETTINGS]
 
     def _read(self, process):
         for line in process.stderr:
@@ -139,8 +154,8 @@ class Run:
             process.stderr.close()
 
     def saved(self):
-        paths = (self.workdir / "checkpoints").glob("*")
-        return sorted(int(path.name) for path in paths if path.name.isdigit())
+        """Returns the steps of the complete checkpoints; the work directory may be in object storage."""
+        return saved_steps(self.workdir) if (self.workdir / CHECKPOINTS).is_dir() else []
 
 
 def _distributed(processes, port):

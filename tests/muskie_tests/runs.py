@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.config import default_config, folder, synthetic
 
-# Flags that make configs/quickstart.py as small as can be.
+# Flags that make configs/quickstart.py and configs/photos.py as small as can be.
 SMALL_FLAGS = (
     "--config.model.variant=nano",
     "--config.batch.groups=4",

@@ -1,12 +1,17 @@
 """Trains under random faults, and compares the end with undisturbed runs. See launch/soak.sh.
 
-One training after another is attacked and started again until it has finished, in turn with one and two
-processes. Its parameters and losses must then be those of a training that nothing has disturbed.
+One training after another is attacked and started again until it has finished: with one process, with two,
+and in object storage, in turn. Its parameters and losses must then be those of a training that nothing has
+disturbed.
 """
 
 import argparse
 import collections
+import contextlib
+import importlib.util
+import itertools
 import json
+import math
 import os
 import pathlib
 import random
@@ -17,12 +22,16 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
+from unittest import mock
 
-from conftest import write_scene
+from muskie_jax.storage.address import storage_path
 from muskie_tests.attacked import STOPPED, Run
+from muskie_tests.object_storage import Store, emulated
 
-STEPS, SAVE_EVERY = 160, 20
-FEWEST, MOST = 3, 25  # updates between the start or a fault that a run survives, and the next fault
+STEPS, SAVE_EVERY = 100, 10
+FEWEST, MOST = 3, 15  # updates between the start or a fault that a run survives, and the next fault
 LAST = 20  # updates at the end without a fault, since a run does not need workers for the last ones
 SMALL_FILE = 20_000  # bytes; with a full disk, no file grows beyond
 SETTINGS = [
@@ -32,40 +41,58 @@ SETTINGS = [
     f"--config.checkpoint.every={SAVE_EVERY}",
 ]
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
+REFUSED = 30  # requests to object storage that get a 503, which is every third
+
+
+class Kind(NamedTuple):
+    """A kind of training: its number of processes, and whether its work directory is in object storage."""
+
+    processes: int
+    stored: bool = False
+
+    def __str__(self) -> str:
+        processes = f"{self.processes} process{'es' * (self.processes > 1)}"
+        return processes + ", s3" * self.stored
+
+
+ON_DISK = (Kind(1), Kind(2))
+IN_STORAGE = (Kind(1, stored=True),)
 
 
 class Soak:
     """Starts trainings, draws their faults, and counts both.
 
     Args:
-      folder: folder of photographs and work directories.
+      folder: folder of work directories.
       seed: seed of the faults.
       deadline: time, by `time.monotonic`, after which trainings are no longer attacked.
+      faults: number of faults after which a training is no longer attacked.
+      store: object storage for the work directories of some kinds.
     """
 
-    def __init__(self, folder: pathlib.Path, seed: int, deadline: float):
-        self.folder, self.deadline = folder, deadline
+    def __init__(
+        self, folder: pathlib.Path, seed: int, deadline: float, faults: float, store: Store | None
+    ):
+        self.folder, self.deadline, self.faults, self.store = folder, deadline, faults, store
         self.random = random.Random(seed)
         self.counts: collections.Counter[str] = collections.Counter()
         self.starts = self.trainings = 0
         self.began = time.monotonic()
         self.goodput: list[float] = []
-        self._deck: list[str] = []
+        self._decks: dict[bool, list[str]] = {False: [], True: []}
         self._undisturbed: dict[int, tuple[str, list]] = {}
-        for number in range(4):
-            write_scene(folder / f"photos/scene{number}", 8, number)
 
     def run(self, workdir: pathlib.Path, processes: int) -> Run:
         self.starts += 1
-        flags = [*SETTINGS, f"--config.sources.photos.root={self.folder / 'photos'}"]
-        return Run(workdir, STEPS, processes, flags, config="configs/photos.py")
+        return Run(workdir, STEPS, processes, SETTINGS)
 
-    def next_fault(self) -> str:
+    def next_fault(self, stored: bool) -> str:
         """Draws from a shuffled deck, so that all kinds of faults come up."""
-        if not self._deck:
-            self._deck = list(FAULTS)
-            self.random.shuffle(self._deck)
-        return self._deck.pop()
+        deck = self._decks[stored]
+        if not deck:
+            deck += STORAGE_FAULTS if stored else FAULTS
+            self.random.shuffle(deck)
+        return deck.pop()
 
     def undisturbed(self, processes: int) -> tuple[str, list]:
         """Returns digest and losses; two processes have another order of sums than one."""
@@ -75,17 +102,18 @@ class Soak:
             self._undisturbed[processes] = result["params_digest"], losses(workdir)
         return self._undisturbed[processes]
 
-    def attack(self, processes: int) -> None:
+    def attack(self, kind: Kind) -> None:
         """Attacks a training until it ends, and compares the end."""
-        expected = self.undisturbed(processes)
+        expected = self.undisturbed(kind.processes)
         self.trainings += 1
-        workdir = self.folder / f"attacked_{self.trainings}"
-        result = Attack(self, workdir, processes).to_the_end()
+        name = f"attacked_{self.trainings}"
+        workdir = storage_path(self.store.url(name)) if kind.stored and self.store else self.folder / name
+        result = Attack(self, workdir, kind).to_the_end()
         assert result["params_digest"] == expected[0], "another digest than undisturbed"
         assert losses(workdir) == expected[1], "other losses than undisturbed"
         assert not list(workdir.glob("train.lock*")), "a lock is left"
         self.goodput.append(result["goodput"])
-        shutil.rmtree(workdir)
+        shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def say(self, message: str) -> None:
         print(f"{time.monotonic() - self.began:7.1f} s  {message}", flush=True)
@@ -97,12 +125,13 @@ class Attack:
     Args:
       soak: what draws the faults.
       workdir: the work directory.
-      processes: number of processes.
+      kind: the kind of training.
     """
 
-    def __init__(self, soak: Soak, workdir: pathlib.Path, processes: int):
-        self.soak, self.workdir, self.processes = soak, workdir, processes
+    def __init__(self, soak: Soak, workdir: pathlib.Path, kind: Kind):
+        self.soak, self.workdir, self.kind, self.processes = soak, workdir, kind, kind.processes
         self.random = soak.random
+        self.faults = 0
         self.expected_start: int | None = None  # step that the next start must continue from, if known
 
     def to_the_end(self) -> dict:
@@ -120,8 +149,8 @@ class Attack:
 
     def _disturb(self, run: Run) -> dict | None:
         """Injects faults until the run has ended; returns its figures if it has finished."""
-        while time.monotonic() < self.soak.deadline and STEPS not in run.saved():
-            fault = self.soak.next_fault()
+        while self._may_go_on() and STEPS not in run.saved():
+            fault = self.soak.next_fault(self.kind.stored)
             if fault == "early signal":
                 step = None
             else:
@@ -129,16 +158,19 @@ class Attack:
                 if step is None:
                     break
             self.soak.counts[fault] += 1
+            self.faults += 1
             began = time.monotonic()
-            outcome = FAULTS[fault](self, run)
+            outcome = (FAULTS | STORAGE_FAULTS)[fault](self, run)
             where = "start" if step is None else f"update {step}"
-            kind = f"{self.processes} process{'es' * (self.processes > 1)}"
-            self.soak.say(f"{kind}, {where}: {fault}: {outcome} ({time.monotonic() - began:.1f} s)")
+            self.soak.say(f"{self.kind}, {where}: {fault}: {outcome} ({time.monotonic() - began:.1f} s)")
             if run.ended():
                 return None
         result = run.end()
         self._check_start(run)
         return result
+
+    def _may_go_on(self) -> bool:
+        return time.monotonic() < self.soak.deadline and self.faults < self.soak.faults
 
     def _train_on(self, run: Run) -> int | None:
         """Lets the run make some updates; returns the last, or None if it is about to finish."""
@@ -168,7 +200,7 @@ class Attack:
 
     def early_signal(self, run: Run) -> str:
         name, before = self.random.choice(SIGNALS), run.saved()
-        time.sleep(0 if "  loss " in run.log else self.random.uniform(0.5, 12))
+        time.sleep(0 if "  loss " in run.log else self.random.uniform(0.5, 8))
         for process in range(self.processes):  # they may not be connected yet
             run.signal(name, process)
         codes = run.codes()
@@ -233,6 +265,24 @@ class Attack:
         self.expected_start = saved[-1] if saved else None
         return f"saved {saved}"
 
+    def refuse_requests(self, run: Run) -> str:
+        store, counter = self.soak.store, itertools.count()
+        assert store is not None, "the work directory is in a store"
+        refused: list[str] = []
+
+        def every_third(method: str, path: str) -> int | None:
+            if next(counter) % 3:
+                return None
+            refused.append(path)
+            return 503
+
+        store.fault = every_third
+        while len(refused) < REFUSED and not run.ended():
+            time.sleep(0.05)
+        store.fault = lambda method, path: None
+        assert refused, "no request was refused"
+        return f"{len(refused)} requests, goes on"
+
     def damage(self, run: Run) -> str:
         self.kill(run)
         saved = run.saved()
@@ -263,6 +313,12 @@ FAULTS = {
     "full disk": Attack.full_disk,
     "kill -9 and a damaged checkpoint": Attack.damage,
 }
+STORAGE_FAULTS = {
+    "early signal": Attack.early_signal,
+    "signal": Attack.stop_signal,
+    "kill -9": Attack.kill,
+    "503s": Attack.refuse_requests,
+}
 
 
 def losses(workdir: pathlib.Path) -> list[tuple[int, float]]:
@@ -272,27 +328,48 @@ def losses(workdir: pathlib.Path) -> list[tuple[int, float]]:
     return [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
 
 
-def soak(minutes: float, seed: int, processes: tuple[int, ...] = (1, 2)) -> dict:
-    """Attacks trainings for some minutes, and lets the last one finish.
+def has_storage() -> bool:
+    """Returns whether the packages of an S3 emulator are installed."""
+    return all(importlib.util.find_spec(package) for package in ("s3fs", "moto"))
+
+
+def soak(
+    seed: int,
+    kinds: Sequence[Kind],
+    minutes: float = math.inf,
+    trainings: float = math.inf,
+    faults: float = math.inf,
+) -> dict:
+    """Attacks trainings until a limit is reached, and lets the last one finish.
+
+    Args:
+      seed: which faults, and when.
+      kinds: kinds of trainings, in turn.
+      minutes: how long to attack.
+      trainings: number of trainings.
+      faults: number of faults after which a training is left alone.
 
     Returns:
       The report: `equal`, whether all trainings ended like undisturbed ones, and counts.
     """
     folder = pathlib.Path(tempfile.mkdtemp(prefix="muskie_soak_"))
-    began = time.monotonic()
-    attacked, failure = Soak(folder, seed, began + 60 * minutes), ""
-    hang_up = signal.signal(signal.SIGHUP, lambda *_: None)  # trainings would ignore what nohup ignores
-    try:
-        while not attacked.trainings or time.monotonic() < attacked.deadline:
-            attacked.attack(processes[attacked.trainings % len(processes)])
-            attacked.say(f"training {attacked.trainings} ended like an undisturbed one")
-    except AssertionError as error:
-        failure = str(error) or repr(error)
-        attacked.say(f"FAILED: {failure} (files: {folder})")
-    else:
-        shutil.rmtree(folder)
-    finally:
-        signal.signal(signal.SIGHUP, hang_up)
+    began, failure, store = time.monotonic(), "", None
+    with contextlib.ExitStack() as stack:
+        if any(kind.stored for kind in kinds):
+            store = stack.enter_context(emulated("s3"))
+            stack.enter_context(mock.patch.dict(os.environ, store.environment))
+        attacked = Soak(folder, seed, began + 60 * minutes, faults, store)
+        hang_up = signal.signal(signal.SIGHUP, lambda *_: None)  # trainings would ignore what nohup ignores
+        stack.callback(signal.signal, signal.SIGHUP, hang_up)
+        try:
+            while attacked.trainings < trainings and time.monotonic() < attacked.deadline:
+                attacked.attack(kinds[attacked.trainings % len(kinds)])
+                attacked.say(f"training {attacked.trainings} ended like an undisturbed one")
+        except AssertionError as error:
+            failure = str(error) or repr(error)
+            attacked.say(f"FAILED: {failure} (files: {folder})")
+        else:
+            shutil.rmtree(folder)
     return {
         "equal": not failure,
         "failure": failure,
@@ -311,8 +388,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="how long to attack (30)")
     parser.add_argument("--seed", type=int, default=0, help="which faults, and when (0)")
     parser.add_argument("--processes", type=int, nargs="+", default=(1, 2), help="in turn (1 2)")
+    parser.add_argument("--disk", action="store_true", help="no work directories in object storage")
     arguments = parser.parse_args()
-    report = soak(arguments.minutes, arguments.seed, tuple(arguments.processes))
+    kinds = tuple(Kind(count) for count in arguments.processes)
+    report = soak(arguments.seed, kinds if arguments.disk else kinds + IN_STORAGE, arguments.minutes)
     print(json.dumps(report, indent=2))
     sys.exit(not report["equal"])
 

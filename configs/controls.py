@@ -32,9 +32,7 @@ def sweep() -> dict[str, dict[str, Any]]:
     return {
         "recipe": {},
         "single_views": {"buckets.views": (1,)},
-        "no_photographs": {
-            f"sources.{source}.world.photo_texture_fraction": 0.0 for source in ("rooms", "wide")
-        },
+        "no_photographs": {"sources.rooms.world.photo_texture_fraction": 0.0},
         "adamw": {"optim.name": "adamw"},
     }
 

@@ -7,9 +7,9 @@ and photographs as textures. --runs=recipe,adamw selects runs. A single run is a
 configs/recipe.py:adamw.
 
 `recipe` trains Muskie-S on synthetic rooms with Muon: 256 views per update, 128x128, and 256x256 in one
-update of five. Its masks are lighter than published: 75% of random patches, or a rectangle of 60%. Half of
-the rooms are those of configs/wide_rooms.py. All have the photographs of config.sources.rooms.photos.
-A third of its updates is enough to compare runs: --config.duration='6_500 steps' applies to all of them.
+update of five. Its masks are lighter than published: 75% of random patches, or a rectangle of 60%. Its
+rooms are halfway between the default and those of configs/wide_rooms.py. A third of its updates is enough
+to compare runs: --config.duration='6_500 steps' applies to all of them.
 
 | runs | what they change (what `recipe` does) |
 |---|---|
@@ -25,11 +25,10 @@ A third of its updates is enough to compare runs: --config.duration='6_500 steps
 | only_128, half_256, only_256, late_256 | 256x256 never, in half of the updates, always, or at the end |
 | large_224 | 224x224 instead of 256x256 |
 | textures_0, textures_16, textures_64 | at most so many photographs as textures (256); see below |
-| default_rooms, wide_rooms | only default rooms, or only those of configs/wide_rooms.py (half of each) |
-| no_cameras, no_faults, no_surfaces | the wide rooms without one of their parts |
-| halfway | one kind of rooms, halfway between both |
-| roll_45, roll_90, roll_180 | views rolled by up to 45, 90, 180 degrees (12, and 30 in wide rooms) |
-| updates_10000, updates_40000 | 10,000, 40,000 updates (20,000) |
+| default_rooms, wide_rooms | the default rooms, or those of configs/wide_rooms.py (halfway) |
+| no_cameras, no_faults, no_surfaces | one part of configs/wide_rooms.py as in default rooms (halfway) |
+| roll_45, roll_90, roll_180 | views rolled by up to 45, 90, 180 degrees (21) |
+| updates_10500, updates_42000 | 10,500, 42,000 updates (21,000) |
 | size_nano, size_tiny, size_base | another size of the network, with UPDATES_OF_SIZES (Muskie-S) |
 
 The runs textures_* differ from `recipe` only with photographs: --config.sources.rooms.photos=/folder.
@@ -47,10 +46,10 @@ from muskie_jax.sweeps import choose, override
 
 SMALL, LARGE = (128, 128), (256, 256)
 RANDOM, RECTANGLE = ("random", 0.75), ("rectangle", 0.6)
-UPDATES = 20_000
-# Updates of other sizes in about the minutes of `recipe`, estimated from FLOPs and the time of `recipe`.
+UPDATES = 21_000
+# Updates of other sizes in about the minutes of `recipe`; for nano and base estimated from FLOPs.
 # The table's column "minutes" shows how equal they are.
-UPDATES_OF_SIZES = {"nano": 48_000, "tiny": 40_000, "base": 7_200}
+UPDATES_OF_SIZES = {"nano": 54_000, "tiny": 48_000, "base": 7_500}
 
 
 def sweep() -> dict[str, dict[str, Any]]:
@@ -85,24 +84,18 @@ def sweep() -> dict[str, dict[str, Any]]:
         runs[name] = {"buckets.resolutions": (sizes,)}
     late = {"buckets.late": ((LARGE,),), "buckets.late_fraction": 0.2}
     runs["late_256"] = {"buckets.resolutions": ((SMALL,),), **late}
-    runs["textures_0"] = {
-        f"sources.{source}.world.photo_texture_fraction": 0.0 for source in ("rooms", "wide")
-    }
+    runs["textures_0"] = {"sources.rooms.world.photo_texture_fraction": 0.0}
     for count in (16, 64):
-        runs[f"textures_{count}"] = {f"sources.{source}.num_photos": count for source in ("rooms", "wide")}
-    runs["default_rooms"] = {"sources.wide.weight": 0.0}
-    runs["wide_rooms"] = {"sources.rooms.weight": 0.0}
-    default = WorldConfig()
-    for name, part in wide_parts().items():
-        runs[f"no_{name}"] = {f"sources.wide.world.{key}": getattr(default, key) for key in part}
-    means = {key: mean(value, getattr(default, key)) for key, value in wide_settings().items()}
-    runs["halfway"] = runs["default_rooms"] | {
-        f"sources.rooms.world.{key}": value for key, value in means.items()
-    }
+        runs[f"textures_{count}"] = {"sources.rooms.num_photos": count}
+    default, parts = WorldConfig(), wide_parts()
+    of_rooms = lambda settings: {f"sources.rooms.world.{key}": value for key, value in settings.items()}
+    unchanged = lambda keys: of_rooms({key: getattr(default, key) for key in keys})
+    runs["default_rooms"] = unchanged(halfway_settings())
+    runs["wide_rooms"] = of_rooms({key: value for part in parts.values() for key, value in part.items()})
+    for name, part in parts.items():
+        runs[f"no_{name}"] = unchanged(part)
     for degrees in (45, 90, 180):
-        runs[f"roll_{degrees}"] = {
-            f"sources.{source}.world.roll_jitter": float(degrees) for source in ("rooms", "wide")
-        }
+        runs[f"roll_{degrees}"] = of_rooms({"roll_jitter": float(degrees)})
     for updates in (UPDATES // 2, 2 * UPDATES):
         runs[f"updates_{updates}"] = {"duration": f"{updates} steps"}
     for variant, updates in UPDATES_OF_SIZES.items():
@@ -114,8 +107,11 @@ def wide_parts() -> dict[str, dict[str, Any]]:
     return load_module(pathlib.Path(__file__).with_name("wide_rooms.py")).PARTS
 
 
-def wide_settings() -> dict[str, Any]:
-    return {key: value for part in wide_parts().values() for key, value in part.items()}
+def halfway_settings() -> dict[str, Any]:
+    """Returns settings of rooms halfway between the default and configs/wide_rooms.py."""
+    default = WorldConfig()
+    parts = wide_parts().values()
+    return {key: mean(value, getattr(default, key)) for part in parts for key, value in part.items()}
 
 
 def mean(value: Any, other: Any) -> Any:
@@ -130,9 +126,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = default_config()
     config.model.variant = "small"
     config.model.residual_dtype = "bfloat16"
-    config.sources.rooms = synthetic()
-    config.sources.wide = synthetic(**wide_settings())
-    config.sources.wide.photos = config.sources.rooms.get_ref("photos")
+    config.sources.rooms = synthetic(**halfway_settings())
     config.data.workers = 0
 
     config.batch.groups = 32

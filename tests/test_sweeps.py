@@ -84,9 +84,9 @@ def test_steps_of_the_recipe_and_controls_are_valid(name):
     assert same == {images["recipe"]}, "as many images"
     if name == "recipe":
         assert set(others) == {
-            "size_nano", "size_tiny", "size_base", "updates_10000", "updates_40000",
+            "size_nano", "size_tiny", "size_base", "updates_10500", "updates_42000",
         }  # fmt: skip
-        assert 2 * others["updates_10000"] == images["recipe"]
+        assert 2 * others["updates_10500"] == images["recipe"]
         for size in ("nano", "tiny", "base"):
             assert configs[f"size_{size}"].model.variant == size
         assert configs["recipe"].model.variant == "small"

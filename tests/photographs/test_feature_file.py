@@ -169,7 +169,7 @@ def test_unusual_photographs_are_named(scene, tmp_path, write, capsys):
     Image.effect_noise((60, 120), 80).save(tall)
     write([scene, tall])
     assert (
-        "1 of 6 photographs have another aspect ratio: their views show only a part, such as 38% of "
+        "1 of 6 photographs has another aspect ratio: its view shows only a part, 38% of "
         in (capsys.readouterr().err)
     )
     write(scene)

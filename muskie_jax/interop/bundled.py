@@ -1,8 +1,8 @@
 """The weights that lie in this repository, in its folder `weights`: their names, files and digests.
 
-weights/README.md is their model card. To add weights, export them with `interop export --dtype float16`, and
-add the file's SHA-256 digest, which `sha256sum` prints, to DIGESTS and to the card. An installation that is
-not editable has no such folder.
+weights/README.md is their model card. To add weights, export them with `interop export --dtype float16`,
+and add the file's SHA-256 digest, which `sha256sum` prints, to DIGESTS and to the card. Installations that
+are not editable have no such folder.
 """
 
 import hashlib

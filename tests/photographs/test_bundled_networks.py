@@ -24,7 +24,8 @@ SEEDS = np.array([[2**32 - 1, number] for number in (4, 5, 6, 7)], np.uint32)  #
 @pytest.fixture(scope="module")
 def rooms():
     """Two views of each of four rooms, with depth and cameras."""
-    options = {"num_views": 2, "height": SIZE, "width": SIZE, "config": WorldConfig(), "with_geometry": True}
+    options = {"num_views": 2, "height": SIZE, "width": SIZE, "with_geometry": True}
+    options |= {"config": WorldConfig()}
     return jax.tree.map(np.asarray, jax.jit(functools.partial(render_groups, **options))(SEEDS))
 
 

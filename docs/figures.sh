@@ -54,9 +54,10 @@ case ${1:-} in
   notebook) # docs/weights.md: the notebook, with small and a synthetic room
     jupyter execute notebooks/features.ipynb --output=executed.ipynb ;;
   pictures) # README, docs/photographs.md, features.md, demo.md: pictures by small, of RECORDINGS (needs Chromium)
+    # In docs, features.jpg and demo.jpg are scaled to widths of 1600 and 1000.
     lounge=$RECORDINGS/sun3d_lounge_a/images tote=$RECORDINGS/tote_realsense/images out=runs/figures/pictures
     mkdir -p "$out"
-    muskie match "$lounge"/00{00,48}.jpg --out "$out/matches.jpg" --force
+    muskie match "$lounge"/00{00,48}.jpg --max=40 --out "$out/matches.jpg" --force
     muskie track "$lounge"/00{00,16,32,48}.jpg --out "$out/tracks.jpg" --force \
       --points "325,325; 106,277; 488,247; 369,162; 50,202; 327,425"
     muskie features "$lounge"/00{00,16,32,48}.jpg --size=448 --out "$out/features.npz" --force

@@ -59,7 +59,8 @@ EARLIER_FILES = (results_file.FILES, f"{FIGURES}/*")  # files that an evaluation
 # the other masks are drawn as published.
 # Version 3: refined correspondences use wider neighbourhoods on grids of more than 8 patches.
 # Version 4: the softmax over cosine similarities of features has half the temperature.
-VERSION = 4
+# Version 5: refined features match in both directions, and scores are averaged over angles.
+VERSION = 5
 UNCHANGED_MASKS = ("random", "rectangle")
 DID_NOT_MOVE = "did not move=still"  # the trivial baseline of correspondence, part of every sweep
 # Renamed settings keep their original name in digests, so that finished units are not repeated.

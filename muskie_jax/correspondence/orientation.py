@@ -5,11 +5,14 @@ finds them if one view is turned, so the first view is shown to it at several an
 V views, N points.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from muskie_jax.correspondence.predictors import bilinear_sample
+
+SHARPNESS = 0.06  # of the weights of angles, in units of concentration
 
 
 def turn_image(image: Float[Array, "H W C"], angle: Float[Array, ""]) -> Float[Array, "H W C"]:
@@ -50,21 +53,24 @@ def turn_points(
     return turned, (jnp.abs(turned - centre) <= centre + margin).all(-1)
 
 
-def choose_orientations(
+def orientation_weights(
     concentration: Float[Array, "K N V"], inside: Bool[Array, "K N"]
-) -> Int[Array, "N V"]:
-    """Returns the angle at which each point is best searched for, in each view.
+) -> Float[Array, "K N V"]:
+    """Returns the weight of each angle for each point and view.
 
-    That is the angle at which the points of the first view are found most distinctly in the view, by their
-    mean concentration. A point that this angle moves out of the frame takes the best angle that does not.
+    The more distinctly the points of the first view are found in a view at an angle, by their mean
+    concentration, the more this angle weighs. A mean that is lower by SHARPNESS weighs 1 / e as much.
 
     Args:
-      concentration: how distinctly each point was found, see `refinement.refined_matches`.
-      inside: whether each point was in the frame. At the first angle all are.
+      concentration: how distinctly each point was found, see `refinement.best_positions`.
+      inside: whether each point was in the frame. At the first angle all are. Others have weight 0.
+
+    Returns:
+      The weights, which sum to 1 over the angles.
     """
-    weight = inside[:, :, None]
-    mean = (concentration * weight).sum(1) / jnp.maximum(weight.sum(1), 1)  # (K, V)
-    return jnp.where(weight, mean[:, None], -jnp.inf).argmax(0)
+    counted = inside[:, :, None]
+    mean = (concentration * counted).sum(1) / jnp.maximum(counted.sum(1), 1)  # (K, V)
+    return jax.nn.softmax(jnp.broadcast_to(mean[:, None], concentration.shape) / SHARPNESS, 0, counted)
 
 
 def angles(count: int) -> Float[Array, " K"]:

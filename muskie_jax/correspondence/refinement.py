@@ -14,12 +14,12 @@ from muskie_jax.correspondence.predictors import cell_size
 # Tuned on rooms and photographs, for both attention and features.
 NEIGHBOURHOOD = 1 / 8  # standard deviation of neighbours' weights, as a fraction of a view's shorter side
 RADIUS = 1.5  # distance of the furthest neighbours, in standard deviations
-FEATURE_TEMPERATURE = 0.05  # temperature of the softmax over cosine similarities
+FEATURE_TEMPERATURE = 0.05  # temperature of the softmaxes over cosine similarities
 CYCLE_CELLS = 1.5  # largest cycle error of a consistent prediction, in cells
 
 
 def feature_maps(
-    features: Float[Array, "V h w F"], valid: Bool[Array, "V h w"] | None = None
+    features: Float[Array, "V h w F"], valid: Bool[Array, "V h w"] | None = None, mutual: bool = False
 ) -> Float32[Array, "V L L"]:
     """Returns the similarity of every cell of the first view (axis 1) to every cell of view v (axis 2).
 
@@ -28,13 +28,17 @@ def feature_maps(
     Args:
       features: features of the views' cells.
       valid: cells that may match; each view has one at least. None: all. Others have similarity 0.
+      mutual: whether similarity is the geometric mean of this softmax and the one over the first view's
+        cells. Of points that view v sees, it finds more. Of others, it finds more that it should not.
     """
-    cosine = feature_cosines(features, valid)
-    if valid is None:
-        return jax.nn.softmax(cosine / FEATURE_TEMPERATURE, axis=-1)
-    present = valid.reshape(len(valid), -1)
-    similarity = jax.nn.softmax(cosine / FEATURE_TEMPERATURE, axis=-1, where=present[:, None])
-    return jnp.where(present[0][:, None], similarity, 0)
+    present = jnp.ones(features.shape[:3], bool) if valid is None else valid
+    present = present.reshape(len(features), -1)
+    first, other = present[0, :, None], present[:, None]
+    logits = feature_cosines(features, valid) / FEATURE_TEMPERATURE
+    similarity = jax.nn.softmax(logits, axis=2, where=other)
+    if mutual:
+        similarity = jnp.sqrt(similarity * jax.nn.softmax(logits, axis=1, where=first))
+    return jnp.where(first & other, similarity, 0)
 
 
 def feature_cosines(
@@ -58,21 +62,27 @@ def feature_cosines(
 def refined_predictor(
     maps: Float[Array, "V L L"], points: Real[Array, "N 2"], size: tuple[int, int], grid: tuple[int, int]
 ) -> Float32[Array, "N V 2"]:
-    """Predicts positions with sub-patch accuracy; see `refined_matches`."""
-    return refined_matches(maps, points, size, grid)[0]
+    """Predicts positions with sub-patch accuracy; see `match_scores` and `best_positions`."""
+    return best_positions(match_scores(maps, points, size, grid, points), points, size)[0]
 
 
-def refined_matches(
-    maps: Float[Array, "V L L"], points: Real[Array, "N 2"], size: tuple[int, int], grid: tuple[int, int]
-) -> tuple[Float32[Array, "N V 2"], Float32[Array, "N V"]]:
-    """Predicts positions with sub-patch accuracy, by aggregating the maps of neighbouring cells.
+def match_scores(
+    maps: Float[Array, "V L L"],
+    points: Real[Array, "N 2"],
+    size: tuple[int, int],
+    grid: tuple[int, int],
+    reference: Real[Array, "N 2"],
+) -> Float32[Array, "V N rows columns"]:
+    """Returns how well each point matches each cell of view v, by aggregating maps of neighbouring cells.
 
     Neighbouring points usually have similar displacements. A single map may have spurious peaks, but the
     maps of neighbouring cells agree on one displacement. The maps of the cells around a point are therefore
     shifted by each cell's offset from the point and summed, with weights that fall with distance. Their
-    width is a fraction of the view, so that a finer grid averages over more cells. The sums, called
-    scores, are interpolated between the cells around the point. The prediction is the mean of the 3 x 3
-    cells around the best score. Each cell is weighted by its score minus the lowest of the nine scores.
+    width is a fraction of the view, so that a finer grid averages over more cells. The sums are
+    interpolated between the cells around the point.
+
+    A score is that of the position which lies in its cell as the point of `reference` lies in its own cell.
+    Cells just outside the view have scores too, since the positions may lie inside.
 
     Args:
       maps: how well each cell of the first view (axis 1) matches each cell of view v (axis 2); values
@@ -80,23 +90,65 @@ def refined_matches(
       points: (column, row), in pixels of the first view.
       size: (height, width) of the images, in pixels.
       grid: (h, w), in cells.
+      reference: `points`; or other points, for scores that are averaged with the scores of those.
 
     Returns:
-      The predictions, and the concentration of each: the fraction of all scores in the 3 x 3 cells.
+      The scores, which sum to 1 for each view and point. They are 0 for a point without any match. The
+      grid is padded by one cell on each side: (rows, columns) are (h + 2, w + 2).
     """
-    scale = cell_size(size, grid)
-    last = jnp.array(grid[::-1]) - 1
-    coords = jnp.clip((points + 0.5) / scale - 0.5, 0, last)
+    base, fraction = _nearest_cells(points, size, grid)
+    scores = _aggregate_neighbours(maps.reshape(-1, *grid, *grid), base, jnp.clip(fraction, 0, 1))
+    if reference is not points:
+        shift = fraction - _nearest_cells(reference, size, grid)[1]
+        columns, rows = (_shifts(shift[:, axis], grid[1 - axis] + 2) for axis in (0, 1))
+        scores = jnp.einsum("vnhw,nyh,nxw->vnyx", scores, rows, columns, precision="highest")
+    total = scores.sum((2, 3), keepdims=True)
+    return jnp.where(total > 0, scores / jnp.where(total > 0, total, 1), 0)
+
+
+def best_positions(
+    scores: Float[Array, "V N rows columns"], points: Real[Array, "N 2"], size: tuple[int, int]
+) -> tuple[Float32[Array, "N V 2"], Float32[Array, "N V"]]:
+    """Returns the position with the best scores for each point, with sub-patch accuracy.
+
+    It is the mean of the 3 x 3 cells around the best score. Each cell is weighted by its score minus the
+    lowest of the nine scores.
+
+    Args:
+      scores: scores of `match_scores`.
+      points: the points, or its `reference`.
+      size: (height, width) of the images, in pixels.
+
+    Returns:
+      The positions, (column, row) in pixels, inside the view; and the concentration of each: the sum of the
+      3 x 3 scores.
+    """
+    grid = (scores.shape[2] - 2, scores.shape[3] - 2)
+    best, concentration = _mean_around_best(scores)
+    base, _ = _nearest_cells(points, size, grid)
+    found = points[:, None] + cell_size(size, grid) * (best - 1 - base).swapaxes(0, 1)
+    return jnp.clip(found, -0.5, jnp.array(size[::-1]) - 0.5), concentration.T
+
+
+def _nearest_cells(points: Array, size: tuple[int, int], grid: tuple[int, int]) -> tuple[Array, Array]:
+    """Returns the upper left one of the four cells around each point, and the point's distance from it.
+
+    Both are (column, row), in cells. The distance is from -0.5 to 1.5, since points near the border lie
+    outside all centres of cells.
+    """
+    coords, last = (points + 0.5) / cell_size(size, grid) - 0.5, jnp.array(grid[::-1]) - 1
     base = jnp.clip(jnp.floor(coords), 0, jnp.maximum(last - 1, 0)).astype(jnp.int32)
-    scores = _aggregate_neighbours(maps.reshape(-1, *grid, *grid), base, coords - base)  # (V, N, h, w)
-    best, mass = _mean_around_best(scores)
-    total = scores.sum((2, 3))
-    concentration = jnp.where(total > 0, mass / jnp.where(total > 0, total, 1), 0)
-    return points[:, None] + scale * (best - base).swapaxes(0, 1), concentration.T
+    return base, coords - base
+
+
+def _shifts(offsets: Array, length: int) -> Array:
+    """Returns matrices (N, length, length) that shift a row of scores by fractions of a cell, linearly."""
+    cells = jnp.arange(length)
+    return jnp.maximum(0, 1 - jnp.abs(cells[:, None] - cells - offsets[:, None, None]))
 
 
 def _aggregate_neighbours(maps: Array, base: Array, fraction: Array) -> Array:
-    """Returns scores (V, N, h, w) of points in cells `base` + `fraction`, both (N, 2).
+    """Returns scores (V, N, h + 2, w + 2) of points in cells `base` + `fraction`, both (N, 2).
 
     Interpolation between four cells, each with the (2r + 1)^2 cells around it, is a weighted sum over
     (2r + 2)^2 cells of `maps` (V, h, w, h, w). Cells outside the grid have weight 0.
@@ -116,13 +168,13 @@ def _aggregate_neighbours(maps: Array, base: Array, fraction: Array) -> Array:
         inside = ((cell >= 0) & (cell < jnp.array([width, height]))).all(-1)
         weight = weights[:, 0, offset[0] + radius] * weights[:, 1, offset[1] + radius] * inside
         column, row = jnp.moveaxis(jnp.clip(cell, 0, jnp.array([width, height]) - 1), -1, 0)
-        padded = jnp.pad(maps[:, row, column], ((0, 0), (0, 0), *2 * ((radius, radius + 1),)))
+        padded = jnp.pad(maps[:, row, column], ((0, 0), (0, 0), *2 * ((radius + 1, radius + 2),)))
         start = (0, 0, offset[1] + radius, offset[0] + radius)
-        shifted = jax.lax.dynamic_slice(padded, start, (views, len(base), height, width))
+        shifted = jax.lax.dynamic_slice(padded, start, (views, len(base), height + 2, width + 2))
         return total + weight[:, None, None] * shifted, None
 
     pairs = jnp.array([(column, row) for row in offsets for column in offsets])
-    zeros = jnp.zeros((views, len(base), height, width), jnp.float32)
+    zeros = jnp.zeros((views, len(base), height + 2, width + 2), jnp.float32)
     return jax.lax.scan(add, zeros, pairs)[0]
 
 

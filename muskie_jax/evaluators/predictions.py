@@ -1,9 +1,10 @@
 """Predicts where points of one view lie in the other views, from the activations of a network.
 
-Letters in shapes: B groups, V views, N points, P predictors, K variants of a predictor; L = h x w patches
-of a view, d channels.
+Letters in shapes: B groups, V views, N points, P predictors, R refined predictors, K angles; L = h x w
+patches of a view, d channels.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,9 +17,14 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Int, UInt8
 
-from muskie_jax.correspondence.orientation import angles, choose_orientations, turn_image, turn_points
+from muskie_jax.correspondence.orientation import angles, orientation_weights, turn_image, turn_points
 from muskie_jax.correspondence.predictors import attention_predictor, feature_predictor, symmetric_maps
-from muskie_jax.correspondence.refinement import feature_maps, is_cycle_consistent, refined_matches
+from muskie_jax.correspondence.refinement import (
+    best_positions,
+    feature_maps,
+    is_cycle_consistent,
+    match_scores,
+)
 from muskie_jax.evaluators.eval_models import STILL, Activations, EvalNetwork
 from muskie_jax.models.muskie import to_float
 
@@ -48,14 +54,44 @@ class Predictions:
       predictors: the predictors, in the order of the axis P.
       tracks: predicted columns and rows, pixels.
       consistent: whether a prediction is cycle consistent.
-      concentration: how distinct the refined prediction of the same layer is, see `refined_matches`; 0
+      concentration: how distinct the refined prediction of the same layer is, see `best_positions`; 0
         under other protocols than "targets".
+      scores: scores of the refined predictions (R), see `match_scores`; None if there are none, and in what
+        `predict` returns.
     """
 
     predictors: tuple[Predictor, ...] = struct.field(pytree_node=False)
     tracks: Float[Array, "P N V 2"]
     consistent: Bool[Array, "P N V"]
     concentration: Float[Array, "P N V"]
+    scores: Float[Array, "R V N rows columns"] | None = None
+
+
+class Search(NamedTuple):
+    """What is searched for in the activations of one group.
+
+    Attributes:
+      points: points of the first view, (column, row) in pixels.
+      reference: see `match_scores`.
+      size: height and width of the views.
+      grid: h and w.
+      protocols: see `Predictor`.
+    """
+
+    points: Float[Array, "N 2"]
+    reference: Float[Array, "N 2"]
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    protocols: tuple[str, ...]
+
+
+class LayerMatches(NamedTuple):
+    """Predictions from one layer: one per protocol (axis K), and the refined one; see `Predictions`."""
+
+    tracks: Float[Array, "K N V 2"]
+    consistent: Bool[Array, "K N V"]
+    concentration: Float[Array, "K N V"]
+    scores: Float[Array, "V N rows columns"] | None
 
 
 class GroupOutput(NamedTuple):
@@ -100,18 +136,18 @@ def predict(
       layers: layers to measure, from 1; empty for all.
       protocols: see `Predictor`.
       enlarge: factor by which the network's views are enlarged; `size` stays that of `images`.
-      orientations: number of angles at which refined predictors search; see `_best_orientations`.
+      orientations: number of angles at which refined predictors search; see `_average_orientations`.
       mesh: groups are split over its axis `data`.
     """
 
     def one_group(params, images, points):
         views, positions = _enlarged(to_float(images), enlarge), points[0].astype(jnp.float32)
 
-        def find(views, positions):
+        def find(views, positions, reference=None):
             batched = network.activations(params, views)
             activations = Activations(*(tuple(x[0] for x in part) for part in batched))
             predictions = predict_from_activations(
-                activations, positions, size, len(images[0]), layers, protocols
+                activations, positions, size, len(images[0]), layers, protocols, reference
             )
             features = [activations.features[layer - 1] for layer in measured_layers(activations, layers)]
             finite = jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(activations)], bool).all()
@@ -119,15 +155,18 @@ def predict(
 
         def find_turned(angle):
             turned, inside = turn_points(positions, angle, size)
-            return find(views.at[0, 0].set(turn_image(views[0, 0], angle)), turned), inside
+            views_turned = views.at[0, 0].set(turn_image(views[0, 0], angle))
+            return find(views_turned, turned, positions), inside
 
         if orientations == 1:
             output = find(views, positions)
+            predictions = output.predictions
         else:
             outputs, inside = jax.lax.map(find_turned, angles(orientations))
             output = jax.tree.map(lambda x: x[0], outputs)  # upright
-            predictions = _best_orientations(outputs.predictions, inside, positions)
-            output = output._replace(predictions=predictions, finite=outputs.finite.all())
+            predictions = _average_orientations(outputs.predictions, inside, positions, size)
+            output = output._replace(finite=outputs.finite.all())
+        output = output._replace(predictions=dataclasses.replace(predictions, scores=None))
         return jax.tree.map(lambda x: x[None], output)
 
     if mesh.size == 1:
@@ -146,32 +185,32 @@ def _enlarged(images: Float[Array, "B V H W 3"], factor: int) -> Float[Array, "B
     return jax.image.resize(images, (batch, views, factor * height, factor * width, channels), "cubic")
 
 
-def _best_orientations(
-    predictions: Predictions, inside: Bool[Array, "K N"], points: Float[Array, "N 2"]
+def _average_orientations(
+    predictions: Predictions, inside: Bool[Array, "K N"], points: Float[Array, "N 2"], size: tuple[int, int]
 ) -> Predictions:
-    """Returns refined predictions at the best of several angles of the first view, and others at the first.
+    """Returns refined predictions from scores averaged over angles of the first view, and others upright.
+
+    A refined prediction is consistent if it is so at angles that have more than half of the weight.
 
     Args:
       predictions: predictions at every angle, with a leading axis K.
       inside: whether each point was in the frame of the turned view.
       points: the points, in the upright view.
+      size: height and width of the views.
     """
-
-    def choose(number: int, name: Predictor) -> tuple[Array, Array, Array]:
-        at_angles = predictions.tracks, predictions.consistent, predictions.concentration
-        tracks, consistent, concentration = (x[:, number] for x in at_angles)
-        if not name.predictor.endswith(REFINED):
-            return tracks[0], consistent[0], concentration[0]
-        chosen = choose_orientations(concentration, inside)[None]
-        pick = lambda x: jnp.take_along_axis(x, chosen, 0)[0]
-        tracks = jnp.stack([pick(tracks[..., axis]) for axis in (0, 1)], -1)
-        # View 0 is where the points are given.
-        return tracks.at[:, 0].set(points), pick(consistent), pick(concentration)
-
-    if not predictions.predictors:
-        return jax.tree.map(lambda x: x[0], predictions)
-    chosen = [choose(*each) for each in enumerate(predictions.predictors)]
-    return Predictions(predictions.predictors, *(jnp.stack(part) for part in zip(*chosen)))
+    upright = jax.tree.map(lambda x: x[0], predictions)
+    tracks, consistent, concentration = upright.tracks, upright.consistent, upright.concentration
+    numbers = [i for i, each in enumerate(predictions.predictors) if each.predictor.endswith(REFINED)]
+    if predictions.scores is None:
+        return upright
+    for refined, number in enumerate(numbers):
+        weights = orientation_weights(predictions.concentration[:, number], inside)
+        scores = jnp.einsum("knv,kvnhw->vnhw", weights, predictions.scores[:, refined])
+        found, distinct = best_positions(scores, points, size)
+        tracks = tracks.at[number].set(found.at[:, 0].set(points))  # view 0 is where the points are given
+        consistent = consistent.at[number].set((weights * predictions.consistent[:, number]).sum(0) > 0.5)
+        concentration = concentration.at[number].set(distinct)
+    return dataclasses.replace(upright, tracks=tracks, consistent=consistent, concentration=concentration)
 
 
 def measured_layers(activations: Activations, layers: Sequence[int]) -> list[int]:
@@ -186,12 +225,13 @@ def predict_from_activations(
     views: int,
     layers: tuple[int, ...],
     protocols: tuple[str, ...],
+    reference: Float[Array, "N 2"] | None = None,
 ) -> Predictions:
     """Returns all predictions for one group; the activations have no axis of groups.
 
     A network without features predicts that nothing moves. Otherwise features are matched in every measured
     layer. If the network attends across views, its attention is matched too: in every measured layer, and
-    averaged over all layers. For other arguments see `predict`.
+    averaged over all layers. `reference` is that of `match_scores`. For other arguments see `predict`.
     """
     if not activations.features:
         return _predict_no_motion(points, views, protocols)
@@ -200,23 +240,22 @@ def predict_from_activations(
         empty = jnp.zeros((0, len(points), views))
         return Predictions((), jnp.zeros((*empty.shape, 2)), empty.astype(bool), empty)
     rows, columns = activations.features[0].shape[1:3]
-    grid = (rows, columns)
+    search = Search(points, points if reference is None else reference, size, (rows, columns), protocols)
     parts = []
     if activations.to_others:
         maps = [symmetric_maps(*pair) for pair in zip(activations.to_others, activations.to_first)]
         stacked = jnp.stack([sum(maps) / len(maps), *(maps[layer - 1] for layer in layers_measured)])
-        match = functools.partial(
-            _match_attention, points=points, size=size, grid=grid, protocols=protocols
-        )
+        match = functools.partial(_match_attention, search=search)
         parts.append(_predict_layers(ATTENTION, [ALL, *layers_measured], stacked, match, protocols))
     stacked = jnp.stack([activations.features[layer - 1] for layer in layers_measured])
-    match = functools.partial(_match_features, points=points, size=size, grid=grid, protocols=protocols)
+    match = functools.partial(_match_features, search=search)
     parts.append(_predict_layers(FEATURE, layers_measured, stacked, match, protocols))
     return Predictions(
         tuple(predictor for part in parts for predictor in part.predictors),
         jnp.concatenate([part.tracks for part in parts]),
         jnp.concatenate([part.consistent for part in parts]),
         jnp.concatenate([part.concentration for part in parts]),
+        jnp.concatenate([part.scores for part in parts]) if "targets" in protocols else None,
     )
 
 
@@ -228,7 +267,7 @@ def _predict_no_motion(points: Array, views: int, protocols: tuple[str, ...]) ->
 
 
 def _variants(protocols: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns (suffix, protocol) for each prediction of one layer, in the order of the axis K."""
+    """Returns (suffix, protocol) for each prediction of one layer, in their order."""
     variants = [("", protocol) for protocol in protocols]
     return [*variants, (REFINED, "targets")] if "targets" in protocols else variants
 
@@ -237,63 +276,49 @@ def _predict_layers(
     predictor: str,
     layers: Sequence[str | int],
     stacked: Array,
-    match: Callable[[Array], tuple[Array, Array, Array]],
+    match: Callable[[Array], LayerMatches],
     protocols: Sequence[str],
 ) -> Predictions:
-    """Applies `match` to each layer; it returns what `_refine_and_check` does."""
+    """Applies `match` to each layer of `stacked`."""
     # A loop on the device: the program of `match` is compiled once rather than once per layer.
-    tracks, consistent, concentration = jax.lax.map(match, stacked)
+    found = jax.lax.map(match, stacked)
     names = [
         Predictor(predictor + suffix, layer, protocol)
         for layer in layers
         for suffix, protocol in _variants(protocols)
     ]
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
     return Predictions(
-        tuple(names),
-        tracks.reshape(-1, *tracks.shape[2:]),
-        consistent.reshape(-1, *consistent.shape[2:]),
-        concentration.reshape(-1, *concentration.shape[2:]),
+        tuple(names), flat(found.tracks), flat(found.consistent), flat(found.concentration), found.scores
     )
 
 
-def _match_attention(
-    maps: Array, *, points: Array, size: tuple[int, int], grid: tuple[int, int], protocols: Sequence[str]
-) -> tuple[Array, Array, Array]:
-    """Matches one layer by its attention maps (V, L, L); see `_refine_and_check`."""
-    plain = [attention_predictor(maps, points, size, grid, protocol) for protocol in protocols]
-    return _refine_and_check(plain, maps, points, size, grid, protocols)
+def _match_attention(maps: Array, search: Search) -> LayerMatches:
+    """Matches one layer by its attention maps (V, L, L)."""
+    plain = [
+        attention_predictor(maps, search.points, search.size, search.grid, protocol)
+        for protocol in search.protocols
+    ]
+    return _refine_and_check(plain, maps, search)
 
 
-def _match_features(
-    features: Array,
-    *,
-    points: Array,
-    size: tuple[int, int],
-    grid: tuple[int, int],
-    protocols: Sequence[str],
-) -> tuple[Array, Array, Array]:
-    """Matches one layer by its features (V, h, w, d); see `_refine_and_check`."""
-    plain = [feature_predictor(features, points, size, protocol) for protocol in protocols]
-    return _refine_and_check(plain, feature_maps(features), points, size, grid, protocols)
+def _match_features(features: Array, search: Search) -> LayerMatches:
+    """Matches one layer by its features (V, h, w, d)."""
+    plain = [
+        feature_predictor(features, search.points, search.size, protocol) for protocol in search.protocols
+    ]
+    return _refine_and_check(plain, feature_maps(features, mutual=True), search)
 
 
-def _refine_and_check(
-    plain: list[Array],
-    maps: Array,
-    points: Array,
-    size: tuple[int, int],
-    grid: tuple[int, int],
-    protocols: Sequence[str],
-) -> tuple[Array, Array, Array]:
-    """Adds the refined prediction to the plain ones, one per protocol, and checks all for consistency.
-
-    Returns:
-      Tracks (variants, N, V, 2), their consistency and their concentration, both (variants, N, V).
-    """
-    tracks, concentration = plain, jnp.zeros(plain[0].shape[:-1])
-    if "targets" in protocols:
-        refined, concentration = refined_matches(maps, points, size, grid)
+def _refine_and_check(plain: list[Array], maps: Array, search: Search) -> LayerMatches:
+    """Adds the refined prediction to the plain ones, one per protocol, and checks all for consistency."""
+    points, size, grid = search.points, search.size, search.grid
+    tracks, concentration, scores = plain, jnp.zeros(plain[0].shape[:-1]), None
+    if "targets" in search.protocols:
+        scores = match_scores(maps, points, size, grid, search.reference)
+        refined, concentration = best_positions(scores, search.reference, size)
         tracks = [*plain, refined]
     tracks = [x.at[:, 0].set(points) for x in tracks]  # view 0 is where the points are given
     consistent = [is_cycle_consistent(maps, points, x, size, grid) for x in tracks]
-    return jnp.stack(tracks), jnp.stack(consistent), jnp.stack([concentration] * len(tracks))
+    concentrations = jnp.stack([concentration] * len(tracks))
+    return LayerMatches(jnp.stack(tracks), jnp.stack(consistent), concentrations, scores)

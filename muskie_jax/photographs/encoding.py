@@ -22,10 +22,11 @@ from jaxtyping import Bool, Float, Float64, Int
 from muskie_jax.checks import one_of, require
 from muskie_jax.correspondence.predictors import symmetric_maps
 from muskie_jax.correspondence.refinement import (
+    best_positions,
     feature_cosines,
     feature_maps,
     is_cycle_consistent,
-    refined_matches,
+    match_scores,
 )
 from muskie_jax.data.load_images import FilePath
 from muskie_jax.models.muskie import Muskie
@@ -243,7 +244,7 @@ def search_views(
         maps = symmetric_maps(attention[view], attention[:, :, view])
         maps = maps_back = maps * present[view][:, None] * present[:, None]
     grid = (valid.shape[1], valid.shape[2])
-    positions, concentration = refined_matches(maps, points, size, grid)
+    positions, concentration = best_positions(match_scores(maps, points, size, grid, points), points, size)
     confidence = distinctness(concentration, present.sum(1))
     return positions, confidence, is_cycle_consistent(maps_back, points, positions, size, grid)
 
@@ -256,7 +257,7 @@ def distinctness(concentration: Float[Array, "N V"], patches: Int[Array, " V"]) 
     REFERENCE_PATCHES patches with its mean score. One minimum then suits all sizes of views.
 
     Args:
-      concentration: see `muskie_jax.correspondence.refinement.refined_matches`.
+      concentration: see `muskie_jax.correspondence.refinement.best_positions`.
       patches: number of patches of each view that may match.
     """
     found = concentration * patches

@@ -25,7 +25,7 @@ from muskie_jax.viz.features import patch_centres
 
 # 95% of the pairs of photographs of different scenes have fewer matches than this fraction of the patches;
 # docs/photographs.md says what that costs. `muskie_jax.perf.match_scores` measures it.
-FEW = 0.07
+FEW = 0.09
 MOST = 0.9  # fraction of patches above which they count as nearly all
 NAMED = 3  # photographs that a warning names
 TEXTURE = 0.03  # standard deviation of brightness in a patch, in [-1, 1]; four grey levels of 256

@@ -1,10 +1,16 @@
-"""Turned first views: images and points turn alike, and each view takes the angle that suits it."""
+"""Turned first views: images and points turn alike, and angles weigh by how well they suit a view."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muskie_jax.correspondence.orientation import angles, choose_orientations, turn_image, turn_points
+from muskie_jax.correspondence.orientation import (
+    SHARPNESS,
+    angles,
+    orientation_weights,
+    turn_image,
+    turn_points,
+)
 from muskie_jax.correspondence.predictors import bilinear_sample
 
 SQUARE, WIDE = (24, 24), (16, 24)
@@ -49,15 +55,22 @@ def test_what_enters_the_frame_has_the_mean_colour():
     assert np.abs(turned[:, 4:-4] - image.mean((0, 1))).min() > 0
 
 
-def test_each_view_takes_the_angle_at_which_its_points_are_found_best():
+def test_angles_weigh_by_how_distinctly_points_are_found():
     concentration = np.zeros((4, 3, 2))
     concentration[1, :, 0] = 0.5, 0.4, 0.0
     concentration[2, :, 0] = 0.0, 0.0, 0.8  # one point does not decide for all
     concentration[0, :, 1] = 0.2
     inside = np.ones((4, 3), bool)
-    np.testing.assert_array_equal(choose_orientations(concentration, inside), [[1, 0]] * 3)
-    # A point outside the frame neither counts nor follows: it takes the next angle.
+    weights = np.asarray(orientation_weights(concentration, inside))
+    np.testing.assert_allclose(weights.sum(0), 1, rtol=1e-5)
+    assert (weights[1, :, 0] > weights[2, :, 0]).all() and (weights[0, :, 1] > 0.9).all()
+    ratio = weights[1, 0, 0] / weights[2, 0, 0]
+    np.testing.assert_allclose(ratio, np.exp((0.9 - 0.8) / 3 / SHARPNESS), rtol=1e-3)
+    # A point outside the frame neither counts nor follows.
     inside[1, 2] = False
-    np.testing.assert_array_equal(choose_orientations(concentration, inside), [[1, 0], [1, 0], [2, 0]])
+    weights = np.asarray(orientation_weights(concentration, inside))
+    assert weights[1, 2, 0] == 0 and weights[2, 2, 0] > 0.9
+    assert (weights[1, :2, 0] > 0.9).all()
     inside[1] = inside[3] = False
-    np.testing.assert_array_equal(choose_orientations(concentration, inside)[:, 0], [2, 2, 2])
+    weights = np.asarray(orientation_weights(concentration, inside))
+    assert (weights[2, :, 0] > 0.9).all() and (weights[[1, 3]] == 0).all()

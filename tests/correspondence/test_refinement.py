@@ -19,14 +19,16 @@ def compiled(function, *static):
 
 
 def _hashable(x):
-    return x if isinstance(x, (tuple, str)) else jnp.asarray(x)
+    return x if isinstance(x, (tuple, str, bool)) else jnp.asarray(x)
 
 
 refined_predictor = compiled(refinement.refined_predictor, 2, 3)
 is_cycle_consistent = compiled(refinement.is_cycle_consistent, 3, 4)
-refined_matches = compiled(refinement.refined_matches, 2, 3)
+match_scores = compiled(refinement.match_scores, 2, 3)
+best_positions = compiled(refinement.best_positions, 2)
 feature_maps = compiled(refinement.feature_maps)
 valid_feature_maps = compiled(refinement.feature_maps)
+mutual_feature_maps = compiled(refinement.feature_maps, 2)
 attention_predictor = compiled(predictors.attention_predictor, 2, 3, 4)
 feature_predictor = compiled(predictors.feature_predictor, 2, 3)
 
@@ -87,7 +89,8 @@ def test_concentration_is_the_fraction_of_scores_around_the_prediction(points):
     sharp, wide = (maps_of_shift((5, 3), width=width) for width in (8.0, 40.0))
     uniform, nothing = np.ones_like(sharp), np.zeros_like(sharp)
     concentration = [
-        refined_matches(maps, points, SIZE, GRID)[1] for maps in (sharp, wide, uniform, nothing)
+        best_positions(match_scores(maps, points, SIZE, GRID, points), points, SIZE)[1]
+        for maps in (sharp, wide, uniform, nothing)
     ]
     sharp, wide, uniform, nothing = (each[:, 0] for each in concentration)
     assert (sharp > 0.85).all() and (sharp <= 1).all() and (wide < 0.5).all() and (wide > uniform).all()
@@ -102,11 +105,46 @@ def test_maps_of_features_leave_out_cells_that_are_not_valid():
     maps = valid_feature_maps(features, valid)
     present = valid.reshape(3, -1)
     np.testing.assert_allclose(maps.sum(-1), np.broadcast_to(present[0], maps.shape[:2]), atol=1e-5)
-    assert (maps[2][:, ~present[2]] == 0).all()
+    mutual = mutual_feature_maps(features, valid, True)
+    for each in (maps, mutual):
+        assert (each[:, ~present[0]] == 0).all() and (each[2][:, ~present[2]] == 0).all()
+        assert (each[2][present[0]][:, present[2]] > 0).all()
     changed = np.where(valid[..., None], features, 1e3)
     np.testing.assert_allclose(valid_feature_maps(changed, valid), maps, atol=1e-5)
     everywhere = valid_feature_maps(features, np.ones_like(valid))
     np.testing.assert_allclose(everywhere, feature_maps(features), rtol=1e-4)
+
+
+def test_matches_may_lie_within_half_a_cell_of_the_border():
+    """A column of cells that leaves the view takes its points to the border, and no further."""
+    maps = maps_of_shift((-16, 0), width=4.0)
+    first_column = np.stack([np.full(8, 16 + 2), np.arange(24, 120, 12)], -1)
+    found = refined_predictor(maps, first_column, SIZE, GRID)[:, 0]
+    np.testing.assert_allclose(found - first_column, np.broadcast_to([-16, 0], (8, 2)), atol=1)
+    outside = refined_predictor(maps_of_shift((-24, 0), width=4.0), first_column, SIZE, GRID)[:, 0]
+    assert (outside >= -0.5).all()
+
+
+def test_features_match_in_both_directions():
+    """Of several cells that resemble one most, only the one that it resembles most is similar to it."""
+    features = np.zeros((2, 1, 4, 4), np.float32)
+    features[0, 0] = np.eye(4)
+    features[1, 0] = [[1, 0.4, 0.4, 0.4], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    maps = mutual_feature_maps(features, np.ones((2, 1, 4), bool), True)[1]
+    cosine = np.asarray(jax.jit(refinement.feature_cosines)(features))[1] / refinement.FEATURE_TEMPERATURE
+    softmax = lambda x, axis: np.exp(x) / np.exp(x).sum(axis, keepdims=True)
+    np.testing.assert_allclose(maps**2, softmax(cosine, 0) * softmax(cosine, 1), rtol=1e-3, atol=1e-6)
+    assert maps[0, 0] > 5 * maps[1:, 0].max()
+
+
+def test_scores_of_turned_points_can_be_averaged(points):
+    """Scores for other points have their peaks where `reference` expects them."""
+    moved = points + np.array([5.3, -6.1])  # what lies at `moved` matches 5.3 less, 6.1 more
+    maps = maps_of_shift((-5.3, 6.1))
+    own = best_positions(match_scores(maps, moved, SIZE, GRID, moved), moved, SIZE)[0]
+    referred = best_positions(match_scores(maps, moved, SIZE, GRID, points), points, SIZE)[0]
+    np.testing.assert_allclose(own[:, 0], points, atol=2)
+    np.testing.assert_allclose(referred[:, 0], points, atol=2)
 
 
 def test_views_are_independent_and_borders_are_handled(points):

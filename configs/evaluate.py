@@ -1,10 +1,10 @@
 r"""Compares networks: correspondence between views, and reconstruction of masked views.
 
     muskie evaluate --config configs/evaluate.py --workdir runs/evaluation \
-        --config.evaluate.models="('runs/rooms', 'untrained', 'still', 'patches')"
+        --config.evaluate.models="('small', 'untrained', 'still', 'patches')"
 
 Without an argument it evaluates on a dozen synthetic rooms with exact geometry. This needs no data and
-takes about a minute per small network on two CPU cores. docs/evaluation.md lists the numbers to expect.
+takes about a minute per Muskie-S on two CPU cores. docs/evaluation.md lists the numbers to expect.
 On your own views with depth and cameras, in one of the layouts of docs/evaluation.md:
 
     --config configs/evaluate.py:cameras --config.posed.yours.root=/folder/of/sequences

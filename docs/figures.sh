@@ -51,9 +51,18 @@ case ${1:-} in
   report) # docs/evaluation.jpg: part of the report of WEIGHTS on RECORDINGS, 9 groups of 4 views
     muskie_run evaluate evaluate.py:cameras report --config.posed.yours.groups=9 --config.evaluate.views='(4,)' \
       --config.evaluate.pictures=3 "${recorded[@]}" ;;
-  notebook) # docs/features.jpg, docs/matches.png: the notebook's pictures of WEIGHTS, with DEMO's photographs
-    MUSKIE_WEIGHTS=$WEIGHTS MUSKIE_PHOTOS=${DEMO:-} MUSKIE_SIZE=320 \
-      jupyter execute notebooks/features.ipynb --output=executed.ipynb ;;
+  notebook) # docs/weights.md: the notebook, with small and a synthetic room
+    jupyter execute notebooks/features.ipynb --output=executed.ipynb ;;
+  pictures) # README, docs/photographs.md, features.md, demo.md: pictures by small, of RECORDINGS (needs Chromium)
+    # In docs, features.jpg and demo.jpg are scaled to widths of 1600 and 1000.
+    lounge=$RECORDINGS/sun3d_lounge_a/images tote=$RECORDINGS/tote_realsense/images out=runs/figures/pictures
+    mkdir -p "$out"
+    muskie match "$lounge"/00{00,48}.jpg --max=40 --out "$out/matches.jpg" --force
+    muskie track "$lounge"/00{00,16,32,48}.jpg --out "$out/tracks.jpg" --force \
+      --points "325,325; 106,277; 488,247; 369,162; 50,202; 327,425"
+    muskie features "$lounge"/00{00,16,32,48}.jpg --size=448 --out "$out/features.npz" --force
+    muskie inpaint "$tote"/00{00,12,24,36,48}.jpg --out "$out/inpaint.jpg" --force
+    PYTHONPATH=tests python -m muskie_tests.demo_picture "$out/demo.jpg" 0.57,0.66 "$lounge"/00{00,16,32,48}.jpg ;;
   small_gpu) # GPU. docs/training.md: muskie_base_24gb.py on PHOTOS, in 18 GiB, which are 12.8% of an H200's memory
     XLA_PYTHON_CLIENT_MEM_FRACTION=${FRACTION:-0.128} muskie_run train muskie_base_24gb.py:photos small_gpu \
       --config.sources.photos.root="$PHOTOS" --config.duration='16 steps' --config.optim.warmup='4 steps' \

@@ -66,7 +66,7 @@ def reader(tmp_path):
 def test_loading_and_exporting_as_the_readme_says(reader):
     write_scene(reader.folder / "scenes" / "kitchen", 4, seed=0, size=(224, 224))
     (_, load), (_, export) = code_blocks("README.md", "Load weights")
-    reader("python", f"{load}\nassert [t.shape for t in tokens] == [(1, 4, 196, 48)] * 2")
+    reader("python", f"{load}\nassert [t.shape for t in tokens] == [(1, 4, 196, 384)] * 6")
     reader("bash", export)
     assert (reader.folder / "muskie.safetensors").is_file()
 
@@ -76,11 +76,7 @@ def test_matching_and_tracking_as_the_docs_say(reader):
     for number, path in enumerate(sorted((reader.folder / "photographs").iterdir()), 1):
         path.rename(reader.folder / f"{number}.jpg")
     ((_, code),) = code_blocks("docs/photographs.md", "From Python")
-    assert 'open_network("small")' in code
-    reader(
-        "python",
-        code.replace('"small"', '"runs/quickstart"') + "\nassert found.positions.shape == (2, 3, 2)",
-    )
+    reader("python", f"{code}\nassert found.positions.shape == (2, 3, 2)")
 
 
 @pytest.mark.slow
@@ -90,7 +86,7 @@ def test_loading_photographs_as_the_docs_say(reader):
     for number, path in enumerate(sorted((reader.folder / "photographs").iterdir()), 1):
         path.rename(reader.folder / "kitchen" / f"{number}.jpg")
     ((_, code),) = code_blocks("docs/bring_your_own.md", "Images")
-    reader("python", f"{code}\nassert [t.shape for t in tokens] == [(1, 2, 196, 48)] * 2")
+    reader("python", f"{code}\nassert [t.shape for t in tokens] == [(1, 2, 196, 384)] * 6")
 
 
 GEOMETRY = """import jax.numpy as jnp
@@ -116,7 +112,7 @@ def test_reconstruction_as_the_docs_say(reader):
 
 IMAGES = "import numpy as np\nimages = np.zeros((1, 4, 224, 224, 3), np.float32)\n"
 TORCH_IMAGES = "import torch\nimages = torch.zeros(1, 4, 3, 224, 224)\n"
-TOKENS = "\nassert [tuple(t.shape) for t in {}] == [(1, 4, 196, 48)] * 2"
+TOKENS = "\nassert [tuple(t.shape) for t in {}] == [(1, 4, 196, 384)] * 6"
 
 
 @pytest.mark.slow

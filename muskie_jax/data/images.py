@@ -185,7 +185,7 @@ def open_photograph(
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > max_pixels:
-            raise BadImage(f"{name}: {width}x{height} is over {max_pixels:,} pixels")
+            raise BadImage(f"{name}: {width}x{height} is over {max_pixels:,} pixels: make it smaller")
         if image.mode not in PLAIN_MODES + ALPHA_MODES + DEEP_MODES:
             raise BadImage(f"{name}: pixel mode {image.mode} is not supported, convert the image to RGB")
         is_jpeg = image.format in JPEGS and image.mode in ("L", "RGB")
@@ -245,7 +245,7 @@ def bad_image(name: str, error: Exception, formats: Sequence[str] = FORMATS) -> 
     Pillow raises many types for broken files, from OSError to SyntaxError.
     """
     if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, above ours
-        return BadImage(f"{name}: it is over {MAX_PIXELS:,} pixels")
+        return BadImage(f"{name}: it is over {MAX_PIXELS:,} pixels: make it smaller")
     if isinstance(error, UnidentifiedImageError):  # Pillow's message contains a memory address
         return BadImage(f"{name}: not one of {', '.join(formats)}")
     return BadImage(f"{name}: {first_line(error)}")

@@ -1,5 +1,6 @@
 """The page: photographs in, then three panels, for points, features and inpainting."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -24,7 +25,7 @@ from muskie_jax.demo.session import (
     search,
 )
 from muskie_jax.demo.style import HEAD, ON_POINT, SET_OPACITY, SHOW_POINT, STYLE
-from muskie_jax.errors import UserError
+from muskie_jax.errors import UserError, end_process
 from muskie_jax.masking import MODES
 from muskie_jax.photographs.features import drawn_block
 
@@ -177,9 +178,15 @@ def build(network: PageNetwork, size: int) -> gr.Blocks:
 
 
 def serve(network: PageNetwork, size: int, host: str, port: int, in_browser: bool) -> None:
-    """Serves the page until it is interrupted. Uploads lie in a folder that is deleted at the end."""
+    """Serves the page until it is interrupted, and ends the process.
+
+    Uploads lie in a folder that is deleted before.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder is deleted then too
-    with tempfile.TemporaryDirectory(prefix="muskie-demo-") as uploads:
+    with (
+        contextlib.suppress(SystemExit),
+        tempfile.TemporaryDirectory(prefix="muskie-demo-", ignore_cleanup_errors=True) as uploads,
+    ):
         os.environ["GRADIO_TEMP_DIR"] = uploads
         page = build(network, size)
         page.queue(max_size=32, api_open=False).launch(
@@ -201,3 +208,5 @@ def serve(network: PageNetwork, size: int, host: str, port: int, in_browser: boo
             css=STYLE,
             head=HEAD,
         )
+    sys.stdout.flush()
+    end_process(0)  # a usual exit crashes if one of the server's threads is still computing

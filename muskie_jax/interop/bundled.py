@@ -1,7 +1,8 @@
 """The weights that lie in this repository, in its folder `weights`: their names, files and digests.
 
-To add weights, export them with `interop export --dtype float16`, and add the file's SHA-256 digest, which
-`sha256sum` prints, to DIGESTS.
+weights/README.md is their model card. To add weights, export them with `interop export --dtype float16`,
+and add the file's SHA-256 digest, which `sha256sum` prints, to DIGESTS and to the card. Installations that
+are not editable have no such folder.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import pathlib
 from muskie_jax.errors import UserError
 
 FOLDER = pathlib.Path(__file__).parents[2] / "weights"
-# Name -> SHA-256 digest of its file; "" until the file is added.
+# Name -> SHA-256 digest of its file.
 DIGESTS = {
     "small": "508041c291ef04fc00e94d33f78101c5d9d1ca1fc1e1492866adbad1a8743cb6",
     "tiny": "689b4396c4553a417ca1cd60c5aab3d1b617b347fb1a35489bbdb47266ce3f2b",
@@ -33,10 +34,11 @@ def bundled_weights(name: str) -> pathlib.Path:
       UserError: if the file is missing, or is not the one that belongs to this version of the code.
     """
     path = bundled_path(name)
-    if not DIGESTS[name] and not path.exists():
+    if not FOLDER.is_dir():
         raise UserError(
-            f"the weights {name!r} are not part of this version yet: choose others, such as the work "
-            "directory of a training"
+            f"the weights {name!r} are not installed: they lie in the repository, and muskie_jax runs from "
+            f"{FOLDER.parent}; clone the repository and run `python -m pip install -e .` in it, or choose "
+            "other weights, such as a work directory"
         )
     try:
         with path.open("rb") as file:

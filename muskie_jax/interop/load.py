@@ -47,7 +47,7 @@ def load_pretrained(
 ) -> tuple[Muskie | Reconstruction, dict[str, Any]]:
     """Loads a Muskie, or one with a decoder of point maps and cameras, and its parameters.
 
-        model, params = load_pretrained("runs/quickstart")
+        model, params = load_pretrained("small")
         output = model.apply({"params": params}, images, mask)  # images (B, V, H, W, 3) in [-1, 1]
         tokens = model.apply({"params": params}, images, method="features")  # after every block
 

@@ -57,10 +57,14 @@ def crop_note(
     cut, worst = int((kept < KEPT_AREA).sum()), int(kept.argmin())
     if not cut:
         return ""
+    have = (
+        "has another aspect ratio: its view shows only a part,"
+        if cut == 1
+        else "have another aspect ratio: their views show only a part, such as"
+    )
     return (
-        f"{cut} of {len(names)} photographs have another aspect ratio: their views show only a part, such "
-        f"as {kept[worst]:.0%} of {names[worst]}: to keep more, use portrait and landscape photographs "
-        "separately"
+        f"{cut} of {len(names)} photographs {have} {kept[worst]:.0%} of {names[worst]}: to keep more, use "
+        "portrait and landscape photographs separately"
     )
 
 

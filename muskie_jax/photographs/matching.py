@@ -19,7 +19,7 @@ from muskie_jax.checks import require
 from muskie_jax.data.load_images import FilePath
 from muskie_jax.files import user_path
 from muskie_jax.models.muskie import patchify
-from muskie_jax.photographs.encoding import PREDICTOR, Encoding, encode_in_groups, find_points
+from muskie_jax.photographs.encoding import ATTENTION, PREDICTOR, Encoding, encode_in_groups, find_points
 from muskie_jax.photographs.opening import SIZE, Network, find_photographs
 from muskie_jax.viz.features import patch_centres
 
@@ -157,21 +157,28 @@ def match_warnings(pairs: Sequence[tuple[pathlib.Path, Matches]], turned: bool =
       turned: whether the first was also turned.
     """
     few = [str(path) for path, matches in pairs if matches.are_few]
-    still = [str(path) for path, matches in pairs if matches.hardly_move]
+    still = {str(path): matches.predictor for path, matches in pairs if matches.hardly_move}
     lines = []
     if few:
         advice = "" if turned else "; if a camera was turned, try --turned"
         lines.append(f"{_some(few, len(pairs))} few matches, as different scenes have{advice}")
     if still:
-        lines.append(
-            f"{_some(still, len(pairs))} nearly all patches matched at the same position as in the first: "
+        reason = (
             "unless the camera stood still, the network has learnt too little; try --predictor=features"
+            if ATTENTION in still.values()
+            else "it is the same photograph, or the camera stood still"
+        )
+        lines.append(
+            f"{_some(list(still), len(pairs))} nearly all patches matched at the same position as in the "
+            f"first: {reason}"
         )
     return lines
 
 
 def _some(names: Sequence[str], count: int) -> str:
-    """Returns "3 of 8 photographs have", with the first names."""
+    """Returns "3 of 8 photographs (a, b, c) have", with the first names; "a has" of one photograph."""
+    if count == 1:
+        return f"{names[0]} has"
     listed = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
     have = "has" if len(names) == 1 else "have"
     return f"{len(names)} of {count} photographs ({listed}) {have}"

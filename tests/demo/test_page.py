@@ -147,9 +147,12 @@ def test_only_this_machine_is_served(server, address):
     assert reachable(address) and not reachable(("127.0.0.2", address[1]))
 
 
-def test_the_upload_folder_is_deleted_at_the_end(server, temporary):
-    """The last test: it ends the server."""
+def test_the_upload_folder_is_deleted_at_the_end(server, browser, photographs, temporary):
+    """The last test: it ends the server, while the features of two photographs are computed."""
     assert list(temporary.glob("muskie-demo-*"))
+    browser.choose_files(INPUT, photographs[:2])
+    browser.wait_for("document.querySelector('#m-line').innerText.match(/Looking|2 views/)")
     server.send_signal(signal.SIGTERM)
     output, _ = server.communicate(timeout=60)
+    assert server.returncode == 0, output
     assert not list(temporary.glob("muskie-demo-*")) and "Traceback" not in output

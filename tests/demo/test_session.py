@@ -48,8 +48,7 @@ def test_photographs_that_are_cropped_are_named(network, session, files, tmp_pat
     Image.effect_noise((60, 120), 80).convert("RGB").save(tall)
     mixed = open_session(network, [files[0], tall, files[1]], ["a", "mine", "b"], 48)
     assert (
-        mixed.note.startswith("1 of 3 photographs have another aspect ratio")
-        and "38% of mine" in mixed.note
+        mixed.note.startswith("1 of 3 photographs has another aspect ratio") and "38% of mine" in mixed.note
     )
     assert session.note == ""
 

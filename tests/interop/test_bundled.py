@@ -63,9 +63,6 @@ def test_bundled_weights_are_sources_of_commands(repository, tmp_path):
 @pytest.mark.parametrize("name, most_bytes", [("small", 45e6), ("tiny", 8e6)])
 def test_files_in_the_repository_are_what_their_names_say(name, most_bytes):
     path = bundled.bundled_path(name)
-    if not bundled.DIGESTS[name]:
-        assert not path.exists(), "add its digest to DIGESTS"
-        pytest.skip("not in the repository yet")
     assert open_weights(name).network.variant == name and not open_weights(name).backbone_only
     assert path.stat().st_size <= most_bytes
     assert {tensor.dtype for tensor in read_tensors(path)[0].values()} == {np.dtype("float16")}
@@ -79,10 +76,10 @@ def test_missing_weights_say_where_they_should_be(repository, monkeypatch):
         find_models(("tiny",), "last", "float32")
 
 
-def test_weights_that_are_still_to_come_are_named(repository, monkeypatch):
-    monkeypatch.setitem(bundled.DIGESTS, "tiny", "")
-    with pytest.raises(UserError, match="the weights 'tiny' are not part of this version yet"):
-        load_pretrained("tiny")
+def test_an_installation_without_the_folder_says_how_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path / "site-packages" / "weights")
+    with pytest.raises(UserError, match="'small' are not installed: .*site-packages; clone .*install -e"):
+        load_pretrained("small")
 
 
 @pytest.mark.parametrize("change", ["last byte", "git-lfs pointer"])

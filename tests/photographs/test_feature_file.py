@@ -168,9 +168,8 @@ def test_unusual_photographs_are_named(scene, tmp_path, write, capsys):
     tall = tmp_path / "tall.png"
     Image.effect_noise((60, 120), 80).save(tall)
     write([scene, tall])
-    assert (
-        "1 of 6 photographs have another aspect ratio: their views show only a part, such as 38% of "
-        in (capsys.readouterr().err)
+    assert "1 of 6 photographs has another aspect ratio: its view shows only a part, 38% of " in (
+        capsys.readouterr().err
     )
     write(scene)
     assert (

@@ -1,7 +1,7 @@
 """Predicts where points of one view lie in the other views, from the activations of a network.
 
-Letters in shapes: B groups, V views, N points, P predictors, R refined predictors, K angles; L = h x w
-patches of a view, d channels.
+Letters in shapes: B groups, V views, N points, P predictors, R refined predictors, M predictions of one
+layer, K angles; L = h x w patches of a view, d channels.
 """
 
 import dataclasses
@@ -86,11 +86,11 @@ class Search(NamedTuple):
 
 
 class LayerMatches(NamedTuple):
-    """Predictions from one layer: one per protocol (axis K), and the refined one; see `Predictions`."""
+    """Predictions from one layer: one per protocol (axis M), and the refined one; see `Predictions`."""
 
-    tracks: Float[Array, "K N V 2"]
-    consistent: Bool[Array, "K N V"]
-    concentration: Float[Array, "K N V"]
+    tracks: Float[Array, "M N V 2"]
+    consistent: Bool[Array, "M N V"]
+    concentration: Float[Array, "M N V"]
     scores: Float[Array, "V N rows columns"] | None
 
 

@@ -87,12 +87,12 @@ def sweep() -> dict[str, dict[str, Any]]:
     runs["textures_0"] = {"sources.rooms.world.photo_texture_fraction": 0.0}
     for count in (16, 64):
         runs[f"textures_{count}"] = {"sources.rooms.num_photos": count}
-    default, parts = WorldConfig(), wide_parts()
+    default = WorldConfig()
     of_rooms = lambda settings: {f"sources.rooms.world.{key}": value for key, value in settings.items()}
     unchanged = lambda keys: of_rooms({key: getattr(default, key) for key in keys})
-    runs["default_rooms"] = unchanged(halfway_settings())
-    runs["wide_rooms"] = of_rooms({key: value for part in parts.values() for key, value in part.items()})
-    for name, part in parts.items():
+    runs["default_rooms"] = unchanged(wide_settings())
+    runs["wide_rooms"] = of_rooms(wide_settings())
+    for name, part in wide_parts().items():
         runs[f"no_{name}"] = unchanged(part)
     for degrees in (45, 90, 180):
         runs[f"roll_{degrees}"] = of_rooms({"roll_jitter": float(degrees)})
@@ -107,11 +107,14 @@ def wide_parts() -> dict[str, dict[str, Any]]:
     return load_module(pathlib.Path(__file__).with_name("wide_rooms.py")).PARTS
 
 
+def wide_settings() -> dict[str, Any]:
+    return {key: value for part in wide_parts().values() for key, value in part.items()}
+
+
 def halfway_settings() -> dict[str, Any]:
     """Returns settings of rooms halfway between the default and configs/wide_rooms.py."""
     default = WorldConfig()
-    parts = wide_parts().values()
-    return {key: mean(value, getattr(default, key)) for part in parts for key, value in part.items()}
+    return {key: mean(value, getattr(default, key)) for key, value in wide_settings().items()}
 
 
 def mean(value: Any, other: Any) -> Any:

@@ -59,11 +59,11 @@ def feature_cosines(
     return jnp.einsum("lf,vmf->vlm", flat[0], flat, precision="high")
 
 
-def refined_predictor(
+def refined_matches(
     maps: Float[Array, "V L L"], points: Real[Array, "N 2"], size: tuple[int, int], grid: tuple[int, int]
-) -> Float32[Array, "N V 2"]:
-    """Predicts positions with sub-patch accuracy; see `match_scores` and `best_positions`."""
-    return best_positions(match_scores(maps, points, size, grid, points), points, size)[0]
+) -> tuple[Float32[Array, "N V 2"], Float32[Array, "N V"]]:
+    """Returns the `best_positions` of points by their `match_scores`."""
+    return best_positions(match_scores(maps, points, size, grid, points), points, size)
 
 
 def match_scores(
@@ -213,7 +213,7 @@ def is_cycle_consistent(
     within CYCLE_CELLS of the point.
 
     Args:
-      maps: maps as in `refined_predictor`.
+      maps: maps as in `match_scores`.
       points, predicted: (column, row), in pixels.
       size: (height, width) of the images, in pixels.
       grid: (h, w), in cells.

@@ -22,11 +22,10 @@ from jaxtyping import Bool, Float, Float64, Int
 from muskie_jax.checks import one_of, require
 from muskie_jax.correspondence.predictors import symmetric_maps
 from muskie_jax.correspondence.refinement import (
-    best_positions,
     feature_cosines,
     feature_maps,
     is_cycle_consistent,
-    match_scores,
+    refined_matches,
 )
 from muskie_jax.data.load_images import FilePath
 from muskie_jax.models.muskie import Muskie
@@ -244,7 +243,7 @@ def search_views(
         maps = symmetric_maps(attention[view], attention[:, :, view])
         maps = maps_back = maps * present[view][:, None] * present[:, None]
     grid = (valid.shape[1], valid.shape[2])
-    positions, concentration = best_positions(match_scores(maps, points, size, grid, points), points, size)
+    positions, concentration = refined_matches(maps, points, size, grid)
     confidence = distinctness(concentration, present.sum(1))
     return positions, confidence, is_cycle_consistent(maps_back, points, positions, size, grid)
 

@@ -121,7 +121,8 @@ def test_matches_may_lie_within_half_a_cell_of_the_border():
     first_column = np.stack([np.full(8, 16 + 2), np.arange(24, 120, 12)], -1)
     found = refined_predictor(maps, first_column, SIZE, GRID)[:, 0]
     np.testing.assert_allclose(found - first_column, np.broadcast_to([-16, 0], (8, 2)), atol=1)
-    further = refined_predictor(maps_of_shift((-32, 0), width=4.0), first_column + (12, 0), SIZE, GRID)
+    second_column = first_column + np.array([12, 0])
+    further = refined_predictor(maps_of_shift((-32, 0), width=4.0), second_column, SIZE, GRID)
     np.testing.assert_allclose(further[:, 0, 0], -0.5)
 
 

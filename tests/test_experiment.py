@@ -230,6 +230,25 @@ def test_predictor_of_a_fraction_is_found_among_layers(folder):
     assert found["a-seed0", 10]["px"] == 2
 
 
+def test_fraction_counts_all_layers_of_the_network_not_only_measured_ones(folder):
+    (folder / "layers").mkdir()
+    row = ResultRow(
+        {
+            "predictor": "feature+refined",
+            "protocol": "targets",
+            "angle": "all",
+            "points": "all",
+            "layer": 5,
+        },
+        {"px_ate": 7, "px_10": 0, "pairs": 1},
+    )
+    for unit in read(folder / "evaluation"):
+        model = unit.model._replace(layers=6)
+        append(folder / "layers/results.jsonl", unit._replace(model=model, rows=(row,)))
+    found = correspondence(folder / "layers", DATASETS, PredictorName.parse("feature+refined 5/6"))
+    assert found["a-seed0", 10]["px"] == 7
+
+
 def test_summaries_survive_a_file(folder):
     summaries = summarise(folder, {"a": 10, "b": 20}, range(2), DATASETS, REFINED)
     write_summaries(folder / "summaries.json", summaries, REFINED)
@@ -402,6 +421,8 @@ def test_all_trainings_run_once_and_are_evaluated_together(experiment, tmp_path)
     assert {gpu for gpu, _ in trainings} == {"0", "1"} and gpu == "0"
     (models,) = [word for word in evaluation if word.startswith("--config.evaluate.models=")]
     assert all(f"'{tmp_path}/runs/{name}'" in models for name in names)
+    (layers,) = [word for word in evaluation if word.startswith("--config.evaluate.layers=")]
+    assert layers.endswith("=(2,)"), "of three layers, only the one of the predictor"
     assert "| base | 2 | 0.0 ± 0.0 | 50.0 ± 0.0 |  |  |" in done.stdout
     assert (tmp_path / "runs/table.md").read_text() == done.stdout
     done, calls = experiment("--seeds=2", "--gpus=0,1")

@@ -54,6 +54,7 @@ class ModelInfo(NamedTuple):
       source: where the weights come from; checkpoints of one run share its work directory.
       parameters: number of parameters.
       digest: digest of the parameters, see `muskie_jax.fingerprint`; "" without parameters.
+      layers: number of layers of a Muskie, which are its blocks.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ModelInfo(NamedTuple):
     source: str = ""
     parameters: int | None = None
     digest: str = ""
+    layers: int | None = None
 
     @property
     def title(self) -> str:

@@ -103,6 +103,7 @@ class ModelSpec:
             source=self.source,
             parameters=sum(leaf.size for leaf in leaves),
             digest=digest(params) if leaves else "",
+            layers=network.module.depth if isinstance(network, MuskieNetwork) else None,
         )
         return EvalModel(info, network, params)
 

@@ -166,6 +166,7 @@ def _parse(record: dict[str, Any]) -> ResultUnit:
             source=str(model.get("source") or ""),
             parameters=_int_or_none(model.get("parameters")),
             digest=str(model.get("digest") or ""),
+            layers=_int_or_none(model.get("layers")),
         ),
         evaluator=str(record["evaluator"]),
         setting={RENAMED_SETTINGS.get(key, key): value for key, value in setting.items()},

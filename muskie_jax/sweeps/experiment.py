@@ -25,8 +25,10 @@ from muskie_jax.checks import require
 from muskie_jax.command_line import CONFIG, FLAGS, INTERRUPTED, WORKDIR, run_command
 from muskie_jax.config import total_steps, validate
 from muskie_jax.errors import UserError, fail
+from muskie_jax.evaluators.predictions import ALL
 from muskie_jax.files import create_workdir, user_path
 from muskie_jax.interop.metadata import latest_evaluation
+from muskie_jax.models.muskie import VARIANTS
 from muskie_jax.reconstruction.settings import has_geometry
 from muskie_jax.sweeps import is_complete, sweep_configs
 from muskie_jax.sweeps.job_queue import Ended, Job, run_jobs
@@ -79,7 +81,9 @@ def experiment() -> None:
             gpus = _GPUS.value or [""]
             failed, stopped = _train(file, configs, overrides, seeds, gpus, workdir)
             if not stopped:
-                evaluated, stopped = _evaluate(evaluation, settings, configs, seeds, gpus[0], workdir)
+                evaluated, stopped = _evaluate(
+                    evaluation, settings, configs, seeds, predictor, gpus[0], workdir
+                )
                 failed += evaluated
             if stopped:
                 log("stopped: the same command goes on from there")
@@ -172,6 +176,7 @@ def _evaluate(
     settings: ConfigDict,
     configs: Mapping[str, ConfigDict],
     seeds: Sequence[int],
+    predictor: PredictorName,
     gpu: str,
     workdir: pathlib.Path,
 ) -> tuple[list[str], bool]:
@@ -190,6 +195,11 @@ def _evaluate(
     arguments = ["--config", file, "--workdir", str(workdir / EVALUATION)]
     arguments += [f"--config.evaluate.models={tuple(folders)}", "--config.evaluate.checkpoints=last"]
     arguments += ["--config.evaluate.evaluators=('correspondence',)", "--config.evaluate.pictures=0"]
+    if predictor.layer != ALL:  # other layers would take as long again, each
+        layers = {
+            int(predictor.layer_of(VARIANTS[config.model.variant].depth)) for config in configs.values()
+        }
+        arguments += [f"--config.evaluate.layers={tuple(sorted(layers))}"]
     arguments += [f"--config.data.root={settings.data.root}"] if settings.data.root else []
     failed: list[str] = []
 

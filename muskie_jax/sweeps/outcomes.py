@@ -171,9 +171,7 @@ def correspondence(
     everything = {_measured_on(unit) for unit in units}
     rows: dict[tuple[str, int | None], dict[Any, ResultRow]] = {}
     for unit in units:
-        found = _find_row(
-            unit.rows, PredictorName("still", ALL) if unit.model.name == BASELINE else predictor
-        )
+        found = _find_row(unit, PredictorName("still", ALL) if unit.model.name == BASELINE else predictor)
         if found is not None:
             rows.setdefault((unit.model.name, unit.model.step), {})[_measured_on(unit)] = found
     networks = [unit for unit in units if unit.model.name != BASELINE]
@@ -190,12 +188,12 @@ def _measured_on(unit: ResultUnit) -> tuple[Any, ...]:
     return tuple(unit.setting.get(key) for key in keys)
 
 
-def _find_row(rows: Sequence[ResultRow], predictor: PredictorName) -> ResultRow | None:
+def _find_row(unit: ResultUnit, predictor: PredictorName) -> ResultRow | None:
     """Returns the row of a predictor over all pairs of points and views, under protocol "targets"."""
     wanted = {"predictor": predictor.predictor, "protocol": "targets", "angle": ALL, "points": ALL}
-    numbers = [text for row in rows if (text := str(row.labels.get("layer"))).isdigit()]
-    layer = predictor.layer_of(max(map(int, numbers), default=0))
-    for row in rows:
+    measured = [text for row in unit.rows if (text := str(row.labels.get("layer"))).isdigit()]
+    layer = predictor.layer_of(unit.model.layers or max(map(int, measured), default=0))
+    for row in unit.rows:
         matches = all(row.labels.get(key) == value for key, value in wanted.items())
         if matches and str(row.labels.get("layer")) == layer:
             return row

@@ -133,6 +133,7 @@ class Attack:
         self.random = soak.random
         self.faults = 0
         self.expected_start: int | None = None  # step that the next start must continue from, if known
+        self.damaged = False  # whether the latest checkpoint is, as no start since then has shown
 
     def to_the_end(self) -> dict:
         """Starts the training again and again, and returns its final figures."""
@@ -187,6 +188,7 @@ class Attack:
             found = re.search(r"Continuing from step (\d+)", run.log)
             assert found and int(found[1]) == self.expected_start, f"not from {self.expected_start}"
             self.expected_start = None
+        self.damaged = False
 
     def any_process(self) -> int:
         return self.random.randrange(self.processes)
@@ -208,9 +210,9 @@ class Attack:
         # Python may not have set up its handlers yet.
         expected = (STOPPED, -signal.Signals[name], *([0] if finished else []))
         assert all(code in expected for code in codes), f"{name}: {codes}"
-        if run.saved() != before:
+        if run.saved()[-1:] > before[-1:]:
             return f"{name} after the first update, {self.saved_all(run)}"
-        self.expected_start = before[-1] if before else None
+        self.expected_start = before[-1] if before and not self.damaged else None
         return name
 
     def stop_signal(self, run: Run) -> str:
@@ -288,7 +290,7 @@ class Attack:
         saved = run.saved()
         if len(saved) < 2:
             return "too early"
-        self.expected_start = None  # a file may be one that restoring does not need
+        self.expected_start, self.damaged = None, True  # a file may be one that restoring does not need
         folder = self.workdir / "checkpoints" / str(saved[-1])
         file = self.random.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
         how = self.random.choice(("flip", "truncate", "delete"))

@@ -45,6 +45,18 @@ case ${1:-} in
         --config.sources.rooms.photos="$PHOTOS" --config.buckets.resolutions='(((128, 128),),)' \
         --config.duration='4_000 steps' --config.optim.warmup='300 steps'
     done ;;
+  muon) # GPU. docs/experiments.md: what Muon computes per update, and its time
+    python -m muskie_jax.perf.muon
+    for config in recipe.py:adamw recipe.py; do
+      muskie_run benchmark "$config" "muon_${config#*.py}" --config.job=benchmark --config.batch.groups=64 \
+        --config.benchmark.roofline=False \
+        --config.benchmark.cases="(('small',(128,128),'none'),('base',(128,128),'none'),('large',(128,128),'none'))"
+    done ;;
+  saves) # GPU. docs/training.md: updates of Muskie-B with a save every 100 updates, and without
+    for every in 100 0; do
+      muskie_run train recipe.py:adamw "saves_$every" --config.model.variant=base --config.duration='600 steps' \
+        --config.buckets.resolutions='(((128, 128),),)' --config.checkpoint.every="$every" --config.log.every=20
+    done ;;
   results) # README, docs/evaluation.md: WEIGHTS on RECORDINGS, 24 groups of 8 views
     muskie_run evaluate evaluate.py:cameras results --config.posed.yours.groups=24 "${recorded[@]}"
     cat runs/figures/results/tables.md ;;
@@ -90,8 +102,6 @@ case ${1:-} in
     muskie_run evaluate evaluate.py:recordings curve --config.data.root="$RECORDINGS" \
       --config.evaluate.models="('Muskie-S=runs/figures/minutes/recipe-seed0',)" --config.evaluate.checkpoints=all
     python -m muskie_jax.sweeps.figure --workdir runs/figures/curve --out runs/figures/minutes.svg ;;
-  muon) # docs/experiments.md: what Muon computes per update
-    python -m muskie_jax.perf.muon ;;
   steps) # GPU. docs/speed.md: time and memory of a training step, and the roofline
     muskie_run benchmark benchmark.py benchmark ;;
   attention) # GPU. muskie_jax/models/flash.py: attention alone, cuDNN and FlashAttention-3

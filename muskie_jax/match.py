@@ -11,6 +11,7 @@ from absl import flags, logging
 
 from muskie_jax.command_line import OUT, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
+from muskie_jax.correspondence.sift import import_opencv
 from muskie_jax.photographs.command_flags import (
     define_force,
     define_model,
@@ -22,7 +23,7 @@ from muskie_jax.photographs.match_files import MAX_ROWS, Pair, write_matches
 from muskie_jax.photographs.matching import match_photographs, match_warnings, other_photographs
 from muskie_jax.photographs.opening import find_photographs, open_network
 from muskie_jax.photographs.output_files import plan_outputs
-from muskie_jax.photographs.sift import import_opencv, sift_matches
+from muskie_jax.photographs.sift import NEEDING, sift_matches
 from muskie_jax.writers import log, print_result
 
 _MODEL = define_model()
@@ -49,7 +50,7 @@ def match(arguments: list[str]) -> None:
     assert OUT.value is not None, "a needed flag"
     paths = plan_outputs(OUT.value, suffixes, _FORCE.value, [first, *others])
     if sift:
-        import_opencv()
+        import_opencv(NEEDING)
     network = open_network(_MODEL.value)
     results = match_photographs(network, first, others, _SIZE.value, _PREDICTOR.value, turned=_TURNED.value)
     pairs = []

@@ -7,15 +7,17 @@ import dataclasses
 from typing import Any, NamedTuple, Protocol, cast
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from muskie_jax.checks import nearest_size
+from muskie_jax.correspondence import sift
 from muskie_jax.models.framewise import Framewise
 from muskie_jax.models.muskie import PATCH, Muskie, patchify
 from muskie_jax.models.reconstruction import Reconstruction, ReconstructionOutput
 
-MUSKIE, STILL, PATCHES = "muskie", "still", "patches"
+MUSKIE, STILL, PATCHES, SIFT = "muskie", "still", "patches", "sift"
 
 
 class Activations(NamedTuple):
@@ -151,6 +153,19 @@ class RawPatches:
         del params
         images = resize_to_patches(images, PATCH)
         return Activations((to_grid(patchify(images, PATCH), images, PATCH),))
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseSift:
+    """Uses SIFT descriptors as features, see `dense_sift`: matching without training."""
+
+    def activations(self, params: Any, images: Float[Array, "B V H W 3"]) -> Activations:
+        del params
+        images = resize_to_patches(images, sift.CELL)
+        batch, views, height, width = images.shape[:4]
+        shape = (batch, views, height // sift.CELL, width // sift.CELL, sift.CHANNELS)
+        described = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return Activations((jax.pure_callback(sift.dense_sift, described, images),))
 
 
 @dataclasses.dataclass(frozen=True)

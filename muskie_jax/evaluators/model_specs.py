@@ -8,7 +8,7 @@ Each entry is one of
 - `untrained:small`, a Muskie with its initial parameters, or `untrained`, which has the size of the first
   Muskie before it;
 - `mae:`, `dinov2:`, `dinov3:` or `crocov2:`, followed by a published file or repository of that backbone;
-- `still`, which predicts that nothing moves; `patches`, raw patches as features.
+- `still`, which predicts that nothing moves; `patches`, raw patches as features; `sift`, SIFT descriptors.
 
 A prefix `name=` sets the name shown in tables: `"ours=runs/base"`.
 """
@@ -24,11 +24,14 @@ import jax
 from muskie_jax.checkpoints import saved_steps
 from muskie_jax.checkpoints.object_storage import MARKER
 from muskie_jax.checks import one_of
+from muskie_jax.correspondence.sift import import_opencv
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.eval_models import (
     MUSKIE,
     PATCHES,
+    SIFT,
     STILL,
+    DenseSift,
     EvalModel,
     EvalNetwork,
     FramewiseNetwork,
@@ -54,7 +57,7 @@ from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.storage.address import is_remote, storage_path, version_of
 
 UNTRAINED = "untrained"
-BASELINES: dict[str, Callable[[], EvalNetwork]] = {STILL: NoMotion, PATCHES: RawPatches}
+BASELINES: dict[str, Callable[[], EvalNetwork]] = {STILL: NoMotion, PATCHES: RawPatches, SIFT: DenseSift}
 INIT_SEED = 0  # seed of untrained networks
 
 
@@ -155,6 +158,8 @@ def _parse(
 ) -> Iterator[ModelSpec]:
     prefix, colon, rest = source.partition(":")
     if source in BASELINES:
+        if source == SIFT:
+            import_opencv("config.evaluate.models='sift'")
         make = BASELINES[source]
         yield ModelSpec(name or source, source, None, source, "1", lambda: LoadedNetwork(make()))
     elif prefix == UNTRAINED:

@@ -8,29 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from muskie_jax.errors import UserError
+from muskie_jax.correspondence.sift import import_opencv
 from muskie_jax.photographs.matching import Matches
 from muskie_jax.photographs.opening import thumbnail
 
 RATIO = 0.8  # largest ratio of the distances to the nearest and second nearest descriptor; Lowe's
+NEEDING = "--baseline sift"
 UNIT = "keypoints"  # what is searched for
 LONGEST = 1600  # pixels; larger photographs are shrunk, which costs few matches and saves much time
-
-
-def import_opencv() -> Any:
-    """Imports OpenCV, an optional dependency.
-
-    Raises:
-      UserError: if it is not installed.
-    """
-    try:
-        import cv2
-    except ImportError as error:
-        raise UserError(
-            "--baseline sift needs OpenCV: install it with python -m pip install -e "
-            '".[opencv]" -c constraints.txt'
-        ) from error
-    return cv2
 
 
 def sift_matches(first: pathlib.Path, second: pathlib.Path) -> Matches:
@@ -41,7 +26,7 @@ def sift_matches(first: pathlib.Path, second: pathlib.Path) -> Matches:
     Raises:
       UserError: if OpenCV is not installed, or a photograph cannot be read.
     """
-    cv2 = import_opencv()
+    cv2 = import_opencv(NEEDING)
     keypoints, descriptors = zip(*(_describe(cv2, path) for path in (first, second)))
     searched = len(keypoints[0])
     if min(map(len, keypoints)) < 2:

@@ -5,13 +5,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from muskie_jax.evaluators.eval_models import PATCHES, STILL
+from muskie_jax.evaluators.eval_models import PATCHES, SIFT, STILL
 from muskie_jax.report.intervals import Estimate, resample
 from muskie_jax.report.results_file import TRAINING_GROUPS, ModelInfo, ResultUnit
 
 # The baseline of reconstruction: fills masked patches with the mean of the target's visible pixels.
 MEAN_COLOUR = ModelInfo("mean colour", "mean_colour")
-TRIVIAL = (STILL, PATCHES, MEAN_COLOUR.kind)  # kinds of baselines without a network; listed first
+TRIVIAL = (STILL, PATCHES, SIFT, MEAN_COLOUR.kind)  # kinds of baselines without a network; listed first
 MISSING = "\N{EN DASH}"
 KINDS = (*TRIVIAL, "mae", "crocov2", "dinov2", "dinov3", "muskie")
 REFINED = "+refined"

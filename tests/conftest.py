@@ -39,8 +39,13 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
 def pytest_collection_modifyitems(items):
-    """Puts slow tests first, so that no process is left with one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Puts slow tests first, the longest in front, so that no process is left with one at the end."""
+
+    def minutes(item):
+        slow = item.get_closest_marker("slow")
+        return slow.kwargs.get("minutes", 1) if slow else 0
+
+    items.sort(key=minutes, reverse=True)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -15,7 +15,7 @@ from muskie_jax.errors import MACHINE_ERROR, USAGE_ERROR
 from muskie_tests.commands import free_port, run_module
 from muskie_tests.runs import NANO_FLAGS
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(minutes=2)
 
 HERE = pathlib.Path(__file__).parent
 SETTINGS = [

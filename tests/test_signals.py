@@ -15,7 +15,7 @@ from muskie_jax.interop.load import open_weights
 from muskie_tests.attacked import STOPPED, Run
 from muskie_tests.commands import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(minutes=2)
 
 STEPS = 60
 

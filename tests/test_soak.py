@@ -8,7 +8,7 @@ import pytest
 from muskie_tests.soak import FAULTS, IN_STORAGE, ON_DISK, STORAGE_FAULTS, has_storage, soak
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(minutes=5),
     pytest.mark.skipif(not pathlib.Path("/proc").exists(), reason="finds data workers in /proc"),
 ]
 

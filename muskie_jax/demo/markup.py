@@ -1,30 +1,15 @@
 """HTML of the page's panels. All pictures are data URLs, so nothing is written to disk."""
 
-import base64
-import io
 from xml.etree import ElementTree
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from muskie_jax.demo.session import Painting, Session
 from muskie_jax.report.markup import Element, tag
+from muskie_jax.viz.data_url import data_url
 
-JPEG_QUALITY = 90
 COLUMNS = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 7: 4, 8: 4}  # of a grid, by the number of views
-
-
-def data_url(pixels: UInt8[np.ndarray, "H W 3"], lossless: bool = False) -> str:
-    """Returns an image as a data URL."""
-    buffer = io.BytesIO()
-    image = Image.fromarray(pixels)
-    if lossless:
-        image.save(buffer, "PNG")
-    else:
-        image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    kind = "png" if lossless else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def html(element: Element) -> str:

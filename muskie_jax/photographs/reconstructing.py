@@ -19,6 +19,7 @@ from muskie_jax.interop.load import load_pretrained
 from muskie_jax.models.reconstruction import Reconstruction, ReconstructionOutput
 from muskie_jax.photographs.opening import SIZE
 from muskie_jax.reconstruction.even_choice import choose_evenly
+from muskie_jax.reconstruction.field_of_view import tangents_of_points
 from muskie_jax.reconstruction.losses import depth_edges
 
 MAX_POINTS = 1_000_000
@@ -41,6 +42,7 @@ class Scene(NamedTuple):
       camera_to_world: camera poses, with OpenCV axes (x right, y down, z forward).
       tangents: x / z and y / z at the right and lower border of each view.
       paths: the photographs.
+      pictures: the views.
     """
 
     points: Float32[np.ndarray, "N 3"]
@@ -48,6 +50,7 @@ class Scene(NamedTuple):
     camera_to_world: Float32[np.ndarray, "V 4 4"]
     tangents: Float[np.ndarray, "V 2"]
     paths: tuple[pathlib.Path, ...]
+    pictures: UInt8[np.ndarray, "V H W 3"]
 
 
 def open_reconstruction(source: str | os.PathLike) -> ReconstructionNetwork:
@@ -95,17 +98,6 @@ def reconstruct_photographs(
     if not (np.isfinite(points).all() and np.isfinite(cameras).all()):
         raise UserError(f"{network.name} predicts numbers that are not finite: use other weights")
     chosen = choose_evenly(smooth, max_points)
-    colours = np.rint((views.images + 1) * 127.5).clip(0, 255).astype(np.uint8)
-    return Scene(points[chosen], colours[chosen], cameras, _tangents(local), views.paths)
-
-
-def _tangents(local: Float[np.ndarray, "V H W 3"]) -> Float[np.ndarray, "V 2"]:
-    """Returns the x / z and y / z of borders that fit the local points best, by least squares.
-
-    The camera is assumed to look along the centre of the view, with straight lines.
-    """
-    height, width = local.shape[1:3]
-    rows, columns = np.indices((height, width)) + 0.5
-    from_centre = np.stack([2 * columns / width - 1, 2 * rows / height - 1], -1)
-    slope = local[..., :2] / local[..., 2:]
-    return (slope * from_centre).sum((1, 2)) / np.square(from_centre).sum((0, 1))
+    pictures = views.pixels()
+    tangents = tangents_of_points(local)
+    return Scene(points[chosen], pictures[chosen], cameras, tangents, views.paths, pictures)

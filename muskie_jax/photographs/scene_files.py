@@ -19,6 +19,10 @@ from muskie_jax.photographs.reconstructing import Scene
 from muskie_jax.viewer.page import Layer, viewer_page
 from muskie_jax.viz.cameras import CAMERA_SIZE, TO_VIEWER, camera_colours, scene_size
 
+TRIMESH_MISSING = (
+    "point clouds are written by trimesh: install it with python -m pip install -e "
+    '".[viewer]" -c constraints.txt'
+)
 PAGE = ".html"
 SUFFIXES = (PAGE, ".glb", ".ply")
 SAMPLES = 40  # points on each line of a camera in a point cloud
@@ -55,10 +59,7 @@ def import_trimesh() -> Any:
     try:
         import trimesh
     except ImportError as error:
-        raise UserError(
-            "point clouds are written by trimesh: install it with python -m pip install -e "
-            '".[viewer]" -c constraints.txt'
-        ) from error
+        raise UserError(TRIMESH_MISSING) from error
     return trimesh
 
 
@@ -75,7 +76,9 @@ def write_scene(path: pathlib.Path, scene: Scene, force: bool = False) -> None:
         with atomic_write(path, force) as part:
             part.write_text(scene_page(scene, path.stem), encoding="utf-8")
     else:
-        _write_cloud(path, scene, force)
+        content = point_cloud(scene, path.suffix.lower())
+        with atomic_write(path, force) as part:
+            part.write_bytes(content)
 
 
 def scene_page(scene: Scene, title: str) -> str:
@@ -84,14 +87,19 @@ def scene_page(scene: Scene, title: str) -> str:
     return viewer_page(title, short_names(scene.paths), scene.pictures, [layer])
 
 
-def _write_cloud(path: pathlib.Path, scene: Scene, force: bool) -> None:
+def point_cloud(scene: Scene, suffix: str) -> bytes:
+    """Returns the content of a file that ends with ".glb" or ".ply", see `write_scene`.
+
+    Raises:
+      UserError: if trimesh is missing.
+    """
     trimesh = import_trimesh()
     to_first = np.linalg.inv(scene.camera_to_world[0].astype(np.float64))
     view_from_first = lambda x: (x @ to_first[:3, :3].T + to_first[:3, 3]) @ TO_VIEWER
     points = view_from_first(scene.points)
     segments = view_from_first(camera_lines(scene))
     colours = camera_colours(len(segments))
-    if path.suffix.lower() == ".glb":
+    if suffix == ".glb":
         written = trimesh.Scene()
         written.add_geometry(trimesh.PointCloud(points, scene.colours), geom_name="points")
         for number, (lines, colour) in enumerate(zip(segments, colours)):
@@ -104,8 +112,7 @@ def _write_cloud(path: pathlib.Path, scene: Scene, force: bool) -> None:
         every = np.concatenate([points, sampled.reshape(-1, 3)])
         repeated = np.repeat(colours, len(LINES) * SAMPLES, 0)
         written = trimesh.PointCloud(every, np.concatenate([scene.colours, repeated]))
-    with atomic_write(path, force) as part:
-        part.write_bytes(written.export(file_type=path.suffix.lower()[1:]))
+    return written.export(file_type=suffix[1:])
 
 
 def camera_lines(scene: Scene) -> Float[np.ndarray, "V lines 2 3"]:

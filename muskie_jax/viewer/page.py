@@ -6,7 +6,7 @@ import html
 import json
 import pathlib
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +54,7 @@ class Quantised(NamedTuple):
 def viewer_page(
     title: str,
     names: Sequence[str],
-    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    pictures: Iterable[UInt8[np.ndarray, "_ _ 3"]],
     layers: Sequence[Layer],
 ) -> str:
     """Returns a page on which a person turns points and cameras, as HTML.

@@ -152,10 +152,13 @@ function start(renderer) {
   }
 
   function home() {
-    const narrow = Math.min(1, camera.aspect); // a tall window shows less of the scene's width
-    const distance = Math.max(centre.length(), scene.size / 2) / Math.max(narrow, 0.4);
-    const position = new THREE.Vector3(0.22, 0, 0.5).multiplyScalar(distance);
-    return { position: position.addScaledVector(up, 0.3 * distance), target: centre.clone(), fov: HOME_FIELD };
+    // Behind the first camera, to its right and above it, but not too far from the scene.
+    const narrow = Math.min(1, Math.max(camera.aspect, 0.4)); // a tall window shows less of its width
+    const distance = Math.max(Math.min(centre.length(), 1.5 * scene.size), 0.5 * scene.size) / narrow;
+    const back = centre.lengthSq() ? centre.clone().normalize().negate() : new THREE.Vector3(0, 0, 1);
+    const position = centre.clone().addScaledVector(back, 1.5 * distance);
+    position.add(new THREE.Vector3(0.22 * distance, 0, 0)).addScaledVector(up, 0.3 * distance);
+    return { position, target: centre.clone(), fov: HOME_FIELD };
   }
 
   function viewpointOf(number) {

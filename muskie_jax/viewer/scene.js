@@ -151,9 +151,19 @@ function start(renderer) {
     });
   }
 
+  // Returns the size of the canvas, and of its part that is free of panels, at the top left.
+  function frame() {
+    const { clientWidth: width, clientHeight: height } = canvas;
+    const { left } = element("views").getBoundingClientRect(), isBeside = left > width / 2;
+    const controls = element("controls").getBoundingClientRect();
+    const free = isBeside ? { width: left, height } : { width, height: Math.max(controls.top, height / 4) };
+    return { width, height, free };
+  }
+
   function home() {
     // Behind the first camera, to its right and above it, but not too far from the scene.
-    const narrow = Math.min(1, Math.max(camera.aspect, 0.4)); // a tall window shows less of its width
+    const { free } = frame();
+    const narrow = Math.min(1, Math.max(free.width / free.height, 0.4)); // less of its width is visible
     const distance = Math.max(Math.min(centre.length(), 1.5 * scene.size), 0.5 * scene.size) / narrow;
     const back = centre.lengthSq() ? centre.clone().normalize().negate() : new THREE.Vector3(0, 0, 1);
     const position = centre.clone().addScaledVector(back, 1.5 * distance);
@@ -166,8 +176,10 @@ function start(renderer) {
     const forward = new THREE.Vector3(0, 0, -1).applyQuaternion(pose.quaternion);
     const toCentre = centre.clone().sub(pose.position).dot(forward);
     const target = pose.position.clone().addScaledVector(forward, Math.max(toCentre, scene.size / 10));
-    const fov = (360 / Math.PI) * Math.atan(Math.max(y, x / camera.aspect)); // all of the view is visible
-    return { position: pose.position.clone(), target, fov: Math.min(fov, 120) };
+    const { width, height, free } = frame();
+    const tangent = Math.max((y * height) / free.height, (x * height) / free.width); // all of it is visible
+    const fov = Math.min((360 / Math.PI) * Math.atan(tangent), 120);
+    return { position: pose.position.clone(), target, fov };
   }
 
   function select(number) {
@@ -197,11 +209,11 @@ function start(renderer) {
   }
 
   function resize() {
-    const { clientWidth: width, clientHeight: height } = canvas;
+    const { width, height, free } = frame();
     if (!width || !height) return; // in a tab that is not shown
     renderer.setSize(width, height, false);
     camera.aspect = width / height;
-    camera.updateProjectionMatrix();
+    camera.setViewOffset(width, height, (width - free.width) / 2, (height - free.height) / 2, width, height);
     if (selected !== null) flight.to(viewpointOf(selected));
     draw();
   }

@@ -7,6 +7,7 @@ const CLICK = 4; // pixels that a pointer may move between press and release of 
 
 const scene = JSON.parse(document.getElementById("scene").textContent);
 const element = (id) => document.getElementById(id);
+const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
 const canvas = element("canvas"), hint = element("hint");
 THREE.ColorManagement.enabled = false; // colours of photographs are shown as they are
 
@@ -80,7 +81,7 @@ class Flight {
     this.from = { position: position.clone(), target: this.controls.target.clone(), fov };
     this.end = viewpoint;
     this.start = performance.now();
-    this.time = matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : FLIGHT;
+    this.time = isStill ? 0 : FLIGHT;
   }
 
   // Moves the camera; returns whether the flight goes on.
@@ -105,7 +106,7 @@ function start(renderer) {
   camera.near = scene.size / 1000;
   camera.far = scene.size * 100;
   const controls = new THREE.OrbitControls(camera, canvas);
-  controls.enableDamping = true;
+  controls.enableDamping = !isStill;
   controls.dampingFactor = 0.12;
   controls.zoomToCursor = true;
   controls.maxDistance = scene.size * 20;

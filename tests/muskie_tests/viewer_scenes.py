@@ -5,6 +5,7 @@ import numpy as np
 from muskie_jax.viewer.page import Layer
 
 TITLE = "wall </script><b> & co"  # must be shown as text
+BRIGHT = 220  # grey level of the second view's picture
 NAMES = ("left </script>.jpg", "right.jpg")
 
 
@@ -22,4 +23,4 @@ def wall(name: str = "predicted", depth: float = 4.0) -> Layer:
 
 
 def pictures() -> list[np.ndarray]:
-    return [np.full((48, 64, 3), level, np.uint8) for level in (40, 220)]
+    return [np.full((48, 64, 3), level, np.uint8) for level in (40, BRIGHT)]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from muskie_jax.viewer.page import viewer_page
 from muskie_tests.browser import CHROMIUM, Browser
-from muskie_tests.viewer_scenes import NAMES, TITLE, pictures, wall
+from muskie_tests.viewer_scenes import BRIGHT, NAMES, TITLE, pictures, wall
 
 pytestmark = [
     pytest.mark.extras,
@@ -29,6 +29,8 @@ def page(tmp_path_factory):
 @pytest.fixture
 def browser(page, tmp_path):
     with Browser(tmp_path) as opened:
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}  # it comes to rest at once
+        opened.call("Emulation.setEmulatedMedia", features=[still])
         opened.open(page.as_uri())
         opened.wait_for("document.querySelectorAll('#views img').length === 2")
         yield opened
@@ -68,13 +70,33 @@ def test_the_scene_is_shown_and_turned_by_a_drag(browser, tmp_path):
     assert browser.evaluate("performance.getEntriesByType('resource').length") == 0, "nothing is loaded"
 
 
+def test_fingers_turn_and_the_wheel_zooms(browser, tmp_path):
+    first = shown(browser, tmp_path)
+    touch = lambda kind, *at: browser.call("Input.dispatchTouchEvent", type=kind, touchPoints=list(at))
+    touch("touchStart", {"x": 500, "y": 350})
+    for x in range(520, 701, 20):
+        touch("touchMove", {"x": x, "y": 350})
+    touch("touchEnd")
+    turned = shown(browser, tmp_path)
+    assert changed(first, turned) > 0.05
+    browser.call("Input.dispatchMouseEvent", type="mouseWheel", x=500, y=350, deltaX=0, deltaY=-300)
+    nearer = shown(browser, tmp_path)
+    assert (nearer.max(-1) > 90).mean() > 1.1 * (turned.max(-1) > 90).mean()
+
+
 def test_controls_change_what_is_shown(browser, tmp_path):
     first = shown(browser, tmp_path)
     browser.click("#cameras")
     without = shown(browser, tmp_path)
     assert 0.001 < changed(first, without) < 0.2
+    grey = lambda pixels: (np.abs(pixels - BRIGHT).max(-1) < 4).sum()  # the second view's picture
+    assert grey(first) > 500 and grey(without) == 0
     browser.press("c")
     assert changed(first, shown(browser, tmp_path)) == 0
+    view = "document.querySelector('#views button')"
+    browser.evaluate(f"{view}.dispatchEvent(new Event('pointerenter'))")
+    assert 0 < changed(first, shown(browser, tmp_path)) < 0.01, "the lines of its camera become white"
+    browser.evaluate(f"{view}.dispatchEvent(new Event('pointerleave'))")
     for _ in range(4):
         browser.press("-")
     assert changed(first, shown(browser, tmp_path)) > 0.02, "smaller points"

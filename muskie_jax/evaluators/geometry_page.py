@@ -42,4 +42,4 @@ def geometry_page(title: str, computed: Computed, true: Float[np.ndarray, "V H W
         Layer("true", true[chosen], colours, np.linalg.inv(views.world_to_camera), true_tangents),
     ]
     names = [name.rsplit("/", 1)[-1] for name in computed.group.frames]
-    return viewer_page(title, names, views.images, layers)
+    return viewer_page(title, names, views.images, layers, reference=1)

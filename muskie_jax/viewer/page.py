@@ -56,6 +56,7 @@ def viewer_page(
     names: Sequence[str],
     pictures: Iterable[UInt8[np.ndarray, "_ _ 3"]],
     layers: Sequence[Layer],
+    reference: int = 0,
 ) -> str:
     """Returns a page on which a person turns points and cameras, as HTML.
 
@@ -67,15 +68,16 @@ def viewer_page(
       names: names of the V views.
       pictures: pictures of the views, which are made smaller; of the parts that the tangents describe.
       layers: one or more; the page starts with the first.
+      reference: number of the layer whose size and cameras determine where the person starts.
     """
-    first = layers[0]
     to_viewer = np.eye(4)
     to_viewer[:3, :3] = TO_VIEWER
-    from_world = to_viewer @ np.linalg.inv(first.camera_to_world[0].astype(np.float64))
-    moved = [_in_viewer(layer, from_world) for layer in layers]
-    size = scene_size(moved[0].points, moved[0].camera_to_world)
-    centre = np.median(moved[0].points, axis=0) if len(moved[0].points) else np.array([0, 0, -size / 2])
-    up = moved[0].camera_to_world[:, :3, 1].mean(0)
+    first_camera = layers[reference].camera_to_world[0].astype(np.float64)
+    moved = [_in_viewer(layer, to_viewer @ np.linalg.inv(first_camera)) for layer in layers]
+    _, points, _, cameras, _ = moved[reference]
+    size = scene_size(points, cameras)
+    centre = np.median(points, axis=0) if len(points) else np.array([0, 0, -size / 2])
+    up = cameras[:, :3, 1].mean(0)
     up = up / np.linalg.norm(up) if np.linalg.norm(up) > 1e-3 else np.array([0.0, 1, 0])
     scene = {
         "views": [

@@ -86,8 +86,15 @@ def test_far_points_are_left_out_since_they_would_make_the_steps_coarse():
     assert len(base64.b64decode(record["colours"])) == 3 * (len(moved) - 1)
 
 
-def test_layers_share_the_frame_of_the_first_camera_of_the_first():
-    scene = scene_of(viewer_page("x", NAMES, pictures(), [wall(), wall("true", depth=5.0)]))
+def test_layers_share_the_frame_of_the_first_camera_of_one():
+    other = wall("true", depth=5.0)
+    turned = other._replace(camera_to_world=other.camera_to_world @ np.diag([-1.0, -1, 1, 1]))
+    scene = scene_of(viewer_page("x", NAMES, pictures(), [wall(), turned], reference=1))
+    np.testing.assert_allclose(
+        np.array(scene["layers"][1]["cameras"][0]).reshape(4, 4), np.eye(4), atol=1e-9
+    )
+    np.testing.assert_allclose(scene["centre"], [0, 0, -5], atol=1e-9)
+    scene = scene_of(viewer_page("x", NAMES, pictures(), [wall(), other]))
     assert [layer["name"] for layer in scene["layers"]] == ["predicted", "true"]
     np.testing.assert_allclose(points_of(scene["layers"][1])[:, 2], -5, atol=1e-3)
 

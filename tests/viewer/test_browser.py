@@ -123,6 +123,18 @@ def test_a_view_is_seen_from_its_camera(browser, tmp_path):
     assert browser.evaluate("document.querySelectorAll('#views button')[1].ariaPressed") == "true"
 
 
+def test_a_flight_ends_where_a_jump_does(browser, page, tmp_path):
+    browser.click("#views button:nth-child(2)")
+    jumped = shown(browser, tmp_path)
+    with Browser(tmp_path / "profile") as moving:
+        moving.open(page.as_uri())
+        start = shown(moving, tmp_path)
+        moving.click("#views button:nth-child(2)")
+        time.sleep(3)
+        flown = shown(moving, tmp_path)
+    assert changed(start, flown) > 0.1 and changed(jumped, flown) < 0.001
+
+
 def test_a_camera_is_clicked_in_the_scene(browser, tmp_path):
     shown(browser, tmp_path)
     browser.evaluate("document.querySelector('#views').style.pointerEvents = 'none'")

@@ -344,11 +344,15 @@ def run_unit(
 
 
 def save_figure(workdir: pathlib.Path, name: str, figure: Figure) -> FigureFile:
-    """Writes a figure atomically, as a JPEG file."""
+    """Writes a figure atomically: a JPEG file, and its page beside it."""
     file = f"{FIGURES}/{name}.jpg"
     with atomic_write(workdir / file, force=True) as part:
         Image.fromarray(figure.pixels).save(part, quality=JPEG_QUALITY)
-    return FigureFile(file, figure.kind, figure.labels, figure.caption)
+    page = f"{FIGURES}/{name}.html" if figure.page else ""
+    if page:
+        with atomic_write(workdir / page, force=True) as part:
+            part.write_text(figure.page, encoding="utf-8")
+    return FigureFile(file, figure.kind, figure.labels, figure.caption, page)
 
 
 OpenSets = Callable[[int], list[PosedSet]]  # view count -> all of config.posed, in groups of that size

@@ -1,10 +1,10 @@
 """Reconstructs the points and cameras of photographs of one scene.
 
-    muskie reconstruct 1.jpg 2.jpg 3.jpg --model reconstruction.safetensors --out scene.glb
+    muskie reconstruct 1.jpg 2.jpg 3.jpg --model reconstruction.safetensors --out scene.html
 
 Photographs may have any sizes and orientations; folders stand for their images. The network needs a decoder
-of cameras and point maps, see docs/reconstruction.md. Writes coloured points and the cameras: a .glb file
-for viewers and browsers, or a .ply file. Their scale is arbitrary.
+of cameras and point maps, see docs/reconstruction.md. Writes coloured points and the cameras: a page for
+browsers, or a .glb or .ply file for other programs. Their scale is arbitrary.
 """
 
 import math
@@ -26,9 +26,9 @@ _SIZE = define_size()
 _MAX = flags.DEFINE_integer("max", MAX_POINTS, "Points to write at most.", lower_bound=1)
 _FORCE = define_force()
 
-NEEDED = {"model": "reconstruction.safetensors", "out": "scene.glb"}
+NEEDED = {"model": "reconstruction.safetensors", "out": "scene.html"}
 OPTIONAL = ("size", "max", "force")
-HELP = {"out": "Point cloud with cameras to write, .glb or .ply."}
+HELP = {"out": "Page or point cloud to write: .html, .glb or .ply."}
 ARGUMENTS = ("1.jpg", "2.jpg")
 
 

@@ -1,8 +1,9 @@
 """Serves a page on which a network is tried on photographs: `muskie demo`.
 
 Open the printed address in a browser. Drop photographs, click a point and see it found in the others, see
-features as colours, and let the network paint a hidden part. Only this machine can open the page, unless
---host is given. Photographs stay on this machine, and are deleted as soon as they are read.
+features as colours, let the network paint a hidden part, and, with --reconstruction, turn the scene in 3D.
+Only this machine can open the page, unless --host is given. Photographs stay on this machine, and are
+deleted as soon as they are read.
 """
 
 import importlib.util
@@ -19,10 +20,14 @@ from muskie_jax.errors import UserError
 from muskie_jax.interop.load import model_of, open_weights
 from muskie_jax.photographs.command_flags import define_model, define_size
 from muskie_jax.photographs.inpainting import paints_pixels
+from muskie_jax.photographs.reconstructing import ReconstructionNetwork, open_reconstruction
 from muskie_jax.writers import log
 
 INSTALL = 'python -m pip install -e ".[demo]" -c constraints.txt'
 _MODEL = define_model()
+_RECONSTRUCTION = flags.DEFINE_string(
+    "reconstruction", None, "A network that reconstructs points and cameras, see docs/reconstruction.md."
+)
 _SIZE = define_size()
 _HOST = flags.DEFINE_string(
     "host", LOOPBACK[0], "Address to serve on; 0.0.0.0 opens the page to the network."
@@ -30,7 +35,7 @@ _HOST = flags.DEFINE_string(
 _PORT = flags.DEFINE_integer("port", 7860, "Port to serve on.", lower_bound=1, upper_bound=65535)
 _BROWSER = flags.DEFINE_bool("browser", False, "Open the page in a browser.")
 
-OPTIONAL = ("model", "size", "host", "port", "browser")
+OPTIONAL = ("model", "reconstruction", "size", "host", "port", "browser")
 
 
 def demo() -> None:
@@ -44,7 +49,9 @@ def demo() -> None:
     require(
         _SIZE.value >= model.patch, f"--size={_SIZE.value} must be at least the patch size {model.patch}"
     )
-    network = PageNetwork(_MODEL.value, model, jax.device_put(weights.params), paints_pixels(weights))
+    decoder = _open_decoder(_RECONSTRUCTION.value, model.patch) if _RECONSTRUCTION.value else None
+    params = jax.device_put(weights.params)
+    network = PageNetwork(_MODEL.value, model, params, paints_pixels(weights), decoder)
     from muskie_jax.demo.page import serve
 
     if _HOST.value not in LOOPBACK:
@@ -52,6 +59,17 @@ def demo() -> None:
     check_port(_HOST.value, _PORT.value)
     log(f"Open http://{_HOST.value}:{_PORT.value} in a browser; Ctrl-C stops the demo")
     serve(network, _SIZE.value, _HOST.value, _PORT.value, _BROWSER.value)
+
+
+def _open_decoder(source: str, patch: int) -> ReconstructionNetwork:
+    network = open_reconstruction(source, "--reconstruction")
+    own = network.model.backbone.patch
+    require(
+        own == patch,
+        f"--reconstruction={source} has patches of {own} pixels, and --model={_MODEL.value} of {patch}: "
+        "choose networks with equal patches, since both see the same views",
+    )
+    return network._replace(params=jax.device_put(network.params))
 
 
 def main(invocation: str = "python -m muskie_jax.demo") -> None:

@@ -1,30 +1,28 @@
 """HTML of the page's panels. All pictures are data URLs, so nothing is written to disk."""
 
 import base64
-import io
+from html import escape
 from xml.etree import ElementTree
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from muskie_jax.demo.session import Painting, Session
+from muskie_jax.photographs.reconstructing import Scene
+from muskie_jax.photographs.scene_files import TRIMESH_MISSING, point_cloud, scene_page
 from muskie_jax.report.markup import Element, tag
+from muskie_jax.viz.data_url import data_url
 
-JPEG_QUALITY = 90
+SCENE_HINT = (
+    "The network predicts the camera of every photograph, and the point that every pixel shows. "
+    "Their scale is arbitrary."
+)
+NO_DECODER = (
+    "To see photographs in 3D, start the demo with --reconstruction=NETWORK, a network with a decoder of "
+    "cameras and points. docs/reconstruction.md says how to get one."
+)
+NO_FILE = f"There is no file to download, since {TRIMESH_MISSING}."
 COLUMNS = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 7: 4, 8: 4}  # of a grid, by the number of views
-
-
-def data_url(pixels: UInt8[np.ndarray, "H W 3"], lossless: bool = False) -> str:
-    """Returns an image as a data URL."""
-    buffer = io.BytesIO()
-    image = Image.fromarray(pixels)
-    if lossless:
-        image.save(buffer, "PNG")
-    else:
-        image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    kind = "png" if lossless else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def html(element: Element) -> str:
@@ -97,6 +95,25 @@ def painting_panel(painting: Painting, others: int) -> str:
         for title, note, pixels in tiles
     ]
     return html(_grid(figures, "m-painting", len(figures)))
+
+
+def scene_hint(has_decoder: bool, can_save: bool) -> str:
+    """Returns the line above a reconstruction, or how to get one without a decoder."""
+    text = SCENE_HINT if can_save else f"{SCENE_HINT} {NO_FILE}"
+    return html(tag("p", text if has_decoder else NO_DECODER, class_="m-hint"))
+
+
+def scene_panel(scene: Scene) -> str:
+    """Returns the page of a reconstruction in a frame of its own, which can load nothing."""
+    page = escape(scene_page(scene, "Reconstruction"))  # `tag` would escape its line breaks too
+    return (
+        f'<iframe class="m-scene" title="Reconstruction" sandbox="allow-scripts" srcdoc="{page}"></iframe>'
+    )
+
+
+def scene_file(scene: Scene) -> dict[str, str]:
+    """Returns the name and the content, in base64, of the reconstruction's file for other programs."""
+    return {"name": "scene.glb", "content": base64.b64encode(point_cloud(scene, ".glb")).decode()}
 
 
 def _grid(figures: list[Element], kind: str, columns: int) -> Element:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.util
 import os
 import pathlib
 import signal
@@ -22,12 +23,14 @@ from muskie_jax.demo.session import (
     open_room,
     open_session,
     paint,
+    reconstruct,
     search,
 )
-from muskie_jax.demo.style import HEAD, ON_POINT, SET_OPACITY, SHOW_POINT, STYLE
+from muskie_jax.demo.style import HEAD, ON_POINT, SAVE_FILE, SET_OPACITY, SHOW_POINT, STYLE
 from muskie_jax.errors import UserError, end_process
 from muskie_jax.masking import MODES
 from muskie_jax.photographs.features import drawn_block
+from muskie_jax.photographs.reconstructing import Scene
 
 MAX_MEGABYTES = 20  # of one photograph
 KEPT_SECONDS = 1800  # a visitor's features are forgotten after this time
@@ -100,6 +103,18 @@ def build(network: PageNetwork, size: int) -> gr.Blocks:
                     shape = gr.Dropdown(list(MODES), value="rectangle", label="Shape")
                     again = gr.Button("Hide another part", elem_id="m-again", size="md")
                 painting = gr.HTML(elem_id="m-painting")
+            with gr.Tab("Reconstruction"):
+                has_decoder = network.reconstruction is not None
+                can_save = importlib.util.find_spec("trimesh") is not None
+                gr.HTML(markup.scene_hint(has_decoder, can_save))
+                with gr.Row(visible=has_decoder):
+                    start = gr.Button("Reconstruct", variant="primary", elem_id="m-reconstruct", size="md")
+                    download = gr.Button(
+                        "Download .glb", interactive=False, elem_id="m-download", size="md"
+                    )
+                scene_view = gr.HTML(elem_id="m-scene")
+                scene = gr.State(None, time_to_live=KEPT_SECONDS)
+                scene_file = gr.JSON(visible=False)
 
         def show(opened: Session, chosen: int) -> dict[Any, Any]:
             count = len(opened.images)
@@ -115,9 +130,13 @@ def build(network: PageNetwork, size: int) -> gr.Blocks:
                 view: gr.Slider(1, count, value=1),
                 painting: "",
                 answer: None,
+                scene: None,
+                scene_view: "",
+                download: gr.Button(interactive=False),
             }
 
         shown = [status, files, session, results, points, features, view, painting, answer]
+        shown += [scene, scene_view, download]
 
         def refuse(message: str) -> dict[Any, Any]:
             return {status: markup.status(message, is_error=True), files: None}
@@ -160,6 +179,24 @@ def build(network: PageNetwork, size: int) -> gr.Blocks:
                 paint(network, opened, number - 1, mode, percent / 100, drawn), len(opened.images) - 1
             )
 
+        def build_scene(opened: Session | None) -> Iterator[dict[Any, Any]]:
+            if opened is None or network.reconstruction is None:
+                return
+            yield {scene_view: markup.status("Reconstructing", is_busy=True)}
+            try:
+                found = reconstruct(network.reconstruction, opened)
+            except UserError as error:
+                yield {scene_view: markup.status(str(error), is_error=True)}
+            else:
+                yield {
+                    scene: found,
+                    scene_view: markup.scene_panel(found),
+                    download: gr.Button(interactive=can_save),
+                }
+
+        def make_file(found: Scene | None) -> dict[str, str] | None:
+            return None if found is None else markup.scene_file(found)
+
         quiet: dict[str, Any] = {"show_progress": "hidden"}
         masked = ([session, view, shape, ratio, seed], painting)
         painted = functools.partial(dict, fn=hide, inputs=masked[0], outputs=masked[1])
@@ -169,6 +206,8 @@ def build(network: PageNetwork, size: int) -> gr.Blocks:
         ):
             event(function, inputs, [*shown, seed], **quiet).then(**painted(), **quiet)
         points.click(find, session, answer, **quiet).then(None, answer, None, js=SHOW_POINT)
+        start.click(build_scene, session, [scene, scene_view, download], **quiet)
+        download.click(make_file, scene, scene_file, **quiet).then(None, scene_file, None, js=SAVE_FILE)
         block.release(colour, [session, block], features, **quiet)
         opacity.change(None, opacity, None, js=SET_OPACITY)
         for control in (view.release, ratio.release, shape.change):

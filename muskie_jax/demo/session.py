@@ -21,12 +21,14 @@ from muskie_jax.photographs.encoding import GROUP, Encoding, Found, compared_blo
 from muskie_jax.photographs.features import check_views, choose_blocks, crop_note, group_features
 from muskie_jax.photographs.inpainting import Inpainting, draw_mask, grey_levels, inpaint
 from muskie_jax.photographs.opening import Views
+from muskie_jax.photographs.reconstructing import ReconstructionNetwork, Scene, reconstruct_views
 from muskie_jax.viz.features import pca_colours
 from muskie_jax.viz.inpainting import filled_with_mean
 from muskie_jax.viz.reconstruction import to_pixels
 
 MAX_VIEWS = GROUP
 PICTURE_SCALE = 2  # pixels of a picture per pixel of a view, on each axis
+MAX_POINTS = 250_000  # of a reconstruction, which the browser downloads
 ROOM_VIEWS, ROOM_SIZE = 4, (224, 288)
 
 
@@ -37,12 +39,14 @@ class PageNetwork(NamedTuple):
       name: what the user called it.
       model, params: as `load_pretrained` returns them.
       can_paint: whether it has a reconstruction head that paints pixels.
+      reconstruction: a network with a decoder of cameras and point maps, for views in 3D.
     """
 
     name: str
     model: Muskie
     params: Any
     can_paint: bool
+    reconstruction: ReconstructionNetwork | None = None
 
 
 class Session(NamedTuple):
@@ -137,6 +141,11 @@ def compute_session(
     views = Views(images, padding, sizes, sizes, tuple(map(pathlib.Path, names)), (0,) * len(names))
     encoding = Encoding(views, features, None)
     return Session(encoding, pictures, names, tuple(np.asarray(block) for block in tokens))
+
+
+def reconstruct(network: ReconstructionNetwork, session: Session) -> Scene:
+    """Reconstructs the points and cameras of a session's views."""
+    return reconstruct_views(network, session.images, session.encoding.views.paths, MAX_POINTS)
 
 
 def open_room(network: PageNetwork, seed: int) -> Session:

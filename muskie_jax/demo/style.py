@@ -55,6 +55,9 @@ STYLE = """
 @keyframes m-pulse { 50% { transform: scale(1.45); opacity: .55 } }
 .m-colours { position: absolute; inset: 0; image-rendering: pixelated; opacity: var(--m-opacity, .85) }
 @media (prefers-reduced-motion: reduce) { .m-busy::before, .m-waiting { animation: none } }
+#m-download { align-self: center }
+.m-scene { display: block; width: 100%; height: min(72vh, 640px); border: 0; border-radius: 8px;
+  background: #14181e }
 footer { display: none !important }
 """
 
@@ -111,5 +114,14 @@ element.addEventListener("click", (event) => {
 });
 """
 SHOW_POINT = "(answer) => { window.muskie.show(answer); return []; }"
+SAVE_FILE = """(file) => {
+  if (!file) return [];
+  const bytes = Uint8Array.from(atob(file.content), (letter) => letter.charCodeAt(0));
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([bytes], { type: "model/gltf-binary" }));
+  link.download = file.name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  return []; }"""
 SET_OPACITY = """(opacity) => {
   document.documentElement.style.setProperty("--m-opacity", opacity / 100); return []; }"""

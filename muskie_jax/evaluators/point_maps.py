@@ -14,6 +14,7 @@ from muskie_jax.correspondence.tracks import back_project
 from muskie_jax.data.posed.views import PosedSet, PosedViews
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.eval_models import MUSKIE, EvalModel, PointMapNetwork
+from muskie_jax.evaluators.geometry_page import geometry_page
 from muskie_jax.evaluators.posed_evaluator import Computed, PosedEvaluator, labels_of, require_finite
 from muskie_jax.evaluators.results import Figure, Labels, ResultRow, Setting
 from muskie_jax.models.muskie import to_float
@@ -154,7 +155,10 @@ def _row(labels: Labels, errors: Sequence[GroupErrors]) -> ResultRow:
 
 
 def _figure(name: str, labels: Labels, computed: Computed) -> Figure:
-    """Draws the views with their predicted and true depth, in one range of colours."""
+    """Draws the views with their predicted and true depth, in one range of colours.
+
+    Its page has the points in 3D.
+    """
     views, label = computed.views, computed.group.label
     predicted = np.asarray(computed.output.local_points)[..., 2]
     known = views.valid & (views.depth > 0)
@@ -163,4 +167,5 @@ def _figure(name: str, labels: Labels, computed: Computed) -> Figure:
         labels | {"group": label},
         f"{name}: depth of each view, predicted and true ({labels['dataset']}, {label})",
         depth_sheet(views.images[None], predicted[None], views.depth[None], known[None]),
+        geometry_page(f"{name}: {labels['dataset']}, {label}", computed, true_points(views)),
     )

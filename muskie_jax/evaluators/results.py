@@ -38,12 +38,14 @@ class Figure(NamedTuple):
       labels: what it shows, with the same keys as the labels of a row.
       caption: one sentence.
       pixels: sRGB values.
+      page: a self-contained HTML page that shows more of the same, or "".
     """
 
     kind: str
     labels: Labels
     caption: str
     pixels: UInt8[np.ndarray, "height width 3"]
+    page: str = ""
 
 
 class SweepEvaluator(Protocol):

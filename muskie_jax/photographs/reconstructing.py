@@ -19,7 +19,9 @@ from muskie_jax.interop.load import load_pretrained
 from muskie_jax.models.reconstruction import Reconstruction, ReconstructionOutput
 from muskie_jax.photographs.opening import SIZE
 from muskie_jax.reconstruction.even_choice import choose_evenly
+from muskie_jax.reconstruction.field_of_view import tangents_of_points
 from muskie_jax.reconstruction.losses import depth_edges
+from muskie_jax.viz.reconstruction import to_pixels
 
 MAX_POINTS = 1_000_000
 
@@ -41,6 +43,7 @@ class Scene(NamedTuple):
       camera_to_world: camera poses, with OpenCV axes (x right, y down, z forward).
       tangents: x / z and y / z at the right and lower border of each view.
       paths: the photographs.
+      pictures: the views.
     """
 
     points: Float32[np.ndarray, "N 3"]
@@ -48,13 +51,15 @@ class Scene(NamedTuple):
     camera_to_world: Float32[np.ndarray, "V 4 4"]
     tangents: Float[np.ndarray, "V 2"]
     paths: tuple[pathlib.Path, ...]
+    pictures: UInt8[np.ndarray, "V H W 3"]
 
 
-def open_reconstruction(source: str | os.PathLike) -> ReconstructionNetwork:
+def open_reconstruction(source: str | os.PathLike, flag: str = "--model") -> ReconstructionNetwork:
     """Loads a network with a decoder of cameras and point maps.
 
     Args:
       source: see `load_pretrained`.
+      flag: the flag that a user names it by.
 
     Raises:
       UserError: if there are no such weights, or they have no decoder.
@@ -62,7 +67,7 @@ def open_reconstruction(source: str | os.PathLike) -> ReconstructionNetwork:
     model, params = load_pretrained(source)
     if not isinstance(model, Reconstruction):
         raise UserError(
-            f"--model={source} is a backbone without a decoder of cameras and point maps: pass a network "
+            f"{flag}={source} is a backbone without a decoder of cameras and point maps: pass a network "
             "trained to reconstruct, see docs/reconstruction.md"
         )
     return ReconstructionNetwork(str(source), model, params)
@@ -86,8 +91,18 @@ def reconstruct_photographs(
       UserError: if a photograph cannot be read, or predictions are not finite.
     """
     views = load_images(paths, size=size, patch=network.model.backbone.patch)
+    return reconstruct_views(network, views.images, views.paths, max_points)
+
+
+def reconstruct_views(
+    network: ReconstructionNetwork,
+    images: Float32[np.ndarray, "V H W 3"],
+    paths: tuple[pathlib.Path, ...],
+    max_points: int = MAX_POINTS,
+) -> Scene:
+    """Reconstructs what views in [-1, 1] of one scene show; see `reconstruct_photographs`."""
     apply = jax.jit(lambda params, images: network.model.apply({"params": params}, images))
-    output = cast(ReconstructionOutput, apply(network.params, views.images[None]))
+    output = cast(ReconstructionOutput, apply(network.params, images[None]))
     smooth = ~np.asarray(depth_edges(output.local_points[..., 2]))[0]
     local, points, cameras = (
         np.asarray(x[0]) for x in (output.local_points, output.points, output.camera_to_world)
@@ -95,17 +110,6 @@ def reconstruct_photographs(
     if not (np.isfinite(points).all() and np.isfinite(cameras).all()):
         raise UserError(f"{network.name} predicts numbers that are not finite: use other weights")
     chosen = choose_evenly(smooth, max_points)
-    colours = np.rint((views.images + 1) * 127.5).clip(0, 255).astype(np.uint8)
-    return Scene(points[chosen], colours[chosen], cameras, _tangents(local), views.paths)
-
-
-def _tangents(local: Float[np.ndarray, "V H W 3"]) -> Float[np.ndarray, "V 2"]:
-    """Returns the x / z and y / z of borders that fit the local points best, by least squares.
-
-    The camera is assumed to look along the centre of the view, with straight lines.
-    """
-    height, width = local.shape[1:3]
-    rows, columns = np.indices((height, width)) + 0.5
-    from_centre = np.stack([2 * columns / width - 1, 2 * rows / height - 1], -1)
-    slope = local[..., :2] / local[..., 2:]
-    return (slope * from_centre).sum((1, 2)) / np.square(from_centre).sum((0, 1))
+    pictures = to_pixels(images)
+    tangents = tangents_of_points(local)
+    return Scene(points[chosen], pictures[chosen], cameras, tangents, paths, pictures)

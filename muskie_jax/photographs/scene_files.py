@@ -1,25 +1,31 @@
-"""Files of point clouds with cameras: `.glb` for viewers and browsers, `.ply` for point cloud tools."""
+"""Files of point clouds with cameras.
+
+They are a page for browsers, `.html`; `.glb` for 3D programs; or `.ply` for point cloud tools.
+"""
 
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from matplotlib import colormaps
+from jaxtyping import Float
 
 from muskie_jax.checks import require
 from muskie_jax.errors import UserError
 from muskie_jax.files import atomic_write, user_path
+from muskie_jax.photographs.opening import short_names
 from muskie_jax.photographs.output_files import check_output
 from muskie_jax.photographs.reconstructing import Scene
+from muskie_jax.viewer.page import Layer, viewer_page
+from muskie_jax.viz.cameras import CAMERA_SIZE, TO_VIEWER, camera_colours, scene_size
 
-SUFFIXES = (".glb", ".ply")
-CAMERA_SIZE = 0.05  # depth of a camera's pyramid, relative to the scene's size
-EXTENT = (5, 95)  # percentiles of the points between which the scene's size is measured
+TRIMESH_MISSING = (
+    "point clouds are written by trimesh: install it with python -m pip install -e "
+    '".[viewer]" -c constraints.txt'
+)
+PAGE = ".html"
+SUFFIXES = (PAGE, ".glb", ".ply")
 SAMPLES = 40  # points on each line of a camera in a point cloud
-# From OpenCV's axes to those of glTF and of most viewers: x right, y up, z backward.
-TO_VIEWER = np.diag([1.0, -1.0, -1.0])
 # Lines of a camera: from its centre, 0, to the corners of its view, and between these.
 LINES = ((0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1))
 CORNERS = ((-1, -1), (1, -1), (1, 1), (-1, 1))
@@ -29,15 +35,17 @@ def plan_scene_file(out: str, photographs: Sequence[pathlib.Path], force: bool) 
     """Returns the path of a scene's file, before anything is computed.
 
     Raises:
-      UserError: if the name has another suffix, trimesh is missing, or the file must not or cannot be
-        written, see `check_output`.
+      UserError: if the name has another suffix, trimesh is needed and missing, or the file must not or
+        cannot be written, see `check_output`.
     """
     path = user_path(out)
     require(
         path.suffix.lower() in SUFFIXES,
-        f"--out={out} must be a point cloud: a name that ends with {' or '.join(SUFFIXES)}",
+        f"--out={out} must be a page or a point cloud: a name that ends with {', '.join(SUFFIXES[:-1])} or "
+        f"{SUFFIXES[-1]}",
     )
-    import_trimesh()
+    if path.suffix.lower() != PAGE:
+        import_trimesh()
     check_output(path, photographs, force)
     return path
 
@@ -51,20 +59,39 @@ def import_trimesh() -> Any:
     try:
         import trimesh
     except ImportError as error:
-        raise UserError(
-            "point clouds are written by trimesh: install it with python -m pip install -e "
-            '".[viewer]" -c constraints.txt'
-        ) from error
+        raise UserError(TRIMESH_MISSING) from error
     return trimesh
 
 
 def write_scene(path: pathlib.Path, scene: Scene, force: bool = False) -> None:
     """Writes coloured points, and a pyramid per camera: lines in a `.glb`, rows of points in a `.ply`.
 
-    Axes are those of viewers: x right, y up, z backward, from the first camera.
+    A `.html` file is the page of `viewer_page`, whose title is the file's name. Axes are those of viewers:
+    x right, y up, z backward, from the first camera.
 
     Raises:
-      UserError: if trimesh is missing, or the file exists without `force` or cannot be written.
+      UserError: if trimesh is needed and missing, or the file exists without `force` or cannot be written.
+    """
+    if path.suffix.lower() == PAGE:
+        with atomic_write(path, force) as part:
+            part.write_text(scene_page(scene, path.stem), encoding="utf-8")
+    else:
+        content = point_cloud(scene, path.suffix.lower())
+        with atomic_write(path, force) as part:
+            part.write_bytes(content)
+
+
+def scene_page(scene: Scene, title: str) -> str:
+    """Returns a page on which a person turns the scene, see `viewer_page`."""
+    layer = Layer("predicted", scene.points, scene.colours, scene.camera_to_world, scene.tangents)
+    return viewer_page(title, short_names(scene.paths), scene.pictures, [layer])
+
+
+def point_cloud(scene: Scene, suffix: str) -> bytes:
+    """Returns the content of a file that ends with ".glb" or ".ply", see `write_scene`.
+
+    Raises:
+      UserError: if trimesh is missing.
     """
     trimesh = import_trimesh()
     to_first = np.linalg.inv(scene.camera_to_world[0].astype(np.float64))
@@ -72,7 +99,7 @@ def write_scene(path: pathlib.Path, scene: Scene, force: bool = False) -> None:
     points = view_from_first(scene.points)
     segments = view_from_first(camera_lines(scene))
     colours = camera_colours(len(segments))
-    if path.suffix.lower() == ".glb":
+    if suffix == ".glb":
         written = trimesh.Scene()
         written.add_geometry(trimesh.PointCloud(points, scene.colours), geom_name="points")
         for number, (lines, colour) in enumerate(zip(segments, colours)):
@@ -85,23 +112,15 @@ def write_scene(path: pathlib.Path, scene: Scene, force: bool = False) -> None:
         every = np.concatenate([points, sampled.reshape(-1, 3)])
         repeated = np.repeat(colours, len(LINES) * SAMPLES, 0)
         written = trimesh.PointCloud(every, np.concatenate([scene.colours, repeated]))
-    with atomic_write(path, force) as part:
-        part.write_bytes(written.export(file_type=path.suffix.lower()[1:]))
+    return written.export(file_type=suffix[1:])
 
 
 def camera_lines(scene: Scene) -> Float[np.ndarray, "V lines 2 3"]:
     """Returns the ends of the lines of each camera's pyramid, in the frame of the points."""
-    extent = np.subtract(*np.percentile(scene.points, EXTENT[::-1], axis=0)) if len(scene.points) else 1.0
-    distances = np.linalg.norm(scene.camera_to_world[:, :3, 3] - scene.camera_to_world[0, :3, 3], axis=1)
-    depth = CAMERA_SIZE * max(float(np.max(extent)), float(distances.max()), 1e-6)
+    depth = CAMERA_SIZE * scene_size(scene.points, scene.camera_to_world)
     ends = np.zeros((len(scene.tangents), 5, 3))
     ends[:, 1:, :2] = np.array(CORNERS) * scene.tangents[:, None]
     ends[:, 1:, 2] = 1
     rotation, centre = scene.camera_to_world[:, :3, :3], scene.camera_to_world[:, :3, 3]
     corners = np.einsum("vij,vkj->vki", rotation, depth * ends) + centre[:, None]
     return corners[:, np.array(LINES)]
-
-
-def camera_colours(count: int) -> UInt8[np.ndarray, "count 3"]:
-    """Returns a colour per camera, from blue for the first to red for the last."""
-    return (255 * colormaps["turbo"](np.linspace(0.1, 0.9, count))[:, :3]).astype(np.uint8)

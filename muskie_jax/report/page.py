@@ -6,6 +6,7 @@ import io
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -46,6 +47,7 @@ FIGURES = {  # kind -> title and note
 LONG_NAME, LONG_HEADER = 40, 10  # characters; longer texts wrap
 LABEL_NAMES = {"num_reference": "reference views"}  # names of picture labels
 COUNT_LABELS = ("views", "reference views")  # written as "8 views"; other labels as "layer 3"
+IN_3D = "Open in 3D"  # a link to a figure's page
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png"}
 HOW_TO_READ = {  # by part
     "Correspondence": "ATE is the mean distance between true and predicted positions of points, in pixels "
@@ -345,8 +347,18 @@ def _picture(model: ModelInfo, figure: FigureFile, titles: Titles, folder: pathl
     source = f"data:{MEDIA_TYPES[image_format]};base64,{base64.b64encode(content).decode()}"
     description = figure.caption.removeprefix(f"{model.name}: ")
     more = _labels_missing_in(description, figure.labels)
-    caption = tag("figcaption", tag("b", titles[model]), f": {description}", f" [{more}]" if more else None)
+    title = tag("b", titles[model])
+    text = f": {description}" + (f" [{more}]" if more else "")
+    caption = tag("figcaption", title, text, *_page_link(figure, folder))
     return tag("figure", tag("img", src=source, width=width, height=height, alt=figure.caption), caption)
+
+
+def _page_link(figure: FigureFile, folder: pathlib.Path) -> tuple[str | Element, ...]:
+    """Returns a link to a figure's page; nothing unless it is an HTML file inside the folder."""
+    path = (folder / figure.page).resolve()
+    if not path.is_relative_to(folder.resolve()) or path.suffix != ".html" or not path.is_file():
+        return ()
+    return " ", tag("a", IN_3D, href=quote(figure.page))
 
 
 def _labels_missing_in(description: str, labels: Mapping[str, Any]) -> str:

@@ -24,12 +24,16 @@ RENAMED_SETTINGS = {"strangers": "distractors"}
 
 
 class FigureFile(NamedTuple):
-    """A figure on disk; see `muskie_jax.evaluators.results.Figure`. `file` is its path in the folder."""
+    """A figure on disk; see `muskie_jax.evaluators.results.Figure`.
+
+    `file` is the picture's path in the folder, `page` that of its page, or "".
+    """
 
     file: str
     kind: str
     labels: dict[str, Any]
     caption: str
+    page: str = ""
 
 
 class ResultUnit(NamedTuple):
@@ -154,7 +158,13 @@ def _parse(record: dict[str, Any]) -> ResultUnit:
     model = record["model"]
     setting: dict[str, Any] = record.get("setting") or {}
     figures = [
-        FigureFile(str(figure["file"]), str(figure["kind"]), dict(figure["labels"]), str(figure["caption"]))
+        FigureFile(
+            str(figure["file"]),
+            str(figure["kind"]),
+            dict(figure["labels"]),
+            str(figure["caption"]),
+            str(figure.get("page") or ""),
+        )
         for figure in record.get("figures", ())
     ]
     return ResultUnit(

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from conftest import ROOT, python_path, write_scene, xla_flags
+from muskie_jax import save_pretrained
 from muskie_jax.interop.names import Network
 from muskie_jax.interop.weights import Weights, write_weights
 from muskie_jax.models.muskie import build_model
+from muskie_tests import golden_reconstruction as golden
 from muskie_tests.browser import CHROMIUM, Browser
 from muskie_tests.networks import random_variant
 
@@ -44,9 +47,12 @@ def temporary(tmp_path_factory):
 def server(tmp_path_factory, address, temporary):
     weights = tmp_path_factory.mktemp("weights") / "nano.safetensors"
     write_weights(weights, Weights(Network.of(build_model("nano")), random_variant("nano", 0)[1]))
+    decoder = tmp_path_factory.mktemp("weights") / "decoder"
+    save_pretrained(decoder, golden.model(), golden.params())
     environment = {"TMPDIR": str(temporary), "PYTHONPATH": python_path(ROOT), "XLA_FLAGS": xla_flags(1)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "muskie_jax.demo", "--model", weights, "--size=64", f"--port={address[1]}"],
+        [sys.executable, "-m", "muskie_jax.demo", "--model", weights, "--reconstruction", decoder,
+         "--size=64", f"--port={address[1]}"],
         env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     end = time.monotonic() + 120
@@ -112,6 +118,55 @@ def test_upload_and_click(browser, photographs, temporary, address):
         "performance.getEntriesByType('resource').map((each) => new URL(each.name).host)"
     )
     assert set(hosts) <= {f"127.0.0.1:{address[1]}", ""}, "nothing is loaded from elsewhere"
+
+
+def await_picture(browser, box, folder, condition):
+    """Returns the middle of a box of the page, without the panels of the scene, once a condition holds."""
+    x, _, width, height, top = map(round, box)
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        browser.screenshot(folder / "scene.png")
+        with Image.open(folder / "scene.png") as image:
+            pixels = np.asarray(image.convert("L")).astype(int)[top : top + height, x : x + width]
+        pixels = pixels[height // 5 : height * 7 // 10, width // 5 : width * 4 // 5]
+        if condition(pixels):
+            return pixels
+        time.sleep(0.5)
+    raise AssertionError("the scene does not change as expected")
+
+
+def test_reconstruction(browser, photographs, temporary, tmp_path):
+    browser.choose_files(INPUT, photographs)
+    browser.wait_for("document.querySelectorAll('.m-points figure').length === 3")
+    browser.evaluate(f"{TABS}[3].click()")
+    assert "The network predicts the camera" in browser.evaluate("document.body.innerText")
+    assert browser.evaluate("document.querySelector('#m-download').disabled")
+    browser.click("#m-reconstruct")
+    browser.wait_for("document.querySelector('#m-scene iframe')")
+    browser.evaluate("document.querySelector('#m-scene iframe').scrollIntoView({block: 'center'})")
+    box = browser.evaluate(
+        "(({x, y, width, height}) => [x, y, width, height, y + scrollY])"
+        "(document.querySelector('#m-scene iframe').getBoundingClientRect())"
+    )
+    has_points = lambda pixels: (pixels > 80).mean() > 0.0005  # before the dark background
+    first = await_picture(browser, box, tmp_path, has_points)
+    x, y, width, height, _ = box
+    browser.drag((x + 0.4 * width, y + 0.5 * height), (x + 0.5 * width, y + 0.7 * height))
+    await_picture(browser, box, tmp_path, lambda turned: (np.abs(turned - first) > 8).mean() > 0.0005)
+
+    pytest.importorskip("trimesh")
+    browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    browser.click("#m-download")
+    end = time.monotonic() + 30
+    while not (tmp_path / "scene.glb").exists():
+        assert time.monotonic() < end, browser.problems
+        time.sleep(0.2)
+    assert (tmp_path / "scene.glb").read_bytes()[:4] == b"glTF"
+    assert uploaded(temporary) == [] and browser.problems == []
+
+    browser.choose_files(INPUT, photographs[:2])
+    browser.wait_for("document.querySelectorAll('.m-points figure').length === 2")
+    assert browser.evaluate("document.querySelector('#m-scene iframe')") is None, "of other photographs"
 
 
 def test_unusable_photographs_are_explained(browser, photographs, tmp_path):

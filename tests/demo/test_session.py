@@ -11,8 +11,19 @@ from conftest import write_scene
 from muskie_jax.data.load_images import load_images
 from muskie_jax.demo import markup
 from muskie_jax.demo.address import check_port
-from muskie_jax.demo.session import MAX_VIEWS, PageNetwork, colours, open_session, paint, search
+from muskie_jax.demo.session import (
+    MAX_VIEWS,
+    PageNetwork,
+    colours,
+    open_session,
+    paint,
+    reconstruct,
+    search,
+)
 from muskie_jax.errors import UserError
+from muskie_jax.photographs.reconstructing import ReconstructionNetwork
+from muskie_jax.viz.reconstruction import to_pixels
+from muskie_tests import golden_reconstruction as golden
 from muskie_tests.commands import complaint_of, run_in_process
 from muskie_tests.networks import random_variant
 
@@ -73,6 +84,23 @@ def test_panels(session, network):
     assert "m-busy" in markup.status("x", is_busy=True) and "m-error" in markup.status("x", is_error=True)
 
 
+def test_views_are_reconstructed(session):
+    decoder = ReconstructionNetwork("decoder", golden.model(), golden.params())
+    found = reconstruct(decoder, session._replace(names=("a", "b", "c")))
+    assert found.camera_to_world.shape == (3, 4, 4) and len(found.points) > 100
+    np.testing.assert_array_equal(found.pictures, to_pixels(session.images))
+    panel = markup.scene_panel(found)
+    assert panel.startswith("<iframe") and panel.count("<") == 2, "the page is text of an attribute"
+    assert 'sandbox="allow-scripts"' in panel
+
+
+def test_without_a_decoder_the_tab_says_how_to_get_one():
+    assert "start the demo with --reconstruction=NETWORK" in markup.scene_hint(False, True)
+    with_decoder = markup.scene_hint(True, True)
+    assert "--reconstruction" not in with_decoder and "trimesh" not in with_decoder
+    assert "install it with" in markup.scene_hint(True, False)
+
+
 def test_unusable_photographs(network, files, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image")
@@ -91,6 +119,7 @@ def test_unusable_photographs(network, files, tmp_path):
     [
         (["photos/"], "'photos/' is not a flag: leave it out"),
         (["--port=0"], "--port"),
+        (["--reconstruction=tiny"], "--reconstruction=tiny is a backbone without a decoder of cameras"),
         (["--model=nowhere.pth"], "'nowhere.pth' does not exist"),
     ],
 )

@@ -1,6 +1,9 @@
 """Cameras and point maps, on a wall whose geometry is known, by networks whose answers are known."""
 
+import base64
 import dataclasses
+import json
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -145,6 +148,37 @@ def test_a_picture_shows_predicted_depth_in_the_unit_of_the_truth():
     assert len(np.unique(figure.pixels.reshape(-1, 3), axis=0)) > 20
 
 
+def layers_of(page):
+    (scene,) = re.findall('<script id="scene" type="application/json">(.*?)</script>', page)
+    for layer in json.loads(scene)["layers"]:
+        numbers = np.frombuffer(base64.b64decode(layer["points"]), "<u2").reshape(-1, 3)
+        points = np.array(layer["low"]) + layer["step"] * numbers
+        yield layer["name"], points, np.array(layer["cameras"]).reshape(-1, 4, 4)
+
+
+def test_a_page_has_predicted_and_true_points_and_cameras_in_one_frame():
+    _, figure = outputs(Oracle(MODULE), pictures=1)
+    (name, points, cameras), (true_name, true, true_cameras) = layers_of(figure.page)
+    assert (name, true_name) == ("predicted", "true") and points.shape == (VIEWS * 28 * 48, 3)
+    np.testing.assert_allclose(points, true, atol=1e-3)
+    np.testing.assert_allclose(cameras, true_cameras, atol=1e-4)
+    _, figure = outputs(Oracle(MODULE, turned=12, shift=(0.0, 0.3, 0.0)), pictures=1)
+    (_, points, cameras), (_, true, true_cameras) = layers_of(figure.page)
+    assert np.abs(points - true).mean() > 0.02 and np.abs(cameras - true_cameras).max() > 0.1
+
+
+def test_too_few_known_pixels_have_no_page():
+    class Sparse(Scene):
+        def load(self, number, size):
+            views = super().load(number, size)
+            valid = np.zeros_like(views.valid)
+            valid[0, 10, :2] = True
+            return views._replace(valid=valid)
+
+    _, figure = outputs(Oracle(MODULE), Sparse(), pictures=1)
+    assert figure.page == ""
+
+
 def test_networks_that_cannot_be_measured_are_named():
     with pytest.raises(UserError, match="oracle is a backbone without a decoder of cameras and point maps"):
         outputs(MuskieNetwork(Muskie(24, 2, 2)))
@@ -196,3 +230,5 @@ def test_the_job_evaluates_files_with_a_decoder_beside_correspondence(decoder, t
     assert "Points after a similarity" in cameras and "ICP" not in cameras
     page = (tmp_path / "evaluation" / "report.html").read_text()
     assert "pose AUC@30°: decoder" in page and "Near is red, far is blue." in page
+    (link,) = re.findall('<a href="(figures/.*?)">Open in 3D</a>', page)
+    assert len(list(layers_of((tmp_path / "evaluation" / link).read_text()))) == 2

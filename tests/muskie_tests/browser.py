@@ -132,6 +132,21 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, **at)
 
+    def drag(self, start: tuple[float, float], end: tuple[float, float], steps: int = 8) -> None:
+        """Drags with the left button between two positions in the window, pixels."""
+        for step in range(-1, steps + 2):
+            share = min(max(step / steps, 0), 1)
+            x, y = (a + share * (b - a) for a, b in zip(start, end))
+            kind = {-1: "mousePressed", steps + 1: "mouseReleased"}.get(step, "mouseMoved")
+            button = {"button": "left", "buttons": 1, "clickCount": 1}
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
+
+    def press(self, key: str) -> None:
+        """Presses a key with this name, such as "r" or "ArrowRight"."""
+        text = {"text": key} if len(key) == 1 else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
     def screenshot(self, path: pathlib.Path) -> None:
         """Writes a picture of the whole page as PNG."""
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,10 @@
 """`muskie reconstruct`: point clouds and cameras of photographs, and the files they are written to."""
 
+import base64
 import io
 import json
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -48,7 +50,8 @@ def scene(views=2):
     colours = np.array([[255, 0, 0], [0, 128, 255]], np.uint8)
     paths = tuple(pathlib.Path(f"{i}.jpg") for i in range(views))
     tangents = np.tile([0.5, 0.25], (views, 1))
-    return Scene(points.astype(np.float32), colours, poses.astype(np.float32), tangents, paths)
+    pictures = np.full((views, 32, 64, 3), 127, np.uint8)
+    return Scene(points.astype(np.float32), colours, poses.astype(np.float32), tangents, paths, pictures)
 
 
 def test_points_and_cameras_are_those_of_the_network(photographs, weights):
@@ -56,6 +59,7 @@ def test_points_and_cameras_are_those_of_the_network(photographs, weights):
     found = reconstruct_photographs(network, photographs, size=64)
     assert found.camera_to_world.shape == (2, 4, 4) and found.paths == tuple(photographs)
     assert 0 < len(found.points) == len(found.colours) <= 2 * 64 * 96
+    np.testing.assert_array_equal(found.pictures[1], texture(64, 96, seed=1))
     few = reconstruct_photographs(network, photographs, size=64, max_points=100)
     assert len(few.points) == 100
     rows = {tuple(point) for point in found.points.tolist()}
@@ -118,6 +122,33 @@ def test_files_have_points_colours_and_cameras_in_the_axes_of_viewers(tmp_path):
             assert np.linalg.norm(second.vertices - centre, axis=1).min() < 1e-5
 
 
+def test_the_command_writes_a_page_without_other_packages(photographs, weights, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trimesh", None)
+    out = tmp_path / "new" / "kitchen.html"
+    done = run_in_process(
+        "muskie_jax",
+        "reconstruct",
+        *photographs,
+        "--model",
+        weights,
+        "--size",
+        64,
+        "--max",
+        50,
+        "--out",
+        out,
+    )
+    assert done.returncode == 0, done.stderr
+    page = out.read_text()
+    assert "<title>kitchen</title>" in page and '"name": "b.png"' in page
+    assert f"{out}: 50 points of 2 photographs" in done.stderr
+    (points,) = re.findall('"points": "(.*?)"', page)
+    assert len(base64.b64decode(points)) == 50 * 6
+    assert "exists: choose another path, or pass --force" in complaint_of(
+        run_in_process("muskie_jax", "reconstruct", *photographs, "--model", weights, "--out", out)
+    )
+
+
 @pytest.mark.extras
 def test_the_command_writes_a_scene(photographs, weights, tmp_path):
     pytest.importorskip("trimesh")
@@ -136,11 +167,12 @@ def test_the_command_writes_a_scene(photographs, weights, tmp_path):
 
 
 def test_other_files_and_a_missing_package_are_refused(photographs, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"must be a point cloud: a name that ends with .glb or .ply"):
+    with pytest.raises(UserError, match=r"must be a page or a point cloud: .* \.html, \.glb or \.ply$"):
         plan_scene_file(str(tmp_path / "scene.obj"), photographs, False)
     monkeypatch.setitem(sys.modules, "trimesh", None)
     with pytest.raises(UserError, match=r'written by trimesh: install it .*"\.\[viewer\]"'):
         plan_scene_file(str(tmp_path / "scene.glb"), photographs, False)
+    assert plan_scene_file(str(tmp_path / "scene.html"), photographs, False) == tmp_path / "scene.html"
 
 
 def test_a_backbone_cannot_reconstruct(tmp_path):

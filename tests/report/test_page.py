@@ -265,6 +265,21 @@ def test_captions_do_not_repeat_labels(tmp_path, folder):
     assert [caption for _, _, caption in captions] == [expected]
 
 
+def test_pages_of_figures_are_linked(tmp_path, folder):
+    shutil.copytree(folder / "figures", tmp_path / "figures")
+    inside = "figures/a b.html"
+    for path in (tmp_path / inside, tmp_path / "figures/a.svg", tmp_path.parent / "outside.html"):
+        path.write_text("a page")
+    pages = ["", inside, "../outside.html", "figures/missing.html", "figures/a.svg"]
+    figures = [
+        FigureFile("figures/tracks.jpg", "geometry", NAVI | {"layer": 1}, "a", page) for page in pages
+    ]
+    for number, figure in enumerate(figures):  # one figure of a file is shown
+        append(tmp_path / "results.jsonl", unit(number, STILL, "geometry", figures=[figure]))
+        links = re.findall(r'<a href="([^#]*?)">', write_report(tmp_path)["html"].read_text())
+        assert links == (["figures/a%20b.html"] if figure.page == inside else [])
+
+
 def browse(page, *options):
     """Returns (document after its scripts ran, console lines) of a page in a headless browser."""
     profile = page.parent / "profile"

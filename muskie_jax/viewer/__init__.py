@@ -1,0 +1,1 @@
+"""A web page of points and cameras in 3D: one file that works offline."""

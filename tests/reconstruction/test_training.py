@@ -218,8 +218,10 @@ def test_weights_of_another_network_are_refused(backbone_file, tmp_path):
     with pytest.raises(UserError, match="has width 48, config.model has 192: pass --config.model.var"):
         train(config, tmp_path, jax.devices()[:1])
     assert shareable_config(config.to_dict())["reconstruct"]["backbone"] == "nano.safetensors"
-    config.reconstruct.backbone = str(tmp_path / "nothing.safetensors")
-    with pytest.raises(UserError, match="nothing.safetensors' does not exist: choose small or tiny"):
+    config.reconstruct.backbone = str(tmp_path / "nothing-{seed}.safetensors")
+    with pytest.raises(
+        UserError, match=f"nothing-{config.seed}.safetensors' does not exist: choose small or tiny"
+    ):
         train(config, tmp_path, jax.devices()[:1])
     with pytest.raises(UserError, match="reads weights itself: train with --config.reconstruct.backbone="):
         make_workdir(tmp_path / "made", open_weights(backbone_file), nano_reconstruction(), force=False)

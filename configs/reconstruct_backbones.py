@@ -40,6 +40,7 @@ FROZEN = tuple(f"{name}_frozen" for name in BACKBONES)
 QUESTIONS = (
     ("Trained with the decoder", "random weights", tuple(BACKBONES)[1:]),
     ("Frozen", "random weights, trained", FROZEN),
+    ("Without a network", "random weights, trained", ("did not move",)),
 )
 
 

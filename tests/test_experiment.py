@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -316,6 +317,9 @@ def test_figure_of_reconstructions_draws_what_was_measured(reconstructions):
     assert ">Recordings: AUC@30°<" in text and ">30.0 ± 0.0<" in text and "correspondence by" not in text
     done = run_in_process(*command, "--measure=px")
     assert "--measure=px was not measured: choose from rooms_auc_5, " in complaint_of(done)
+    assert (
+        verdict(summary("did not move", 3.0), summary("a", 4.0), "rooms_auc_30")[0] == "\N{MINUS SIGN}1.0"
+    )
     worse = verdict(summary("b", 0.5, 0.51), summary("a", 0.4, 0.41), "recordings_l1_mean")
     assert worse == ("+0.100, worse", "worse")
 
@@ -347,6 +351,13 @@ def test_comparison_has_a_row_per_run_with_values(tmp_path):
     curve = time_curve_svg({"run": [(1.0, 20.0), (2.0, 40.0)]}, {"still": 11.4}, "px_10", "note")
     for text in (">run<", ">still: 11.4<", "minutes of training", ">note<"):
         assert text in curve, text
+
+
+def test_lines_of_deviations_end_within_the_plot():
+    svg = comparison_svg([], [summary("base", 2.0, 5.0, 5.0)], "px_10", "")
+    lines = [each for each in ElementTree.fromstring(svg).iter() if each.get("class") == "curve"]
+    (line,) = lines
+    assert 170 <= float(line.get("x1")) < float(line.get("x2")) <= 560
 
 
 def test_figure_command_draws_experiments_and_curves(folder):

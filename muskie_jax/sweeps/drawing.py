@@ -50,6 +50,8 @@ def verdict(run: Summary, base: Summary, measure: str) -> tuple[str, str]:
         return "", ""
     difference = means[0] - means[1]
     text = f"{difference:+.{ALL_MEASURES[measure][1]}f}".replace("-", "\N{MINUS SIGN}")
+    if run.name == BASELINE:
+        return text, ""
     if deviations[0] is None or deviations[1] is None:
         return f"{text}, one seed", ""
     if abs(difference) <= deviations[0] + deviations[1]:
@@ -70,7 +72,8 @@ def comparison_svg(
       note: text below the picture, such as the predictor.
     """
     base, by_name = summaries[0], {summary.name: summary for summary in summaries}
-    values = [x for summary in summaries if summary.name != BASELINE for x in summary.values[measure]]
+    drawn_names = {base.name, *(name for question in questions for name in question.runs)}
+    values = [x for each in summaries if each.name in drawn_names for x in _extent(each, measure)]
     ticks = MaxNLocator(6).tick_values(min(values), max(values))
     low, high = float(ticks[0]), float(ticks[-1])
     to_x = lambda value: LEFT + (RIGHT - LEFT) * (value - low) / (high - low)
@@ -112,6 +115,13 @@ def comparison_svg(
     ]
     behind.append(_text(MARGIN, y + 40, note, "start"))
     return _standalone([*behind, *drawn], WIDTH, y + 52)
+
+
+def _extent(summary: Summary, measure: str) -> list[float]:
+    """Returns the values of a row, and the ends of its line."""
+    mean, deviation = summary.mean(measure), summary.deviation(measure)
+    ends = [] if mean is None or deviation is None else [mean - deviation, mean + deviation]
+    return [*summary.values[measure], *ends]
 
 
 def _row(summary: Summary, base: Summary, measure: str, y: float, colour: str, to_x) -> Element:

@@ -26,6 +26,7 @@ from muskie_jax.report import results_file
 from muskie_jax.sweeps.drawing import Question, comparison_svg, time_curve_svg
 from muskie_jax.sweeps.outcomes import (
     ALL_MEASURES,
+    BASELINE,
     SUMMARIES,
     Summary,
     correspondence,
@@ -96,7 +97,8 @@ def _questions(file: str, summaries: Sequence[Summary]) -> list[Question]:
     """Returns the questions of a config file, or one about all runs except the first."""
     asked = getattr(load_module(file), "QUESTIONS", None)
     if asked is None:
-        return [Question("Runs", summaries[0].name, tuple(each.name for each in summaries[1:]))]
+        runs = tuple(each.name for each in summaries[1:] if each.name != BASELINE)
+        return [Question("Runs", summaries[0].name, runs)]
     return [Question(*question) for question in asked]
 
 

@@ -357,7 +357,8 @@ def test_lines_of_deviations_end_within_the_plot():
     svg = comparison_svg([], [summary("base", 2.0, 5.0, 5.0)], "px_10", "")
     lines = [each for each in ElementTree.fromstring(svg).iter() if each.get("class") == "curve"]
     (line,) = lines
-    assert 170 <= float(line.get("x1")) < float(line.get("x2")) <= 560
+    start, end = (float(line.get(key, "nan")) for key in ("x1", "x2"))
+    assert 170 <= start < end <= 560
 
 
 def test_figure_command_draws_experiments_and_curves(folder):

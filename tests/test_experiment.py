@@ -519,7 +519,7 @@ def test_mistakes_are_reported_before_anything_runs(experiment, arguments, expec
     assert expected in complaint_of(done) and calls == []
 
 
-RECONSTRUCT = ["--config.task=reconstruct", "--config.reconstruct.decoder_depth=3", "--runs=base"]
+RECONSTRUCT = ["--config.task=reconstruct", "--runs=base"]
 
 
 def test_networks_with_a_decoder_are_evaluated_by_geometry(experiment, tmp_path):
@@ -542,6 +542,13 @@ def test_backbones_of_every_seed_must_exist_before_anything_runs(experiment, tmp
     assert expected in complaint_of(done) and calls == []
     done, calls = experiment(*RECONSTRUCT, "--seeds=1", path)
     assert done.returncode == 0 and len(calls) == 2
+
+
+def test_runs_of_two_tasks_are_refused(experiment, tmp_path):
+    sweep = (tmp_path / "sweep.py").read_text()
+    (tmp_path / "sweep.py").write_text(sweep.replace('{"optim.name": "muon"}', '{"task": "reconstruct"}'))
+    done, calls = experiment()
+    assert "runs of one experiment must have one config.task" in complaint_of(done) and calls == []
 
 
 def test_experiment_of_backbones_measures_cameras_and_points(tmp_path):

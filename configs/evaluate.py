@@ -16,6 +16,11 @@ cameras.json each:
 
     --config configs/evaluate.py:recordings --config.data.root=/folder/of/sequences
 
+:geometry evaluates cameras and point maps of networks with a decoder, on four views of 128x128 of 64
+synthetic rooms; :geometry_recordings does so on those of :recordings too:
+
+    --config configs/evaluate.py:geometry --config.evaluate.models="('runs/reconstruct_rooms',)"
+
 The other arguments for views with geometry are transforms, colmap, tum, navi, scannet, scannetpp,
 seven_scenes, neural_rgbd, arkitscenes and blendedmvs. On photographs without geometry, one folder per
 scene, it evaluates reconstruction only:
@@ -43,6 +48,7 @@ SIZES = {
 }
 READERS = ("cameras", "transforms", "colmap", "tum", *SIZES)
 PHOTOS = "photos"
+GEOMETRY = ("geometry", "geometry_recordings")
 # Sequences in the layout "cameras", each with 12 groups.
 SEQUENCES = {
     "recordings": (
@@ -57,8 +63,8 @@ SEQUENCES = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    if arg not in (None, "", PHOTOS, *SEQUENCES, *READERS):
-        choices = ", ".join((PHOTOS, *SEQUENCES, *READERS))
+    if arg not in (None, "", PHOTOS, *GEOMETRY, *SEQUENCES, *READERS):
+        choices = ", ".join((PHOTOS, *GEOMETRY, *SEQUENCES, *READERS))
         raise ValueError(f"configs/evaluate.py: unknown argument {arg!r} (choices: {choices})")
     config = default_config()
     config.job = "evaluate"
@@ -73,9 +79,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.evaluate.evaluators = ("reconstruction",)
         config.evaluate.sizes = ((224, 224),)
         return config
+    if arg in GEOMETRY:
+        config.posed.rooms = posed("synthetic", groups=64)
+        if arg == "geometry_recordings":
+            _add_sequences(config, "recordings")
+        config.evaluate.update(
+            models=("runs/reconstruct_rooms",), evaluators=("geometry",), sizes=((128, 128),), views=(4,)
+        )
+        config.evaluate.geometry.points = 2_000
+        return config
     if arg in SEQUENCES:
-        for name in SEQUENCES[arg]:
-            config.posed[name] = posed("cameras", root=name, groups=12)
+        _add_sequences(config, arg)
         config.evaluate.evaluators = ("correspondence",)
         config.evaluate.update(
             sizes=((128, 128),), enlarge=2, orientations=8, views=(4,), protocols=("targets",)
@@ -85,3 +99,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.posed[name] = posed(arg)
     config.evaluate.sizes = (SIZES.get(arg, (480, 640)),)
     return config
+
+
+def _add_sequences(config: ConfigDict, arg: str) -> None:
+    for name in SEQUENCES[arg]:
+        config.posed[name] = posed("cameras", root=name, groups=12)

@@ -1,20 +1,23 @@
 r"""What a backbone contributes to 3D reconstruction: the same decoder on several backbones, at equal steps.
 
-    muskie experiment --config configs/controls.py --workdir runs/controls --seeds=1 \
-        --runs=recipe,single_views
-    muskie experiment --config configs/reconstruct_backbones.py --workdir runs/reconstruct_backbones
+    muskie experiment --config configs/controls.py --workdir runs/controls --runs=recipe,single_views
+    muskie experiment --config configs/reconstruct_backbones.py --workdir runs/reconstruct_backbones \
+        --recordings=/folder/of/sequences
 
-The first command trains the two backbones that the second one needs. Each run then trains a network as in
-configs/reconstruct_rooms.py; all take the same number of updates and images.
+The first command trains the backbones `several_views` and `single_views`, with three seeds each. To leave
+these out, add --runs=untrained,bundled,untrained_frozen,bundled_frozen to the second. A run is that of
+configs/reconstruct_rooms.py with another backbone: all have the same number of updates and images. A seed
+decides the initial decoder, the rooms, and the backbone.
 
 | run | its backbone |
 |---|---|
 | untrained | random weights |
-| several_views | trained with several views of a room, `recipe` of configs/controls.py |
-| single_views | trained with single views, `single_views` of configs/controls.py |
-| untrained_frozen, several_views_frozen, single_views_frozen | the same, but it does not change |
+| several_views | trained with several views of a room, `recipe` of configs/controls.py with the same seed |
+| single_views | trained with single views, `single_views` of configs/controls.py with the same seed |
+| bundled | `small`, whose weights are in this repository; the same for all seeds |
+| untrained_frozen, several_views_frozen, ... | the same, but it does not change |
 
-For other weights of a Muskie-S, write a config like this one.
+docs/reconstruction.md describes what is measured. For other backbones, write a config like this one.
 """
 
 import pathlib
@@ -25,25 +28,32 @@ from ml_collections import ConfigDict
 from muskie_jax.config_file import load_config
 from muskie_jax.sweeps import choose, override
 
-ROOMS = pathlib.Path(__file__).with_name("reconstruct_rooms.py")
+RECIPE = pathlib.Path(__file__).with_name("reconstruct_rooms.py")
+BACKBONES = {
+    "untrained": "",
+    "several_views": "runs/controls/recipe-seed{seed}",
+    "single_views": "runs/controls/single_views-seed{seed}",
+    "bundled": "small",
+}
+FROZEN = tuple(f"{name}_frozen" for name in BACKBONES)
+# Title, base and runs of each part of the picture that muskie figure draws.
+QUESTIONS = (
+    ("Trained with the decoder", "random weights", tuple(BACKBONES)[1:]),
+    ("Frozen", "random weights, trained", FROZEN),
+    ("Without a network", "random weights, trained", ("did not move",)),
+)
 
 
 def sweep() -> dict[str, dict[str, Any]]:
-    backbones = {
-        "untrained": "",
-        "several_views": "runs/controls/recipe-seed0",
-        "single_views": "runs/controls/single_views-seed0",
+    settings = lambda path, frozen: {
+        "reconstruct.backbone": path,
+        "reconstruct.freeze_backbone": frozen,
     }
-    runs: dict[str, dict[str, Any]] = {}
-    for suffix, frozen in (("", False), ("_frozen", True)):
-        for name, path in backbones.items():
-            runs[name + suffix] = {
-                "reconstruct.backbone": path,
-                "reconstruct.freeze_backbone": frozen,
-            }
-    return runs
+    trained = {name: settings(path, False) for name, path in BACKBONES.items()}
+    frozen = {name: settings(path, True) for name, path in zip(FROZEN, BACKBONES.values())}
+    return trained | frozen
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     _, overrides = choose(arg, sweep())
-    return override(load_config(ROOMS), overrides)
+    return override(load_config(RECIPE), overrides)

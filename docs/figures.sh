@@ -93,6 +93,8 @@ case ${1:-} in
     experiment recipe ;;
   controls) # GPUs. docs/experiments.md: what the recipe owes to views, photographs and Muon; likewise
     experiment controls ;;
+  backbones) # GPUs. docs/reconstruction.md: what the backbone contributes; reads runs/controls, see the config
+    experiment reconstruct_backbones ;;
   ablations) # GPUs. docs/experiments.md: the paper's ablations in small; likewise
     experiment ablations ;;
   minutes) # GPU. docs/experiments.md: correspondence over minutes of training; RECORDINGS, textures from PHOTOS

@@ -62,7 +62,8 @@ EARLIER_FILES = (results_file.FILES, f"{FIGURES}/*")  # files that an evaluation
 # Version 5: refined features match in both directions, and scores are averaged over angles.
 VERSION = 5
 UNCHANGED_MASKS = ("random", "rectangle")
-DID_NOT_MOVE = "did not move=still"  # the trivial baseline of correspondence, part of every sweep
+DID_NOT_MOVE = "did not move=still"  # the trivial baseline, part of every sweep of these evaluators
+WITH_BASELINE = (CorrespondenceEvaluator.name, PointMapEvaluator.name)
 # Renamed settings keep their original name in digests, so that finished units are not repeated.
 DIGEST_NAMES = {
     "distractors": "strangers",
@@ -125,15 +126,19 @@ def _evaluate(
     workdir = files.folder
     # --- Plan ----------------------------------------------------------------------------------------
     models = find_models(config.evaluate.models, config.evaluate.checkpoints, config.evaluate.dtype)
-    if "correspondence" in config.evaluate.evaluators and all(model.kind != STILL for model in models):
-        models += find_models([DID_NOT_MOVE], "last", config.evaluate.dtype)
     config = choose_holdouts(config, models)
-    units = list(plan_units(models, make_evaluators(config, workdir), config))
+    evaluators = make_evaluators(config, workdir)
+    units = list(plan_units(models, evaluators, config))
     if not units:
         raise UserError(
             "nothing to evaluate: none of config.evaluate.evaluators applies to config.evaluate.models; "
             "'reconstruction' and 'geometry' need a Muskie among them"
         )
+    needs_baseline = any(name in WITH_BASELINE for name in config.evaluate.evaluators)
+    if needs_baseline and all(model.kind != STILL for model in models):
+        baseline = find_models([DID_NOT_MOVE], "last", config.evaluate.dtype)
+        models += baseline
+        units += plan_units(baseline, evaluators, config)
     trained_on = count_training_groups(units, index_folder(config, workdir))
     mine = units[len(units) * shard // shards : len(units) * (shard + 1) // shards]
     has_results = any(workdir.glob(results_file.FILES))

@@ -14,7 +14,7 @@ from absl import flags, logging
 from muskie_jax.command_line import OUT, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.photographs.command_flags import define_force, define_size
-from muskie_jax.photographs.opening import find_photographs
+from muskie_jax.photographs.opening import SIZE, find_photographs
 from muskie_jax.photographs.reconstructing import MAX_POINTS, open_reconstruction, reconstruct_photographs
 from muskie_jax.photographs.scene_files import plan_scene_file, write_scene
 from muskie_jax.writers import log, print_result
@@ -22,7 +22,7 @@ from muskie_jax.writers import log, print_result
 _MODEL = flags.DEFINE_string(
     "model", None, "A network with a decoder: a work directory, a weights file, or user/name on the hub."
 )
-_SIZE = define_size()
+_SIZE = define_size(None, f"; by default as in its training, or {SIZE} if that is unknown")
 _MAX = flags.DEFINE_integer("max", MAX_POINTS, "Points to write at most.", lower_bound=1)
 _FORCE = define_force()
 
@@ -40,7 +40,9 @@ def reconstruct(arguments: list[str]) -> None:
     assert OUT.value is not None and _MODEL.value is not None, "needed flags"
     path = plan_scene_file(OUT.value, photographs, _FORCE.value)
     network = open_reconstruction(_MODEL.value)
-    scene = reconstruct_photographs(network, photographs, _SIZE.value, _MAX.value)
+    size = network.size if _SIZE.value is None else _SIZE.value
+    log(f"The network sees photographs with a shorter side of {size} pixels (--size)")
+    scene = reconstruct_photographs(network, photographs, size, _MAX.value)
     write_scene(path, scene, _FORCE.value)
     log(f"{path}: {len(scene.points)} points of {len(scene.paths)} photographs")
     cameras = [

@@ -1,13 +1,13 @@
 """Experiments: trainings side by side, their evaluation, the table, and pictures."""
 
 import json
-import math
 import os
 import signal
 import sys
 import textwrap
 import threading
 import time
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -22,9 +22,12 @@ from muskie_jax.sweeps import job_queue
 from muskie_jax.sweeps.drawing import Question, comparison_svg, time_curve_svg, verdict
 from muskie_jax.sweeps.job_queue import Job, run_jobs
 from muskie_jax.sweeps.outcomes import (
-    MEASURES,
+    ALL_MEASURES,
+    RECORDINGS,
+    ROOMS,
     Summary,
     correspondence,
+    geometry,
     markdown_table,
     minutes_at_steps,
     read_summaries,
@@ -157,24 +160,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_table_of_reconstructions_has_their_losses(tmp_path):
-    for seed, points in enumerate((0.2, 0.4)):
-        folder = tmp_path / f"a-seed{seed}"
-        folder.mkdir()
-        row = {"loss": 1.0, "points": points, "translation": 0.01, "rotation": math.pi / 18}
-        row = {f"evaluation/{name}": value for name, value in row.items()} | {"step": 10}
-        (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    summaries = summarise(tmp_path, {"a": 10}, range(2), DATASETS, REFINED)
-    assert markdown_table(summaries).splitlines() == [
-        "| run | seeds | minutes | loss of points | loss of translations | error of rotations, degrees |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-        "| a | 2 |  | 0.3000 ± 0.1414 | 0.0100 ± 0.0000 | 10.0 ± 0.0 |",
-    ]
-    write_summaries(tmp_path / "summaries.json", summaries, REFINED)
-    assert read_summaries(tmp_path / "summaries.json")[1] == summaries
-
-
-DATASETS = ("kitchen", "desk")
+DATASETS = {"kitchen": RECORDINGS, "desk": RECORDINGS}
 
 
 def test_summaries_pool_datasets_by_pairs_and_average_over_seeds(folder):
@@ -197,7 +183,7 @@ def test_other_datasets_do_not_count_and_partly_evaluated_models_are_left_out(fo
     add_result(evaluation, "a-seed0", 10, "rooms", 1000, attention_refined=99)
     found = correspondence(evaluation, DATASETS, REFINED)
     assert found["a-seed0", 10]["px"] == pytest.approx(12)
-    found = correspondence(evaluation, (*DATASETS, "rooms"), REFINED)
+    found = correspondence(evaluation, [*DATASETS, "rooms"], REFINED)
     assert list(found) == [("a-seed0", 10)]
     assert correspondence(folder / "nowhere", DATASETS, REFINED) == {}
 
@@ -270,11 +256,98 @@ def test_minutes_at_steps_include_compilation(tmp_path):
     assert minutes_at_steps(tmp_path) == {}
 
 
+# --- Outcomes of the task "reconstruct" ---------------------------------------------------------------
+
+KINDS = {"rooms": ROOMS, "kitchen": RECORDINGS, "desk": RECORDINGS}
+
+
+def add_geometry(folder, model, step, dataset, pairs, auc, l1=None, groups=2):
+    values = {"auc_5": auc / 10, "auc_15": auc / 2, "auc_30": auc, "view_pairs": pairs}
+    values |= {"point_groups": 0} if l1 is None else {"l1_mean": l1, "point_groups": groups}
+    setting = {"dataset": dataset, "views": 4, "height": 128, "width": 128}
+    info = ModelInfo(model, "muskie", step, f"runs/{model}")
+    row = ResultRow({"dataset": dataset}, values)
+    unit = ResultUnit(f"geometry {model} {step} {dataset}", info, "geometry", setting, (row,))
+    (folder / "evaluation").mkdir(exist_ok=True)
+    append(folder / "evaluation/results.jsonl", unit)
+
+
+def finish(folder, name, step=10):
+    (folder / name).mkdir()
+    (folder / name / "metrics.jsonl").write_text(json.dumps({"step": step, "evaluation/loss": 1.0}) + "\n")
+
+
+@pytest.fixture
+def reconstructions(tmp_path):
+    """Run a with two seeds, run b with one that was not evaluated on the recordings yet."""
+    for name in ("a-seed0", "a-seed1", "b-seed0"):
+        finish(tmp_path, name)
+        add_geometry(tmp_path, name, 10, "rooms", 60, 40.0 if name == "a-seed0" else 44.0, 0.05)
+    for name in ("a-seed0", "a-seed1"):
+        add_geometry(tmp_path, name, 10, "kitchen", 30, 20.0, 0.1, groups=1)
+        add_geometry(tmp_path, name, 10, "desk", 10, 60.0, 0.4, groups=3)
+    for dataset in KINDS:
+        add_geometry(tmp_path, "did not move", None, dataset, 60, 3.0, 0.5)
+    return tmp_path
+
+
+def test_cameras_and_points_are_pooled_by_kind_of_data(reconstructions):
+    found = geometry(reconstructions / "evaluation", KINDS)
+    assert found.keys() == {("a-seed0", 10), ("a-seed1", 10), ("did not move", None)}
+    first = found["a-seed0", 10]
+    assert first["rooms_auc_30"] == 40 and first["recordings_auc_30"] == pytest.approx(30)
+    assert first["recordings_auc_5"] == pytest.approx(3), "three quarters of the pairs have 2"
+    assert first["recordings_l1_mean"] == pytest.approx(0.325), "three quarters of the groups have 0.4"
+
+
+def test_the_table_of_reconstructions_has_rooms_recordings_and_the_baseline(reconstructions):
+    summaries = summarise(reconstructions, {"a": 10, "b": 10}, range(2), KINDS, REFINED)
+    head, _, a, b, still = markdown_table(summaries).splitlines()
+    assert head.startswith("| run | seeds | rooms: AUC@5° | rooms: AUC@15° | rooms: AUC@30° | rooms: L1 of")
+    assert "| recordings: AUC@30° | recordings: L1 of points, m |" in head and "minutes" not in head
+    assert a.startswith("| a | 2 | 4.2 ± 0.3 | 21.0 ± 1.4 | 42.0 ± 2.8 | 0.050 ± 0.000 | 3.0 ± 0.0 |")
+    assert a.endswith("| 0.325 ± 0.000 |") and b == f"| b | 0 |{'  |' * 8}"
+    assert still == "| did not move |  | 0.3 | 1.5 | 3.0 | 0.500 | 0.3 | 1.5 | 3.0 | 0.500 |"
+    write_summaries(reconstructions / "summaries.json", summaries, REFINED)
+    assert read_summaries(reconstructions / "summaries.json")[1] == summaries
+
+
+def test_without_recordings_the_table_has_rooms_alone(reconstructions):
+    summaries = summarise(reconstructions, {"a": 10, "b": 10}, range(2), {"rooms": ROOMS}, REFINED)
+    head, _, _, b, _ = markdown_table(summaries).splitlines()
+    assert "recordings" not in head and b == "| b | 1 | 4.4 | 22.0 | 44.0 | 0.050 |"
+
+
+def test_groups_without_depth_have_cameras_alone(tmp_path):
+    finish(tmp_path, "a-seed0")
+    add_geometry(tmp_path, "a-seed0", 10, "rooms", 60, 40.0)
+    (summary,) = summarise(tmp_path, {"a": 10}, range(1), {"rooms": ROOMS}, REFINED)
+    assert summary.mean("rooms_auc_30") == 40 and summary.mean("rooms_l1_mean") is None
+
+
+def test_figure_of_reconstructions_draws_what_was_measured(reconstructions):
+    summaries = summarise(reconstructions, {"a": 10, "b": 10}, range(2), KINDS, REFINED)
+    write_summaries(reconstructions / "summaries.json", summaries, REFINED)
+    command = ["muskie_jax.sweeps.figure", "--workdir", reconstructions, "--out", reconstructions / "a.svg"]
+    command += ["--config", "configs/reconstruct_backbones.py"]
+    done = run_in_process(*command)
+    assert done.returncode == 0, done.stderr
+    text = (reconstructions / "a.svg").read_text()
+    assert ">Recordings: AUC@30°<" in text and ">30.0 ± 0.0<" in text and "correspondence by" not in text
+    done = run_in_process(*command, "--measure=px")
+    assert "--measure=px was not measured: choose from rooms_auc_5, " in complaint_of(done)
+    assert (
+        verdict(summary("did not move", 3.0), summary("a", 4.0), "rooms_auc_30")[0] == "\N{MINUS SIGN}1.0"
+    )
+    worse = verdict(summary("b", 0.5, 0.51), summary("a", 0.4, 0.41), "recordings_l1_mean")
+    assert worse == ("+0.100, worse", "worse")
+
+
 # --- Pictures ----------------------------------------------------------------------------------------
 
 
 def summary(name, *values):
-    return Summary(name, {measure: list(values) for measure in MEASURES})
+    return Summary(name, {measure: list(values) for measure in ALL_MEASURES})
 
 
 def test_verdicts_compare_differences_with_the_deviation_of_seeds():
@@ -297,6 +370,14 @@ def test_comparison_has_a_row_per_run_with_values(tmp_path):
     curve = time_curve_svg({"run": [(1.0, 20.0), (2.0, 40.0)]}, {"still": 11.4}, "px_10", "note")
     for text in (">run<", ">still: 11.4<", "minutes of training", ">note<"):
         assert text in curve, text
+
+
+def test_lines_of_deviations_end_within_the_plot():
+    svg = comparison_svg([], [summary("base", 2.0, 5.0, 5.0)], "px_10", "")
+    lines = [each for each in ElementTree.fromstring(svg).iter() if each.get("class") == "curve"]
+    (line,) = lines
+    start, end = (float(line.get(key, "nan")) for key in ("x1", "x2"))
+    assert 170 <= start < end <= 560
 
 
 def test_figure_command_draws_experiments_and_curves(folder):
@@ -400,7 +481,8 @@ def experiment(tmp_path, monkeypatch):
         calls.write_text("")
         monkeypatch.setenv("CALLS", str(calls))
         common = ["--config", tmp_path / "sweep.py", "--workdir", tmp_path / "runs"]
-        common += ["--evaluation", tmp_path / "evaluation.py"]
+        if not any(str(argument).startswith("--recordings") for argument in arguments):
+            common += ["--evaluation", tmp_path / "evaluation.py"]
         done = run_in_process("muskie_jax.sweeps.experiment", *common, *arguments)
         return done, [json.loads(line) for line in calls.read_text().splitlines()]
 
@@ -456,6 +538,52 @@ def test_failed_training_is_reported_after_the_table_of_the_others(experiment, t
 def test_mistakes_are_reported_before_anything_runs(experiment, arguments, expected):
     done, calls = experiment(*arguments)
     assert expected in complaint_of(done) and calls == []
+
+
+RECONSTRUCT = ["--config.task=reconstruct", "--runs=base"]
+
+
+def test_networks_with_a_decoder_are_evaluated_by_geometry(experiment, tmp_path):
+    (tmp_path / "sequences").mkdir()
+    done, calls = experiment(*RECONSTRUCT, "--seeds=1", f"--recordings={tmp_path / 'sequences'}")
+    assert done.returncode == 0, done.stderr
+    _, evaluation = calls[-1]
+    assert "--config.evaluate.evaluators=('geometry',)" in evaluation
+    assert evaluation[1] == str(ROOT / "configs/evaluate.py:geometry_recordings")
+    assert f"--config.data.root={tmp_path / 'sequences'}" in evaluation
+    _, calls = experiment("--seeds=1", "--runs=base", f"--recordings={tmp_path / 'sequences'}")
+    assert calls[-1][1][1] == str(ROOT / "configs/evaluate.py:recordings")
+
+
+def test_backbones_of_every_seed_must_exist_before_anything_runs(experiment, tmp_path):
+    (tmp_path / "backbone-0.safetensors").touch()
+    path = f"--config.reconstruct.backbone={tmp_path}/backbone-{{seed}}.safetensors"
+    done, calls = experiment(*RECONSTRUCT, "--seeds=2", path)
+    expected = f"run 'base' with seed 1 starts from the weights {tmp_path}/backbone-1.safetensors, which do"
+    assert expected in complaint_of(done) and calls == []
+    done, calls = experiment(*RECONSTRUCT, "--seeds=1", path)
+    assert done.returncode == 0 and len(calls) == 2
+
+
+def test_runs_of_two_tasks_are_refused(experiment, tmp_path):
+    sweep = (tmp_path / "sweep.py").read_text()
+    (tmp_path / "sweep.py").write_text(sweep.replace('{"optim.name": "muon"}', '{"task": "reconstruct"}'))
+    done, calls = experiment()
+    assert "runs of one experiment must have one config.task" in complaint_of(done) and calls == []
+
+
+def test_experiment_of_backbones_measures_cameras_and_points(tmp_path):
+    """Trains and evaluates a real network, three updates on two views of 32x32."""
+    for name, text in (("sweep.py", SWEEP), ("evaluation.py", EVALUATION)):
+        (tmp_path / name).write_text(text)
+    command = ["muskie_jax.sweeps.experiment", "--config", tmp_path / "sweep.py", "--seeds=1", *RECONSTRUCT]
+    command += ["--workdir", tmp_path / "runs", "--evaluation", tmp_path / "evaluation.py"]
+    done = run_module(*command, XLA_FLAGS=xla_flags(1))
+    assert done.returncode == 0, done.stderr
+    head, _, base, still = done.stdout.splitlines()
+    assert head.startswith("| run | seeds | minutes | rooms: AUC@5° |")
+    assert base.startswith("| base | 1 |") and still.startswith("| did not move |  |  |")
+    assert all(cell.strip() for cell in base.strip("| ").split("|"))
 
 
 @pytest.mark.slow

@@ -75,6 +75,19 @@ def test_questions_of_the_figure_cover_all_ablations():
     assert sorted(asked) == sorted(module.sweep().keys() - {"base"})
 
 
+def test_backbones_differ_in_nothing_else_and_all_are_drawn():
+    file = ROOT / "configs/reconstruct_backbones.py"
+    configs = sweep_configs(str(file), {})
+    for config in configs.values():
+        config.reconstruct.update(backbone="", freeze_backbone=False)
+    assert len({str(config) for config in configs.values()}) == 1
+    asked = [run for _, _, runs in load_module(file).QUESTIONS for run in runs]
+    assert sorted(asked) == sorted(configs.keys() - {"untrained"} | {"did not move"})
+    controls = load_module(ROOT / "configs/controls.py").sweep()
+    trained = {path for path in load_module(file).BACKBONES.values() if "/" in path}
+    assert trained <= {f"runs/controls/{run}-seed{{seed}}" for run in controls} and len(trained) == 2
+
+
 @pytest.mark.parametrize("name", ["recipe", "controls"])
 def test_steps_of_the_recipe_and_controls_are_valid(name):
     configs = sweep_configs(str(ROOT / f"configs/{name}.py"), {})

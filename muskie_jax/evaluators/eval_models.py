@@ -15,9 +15,12 @@ from muskie_jax.checks import nearest_size
 from muskie_jax.correspondence import sift
 from muskie_jax.models.framewise import Framewise
 from muskie_jax.models.muskie import PATCH, Muskie, patchify
-from muskie_jax.models.reconstruction import Reconstruction, ReconstructionOutput
+from muskie_jax.models.reconstruction import Reconstruction, ReconstructionOutput, transform_points
 
 MUSKIE, STILL, PATCHES, SIFT = "muskie", "still", "patches", "sift"
+# The wall that `NoMotion` reconstructs, in units of its depth.
+WALL_EXTENT = 1.2  # along the longer side of a view: a field of view of 62 degrees
+SIDE_STEP = 1e-3  # between two cameras
 
 
 class Activations(NamedTuple):
@@ -121,6 +124,10 @@ class PointMapNetwork:
 
     module: Reconstruction
 
+    @property
+    def patch(self) -> int:
+        return self.module.backbone.patch
+
     def activations(self, params: Any, images: Float[Array, "B V H W 3"]) -> Activations:
         return MuskieNetwork(self.module.backbone).activations(params["backbone"], images)
 
@@ -172,6 +179,27 @@ class DenseSift:
 class NoMotion:
     """Predicts that nothing moves: every point keeps its coordinates in the first view."""
 
+    patch = PATCH  # views have the size at which networks see them
+
     def activations(self, params: Any, images: Float[Array, "B V H W 3"]) -> Activations:
         del params, images
         return Activations()
+
+    def reconstruct(self, params: Any, images: Float[Array, "B V H W 3"]) -> ReconstructionOutput:
+        """Returns cameras that all look at one wall, the same way; its depth is 1.
+
+        The cameras stand side by side, SIDE_STEP apart: two at the same place have no direction from one to
+        the other, and sideways is the most common one in recordings.
+        """
+        del params
+        batch, views, height, width, _ = images.shape
+        rows, columns = jnp.indices((height, width)) + 0.5
+        tangents = jnp.stack([columns - width / 2, rows - height / 2], -1) * (
+            WALL_EXTENT / max(height, width)
+        )
+        wall = jnp.concatenate([tangents, jnp.ones((height, width, 1))], -1)
+        local_points = jnp.broadcast_to(wall, (batch, views, height, width, 3))
+        steps = SIDE_STEP * jnp.arange(views, dtype=jnp.float32)
+        cameras = jnp.tile(jnp.eye(4), (batch, views, 1, 1)).at[..., 0, 3].set(steps)
+        points = transform_points(cameras, local_points)
+        return ReconstructionOutput(local_points, jnp.ones(local_points.shape[:-1]), cameras, points)

@@ -8,7 +8,8 @@ Each entry is one of
 - `untrained:small`, a Muskie with its initial parameters, or `untrained`, which has the size of the first
   Muskie before it;
 - `mae:`, `dinov2:`, `dinov3:` or `crocov2:`, followed by a published file or repository of that backbone;
-- `still`, which predicts that nothing moves; `patches`, raw patches as features; `sift`, SIFT descriptors.
+- `still`, which predicts that nothing moves, or that all cameras look at one wall; `patches`, raw patches
+  as features; `sift`, SIFT descriptors as features.
 
 A prefix `name=` sets the name shown in tables: `"ours=runs/base"`.
 """

@@ -13,7 +13,7 @@ from muskie_jax.checks import nearest_size
 from muskie_jax.correspondence.tracks import back_project
 from muskie_jax.data.posed.views import PosedSet, PosedViews
 from muskie_jax.errors import UserError
-from muskie_jax.evaluators.eval_models import MUSKIE, EvalModel, PointMapNetwork
+from muskie_jax.evaluators.eval_models import MUSKIE, STILL, EvalModel, NoMotion, PointMapNetwork
 from muskie_jax.evaluators.geometry_page import geometry_page
 from muskie_jax.evaluators.posed_evaluator import Computed, PosedEvaluator, labels_of, require_finite
 from muskie_jax.evaluators.results import Figure, Labels, ResultRow, Setting
@@ -49,7 +49,7 @@ class PointMapEvaluator(PosedEvaluator):
 
     The values of a row are those of `pose_metrics`, over the pairs of views of all groups, and the means
     over groups of `point_metrics`, in metres. `view_pairs` and `point_groups` count what they are over.
-    Sets without depth have cameras only.
+    Sets without depth have cameras only. The trivial baseline is `NoMotion`.
 
     Args:
       sets, sizes: see `PosedEvaluator`. Views have the nearest size that is divisible into patches.
@@ -78,7 +78,7 @@ class PointMapEvaluator(PosedEvaluator):
         return cls(sets, evaluate.sizes, pictures=evaluate.pictures, **evaluate.geometry)
 
     def accepts(self, kind: str) -> bool:
-        return kind == MUSKIE
+        return kind in (MUSKIE, STILL)
 
     def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow | Figure]:
         """Yields one row, then the figures.
@@ -87,14 +87,15 @@ class PointMapEvaluator(PosedEvaluator):
           UserError: if the network has no decoder, or predicts numbers that are not finite.
         """
         network = model.network
-        if not isinstance(network, PointMapNetwork):
+        if not isinstance(network, PointMapNetwork | NoMotion):
             raise UserError(
                 f"{model.info.name} is a backbone without a decoder of cameras and point maps, which "
                 "'geometry' evaluates: see docs/reconstruction.md, or leave 'geometry' out of "
                 "config.evaluate.evaluators"
             )
         labels = labels_of(setting)
-        size = nearest_size((setting["height"], setting["width"]), network.module.backbone.patch)
+        pictures = 0 if model.info.kind == STILL else self._pictures
+        size = nearest_size((setting["height"], setting["width"]), network.patch)
         compute = functools.partial(_reconstruct, network=network)
         errors: list[GroupErrors] = []
         figures: list[Figure] = []
@@ -103,7 +104,7 @@ class PointMapEvaluator(PosedEvaluator):
             finite = all(np.isfinite(x).all() for x in predicted)
             require_finite(finite, model, computed.group.label, "points")
             errors.append(self._errors(computed.output, computed.views))
-            if len(figures) < self._pictures and computed.views.valid.any():
+            if len(figures) < pictures and computed.views.valid.any():
                 figures.append(_figure(model.info.name, labels, computed))
         yield _row(labels, errors)
         yield from figures
@@ -125,7 +126,7 @@ class PointMapEvaluator(PosedEvaluator):
 
 
 def _reconstruct(
-    params: Any, images: UInt8[Array, "B V H W 3"], *, network: PointMapNetwork
+    params: Any, images: UInt8[Array, "B V H W 3"], *, network: PointMapNetwork | NoMotion
 ) -> ReconstructionOutput:
     return network.reconstruct(params, to_float(images))
 

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +19,8 @@ from muskie_jax.evaluators.loading import load_in_order
 from muskie_jax.evaluators.results import Labels, Setting
 
 # A function of parameters and of arrays with a leading axis of groups, whose results have this axis too.
-# It must be hashable: equal functions share one compiled program.
-Compute = Callable[..., Any]
+# Its keyword arguments are hashable: equal ones share one compiled program.
+Compute = functools.partial[Any]
 
 
 class Computed(NamedTuple):
@@ -89,6 +89,8 @@ class PosedEvaluator:
           size: (height, width) of the views to load, pixels.
           inputs: function that returns the arrays to compute from, given a group's views.
         """
+        # Equal partials do not compare equal, and would compile again for every model and dataset.
+        function, options = compute.func, tuple(compute.keywords.items())
         each, batch = self.sets[setting["views"], setting["dataset"]], self.mesh.size
         params = jax.device_put(params, jax.NamedSharding(self.mesh, P()))
         load = functools.partial(each.load, size=size)
@@ -98,7 +100,8 @@ class PosedEvaluator:
             arrays = [inputs(views) for _, views in chunk]
             arrays += arrays[:1] * (batch - len(arrays))
             stacked = tuple(np.stack(x) for x in zip(*arrays))
-            output = jax.device_get(_apply(params, stacked, compute=compute, mesh=self.mesh))
+            applied = _apply(params, stacked, function=function, options=options, mesh=self.mesh)
+            output = jax.device_get(applied)
             for number, (group, views) in enumerate(chunk):
                 yield Computed(group, views, jax.tree.map(lambda x, i=number: x[i], output))
 
@@ -143,9 +146,17 @@ def require_finite(finite: Any, model: EvalModel, group: str, what: str = "featu
         raise UserError(f"{model.info.name}: its {what} are not finite on {group}")
 
 
-@functools.partial(jax.jit, static_argnames=("compute", "mesh"))
-def _apply(params: Any, arrays: tuple[Array, ...], *, compute: Compute, mesh: Mesh) -> Any:
-    """Applies a function to groups, one per device of the mesh."""
+@functools.partial(jax.jit, static_argnames=("function", "options", "mesh"))
+def _apply(
+    params: Any,
+    arrays: tuple[Array, ...],
+    *,
+    function: Callable[..., Any],
+    options: tuple[tuple[str, Hashable], ...],
+    mesh: Mesh,
+) -> Any:
+    """Applies a function with its keyword arguments to groups, one per device of the mesh."""
+    compute = functools.partial(function, **dict(options))
     if mesh.size == 1:
         return compute(params, *arrays)
     # Custom kernels do not declare over which mesh axes their results vary, which check_vma would require.

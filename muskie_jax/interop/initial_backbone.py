@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.errors import UserError
 from muskie_jax.interop.load import network_from_config, open_weights
-from muskie_jax.reconstruction.settings import has_geometry
+from muskie_jax.reconstruction.settings import has_geometry, initial_backbone
 from muskie_jax.writers import log_main
 
 
@@ -28,7 +28,7 @@ def read_backbone(config: ConfigDict, shapes: Any) -> dict[str, Any] | None:
     """
     if not has_geometry(config):
         return None
-    source = config.reconstruct.backbone
+    source = initial_backbone(config.reconstruct, config.seed)
     if not source:
         frozen = ", and keeps them" if config.reconstruct.freeze_backbone else ""
         log_main(

@@ -20,11 +20,10 @@ def define_model() -> flags.FlagHolder[Any]:
     )
 
 
-def define_size() -> flags.FlagHolder[Any]:
-    """Defines --size."""
-    return flags.DEFINE_integer(
-        "size", SIZE, "Shorter side at which the network sees photographs, in pixels."
-    )
+def define_size(default: int | None = SIZE, by_default: str = "") -> flags.FlagHolder[Any]:
+    """Defines --size. `by_default` describes a default of None."""
+    text = f"Shorter side at which the network sees photographs, in pixels{by_default}."
+    return flags.DEFINE_integer("size", default, text)
 
 
 def define_force() -> flags.FlagHolder[Any]:

@@ -15,7 +15,8 @@ from jaxtyping import Float, Float32, UInt8
 
 from muskie_jax.data.load_images import FilePath, load_images
 from muskie_jax.errors import UserError
-from muskie_jax.interop.load import load_pretrained
+from muskie_jax.interop import reconstruction_names
+from muskie_jax.interop.load import model_of, open_weights
 from muskie_jax.models.reconstruction import Reconstruction, ReconstructionOutput
 from muskie_jax.photographs.opening import SIZE
 from muskie_jax.reconstruction.even_choice import choose_evenly
@@ -27,11 +28,15 @@ MAX_POINTS = 1_000_000
 
 
 class ReconstructionNetwork(NamedTuple):
-    """A network with a decoder of cameras and point maps, its parameters, and what to call it."""
+    """A network with a decoder of cameras and point maps, its parameters, and what to call it.
+
+    `size` is the shorter side of the largest views in its training, in pixels; SIZE if it is not known.
+    """
 
     name: str
     model: Reconstruction
     params: dict[str, Any]
+    size: int = SIZE
 
 
 class Scene(NamedTuple):
@@ -64,19 +69,31 @@ def open_reconstruction(source: str | os.PathLike, flag: str = "--model") -> Rec
     Raises:
       UserError: if there are no such weights, or they have no decoder.
     """
-    model, params = load_pretrained(source)
-    if not isinstance(model, Reconstruction):
+    weights = open_weights(source, with_decoder=True)
+    if not isinstance(weights.network, reconstruction_names.ReconstructionNetwork):
         raise UserError(
             f"{flag}={source} is a backbone without a decoder of cameras and point maps: pass a network "
             "trained to reconstruct, see docs/reconstruction.md"
         )
-    return ReconstructionNetwork(str(source), model, params)
+    model = Reconstruction(model_of(weights.network.backbone), weights.network.decoder_depth)
+    size = _training_size(weights.provenance.get("training")) or SIZE
+    return ReconstructionNetwork(str(source), model, jax.device_put(weights.params), size)
+
+
+def _training_size(config: Any) -> int | None:
+    """Returns the shorter side of the largest views of a training; None if a file does not say it."""
+    try:
+        buckets = config["buckets"]
+        choices = (*buckets["resolutions"], *buckets.get("late", ()))
+        return max(min(int(height), int(width)) for sizes in choices for height, width in sizes)
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return None
 
 
 def reconstruct_photographs(
     network: ReconstructionNetwork,
     paths: FilePath | Sequence[FilePath],
-    size: int = SIZE,
+    size: int | None = None,
     max_points: int = MAX_POINTS,
 ) -> Scene:
     """Reconstructs what photographs of one scene show, in one forward pass.
@@ -84,12 +101,13 @@ def reconstruct_photographs(
     Args:
       network: the network.
       paths: files and folders. Each view is a centred crop, see `load_images`.
-      size: shorter side of the views, pixels.
+      size: shorter side of the views, pixels; None is that of the network's training.
       max_points: maximum number of points, evenly chosen from all views.
 
     Raises:
       UserError: if a photograph cannot be read, or predictions are not finite.
     """
+    size = network.size if size is None else size
     views = load_images(paths, size=size, patch=network.model.backbone.patch)
     return reconstruct_views(network, views.images, views.paths, max_points)
 

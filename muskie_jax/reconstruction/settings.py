@@ -18,7 +18,8 @@ class ReconstructSettings:
 
     Attributes:
       backbone: weights that the backbone starts from, as `load_pretrained` takes them: a name, a file, a
-        work directory, or user/name on the hub. Empty: random initial values.
+        work directory, or user/name on the hub. "{seed}" in it stands for `config.seed`. Empty: random
+        initial values.
       decoder_depth: number of alternating blocks after the backbone.
       freeze_backbone: whether the backbone keeps its weights: no gradient, no decay, no optimizer state.
     """
@@ -42,6 +43,11 @@ def check_reconstruct(config: ConfigDict) -> None:
         f"config.batch.reuse={config.batch.reuse} repeats batches with other masks, and "
         "config.task='reconstruct' masks nothing: use config.batch.reuse=1",
     )
+
+
+def initial_backbone(settings: ConfigDict, seed: int) -> str:
+    """Returns the weights that `config.reconstruct.backbone` names for a seed; "" for random ones."""
+    return settings.backbone.replace("{seed}", str(seed))
 
 
 def has_geometry(config: ConfigDict) -> bool:

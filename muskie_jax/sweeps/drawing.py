@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from muskie_jax.report.charts import Chart, LineStyle, Series, chart_svg, short, swatch
 from muskie_jax.report.markup import Element, raw, tag
 from muskie_jax.report.style import STYLE
-from muskie_jax.sweeps.outcomes import BASELINE, MEASURES, Summary, number_text
+from muskie_jax.sweeps.outcomes import ALL_MEASURES, BASELINE, Summary, number_text
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif'
 MORE_STYLE = f"""
@@ -21,7 +21,7 @@ svg {{ font-family: {FONT} }}
 """
 WIDTH, LEFT, RIGHT = 900, 170, 560  # the plot is between LEFT and RIGHT, and text beside it
 HEADER, ROW, GAP, MARGIN = 26, 22, 10, 16  # heights
-LOWER_IS_BETTER = ("px", "minutes")
+LOWER_IS_BETTER = ("px", "minutes", "rooms_l1_mean", "recordings_l1_mean")
 LEGEND_ROW = 20
 
 
@@ -49,7 +49,9 @@ def verdict(run: Summary, base: Summary, measure: str) -> tuple[str, str]:
     if means[0] is None or means[1] is None:
         return "", ""
     difference = means[0] - means[1]
-    text = f"{difference:+.{MEASURES[measure][1]}f}".replace("-", "\N{MINUS SIGN}")
+    text = f"{difference:+.{ALL_MEASURES[measure][1]}f}".replace("-", "\N{MINUS SIGN}")
+    if run.name == BASELINE:
+        return text, ""
     if deviations[0] is None or deviations[1] is None:
         return f"{text}, one seed", ""
     if abs(difference) <= deviations[0] + deviations[1]:
@@ -66,11 +68,12 @@ def comparison_svg(
     Args:
       questions: the groups of rows; runs without a summary are left out.
       summaries: outcomes; the first is the base.
-      measure: a key of MEASURES.
+      measure: a key of ALL_MEASURES.
       note: text below the picture, such as the predictor.
     """
     base, by_name = summaries[0], {summary.name: summary for summary in summaries}
-    values = [x for summary in summaries if summary.name != BASELINE for x in summary.values[measure]]
+    drawn_names = {base.name, *(name for question in questions for name in question.runs)}
+    values = [x for each in summaries if each.name in drawn_names for x in _extent(each, measure)]
     ticks = MaxNLocator(6).tick_values(min(values), max(values))
     low, high = float(ticks[0]), float(ticks[-1])
     to_x = lambda value: LEFT + (RIGHT - LEFT) * (value - low) / (high - low)
@@ -107,11 +110,18 @@ def comparison_svg(
         *(_line(to_x(tick), top, to_x(tick), y, "grid") for tick in ticks),
         *(_text(to_x(tick), y + 16, short(tick), "middle") for tick in ticks),
         _line(to_x(mean), top, to_x(mean), y, "base"),
-        _text(MARGIN, MARGIN + 8, MEASURES[measure][0].capitalize(), "start", "title"),
+        _text(MARGIN, MARGIN + 8, _title(measure), "start", "title"),
         _text(RIGHT + MARGIN, MARGIN + 8, "mean ± standard deviation", "start"),
     ]
     behind.append(_text(MARGIN, y + 40, note, "start"))
     return _standalone([*behind, *drawn], WIDTH, y + 52)
+
+
+def _extent(summary: Summary, measure: str) -> list[float]:
+    """Returns the values of a row, and the ends of its line."""
+    mean, deviation = summary.mean(measure), summary.deviation(measure)
+    ends = [] if mean is None or deviation is None else [mean - deviation, mean + deviation]
+    return [*summary.values[measure], *ends]
 
 
 def _row(summary: Summary, base: Summary, measure: str, y: float, colour: str, to_x) -> Element:
@@ -145,14 +155,14 @@ def time_curve_svg(
     Args:
       curves: pairs (minutes, value), by name of the run.
       levels: horizontal lines to compare with, by name.
-      measure: a key of MEASURES.
+      measure: a key of ALL_MEASURES.
       note: text below the chart.
     """
     styles = {name: LineStyle(i) for i, name in enumerate(curves)}
     grey = {name: LineStyle(i, grey=True) for i, name in enumerate(levels)}
     series = [Series(name, styles[name], tuple(points)) for name, points in curves.items()]
     series += [Series(name, grey[name], level=value) for name, value in levels.items()]
-    title = MEASURES[measure][0].capitalize()
+    title = _title(measure)
     chart = chart_svg(Chart(title, "minutes of training", tuple(series), percent=measure == "px_10"))
     width, height = map(float, chart.get("viewBox", "0 0 0 0").split()[2:])
     parts: list[Element] = [tag("g", *list(chart))]
@@ -165,6 +175,11 @@ def time_curve_svg(
     bottom = height + LEGEND_ROW * len(styles | grey)
     parts.append(_text(MARGIN, bottom + 14, note, "start"))
     return _standalone(parts, width, bottom + 26)
+
+
+def _title(measure: str) -> str:
+    title, _ = ALL_MEASURES[measure]
+    return title[0].upper() + title[1:]
 
 
 def _standalone(parts: Sequence[Element], width: float, height: float) -> str:

@@ -6,10 +6,12 @@
 configs/ablations.py. A row of the table is a run: mean ± standard deviation over the seeds. One training
 runs on each GPU of --gpus at a time, or two on a GPU that is named twice. Trainings that are finished are
 skipped, so the same command resumes an experiment. --recordings is a folder of recorded sequences to
-measure correspondence on; docs/experiments.md lists them. Without it, correspondence is measured on
-synthetic rooms. Settings such as --config.duration='100 steps' apply to all runs.
+measure on; docs/experiments.md lists them. Without it, networks are measured on synthetic rooms alone: by
+correspondence, or by cameras and point maps if their task is "reconstruct". Settings such as
+--config.duration='100 steps' apply to all runs.
 """
 
+import functools
 import json
 import pathlib
 import sys
@@ -28,12 +30,15 @@ from muskie_jax.errors import UserError, fail
 from muskie_jax.evaluators.predictions import ALL
 from muskie_jax.files import create_workdir, user_path
 from muskie_jax.interop.metadata import latest_evaluation
+from muskie_jax.interop.sources import SourceKind, identify_source
 from muskie_jax.models.muskie import VARIANTS
-from muskie_jax.reconstruction.settings import has_geometry
+from muskie_jax.reconstruction.settings import has_geometry, initial_backbone
 from muskie_jax.sweeps import is_complete, sweep_configs
 from muskie_jax.sweeps.job_queue import Ended, Job, run_jobs
 from muskie_jax.sweeps.outcomes import (
     EVALUATION,
+    RECORDINGS,
+    ROOMS,
     SUMMARIES,
     TRAININGS,
     folder_name,
@@ -51,7 +56,7 @@ _RECORDINGS = flags.DEFINE_string("recordings", None, "Folder of recorded sequen
 _EVALUATION = flags.DEFINE_string(
     "evaluation",
     None,
-    "Config of the evaluation; by default configs/evaluate.py (:recordings with --recordings).",
+    "Config of the evaluation; by default configs/evaluate.py, with an argument that fits.",
 )
 _PREDICTOR = flags.DEFINE_string("predictor", DEFAULT_PREDICTOR, PREDICTOR_HELP)
 _ONLY_TABLE = flags.DEFINE_bool(
@@ -60,6 +65,14 @@ _ONLY_TABLE = flags.DEFINE_bool(
 
 NEEDED = {"config": "configs/controls.py", "workdir": "runs/controls"}
 OPTIONAL = ("seeds", "runs", "gpus", "recordings", "evaluation", "predictor", "only_table")
+CORRESPONDENCE, GEOMETRY = "correspondence", "geometry"  # evaluators
+# Argument of configs/evaluate.py, by evaluator, and whether there are recordings.
+DEFAULT_ARGUMENTS = {
+    (CORRESPONDENCE, False): "",
+    (CORRESPONDENCE, True): ":recordings",
+    (GEOMETRY, False): ":geometry",
+    (GEOMETRY, True): ":geometry_recordings",
+}
 STOPPED = 75  # exit status of a training that a signal or its time limit stopped
 TABLE = "table.md"
 
@@ -75,21 +88,26 @@ def experiment() -> None:
         require("seed" not in overrides, "--config.seed is set by --seeds: leave it out")
         configs = sweep_configs(file, overrides, _RUNS.value or ())
         predictor, seeds = PredictorName.parse(_PREDICTOR.value), range(_SEEDS.value)
-        evaluation, settings = _evaluation()
+        evaluator = _evaluator(configs)
+        evaluation, settings = _evaluation(evaluator)
         if not _ONLY_TABLE.value:
+            _check_backbones(configs, seeds)
             create_workdir(workdir)
             gpus = _GPUS.value or [""]
             failed, stopped = _train(file, configs, overrides, seeds, gpus, workdir)
             if not stopped:
-                evaluated, stopped = _evaluate(
-                    evaluation, settings, configs, seeds, predictor, gpus[0], workdir
-                )
+                evaluate = functools.partial(_evaluate, evaluation, settings, evaluator)
+                evaluated, stopped = evaluate(configs, seeds, predictor, gpus[0], workdir)
                 failed += evaluated
             if stopped:
                 log("stopped: the same command goes on from there")
                 sys.exit(INTERRUPTED)
         steps = {name: total_steps(config) for name, config in configs.items()}
-        summaries = summarise(workdir, steps, seeds, list(settings.posed), predictor)
+        datasets = {
+            name: ROOMS if each.reader == "synthetic" else RECORDINGS
+            for name, each in settings.posed.items()
+        }
+        summaries = summarise(workdir, steps, seeds, datasets, predictor)
         require(summaries, f"no training in {workdir} is finished{_see(failed)}")
         write_summaries(workdir / SUMMARIES, summaries, predictor)
     except UserError as error:
@@ -105,10 +123,31 @@ def _see(failed: Sequence[str]) -> str:
     return ": see logs/*.txt there, then run the same command again" if failed else ""
 
 
-def _evaluation() -> tuple[str, ConfigDict]:
+def _evaluator(configs: Mapping[str, ConfigDict]) -> str:
+    """Returns the evaluator that measures what the runs are for."""
+    geometric = {has_geometry(config) for config in configs.values()}
+    require(len(geometric) == 1, "runs of one experiment must have one config.task: select some by --runs=")
+    return GEOMETRY if geometric.pop() else CORRESPONDENCE
+
+
+def _check_backbones(configs: Mapping[str, ConfigDict], seeds: Sequence[int]) -> None:
+    """Raises UserError if weights that a run starts from do not exist."""
+    for run, config in configs.items():
+        for seed in seeds if has_geometry(config) else ():
+            source = initial_backbone(config.reconstruct, seed)
+            missing = (SourceKind.MISSING, SourceKind.NO_WEIGHTS)
+            if source and identify_source(source).kind in missing:
+                raise UserError(
+                    f"run {run!r} with seed {seed} starts from the weights {source}, which do not exist: "
+                    "train them first, or leave the run out, by --runs="
+                )
+
+
+def _evaluation(evaluator: str) -> tuple[str, ConfigDict]:
     """Returns the config file of the evaluation, with its argument, and the config."""
     default = pathlib.Path(config_file.__file__).parents[1] / config_file.CONFIGS / "evaluate.py"
-    file = _EVALUATION.value or (f"{default}:recordings" if _RECORDINGS.value else str(default))
+    argument = DEFAULT_ARGUMENTS[evaluator, bool(_RECORDINGS.value)]
+    file = _EVALUATION.value or f"{default}{argument}"
     try:
         config = config_file.load_config(file)
     except ValueError as error:
@@ -118,7 +157,7 @@ def _evaluation() -> tuple[str, ConfigDict]:
         require(root.is_dir(), f"--recordings={root} is not a folder: choose a folder of sequences")
         config.data.root = str(root.absolute())
     validate(config)
-    require(len(config.posed) > 0, f"--evaluation={file} has no config.posed: correspondence needs cameras")
+    require(len(config.posed) > 0, f"--evaluation={file} has no config.posed: {evaluator} needs cameras")
     return file, config
 
 
@@ -174,28 +213,28 @@ def _train(
 def _evaluate(
     file: str,
     settings: ConfigDict,
+    evaluator: str,
     configs: Mapping[str, ConfigDict],
     seeds: Sequence[int],
     predictor: PredictorName,
     gpu: str,
     workdir: pathlib.Path,
 ) -> tuple[list[str], bool]:
-    """Evaluates all complete networks that have no results yet; returns as `_train`.
-
-    Networks of the task "reconstruct" are measured by their own losses alone.
-    """
+    """Evaluates all complete networks that have no results yet; returns as `_train`."""
     folders = [
         str(workdir.absolute() / folder_name(run, seed))
         for run, config in configs.items()
         for seed in seeds
-        if not has_geometry(config) and is_complete(config, workdir / folder_name(run, seed))
+        if is_complete(config, workdir / folder_name(run, seed))
     ]
     if not folders:
         return [], False
     arguments = ["--config", file, "--workdir", str(workdir / EVALUATION)]
     arguments += [f"--config.evaluate.models={tuple(folders)}", "--config.evaluate.checkpoints=last"]
-    arguments += ["--config.evaluate.evaluators=('correspondence',)", "--config.evaluate.pictures=0"]
-    if predictor.layer != ALL:  # other layers would take as long again, each
+    arguments += [f"--config.evaluate.evaluators=('{evaluator}',)", "--config.evaluate.pictures=0"]
+    if (
+        evaluator == CORRESPONDENCE and predictor.layer != ALL
+    ):  # other layers would take as long again, each
         layers = {
             int(predictor.layer_of(VARIANTS[config.model.variant].depth)) for config in configs.values()
         }

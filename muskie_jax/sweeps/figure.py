@@ -25,7 +25,8 @@ from muskie_jax.files import user_path
 from muskie_jax.report import results_file
 from muskie_jax.sweeps.drawing import Question, comparison_svg, time_curve_svg
 from muskie_jax.sweeps.outcomes import (
-    MEASURES,
+    ALL_MEASURES,
+    BASELINE,
     SUMMARIES,
     Summary,
     correspondence,
@@ -34,10 +35,13 @@ from muskie_jax.sweeps.outcomes import (
 )
 from muskie_jax.sweeps.predictor import DEFAULT_PREDICTOR, PREDICTOR_HELP, PredictorName
 
+DEFAULT_MEASURES = ("px_10", "recordings_auc_30", "rooms_auc_30")
+CORRESPONDENCE = ("px", "px_10")  # measures that depend on the predictor
 _MEASURE = flags.DEFINE_string(
     "measure",
-    "px_10",
-    f"What to draw: {', '.join(f'{key} ({title})' for key, (title, _) in MEASURES.items())}.",
+    None,
+    f"What to draw: {', '.join(f'{key} ({title})' for key, (title, _) in ALL_MEASURES.items())}. "
+    f"By default the first of {', '.join(DEFAULT_MEASURES)} that was measured.",
 )
 _LEVELS = flags.DEFINE_list(
     "levels", None, "Without --config: lines to compare with, such as SIFT=40.1,DINOv2=55.3."
@@ -55,16 +59,21 @@ def figure() -> None:
     logging.set_verbosity(logging.WARNING)
     measure, note = _MEASURE.value, _NOTE.value
     try:
-        one_of(measure, MEASURES, "--measure")
+        if measure is not None:
+            one_of(measure, ALL_MEASURES, "--measure")
         workdir, out = user_path(WORKDIR.value or ""), user_path(OUT.value or "")
         require(out.suffix == ".svg", f"--out={out} must be a file whose name ends with .svg")
         if CONFIG.value is not None:
             predictor, summaries = read_summaries(workdir / SUMMARIES)
             file = config_flags.get_config_filename(FLAGS[CONFIG.name]).partition(":")[0]
-            note = "; ".join(filter(None, (f"correspondence by {predictor}", note)))
+            measure = _measured(measure, summaries)
+            if measure in CORRESPONDENCE:
+                note = "; ".join(filter(None, (f"correspondence by {predictor}", note)))
             text = comparison_svg(_questions(file, summaries), summaries, measure, note)
         else:
-            text = _time_curve(workdir, measure, _parse_levels(_LEVELS.value or ()), note)
+            text = _time_curve(
+                workdir, measure or DEFAULT_MEASURES[0], _parse_levels(_LEVELS.value or ()), note
+            )
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
     except (UserError, OSError) as error:
@@ -72,11 +81,24 @@ def figure() -> None:
     print(out)
 
 
+def _measured(measure: str | None, summaries: Sequence[Summary]) -> str:
+    """Returns the measure to draw: the given one, or by default the first of DEFAULT_MEASURES with values.
+
+    Raises:
+      UserError: if no run has a value.
+    """
+    known = [key for key in ALL_MEASURES if any(summary.values.get(key) for summary in summaries)]
+    chosen = measure or next((key for key in DEFAULT_MEASURES if key in known), DEFAULT_MEASURES[0])
+    require(chosen in known, f"--measure={chosen} was not measured: choose from {', '.join(known)}")
+    return chosen
+
+
 def _questions(file: str, summaries: Sequence[Summary]) -> list[Question]:
     """Returns the questions of a config file, or one about all runs except the first."""
     asked = getattr(load_module(file), "QUESTIONS", None)
     if asked is None:
-        return [Question("Runs", summaries[0].name, tuple(each.name for each in summaries[1:]))]
+        runs = tuple(each.name for each in summaries[1:] if each.name != BASELINE)
+        return [Question("Runs", summaries[0].name, runs)]
     return [Question(*question) for question in asked]
 
 
@@ -95,7 +117,7 @@ def _parse_levels(entries: Sequence[str]) -> dict[str, float]:
 
 def _time_curve(folder: pathlib.Path, measure: str, more_levels: dict[str, float], note: str) -> str:
     """Returns the chart of an evaluation of several checkpoints of one or more runs."""
-    require(measure in ("px", "px_10"), f"--measure={measure} needs --config: draw px or px_10 instead")
+    require(measure in CORRESPONDENCE, f"--measure={measure} needs --config: draw px or px_10 instead")
     predictor = PredictorName.parse(_PREDICTOR.value)
     units = results_file.read(folder)
     sources = {unit.model.name: unit.model.source for unit in units}

@@ -30,12 +30,18 @@ MEASURES = {
     "px": ("mean error, px", 1),
     "px_10": ("points within 10 px, %", 1),
 }
-# The same for the task "reconstruct": losses on held-out scenes.
-GEOMETRY_MEASURES = {
-    "minutes": MEASURES["minutes"],
-    "points": ("loss of points", 4),
-    "translation": ("loss of translations", 4),
-    "rotation": ("error of rotations, degrees", 1),
+# The same for the task "reconstruct": metrics of the evaluator "geometry", on each kind of data.
+ROOMS, RECORDINGS = "rooms", "recordings"
+GEOMETRY = {
+    "auc_5": ("AUC@5°", 1),
+    "auc_15": ("AUC@15°", 1),
+    "auc_30": ("AUC@30°", 1),
+    "l1_mean": ("L1 of points, m", 3),
+}
+GEOMETRY_MEASURES = {"minutes": MEASURES["minutes"]} | {
+    f"{kind}_{metric}": (f"{kind}: {title}", decimals)
+    for kind in (ROOMS, RECORDINGS)
+    for metric, (title, decimals) in GEOMETRY.items()
 }
 ALL_MEASURES = MEASURES | GEOMETRY_MEASURES
 
@@ -74,7 +80,7 @@ def summarise(
     folder: pathlib.Path,
     steps: Mapping[str, int],
     seeds: Sequence[int],
-    datasets: Collection[str],
+    datasets: Mapping[str, str],
     predictor: PredictorName,
 ) -> list[Summary]:
     """Returns the outcome of every run with a finished training, and of `BASELINE` if it was measured.
@@ -83,7 +89,8 @@ def summarise(
       folder: folder of the experiment.
       steps: the last update of each run, by name.
       seeds: seeds of the trainings.
-      datasets: names of the datasets whose points are pooled.
+      datasets: ROOMS or RECORDINGS, by name of the dataset. Points are pooled over all datasets, cameras
+        and point maps over those of a kind.
       predictor: the predictor of correspondence.
 
     Raises:
@@ -91,25 +98,25 @@ def summarise(
     """
     minutes = wall_minutes(folder)
     evaluated = correspondence(folder / EVALUATION, datasets, predictor)
+    for model, measured in geometry(folder / EVALUATION, datasets).items():
+        evaluated[model] = evaluated.get(model, {}) | measured
     summaries = []
     for run, last in steps.items():
+        finished = False
         values: dict[str, list[float]] = {measure: [] for measure in ALL_MEASURES}
         for seed in seeds:
             name = folder_name(run, seed)
             errors = latest_evaluation(folder / name, last)
             if errors.get("step") != last:
-                continue  # not finished
+                continue
+            finished = True
             if "mse" in errors:
                 values["gain"].append(100 * (1 - errors["mse"] / errors["baseline_mse"]))
-            else:
-                values["points"].append(errors["points"])
-                values["translation"].append(errors["translation"])
-                values["rotation"].append(math.degrees(errors["rotation"]))
             measured = evaluated.get((name, last), {})
             for measure, value in (("minutes", minutes.get(name)), *measured.items()):
                 if value is not None:
                     values[measure].append(value)
-        if values["gain"] or values["points"]:
+        if finished:
             summaries.append(Summary(run, values))
     if still := evaluated.get((BASELINE, None)):
         others: dict[str, list[float]] = {measure: [] for measure in ALL_MEASURES}
@@ -161,13 +168,7 @@ def correspondence(
     Raises:
       UserError: if results cannot be read, or no model has the predictor.
     """
-    if not any(folder.glob(results_file.FILES)):
-        return {}
-    units = [
-        unit
-        for unit in results_file.read(folder)
-        if unit.evaluator == "correspondence" and unit.setting["dataset"] in datasets
-    ]
+    units = _units(folder, "correspondence", datasets)
     everything = {_measured_on(unit) for unit in units}
     rows: dict[tuple[str, int | None], dict[Any, ResultRow]] = {}
     for unit in units:
@@ -181,6 +182,61 @@ def correspondence(
             f"--predictor={' '.join(predictor)!r} was not measured: choose from {', '.join(known)}"
         )
     return {model: _pool(found.values()) for model, found in rows.items() if found.keys() == everything}
+
+
+def geometry(
+    folder: pathlib.Path, datasets: Mapping[str, str]
+) -> dict[tuple[str, int | None], dict[str, float]]:
+    """Returns GEOMETRY_MEASURES of every evaluated model, by its name and step.
+
+    Pairs of views have the same weight in AUC, and groups in L1. A model that was not evaluated on all
+    datasets is left out.
+
+    Args:
+      folder: work directory of the evaluation.
+      datasets: ROOMS or RECORDINGS, by name of the dataset.
+
+    Raises:
+      UserError: if results cannot be read.
+    """
+    units = _units(folder, "geometry", datasets)
+    everything = {_measured_on(unit) for unit in units}
+    found: dict[tuple[str, int | None], dict[Any, ResultUnit]] = {}
+    for unit in units:
+        found.setdefault((unit.model.name, unit.model.step), {})[_measured_on(unit)] = unit
+    return {
+        model: {
+            f"{kind}_{metric}": value
+            for kind in (ROOMS, RECORDINGS)
+            for metric, value in _pool_geometry(
+                [unit.rows[0] for unit in of_model.values() if datasets[unit.setting["dataset"]] == kind]
+            ).items()
+        }
+        for model, of_model in found.items()
+        if of_model.keys() == everything
+    }
+
+
+def _pool_geometry(rows: Sequence[ResultRow]) -> dict[str, float]:
+    """Returns the metrics of GEOMETRY over the datasets of all rows; those that no row has are missing."""
+    values = {}
+    for metric in GEOMETRY:
+        weight = "point_groups" if metric == "l1_mean" else "view_pairs"
+        known = [(row.values[metric], row.values[weight]) for row in rows if metric in row.values]
+        if known:
+            values[metric] = sum(value * count for value, count in known) / sum(count for _, count in known)
+    return values
+
+
+def _units(folder: pathlib.Path, evaluator: str, datasets: Collection[str]) -> list[ResultUnit]:
+    """Returns the results of an evaluator on some datasets; none if nothing was evaluated yet."""
+    if not any(folder.glob(results_file.FILES)):
+        return []
+    return [
+        unit
+        for unit in results_file.read(folder)
+        if unit.evaluator == evaluator and unit.setting["dataset"] in datasets
+    ]
 
 
 def _measured_on(unit: ResultUnit) -> tuple[Any, ...]:
@@ -209,8 +265,10 @@ def _pool(rows: Iterable[ResultRow]) -> dict[str, float]:
 
 def markdown_table(summaries: Sequence[Summary]) -> str:
     """Returns a table with one line per run: mean ± standard deviation over seeds."""
-    has_geometry = any(summary.values.get("points") for summary in summaries)
-    measures = GEOMETRY_MEASURES if has_geometry else MEASURES
+    measured = {measure for summary in summaries for measure in ALL_MEASURES if summary.values.get(measure)}
+    measures = {key: value for key, value in GEOMETRY_MEASURES.items() if key in measured}
+    if measured & MEASURES.keys() - {"minutes"} or not measured:
+        measures = MEASURES
     titles = [title for title, _ in measures.values()]
     lines = [f"| run | seeds | {' | '.join(titles)} |", "| --- | ---: |" + " ---: |" * len(titles)]
     for summary in summaries:

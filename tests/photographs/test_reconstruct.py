@@ -60,6 +60,9 @@ def test_points_and_cameras_are_those_of_the_network(photographs, weights):
     assert found.camera_to_world.shape == (2, 4, 4) and found.paths == tuple(photographs)
     assert 0 < len(found.points) == len(found.colours) <= 2 * 64 * 96
     np.testing.assert_array_equal(found.pictures[1], texture(64, 96, seed=1))
+    assert network.size == 224, "unknown"
+    as_in_training = reconstruct_photographs(network._replace(size=64), photographs)
+    np.testing.assert_array_equal(as_in_training.points, found.points)
     few = reconstruct_photographs(network, photographs, size=64, max_points=100)
     assert len(few.points) == 100
     rows = {tuple(point) for point in found.points.tolist()}

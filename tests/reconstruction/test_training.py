@@ -20,6 +20,7 @@ from muskie_jax.models.initial_params import init_params
 from muskie_jax.models.muskie import build_model
 from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.optim import make_optimizer
+from muskie_jax.photographs.reconstructing import open_reconstruction
 from muskie_jax.train import train
 from muskie_tests import posed_trees
 from muskie_tests.networks import same
@@ -84,6 +85,7 @@ def test_a_work_directory_loads_and_exports(finished, tmp_path):
     assert weights.params_digest == result["params_digest"]
     metadata = write_weights(tmp_path / "out.safetensors", weights)
     assert metadata["decoder_depth"] == 2 and metadata["metrics"]["points"] == result["points"]
+    assert {open_reconstruction(each).size for each in (workdir, tmp_path / "out.safetensors")} == {32}
     _, exported = load_pretrained(tmp_path / "out.safetensors")
     assert same(exported, params)
     card = model_card(metadata, None)
@@ -218,8 +220,8 @@ def test_weights_of_another_network_are_refused(backbone_file, tmp_path):
     with pytest.raises(UserError, match="has width 48, config.model has 192: pass --config.model.var"):
         train(config, tmp_path, jax.devices()[:1])
     assert shareable_config(config.to_dict())["reconstruct"]["backbone"] == "nano.safetensors"
-    config.reconstruct.backbone = str(tmp_path / "nothing.safetensors")
-    with pytest.raises(UserError, match="nothing.safetensors' does not exist: choose small or tiny"):
+    config.reconstruct.backbone = str(tmp_path / "nothing-{seed}.safetensors")
+    with pytest.raises(UserError, match=f"nothing-{config.seed}.safetensors' does not exist: choose"):
         train(config, tmp_path, jax.devices()[:1])
     with pytest.raises(UserError, match="reads weights itself: train with --config.reconstruct.backbone="):
         make_workdir(tmp_path / "made", open_weights(backbone_file), nano_reconstruction(), force=False)

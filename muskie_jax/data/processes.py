@@ -1,22 +1,23 @@
 """Worker processes: how many cores they may use, and how they stop when their parent is killed."""
 
+import multiprocessing
 import os
 import threading
-import time
-
-PARENT_POLL_SECONDS = 1.0
+from multiprocessing.connection import wait
 
 
 def exit_with_parent() -> None:
     """Makes this worker process exit when its parent dies, even if the parent was killed.
 
-    A killed parent cannot stop its workers. So a thread in the worker polls the parent's process id.
+    A killed parent cannot stop its workers, so a thread of the worker waits for its end. A parent that
+    died while the worker was starting has ended, too. Its process id would not show this: by now, the
+    worker's parent is another process.
     """
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "called in a process of multiprocessing"
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_POLL_SECONDS)
+        wait([parent.sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -6,11 +6,11 @@
 #   PHOTOS      a folder of scenes of photographs
 #   RECORDINGS  a folder of sequences with a cameras.json each
 #   DEMO        one folder of photographs
-#   WEIGHTS     trained weights; by default those of the group rooms
+#   WEIGHTS     trained weights; by default small, of this repository
 # Groups marked GPU are timings or trainings of one GPU; figures of others are those of two CPU cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-WEIGHTS=${WEIGHTS:-runs/figures/rooms}
+WEIGHTS=${WEIGHTS:-small}
 export PATH="$PWD/.venv/bin:$PATH"
 
 groups=$(sed -n 's/^  \([a-z_]*\)) # \(.*\)/\1|\2/p' "$0")

@@ -4,7 +4,8 @@ r"""Learns camera poses and point maps without data: Muskie-S and a decoder on s
         --config.reconstruct.backbone=small
 
 `small` is the Muskie-S in this repository; any other one also works, such as the work directory of a
-training. Without this setting, the backbone starts from random weights. --config.reconstruct.freeze_backbone trains the decoder alone.
+training. Without this setting, the backbone starts from random weights.
+--config.reconstruct.freeze_backbone trains the decoder alone.
 
 An update of 128 views has 10.5 TFLOP, of which the point head takes 85%. It takes 35 ms on an H200
 (600 updates, 2026-11-30), so a run of 5,000 takes three minutes, and one more to compile.

@@ -17,10 +17,10 @@ groups=$(sed -n 's/^  \([a-z_]*\)) # \(.*\)/\1|\2/p' "$0")
 muskie_run() { # JOB CONFIG FOLDER FLAGS...
   muskie "$1" --config "configs/$2" --workdir "runs/figures/$3" "${@:4}"
 }
-experiment() { # NAME; on the GPUs of GPUS, such as 0,1, with SEEDS seeds
+experiment() { # NAME FLAGS...; on the GPUs of GPUS, such as 0,1, with SEEDS seeds
   local folder=runs/figures/$1 config=configs/$1.py
   JAX_COMPILATION_CACHE_DIR='' python -m muskie_jax.sweeps.experiment --config "$config" --workdir "$folder" \
-    --gpus="${GPUS:-}" --seeds="${SEEDS:-3}" --recordings="$RECORDINGS" --config.sources.rooms.photos="$PHOTOS"
+    --gpus="${GPUS:-}" --seeds="${SEEDS:-3}" --recordings="$RECORDINGS" --config.sources.rooms.photos="$PHOTOS" "${@:2}"
   python -m muskie_jax.sweeps.figure --config "$config" --workdir "$folder" --out "$folder.svg"
 }
 recorded=(--config.posed.yours.root="${RECORDINGS:-}" --config.evaluate.sizes='((240, 320),)'
@@ -37,7 +37,7 @@ case ${1:-} in
     grep -A 17 "## Reconstruction" runs/figures/evaluate/tables.md ;;
   photos) # docs/training.md: photos.py on PHOTOS
     muskie_run train photos.py photos --config.sources.photos.root="$PHOTOS" ;;
-  rooms) # GPU. README, docs/training.md, docs/speed.md: rooms.py to its end, textures from PHOTOS
+  rooms) # GPU. docs/training.md, docs/speed.md: rooms.py to its end, textures from PHOTOS
     muskie_run train rooms.py rooms --config.sources.rooms.photos="$PHOTOS" ;;
   initial_values) # GPU. docs/training.md: published and Xavier initial values, three seeds, textures from PHOTOS
     for run in {published,xavier}-{0,1,2}; do
@@ -57,7 +57,7 @@ case ${1:-} in
       muskie_run train recipe.py:adamw "saves_$every" --config.model.variant=base --config.duration='600 steps' \
         --config.buckets.resolutions='(((128, 128),),)' --config.checkpoint.every="$every" --config.log.every=20
     done ;;
-  results) # README, docs/evaluation.md: WEIGHTS on RECORDINGS, 24 groups of 8 views
+  results) # docs/evaluation.md: WEIGHTS on RECORDINGS, 24 groups of 8 views
     muskie_run evaluate evaluate.py:cameras results --config.posed.yours.groups=24 "${recorded[@]}"
     cat runs/figures/results/tables.md ;;
   report) # docs/evaluation.jpg: part of the report of WEIGHTS on RECORDINGS, 9 groups of 4 views
@@ -92,7 +92,7 @@ case ${1:-} in
   recipe) # GPUs. docs/experiments.md: steps of the recipe; RECORDINGS, textures from PHOTOS
     experiment recipe ;;
   controls) # GPUs. docs/experiments.md: what the recipe owes to views, photographs and Muon; likewise
-    experiment controls ;;
+    experiment controls --config.duration='3_000 steps' ;;
   backbones) # GPUs. docs/reconstruction.md: what the backbone contributes; reads runs/controls, see the config
     experiment reconstruct_backbones ;;
   ablations) # GPUs. docs/experiments.md: the paper's ablations in small; likewise
@@ -100,10 +100,12 @@ case ${1:-} in
   minutes) # GPU. docs/experiments.md: correspondence over minutes of training; RECORDINGS, textures from PHOTOS
     python -m muskie_jax.sweeps.experiment --config configs/controls.py --workdir runs/figures/minutes --runs=recipe \
       --seeds=1 --recordings="$RECORDINGS" --config.sources.rooms.photos="$PHOTOS" \
-      --config.checkpoint.every=500 --config.checkpoint.keep_every=500
+      --config.checkpoint.every=1500 --config.checkpoint.keep_every=1500
     muskie_run evaluate evaluate.py:recordings curve --config.data.root="$RECORDINGS" \
-      --config.evaluate.models="('Muskie-S=runs/figures/minutes/recipe-seed0',)" --config.evaluate.checkpoints=all
-    python -m muskie_jax.sweeps.figure --workdir runs/figures/curve --out runs/figures/minutes.svg ;;
+      --config.evaluate.models="('Muskie-S=runs/figures/minutes/recipe-seed0',)" --config.evaluate.checkpoints=all \
+      --config.evaluate.layers='(5,)'
+    python -m muskie_jax.sweeps.figure --workdir runs/figures/curve --out runs/figures/minutes.svg \
+      --predictor='feature+refined 5' ;;
   steps) # GPU. docs/speed.md: time and memory of a training step, and the roofline
     muskie_run benchmark benchmark.py benchmark ;;
   attention) # GPU. muskie_jax/models/flash.py: attention alone, cuDNN and FlashAttention-3

@@ -42,6 +42,7 @@ COMMANDS = {
     "report": Room("muskie_jax.report.__main__", "writes the report of an evaluation again"),
     "sweeps": Room("muskie_jax.sweeps.__main__", "lists the runs of a sweep"),
     "experiment": Room("muskie_jax.sweeps.experiment", "trains a sweep with several seeds, and compares"),
+    "pooled": Room("muskie_jax.sweeps.pooled", "prints correspondence over all datasets of an evaluation"),
     "figure": Room("muskie_jax.sweeps.figure", "draws an experiment"),
 }
 

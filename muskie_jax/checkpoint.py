@@ -5,8 +5,10 @@ damaged if its files cannot be read or its arrays differ from their fingerprints
 aside once an older checkpoint was restored; a config that fits no checkpoint moves nothing.
 """
 
+import errno
 import gc
 import json
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -34,6 +36,7 @@ from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, best_steps, read_history, saved_steps
 from muskie_jax.checks import MISSING, changed_settings
 from muskie_jax.errors import NotFinite, SaveFailed, UserError
+from muskie_jax.files import denied_path
 from muskie_jax.fingerprint import examine
 from muskie_jax.storage.address import absolute
 from muskie_jax.writers import log_main
@@ -203,9 +206,9 @@ class Checkpointer:
         self._messages.clear()
         try:
             saved = saved_steps(self.workdir)
-        except OSError:
-            saved = []
-        left = f"the newest checkpoint is {saved[-1]}" if saved else "there is no earlier checkpoint"
+            left = f"the newest checkpoint is {saved[-1]}" if saved else "there is no earlier checkpoint"
+        except Exception:  # of the same cause: a store that cannot be reached raises errors of its own
+            left = "earlier checkpoints cannot be listed either"
         reason = reason_of(error)
         return SaveFailed(
             f"a checkpoint could not be saved in {self.folder} ({reason}); {left}: fix the cause, then run "
@@ -303,6 +306,9 @@ class Checkpointer:
         if isinstance(error, UserError):
             return error
         lacks_file = isinstance(error, FileNotFoundError)
+        if lacks_file and (denied := denied_path(self.folder / str(step))):
+            # Orbax does not find files in folders that it may not read.
+            error, lacks_file = PermissionError(errno.EACCES, os.strerror(errno.EACCES), denied), False
         of_machine = isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError))
         if not lacks_file and (of_machine or is_storage_failure(error)):
             details = self._messages.write(self.workdir, error)

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Collection, Iterator
 
-from muskie_jax.errors import UserError
+from muskie_jax.errors import UserError, printable
 
 ADDRESS = "://"  # occurs in URLs such as gs://bucket/run, but not in paths
 
@@ -17,8 +17,16 @@ def user_path(path: str | os.PathLike) -> pathlib.Path:
     """Returns the path that a user wrote, with ~ expanded.
 
     Raises:
-      UserError: for a URL, which would become a folder named "gs:", or for the home of an unknown user.
+      UserError: for a URL, which would become a folder named "gs:", for the home of an unknown user, or for
+        a name that is not UTF-8, which Orbax cannot write.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{printable(str(path))} has characters that are not UTF-8: rename it, or set PYTHONUTF8=1 if "
+            "only the locale of this shell is at fault"
+        ) from error
     if ADDRESS in str(path):
         raise UserError(
             f"{str(path)!r} is a URL, but a local path is needed: mount the bucket and use its folder "
@@ -143,6 +151,17 @@ def write_traceback(error: BaseException, folder: pathlib.Path) -> pathlib.Path:
             path.write_text(text)
             return path
     return pathlib.Path(os.devnull)
+
+
+def denied_path(folder: pathlib.Path) -> str:
+    """Returns a file or folder at or below `folder` that this process may not read; "" if there is none."""
+    denied: list[OSError] = []
+    for root, _, names in os.walk(folder, onerror=denied.append):
+        for name in names:
+            path = os.path.join(root, name)
+            if not os.access(path, os.R_OK) and os.path.exists(path):
+                return path
+    return next((str(error.filename) for error in denied if isinstance(error, PermissionError)), "")
 
 
 def create_workdir(workdir: pathlib.Path) -> None:

@@ -22,14 +22,16 @@ class JsonLines:
     """Writes `metrics.jsonl`, one JSON object per line.
 
     Args:
-      path: the file. An existing file is continued; incomplete lines and lines of later steps are removed.
+      path: the file. An existing file is continued; lines that are incomplete, damaged or of later steps
+        are removed.
       first_step: the step that the run continues from.
     """
 
     def __init__(self, path: pathlib.Path, first_step: int):
         kept = []
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
+            lines = path.read_bytes().decode("utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if _step_of(line) <= first_step]
         replace_text(path, "".join(line + "\n" for line in kept))
         self._written = {_identity(json.loads(line)) for line in kept}
         self._path = path
@@ -53,9 +55,9 @@ def _identity(row: Mapping[str, Any]) -> tuple[int, frozenset[str]]:
 
 
 def _step_of(line: str) -> float:
-    """Returns the step of a line; infinity for a line that a killed run left incomplete."""
+    """Returns the step of a line; infinity for a line that is damaged or incomplete."""
     try:
-        return json.loads(line)["step"]
+        return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import pathlib
 import shutil
 
@@ -135,6 +136,22 @@ def test_a_failing_disk_does_not_move_checkpoints(tmp_path, monkeypatch):
         broken.setattr(ocp.CheckpointManager, "restore", stale)
         with pytest.raises(UserError, match="could not be read .*Stale file handle"):
             restored(tmp_path)
+    assert int(restored(tmp_path)[0].step) == 2
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_moved(tmp_path, monkeypatch):
+    """Orbax does not find what is in a folder that it may not read."""
+    saved(tmp_path, 1, 2)
+    meta = tmp_path / "checkpoints/2/meta"
+    content = {path: path.read_bytes() for path in meta.rglob("*") if path.is_file()}
+    with monkeypatch.context() as denied:
+        for path in content:
+            path.unlink()
+        denied.setattr(os, "access", lambda path, mode: "checkpoints/2/" not in str(path))
+        with pytest.raises(UserError, match="checkpoint 2 .* could not be read .*Permission denied.*/2/"):
+            restored(tmp_path)
+    for path, data in content.items():
+        path.write_bytes(data)
     assert int(restored(tmp_path)[0].step) == 2
 
 

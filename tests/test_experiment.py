@@ -198,6 +198,15 @@ def test_predictor_is_chosen_and_unknown_ones_are_reported(folder):
             PredictorName.parse(text)
 
 
+def test_pooled_results_are_printed(folder):
+    run = ["muskie_jax.sweeps.pooled", "--workdir", folder / "evaluation"]
+    done = run_in_process(*run, f"--predictor={' '.join(REFINED)}")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "| model | step | mean error, px | points within 10 px, % |"
+    assert any(line.startswith("| a-seed0 | 10 | 12.0 | ") for line in lines), done.stdout
+    assert "'feature 3' was not measured" in complaint_of(run_in_process(*run, "--predictor=feature 3"))
+
+
 def test_layers_may_be_fractions_of_the_depth():
     name = PredictorName.parse("feature+refined 5/6")
     assert [name.layer_of(depth) for depth in (2, 3, 6, 12)] == ["2", "2", "5", "10"]
@@ -513,6 +522,11 @@ def test_all_trainings_run_once_and_are_evaluated_together(experiment, tmp_path)
     assert calls[0][1][3].endswith("/muon-seed2")
     done, calls = experiment("--only_table")
     assert calls == [] and "| muon | 3 |" in done.stdout
+    before = (tmp_path / "runs/table.md").read_text()
+    done, _ = experiment("--only_table", "--runs=base")
+    assert "muon" not in done.stdout and (tmp_path / "runs/table.md").read_text() == before
+    done, _ = experiment("--only_table", "--config.duration=20 steps")
+    assert "no training in " in complaint_of(done), "none has this duration"
 
 
 def test_failed_training_is_reported_after_the_table_of_the_others(experiment, tmp_path, monkeypatch):

@@ -100,6 +100,16 @@ def test_a_save_that_fails_at_the_end_is_not_lost(tmp_path):
         checkpoints.close()
 
 
+def test_a_store_that_has_gone_does_not_replace_the_reason(tmp_path, monkeypatch):
+    """Its own errors, which are not OSErrors, come up while the message is written."""
+    monkeypatch.setattr("muskie_jax.checkpoint.saved_steps", lambda workdir: 1 / 0)
+    checkpoints = Checkpointer(tmp_path, keep=1)
+    expected = "could not be saved in .*; earlier checkpoints cannot be listed either: fix the cause"
+    with files_of_at_most(100_000), pytest.raises(SaveFailed, match=expected):
+        checkpoints.save(state_at(1), default_config())
+        checkpoints.close()
+
+
 def test_a_file_of_errors_that_cannot_be_written_goes_elsewhere(tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

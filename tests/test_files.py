@@ -1,11 +1,12 @@
 """Writes are atomic, and replace only earlier outputs of the same kind."""
 
+import os
 import pathlib
 
 import pytest
 
 from muskie_jax.errors import UserError, printable
-from muskie_jax.files import atomic_write, check_free, user_path
+from muskie_jax.files import atomic_write, check_free, denied_path, user_path
 
 
 def make(path, force=False, text="new", entries=("a",)):
@@ -66,6 +67,29 @@ def test_an_error_leaves_the_old_folder_in_place(tmp_path, monkeypatch, error, w
 def test_an_address_is_rejected_as_a_path(address):
     with pytest.raises(UserError, match=f"'{address}' is a URL, but a local path is needed"):
         user_path(address)
+
+
+def test_a_name_that_is_not_utf8_is_refused():
+    with pytest.raises(UserError, match="run_.* has characters that are not UTF-8: rename it"):
+        user_path(os.fsdecode(b"run_\xe4"))
+
+
+def test_the_first_path_that_may_not_be_read_is_found(tmp_path, monkeypatch):
+    (tmp_path / "open/closed").mkdir(parents=True)
+    (tmp_path / "open/file").write_text("")
+    assert denied_path(tmp_path) == "" == denied_path(tmp_path / "missing")
+    list_folder = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_folder(path)
+
+    with monkeypatch.context() as other_user:  # as root, nothing is denied
+        other_user.setattr(os, "scandir", refuse)
+        assert denied_path(tmp_path) == str(tmp_path / "open/closed")
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("file"))
+    assert denied_path(tmp_path) == str(tmp_path / "open/file")
 
 
 def test_a_home_is_expanded_and_an_unknown_one_is_an_error():

@@ -61,12 +61,15 @@ def test_json_lines_of_repeated_steps_are_removed(tmp_path):
     for step in range(1, 6):
         lines.write(step, {"loss": float("nan") if step == 2 else step / 2})
     with path.open("a") as file:
-        file.write('{"step": 6, "lo')  # what a killed run leaves
+        file.write('{"step": "x"}\nnull\n{"step": 6, "lo')  # the end is what a killed run leaves
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(b'"step": 1')] ^= 0x80
+    path.write_bytes(damaged)
     lines = JsonLines(path, 3)
     lines.write(3, {"loss": 9.0})  # written already
     lines.write(4, {"loss": 0.0})
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(row["step"], row["loss"]) for row in rows] == [(1, 0.5), (2, None), (3, 1.5), (4, 0.0)]
+    assert [(row["step"], row["loss"]) for row in rows] == [(2, None), (3, 1.5), (4, 0.0)]
 
 
 def test_the_result_is_valid_json(capsys):

@@ -214,8 +214,12 @@ def _average_orientations(
 
 
 def measured_layers(activations: Activations, layers: Sequence[int]) -> list[int]:
-    """Returns the layers to measure, from 1: `layers` that the network has, or all its layers if empty."""
-    return [n for n in range(1, len(activations.features) + 1) if not layers or n in layers]
+    """Returns the layers to measure, from 1: `layers` that the network has, or all its layers if empty.
+
+    Features without layers, such as raw patches, are measured in any case.
+    """
+    count = len(activations.features)
+    return [n for n in range(1, count + 1) if not layers or n in layers or count == 1]
 
 
 def predict_from_activations(

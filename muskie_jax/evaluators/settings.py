@@ -122,6 +122,7 @@ class EvaluateSettings:
         8 find points between cameras that are rolled against each other. The time grows by this factor.
         Only refined predictors choose among angles.
       layers: layers, from 1, whose features and attention correspondence measures; empty means all.
+        Features without layers (`patches`, `sift`) are measured in any case.
       protocols: protocols of correspondence: "targets" is exact; "published" is the paper's, with its
         quirks.
       dtype: type of matrix products.

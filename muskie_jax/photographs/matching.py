@@ -166,7 +166,7 @@ def match_warnings(pairs: Sequence[tuple[pathlib.Path, Matches]], turned: bool =
         reason = (
             "unless the camera stood still, the network has learnt too little; try --predictor=features"
             if ATTENTION in still.values()
-            else "it is the same photograph, or the camera stood still"
+            else "it is the same photograph, or the camera hardly moved: by less than a patch"
         )
         lines.append(
             f"{_some(list(still), len(pairs))} nearly all patches matched at the same position as in the "

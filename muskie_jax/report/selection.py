@@ -11,9 +11,9 @@ from muskie_jax.report.results_file import TRAINING_GROUPS, ModelInfo, ResultUni
 
 # The baseline of reconstruction: fills masked patches with the mean of the target's visible pixels.
 MEAN_COLOUR = ModelInfo("mean colour", "mean_colour")
-TRIVIAL = (STILL, PATCHES, SIFT, MEAN_COLOUR.kind)  # kinds of baselines without a network; listed first
+TRIVIAL = (STILL, PATCHES, MEAN_COLOUR.kind)  # kinds of baselines without a network; listed first
 MISSING = "\N{EN DASH}"
-KINDS = (*TRIVIAL, "mae", "crocov2", "dinov2", "dinov3", "muskie")
+KINDS = (*TRIVIAL, SIFT, "mae", "crocov2", "dinov2", "dinov3", "muskie")
 REFINED = "+refined"
 UNTRAINED = "untrained"
 PROTOCOLS = ("targets", "published")

@@ -36,6 +36,7 @@ from muskie_jax.reconstruction.settings import has_geometry, initial_backbone
 from muskie_jax.sweeps import is_complete, sweep_configs
 from muskie_jax.sweeps.job_queue import Ended, Job, run_jobs
 from muskie_jax.sweeps.outcomes import (
+    BASELINE,
     EVALUATION,
     RECORDINGS,
     ROOMS,
@@ -108,12 +109,16 @@ def experiment() -> None:
             for name, each in settings.posed.items()
         }
         summaries = summarise(workdir, steps, seeds, datasets, predictor)
-        require(summaries, f"no training in {workdir} is finished{_see(failed)}")
-        write_summaries(workdir / SUMMARIES, summaries, predictor)
+        require(
+            any(summary.name != BASELINE for summary in summaries),
+            f"no training in {workdir} is finished with these settings{_see(failed)}",
+        )
+        table = markdown_table(summaries)
+        if not _ONLY_TABLE.value:
+            write_summaries(workdir / SUMMARIES, summaries, predictor)
+            (workdir / TABLE).write_text(table + "\n", encoding="utf-8")
     except UserError as error:
         fail(str(error))
-    table = markdown_table(summaries)
-    (workdir / TABLE).write_text(table + "\n", encoding="utf-8")
     print(table)
     if failed:
         fail(f"not complete: {', '.join(failed)}{_see(failed)}")

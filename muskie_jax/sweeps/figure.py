@@ -27,6 +27,7 @@ from muskie_jax.sweeps.drawing import Question, comparison_svg, time_curve_svg
 from muskie_jax.sweeps.outcomes import (
     ALL_MEASURES,
     BASELINE,
+    POINT_MEASURES,
     SUMMARIES,
     Summary,
     correspondence,
@@ -36,7 +37,6 @@ from muskie_jax.sweeps.outcomes import (
 from muskie_jax.sweeps.predictor import DEFAULT_PREDICTOR, PREDICTOR_HELP, PredictorName
 
 DEFAULT_MEASURES = ("px_10", "recordings_auc_30", "rooms_auc_30")
-CORRESPONDENCE = ("px", "px_10")  # measures that depend on the predictor
 _MEASURE = flags.DEFINE_string(
     "measure",
     None,
@@ -67,7 +67,7 @@ def figure() -> None:
             predictor, summaries = read_summaries(workdir / SUMMARIES)
             file = config_flags.get_config_filename(FLAGS[CONFIG.name]).partition(":")[0]
             measure = _measured(measure, summaries)
-            if measure in CORRESPONDENCE:
+            if measure in POINT_MEASURES:
                 note = "; ".join(filter(None, (f"correspondence by {predictor}", note)))
             text = comparison_svg(_questions(file, summaries), summaries, measure, note)
         else:
@@ -117,7 +117,7 @@ def _parse_levels(entries: Sequence[str]) -> dict[str, float]:
 
 def _time_curve(folder: pathlib.Path, measure: str, more_levels: dict[str, float], note: str) -> str:
     """Returns the chart of an evaluation of several checkpoints of one or more runs."""
-    require(measure in CORRESPONDENCE, f"--measure={measure} needs --config: draw px or px_10 instead")
+    require(measure in POINT_MEASURES, f"--measure={measure} needs --config: draw px or px_10 instead")
     predictor = PredictorName.parse(_PREDICTOR.value)
     units = results_file.read(folder)
     sources = {unit.model.name: unit.model.source for unit in units}

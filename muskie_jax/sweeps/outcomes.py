@@ -30,6 +30,7 @@ MEASURES = {
     "px": ("mean error, px", 1),
     "px_10": ("points within 10 px, %", 1),
 }
+POINT_MEASURES = ("px", "px_10")  # those that depend on the predictor
 # The same for the task "reconstruct": metrics of the evaluator "geometry", on each kind of data.
 ROOMS, RECORDINGS = "rooms", "recordings"
 GEOMETRY = {

@@ -128,7 +128,7 @@ def test_warnings_are_one_line_for_all_photographs():
     assert match_warnings(pairs) == [f"{line}; if a camera was turned, try --turned"]
     (line,) = match_warnings(list(zip(names, [many, still])))
     assert line.startswith("1 of 2 photographs (1.jpg) has nearly all patches matched at the same position")
-    assert line.endswith("it is the same photograph, or the camera stood still")
+    assert line.endswith("it is the same photograph, or the camera hardly moved: by less than a patch")
     (line,) = match_warnings([(names[0], still._replace(predictor="attention"))])
     assert line.startswith("0.jpg has nearly all") and line.endswith("too little; try --predictor=features")
     assert match_warnings([(names[0], many), (names[1], many._replace(moved=None))]) == []

@@ -158,7 +158,8 @@ def training_chart(
     for model in known:
         if model.step is not None:
             runs.setdefault(curve_key(model), {})[model] = model.step
-    runs = {key: steps for key, steps in runs.items() if len(set(steps.values())) > 1}
+    trained = lambda steps: {step for step in steps.values() if step > 0}
+    runs = {key: steps for key, steps in runs.items() if len(trained(steps)) > 1}
     if not runs:
         return None
     series = [

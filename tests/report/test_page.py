@@ -221,6 +221,15 @@ def test_training_curve_starts_at_its_untrained_model(tmp_path, source, starts):
     assert [style for style, _ in curves] == ["g0", "c0"]  # there, both are drawn
 
 
+def test_one_checkpoint_and_its_untrained_model_are_no_curve(tmp_path):
+    """A line between both would look like the course of a training."""
+    start = UNTRAINED._replace(source="untrained, as runs/hostile")
+    for number, (model, px) in enumerate(((start, 80.0), (LATE, 20.0))):
+        rows = [correspondence(NAVI, "attention", "all", px)]
+        append(tmp_path / "results.jsonl", unit(number, model, "correspondence", rows))
+    assert "Mean error (px) by training step" not in write_report(tmp_path)["html"].read_text()
+
+
 def test_reconstruction_curves_start_at_the_target_alone(text):
     curves = chart_of(text, "MSE on masked patches, 1 reference view by views")
     (baseline,) = (points for style, points in curves if style == "g2")

@@ -60,6 +60,12 @@ case ${1:-} in
   results) # docs/evaluation.md: WEIGHTS on RECORDINGS, 24 groups of 8 views
     muskie_run evaluate evaluate.py:cameras results --config.posed.yours.groups=24 "${recorded[@]}"
     cat runs/figures/results/tables.md ;;
+  points) # README, docs/experiments.md: points that small, tiny, an untrained network and SIFT find on RECORDINGS
+    for sequences in recordings wide; do
+      muskie_run evaluate "evaluate.py:$sequences" "points_$sequences" --config.data.root="$RECORDINGS" \
+        --config.evaluate.layers='(2, 5)' --config.evaluate.models="('small', 'tiny', 'untrained:small', 'sift')"
+      muskie pooled --workdir "runs/figures/points_$sequences"
+    done ;;
   report) # docs/evaluation.jpg: part of the report of WEIGHTS on RECORDINGS, 9 groups of 4 views
     muskie_run evaluate evaluate.py:cameras report --config.posed.yours.groups=9 --config.evaluate.views='(4,)' \
       --config.evaluate.pictures=3 "${recorded[@]}" ;;

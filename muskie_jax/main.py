@@ -42,7 +42,7 @@ from muskie_jax.errors import (
 from muskie_jax.evaluate import evaluate
 from muskie_jax.files import user_path, write_traceback
 from muskie_jax.interrupt import handle_signals
-from muskie_jax.peers import end_with_peers, failed_alone, tell_peers
+from muskie_jax.peers import end_with_peers, failed_alone, hint_of_peers, tell_peers
 from muskie_jax.perf.benchmark import benchmark
 from muskie_jax.perf.loading import benchmark_data
 from muskie_jax.perf.plan import plan
@@ -150,7 +150,8 @@ def run(job: str | None) -> None:
             _end_all(str(error), TRY_AGAIN)
         except Exception as error:
             file = write_traceback(error, workdir)
-            _end(f"{type(error).__name__}: {first_line(error)} (traceback: {file})", MACHINE_ERROR)
+            hint = hint_of_peers(error, jax.process_count())
+            _end(f"{type(error).__name__}: {first_line(error)}{hint} (traceback: {file})", MACHINE_ERROR)
         finally:
             signals.part()
         if jax.process_index() == 0:

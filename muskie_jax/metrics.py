@@ -12,7 +12,7 @@ from jax import Array
 
 from muskie_jax.errors import NotFinite
 
-ADVICE = "lower config.optim.learning_rate and rerun; training resumes from the latest checkpoint"
+ADVICE = "lower config.optim.learning_rate and rerun; training resumes from the latest checkpoint, if any"
 
 
 @struct.dataclass

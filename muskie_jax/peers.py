@@ -28,6 +28,7 @@ from muskie_jax.errors import (
 from muskie_jax.files import write_traceback
 
 KEY = "muskie_jax/failure"
+COLLECTIVES = ("Gloo", "NCCL", "coordination service")  # libraries that connect processes, in messages
 _failed_alone = False
 SECONDS = 2.0  # between looks
 
@@ -87,6 +88,16 @@ def raise_together(failure: Exception | None, workdir: pathlib.Path) -> None:
         status, _, message = other.partition(" ")
         if int(status):
             raise RunFailed(f"another process failed: process {process}: {message}", int(status))
+
+
+def hint_of_peers(error: Exception, processes: int) -> str:
+    """Returns what to say beside an error that a process has if another one has died; "" for others."""
+    if processes == 1 or not any(library in str(error) for library in COLLECTIVES):
+        return ""
+    return (
+        "; another process has probably ended first: see what it printed, then run the same command again "
+        "in all processes"
+    )
 
 
 def end_with_peers() -> None:

@@ -12,6 +12,5 @@ GLOO = "UNKNOWN: Gloo all-reduce failed: [external/gloo/transport/tcp/pair.cc:54
     [(GLOO, 2, True), (GLOO, 1, False), ("NCCL operation failed", 8, True), ("out of memory", 2, False)],
 )
 def test_a_broken_connection_hints_at_another_process(message, processes, has_hint):
-    assert (
-        "another process has probably ended first" in hint_of_peers(RuntimeError(message), processes)
-    ) == (has_hint)
+    hint = hint_of_peers(RuntimeError(message), processes)
+    assert ("another process has probably ended first" in hint) == has_hint

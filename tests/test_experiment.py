@@ -586,6 +586,7 @@ def test_runs_of_two_tasks_are_refused(experiment, tmp_path):
     assert "runs of one experiment must have one config.task" in complaint_of(done) and calls == []
 
 
+@pytest.mark.slow
 def test_experiment_of_backbones_measures_cameras_and_points(tmp_path):
     """Trains and evaluates a real network, three updates on two views of 32x32."""
     for name, text in (("sweep.py", SWEEP), ("evaluation.py", EVALUATION)):

@@ -12,7 +12,7 @@ from muskie_tests.browser import CHROMIUM, Browser
 from muskie_tests.viewer_scenes import BRIGHT, NAMES, TITLE, pictures, wall
 
 pytestmark = [
-    pytest.mark.extras,
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
 ]
 MIDDLE = (500, 350)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from muskie_jax.errors import UserError
+from muskie_jax.viz.reconstruction import to_pixels
 
 CELL = 8  # pixels from one descriptor to the next
 CHANNELS = 128  # of a descriptor: 4x4 parts, 8 directions
@@ -50,10 +51,9 @@ def dense_sift(images: Float[np.ndarray, "B V H W 3"]) -> Float32[np.ndarray, "B
         for y in range(rows)
         for x in range(columns)
     ]
-    pixels = np.clip((np.asarray(images) + 1) * 127.5, 0, 255).round().astype(np.uint8)
     sift = cv2.SIFT_create()
     descriptors = [
         sift.compute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), keypoints)[1]
-        for image in pixels.reshape(-1, height, width, 3)
+        for image in to_pixels(np.asarray(images)).reshape(-1, height, width, 3)
     ]
     return np.stack(descriptors).reshape(batch, views, rows, columns, CHANNELS).astype(np.float32)

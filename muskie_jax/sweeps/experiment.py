@@ -237,9 +237,8 @@ def _evaluate(
     arguments = ["--config", file, "--workdir", str(workdir / EVALUATION)]
     arguments += [f"--config.evaluate.models={tuple(folders)}", "--config.evaluate.checkpoints=last"]
     arguments += [f"--config.evaluate.evaluators=('{evaluator}',)", "--config.evaluate.pictures=0"]
-    if (
-        evaluator == CORRESPONDENCE and predictor.layer != ALL
-    ):  # other layers would take as long again, each
+    if evaluator == CORRESPONDENCE and predictor.layer != ALL:
+        # Each other layer would take as long again.
         layers = {
             int(predictor.layer_of(VARIANTS[config.model.variant].depth)) for config in configs.values()
         }

@@ -5,10 +5,8 @@ damaged if its files cannot be read or its arrays differ from their fingerprints
 aside once an older checkpoint was restored; a config that fits no checkpoint moves nothing.
 """
 
-import errno
 import gc
 import json
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +22,7 @@ from muskie_jax.checkpoints.contents import (
     ITEMS,
     check_fingerprints,
     describe,
+    machine_error,
     make_meta,
     or_empty,
     read_meta,
@@ -31,12 +30,11 @@ from muskie_jax.checkpoints.contents import (
     verify_state,
     without_empty,
 )
-from muskie_jax.checkpoints.object_storage import is_storage_failure, manager_options, move
+from muskie_jax.checkpoints.object_storage import manager_options, move
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, best_steps, read_history, saved_steps
 from muskie_jax.checks import MISSING, changed_settings
 from muskie_jax.errors import NotFinite, SaveFailed, UserError
-from muskie_jax.files import denied_path
 from muskie_jax.fingerprint import examine
 from muskie_jax.storage.address import absolute
 from muskie_jax.writers import log_main
@@ -305,15 +303,10 @@ class Checkpointer:
         """Returns UserError if the machine, not the checkpoint, is at fault; else Damaged."""
         if isinstance(error, UserError):
             return error
-        lacks_file = isinstance(error, FileNotFoundError)
-        if lacks_file and (denied := denied_path(self.folder / str(step))):
-            # Orbax does not find files in folders that it may not read.
-            error, lacks_file = PermissionError(errno.EACCES, os.strerror(errno.EACCES), denied), False
-        of_machine = isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError))
-        if not lacks_file and (of_machine or is_storage_failure(error)):
-            details = self._messages.write(self.workdir, error)
+        if cause := machine_error(self.folder / str(step), error):
+            details = self._messages.write(self.workdir, cause)
             return UserError(
-                f"checkpoint {step} in {self.folder} could not be read ({reason_of(error)}): fix the "
+                f"checkpoint {step} in {self.folder} could not be read ({reason_of(cause)}): fix the "
                 f"cause, then run the same command again{details}"
             )
         return Damaged(reason_of(error))

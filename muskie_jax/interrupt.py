@@ -1,4 +1,4 @@
-"""Ends a program on SIGINT, SIGTERM or SIGHUP, and loses no work.
+"""Ends a program on a signal, and loses no work.
 
 Before and after training there is nothing to save: a signal ends the program at once. During training, the
 run saves and stops after an update, the same in all its processes. Further signals do not interrupt that.
@@ -21,7 +21,9 @@ from typing import Any
 from muskie_jax.coordination import Coordination
 from muskie_jax.errors import end_process, first_line
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Schedulers send the last two before a time limit (`sbatch --signal=USR1@300`).
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+OF_USERS = (signal.SIGUSR1, signal.SIGUSR2)  # Python code of a user may have handlers for them
 STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
 TIME_LIMIT = "config.max_minutes"
 FAILURE = "a failure of one process"
@@ -60,6 +62,8 @@ class SignalHandler:
         for number in SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue  # nohup
+            if number in OF_USERS and signal.getsignal(number) != signal.SIG_DFL:
+                continue
             try:
                 self._previous[number] = signal.signal(number, self._handle)
             except ValueError:  # only the main thread may set signal handlers

@@ -1,8 +1,9 @@
 """Lock files, which keep two jobs from writing one work directory at a time.
 
 A lock file names its owner: host, process and the time when the process started. The owner refreshes the
-file's modification time. On the owner's machine, a lock is dead if the process is. Elsewhere, it is dead if
-it was not refreshed for some minutes. A dead lock is taken over, so a killed run can be continued at once.
+file's modification time. On the owner's machine, a lock is dead if the process is, or if it belongs to
+another work directory, of which this one is a copy. Elsewhere, it is dead if it was not refreshed for some
+minutes. A dead lock is taken over, so a killed run can be continued at once.
 
 Locks of the operating system (flock, lockf) are not used, since some network file systems lack them. Lock
 files only need exclusive creation, which object storage has too; see `storage.lock_files`.
@@ -47,6 +48,7 @@ class Owner:
       started: when the process started, in any unit.
       since: when it took the lock, as text.
       token: differs for each lock.
+      folder: the work directory, by its path on that host.
     """
 
     host: str
@@ -55,18 +57,19 @@ class Owner:
     started: str
     since: str
     token: str
+    folder: str
 
     @classmethod
-    def this_process(cls) -> "Owner":
+    def this_process(cls, folder: pathlib.Path) -> "Owner":
         since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        process, token = os.getpid(), uuid.uuid4().hex
-        return cls(socket.gethostname(), _machine(), process, _started(process) or "", since, token)
+        process, host, token = os.getpid(), socket.gethostname(), uuid.uuid4().hex
+        return cls(host, _machine(), process, _started(process) or "", since, token, str(folder))
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}, which took its lock at {self.since}"
 
 
-UNKNOWN = Owner("an unknown host", "", 0, "", "an unknown time", "")
+UNKNOWN = Owner("an unknown host", "", 0, "", "an unknown time", "", "")
 
 
 @contextlib.contextmanager
@@ -118,7 +121,7 @@ class WorkdirLock:
         self._base = absolute(path)
         self._files = lock_files(path)
         self._path = self._base  # with a number, once it is created
-        self._owner = Owner.this_process()
+        self._owner = Owner.this_process(self._base.parent)
         try:
             self._acquire()
         except OSError as error:
@@ -174,11 +177,18 @@ class WorkdirLock:
 
     def _is_dead(self, path: pathlib.Path, owner: Owner) -> bool:
         if owner.machine == self._owner.machine:
-            return _started(owner.process) != owner.started
+            return _started(owner.process) != owner.started or self._is_copied(owner)
         try:
             return self._is_stale(path, owner)
         except FileNotFoundError:  # released in the meantime
             return True
+
+    def _is_copied(self, owner: Owner) -> bool:
+        """Returns whether a lock was copied here, with its work directory, from that of its owner."""
+        try:
+            return not os.path.samefile(owner.folder, self._base.parent)
+        except OSError:  # the owner's folder was renamed, or is in object storage
+            return False
 
     def _is_stale(self, path: pathlib.Path, owner: Owner) -> bool:
         """Returns whether a lock is not refreshed for DEAD_SECONDS. Waits until this is known."""

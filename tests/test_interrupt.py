@@ -36,6 +36,9 @@ def test_a_time_limit_requests_a_stop(monkeypatch):
     assert not endless.requested(2)
 
 
+STOP_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"]
+
+
 class Busy:
     """A standard error that is in the middle of a write."""
 
@@ -45,7 +48,7 @@ class Busy:
     flush = write
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", STOP_SIGNALS)
 def test_a_signal_during_a_write_requests_a_stop(monkeypatch, capfd, name):
     with StopSignal() as stop:
         assert not stop.requested(1)
@@ -93,6 +96,17 @@ def test_nohup_is_respected():
             assert not stop.requested(1)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_handlers_of_a_users_program_for_its_own_signals_stay(monkeypatch):
+    received = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: received.append("SIGUSR1"))
+    try:
+        with StopSignal() as stop:
+            signal.raise_signal(signal.SIGUSR1)
+            assert received == ["SIGUSR1"] and not stop.requested(1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +163,7 @@ def start(code):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", STOP_SIGNALS)
 def test_a_signal_before_training_ends_the_program_at_once(name):
     process = start(STARTING)
     assert process.stdout.readline() == "ready\n"

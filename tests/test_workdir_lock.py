@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,26 @@ def test_the_second_job_is_refused_and_the_message_names_the_owner(path, file):
     assert f"{path.parent} is in use by process {process.pid} on {owner.host}, which" in str(refused.value)
     assert owner.since in str(refused.value) and "use another --workdir" in str(refused.value)
     assert entries(path) == ["train.lock.1"]
+
+
+def test_a_copy_of_a_work_directory_in_use_is_not_in_use(tmp_path):
+    run, link = tmp_path / "run", tmp_path / "link"
+    run.mkdir()
+    link.symlink_to(run)
+    process = hold(run / "train.lock")
+    try:
+        copy = shutil.copytree(run, tmp_path / "copy")
+        WorkdirLock(copy / "train.lock").release()
+        assert not list(copy.iterdir())
+        for same in (run, link):
+            with pytest.raises(UserError, match="in use by process"):
+                WorkdirLock(same / "train.lock")
+        renamed = run.rename(tmp_path / "renamed")
+        with pytest.raises(UserError, match="in use by process"):
+            WorkdirLock(renamed / "train.lock")
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize("reaped", [True, False])

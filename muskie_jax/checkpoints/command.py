@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from muskie_jax.checkpoints.contents import reason_of, verify
+from muskie_jax.checkpoints.contents import Unreadable, reason_of, verify
 from muskie_jax.checkpoints.object_storage import is_complete, move
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, best_steps, evaluation_errors
@@ -27,9 +27,10 @@ _RESTORE = flags.DEFINE_bool("restore", False, "Take back intact checkpoints tha
 def inspect_checkpoints(workdir: pathlib.Path, restore: bool) -> dict[str, Any]:
     """Logs one line for each checkpoint, and returns the steps by their condition.
 
-    The lists are `intact` and `damaged`, of the run's checkpoints; `aside`, intact ones that are moved
-    aside; and `restored`, those taken back. `best` is the intact step with the lowest error, if any, and
-    `goodput` the share of the run's time that was spent in steps that count, if it is recorded.
+    The lists are `intact`, `damaged` and `unreadable` (by this machine), of the run's checkpoints; `aside`,
+    intact ones that are moved aside; and `restored`, those taken back. `best` is the intact step with the
+    lowest error, if any, and `goodput` the share of the run's time that was spent in steps that count, if
+    it is recorded.
 
     Args:
       workdir: the work directory.
@@ -43,7 +44,8 @@ def inspect_checkpoints(workdir: pathlib.Path, restore: bool) -> dict[str, Any]:
         raise UserError(f"--workdir={workdir} has no folder {CHECKPOINTS}: use the --workdir of a training")
     collect_orbax_messages()
     errors = evaluation_errors(workdir)
-    found: dict[str, list[int]] = {"intact": [], "damaged": [], "aside": [], "restored": []}
+    conditions = ("intact", "damaged", "unreadable", "aside", "restored")
+    found: dict[str, list[int]] = {condition: [] for condition in conditions}
     for folder in [*_checkpoints_in(run), *_checkpoints_in(aside)]:
         shown = folder.relative_to(workdir)
         try:
@@ -51,9 +53,10 @@ def inspect_checkpoints(workdir: pathlib.Path, restore: bool) -> dict[str, Any]:
             if folder.parent == run:
                 require(str(step) == folder.name, f"its contents belong to step {step}")
         except UserError as error:
-            log(f"{shown}: damaged ({reason_of(error.__cause__ or error)})")
+            condition = "unreadable" if isinstance(error, Unreadable) else "damaged"
+            log(f"{shown}: {condition} ({reason_of(error.__cause__ or error)})")
             if folder.parent == run:
-                found["damaged"].append(int(folder.name))
+                found[condition].append(int(folder.name))
             continue
         error = f", error {errors[step]:.4f}" if step in errors else ""
         if folder.parent == run:

@@ -5,9 +5,11 @@ version, the config, and the shape, dtype and fingerprint of every array of the 
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
+import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -19,8 +21,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
-from muskie_jax.checkpoints.object_storage import prepare_orbax
+from muskie_jax.checkpoints.object_storage import is_storage_failure, prepare_orbax
 from muskie_jax.errors import UserError, first_line
+from muskie_jax.files import denied_path
 from muskie_jax.fingerprint import examine
 from muskie_jax.sharding import path_name
 from muskie_jax.storage.address import absolute
@@ -43,6 +46,25 @@ def reason_of(error: BaseException) -> str:
     if status := re.search("|".join(DAMAGES), text):
         return DAMAGES[status[0]]
     return first_line(error)[:LONGEST_REASON]
+
+
+class Unreadable(UserError):
+    """The machine does not read a checkpoint, which may be intact."""
+
+
+def machine_error(folder: pathlib.Path, error: BaseException) -> BaseException | None:
+    """Returns why this machine could not read a checkpoint; None if the checkpoint is at fault.
+
+    Args:
+      folder: the checkpoint's folder.
+      error: the error of reading it.
+    """
+    lacks_file = isinstance(error, FileNotFoundError)
+    if lacks_file and (denied := denied_path(folder)):
+        # Orbax does not find files in folders that it may not read.
+        error, lacks_file = PermissionError(errno.EACCES, os.strerror(errno.EACCES), denied), False
+    of_machine = isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError))
+    return error if not lacks_file and (of_machine or is_storage_failure(error)) else None
 
 
 def describe(state: Any) -> dict[str, str]:
@@ -178,8 +200,14 @@ def _damage_is_user_error(folder: pathlib.Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # Orbax raises errors of many types for a damaged file
+        if cause := machine_error(folder, error):
+            raise Unreadable(
+                f"the checkpoint {folder} could not be read ({reason_of(cause)}): fix the cause, then run "
+                "the same command again"
+            ) from cause
         raise UserError(
-            f"the checkpoint {folder} cannot be read or is damaged: {reason_of(error)}"
+            f"the checkpoint {folder} is damaged ({reason_of(error)}): use another one, which "
+            "`muskie checkpoints --workdir ...` lists"
         ) from error
 
 

@@ -23,10 +23,10 @@ STATES = {"T": "stopped by a signal", "D": "waiting for a disk or a server", "Z"
 def start_worker(folder: str, index: int, count: int) -> None:
     """Initialises a worker process of Grain.
 
-    Ctrl-C, the closing of a terminal, and SIGTERM from a scheduler may reach workers as well as the
-    training process. The training process needs batches until it has saved, and several processes take some
-    updates to agree on the step to save. So workers ignore the first two, and exit some minutes after
-    SIGTERM. They exit at once when the training process is killed, since it cannot stop them then.
+    Stop signals may reach workers as well as the training process: Ctrl-C, the closing of a terminal, and
+    those of a scheduler. The training process needs batches until it has saved, and several processes take
+    some updates to agree on the step to save. So workers exit some minutes after SIGTERM, and ignore the
+    others. They exit at once when the training process is killed, since it cannot stop them then.
 
     On SIGUSR1, a worker writes the stacks of its threads to a file.
 
@@ -37,8 +37,8 @@ def start_worker(folder: str, index: int, count: int) -> None:
     """
     del count
     keep_freed_memory()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(ignored, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
     with contextlib.suppress(OSError):  # only messages need the files
         faulthandler.register(signal.SIGUSR1, file=_stacks_file(folder, index).open("w"))

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from muskie_jax import interrupt
+
 POLL_SECONDS = 0.1
 GPU_MEMORY = 0.9  # fraction of a GPU's memory that jobs share
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Job(NamedTuple):
@@ -51,8 +52,8 @@ def run_jobs(
 ) -> bool:
     """Runs all jobs, in order, each as soon as a GPU is free. A failing job does not stop the others.
 
-    After Ctrl-C, SIGTERM or SIGHUP, no job is started any more, and every such signal is passed on to the
-    running jobs as SIGTERM: a training saves and stops after the first, and others do not interrupt it.
+    After a stop signal, such as Ctrl-C, no job is started any more, and every such signal is passed on to
+    the running jobs as SIGTERM: a training saves and stops after the first, and others do not interrupt it.
 
     Args:
       jobs: the jobs.
@@ -112,7 +113,7 @@ def _stop_requests() -> Iterator[list[int]]:
     """Yields a list that receives the number of every stop signal while the context is open."""
     requests: list[int] = []
     handle = lambda number, frame: requests.append(number)
-    previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    previous = {number: signal.signal(number, handle) for number in interrupt.SIGNALS}
     try:
         yield requests
     finally:

@@ -1,6 +1,7 @@
 """`muskie checkpoints` tells intact from damaged checkpoints, and takes back intact ones."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -8,11 +9,16 @@ import jax.numpy as jnp
 import pytest
 
 from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.checkpoints.command import inspect_checkpoints
+from muskie_jax.checkpoints.contents import read_params
 from muskie_jax.checkpoints.saved_steps import saved_steps
 from muskie_jax.config import default_config
 from muskie_jax.errors import UserError
 from muskie_jax.train_step import TrainState
 from muskie_tests.commands import complaint_of, run_in_process
+
+
+NOTHING = {condition: [] for condition in ("intact", "damaged", "unreadable", "aside", "restored")}
 
 
 def state_at(step):
@@ -58,15 +64,40 @@ def test_intact_checkpoints_are_taken_back_and_damaged_ones_are_not(workdir):
     aside(workdir, 2)
     damage(aside(workdir, 3))
     result, log = run(workdir)
-    assert result == {"intact": [1], "damaged": [], "aside": [2], "restored": [], "best": None}
+    assert result == {
+        "intact": [1],
+        "damaged": [],
+        "unreadable": [],
+        "aside": [2],
+        "restored": [],
+        "best": None,
+    }
     assert "checkpoints_damaged/2: intact, error 0.2500, moved aside\n" in log
     assert "checkpoints_damaged/3: damaged (" in log
     assert "--restore takes back" in log and saved_steps(workdir) == [1]
     result, log = run(workdir, "--restore")
-    assert result == {"intact": [1], "damaged": [], "aside": [], "restored": [2], "best": 2}
+    assert result == {
+        "intact": [1],
+        "damaged": [],
+        "unreadable": [],
+        "aside": [],
+        "restored": [2],
+        "best": 2,
+    }
     assert saved_steps(workdir) == [1, 2]
     assert [path.name for path in (workdir / "checkpoints_damaged").iterdir()] == ["3"]
     assert run(workdir, "--restore")[0]["intact"] == [1, 2]
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(workdir, monkeypatch):
+    """Orbax does not find what is in a folder that it may not read."""
+    shutil.rmtree(workdir / "checkpoints" / "3" / "meta")
+    assert inspect_checkpoints(workdir, restore=False)["damaged"] == [3]
+    monkeypatch.setattr(os, "access", lambda path, mode: "checkpoints/3/" not in str(path))
+    found = inspect_checkpoints(workdir, restore=False)
+    assert found["intact"] == [1, 2] and found["damaged"] == [] and found["unreadable"] == [3]
+    with pytest.raises(UserError, match="checkpoints/3 could not be read .*Permission denied.*: fix"):
+        read_params(workdir / "checkpoints" / "3")
 
 
 def test_taking_back_replaces_nothing(workdir):

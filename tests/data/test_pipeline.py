@@ -93,7 +93,7 @@ def test_batches_do_not_depend_on_workers_or_the_first_step(mixed, workers, firs
     assert_same(take(mixed, 7 - first, first, workers=workers), expected[first:])
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"])
 def test_workers_run_on_after_a_signal_until_the_trainer_has_saved(sampler, name):
     updates = Pipeline(sampler, range(GROUPS), workers=1).updates()
     batches = [next(updates)]

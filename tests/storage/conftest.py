@@ -12,7 +12,7 @@ from muskie_tests.object_storage import emulated
 
 @pytest.fixture(scope="session")
 def running():
-    """Starts a store once and keeps it to the end: clients are cached by their process, with its address."""
+    """Starts a store once and keeps it to the end: processes cache clients with its address."""
     with contextlib.ExitStack() as open_stores:
         yield functools.cache(lambda scheme: open_stores.enter_context(emulated(scheme)))
 

@@ -71,7 +71,7 @@ def test_the_lock_of_a_dead_job_is_taken_over_and_that_of_a_living_one_is_not(wo
     monkeypatch.setattr(workdir_lock, "DEAD_SECONDS", 4.0)
     monkeypatch.setattr(workdir_lock, "REFRESH_SECONDS", 1.0)
     path = workdir / "train.lock"
-    owner = dataclasses.replace(Owner.this_process(), machine="another", host="node7")
+    owner = dataclasses.replace(Owner.this_process(workdir), machine="another", host="node7")
     text = json.dumps(dataclasses.asdict(owner))
     (workdir / "train.lock.1").write_text(text)
     ended = threading.Event()

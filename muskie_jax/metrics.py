@@ -53,6 +53,13 @@ class Skipped(NamedTuple):
     batches: str
 
 
+def describe_skipped(updates: Sequence[Skipped]) -> str:
+    """Returns a line about the updates that were skipped in an interval."""
+    count, last = len(updates), updates[-1]
+    words = f"{count} update{'s' * (count != 1)} skipped for bad gradients"
+    return f"  {words}, the last at step {last.step}: {last.batches}"
+
+
 class MetricsQueue:
     """Reads metrics a few updates late, so that the host does not wait for the devices after each update.
 

@@ -16,8 +16,10 @@ from ml_collections import ConfigDict
 from muskie_jax import config as config_lib
 from muskie_jax import goodput as goodput_lib
 from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.checkpoints.disk import check_disk
 from muskie_jax.checkpoints.saved_steps import METRICS, SPIKE
 from muskie_jax.checkpoints.schedule import SaveSchedule, is_multiple
+from muskie_jax.data import changes
 from muskie_jax.data.mixture import Mixture, build_mixture, training_sampler
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.errors import NotFinite, SaveFailed, UserError, first_line
@@ -29,7 +31,7 @@ from muskie_jax.goodput import Goodput
 from muskie_jax.gpu.determinism import require_deterministic_programs
 from muskie_jax.interop.initial_backbone import read_backbone, start_from
 from muskie_jax.interrupt import StopSignal
-from muskie_jax.metrics import Mean, MetricsQueue, Skipped
+from muskie_jax.metrics import Mean, MetricsQueue, describe_skipped
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.peers import fail_alone, raise_together
 from muskie_jax.perf.profiling import StepProfile
@@ -58,7 +60,7 @@ from muskie_jax.workdir_lock import exclusive
 from muskie_jax.writers import Writers, log_main, save_picture
 
 LOCK = "train.lock"
-CONTINUED_FILES = (METRICS, RUN_FILE, goodput_lib.FILE)  # files that a resumed run reads
+CONTINUED_FILES = (METRICS, RUN_FILE, goodput_lib.FILE, changes.FILE)  # files that a resumed run reads
 
 
 def train(
@@ -136,6 +138,11 @@ def _train(
         log_main(f"Continuing from step {first_step} in {checkpoints.folder}")
         if first_step > 0:  # at step 0 the weights are imported, and the saved config was never used
             describe_changes(old_config, config)
+    if jax.process_index() == 0:
+        differences = changes.data_changes(mixture, files.folder)
+        for difference in differences if first_step > 0 else ():
+            log_main(f"  {difference}")
+    check_disk(checkpoints.folder, state_shapes, saving)
     if first_step > total_steps:
         raise UserError(
             f"{checkpoints.folder} is at step {first_step}, beyond config.duration="
@@ -345,13 +352,6 @@ def scalars(
         name: float(value) for name, value in means.items()
     }
     return values | {f"error/{name}": float(error) for name, error in by_source if np.isfinite(error)}
-
-
-def describe_skipped(updates: Sequence[Skipped]) -> str:
-    """Returns a line about the updates that were skipped in an interval."""
-    count, last = len(updates), updates[-1]
-    words = f"{count} update{'s' * (count != 1)} skipped for bad gradients"
-    return f"  {words}, the last at step {last.step}: {last.batches}"
 
 
 def evaluate(

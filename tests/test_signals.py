@@ -59,7 +59,7 @@ def test_signals_in_every_phase_of_a_run_lose_nothing(tmp_path, undisturbed, pro
     assert result["stopped"] == "SIGINT" and run.saved() == [result["step"]]
     first = result["step"]
     assert 3 <= first < STEPS
-    run, result = attack("Compiling", "SIGTERM", 0)  # resumed
+    run, result = attack("Compiling", "SIGUSR1", 0)  # resumed
     assert result is None and run.saved() == [first]
     run, result = attack(f"step {first + 2}/", "SIGHUP", 0)
     assert result["stopped"] == "SIGHUP" and run.saved() == [first, result["step"]]

@@ -17,7 +17,6 @@ from muskie_jax.errors import UserError
 from muskie_jax.train_step import TrainState
 from muskie_tests.commands import complaint_of, run_in_process
 
-
 NOTHING = {condition: [] for condition in ("intact", "damaged", "unreadable", "aside", "restored")}
 
 

@@ -40,7 +40,7 @@ SETTINGS = [
     "--config.watchdog.batch_minutes=0.5",
     f"--config.checkpoint.every={SAVE_EVERY}",
 ]
-SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 REFUSED = 30  # requests to object storage that get a 503, which is every third
 
 

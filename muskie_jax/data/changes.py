@@ -1,0 +1,55 @@
+"""Notices that the data of a run is no longer what it was at its last start: later examples then differ."""
+
+import json
+import pathlib
+
+from muskie_jax.data.mixture import Mixture
+from muskie_jax.data.recordings import RecordedSource
+from muskie_jax.data.sources import PhotographSource, Source, SyntheticSource
+from muskie_jax.files import replace_text
+
+FILE = "data.json"  # in the work directory: what each source had at the last start
+
+
+def data_changes(mixture: Mixture, workdir: pathlib.Path) -> list[str]:
+    """Records what each source has, and returns a line for each that had something else before.
+
+    Numbers of scenes and images are compared, not their names or contents. Sources that are new or gone
+    are changes of the config.
+
+    Args:
+      mixture: the sources.
+      workdir: the work directory, on this machine.
+    """
+    both = zip(mixture.names, mixture.training, mixture.held_out)
+    now = {name: _describe(training, held_out) for name, training, held_out in both}
+    path = workdir / FILE
+    try:
+        before = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        before = {}
+    replace_text(path, json.dumps(now, indent=2) + "\n")
+    return [
+        f"{name} had {before[name]}, and now has {text}: examples differ from here on"
+        for name, text in now.items()
+        if before.get(name, text) != text
+    ]
+
+
+def _describe(training: Source, held_out: Source) -> str:
+    if isinstance(training, SyntheticSource):
+        return "rooms"
+    evaluated = held_out.weight > 0 and held_out != training
+    parts = [training, held_out] if evaluated else [training]
+    images, scenes = zip(*map(_count, parts))
+    join = lambda counts: " and ".join(map(str, counts))
+    which = " (training and held out)" if len(parts) > 1 else ""
+    return f"{join(images)} images in {join(scenes)} scenes{which}"
+
+
+def _count(source: Source) -> tuple[int, int]:
+    """Returns the number of images and of scenes."""
+    if isinstance(source, RecordedSource):
+        return sum(len(sequence.frames) for sequence in source.sequences), len(source.sequences)
+    assert isinstance(source, PhotographSource)
+    return int(source.scenes.counts.sum()), len(source.scenes)

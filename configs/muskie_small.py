@@ -30,4 +30,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.evaluation.groups = 256
     config.checkpoint.keep_every = to_steps("50 epochs", config, "config.checkpoint.keep_every")
     config.checkpoint.keep_best = 1
+    config.checkpoint.export = True
     return config

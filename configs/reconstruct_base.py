@@ -46,4 +46,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.evaluation.size = (224, 224)
     config.evaluation.views = 8
     config.checkpoint.keep_best = 1
+    config.checkpoint.export = True
     return config

@@ -159,6 +159,7 @@ class CheckpointSettings:
         for none.
       keep_best: number of checkpoints with the lowest error on held-out scenes to keep, in addition to the
         others; 0 for none. Every evaluation then saves a checkpoint.
+      export: whether a finished run writes the weights of its best checkpoint to `best.safetensors`.
     """
 
     minutes: float = 15.0
@@ -166,6 +167,7 @@ class CheckpointSettings:
     keep: int = 3
     keep_every: int = 0
     keep_best: int = 0
+    export: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
 from muskie_jax.fingerprint import LoweredExaminations, digest
 from muskie_jax.goodput import Goodput
 from muskie_jax.gpu.determinism import require_deterministic_programs
+from muskie_jax.interop.best_weights import write_best_weights
 from muskie_jax.interop.initial_backbone import read_backbone, start_from
 from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue, describe_skipped
@@ -296,6 +297,9 @@ def _train(
             result |= evaluate(evaluator, state.params, step, writers, files.folder, watchdog)
     writers.scalars(step, "goodput", goodput.seconds())
     writers.close()
+    if saving.export and not stopping:
+        files.upload()  # the errors of checkpoints
+        result["weights"] = str(write_best_weights(workdir))
     result |= {
         "train_loss": train_loss,
         "views_per_second": progress.views_per_second(),

@@ -19,6 +19,7 @@ from muskie_jax.checkpoints.saved_steps import best_step, saved_steps
 from muskie_jax.config import synthetic
 from muskie_jax.errors import NotFinite, UserError
 from muskie_jax.evaluators.reconstruction import ReconstructionEvaluator
+from muskie_jax.interop.load import open_weights
 from muskie_jax.masking import MaskOptions
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
@@ -293,9 +294,13 @@ def test_the_best_checkpoint_is_kept_and_evaluations_save(photo_folder, tmp_path
     run = ReconstructionEvaluator.run
     with_error = lambda self, params: dict(run(self, params)) | {"mse": next(errors)}
     monkeypatch.setattr(ReconstructionEvaluator, "run", with_error)
-    train(config, tmp_path, jax.devices()[:1])
+    config.checkpoint.export = True
+    result = train(config, tmp_path, jax.devices()[:1])
     assert saved_steps(tmp_path) == [4, 8]
     assert best_step(tmp_path) == 4
+    exported, kept = (open_weights(weights) for weights in (result["weights"], tmp_path / "checkpoints/4"))
+    assert exported.provenance["step"] == 4
+    assert exported.params_digest == kept.params_digest != result["params_digest"]
 
 
 def test_checkpoints_are_saved_by_minutes(photo_folder, tmp_path):

@@ -71,8 +71,10 @@ def test_a_second_job_is_refused_and_slow_answers_lose_nothing(store, workdir):
 
 
 def test_two_processes_write_one_checkpoint(workdir):
-    flags = ["--config.mesh.data=1", "--config.mesh.fsdp=-1"]  # so that both write
+    flags = ["--config.mesh.data=1", "--config.mesh.fsdp=-1", "--config.checkpoint.export"]  # so both write
     result = Run(workdir, 4, processes=2, flags=flags).end()
     assert saved_steps(workdir) == [4]
-    assert open_weights(str(workdir)).params_digest == result["params_digest"]
+    assert result["weights"] == f"{workdir}/best.safetensors"
+    for weights in (str(workdir), result["weights"]):
+        assert open_weights(weights).params_digest == result["params_digest"]
     assert load_pretrained(f"{workdir}/4")[0].width == 48

@@ -30,13 +30,14 @@ from muskie_jax.checkpoints.contents import (
     verify_state,
     without_empty,
 )
+from muskie_jax.checkpoints.newest import FILE, remember, remembered
 from muskie_jax.checkpoints.object_storage import manager_options, move
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, best_steps, read_history, saved_steps
 from muskie_jax.checks import MISSING, changed_settings
 from muskie_jax.errors import NotFinite, SaveFailed, UserError
 from muskie_jax.fingerprint import examine
-from muskie_jax.storage.address import absolute
+from muskie_jax.storage.address import absolute, is_remote
 from muskie_jax.writers import log_main
 
 # Settings that decide which arrays a state has, and how they are nested.
@@ -102,6 +103,9 @@ class Checkpointer:
       keep_every: checkpoints whose step is a multiple of this are kept, too; 0 for none.
       keep_best: number of checkpoints with the lowest errors on held-out scenes that are kept, too.
 
+    Raises:
+      UserError: if the folder of checkpoints is a symbolic link to nothing.
+
     Attributes:
       errors: errors on held-out scenes by step, for `keep_best`.
       spike: the first of the newest updates that were skipped for bad gradients, or None. The newest
@@ -111,11 +115,19 @@ class Checkpointer:
     def __init__(self, workdir: pathlib.Path, keep: int, keep_every: int = 0, keep_best: int = 0):
         self.workdir = absolute(workdir)
         self.folder, self.damaged = self.workdir / CHECKPOINTS, self.workdir / DAMAGED
+        # Object storage has no folders.
+        self._has_folder = is_remote(self.folder) or self.folder.is_dir()
+        if not self._has_folder and self.folder.is_symlink():
+            raise UserError(
+                f"{self.folder} is a link to {self.folder.readlink()}, which does not exist: mount its "
+                "disk, or delete the link"
+            )
         history = read_history(self.workdir)
         self.errors, self.spike = history.errors(), history.spike
         self._messages = collect_orbax_messages()
         self._messages.clear()
         self._has_saved = self._failed = False
+        self._saving: int | None = None  # step of a save that may not be complete
         policies: list[Any] = [
             ocp_managers.LatestN(keep),
             _KeepBest(keep_best, self.errors),
@@ -168,7 +180,8 @@ class Checkpointer:
         try:
             fingerprints, finite = examine(state)
             if finite:
-                meta = make_meta(state, fingerprints, json.loads(config.to_json_best_effort()))
+                settings = json.loads(config.to_json_best_effort())
+                meta = make_meta(state, fingerprints, settings, self.spike)
                 items = ocp.args.Composite(
                     state=ocp.args.PyTreeSave(without_empty(state)),
                     data=ocp.args.JsonSave({"next_update": step}),
@@ -176,6 +189,7 @@ class Checkpointer:
                 )
                 with jax.transfer_guard("allow"):  # Orbax copies arrays to the host implicitly
                     self._manager.save(step, args=items, force=True)
+                self._saving = step
         except Exception as error:  # of many types: a disk, a device, Orbax, the previous save
             raise self._failure(error) from error
         if not finite:
@@ -194,8 +208,16 @@ class Checkpointer:
                 self._manager.check_for_errors()
             except Exception as ended:
                 error = ended
+            else:
+                self._remember()
         if error is not None:
             raise self._failure(error) from error
+
+    def _remember(self) -> None:
+        """Records the newest save, which is complete."""
+        if self._saving is not None and jax.process_index() == 0:
+            remember(self.workdir, self._saving)
+        self._saving = None
 
     def _failure(self, error: BaseException) -> SaveFailed:
         """Returns the error of a failed save, with what is left on disk and where the traceback is."""
@@ -226,14 +248,14 @@ class Checkpointer:
           The state and the config; None if there is no checkpoint.
 
         Raises:
-          UserError: if a checkpoint was written for another network or optimizer or cannot be read, or if
-            all checkpoints are damaged.
+          UserError: if a checkpoint was written for another network or optimizer or cannot be read, if all
+            checkpoints are damaged, or if all that the run has saved are gone.
         """
         self._manager.wait_until_finished()
         damaged: dict[int, Damaged] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                restored = self._restore_verified(step, like, config)
+                state, meta = self._restore_verified(step, like, config)
             except Damaged as error:
                 damaged[step] = error
                 gc.collect()  # coroutines that Orbax abandoned complain now, not at the end of the run
@@ -242,9 +264,9 @@ class Checkpointer:
                 log_main(
                     f"Checkpoint {each} is damaged and was moved to {self._move_aside(each)}: {reason}"
                 )
-            if self.spike is not None and self.spike > step:
-                self.spike = None  # its update is not made yet
-            return restored
+            spikes = [each for each in (self.spike, meta.get("spike")) if each is not None]
+            self.spike = max((each for each in spikes if each <= step), default=None)
+            return state, meta["config"]
         anew = "to start from the beginning, or use another --workdir"
         if damaged:
             newest = max(damaged)
@@ -259,10 +281,16 @@ class Checkpointer:
                 f"there is no checkpoint in {self.folder}, but there are some in {self.damaged}: "
                 f"`{take_back}` takes back those that are intact; delete {self.damaged} {anew}"
             )
+        newest = remembered(self.workdir) if self._has_folder else None
+        if newest is not None:
+            raise UserError(
+                f"there is no checkpoint in {self.folder}, but this run has saved step {newest}: mount its "
+                f"disk, or delete {self.workdir / FILE} {anew}"
+            )
         return None
 
     def _restore_verified(self, step: int, like: Any, config: ConfigDict) -> tuple[Any, dict[str, Any]]:
-        """Returns a checkpoint's state and config; raises Damaged or UserError."""
+        """Returns a checkpoint's state and its item `meta`; raises Damaged or UserError."""
         folder = self.folder / str(step)
         try:
             meta, next_update = read_meta(folder)
@@ -283,7 +311,7 @@ class Checkpointer:
             raise Damaged(str(error)) from error
         if int(state.step) != step or next_update != step:
             raise Damaged("its contents belong to another step")
-        return state, meta["config"]
+        return state, meta
 
     def _state_error(
         self, step: int, meta: dict[str, Any], config: ConfigDict, error: Exception

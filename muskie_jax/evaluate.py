@@ -92,7 +92,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     config_lib.validate(config)
     if config.deterministic:
         require_deterministic_programs()
-    prepare_workdir(workdir)
+    workdir = prepare_workdir(workdir)
     shard, shards = work_shard(config)
     name = "results" if shard == 0 else f"results.{shard}"
     with exclusive(workdir / f"{name}.lock"), local_files(workdir, EARLIER_FILES) as files:

@@ -177,4 +177,7 @@ def create_workdir(workdir: pathlib.Path) -> None:
             f"--workdir={workdir} cannot be created: {error.strerror}: choose another folder"
         ) from error
     if not os.access(workdir, os.W_OK):
-        raise UserError(f"--workdir={workdir} is not writable: choose another folder")
+        raise UserError(
+            f"--workdir={workdir} is not writable: change its permissions, mount it for writing, or choose "
+            "another folder"
+        )

@@ -92,7 +92,7 @@ def train(
     config_lib.validate(config)
     if config.deterministic:
         require_deterministic_programs()
-    prepare_workdir(workdir)
+    workdir = prepare_workdir(workdir)
     is_main = jax.process_index() == 0
     with (
         exclusive(workdir / LOCK if is_main else None),

@@ -1,7 +1,8 @@
 """What a checkpoint contains, and how it is read and verified without a training run.
 
 The item `state` has parameters, optimizer and step; `data`, the pipeline's next update; `meta`, the layout
-version, the config, and the shape, dtype and fingerprint of every array of the state.
+version, the config, and the shape, dtype and fingerprint of every array of the state. If updates were
+skipped for bad gradients, `meta` also has `spike`, the first of the newest ones.
 """
 
 import contextlib
@@ -74,9 +75,13 @@ def describe(state: Any) -> dict[str, str]:
     return {path_name(path): f"{leaf.dtype} {shape(leaf)}" for path, leaf in leaves}
 
 
-def make_meta(state: Any, fingerprints: dict[str, str], config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the item `meta`, with its own checksum."""
+def make_meta(
+    state: Any, fingerprints: dict[str, str], config: dict[str, Any], spike: int | None
+) -> dict[str, Any]:
+    """Returns the item `meta`, with its own checksum. Arguments are those that the module describes."""
     meta = {"layout": LAYOUT, "config": config, "leaves": describe(state), "fingerprints": fingerprints}
+    if spike is not None:
+        meta["spike"] = spike
     return meta | {"checksum": _checksum(meta)}
 
 

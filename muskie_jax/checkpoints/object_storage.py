@@ -91,9 +91,13 @@ def _teach_orbax_s3() -> None:
             return of_gcs(path)
         bucket, _, key = path.removeprefix(S3).partition("/")
         endpoint = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
-        return {"driver": "s3", "bucket": bucket, "path": key} | (
-            {"endpoint": endpoint} if endpoint else {}
-        )
+        spec = {"driver": "s3", "bucket": bucket, "path": key}
+        if endpoint:
+            spec["endpoint"] = endpoint
+        if os.environ.get("AWS_ACCESS_KEY_ID"):
+            # Other providers would be asked as well, and log an error for each file that they miss.
+            spec["aws_credentials"] = {"type": "environment"}
+        return spec
 
     tensorstore_utils._normalize_path = lambda path: normalize(path).replace("s3:/", S3)
     tensorstore_utils._use_gcs_driver = lambda path: path.startswith(S3) or uses_driver(path)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.checkpoints.newest import FILE as NEWEST
 from muskie_jax.config import default_config, validate
 from muskie_jax.errors import SaveFailed, UserError, first_line
 from muskie_jax.files import atomic_write
@@ -16,9 +17,10 @@ from muskie_jax.interop.load import ORIGIN, network_from_config
 from muskie_jax.interop.weights import Weights
 from muskie_jax.optim import make_optimizer
 from muskie_jax.reconstruction.settings import has_geometry
+from muskie_jax.storage.address import require_literal
 from muskie_jax.train_step import TrainState
 
-WORKDIR_ENTRIES = ("checkpoints", ORIGIN)  # entries before any training
+WORKDIR_ENTRIES = ("checkpoints", NEWEST, ORIGIN)  # entries before any training
 
 
 def make_workdir(path: pathlib.Path, weights: Weights, config: ConfigDict | None, force: bool) -> None:
@@ -36,6 +38,7 @@ def make_workdir(path: pathlib.Path, weights: Weights, config: ConfigDict | None
     Raises:
       UserError: if the weights cannot be trained or do not fit the config, or the folder exists.
     """
+    require_literal(path)
     network = weights.network
     if weights.backbone_only:
         raise UserError("these weights have no reconstruction head, and training needs one")

@@ -26,6 +26,7 @@ class _Backend(NamedTuple):
     extra: str
 
 
+PATTERN_CHARACTERS = "*?[\\"  # these have a meaning in patterns of file names
 BACKENDS = {"gs": _Backend("gcs", "gcsfs", "gcs"), "s3": _Backend("s3", "s3fs", "s3")}
 
 
@@ -93,14 +94,33 @@ def as_os_errors() -> Iterator[None]:
         raise OSError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
-def prepare_workdir(workdir: pathlib.Path) -> None:
+def require_literal(workdir: pathlib.Path) -> None:
+    """Raises UserError for a work directory whose path has characters of patterns.
+
+    Orbax and fsspec look for files by patterns that contain the path: they find other files, or none.
+    """
+    found = sorted(set(str(absolute(workdir))) & set(PATTERN_CHARACTERS))
+    if found:
+        raise UserError(
+            f"--workdir={workdir}: checkpoints cannot be written to a path with {' and '.join(found)}: "
+            "choose another one"
+        )
+
+
+def prepare_workdir(workdir: pathlib.Path) -> pathlib.Path:
     """Creates a work directory unless it exists; in object storage, checks that its bucket exists.
+
+    Returns:
+      The work directory, without symbolic links: they may be changed while a job runs.
 
     Raises:
       UserError: if it cannot be created, or its bucket cannot be read.
     """
+    require_literal(workdir)
     if not is_remote(workdir):
-        return create_workdir(workdir)
+        create_workdir(workdir)
+        real = pathlib.Path(os.path.realpath(workdir))
+        return workdir if real == workdir.absolute() else real
     bucket = os.fspath(workdir).partition(ADDRESS)[2].partition("/")[0]
     try:
         with as_os_errors():
@@ -109,6 +129,7 @@ def prepare_workdir(workdir: pathlib.Path) -> None:
         raise UserError(f"{workdir}: the bucket {bucket!r} does not exist: create it first") from error
     except OSError as error:
         raise UserError(f"{workdir} cannot be read: {first_line(error)}") from error
+    return workdir
 
 
 def exists(path: pathlib.Path) -> bool:

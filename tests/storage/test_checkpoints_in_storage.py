@@ -87,6 +87,16 @@ def test_restoring_returns_what_was_saved(workdir):
     assert step == 3
 
 
+def test_checkpoints_that_are_not_listed_are_missed(workdir):
+    saved(workdir, 1, 2)
+    object_storage.move(workdir / "checkpoints" / "1", workdir / "1")
+    object_storage.move(workdir / "checkpoints" / "2", workdir / "2")
+    with pytest.raises(UserError, match="but this run has saved step 2"):
+        restored(workdir)
+    object_storage.move(workdir / "2", workdir / "checkpoints" / "2")
+    assert int(restored(workdir)[0].step) == 2
+
+
 def test_a_step_without_its_marker_is_neither_restored_nor_kept(workdir):
     saved(workdir, 1, 2)
     (workdir / "checkpoints" / "2" / MARKER).unlink()

@@ -242,7 +242,7 @@ def validate(config: ConfigDict) -> None:
     one_of(config.job, JOBS, "config.job")
     one_of(config.task, TASKS, "config.task")
     require(
-        config.task == PRETRAIN or config.job in ("train", "evaluate"),
+        config.task == PRETRAIN or config.job != "benchmark_data",
         f"config.job={config.job!r} measures only pre-training: pass --config.task={PRETRAIN}",
     )
     check_numbers(config)

@@ -41,7 +41,7 @@ Rooflines = dict[Hashable, Roofline | None]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A row of the table: a variant of the backbone, its rematerialisation, a bucket, and a device count."""
+    """A row of the table: a size of the backbone, its rematerialisation, a bucket, and a device count."""
 
     variant: str
     bucket: Bucket
@@ -280,7 +280,9 @@ def random_batch(
         return batch | {
             "depth": jax.random.uniform(of_depth, (groups, views, *size), minval=1.0, maxval=4.0),
             "intrinsics": jnp.broadcast_to(intrinsics, (groups, views, 3, 3)),
-            "world_to_camera": jnp.broadcast_to(jnp.eye(4), (groups, views, 4, 4)).at[..., :3, 3].set(centre),
+            "world_to_camera": jnp.broadcast_to(jnp.eye(4), (groups, views, 4, 4))
+            .at[..., :3, 3]
+            .set(centre),
         }
 
     masked = "mask" in shapes

@@ -68,8 +68,8 @@ def training_memory(
 ) -> dict[str, float]:
     """Returns the bytes per device, by part, while the gradients of one batch are computed.
 
-    For a Muskie, the total is within 3% of the memory that the compiler reserved on an H100 and an H200; see
-    tests/perf/test_memory.py. For a network with a decoder, it was not compared with a GPU.
+    For a Muskie, the total is within 3% of the memory that the compiler reserved on an H100 and an H200;
+    see tests/perf/test_memory.py. For a network with a decoder, it was not compared with a GPU.
 
     Args:
       model: the network.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from muskie_jax.buckets import Bucket
 from muskie_jax.models.attention import Attention
-from muskie_jax.models.dpt import HIDDEN
+from muskie_jax.models.dpt import HIDDEN, LEVELS
 from muskie_jax.models.muskie import CHANNELS, Muskie
 from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.perf.flops import CAMERA_LAYERS, POINT_HEAD_LEVELS
@@ -52,9 +52,6 @@ KEPT_BY_LOSS = 5
 # The same for the losses of a decoder, as float32 numbers per pixel of a view: predicted and true points,
 # and normals at four corners.
 KEPT_BY_GEOMETRY_LOSS = 64
-# Arrays of a level of the point head, at the size of its map: the inputs of four convolutions of residual
-# units, and of the last convolution of the fusion.
-KEPT_BY_FUSION = 5
 FINEST_MAP = 64  # pixels per patch of the point head's map before it is enlarged to the view
 
 
@@ -152,15 +149,12 @@ def _decoder_memory(
     """
     backbone = model.backbone
     rows, columns = bucket.grid(backbone.patch)
-    token_array = views * rows * columns * backbone.width * jnp.dtype(backbone.dtype).itemsize
+    patches, itemsize = views * rows * columns, jnp.dtype(backbone.dtype).itemsize
+    token_array = patches * backbone.width * itemsize
     enlarged = backbone.patch**2 / 2  # pixels of a patch in the view, with half of the channels
-    kept_by_point_head = FINEST_MAP + enlarged + HIDDEN / backbone.width * backbone.patch**2
-    for divisor, area in POINT_HEAD_LEVELS:
-        # Tokens, the reduced map before and after it is resampled, and the arrays of the fusion.
-        kept_by_point_head += 1 + (1 + area) / divisor + KEPT_BY_FUSION * area
-    kept_by_point_head -= 2 * POINT_HEAD_LEVELS[-1][1]  # the coarsest level has one residual unit
+    kept_by_head = kept_by_point_head(backbone.width, backbone.patch, itemsize)
     pixels = views * bucket.height * bucket.width
-    head = token_array * (kept_by_point_head + CAMERA_LAYERS) + 4 * KEPT_BY_GEOMETRY_LOSS * pixels
+    head = patches * kept_by_head + token_array * CAMERA_LAYERS + 4 * KEPT_BY_GEOMETRY_LOSS * pixels
 
     decoder = backbone.clone(depth=model.decoder_depth, registers=0)
     blocks = [_blocks_memory(decoder, bucket, views, mesh)] if model.decoder_depth else []
@@ -169,6 +163,26 @@ def _decoder_memory(
     largest_backward = max((backward for _, backward in blocks), default=0.0)
     working = max(token_array * enlarged, largest_backward - head)
     return head + sum(kept for kept, _ in blocks), working
+
+
+def kept_by_point_head(width: int, patch: int, itemsize: int) -> float:
+    """Returns the bytes per patch that the point head keeps: inputs of convolutions, masks of ReLUs.
+
+    Args:
+      width: channels of tokens.
+      patch: side of a patch, pixels.
+      itemsize: bytes of a number in products.
+    """
+    numbers = width * (FINEST_MAP + patch**2 / 2)  # half of the channels at the size of the view
+    masks = 0.0
+    for number, (divisor, area) in enumerate(POINT_HEAD_LEVELS, start=1):
+        units = 2 if number < LEVELS else 1  # the coarsest level has one residual unit
+        # Tokens, and the reduced map before and after it is resampled, which level 3 is not.
+        numbers += width * (1 + (area + (number != 3)) / divisor)
+        numbers += width * area * (2 * units + 1)  # two convolutions per unit; the last of the fusion
+        masks += width * area * 2 * units
+    last_layer = HIDDEN * patch**2 * (4 + 1)  # input of the last convolution, float32, and its mask
+    return itemsize * numbers + masks + last_layer
 
 
 class _Count(NamedTuple):

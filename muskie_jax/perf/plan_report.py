@@ -83,6 +83,8 @@ def _totals(plan: MachinePlan) -> list[str]:
         lines.append(f"At {plan.utilisation:.0%} of the peak (MFU, assumed): {days:.3g} days")
     if not plan.machine.chip.is_tpu:
         lines.append("Memory is estimated (muskie_jax/perf/memory.py); HBM traffic is not counted for GPUs")
+        if not isinstance(plan.workload.task.model, Muskie):
+            lines.append("The estimate for decoders was not compared with measurements")
     if not plan.machine.chip.has_bfloat16:
         lines.append(
             f"{plan.machine.chip.name} has no bfloat16 units: train with --config.model.dtype=float32. The "

@@ -251,7 +251,7 @@ def validate(config: ConfigDict) -> None:
     if config.sources or config.job != "evaluate":
         needs_data = config.job in ("train", "evaluate")
         check_sources(config.sources, needs_data, chooses_holdout=config.job == "evaluate")
-        check_kinds(config.sources, needs_geometry=has_geometry(config) and config.job == "train")
+        check_kinds(config.sources, needs_geometry=has_geometry(config) and config.job != "evaluate")
     check_data(config.data)
     check_loss(config.loss)
     _check_batch(config.batch)

@@ -49,9 +49,9 @@ GRADIENTS_OF_BLOCK = 2
 # Number of float32 arrays of the images' size when the backward pass starts: images, prediction,
 # confidence, and the gradients of the head's two outputs.
 KEPT_BY_LOSS = 5
-# The same for the losses of a decoder, as float32 numbers per pixel of a view: predicted and true points,
-# and normals at four corners.
-KEPT_BY_GEOMETRY_LOSS = 64
+# Float32 numbers per pixel of a view that JAX keeps of the losses of a decoder, most of them for normals at
+# four corners. An upper bound, since XLA computes some of them again.
+KEPT_BY_GEOMETRY_LOSS = 128
 FINEST_MAP = 64  # pixels per patch of the point head's map before it is enlarged to the view
 
 

@@ -14,6 +14,10 @@ For other GPU counts, add --config.benchmark.devices=1,3. Further arguments:
 - configs/benchmark.py:remat times every kind of rematerialisation, and prints the memory it needs.
 - configs/benchmark.py:tiny shows the output within a minute on a CPU.
 
+`reconstruct` in front times the training of a decoder of point maps and cameras instead, with the backbone:
+configs/benchmark.py:reconstruct, :reconstruct_scaling, :reconstruct_remat, :reconstruct_long and
+:reconstruct_tiny. --config.reconstruct.freeze_backbone and --config.reconstruct.decoder_depth=20 apply.
+
 --config.job=benchmark times any other config at its own buckets.
 """
 
@@ -35,6 +39,15 @@ CASES = {
     "long": (("huge", (512, 512), "none"),),
     "tiny": (("nano", (32, 32), "none"), ("nano", (32, 32), "full")),
 }
+CASES |= {
+    "reconstruct": (("base", (224, 224), "none"), ("large", (224, 224), "block")),
+    "reconstruct_remat": tuple(
+        ("large", (224, 224), remat) for remat in ("none", "elementwise", "block", "full")
+    ),
+    "reconstruct_scaling": (("base", (224, 224), "none"), ("large", (224, 224), "block")),
+    "reconstruct_long": (("base", (224, 224), "block"),),
+    "reconstruct_tiny": CASES["tiny"],
+}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -45,18 +58,21 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.job = "benchmark"
     config.sources.rooms = synthetic()  # unused: images are random
     config.benchmark.cases = CASES[arg]
+    if arg.startswith("reconstruct"):
+        config.task = "reconstruct"
+        config.batch.update(reuse=1, passes=1)
     config.benchmark.groups_per_device = 4
-    if arg == "scaling":
+    if arg.endswith("scaling"):
         config.benchmark.devices = ("doubling",)
         config.benchmark.roofline = False
-    if arg == "long":
+    if arg.endswith("long"):
         # One group of 64 views: on one device, and split over all devices.
         config.batch.update(groups=1, views=64)
         config.benchmark.groups_per_device = 0
         config.benchmark.devices = (1, "all")
         config.benchmark.roofline = False
         config.mesh.update(data=1, view=-1)
-    if arg == "tiny":
+    if arg.endswith("tiny"):
         config.model.dtype = "float32"
         config.benchmark.steps = 2
         config.benchmark.groups_per_device = 1

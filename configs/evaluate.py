@@ -21,6 +21,14 @@ synthetic rooms; :geometry_recordings does so on those of :recordings too:
 
     --config configs/evaluate.py:geometry --config.evaluate.models="('runs/reconstruct_rooms',)"
 
+:navi_pairs and :scannet_pairs evaluate recall of correspondence from frozen features on pairs of views, as
+Probe3D does; docs/evaluation.md says where the data come from:
+
+    --config configs/evaluate.py:navi_pairs --config.posed.navi.root=/data/navi_v1 \
+        --config.evaluate.models="('runs/base', 'dinov2:facebook/dinov2-base')"
+    --config configs/evaluate.py:scannet_pairs --config.posed.scannet.root=/data/scannet_test_1500 \
+        --config.evaluate.models="('runs/base', 'dinov2:facebook/dinov2-base')"
+
 The other arguments for views with geometry are transforms, colmap, tum, navi, scannet, scannetpp,
 seven_scenes, neural_rgbd, arkitscenes and blendedmvs. On photographs without geometry, one folder per
 scene, it evaluates reconstruction only:
@@ -49,6 +57,11 @@ SIZES = {
 READERS = ("cameras", "transforms", "colmap", "tum", *SIZES)
 PHOTOS = "photos"
 GEOMETRY = ("geometry", "geometry_recordings")
+# Pairs of views for recall: name of the dataset and the setting that chooses the pairs.
+PAIRS = {
+    "navi_pairs": ("navi", {"collections": "wild"}),
+    "scannet_pairs": ("scannet", {"pairs": "test.npz"}),
+}
 # Sequences in the layout "cameras", each with 12 groups.
 SEQUENCES = {
     "recordings": (
@@ -63,8 +76,9 @@ SEQUENCES = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    if arg not in (None, "", PHOTOS, *GEOMETRY, *SEQUENCES, *READERS):
-        choices = ", ".join((PHOTOS, *GEOMETRY, *SEQUENCES, *READERS))
+    arguments = (PHOTOS, *GEOMETRY, *PAIRS, *SEQUENCES, *READERS)
+    if arg not in (None, "", *arguments):
+        choices = ", ".join(arguments)
         raise ValueError(f"configs/evaluate.py: unknown argument {arg!r} (choices: {choices})")
     config = default_config()
     config.job = "evaluate"
@@ -87,6 +101,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
             models=("runs/reconstruct_rooms",), evaluators=("geometry",), sizes=((128, 128),), views=(4,)
         )
         config.evaluate.geometry.points = 2_000
+        return config
+    if arg in PAIRS:
+        name, choice = PAIRS[arg]
+        config.posed[name] = posed(name, groups=0, **choice)
+        config.evaluate.models = ("untrained:small", "patches")
+        config.evaluate.update(evaluators=("recall",), sizes=(SIZES[name],), views=(2,))
+        config.evaluate.recall.protocol = name
         return config
     if arg in SEQUENCES:
         _add_sequences(config, arg)

@@ -244,7 +244,7 @@ def validate(config: ConfigDict) -> None:
     one_of(config.job, JOBS, "config.job")
     one_of(config.task, TASKS, "config.task")
     require(
-        config.task == PRETRAIN or config.job in ("train", "evaluate"),
+        config.task == PRETRAIN or config.job != "benchmark_data",
         f"config.job={config.job!r} measures only pre-training: pass --config.task={PRETRAIN}",
     )
     check_numbers(config)
@@ -253,7 +253,7 @@ def validate(config: ConfigDict) -> None:
     if config.sources or config.job != "evaluate":
         needs_data = config.job in ("train", "evaluate")
         check_sources(config.sources, needs_data, chooses_holdout=config.job == "evaluate")
-        check_kinds(config.sources, needs_geometry=has_geometry(config) and config.job == "train")
+        check_kinds(config.sources, needs_geometry=has_geometry(config) and config.job != "evaluate")
     check_data(config.data)
     check_loss(config.loss)
     _check_batch(config.batch)

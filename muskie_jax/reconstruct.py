@@ -2,9 +2,10 @@
 
     muskie reconstruct 1.jpg 2.jpg 3.jpg --model reconstruction.safetensors --out scene.html
 
-Photographs may have any sizes and orientations; folders stand for their images. The network needs a decoder
-of cameras and point maps, see docs/reconstruction.md. Writes coloured points and the cameras: a page for
-browsers, or a .glb or .ply file for other programs. Their scale is arbitrary.
+Photographs may have any sizes and orientations; folders stand for their images. All are cropped to their
+median aspect ratio. The network needs a decoder of cameras and point maps, see docs/reconstruction.md.
+Writes coloured points and the cameras: a page for browsers, or a .glb or .ply file for other programs.
+Their scale is arbitrary.
 """
 
 import math
@@ -13,9 +14,10 @@ from absl import flags, logging
 
 from muskie_jax.command_line import OUT, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
+from muskie_jax.data.load_images import LoadedImages, load_images
 from muskie_jax.photographs.command_flags import define_force, define_size
-from muskie_jax.photographs.opening import SIZE, find_photographs
-from muskie_jax.photographs.reconstructing import MAX_POINTS, open_reconstruction, reconstruct_photographs
+from muskie_jax.photographs.opening import SIZE, check_view_size, find_photographs
+from muskie_jax.photographs.reconstructing import MAX_POINTS, open_reconstruction, reconstruct_views
 from muskie_jax.photographs.scene_files import plan_scene_file, write_scene
 from muskie_jax.writers import log, print_result
 
@@ -30,6 +32,7 @@ NEEDED = {"model": "reconstruction.safetensors", "out": "scene.html"}
 OPTIONAL = ("size", "max", "force")
 HELP = {"out": "Page or point cloud to write: .html, .glb or .ply."}
 ARGUMENTS = ("1.jpg", "2.jpg")
+MUCH_CROPPED = 0.8  # fraction of a photograph's area; cropping to less is reported
 
 
 def reconstruct(arguments: list[str]) -> None:
@@ -40,11 +43,16 @@ def reconstruct(arguments: list[str]) -> None:
     assert OUT.value is not None and _MODEL.value is not None, "needed flags"
     path = plan_scene_file(OUT.value, photographs, _FORCE.value)
     network = open_reconstruction(_MODEL.value)
-    size = network.size if _SIZE.value is None else _SIZE.value
-    log(f"The network sees photographs with a shorter side of {size} pixels (--size)")
-    scene = reconstruct_photographs(network, photographs, size, _MAX.value)
+    size, patch = network.size if _SIZE.value is None else _SIZE.value, network.model.backbone.patch
+    check_view_size(size, patch)
+    views = load_images(photographs, size, patch)
+    height, width = views.images.shape[1:3]
+    log(f"The network sees photographs as views of {width}x{height} pixels (--size)")
+    _describe_crops(views)
+    scene = reconstruct_views(network, views.images, views.paths, _MAX.value)
     write_scene(path, scene, _FORCE.value)
-    log(f"{path}: {len(scene.points)} points of {len(scene.paths)} photographs")
+    count = len(scene.paths)
+    log(f"{path}: {len(scene.points)} points of {count} photograph{'s' * (count != 1)}")
     cameras = [
         {
             "photograph": str(each),
@@ -54,6 +62,19 @@ def reconstruct(arguments: list[str]) -> None:
         for each, pose, tangents in zip(scene.paths, scene.camera_to_world, scene.tangents)
     ]
     print_result({"job": "reconstruct", "points": len(scene.points), "cameras": cameras, "out": str(path)})
+
+
+def _describe_crops(views: LoadedImages) -> None:
+    """Logs how many photographs lose much of their area to the common aspect ratio."""
+    fractions = views.fractions()
+    count = int((fractions < MUCH_CROPPED).sum())
+    if count:
+        least = int(fractions.argmin())
+        log(
+            f"{count} of {len(fractions)} photographs lose more than {1 - MUCH_CROPPED:.0%} to the common "
+            f"aspect ratio; {views.paths[least]} keeps {fractions[least]:.0%}. To keep more, reconstruct "
+            "portrait and landscape photographs separately"
+        )
 
 
 def main(invocation: str = "python -m muskie_jax.reconstruct") -> None:

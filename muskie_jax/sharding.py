@@ -130,6 +130,11 @@ def path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def partition_spec(name: str) -> P:
+    """Returns how a leaf of the state is sharded, by RULES, given its path such as `block_0/fc1/kernel`."""
+    return next(spec for pattern, spec in RULES if re.search(pattern, name))
+
+
 def state_sharding(state: Any, mesh: Mesh) -> Any:
     """Returns the sharding of every leaf of a state, by RULES.
 
@@ -139,7 +144,7 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
 
     def choose(path, leaf):
         name = path_name(path)
-        spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
+        spec = partition_spec(name)
         for size, axis in zip(leaf.shape, spec):
             if axis and size % mesh.shape[axis]:
                 raise UserError(

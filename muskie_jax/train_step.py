@@ -118,23 +118,14 @@ def make_task(config: ConfigDict, mesh: Mesh, num_sources: int) -> Task:
       UserError: if the mesh's devices do not support `config.model.attention`, or if another model setting
         is invalid.
     """
-    if not has_geometry(config):
-        return make_pretraining(config, mesh, num_sources)
-    settings = config.reconstruct
-    backbone = _make_backbone(config, mesh)
-    return ReconstructTask(Reconstruction(backbone, settings.decoder_depth, settings.freeze_backbone))
-
-
-def make_pretraining(config: ConfigDict, mesh: Mesh, num_sources: int) -> Pretraining:
-    """Returns the task of reconstructing masked patches; see `make_task`."""
-    return Pretraining(_make_backbone(config, mesh), LossOptions(**config.loss), num_sources)
-
-
-def _make_backbone(config: ConfigDict, mesh: Mesh) -> Muskie:
     try:
-        return build_model(**config.model, mesh=mesh, deterministic=config.deterministic)
+        backbone = build_model(**config.model, mesh=mesh, deterministic=config.deterministic)
     except ValueError as error:
         raise UserError(f"config.model.{error}") from error
+    if not has_geometry(config):
+        return Pretraining(backbone, LossOptions(**config.loss), num_sources)
+    settings = config.reconstruct
+    return ReconstructTask(Reconstruction(backbone, settings.decoder_depth, settings.freeze_backbone))
 
 
 def _initial_state(model: nn.Module, optimizer: optax.GradientTransformation, key: Array) -> TrainState:

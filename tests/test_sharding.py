@@ -95,8 +95,10 @@ def test_chips_that_do_not_form_a_block_raise_one_line():
     assert "\n" not in str(error.value)
 
 
-def test_plans_suggest_only_fsdp_sizes_that_shard_the_parameters_evenly():
+@pytest.mark.parametrize("decoder", [False, True])
+def test_plans_suggest_only_fsdp_sizes_that_shard_the_parameters_evenly(decoder):
     model = build_model("huge").clone(depth=1)
+    model = Reconstruction(model, 3) if decoder else model
 
     def splits(fsdp):
         try:

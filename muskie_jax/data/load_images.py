@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, UInt8
 
-from muskie_jax.checks import check_size, nearest_size, require
+from muskie_jax.checks import LARGEST_SIDE, check_size, nearest_size, require
 from muskie_jax.data.formats import ffmpeg_command, is_image, is_unread, is_video, unread_lines
 from muskie_jax.data.images import BadImage, Photograph, read_photograph
 from muskie_jax.data.scan import natural_key
@@ -38,6 +38,11 @@ class LoadedImages(NamedTuple):
     def pixels(self) -> UInt8[np.ndarray, "V H W 3"]:
         """Returns the views as pixels from 0 to 255, for pictures."""
         return np.round((self.images + 1) * 127.5).astype(np.uint8)
+
+    def fractions(self) -> Float64[np.ndarray, " V"]:
+        """Returns the fraction of each photograph's area that its view shows."""
+        left, top, right, bottom = self.crops.T
+        return (right - left) * (bottom - top) / self.sizes.prod(1)
 
     def to_photograph(self, view: int, points: Float[np.ndarray, "N 2"]) -> Float64[np.ndarray, "N 2"]:
         """Maps x and y in a view to x and y in its upright photograph; (0, 0) is the top left corner.
@@ -142,6 +147,7 @@ def common_size(sizes: Int[np.ndarray, "V 2"], size: int | tuple[int, int], patc
         check_size(size, patch, "size")
         return size
     require(size >= patch, f"size={size} pixels must be at least the patch size {patch}")
+    require(size <= LARGEST_SIDE, f"size={size} is too large: use at most {LARGEST_SIDE} pixels")
     aspect = np.exp(np.median(np.log(sizes[:, 1] / sizes[:, 0])))  # width / height
     return nearest_size((size * max(1, 1 / aspect), size * max(1, aspect)), patch)
 

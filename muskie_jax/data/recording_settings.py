@@ -6,7 +6,7 @@ from muskie_jax.checks import at_least, check_fraction, check_types, one_of, req
 from muskie_jax.data.posed.settings import PROTOCOLS, check_depth_unit, check_intrinsics, posed
 
 # Settings of `posed` that choose groups to evaluate. Training draws groups at random.
-EVALUATION_ONLY = ("groups", "select", "overlap", "stride")
+EVALUATION_ONLY = ("groups", "select", "overlap", "stride", "pairs", "collections")
 # The published window on each side of the first view's frame: 8 views times a factor of the dataset.
 PUBLISHED_WINDOWS = {"scannetpp": 8 * 2, "arkitscenes": 8 * 4, "blendedmvs": 8 * 4}
 DEFAULT_WINDOW = 8 * 4
@@ -38,7 +38,7 @@ def recordings(
     for name in EVALUATION_ONLY:
         require(name not in settings, f"recordings({reader!r}): {name} is a setting of config.posed only")
     source = posed(reader, root, **{"every": 1} | settings)
-    for name in EVALUATION_ONLY:
+    for name in set(source) & set(EVALUATION_ONLY):
         del source[name]
     source.window = PUBLISHED_WINDOWS.get(reader, DEFAULT_WINDOW) if window is None else window
     source.update(kind="recordings", weight=weight, holdout=holdout)

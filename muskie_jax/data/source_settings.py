@@ -229,9 +229,8 @@ def check_kinds(sources: ConfigDict, needs_geometry: bool) -> None:
         else:
             require(
                 source.kind != "recordings",
-                f"config.sources.{name} has recordings, which only the job train with "
-                "config.task='reconstruct' reads: use folder(...) for their images, or config.posed to "
-                "evaluate on them",
+                f"config.sources.{name} has recordings, which only config.task='reconstruct' trains on: "
+                "use folder(...) for their images, or config.posed to evaluate on them",
             )
 
 

@@ -31,7 +31,11 @@ DIGEST_NAMES = {
 }
 NOT_IN_DIGESTS = ("check",)  # settings of datasets that do not change results
 # Settings that a reader did not have at first. At their default they are left out of digests.
-ADDED_SETTINGS = {"cameras": {"depth_unit": 0.0}}
+ADDED_SETTINGS = {
+    "cameras": {"depth_unit": 0.0},
+    "scannet": {"pairs": ""},
+    "navi": {"collections": "multiview"},
+}
 ADDED_TO_WORLD = {name: getattr(WorldConfig(), name) for name in (*LIMITS, "orbit")}
 
 

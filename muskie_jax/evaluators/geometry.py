@@ -50,8 +50,6 @@ class GeometryEvaluator(HeldOutEvaluator):
         output, targets = self.task.predict(params, batch)
         losses = reconstruction_losses(output, targets)
         metrics = self.task.metrics(losses.total, (losses, targets.valid.sum()), batch)
-        # Further measures of `output` against `targets`, such as the share of small relative angles, belong
-        # here: add each to `metrics` as a `Mean`, and its name to `measures`.
         first = slice(self.pictures)
         parts = DepthParts(
             batch["images"][first],

@@ -20,7 +20,7 @@ from muskie_jax.evaluators.results import Figure, Labels, ResultRow, Setting
 from muskie_jax.models.muskie import to_float
 from muskie_jax.models.reconstruction import ReconstructionOutput
 from muskie_jax.reconstruction.even_choice import choose_evenly
-from muskie_jax.reconstruction.point_metrics import MIN_POINTS, icp, point_metrics, umeyama
+from muskie_jax.reconstruction.point_metrics import MIN_POINTS, align, icp, point_metrics
 from muskie_jax.reconstruction.pose_metrics import (
     PoseErrors,
     pose_metrics,
@@ -117,7 +117,7 @@ class PointMapEvaluator(PosedEvaluator):
             return GroupErrors(poses, {})
         predicted = np.asarray(output.points)[chosen].astype(np.float64)
         true = true_points(views)[chosen]
-        aligned = umeyama(predicted, true).apply(predicted)
+        aligned = align(predicted, true)
         metrics = point_metrics(aligned, true)
         if self._icp:
             refined = point_metrics(icp(aligned, true).apply(aligned), true)

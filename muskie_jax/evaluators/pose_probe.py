@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from muskie_jax.data.posed.views import Group, PosedSet, PosedViews
@@ -53,7 +53,7 @@ class _Pairs(NamedTuple):
 
     features: Float[np.ndarray, "N D"]
     poses: Float[np.ndarray, "N 4 4"]
-    group: np.ndarray
+    group: Int[np.ndarray, " N"]
 
 
 class PoseProbeEvaluator(FeatureEvaluator):
@@ -108,8 +108,8 @@ class PoseProbeEvaluator(FeatureEvaluator):
             yield _row(labels | {"layer": layer}, fit, measured)
 
 
-def fitted_groups(groups: Sequence[Group]) -> np.ndarray:
-    """Returns the groups that the probe is fitted to, bool: those of every other scene.
+def fitted_groups(groups: Sequence[Group]) -> Bool[np.ndarray, " groups"]:
+    """Returns which groups the probe is fitted to: those of every other scene.
 
     The scene is the label without its last part, or all of a label without parts. If there is only one,
     the first half of its groups is fitted; both halves may then show the same places.
@@ -144,10 +144,16 @@ def _cell_means(side: int) -> Float[np.ndarray, "cells side"]:
 
 
 def _relative_to_first(views: PosedViews) -> Float[np.ndarray, "V-1 4 4"]:
+    """Returns the poses of the other cameras in the frame of the first."""
     return views.world_to_camera[0] @ np.linalg.inv(views.world_to_camera[1:])
 
 
-def _pairs(features: Sequence[np.ndarray], poses: Sequence[np.ndarray], chosen: np.ndarray) -> _Pairs:
+def _pairs(
+    features: Sequence[Float[np.ndarray, "V D"]],
+    poses: Sequence[Float[np.ndarray, "V-1 4 4"]],
+    chosen: Bool[np.ndarray, " groups"],
+) -> _Pairs:
+    """Returns the pairs of the chosen groups, given cell means and poses of every group."""
     groups = np.flatnonzero(chosen).tolist()
     both = [
         np.concatenate([np.broadcast_to(features[i][:1], features[i][1:].shape), features[i][1:]], -1)

@@ -113,6 +113,7 @@ class FeatureEvaluator(PosedEvaluator):
       sets: posed datasets, by number of views per group.
       sizes: (height, width) of views, pixels.
       layers: layers to measure, from 1; empty for all.
+      options: further settings that are the same for all units of work.
     """
 
     def __init__(
@@ -120,8 +121,9 @@ class FeatureEvaluator(PosedEvaluator):
         sets: Mapping[int, Sequence[PosedSet]],
         sizes: Sequence[tuple[int, int]],
         layers: Sequence[int] = (),
+        options: Mapping[str, Any] | None = None,
     ):
-        super().__init__(sets, sizes, {"layers": list(layers)})
+        super().__init__(sets, sizes, {"layers": list(layers)} | dict(options or {}))
         self.layers = tuple(layers)
 
     def accepts(self, kind: str) -> bool:

@@ -12,13 +12,14 @@ from jaxtyping import Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from muskie_jax.correspondence.recall import (
-    ANGLES,
+    PROTOCOLS,
     Errors,
+    grid_points,
     grid_size,
+    known_points,
     match_errors,
     match_grids,
     recall_metrics,
-    surface_grid,
 )
 from muskie_jax.correspondence.scores import rotation_angles
 from muskie_jax.data.posed.views import PosedSet
@@ -48,9 +49,20 @@ class RecallEvaluator(FeatureEvaluator):
       sets: posed datasets with depth, by number of views per group.
       sizes: (height, width) of views, pixels.
       layers: layers to measure, from 1; empty for all.
+      protocol: a key of PROTOCOLS.
     """
 
     name = "recall"
+
+    def __init__(
+        self,
+        sets: Mapping[int, Sequence[PosedSet]],
+        sizes: Sequence[tuple[int, int]],
+        layers: Sequence[int] = (),
+        protocol: str = "navi",
+    ):
+        super().__init__(sets, sizes, layers, {"protocol": protocol})
+        self.protocol = protocol
 
     @classmethod
     def of(cls, evaluate: ConfigDict, sets: Mapping[int, Sequence[PosedSet]]) -> "RecallEvaluator":
@@ -63,7 +75,7 @@ class RecallEvaluator(FeatureEvaluator):
         if not any(with_depth.values()):
             names = ", ".join(dict.fromkeys(each.name for some in sets.values() for each in some))
             raise UserError(f"'recall' needs views with depth, and config.posed has none: {names}")
-        return cls(with_depth, evaluate.sizes, evaluate.layers)
+        return cls(with_depth, evaluate.sizes, evaluate.layers, evaluate.recall.protocol)
 
     def evaluate(self, model: EvalModel, setting: Setting) -> Iterator[ResultRow]:
         """Yields a row per layer and range of angles.
@@ -74,18 +86,22 @@ class RecallEvaluator(FeatureEvaluator):
         labels = labels_of(setting)
         size = setting["height"], setting["width"]
         compute = functools.partial(
-            _matches, network=model.network, layers=self.layers, grid=grid_size(size)
+            _matches,
+            network=model.network,
+            layers=self.layers,
+            grid=grid_size(size),
+            protocol=self.protocol,
         )
-        inputs = lambda views: (views.images, surface_grid(views).known)
+        inputs = lambda views: (views.images, known_points(views))
         by_layer: dict[int, list[list[Pair]]] = {}  # pairs of every group
         for computed in self.run(compute, model.params, setting, size, inputs):
-            views, grid = computed.views, surface_grid(computed.views)
+            views, points = computed.views, grid_points(computed.views, self.protocol)
             angles = rotation_angles(views.world_to_camera)
             for layer, index, clear, finite in computed.output:
                 require_finite(finite, model, computed.group.label)
                 pairs: list[Pair] = []
                 for other in range(1, len(views.images)):
-                    errors = match_errors(index[other - 1], clear[other - 1], grid, views, other)
+                    errors = match_errors(index[other - 1], clear[other - 1], points, views, other)
                     if len(errors.metres):
                         pairs.append((float(angles[other]), errors))
                 by_layer.setdefault(int(layer), []).append(pairs)
@@ -96,7 +112,7 @@ class RecallEvaluator(FeatureEvaluator):
                     f"config.posed.{setting['dataset']}: no two views of a group have depth on the grid "
                     "of points: use larger config.evaluate.sizes"
                 )
-            for low, high in [(0, 360), *itertools.pairwise(ANGLES)]:
+            for low, high in [(0, 360), *itertools.pairwise(PROTOCOLS[self.protocol].angles)]:
                 angle = ALL if high == 360 else f"{low}-{high}"
                 within = [[errors for at, errors in pairs if low <= at < high] for pairs in groups]
                 if any(within):
@@ -111,6 +127,7 @@ def _matches(
     network: EvalNetwork,
     layers: tuple[int, ...],
     grid: tuple[int, int],
+    protocol: str,
 ) -> list[tuple[Int[Array, " B"], Int[Array, "B V-1 N"], Float[Array, "B V-1 N"], Bool[Array, " B"]]]:
     """Returns, for each measured layer, its number, its matches, and whether its features are finite."""
     activations = network.activations(params, to_float(images))
@@ -118,7 +135,7 @@ def _matches(
     for layer in measured_layers(activations, layers):
         features = activations.features[layer - 1]
         # One group per device, see `PosedEvaluator.run`.
-        index, clear = match_grids(features[0], known[0], grid)
+        index, clear = match_grids(features[0], known[0], grid, protocol)
         results.append((jnp.array([layer]), index[None], clear[None], jnp.isfinite(features).all()[None]))
     return results
 

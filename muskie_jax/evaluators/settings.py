@@ -6,7 +6,7 @@ import re
 from ml_collections import ConfigDict
 
 from muskie_jax.checks import LARGEST_SIDE, at_least, check_size, is_pair, one_of, require
-from muskie_jax.correspondence import PROTOCOLS
+from muskie_jax.correspondence import PROTOCOLS, RECALL_PROTOCOLS
 from muskie_jax.errors import UserError
 from muskie_jax.masking import MODES
 from muskie_jax.models.muskie import DTYPES
@@ -105,6 +105,17 @@ class GeometrySettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class RecallSettings:
+    """Recall of correspondence from frozen features: `config.evaluate.recall`.
+
+    Attributes:
+      protocol: "navi" or "scannet", Probe3D's evaluation on this dataset; see docs/evaluation.md.
+    """
+
+    protocol: str = "navi"
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateSettings:
     """The job `evaluate`: `config.evaluate`.
 
@@ -130,6 +141,7 @@ class EvaluateSettings:
       shard: part of the work that this run does: "2/4" is the second of four parts; empty means all.
       reconstruction: settings of the reconstruction curves.
       geometry: settings of the evaluator "geometry".
+      recall: settings of the evaluator "recall".
     """
 
     models: tuple[str, ...] = ()
@@ -147,6 +159,7 @@ class EvaluateSettings:
     shard: str = ""
     reconstruction: ReconstructionSettings = ReconstructionSettings()
     geometry: GeometrySettings = GeometrySettings()
+    recall: RecallSettings = RecallSettings()
 
 
 def check_evaluate(evaluate: ConfigDict, has_posed: bool) -> None:
@@ -194,6 +207,7 @@ def check_evaluate(evaluate: ConfigDict, has_posed: bool) -> None:
     parse_shard(evaluate.shard)
     ReconstructionSettings(**evaluate.reconstruction)
     at_least(0, evaluate.geometry, f"{path}.geometry", "points")
+    one_of(evaluate.recall.protocol, RECALL_PROTOCOLS, f"{path}.recall.protocol")
     needing_cameras = [name for name in evaluate.evaluators if name in POSED_EVALUATORS]
     if needing_cameras and not has_posed:
         raise UserError(

@@ -25,20 +25,15 @@ from muskie_jax.perf.flops import peak_flops, training_flops
 from muskie_jax.perf.machines import GIB
 from muskie_jax.perf.roofline import Roofline, best_time, composed_roofline
 from muskie_jax.programs import Programs, batch_shapes, explain_out_of_memory, training_programs
+from muskie_jax.reconstruction.settings import check_reconstruct, has_geometry
 from muskie_jax.sharding import check_batch, group_shards, make_mesh
-from muskie_jax.train_step import (
-    Batch,
-    Pretraining,
-    TrainState,
-    abstract_state,
-    init_state,
-    make_pretraining,
-)
+from muskie_jax.train_step import Batch, Pretraining, TrainState, abstract_state, init_state, make_task
 from muskie_jax.writers import log_main, table_head, table_row
 
 COLUMNS = (
-    ("model", 7), ("size", 9), ("views", 7), ("remat", 11), ("devices", 7), ("ms/step", 8), ("views/s", 8),
-    ("MFU", 5), ("roofline", 9), ("reached", 7), ("GiB", 6), ("compile", 7), ("efficiency", 10),
+    ("model", 8), ("size", 9), ("views", 7), ("remat", 11), ("devices", 7), ("ms/step", 8), ("views/s", 8),
+    ("TFLOP/s", 7), ("MFU", 5), ("roofline", 9), ("reached", 7), ("GiB", 6), ("compile", 7),
+    ("efficiency", 10),
 )  # fmt: skip
 # Rooflines measured so far, by model, bucket and groups; None for a roofline that does not fit in memory.
 Rooflines = dict[Hashable, Roofline | None]
@@ -46,7 +41,7 @@ Rooflines = dict[Hashable, Roofline | None]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A row of the table: a variant of the network, its rematerialisation, a bucket, and a device count."""
+    """A row of the table: a size of the backbone, its rematerialisation, a bucket, and a device count."""
 
     variant: str
     bucket: Bucket
@@ -89,7 +84,7 @@ def listed_cases(config: ConfigDict, counts: Sequence[int]) -> Iterator[Case]:
 def benchmark(
     config: ConfigDict, workdir: pathlib.Path, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, Any]:
-    """Times training steps, optimizer included, on random images, and prints a table.
+    """Times training steps of `config.task`, optimizer included, on random images, and prints a table.
 
     Args:
       config: the config (`muskie_jax.config.default_config`), mainly its section `benchmark`.
@@ -98,10 +93,12 @@ def benchmark(
       devices: devices to benchmark; all devices by default.
 
     Returns:
-      `device`, and `cases`: one dictionary per case, with `step_ms`, `views_per_second`, `mfu`,
-      `roofline_ms` and its parts, `reached` (roofline time over step time), and `gib` per device. With
-      several device counts there is also `efficiency`: views per second per device, relative to the
-      smallest device count. A case that does not fit has `too_big`, the error message, instead.
+      `device`, and `cases`: one dictionary per case, with `step_ms`, `views_per_second`, `tflops` (model
+      TFLOP/s per device), `mfu` (their fraction of the peak; None for an unknown device), and `gib` per
+      device. For the task "pretrain", also `roofline_ms` and its parts, and `reached` (roofline time over
+      step time). With several device counts there is also `efficiency`: views per second per device,
+      relative to the smallest device count. A case that does not fit has `too_big`, the error message,
+      instead.
 
     Raises:
       UserError: before any case runs, if a case is invalid on these devices.
@@ -117,6 +114,8 @@ def benchmark(
     rows: list[dict[str, Any]] = []
     baselines: dict[Case, dict[str, Any]] = {}  # rows of the smallest device count
     rooflines: Rooflines = {}
+    if has_geometry(config) and config.benchmark.roofline:
+        log_main("The composed roofline does not cover decoders: it is not measured for this task")
     log_main(table_head(columns))
     for case, case_config, mesh in cases:
         row: dict[str, Any] = {
@@ -144,10 +143,12 @@ def configure(config: ConfigDict, case: Case, devices: Sequence[jax.Device]) -> 
     """Returns a case's config and mesh.
 
     Raises:
-      UserError: if the case's batch cannot be split over the mesh.
+      UserError: if the case's batch cannot be split over the mesh, or if no decoder fits the backbone.
     """
     config = config.copy_and_resolve_references()
     config.model.update(variant=case.variant, remat=case.remat)
+    if has_geometry(config):
+        check_reconstruct(config)
     if config.benchmark.groups_per_device:
         config.batch.groups = config.benchmark.groups_per_device * case.devices
     else:
@@ -161,13 +162,15 @@ def configure(config: ConfigDict, case: Case, devices: Sequence[jax.Device]) -> 
 
 def run_case(config: ConfigDict, case: Case, mesh: Mesh, rooflines: Rooflines) -> dict[str, Any]:
     """Returns the measurements of one case. `rooflines` caches rooflines."""
-    task, optimizer = make_pretraining(config, mesh, 1), make_optimizer(config)
-    shapes = batch_shapes(case.bucket, config.batch.groups, config.batch.views, task.model.patch, mesh)
+    task, optimizer, patch = make_task(config, mesh, 1), make_optimizer(config), config.model.patch
+    batch = config.batch
+    shapes = batch_shapes(case.bucket, batch.groups, batch.views, patch, mesh, has_geometry(config))
     state_shapes = abstract_state(task.model, optimizer, mesh)
     lowered = training_programs(task, optimizer, state_shapes, {case.bucket: shapes}, 1, mesh)
     programs = Programs(lowered, {}, quiet=True)
-    groups = config.batch.groups * config.batch.views // case.bucket.views
+    groups = batch.groups * batch.views // case.bucket.views
     row = {
+        "task": config.task,
         "variant": case.variant,
         "size": list(case.bucket[:2]),
         "views": case.bucket.views,
@@ -176,25 +179,29 @@ def run_case(config: ConfigDict, case: Case, mesh: Mesh, rooflines: Rooflines) -
         "mesh": dict(mesh.shape),
         "devices": case.devices,
     }
+    if has_geometry(config):
+        settings = config.reconstruct
+        row |= {"decoder_depth": settings.decoder_depth, "freeze_backbone": settings.freeze_backbone}
     try:
         row["compile_seconds"] = programs.compile()
         row["gib"] = programs.needed_bytes(state_shapes)[0] / GIB
         programs.check_memory(state_shapes, mesh.local_devices[0], config)
         with explain_out_of_memory(str(case.bucket)):
             state = init_state(task.model, optimizer, config.seed, mesh)
-            batch = random_batch(shapes, case.bucket.grid(task.model.patch), MaskOptions.of(config.mask))
-            seconds = time_updates(programs, state, (case.bucket, batch), config.benchmark)
+            arrays = random_batch(shapes, case.bucket.grid(patch), MaskOptions.of(config.mask))
+            seconds = time_updates(programs, state, (case.bucket, arrays), config.benchmark)
     except UserError as error:  # the next cases still run
         return row | {"too_big": str(error)}
-    flops = groups * training_flops(task.model, case.bucket)
+    speed = groups * training_flops(task.model, case.bucket) / seconds / case.devices  # FLOP/s
     peak = peak_flops(mesh.devices.flat[0])
     row |= {
         "step_ms": 1e3 * seconds,
         "views_per_second": groups * case.bucket.views / seconds,
-        "mfu": flops / seconds / (peak * case.devices) if peak else None,
+        "tflops": speed / 1e12,
+        "mfu": speed / peak if peak else None,
     }
-    del state, batch, programs  # frees device memory for the roofline
-    if config.benchmark.roofline:
+    del state, arrays, programs  # frees device memory for the roofline
+    if config.benchmark.roofline and isinstance(task, Pretraining):
         roofline = device_roofline(task, case.bucket, groups, mesh, rooflines)
         row |= roofline_figures(roofline, seconds) if roofline else {}
     return row
@@ -255,31 +262,49 @@ def roofline_figures(roofline: Roofline, seconds: float) -> dict[str, float]:
 def random_batch(
     shapes: dict[str, jax.ShapeDtypeStruct], grid: tuple[int, int], masks: MaskOptions
 ) -> dict[str, Array]:
-    """Returns a batch of random images, generated on the devices, with masks as in training."""
-    groups, views, _ = shapes["mask"].shape
-    rng = np.random.default_rng(0)
-    mask = group_masks(rng, groups, views, grid, masks)
+    """Returns a batch of random images, generated on the devices.
 
-    def make(key, mask):
-        images = jax.random.randint(key, shapes["images"].shape, 0, 256).astype(jnp.uint8)
-        return {"images": images, "mask": mask, "source": jnp.zeros(shapes["source"].shape, jnp.int32)}
+    Depending on `shapes`, it has masks as in training, or random depth and cameras.
+    """
+    groups, views, *size, _ = shapes["images"].shape
 
+    def make(key, others):
+        of_images, of_depth, of_cameras = jax.random.split(key, 3)
+        images = jax.random.randint(of_images, shapes["images"].shape, 0, 256).astype(jnp.uint8)
+        batch = {"images": images, "source": jnp.zeros(groups, jnp.int32)} | others
+        if "depth" not in shapes:
+            return batch
+        centre = jax.random.uniform(of_cameras, (groups, views, 3))
+        focal, height, width = max(size), *size
+        intrinsics = jnp.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], jnp.float32)
+        return batch | {
+            "depth": jax.random.uniform(of_depth, (groups, views, *size), minval=1.0, maxval=4.0),
+            "intrinsics": jnp.broadcast_to(intrinsics, (groups, views, 3, 3)),
+            "world_to_camera": jnp.broadcast_to(jnp.eye(4), (groups, views, 4, 4))
+            .at[..., :3, 3]
+            .set(centre),
+        }
+
+    masked = "mask" in shapes
+    mask = {"mask": group_masks(np.random.default_rng(0), groups, views, grid, masks)} if masked else {}
     shardings = {key: shape.sharding for key, shape in shapes.items()}
     return jax.jit(make, out_shardings=shardings)(jax.random.key(0), mask)
 
 
 def row_cells(row: dict[str, Any]) -> list[str]:
-    """Returns the cells of a row, in the order of COLUMNS."""
+    """Returns the cells of a row, in the order of COLUMNS. `base+2` is Muskie-B and two decoder blocks."""
     height, width = row["size"]
     has_roofline = "roofline_ms" in row
+    decoder = f"+{row['decoder_depth']}" if "decoder_depth" in row else ""
     return [
-        row["variant"],
+        row["variant"] + decoder,
         f"{height}x{width}",
         f"{row['groups']}x{row['views']}",
         row["remat"],
         str(row["devices"]),
         f"{row['step_ms']:.1f}" if "step_ms" in row else "too big",
         f"{row['views_per_second']:.0f}" if "step_ms" in row else "-",
+        f"{row['tflops']:.3g}" if "tflops" in row else "-",
         f"{row['mfu']:.0%}" if row.get("mfu") else "-",
         f"{row['roofline_ms']:.1f} ms" if has_roofline else "-",
         f"{row['reached']:.0%}" if has_roofline else "-",

@@ -5,10 +5,15 @@ import jax.numpy as jnp
 
 from muskie_jax.buckets import Bucket
 from muskie_jax.models import splash
+from muskie_jax.models.camera_head import STAGES
 from muskie_jax.models.dpt import HIDDEN
 from muskie_jax.models.muskie import CHANNELS, Muskie
 from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.perf.machines import find_chip
+
+# For each level of the point head, what its channels divide the width by, and pixels of its map per patch.
+POINT_HEAD_LEVELS = ((4, 16), (2, 4), (1, 1), (1, 1 / 4))
+CAMERA_LAYERS = 3 * STAGES  # linear layers of the camera head that see every patch
 
 
 def forward_flops(model: Muskie, bucket: Bucket) -> float:
@@ -45,16 +50,28 @@ def training_flops(model: Muskie | Reconstruction, bucket: Bucket) -> float:
     backbone = model.backbone
     ends, linear, attention = _forward_parts(backbone, bucket)
     in_backbone = ends / 3 + linear + attention  # of `ends`, the embedding alone
-    _, *of_decoder = _forward_parts(backbone.clone(depth=model.decoder_depth, registers=0), bucket)
-    decoding = sum(of_decoder) + _point_head_flops(backbone, bucket)
+    _, *of_decoder = _forward_parts(_decoder_blocks(model), bucket)
+    decoding = sum(of_decoder) + _head_flops(backbone, bucket)
     return (1.0 if model.freeze_backbone else 3.0) * in_backbone + 3.0 * decoding
+
+
+def _decoder_blocks(model: Reconstruction) -> Muskie:
+    """Returns a network with the blocks of a decoder, which sees no registers."""
+    return model.backbone.clone(depth=model.decoder_depth, registers=0)
+
+
+def _head_flops(backbone: Muskie, bucket: Bucket) -> float:
+    """Returns the FLOPs of a forward pass of the point head and the camera head."""
+    rows, columns = bucket.grid(backbone.patch)
+    tokens = bucket.views * rows * columns
+    return _point_head_flops(backbone, bucket) + 2.0 * CAMERA_LAYERS * backbone.width**2 * tokens
 
 
 def _point_head_flops(backbone: Muskie, bucket: Bucket) -> float:
     """Returns the FLOPs of a point head's convolutions, without resizing; see `muskie_jax.models.dpt`."""
     rows, columns = bucket.grid(backbone.patch)
     width, patches, pixels = backbone.width, rows * columns, bucket.height * bucket.width
-    levels = ((width // 4, 16), (width // 2, 4), (width, 1), (width, 1 / 4))  # channels; area in patches
+    levels = [(width // divisor, area) for divisor, area in POINT_HEAD_LEVELS]
     multiply_adds = 0.0
     for channels, area in levels:
         multiply_adds += width * channels + 9 * channels * width * area  # to the level's channels, and back
@@ -69,7 +86,9 @@ def _point_head_flops(backbone: Muskie, bucket: Bucket) -> float:
     return 2.0 * bucket.views * (multiply_adds * patches + per_pixel * pixels)
 
 
-def hardware_flops(model: Muskie, bucket: Bucket, on_tpu: bool, view_shards: int = 1) -> float:
+def hardware_flops(
+    model: Muskie | Reconstruction, bucket: Bucket, on_tpu: bool, view_shards: int = 1
+) -> float:
     """Returns the FLOPs that devices execute for one group's training step, as HFU counts them.
 
     Hardware FLOPs utilisation (HFU) counts recomputation and padding, which MFU leaves out. In addition to
@@ -86,15 +105,36 @@ def hardware_flops(model: Muskie, bucket: Bucket, on_tpu: bool, view_shards: int
       on_tpu: whether attention is splash attention.
       view_shards: number of devices that split the views of a group.
     """
-    linear_again = 1 if model.remat in ("block", "full") else 0
-    attention_again = 1 if model.remat == "full" else 0
-    ends, linear, _ = _forward_parts(model, bucket)
+    if isinstance(model, Muskie):
+        ends, *_ = _forward_parts(model, bucket)
+        return 3 * ends + _executed_by_blocks(model, bucket, on_tpu, view_shards)
+    backbone, trains_backbone = model.backbone, not model.freeze_backbone
+    ends, *_ = _forward_parts(backbone, bucket)
+    embedding = ends / 3 * (3 if trains_backbone else 1)
+    return (
+        embedding
+        + _executed_by_blocks(backbone, bucket, on_tpu, view_shards, trains_backbone)
+        + _executed_by_blocks(_decoder_blocks(model), bucket, on_tpu, view_shards)
+        + 3 * _head_flops(backbone, bucket)
+    )
+
+
+def _executed_by_blocks(
+    model: Muskie, bucket: Bucket, on_tpu: bool, view_shards: int, trained: bool = True
+) -> float:
+    """Returns the FLOPs that devices execute in the blocks of a network, see `hardware_flops`.
+
+    Without `trained`, the blocks have a forward pass only.
+    """
+    linear_again = 1 if trained and model.remat in ("block", "full") else 0
+    attention_again = 1 if trained and model.remat == "full" else 0
+    _, linear, _ = _forward_parts(model, bucket)
     rows, columns = bucket.grid(model.patch)
     frame_tokens = rows * columns + model.registers
     head_size, itemsize = model.width // model.heads, jnp.dtype(model.dtype).itemsize
 
     def attention(sequences: float, queries: int, keys: int) -> float:
-        products, columns = 2 * (1 + attention_again) + 5, head_size
+        products, columns = 2 * (1 + attention_again) + (5 if trained else 0), head_size
         if on_tpu:
             products += 0 if splash.is_fused(keys, itemsize) else 2
             columns = max(head_size, splash.LANES)
@@ -105,7 +145,7 @@ def hardware_flops(model: Muskie, bucket: Bucket, on_tpu: bool, view_shards: int
     frame_attention = attention(bucket.views, frame_tokens, frame_tokens)
     global_attention = attention(view_shards, group_tokens // view_shards, group_tokens)
     attentions = model.depth * (frame_attention + global_attention)
-    return 3 * ends + (3 + linear_again) * linear + attentions
+    return ((3 if trained else 1) + linear_again) * linear + attentions
 
 
 def peak_flops(device: jax.Device) -> float | None:

@@ -13,7 +13,7 @@ from muskie_jax.perf.hlo import Traffic
 from muskie_jax.perf.machines import GIB, Machine
 from muskie_jax.perf.memory import training_memory
 from muskie_jax.programs import OPTIMIZER
-from muskie_jax.train_step import Pretraining
+from muskie_jax.train_step import Task
 
 USABLE_TPU = 0.98  # fraction of a TPU's memory that the runtime does not reserve: 15.75 of 16 GiB on v5e
 USABLE_GPU = 0.75  # fraction of a GPU's memory that JAX takes by default
@@ -36,7 +36,7 @@ class Workload:
 
     machine: Machine
     mesh: Mapping[str, int]
-    task: Pretraining
+    task: Task
     schedule: BucketSchedule
     groups: int
     views: int

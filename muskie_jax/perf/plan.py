@@ -40,8 +40,9 @@ from muskie_jax.programs import (
     device_bytes,
     training_programs,
 )
+from muskie_jax.reconstruction.settings import has_geometry
 from muskie_jax.sharding import check_batch, make_mesh
-from muskie_jax.train_step import Pretraining, abstract_state, make_pretraining
+from muskie_jax.train_step import Task, abstract_state, make_task
 from muskie_jax.writers import duration, log_main
 
 OPTIMIZER_PARTS = ("parameters", "optimizer", "gradients", "batches")  # see `training_memory`
@@ -90,16 +91,18 @@ def plan(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     )
 
     # --- Shapes --------------------------------------------------------------------------------------
+    batch, patch, geometry = config.batch, config.model.patch, has_geometry(config)
     shapes = {
-        bucket: batch_shapes(bucket, workload.groups, workload.views, task.model.patch, mesh)
-        for bucket in buckets
+        bucket: batch_shapes(bucket, batch.groups, batch.views, patch, mesh, geometry) for bucket in buckets
     }
     moments = device_bytes(state.opt_state)
     waiting_batches = workload.prefetched * max(map(device_bytes, shapes.values()))
 
     # --- Compile -------------------------------------------------------------------------------------
+    decoder = f" with {config.reconstruct.decoder_depth} decoder blocks" if geometry else ""
     log_main(
-        f"Planning {config.model.variant} on {machine.chips} {machine.chip.name}, mesh {dict(mesh.shape)}"
+        f"Planning {config.model.variant}{decoder} on {machine.chips} {machine.chip.name}, "
+        f"mesh {dict(mesh.shape)}"
     )
     lowered = training_programs(task, optimizer, state, shapes, schedule.batches_per_update, mesh)
     lowered.pop(ZERO_GRADIENTS, None)  # takes next to no time, and no more memory than the others
@@ -177,7 +180,7 @@ def machine_devices(machine: Machine) -> Sequence[jax.Device]:
     return devices[: machine.chips]
 
 
-def make_machine_task(config: ConfigDict, machine: Machine, mesh: Mesh) -> Pretraining:
+def make_machine_task(config: ConfigDict, machine: Machine, mesh: Mesh) -> Task:
     """Returns the training task for the given machine.
 
     GPU attention kernels cannot be compiled without a GPU, so XLA's attention replaces them; it is sharded
@@ -194,7 +197,7 @@ def make_machine_task(config: ConfigDict, machine: Machine, mesh: Mesh) -> Pretr
                 f"config.model.attention={attention!r} does not run on {machine.name}: use 'auto'"
             )
         config.model.attention = "xla"
-    return make_pretraining(config, mesh, len(config.sources))
+    return make_task(config, mesh, len(config.sources))
 
 
 def parse_buckets(text: str, known: Sequence[Bucket]) -> tuple[Bucket, ...]:

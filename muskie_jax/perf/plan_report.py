@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from muskie_jax.models.muskie import CHANNELS, REMAT, Muskie
+from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.perf.machine_plan import MachinePlan, ProgramPlan, Workload, gpu_memory_fraction
 from muskie_jax.perf.machines import GIB
 
@@ -82,6 +83,8 @@ def _totals(plan: MachinePlan) -> list[str]:
         lines.append(f"At {plan.utilisation:.0%} of the peak (MFU, assumed): {days:.3g} days")
     if not plan.machine.chip.is_tpu:
         lines.append("Memory is estimated (muskie_jax/perf/memory.py); HBM traffic is not counted for GPUs")
+        if not isinstance(plan.workload.task.model, Muskie):
+            lines.append("The estimate for decoders was not compared with measurements")
     if not plan.machine.chip.has_bfloat16:
         lines.append(
             f"{plan.machine.chip.name} has no bfloat16 units: train with --config.model.dtype=float32. The "
@@ -122,6 +125,7 @@ def advice(plan: MachinePlan) -> tuple[str, ...]:
     """
     workload = plan.workload
     model, fsdp, groups = workload.task.model, workload.mesh["fsdp"], workload.groups
+    old_remat = workload.task.backbone.remat
     devices = workload.machine.chips // workload.mesh["view"]  # devices along the axes data and fsdp
     buckets = [program.bucket for program in plan.programs if program.bucket]
 
@@ -131,7 +135,7 @@ def advice(plan: MachinePlan) -> tuple[str, ...]:
     # Corrects the estimate by its error for the planned config.
     correction = plan.peak / estimated_peak(workload)
     policies = list(REMAT)  # from the fastest policy to the policy that needs the least memory
-    policies = policies[policies.index(model.remat) :]
+    policies = policies[policies.index(old_remat) :]
     shards = [n for n in range(2, devices + 1) if devices % n == 0 and divides_kernels(model, n)]
     for new_groups in [n for n in range(groups, 0, -1) if n % devices == 0]:
         for new_fsdp in (fsdp, *shards):
@@ -140,7 +144,7 @@ def advice(plan: MachinePlan) -> tuple[str, ...]:
                 if correction * estimated_peak(changed) > plan.limit:
                     continue
                 changes = {
-                    "model.remat": (model.remat, remat),
+                    "model.remat": (old_remat, remat),
                     "mesh.fsdp": (fsdp, new_fsdp),
                     "batch.groups": (groups, new_groups),
                 }
@@ -155,15 +159,22 @@ def advice(plan: MachinePlan) -> tuple[str, ...]:
 
 def _change(workload: Workload, remat: str, fsdp: int, groups: int) -> Workload:
     """Returns the workload with other settings; the axis data gets all remaining chips."""
-    view = workload.mesh["view"]
+    view, task = workload.mesh["view"], workload.task
+    backbone = task.backbone.clone(remat=remat)
+    model = backbone if isinstance(task.model, Muskie) else task.model.clone(backbone=backbone)
     return dataclasses.replace(
         workload,
-        task=dataclasses.replace(workload.task, model=workload.task.model.clone(remat=remat)),
+        task=dataclasses.replace(task, model=model),  # pyright: ignore[reportArgumentType]
         mesh={"data": workload.machine.chips // view // fsdp, "fsdp": fsdp, "view": view},
         groups=groups,
     )
 
 
-def divides_kernels(model: Muskie, fsdp: int) -> bool:
-    """Returns whether `fsdp` divides the sharded axes: multiples of the width, and the head's outputs."""
-    return math.gcd(model.width, 2 * CHANNELS * model.patch**2) % fsdp == 0
+def divides_kernels(model: Muskie | Reconstruction, fsdp: int) -> bool:
+    """Returns whether `fsdp` divides the sharded axes.
+
+    Their lengths are multiples of the width, and the head's outputs or, in a decoder, half of the width.
+    """
+    if isinstance(model, Muskie):
+        return math.gcd(model.width, 2 * CHANNELS * model.patch**2) % fsdp == 0
+    return model.backbone.width // 2 % fsdp == 0

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 
-from muskie_jax.checks import nearest_size, require
+from muskie_jax.checks import LARGEST_SIDE, nearest_size, require
 from muskie_jax.data.images import BadImage, Photograph
 from muskie_jax.data.load_images import FilePath, image_files, open_image, photograph_sizes
 from muskie_jax.errors import UserError
@@ -141,8 +141,9 @@ def open_views(
 
 
 def check_view_size(size: int, patch: int) -> None:
-    """Raises UserError if views are smaller than a patch, both in pixels."""
+    """Raises UserError if views, in pixels, are smaller than a patch or unreasonably large."""
     require(size >= patch, f"--size={size} pixels must be at least the patch size {patch}")
+    require(size <= LARGEST_SIDE, f"--size={size} is too large: use at most {LARGEST_SIDE} pixels")
 
 
 def _area(photograph: Photograph, size: int, patch: int) -> tuple[int, int]:

@@ -32,7 +32,7 @@ POINTS = {  # names of metrics without _mean and _median -> header
     "l1": "L1",
 }
 RECALL = {"cm_1": "@1 cm", "cm_2": "@2 cm", "cm_5": "@5 cm", "px_5": "@5 px", "px_10": "@10 px"}
-RECALL |= {"px_20": "@20 px", "px_25": "@25 px", "px_50": "@50 px"}
+RECALL |= {f"px_{limit}": f"@{limit} px" for limit in (20, 25, 40, 50, 80)}
 HIGHER = ("auc", "normals", "cm", "px")  # first words of metrics of which more is better
 CHOSEN_BY = "cm_2"  # metric by which the shown layer of recall is chosen
 
@@ -80,7 +80,7 @@ def recall_section(
         f"2 cm; results.csv has all layers. {training_note(best.values(), titles)}"
     )
     tables = [_table("All pairs of views", best, titles, RECALL, note)]
-    for metric, limit in (("cm_2", "2 cm"), ("px_10", "10 px")):
+    for metric, limit in (("cm_2", "2 cm"), ("px_10", "10 px"), ("px_40", "40 px")):
         by_angle = {
             model: {
                 str(each.labels["angle"]): each

@@ -215,6 +215,30 @@ def test_seven_scenes_and_neural_rgbd_errors(tmp_path):
     assert "it does not contain focal.txt" in error_of("neural_rgbd", tmp_path / "neural")
 
 
+def test_errors_of_lists_of_pairs(tmp_path):
+    trees.scannet(tmp_path)
+    pairs = tmp_path / "pairs.txt"
+
+    def error(name="pairs.txt", views=2):
+        with pytest.raises(UserError) as caught:
+            open_posed("mine", posed("scannet", str(tmp_path), pairs=name), views)
+        return str(caught.value)
+
+    assert "pairs.txt cannot be parsed: [Errno 2]" in error()
+    pairs.write_text("")
+    assert "pairs.txt has no pairs" in error()
+    pairs.write_text("a.jpg b.jpg")
+    assert "'a.jpg' is not the name of an image, such as scene0707_00_frame-000015.jpg" in error()
+    pairs.write_text("scene0707_00_frame-000015.jpg")
+    assert "pairs.txt cannot be parsed" in error()
+    pairs.write_text("scene0708_00/color/1.jpg scene0708_00/color/2.jpg")
+    assert "no frame of its 1 pairs is in" in error() and "such as scene0708_00/1" in error()
+    pairs.write_text("scene0707_00/color/15.jpg scene0707_00/color/30.jpg")
+    assert "config.evaluate.views has 8: use config.evaluate.views=(2,)" in error(views=8)
+    (tmp_path / "test.npz").write_bytes(b"PK\x03\x04 broken")
+    assert "test.npz cannot be parsed" in error("test.npz")
+
+
 def test_navi_errors(tmp_path):
     trees.navi(tmp_path)
     path = tmp_path / "vase" / "multiview_00_pixel" / "annotations.json"

@@ -1,5 +1,6 @@
 """What is specific to each layout of posed datasets: splits, formulas, missing or registered depth."""
 
+import dataclasses
 import json
 import math
 
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 
 from muskie_jax.data.posed import navi, open_posed, seven_scenes
+from muskie_jax.data.posed.dataset import read_posed
+from muskie_jax.data.posed.frames import Sequence
 from muskie_jax.data.posed.pixels import object_crop
 from muskie_jax.data.posed.settings import posed
 from muskie_tests import posed_trees as trees
@@ -262,3 +265,79 @@ def test_colmap_text_models_and_smaller_depth(model):
     np.testing.assert_array_equal(views.depth[0].ravel()[2:], smaller.ravel()[2:])
     assert not views.valid[0, 0, :2].any()
     np.testing.assert_allclose(views.intrinsics[0], np.diag([0.5, 0.5, 1]) @ trees.INTRINSICS)
+
+
+def write_pairs(path, *rows):
+    np.savez(path, name=np.array([(707, 0, *row) for row in rows], np.uint16))
+
+
+def test_scannet_pairs_are_those_of_the_list(tmp_path):
+    trees.scannet(tmp_path)
+    write_pairs(tmp_path / "test.npz", (15, 300), (15, 60), (90, 30))
+    settings = posed("scannet", str(tmp_path), groups=0, pairs="test.npz")
+    opened = open_posed("s", settings, 2)
+    frames = [tuple(name.removeprefix("scene0707_00/") for name in group.frames) for group in opened.groups]
+    assert frames == [("15", "300"), ("15", "60"), ("90", "30")]
+    assert [group.label for group in opened.groups[:2]] == ["scene0707_00/15-300", "scene0707_00/15-60"]
+    text = tmp_path / "pairs.txt"
+    numbers = " ".join(["0.1"] * 36)
+    text.write_text(
+        f"scene0707_00_frame-000015.jpg scene0707_00_frame-000300.jpg 0 0 {numbers}\n"
+        "scene0707_00/color/15.jpg /data/scene0707_00/color/60.jpg\n\n"
+        "scene0707_00_frame-000090.jpg scene0707_00_frame-000030.jpg\n"
+    )
+    settings.pairs = str(text)
+    assert open_posed("s", settings, 2).groups == opened.groups
+    settings.update(pairs="test.npz", groups=1)
+    assert len(open_posed("s", settings, 2).groups) == 1
+    settings.select = "consecutive"
+    assert len(open_posed("s", settings, 3).groups[0].frames) == 3
+
+
+def test_scannet_pairs_without_frames_are_left_out(tmp_path):
+    trees.scannet(tmp_path)
+    write_pairs(tmp_path / "test.npz", (15, 300), (15, 61))
+    settings = posed("scannet", str(tmp_path), pairs="test.npz")
+    assert len(open_posed("s", settings, 2).groups) == 1
+    (note,) = read_posed("s", settings).notes
+    assert note == "1 of 2 pairs are left out: a frame is missing or has no pose"
+
+
+def test_navi_pairs_are_random_images_of_wild_sets(tmp_path):
+    both = ("multiview_00_pixel", "wild_set")
+    for name, count in (("bottle", 6), ("vase", 5)):
+        trees.navi(tmp_path, count, both, name=name)
+    trees.navi(tmp_path, 3, ("wild_set",), name="without_multiview")
+    settings = posed("navi", str(tmp_path), groups=0, collections="wild", check=False)
+    dataset, opened = read_posed("n", settings), open_posed("n", settings, 2)
+    assert [sequence.name for sequence in dataset.sequences] == ["bottle/wild_set", "vase/wild_set"]
+    assert [first for first, _ in dataset.pairs] == [
+        f"{sequence.name}/{frame.name}" for sequence in dataset.sequences for frame in sequence.frames
+    ]
+    assert all(first != second and first[:5] == second[:5] for first, second in dataset.pairs)
+    assert [group.frames for group in opened.groups] == list(dataset.pairs[::4])
+    assert opened.load(0, (48, 48)).depth.any()
+    assert open_posed("n", settings, 2).groups == opened.groups, "the same draws in every run"
+    partners = [
+        navi.draw_pairs(s._replace(name=f"{s.name}{i}")) for s in dataset.sequences[:1] for i in (1, 2, 3)
+    ]
+    assert len({tuple(second[-3:] for _, second in pairs) for pairs in partners}) == 3
+
+
+def test_navi_pairs_are_rotated_by_at_most_120_degrees(tmp_path):
+    trees.navi(tmp_path, 6, ("multiview_00_pixel", "wild_set"))
+    sequence = read_posed("n", posed("navi", str(tmp_path), collections="wild")).sequences[0]
+    angles = np.radians([0, 100, 119, 130, 240, 350])  # the first and the fourth are 130 degrees apart
+    poses = [np.eye(4) for _ in angles]
+    for pose, angle in zip(poses, angles):
+        pose[:3, :3] = trees.rotation(0, angle, 0)
+    frames = [dataclasses.replace(f, world_to_camera=p) for f, p in zip(sequence.frames, poses)]
+    drawn = set()
+    for i in range(40):
+        drawn |= set(navi.draw_pairs(Sequence(f"{i}", tuple(frames))))
+    numbers = {tuple(int(name[-3:]) for name in pair) for pair in {(a, b) for a, b in drawn}}
+    apart = np.degrees(angles[:, None] - angles) % 360
+    apart = np.minimum(apart, 360 - apart)
+    assert numbers == {(i, j) for i in range(6) for j in range(6) if i != j and apart[i, j] <= 120}
+    alone = Sequence("alone", (frames[0], frames[3]))
+    assert navi.draw_pairs(alone) == []

@@ -5,6 +5,7 @@ import pathlib
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from conftest import ROOT, write_scene
@@ -341,7 +342,7 @@ def test_missing_data_and_models_are_errors_before_any_work(desk, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arg", [None, "photos", *READERS])
+@pytest.mark.parametrize("arg", [None, "photos", "navi_pairs", "scannet_pairs", *READERS])
 def test_the_shipped_config_has_every_kind_of_data(arg, desk):
     config = shipped("configs/evaluate.py" + (f":{arg}" if arg else ""))
     for dataset in config.posed.values():
@@ -352,6 +353,29 @@ def test_the_shipped_config_has_every_kind_of_data(arg, desk):
     validate(config)
     assert config.job == "evaluate"
     assert bool(config.posed) != bool(config.sources)
+
+
+@pytest.mark.parametrize("name, size", [("navi", (48, 48)), ("scannet", (48, 64))])
+def test_recall_on_pairs_of_views(name, size, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    if name == "navi":
+        posed_trees.navi(data, collections=("multiview_00_pixel", "wild_set"))
+    else:
+        posed_trees.scannet(data)
+        np.savez(data / "test.npz", name=np.array([(707, 0, 15, 60), (707, 0, 30, 15)], np.uint16))
+    config = shipped(f"configs/evaluate.py:{name}_pairs")
+    config.posed[name].root = str(data)
+    config.evaluate.update(models=("patches",), sizes=(size,))
+    assert evaluate(config, tmp_path / "out")["done"] == 1
+    (line,) = lines_of(tmp_path / "out")
+    assert line["evaluator"] == "recall" and line["setting"]["protocol"] == name
+    overall = next(row for row in line["rows"] if row["labels"]["angle"] == "all")
+    assert overall["values"]["view_pairs"] == 2, "of NAVI's six pairs, every fourth"
+    assert overall["values"]["px_80"] > overall["values"]["px_5"]
+    config.evaluate.recall.protocol = "nav"
+    with pytest.raises(UserError, match=r"config.evaluate.recall.protocol: 'nav' .* did you mean 'navi'"):
+        validate(config)
 
 
 def test_the_shipped_config_lists_its_arguments():

@@ -72,7 +72,9 @@ def test_recall_is_the_part_of_the_first_view_that_others_see():
     assert overall[2].values["px_5"] >= overall[2].values["cm_1"]
     assert overall[1].values["cm_1"] < 10
     assert overall[2].values["view_pairs"] == 4 and overall[2].by_group["cm_pairs"] == [2.0, 2.0]
-    assert {row.labels["angle"] for row in rows} == {"all", "0-15"}
+    assert {row.labels["angle"] for row in rows} == {"all", "0-30"}
+    scannet = rows_of(RecallEvaluator, Walls(), protocol="scannet")
+    assert {row.labels["angle"] for row in scannet} == {"all", "0-15"}
     assert headline(rows).endswith("of matches within 2 cm (layer 2)")
 
 

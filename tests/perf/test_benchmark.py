@@ -5,6 +5,7 @@ import json
 import pathlib
 
 import jax
+import numpy as np
 import pytest
 
 from muskie_jax.buckets import Bucket
@@ -12,11 +13,15 @@ from muskie_jax.config import validate
 from muskie_jax.config_file import load_config
 from muskie_jax.errors import UserError
 from muskie_jax.losses import LossOptions
+from muskie_jax.masking import MaskOptions
 from muskie_jax.models.muskie import build_model
+from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.perf import benchmark as job
 from muskie_jax.perf.benchmark import benchmark, device_counts, device_roofline
-from muskie_jax.perf.flops import forward_flops
+from muskie_jax.perf.flops import forward_flops, training_flops
 from muskie_jax.perf.roofline import Roofline, best_time, forward_products, operations
+from muskie_jax.programs import batch_shapes
+from muskie_jax.reconstruction.targets import reconstruction_targets
 from muskie_jax.sharding import make_mesh
 from muskie_jax.train_step import Pretraining
 
@@ -202,9 +207,47 @@ def test_invalid_settings_raise_one_line(key, value, message):
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("arg", [None, "remat", "scaling", "long", "tiny"])
+ARGUMENTS = ("remat", "scaling", "long", "tiny")
+
+
+@pytest.mark.parametrize("arg", [None, *ARGUMENTS, "reconstruct", *(f"reconstruct_{a}" for a in ARGUMENTS)])
 def test_shipped_benchmarks_are_valid(arg):
     validate(load(arg))
+
+
+@pytest.mark.slow
+def test_a_decoder_at_toy_size(tmp_path, capsys):
+    config = load("reconstruct_tiny")
+    config.benchmark.cases = config.benchmark.cases[:1]
+    (row,) = benchmark(config, tmp_path, jax.devices()[:2])["cases"]
+    assert (row["task"], row["decoder_depth"], row["freeze_backbone"]) == ("reconstruct", 2, False)
+    flops = training_flops(Reconstruction(build_model("nano"), 2), Bucket(32, 32, 8))
+    assert row["groups"] == row["devices"] == 2
+    assert row["tflops"] * 1e12 * row["step_ms"] / 1e3 == pytest.approx(flops)
+    assert row["gib"] > 0 and "roofline_ms" not in row
+    note, _, line = capsys.readouterr().err.splitlines()
+    assert note.endswith("it is not measured for this task") and "nano+2" in line
+
+
+def test_a_random_batch_of_a_decoder_has_losses_and_gradients():
+    mesh = make_mesh({"data": 1, "fsdp": 1, "view": 1}, jax.devices()[:1])
+    shapes = batch_shapes(Bucket(32, 48, 2), 3, 2, 16, mesh, geometry=True)
+    batch = job.random_batch(shapes, (2, 3), MaskOptions((("random", 0.9),)))
+    assert {key: (x.shape, x.dtype) for key, x in batch.items()} == {
+        key: (x.shape, x.dtype) for key, x in shapes.items()
+    }
+    targets = reconstruction_targets(batch["depth"], batch["intrinsics"], batch["world_to_camera"])
+    assert targets.valid.all() and np.isfinite(targets.points).all()
+    assert np.asarray(batch["depth"]).std() > 0.5 and np.asarray(batch["images"]).std() > 50
+
+
+def test_a_backbone_that_is_too_shallow_for_a_decoder_is_refused_before_any_case(tmp_path, toy_steps):
+    config = load("reconstruct_tiny")
+    config.reconstruct.decoder_depth = 1
+    validate(config)  # Muskie-B has enough blocks
+    with pytest.raises(UserError, match="the point head reads 4 blocks, but there are 2 backbone blocks"):
+        benchmark(config, tmp_path, jax.devices()[:1])
+    assert not list(tmp_path.iterdir())
 
 
 def test_too_many_views_for_a_learned_embedding():

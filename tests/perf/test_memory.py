@@ -14,9 +14,11 @@ from jax.ad_checkpoint import print_saved_residuals
 
 from muskie_jax.buckets import Bucket, BucketSchedule
 from muskie_jax.config_file import load_config
+from muskie_jax.models.dpt import DPTHead
 from muskie_jax.models.muskie import build_model
+from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.perf.machines import GIB
-from muskie_jax.perf.memory import KEPT_BY_BLOCK, training_memory
+from muskie_jax.perf.memory import KEPT_BY_BLOCK, kept_by_point_head, training_memory
 
 BFLOAT16 = {"dtype": "bfloat16", "residual_dtype": "bfloat16"}
 LARGE = build_model("large", remat="block", **BFLOAT16)
@@ -128,3 +130,46 @@ def test_memory_grows_with_batches_per_update():
     few = training_memory(LARGE, Bucket(32, 32, 1), 32, mesh)
     # Fewer activations than bfloat16 gradients, which take their memory.
     assert few["activations"] == few["parameters"] / 2
+
+
+DECODER = Reconstruction(build_model("base", **BFLOAT16), 2)
+ONE = {"data": 1, "fsdp": 1, "view": 1}
+
+
+def test_the_point_head_keeps_the_arrays_of_the_estimate():
+    batch, rows, columns, width = 5, 4, 6, 64  # no kernel has a side of 5
+    size = (16 * rows, 16 * columns)
+    head, levels = DPTHead(4, jnp.dtype("bfloat16")), [jnp.zeros((batch, rows, columns, width))] * 4
+    params = jax.eval_shape(lambda key: head.init(key, levels, size), jax.random.key(0))
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
+    saved = saved_arrays(lambda params, levels: head.apply(params, levels, size).sum(), params, levels)
+    # Zeros that are broadcast need no memory.
+    inputs = [each for each in saved if each.shape[:1] == (batch,) and "broadcast" not in each.source]
+    itemsize = {"bf16": 2, "f32": 4, "bool": 1}
+    counted = sum(itemsize[each.dtype] * math.prod(each.shape) for each in inputs)
+    assert kept_by_point_head(width, 16, 2) * batch * rows * columns == pytest.approx(counted, rel=1e-3)
+
+
+def test_a_frozen_backbone_has_no_moments_and_keeps_no_activations():
+    trained, frozen = (
+        training_memory(model, BUCKET, 16, ONE, batches=2)
+        for model in (DECODER, DECODER.clone(freeze_backbone=True))
+    )
+    of_backbone = training_memory(DECODER.backbone, BUCKET, 16, ONE, batches=2)
+    assert frozen["parameters"] == trained["parameters"] > of_backbone["parameters"]
+    assert frozen["optimizer"] < trained["optimizer"] and frozen["gradients"] < trained["gradients"]
+    assert trained["activations"] - frozen["activations"] == pytest.approx(of_backbone["activations"])
+    assert frozen["optimizer"] == 2 * frozen["gradients"]
+
+
+def test_memory_of_a_decoder_grows_with_its_batch_and_depth_and_shrinks_with_the_mesh():
+    total = lambda model, groups, mesh: sum(training_memory(model, BUCKET, groups, mesh).values())
+    plain = training_memory(DECODER, BUCKET, 16, ONE)
+    half = training_memory(DECODER, BUCKET, 16, {"data": 2, "fsdp": 1, "view": 1})
+    assert half["activations"] == plain["activations"] / 2
+    assert half["parameters"] == plain["parameters"]
+    # Each view has three bytes of colour and four of depth per pixel, in the batch and in two waiting ones.
+    assert plain["batches"] == 3 * 7 * 16 * 8 * 224 * 224
+    split = training_memory(DECODER, BUCKET, 16, {"data": 1, "fsdp": 2, "view": 1})
+    assert 0.5 < split["parameters"] / plain["parameters"] < 0.6
+    assert total(DECODER.clone(decoder_depth=20), 16, ONE) > 1.5 * total(DECODER, 16, ONE)

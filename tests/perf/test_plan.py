@@ -17,6 +17,7 @@ from muskie_jax.config import default_config
 from muskie_jax.config_file import load_config
 from muskie_jax.errors import UserError
 from muskie_jax.models.muskie import build_model
+from muskie_jax.models.reconstruction import Reconstruction
 from muskie_jax.optim import make_optimizer
 from muskie_jax.perf.flops import hardware_flops, training_flops
 from muskie_jax.perf.hlo import estimate_traffic
@@ -201,6 +202,19 @@ def test_hardware_flops_exceed_model_flops():
     assert hardware_flops(LARGE, BUCKET, True) > 1.2 * hardware_flops(LARGE, BUCKET, False)
 
 
+def test_hardware_flops_of_a_decoder():
+    backbone = LARGE.clone(remat="none")
+    model = Reconstruction(backbone, 2)
+    plain, frozen = (hardware_flops(m, BUCKET, False) for m in (model, model.clone(freeze_backbone=True)))
+    assert training_flops(model, BUCKET) < plain < 1.1 * training_flops(model, BUCKET)
+    # Forward and backward of a block: all of its products three times, and attention weights once more.
+    of_backbone = hardware_flops(backbone, BUCKET, False)
+    assert 0.6 * of_backbone < plain - frozen < 0.7 * of_backbone
+    with_remat = hardware_flops(Reconstruction(LARGE, 2), BUCKET, False)
+    per_block = (with_remat - plain) / (LARGE.depth + 2)
+    assert per_block == pytest.approx((hardware_flops(LARGE, BUCKET, False) - of_backbone) / 12, rel=0.02)
+
+
 @pytest.mark.parametrize("fraction, expected", [(0.0, 32), (0.25, 0.75 * 32 + 0.25 * 64), (1.0, 64)])
 def test_times_are_means_over_early_and_late_updates(fraction, expected):
     config = default_config()
@@ -301,6 +315,24 @@ def test_a_plan_that_does_not_fit_ends_with_advice(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert not result["fits"] and "DOES NOT FIT" in printed and "bfloat16" not in printed
     assert result["advice"][0].startswith("Should fit: --config.model.remat=")
+
+
+@pytest.mark.slow
+def test_plan_of_a_decoder(tmp_path, capsys):
+    config = load_config(ROOT / "configs/plan.py:reconstruct_rooms")
+    config.plan.machine, config.mesh.fsdp = "l40s:2", 2
+    config.model.variant = "nano"
+    config.batch.groups = 2048
+    result = plan(config, tmp_path)
+    printed = capsys.readouterr()
+    assert "Planning nano with 2 decoder blocks on 2 L40S" in printed.err
+    assert not result["fits"] and "Should fit: " in result["advice"][0]
+    assert "was not compared with measurements" in printed.out
+    (program,) = json.loads((tmp_path / "plan.json").read_text())["programs"]
+    assert program["model_flops"] == pytest.approx(
+        1024 * training_flops(Reconstruction(build_model("nano"), 2), Bucket(128, 128, 4))
+    )
+    assert program["sent_bytes"]["all-gather"] > 0
 
 
 def test_chips_without_bfloat16_are_noted(tmp_path, capsys):

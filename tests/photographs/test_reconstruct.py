@@ -169,6 +169,33 @@ def test_the_command_writes_a_scene(photographs, weights, tmp_path):
     )
 
 
+def run_at(size, weights, out, *photographs):
+    return run_in_process(
+        "muskie_jax", "reconstruct", *photographs, "--model", weights, "--size", size, "--out", out
+    )
+
+
+def test_the_command_says_what_the_network_sees_of_photographs(photographs, weights, tmp_path):
+    tall = tmp_path / "tall.png"
+    write_photograph(tall, texture(120, 40, seed=2))
+    done = run_at(70, weights, tmp_path / "a.html", *photographs, tall)
+    assert done.returncode == 0, done.stderr
+    assert "as views of 112x64 pixels" in done.stderr, "70 is rounded to whole patches"
+    expected = f"1 of 3 photographs lose more than 20% to the common aspect ratio; {tall} keeps 19%"
+    assert expected in done.stderr
+    done = run_at(64, weights, tmp_path / "b.html", photographs[0])
+    assert "lose more" not in done.stderr and "points of 1 photograph\n" in done.stderr
+
+
+def test_sizes_that_no_network_can_see_are_refused(photographs, weights, tmp_path):
+    for size, expected in (
+        (15, "--size=15 pixels must be at least the patch size"),
+        (10**6, "at most 16384"),
+    ):
+        done = run_at(size, weights, tmp_path / "a.html", *photographs)
+        assert expected in complaint_of(done)
+
+
 def test_other_files_and_a_missing_package_are_refused(photographs, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"must be a page or a point cloud: .* \.html, \.glb or \.ply$"):
         plan_scene_file(str(tmp_path / "scene.obj"), photographs, False)

@@ -183,9 +183,19 @@ def test_wrong_settings_are_one_line():
     assert "config.reconstruct: the point head reads 4 blocks, but there are 2 backbone blocks" in changed(
         reconstruct={"decoder_depth": 0}
     )
-    assert "config.job='benchmark' measures only pre-training: pass --config.task=pretrain" in changed(
-        job="benchmark"
+    assert "config.job='benchmark_data' measures only pre-training: pass --config.task=" in changed(
+        job="benchmark_data"
     )
+
+
+@pytest.mark.parametrize("job", ["train", "benchmark", "plan"])
+def test_recordings_can_be_trained_on_and_planned_for(job):
+    config = nano_reconstruction()
+    config.sources.p = recordings("cameras", "/data/recordings")
+    config.job = job
+    validate(config)
+    config.job = "evaluate"
+    assert "config.sources.p has recordings" in complaint(config)
 
 
 def test_wrong_sources_are_one_line(tmp_path):
@@ -199,7 +209,7 @@ def test_wrong_sources_are_one_line(tmp_path):
     assert "config.sources.p.root is empty: pass --config.sources.p.root=" in with_source(
         recordings("cameras")
     )
-    assert "config.sources.p has recordings, which only the job train with config.task=" in with_source(
+    assert "config.sources.p has recordings, which only config.task='reconstruct' trains" in with_source(
         recordings("cameras", "x"), "pretrain"
     )
     assert "config.sources.p.window=0 must be at least 1" in with_source(recordings("tum", "x", window=0))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from muskie_jax.correspondence.recall import PIXELS
 from muskie_jax.evaluators.results import ResultRow
 from muskie_jax.report.results_file import ModelInfo, append
 from muskie_jax.report.write import write_report
@@ -14,7 +15,7 @@ GROUPS = 8
 
 def recall(layer, cm_2, px_10, angle="all"):
     values = {f"cm_{t}": cm_2 * t / 2 for t in (1, 2, 5)}
-    values |= {f"px_{t}": px_10 * t / 10 for t in (5, 10, 20, 25, 50)}
+    values |= {f"px_{t}": px_10 * t / 10 for t in PIXELS}
     groups = {name: [value] * GROUPS for name, value in values.items()}
     groups |= {"pairs": [1.0] * GROUPS, "cm_pairs": [1.0] * GROUPS}
     return ResultRow(ROOMS | {"layer": layer, "angle": angle}, values | {"view_pairs": GROUPS}, groups)
@@ -77,9 +78,9 @@ def test_recall_shows_the_layer_with_most_matches_within_two_centimetres(tables)
     overall, *by_angle = parts["Recall of correspondence from frozen features"].split("### ")[1:]
     (ours,) = (line for line in overall.splitlines() if line.startswith("| ours"))
     assert "| layer 2 | **10.0**" in ours and "**40.0**" in ours
-    centimetres, pixels = by_angle
+    centimetres, pixels, scannet = by_angle
     assert "0-15°" in centimetres and "| ours | layer 2 | 30.0" in centimetres
-    assert "77.0" not in centimetres + pixels and "60.0" in pixels
+    assert "77.0" not in centimetres + pixels and "60.0" in pixels and "Within 40 px" in scannet
 
 
 def test_the_probe_shows_the_layer_that_fits_best_and_the_mean_pose(tables):

@@ -25,7 +25,7 @@ from muskie_jax.data.posed import (
     tum,
 )
 from muskie_jax.data.posed.frames import RGBDDataset
-from muskie_jax.data.posed.groups import choose_groups, overlap_from_depth
+from muskie_jax.data.posed.groups import choose_groups, groups_of_pairs, overlap_from_depth
 from muskie_jax.data.posed.parsing import WrongRoot
 from muskie_jax.data.posed.pixels import check_headers, load_view, read_checked_depth
 from muskie_jax.data.posed.rooms import open_rooms
@@ -95,22 +95,28 @@ def open_posed(name: str, settings: ConfigDict, views: int, data_root: str = "")
     dataset = read_posed(name, settings, data_root)
     protocol_select, _ = PROTOCOLS[settings.reader]
     with _prefix_errors(f"config.posed.{name}"):
-        check_geometry(name, settings, dataset)
-        overlap_of = dataset.overlap
-        if dataset.has_depth:
-            overlap_of = overlap_from_depth(lambda frame: read_checked_depth(frame, dataset))
-        groups = choose_groups(
-            dataset.sequences,
-            views,
-            settings.select or (protocol_select if overlap_of else SELECT_WITHOUT_OVERLAP),
-            overlap_of=overlap_of,
-            key=f"config.posed.{name}",
-            every=settings.every,
-            max_groups=settings.groups,
-            group_stride=1 if settings.select else dataset.group_stride,
-            overlap=tuple(settings.overlap),
-            stride=settings.stride,
-        )
+        if dataset.pairs and not settings.select:
+            groups = groups_of_pairs(
+                dataset.pairs, views, f"config.posed.{name}", settings.groups, dataset.group_stride
+            )
+            check_geometry(name, settings, dataset)
+        else:
+            check_geometry(name, settings, dataset)
+            overlap_of = dataset.overlap
+            if dataset.has_depth:
+                overlap_of = overlap_from_depth(lambda frame: read_checked_depth(frame, dataset))
+            groups = choose_groups(
+                dataset.sequences,
+                views,
+                settings.select or (protocol_select if overlap_of else SELECT_WITHOUT_OVERLAP),
+                overlap_of=overlap_of,
+                key=f"config.posed.{name}",
+                every=settings.every,
+                max_groups=settings.groups,
+                group_stride=1 if settings.select else dataset.group_stride,
+                overlap=tuple(settings.overlap),
+                stride=settings.stride,
+            )
     opened = RecordedSet(name, dataset, groups)
     opened.check_headers()
     opened.seed_groups()

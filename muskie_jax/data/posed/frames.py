@@ -70,6 +70,8 @@ class RGBDDataset(NamedTuple):
       group_stride: one in this many candidate groups is evaluated, unless groups are chosen by overlap.
       overlap: function of a sequence and the index of a frame. It returns the fraction of the frame that
         each frame of the sequence sees, float32 (frames). None if only depth can tell.
+      pairs: pairs of frames to evaluate, `<sequence>/<frame>`; if there are any, they are the groups by
+        default.
       notes: lines for the user, such as how many frames were left out.
     """
 
@@ -81,6 +83,7 @@ class RGBDDataset(NamedTuple):
     zoomed: bool = False
     group_stride: int = 1
     overlap: Callable[[Sequence, int], np.ndarray] | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

@@ -99,6 +99,28 @@ def choose_groups(
     raise UserError(f"no sequence has {views} {wanted}: use {', or '.join([*every_frame, *remedies])}")
 
 
+def groups_of_pairs(
+    pairs: tuple[tuple[str, str], ...], views: int, key: str, max_groups: int = 0, group_stride: int = 1
+) -> tuple[Group, ...]:
+    """Returns a group for each listed pair of frames, or for evenly spaced ones.
+
+    Args:
+      pairs: see `RGBDDataset.pairs`.
+      views, key, max_groups, group_stride: see `choose_groups`.
+
+    Raises:
+      UserError: unless `views` is 2.
+    """
+    if views != 2:
+        raise UserError(
+            f"groups are listed pairs of views, and config.evaluate.views has {views}: use "
+            f"config.evaluate.views=(2,), or choose groups by {key}.select, such as 'rotation'"
+        )
+    candidates = pairs[::group_stride]
+    chosen = [candidates[i] for i in evenly_spaced(len(candidates), max_groups)]
+    return tuple(Group(f"{first}-{second.rpartition('/')[2]}", (first, second)) for first, second in chosen)
+
+
 def _wider(low: float, high: float) -> tuple[tuple[float, float], ...]:
     """Returns ranges of overlap that contain another, to be tried in this order."""
     return (low, 1.0), (min(low, MIN_OVERLAP), high), (min(low, MIN_OVERLAP), 1.0)

@@ -15,6 +15,12 @@ Protocol: for each object that also has a `wild_set`, the last tenth of its mult
 at least one. Every image is the anchor of a group, which the images with the nearest rotations join. Every
 20th group is evaluated. Images are cropped to a centred square, then to the smallest square around the
 object.
+
+With `collections="wild"`, groups are pairs of images of a `wild_set`, of objects that also have multiview
+collections. This is the test of Probe3D (arXiv 2404.08636): every image is paired with a random other one,
+whose camera is rotated by at most 120 degrees against it, and every fourth pair is evaluated. The published
+draws depend on the order in which a file system lists files, so they cannot be repeated. Ours depend on the
+names of objects and images.
 """
 
 import math
@@ -41,12 +47,18 @@ EXPECTED_FILES = "<object>/multiview_*/annotations.json and <object>/wild_set"
 INVERSE_DEPTH = 655.350  # product of depth in metres and the value in the file
 TRAINING_FRACTION = 0.9
 GROUP_STRIDE = 20
-COLLECTIONS = ("multiview_", "multiview-")  # releases differ
+MULTIVIEW = ("multiview_", "multiview-")  # releases differ
+WILD = "wild_set"
+PAIR_STRIDE = 4
+LARGEST_ANGLE = 120.0  # degrees between the cameras of a pair
+PAIR_SEED = 8
 DOWNSCALED = "downsampled_"
 
 
 def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
-    """Returns the validation collections of a folder of objects; raises UserError."""
+    """Returns the collections of a folder of objects that are evaluated; raises UserError."""
+    if settings.get("collections") == "wild":  # training sources do not have this setting
+        return _read_wild(root, settings)
     collections = [
         collection for folder in subfolders(root) for collection in validation_collections(folder)
     ]
@@ -58,10 +70,32 @@ def read(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
 
 def validation_collections(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the collections in an object's folder that are evaluated."""
-    if not (folder / "wild_set").is_dir():
+    if not (folder / WILD).is_dir():
         return []
-    collections = [path for path in subfolders(folder) if path.name.startswith(COLLECTIONS)]
+    collections = [path for path in subfolders(folder) if path.name.startswith(MULTIVIEW)]
     return collections[math.floor(TRAINING_FRACTION * len(collections)) :]
+
+
+def _read_wild(root: pathlib.Path, settings: ConfigDict) -> RGBDDataset:
+    collections = [folder / WILD for folder in subfolders(root) if validation_collections(folder)]
+    if not collections:
+        raise WrongRoot(root, EXPECTED_FILES)
+    sequences = tuple(_sequence(folder, settings.every) for folder in collections)
+    pairs = tuple(pair for sequence in sequences for pair in draw_pairs(sequence))
+    return RGBDDataset(
+        sequences, read_object_depth, upright=True, zoomed=True, group_stride=PAIR_STRIDE, pairs=pairs
+    )
+
+
+def draw_pairs(sequence: Sequence) -> list[tuple[str, str]]:
+    """Returns a pair for each frame that has others within LARGEST_ANGLE; see the module's docstring."""
+    rotations = np.stack([frame.world_to_camera[:3, :3] for frame in sequence.frames])
+    cosines = (np.einsum("aij,bij->ab", rotations, rotations) - 1) / 2
+    near = cosines >= math.cos(math.radians(LARGEST_ANGLE))
+    np.fill_diagonal(near, False)
+    rng = np.random.default_rng([PAIR_SEED, *sequence.name.encode()])
+    names = [f"{sequence.name}/{frame.name}" for frame in sequence.frames]
+    return [(name, names[rng.choice(np.flatnonzero(row))]) for name, row in zip(names, near) if row.any()]
 
 
 def _sequence(folder: pathlib.Path, every: int) -> Sequence:

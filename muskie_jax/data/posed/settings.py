@@ -27,6 +27,7 @@ PROTOCOLS = {
     "blendedmvs": ("overlap", 1),
 }
 READERS = (*PROTOCOLS, "synthetic")
+COLLECTIONS = ("multiview", "wild")  # of NAVI
 NUM_GROUPS = 20  # number of groups evaluated by default
 MIN_DIVISOR = 100  # a larger unit of depth is taken for the number of steps per metre
 UNITS = "0.0001 for 0.1 mm, 0.0002 for 1/5000 m (TUM), 1.0 for metres, or 0 for what the recording states"
@@ -103,12 +104,39 @@ class TumSettings(UnscaledRecordingSettings):
     intrinsics: tuple[float, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class ScanNetSettings(RecordingSettings):
+    """Settings of the reader "scannet".
+
+    Attributes:
+      pairs: file with the pairs of frames to evaluate, `test.npz` as distributed with the scenes, or
+        `scannet_test_pairs_with_gt.txt`; a relative path starts from `root`. Empty: groups as `select`
+        chooses them.
+    """
+
+    pairs: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class NaviSettings(RecordingSettings):
+    """Settings of the reader "navi".
+
+    Attributes:
+      collections: "multiview", whose groups are those of the paper, or "wild", whose pairs of views are
+        drawn as Probe3D draws them.
+    """
+
+    collections: str = "multiview"
+
+
 # Settings of readers that have more settings than `RecordingSettings`.
 SETTINGS = {
     "cameras": UnscaledRecordingSettings,
     "transforms": UnscaledRecordingSettings,
     "colmap": UnscaledRecordingSettings,
     "tum": TumSettings,
+    "scannet": ScanNetSettings,
+    "navi": NaviSettings,
 }
 
 
@@ -178,6 +206,11 @@ def _check_recordings(settings: ConfigDict, path: str, needs_data: bool) -> None
     _check_integers(settings, path, stride=1, every=1)
     check_depth_unit(settings.get("depth_unit", 0), f"{path}.depth_unit")
     check_intrinsics(settings.get("intrinsics", ()), f"{path}.intrinsics")
+    one_of(settings.get("collections", COLLECTIONS[0]), COLLECTIONS, f"{path}.collections")
+    pairs = settings.get("pairs", "")  # only some readers have these settings
+    require(
+        isinstance(pairs, str), f"{path}.pairs={pairs!r} must be the path of a file, such as 'test.npz'"
+    )
 
 
 def readers_with(setting: str) -> list[str]:

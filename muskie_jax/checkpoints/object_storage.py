@@ -91,7 +91,7 @@ def _teach_orbax_s3() -> None:
             return of_gcs(path)
         bucket, _, key = path.removeprefix(S3).partition("/")
         endpoint = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
-        spec = {"driver": "s3", "bucket": bucket, "path": key}
+        spec: dict[str, Any] = {"driver": "s3", "bucket": bucket, "path": key}
         if endpoint:
             spec["endpoint"] = endpoint
         if os.environ.get("AWS_ACCESS_KEY_ID"):

@@ -43,7 +43,8 @@ class CameraHead(nn.Module):
         x = tokens.reshape(len(tokens), -1, width)  # three axes for speed, see `layers`
         for i in range(STAGES):
             x = ResidualStage(self.dtype, name=f"stage_{i}")(x)
-        x = x.reshape(tokens.shape).mean(axis=2)
+        # XLA's CPU compiler of jax 0.12 would fuse the mean with bfloat16 products, and read unset memory.
+        x = jax.lax.optimization_barrier(x).reshape(tokens.shape).mean(axis=2)
         for i in (1, 2):
             x = nn.relu(dense(width, width, self.dtype, name=f"fc{i}")(x))
         translation = dense(width, 3, float32, name="translation")(x)

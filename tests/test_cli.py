@@ -14,7 +14,7 @@ import pytest
 import muskie_jax
 from conftest import ROOT, write_scene, xla_flags
 from muskie_jax import __main__ as muskie
-from muskie_jax import main
+from muskie_jax import jobs
 from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.config import default_config, posed, synthetic
 from muskie_jax.errors import UserError
@@ -244,14 +244,14 @@ def test_muskie_runs_the_job(tmp_path, monkeypatch):
     """The command reaches the job, with the overrides, and prints its result."""
     calls = []
     job = lambda config, workdir: calls.append((config.seed, workdir)) or {"job": "train"}
-    monkeypatch.setitem(main.JOBS, "train", job)
+    monkeypatch.setattr("muskie_jax.train.train", job)
     flags = ("--config", "configs/quickstart.py", "--config.seed=3", "--workdir", tmp_path)
     done = run_in_process("muskie_jax", "train", *flags)
     assert done.returncode == 0 and json.loads(done.stdout) == {"job": "train"}, done.stderr
     assert calls == [(3, tmp_path)]
 
 
-@pytest.mark.parametrize("job", main.JOBS)
+@pytest.mark.parametrize("job", jobs.JOBS)
 def test_every_job_validates_before_anything_else(job, tmp_path):
     config = default_config()
     config.job = job
@@ -260,7 +260,7 @@ def test_every_job_validates_before_anything_else(job, tmp_path):
     config.posed.rooms = posed("synthetic")
     config.evaluate.models = ("still",)
     with pytest.raises(UserError, match="config.optim.b1=2.0"):
-        main.JOBS[job](config, tmp_path / "run")
+        jobs.load_job(job)(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -195,6 +195,17 @@ def test_moved_modules_name_the_new_ones(old, new):
 # --- The command `muskie` ---------------------------------------------------------------------------
 
 
+def test_programs_import_only_what_they_use():
+    """Data workers import `muskie_jax.main` again."""
+    code = (
+        "import gc, sys, muskie_jax.main; assert 'jax' not in sys.modules; "
+        "from muskie_jax.jobs import load_job; load_job('train'); "
+        "assert not {'muskie_jax.evaluate', 'scipy.spatial'} & sys.modules.keys(); "
+        "assert gc.isenabled() and gc.get_freeze_count() > 100_000"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_muskie_lists_its_commands_without_importing_jax():
     code = "import sys; from muskie_jax.__main__ import main; main(); assert 'jax' not in sys.modules"
     done = subprocess.run(

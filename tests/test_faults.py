@@ -222,7 +222,7 @@ class Command:
 
     started: ClassVar[list[subprocess.Popen]] = []
 
-    def __init__(self, photos, workdir, *flags, steps=400, program=("-m", "muskie_jax.main"), **streams):
+    def __init__(self, photos, workdir, *flags, steps=200, program=("-m", "muskie_jax.main"), **streams):
         self.workdir = workdir
         command = [
             sys.executable, *program, "--config", "configs/photos.py", "--workdir", workdir,

@@ -7,10 +7,11 @@ answers without importing JAX.
 import difflib
 import importlib
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from muskie_jax import __version__
 from muskie_jax.errors import fail
+from muskie_jax.fast_imports import fast_imports
 from muskie_jax.interrupt import handle_signals
 
 
@@ -19,17 +20,17 @@ class Room(NamedTuple):
 
     module: str
     about: str
-    is_job: bool = False  # whether the command is a job of `muskie_jax.main`, which shares its flags
+    is_job: bool = False  # whether the command is a job of `muskie_jax.jobs`, which shares its flags
 
 
 COMMANDS = {
-    "train": Room("muskie_jax.main", "trains a network", is_job=True),
+    "train": Room("muskie_jax.jobs", "trains a network", is_job=True),
     "evaluate": Room(
-        "muskie_jax.main", "measures correspondence and reconstruction of networks", is_job=True
+        "muskie_jax.jobs", "measures correspondence and reconstruction of networks", is_job=True
     ),
-    "benchmark": Room("muskie_jax.main", "times training steps on this machine", is_job=True),
-    "benchmark_data": Room("muskie_jax.main", "times the loading of photographs", is_job=True),
-    "plan": Room("muskie_jax.main", "predicts memory and time on a machine", is_job=True),
+    "benchmark": Room("muskie_jax.jobs", "times training steps on this machine", is_job=True),
+    "benchmark_data": Room("muskie_jax.jobs", "times the loading of photographs", is_job=True),
+    "plan": Room("muskie_jax.jobs", "predicts memory and time on a machine", is_job=True),
     "match": Room("muskie_jax.match", "finds matches between photographs, and draws them"),
     "track": Room("muskie_jax.track", "finds points of a photograph in others"),
     "reconstruct": Room("muskie_jax.reconstruct", "reconstructs points and cameras of photographs"),
@@ -77,9 +78,14 @@ def main() -> None:
     sys.argv = [invocation, *rest]
     if room.is_job:
         with handle_signals(sys.argv):  # signals may arrive during the slow import
-            importlib.import_module(room.module).main(invocation, job=name)
+            _imported(room).main(invocation, job=name)
     else:
-        importlib.import_module(room.module).main(invocation)
+        _imported(room).main(invocation)
+
+
+def _imported(room: Room) -> Any:
+    with fast_imports():
+        return importlib.import_module(room.module)
 
 
 if __name__ == "__main__":

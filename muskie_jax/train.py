@@ -54,7 +54,7 @@ from muskie_jax.sharding import check_batch, make_mesh
 from muskie_jax.storage.address import prepare_workdir
 from muskie_jax.storage.mirror import LocalFiles, local_files
 from muskie_jax.supply import Supply
-from muskie_jax.train_step import Pretraining, StateInitializer, Task, abstract_state, make_task
+from muskie_jax.train_step import Pretraining, StateInitializer, Task, make_task
 from muskie_jax.wandb_run import RUN_FILE
 from muskie_jax.watchdog import Watchdog
 from muskie_jax.workdir_lock import exclusive
@@ -125,7 +125,8 @@ def _train(
     # --- Model and optimizer -----------------------------------------------------------------------
     task = make_task(config, mesh, len(mixture.names))
     model, optimizer = task.model, make_optimizer(config)
-    state_shapes = abstract_state(model, optimizer, mesh)
+    initialise = StateInitializer(model, optimizer, mesh)
+    state_shapes = initialise.shapes
     describe_parameters(state_shapes.params)
     describe_attention(task.backbone, sampler.schedule.all())
 
@@ -168,7 +169,7 @@ def _train(
     }
     per_update = sampler.schedule.batches_per_update
     training = training_programs(task, optimizer, state_shapes, shapes, per_update, mesh)
-    initialise, key = StateInitializer(model, optimizer, state_shapes), jax.random.key(config.seed)
+    key = jax.random.key(config.seed)
     if not restored:
         others[INITIAL_STATE] = functools.partial(initialise.lower, key)
     options = fast_compilation(mesh) if config.fast_compile else None

@@ -135,13 +135,7 @@ def _initial_state(model: nn.Module, optimizer: optax.GradientTransformation, ke
 
 def abstract_state(model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Returns the shapes, dtypes and shardings of a state, as `jax.ShapeDtypeStruct` leaves."""
-    initial_state = functools.partial(_initial_state, model, optimizer)
-    shapes = jax.eval_shape(initial_state, jax.random.key(0))
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        state_sharding(shapes, mesh),
-    )
+    return StateInitializer(model, optimizer, mesh).shapes
 
 
 class StateInitializer:
@@ -150,12 +144,23 @@ class StateInitializer:
     Args:
       model: the network.
       optimizer: the optimizer.
-      shapes: result of `abstract_state`.
+      mesh: the devices, which this machine need not have if only `shapes` is used.
+
+    Attributes:
+      shapes: shapes, dtypes and shardings of a state, as `jax.ShapeDtypeStruct` leaves.
     """
 
-    def __init__(self, model: nn.Module, optimizer: optax.GradientTransformation, shapes: TrainState):
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-        self._jitted = jax.jit(functools.partial(_initial_state, model, optimizer), out_shardings=shardings)
+    def __init__(self, model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh):
+        initial_state = functools.partial(_initial_state, model, optimizer)
+        with fast_random_draws():  # as in `lower`, so that JAX traces the function once
+            shapes = jax.eval_shape(initial_state, jax.random.key(0))
+        shardings = state_sharding(shapes, mesh)
+        self.shapes = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            shardings,
+        )
+        self._jitted = jax.jit(initial_state, out_shardings=shardings)
 
     def lower(self, key: Array) -> jax.stages.Lowered:
         """Traces and lowers the program that makes a state from a random key."""
@@ -171,8 +176,7 @@ def init_state(
     model: nn.Module, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
 ) -> TrainState:
     """Returns a new state, see `StateInitializer`."""
-    initialise = StateInitializer(model, optimizer, abstract_state(model, optimizer, mesh))
-    return initialise(jax.random.key(seed))
+    return StateInitializer(model, optimizer, mesh)(jax.random.key(seed))
 
 
 def reconstruct(task: Pretraining, params: Params, batch: Batch) -> tuple[Array, MuskieOutput, TokenLosses]:

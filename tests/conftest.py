@@ -1,5 +1,6 @@
 """Tests run on the CPU, as eight devices, and keep compiled programs between runs."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -46,6 +47,12 @@ def pytest_collection_modifyitems(items):
         return slow.kwargs.get("minutes", 1) if slow else 0
 
     items.sort(key=minutes, reverse=True)
+
+
+def pytest_collection_finish():
+    """Makes Python look for garbage less often: while JAX traces, that took a quarter of the time."""
+    gc.freeze()  # modules stay
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="session")

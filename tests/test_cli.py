@@ -14,7 +14,7 @@ import pytest
 import muskie_jax
 from conftest import ROOT, write_scene, xla_flags
 from muskie_jax import __main__ as muskie
-from muskie_jax import main
+from muskie_jax import jobs
 from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.config import default_config, posed, synthetic
 from muskie_jax.errors import UserError
@@ -195,6 +195,17 @@ def test_moved_modules_name_the_new_ones(old, new):
 # --- The command `muskie` ---------------------------------------------------------------------------
 
 
+def test_programs_import_only_what_they_use():
+    """Data workers import `muskie_jax.main` again."""
+    code = (
+        "import gc, sys, muskie_jax.main; assert 'jax' not in sys.modules; "
+        "from muskie_jax.jobs import load_job; load_job('train'); "
+        "assert not {'muskie_jax.evaluate', 'scipy.spatial'} & sys.modules.keys(); "
+        "assert gc.isenabled() and gc.get_freeze_count() > 100_000"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_muskie_lists_its_commands_without_importing_jax():
     code = "import sys; from muskie_jax.__main__ import main; main(); assert 'jax' not in sys.modules"
     done = subprocess.run(
@@ -244,14 +255,14 @@ def test_muskie_runs_the_job(tmp_path, monkeypatch):
     """The command reaches the job, with the overrides, and prints its result."""
     calls = []
     job = lambda config, workdir: calls.append((config.seed, workdir)) or {"job": "train"}
-    monkeypatch.setitem(main.JOBS, "train", job)
+    monkeypatch.setattr("muskie_jax.train.train", job)
     flags = ("--config", "configs/quickstart.py", "--config.seed=3", "--workdir", tmp_path)
     done = run_in_process("muskie_jax", "train", *flags)
     assert done.returncode == 0 and json.loads(done.stdout) == {"job": "train"}, done.stderr
     assert calls == [(3, tmp_path)]
 
 
-@pytest.mark.parametrize("job", main.JOBS)
+@pytest.mark.parametrize("job", jobs.JOBS)
 def test_every_job_validates_before_anything_else(job, tmp_path):
     config = default_config()
     config.job = job
@@ -260,7 +271,7 @@ def test_every_job_validates_before_anything_else(job, tmp_path):
     config.posed.rooms = posed("synthetic")
     config.evaluate.models = ("still",)
     with pytest.raises(UserError, match="config.optim.b1=2.0"):
-        main.JOBS[job](config, tmp_path / "run")
+        jobs.load_job(job)(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

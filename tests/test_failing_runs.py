@@ -13,6 +13,7 @@ from conftest import python_path, xla_flags
 from muskie_jax.checkpoints.saved_steps import saved_steps
 from muskie_jax.errors import MACHINE_ERROR, USAGE_ERROR
 from muskie_tests.commands import free_port, run_module
+from muskie_tests.failing_save import FIRST
 from muskie_tests.runs import NANO_FLAGS
 
 pytestmark = pytest.mark.slow(minutes=2)
@@ -21,7 +22,7 @@ HERE = pathlib.Path(__file__).parent
 SETTINGS = [
     "--config=configs/photos.py",
     *NANO_FLAGS,
-    "--config.checkpoint.every=30",
+    f"--config.checkpoint.every={FIRST}",  # few updates: those of two processes take half a second
     "--config.duration=100_000 steps",
     "--config.data.workers=0",
 ]
@@ -57,7 +58,7 @@ def ends(workdir, *processes):
 @pytest.mark.parametrize(
     "fault, reason",
     [
-        ("folder", "could not be saved in .*No space left on device.* the newest checkpoint is 30: "),
+        ("folder", "could not be saved in .*No space left on device.* the newest checkpoint is 6: "),
         ("write", "File too large"),
         ("workdir", "No such file or directory"),
     ],
@@ -70,7 +71,7 @@ def test_a_failed_save_ends_the_process_with_one_line(fault, reason, photo_folde
     details = pathlib.Path(error.rpartition("details: ")[2])
     assert "Traceback" in details.read_text()
     if fault != "workdir":
-        assert saved_steps(workdir) == [30]
+        assert saved_steps(workdir) == [FIRST]
 
 
 @pytest.mark.parametrize("fault, victim", [("folder", 0), ("write", 1)])
@@ -85,7 +86,7 @@ def test_a_failed_save_of_one_process_ends_the_other(fault, victim, photo_folder
     errors = ends(workdir, *processes)
     assert "could not be saved" in errors[victim][0] and len(errors[victim]) == 1
     assert errors[1 - victim][0].startswith(f"error: another process failed: process {victim}: ")
-    assert saved_steps(workdir) == [30]
+    assert saved_steps(workdir) == [FIRST]
 
 
 @pytest.mark.parametrize("damage", ["missing", "half"])

@@ -14,7 +14,6 @@ import jax
 import pytest
 
 from conftest import ROOT, python_path, write_scene, xla_flags
-from muskie_jax import main as main_module
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.data.workers import DIED
 from muskie_jax.errors import Hung, NotFinite, SaveFailed, UserError
@@ -198,7 +197,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_a_file(photo_folder, tmp_p
         workdir.mkdir()
         raise ZeroDivisionError("division by zero\nand more lines")
 
-    monkeypatch.setitem(main_module.JOBS, "train", crash)
+    monkeypatch.setattr("muskie_jax.train.train", crash)
     workdir = tmp_path / "run"
     arguments = ["--config", "configs/quickstart.py", "--workdir", workdir]
     done = run_in_process("muskie_jax.main", *arguments)
@@ -223,7 +222,7 @@ class Command:
 
     started: ClassVar[list[subprocess.Popen]] = []
 
-    def __init__(self, photos, workdir, *flags, steps=400, program=("-m", "muskie_jax.main"), **streams):
+    def __init__(self, photos, workdir, *flags, steps=200, program=("-m", "muskie_jax.main"), **streams):
         self.workdir = workdir
         command = [
             sys.executable, *program, "--config", "configs/photos.py", "--workdir", workdir,

@@ -37,7 +37,7 @@ def run_in_process(module: str, *arguments) -> subprocess.CompletedProcess:
     """
     out, err, status = io.StringIO(), io.StringIO(), 0
     main_module = _main_module(module)
-    defines_flags = main_module
+    defines_flags = "muskie_jax.jobs" if main_module == "muskie_jax.main" else main_module
     if main_module == "muskie_jax.__main__" and arguments and arguments[0] in COMMANDS:
         defines_flags = COMMANDS[arguments[0]].module
     with (

@@ -3,7 +3,7 @@
     python failing_save.py FAULT WORKDIR ARGUMENTS
 
 Faults: "folder", the step's folder cannot be created; "write", files cannot grow, as on a full disk;
-"workdir", the work directory is deleted; "none". The first checkpoint must be that of step 30. The fault
+"workdir", the work directory is deleted; "none". The first checkpoint must be that of step 6. The fault
 starts after it is complete.
 """
 
@@ -17,7 +17,7 @@ import time
 from muskie_jax.main import main
 from muskie_jax.progress import Progress
 
-FIRST, SIZE = 30, 20_000
+FIRST, SIZE = 6, 20_000
 
 
 def start_fault(fault, workdir):
@@ -45,7 +45,7 @@ if __name__ == "__main__":
     line = Progress.line
 
     def line_with_fault(self, *arguments):
-        if self.step == FIRST + 5:
+        if self.step == FIRST + 1:
             start_fault(fault, workdir)
         return line(self, *arguments)
 

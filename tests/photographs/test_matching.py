@@ -69,7 +69,7 @@ def test_photographs_of_other_scenes_have_few_matches(network, photographs):
 def test_confidence_does_not_depend_on_the_number_of_patches(shape, network, tmp_path):
     """Photographs of equal detail, each with a noisy copy: their patches are equally distinct."""
     median, concentration = [], []
-    for size in (96, 224, 448):
+    for size in (96, 160, 320):
         height, width = (size * side // min(shape) for side in shape)
         pixels = texture(height, width, seed=2)
         noise = np.random.default_rng(0).normal(0, 60, pixels.shape)

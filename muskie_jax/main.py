@@ -14,6 +14,7 @@ if __name__ == "__main__":  # signals may arrive during the slow imports below
     from muskie_jax import interrupt
 
     interrupt.handle_all_signals(sys.argv)
+    interrupt.stop_with_starter()
 
 import jax
 from absl import flags, logging

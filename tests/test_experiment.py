@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -32,6 +34,7 @@ from muskie_jax.sweeps.outcomes import (
     minutes_at_steps,
     read_summaries,
     summarise,
+    wall_minutes,
     write_summaries,
 )
 from muskie_jax.sweeps.predictor import PredictorName
@@ -111,6 +114,95 @@ def test_signal_reaches_running_jobs_and_no_further_job_starts(tmp_path):
     assert stopped and started == [("first", "")] and ended == {"first": 75}
     assert (tmp_path / "logs/first.txt").read_text() == "saved\n"
     assert signal.getsignal(signal.SIGINT) == before
+
+
+SAVES = """
+import pathlib, signal, sys, time
+from muskie_jax import interrupt
+def save(*_):
+    time.sleep(0.3)
+    print("saved")
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+interrupt.stop_with_starter()
+pathlib.Path({ready!r}).touch()
+time.sleep(60)
+"""
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_after_an_error_of_the_queue_running_jobs_save_and_are_waited_for(tmp_path):
+    """The first job ends when the other is ready, and what is called at its end fails."""
+    ready = tmp_path / "ready"
+    waits = f"import pathlib, time\nwhile not pathlib.Path({str(ready)!r}).exists(): time.sleep(0.01)"
+    jobs = [job(tmp_path, "first", waits), job(tmp_path, "other", SAVES.format(ready=str(ready)))]
+
+    def on_end(ended):
+        raise KeyError(ended.job.name)
+
+    with pytest.raises(KeyError, match="first"):
+        run_jobs(jobs, ["0", "1"], lambda *_: None, on_end)
+    assert (tmp_path / "logs/other.txt").read_text() == "saved\n"
+
+
+def test_jobs_of_a_killed_queue_save_and_stop(tmp_path):
+    ready, log = tmp_path / "ready", tmp_path / "log.txt"
+    code = SAVES.format(ready=str(ready))
+    queue = f"""
+        import pathlib, sys
+        from muskie_jax.sweeps.job_queue import Job, run_jobs
+        job = Job("a", (sys.executable, "-c", {code!r}), pathlib.Path({str(log)!r}))
+        run_jobs([job], [""], print, print)
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(queue)], cwd=ROOT) as process:
+        try:
+            wait_until(ready.exists)
+            time.sleep(0.5)
+            assert log.read_text() == ""
+        finally:
+            process.kill()
+    wait_until(lambda: log.read_text() == "saved\n")
+
+
+def test_a_queue_under_nohup_ignores_the_end_of_its_terminal(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        hangup = f"import os; os.kill({os.getpid()}, 1); print('trained')"
+        _, ended, stopped = run_all([job(tmp_path, "a", hangup), job(tmp_path, "b", "")], [""])
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended == {"a": 0, "b": 0} and not stopped
+
+
+def reason_of(tmp_path, code):
+    ended = []
+    run_jobs([job(tmp_path, "a", code)], [""], lambda *_: None, ended.append)
+    return ended[0].reason()
+
+
+def test_the_reason_of_a_failure_is_the_last_error_of_this_start(tmp_path):
+    assert reason_of(tmp_path, "print('error: old'); exit(2)") == "error: old"
+    lines = "print('error: first\\nerror: disk\\n  hint\\n')"
+    assert reason_of(tmp_path, f"{lines}; exit(2)") == "error: disk"
+    assert reason_of(tmp_path, "print('step 3'); exit(2)") == "step 3"
+    assert reason_of(tmp_path, "exit(2)") == "no message"
+    kill = "import os; print('step 4', flush=True); os.kill(os.getpid(), 9)"
+    assert reason_of(tmp_path, kill) == "killed by SIGKILL"
+
+
+def test_a_full_disk_of_the_log_is_the_reason(tmp_path, monkeypatch):
+    """The error itself could not be written."""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 4096))
+    full = f"the disk of {tmp_path}/logs/a.txt is full"
+    assert reason_of(tmp_path, "print('step 3'); exit(1)") == full
+    assert reason_of(tmp_path, "print('error: no save'); exit(1)") == f"{full}; error: no save"
 
 
 # --- Outcomes ----------------------------------------------------------------------------------------
@@ -263,6 +355,21 @@ def test_minutes_at_steps_include_compilation(tmp_path):
     (tmp_path / "trainings.jsonl").unlink()
     assert minutes_at_steps(run) == pytest.approx({10: 1, 20: 2.5})
     assert minutes_at_steps(tmp_path) == {}
+
+
+def test_damaged_lines_are_left_out_of_minutes(tmp_path):
+    run = tmp_path / "a-seed0"
+    add_training(tmp_path, run.name, 20, 0.1, [200])
+    rows = [{"step": 10, "train/seconds_per_step": 6.0}, {"step": 15, "train/seconds_per_step": None}]
+    with (run / "metrics.jsonl").open("ab") as file:
+        for row in rows:
+            file.write(json.dumps(row).encode() + b"\n")
+        file.write(b'[10]\n{"train/seconds_per_step": 1}\n{"step": "x", "train/seconds_per_step": 1}\n')
+        file.write(b'{"step": 20, "tra')
+    with (tmp_path / "trainings.jsonl").open("ab") as file:
+        file.write(b'{"name": "a-seed0", "seconds": "x"}\n{"name": "a-\xff", "sec\n3\n{"name": "a-seed0"')
+    assert wall_minutes(tmp_path) == pytest.approx({"a-seed0": 200 / 60})
+    assert minutes_at_steps(run) == pytest.approx({10: 200 / 60})
 
 
 # --- Outcomes of the task "reconstruct" ---------------------------------------------------------------
@@ -468,8 +575,9 @@ with open(os.environ["CALLS"], "a") as file: file.write(json.dumps([gpu, sys.arg
 print("first line"); print("the reason")
 if os.environ.get("FAILS", "nothing") in workdir.name: sys.exit(2)
 if workdir.name != "evaluation":
-    (workdir / "checkpoints/3").mkdir(parents=True)
-    row = {"step": 3, "evaluation/mse": 0.1, "evaluation/baseline_mse": 0.2}
+    (workdir / "checkpoints/3").mkdir(parents=True, exist_ok=True)
+    mse = None if os.environ.get("RUINS", "nothing") in workdir.name else 0.1
+    row = {"step": 3, "evaluation/mse": mse, "evaluation/loss": mse, "evaluation/baseline_mse": 0.2}
     (workdir / "metrics.jsonl").write_text(json.dumps(row))
 """
 
@@ -536,6 +644,29 @@ def test_failed_training_is_reported_after_the_table_of_the_others(experiment, t
     assert "muon-seed0: FAILED: the reason" in done.stderr
     assert "error: not complete: muon-seed0: see logs/*.txt there" in done.stderr
     assert len(calls) == 3 and "muon" not in calls[-1][1][3]
+
+
+def test_a_training_that_ends_in_a_ruined_network_is_not_complete(experiment, monkeypatch):
+    monkeypatch.setenv("RUINS", "base")
+    done, calls = experiment("--seeds=1")
+    assert done.returncode == 2 and "not complete: base-seed0: see" in done.stderr
+    assert "  base-seed0: FAILED: the reason, after" in done.stderr
+    assert "| muon | 1 |" in done.stdout and "base" not in done.stdout and len(calls) == 3
+    assert "base" not in next(word for word in calls[-1][1] if "evaluate.models" in word)
+    monkeypatch.delenv("RUINS")
+    done, calls = experiment("--seeds=1")
+    assert len(calls) == 2 and "| base | 1 |" in done.stdout
+
+
+def test_files_that_cannot_be_written_are_one_line(experiment, tmp_path):
+    (tmp_path / "runs/trainings.jsonl").mkdir(parents=True)
+    (tmp_path / "runs/table.md").mkdir()
+    done, calls = experiment("--seeds=1", "--runs=base")
+    assert len(calls) == 2 and "base-seed0: its time is not recorded ([Errno 21]" in done.stderr
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: the experiment ended ([Errno 21] Is a directory: "
+    )
 
 
 @pytest.mark.parametrize(

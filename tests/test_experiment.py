@@ -357,6 +357,15 @@ def test_minutes_at_steps_include_compilation(tmp_path):
     assert minutes_at_steps(tmp_path) == {}
 
 
+def test_minutes_count_starts_of_a_killed_experiment(tmp_path):
+    add_training(tmp_path, "a-seed0", 20, 0.1, [60])
+    starts = [{"began": 1000.0, "recorded": 1120.0}, {"began": 2000.0, "recorded": 2058.0}]
+    (tmp_path / "a-seed0/goodput.json").write_text(json.dumps(starts))
+    assert wall_minutes(tmp_path) == pytest.approx({"a-seed0": 178 / 60})
+    (tmp_path / "a-seed0/goodput.json").write_text(json.dumps(starts[1:]))
+    assert wall_minutes(tmp_path) == {"a-seed0": 1.0}, "with the start and the end of the process"
+
+
 def test_damaged_lines_are_left_out_of_minutes(tmp_path):
     run = tmp_path / "a-seed0"
     add_training(tmp_path, run.name, 20, 0.1, [200])

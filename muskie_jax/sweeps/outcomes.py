@@ -15,6 +15,7 @@ from muskie_jax.checkpoints.saved_steps import evaluation_errors, json_rows, met
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.predictions import ALL
 from muskie_jax.evaluators.results import ResultRow
+from muskie_jax.goodput import read_starts
 from muskie_jax.interop.metadata import latest_evaluation
 from muskie_jax.report import results_file
 from muskie_jax.report.results_file import ResultUnit
@@ -126,12 +127,18 @@ def summarise(
 
 
 def wall_minutes(folder: pathlib.Path) -> dict[str, float]:
-    """Returns the minutes that each training took, with compilation, over all its starts."""
+    """Returns the minutes that each training took, with compilation, over all its starts.
+
+    A killed experiment does not record its last starts, but the trainings do.
+    """
     minutes: dict[str, float] = {}
     for start in json_rows(folder / TRAININGS):
         name, seconds = start.get("name"), start.get("seconds")
         if isinstance(name, str) and isinstance(seconds, (int, float)):
             minutes[name] = minutes.get(name, 0.0) + seconds / 60
+    for name in minutes:
+        seconds = sum(start.recorded - start.began for start in read_starts(folder / name))
+        minutes[name] = max(minutes[name], seconds / 60)
     return minutes
 
 

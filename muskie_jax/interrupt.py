@@ -24,7 +24,8 @@ from muskie_jax.errors import end_process, first_line
 # Schedulers send the last two before a time limit (`sbatch --signal=USR1@300`).
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 OF_USERS = (signal.SIGUSR1, signal.SIGUSR2)  # Python code of a user may have handlers for them
-STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
+STANDARD_INPUT, STANDARD_OUTPUT, STANDARD_ERROR = 0, 1, 2
+STOP_WITH_STARTER = "MUSKIE_JAX_STOP_WITH_STARTER"  # environment variable, see `stop_with_starter`
 TIME_LIMIT = "config.max_minutes"
 FAILURE = "a failure of one process"
 STOPPED_EXIT_CODE = "--stopped_exit_code"
@@ -59,11 +60,7 @@ class SignalHandler:
         self._leaving = False
 
     def install(self) -> None:
-        for number in SIGNALS:
-            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                continue  # nohup
-            if number in OF_USERS and signal.getsignal(number) != signal.SIG_DFL:
-                continue
+        for number in signals_to_handle():
             try:
                 self._previous[number] = signal.signal(number, self._handle)
             except ValueError:  # only the main thread may set signal handlers
@@ -228,6 +225,38 @@ class _Agreement:
                 handler.leave()
         if self._coordination.process == 0:
             announce_stop(handler.name)
+
+
+def signals_to_handle() -> list[signal.Signals]:
+    """Returns those of SIGNALS that a program of ours handles.
+
+    A program that `nohup` started ignores SIGHUP. Handlers of users for their own signals stay.
+    """
+
+    def is_handled(number: signal.Signals) -> bool:
+        if number == signal.SIGHUP:
+            return signal.getsignal(number) != signal.SIG_IGN
+        return number not in OF_USERS or signal.getsignal(number) == signal.SIG_DFL
+
+    return [number for number in SIGNALS if is_handled(number)]
+
+
+def stop_with_starter() -> None:
+    """Sends this process SIGTERM when the program that started it ends, even if that was killed.
+
+    The starter must have set the environment variable STOP_WITH_STARTER, or nothing happens. It keeps the
+    other end of a pipe open that is this process's standard input, and writes nothing. So a starter that
+    has ended earlier is noticed too.
+    """
+    if os.environ.pop(STOP_WITH_STARTER, None) is None:  # not for processes that this one starts
+        return
+
+    def watch() -> None:
+        while os.read(STANDARD_INPUT, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="starter", daemon=True).start()
 
 
 _program: SignalHandler | None = None

@@ -6,7 +6,7 @@ Every data worker of a run imports this module again, so it imports little.
 import sys
 
 from muskie_jax.fast_imports import fast_imports
-from muskie_jax.interrupt import handle_all_signals
+from muskie_jax.interrupt import handle_all_signals, stop_with_starter
 
 
 def main() -> None:
@@ -18,4 +18,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     handle_all_signals(sys.argv)  # before the slow imports, during which signals may arrive
+    stop_with_starter()
     main()

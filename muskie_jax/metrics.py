@@ -1,6 +1,7 @@
 """Metrics that merge exactly: each is a sum and a count, so no mean of means is needed."""
 
 import collections
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -44,6 +45,16 @@ def merge_all(metrics: Iterable[Mapping[str, Mean]]) -> dict[str, Mean]:
             wide = Mean(np.asarray(mean.total, np.float64), np.asarray(mean.count, np.float64))
             merged[name] = merged[name].merge(wide) if name in merged else wide
     return merged
+
+
+def check_final_error(error: float, step: int) -> None:
+    """Raises NotFinite if a finished run, saved at `step`, has no finite error on held-out scenes."""
+    if not math.isfinite(error):
+        raise NotFinite(
+            f"all is saved, but the evaluation of the last step, {step}, is not finite: lower "
+            "config.optim.learning_rate and rerun with another --workdir, or without the checkpoints of "
+            "ruined steps"
+        )
 
 
 class Skipped(NamedTuple):

@@ -54,6 +54,7 @@ class Supply:
         # begin another. All stop after the update that follows.
         self._held_back = in_flight + 2
         self._batches: Prefetched[Any] | None = None
+        self._closed = False  # errors of batches that nobody takes do not matter
 
     @contextlib.contextmanager
     def open(self, first: int, last: int) -> Iterator[None]:
@@ -61,8 +62,12 @@ class Supply:
         updates = self._pipeline.updates(first, last)
         if not self._alone:
             updates = hold_back(updates, self._held_back, self._settle)
-        with prefetch(updates, self._copy, self._config.data.prefetch) as self._batches:
-            yield
+        ahead, abandon = self._config.data.prefetch, self._pipeline.abandon
+        with prefetch(updates, self._copy, ahead, abandon) as self._batches:
+            try:
+                yield
+            finally:
+                self._closed = True
 
     def take(self, step: int) -> Any | None:
         """Returns the batches of update `step` + 1; None if the run is to stop before it.
@@ -97,6 +102,8 @@ class Supply:
 
     def _settle(self, error: Exception) -> None:
         """Called by the thread before it gives out the batches that were held back."""
+        if self._closed:
+            return
         if not self._pipeline.is_abandoned:
             self.failure = self.failure or error
         self._stop.request_for_failure()

@@ -32,7 +32,7 @@ from muskie_jax.gpu.determinism import require_deterministic_programs
 from muskie_jax.interop.best_weights import write_best_weights
 from muskie_jax.interop.initial_backbone import read_backbone, start_from
 from muskie_jax.interrupt import StopSignal
-from muskie_jax.metrics import Mean, MetricsQueue, describe_skipped
+from muskie_jax.metrics import Mean, MetricsQueue, check_final_error, describe_skipped
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.peers import fail_alone, raise_together
 from muskie_jax.perf.profiling import StepProfile
@@ -82,7 +82,8 @@ def train(
     Raises:
       UserError: if the config, the data or the work directory does not allow training, or if another job
         trains in it.
-      NotFinite: if the loss is not finite. The state is then not saved.
+      NotFinite: if the loss is not finite, and the state is then not saved; or if the final evaluation is
+        not finite, after everything was saved.
       SaveFailed: if a checkpoint cannot be saved.
       Hung: if no batch arrives within `config.watchdog.batch_minutes`.
       RunFailed: in all of several processes, if an error of the data ended the run after all have saved.
@@ -298,6 +299,8 @@ def _train(
             result |= evaluate(evaluator, state.params, step, writers, files.folder, watchdog)
     writers.scalars(step, "goodput", goodput.seconds())
     writers.close()
+    if not stopping:
+        check_final_error(result[evaluator.error], step)
     if saving.export and not stopping:
         files.upload()  # the errors of checkpoints
         result["weights"] = str(write_best_weights(workdir))
@@ -374,7 +377,8 @@ def evaluate(
     for name, picture in evaluator.figures():
         writers.picture(step, name, picture)
         save_picture(workdir / "pictures" / f"{name}_{step:07d}.png", picture)
-    log_main(f"step {step}  evaluation: {evaluator.describe(values)}")
+    is_finite = math.isfinite(values[evaluator.error])
+    log_main(f"step {step}  evaluation: {evaluator.describe(values) if is_finite else 'not finite'}")
     return values
 
 

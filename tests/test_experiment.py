@@ -1,12 +1,7 @@
 """Experiments: trainings side by side, their evaluation, the table, and pictures."""
 
 import json
-import os
-import signal
 import sys
-import textwrap
-import threading
-import time
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,7 +15,6 @@ from muskie_jax.evaluators.results import ResultRow
 from muskie_jax.report.results_file import ResultUnit, append, read
 from muskie_jax.sweeps import job_queue
 from muskie_jax.sweeps.drawing import Question, comparison_svg, time_curve_svg, verdict
-from muskie_jax.sweeps.job_queue import Job, run_jobs
 from muskie_jax.sweeps.outcomes import (
     ALL_MEASURES,
     RECORDINGS,
@@ -32,86 +26,13 @@ from muskie_jax.sweeps.outcomes import (
     minutes_at_steps,
     read_summaries,
     summarise,
+    wall_minutes,
     write_summaries,
 )
 from muskie_jax.sweeps.predictor import PredictorName
 from muskie_tests.commands import complaint_of, run_in_process, run_module
 
 REFINED = PredictorName.parse("attention+refined all")
-
-# --- The queue ---------------------------------------------------------------------------------------
-
-
-def job(tmp_path, name, code):
-    return Job(name, (sys.executable, "-c", code), tmp_path / f"logs/{name}.txt")
-
-
-def run_all(jobs, gpus):
-    started, ended = [], {}
-    stopped = run_jobs(
-        jobs,
-        gpus,
-        lambda job, gpu: started.append((job.name, gpu)),
-        lambda end: ended.__setitem__(end.job.name, end.status),
-    )
-    return started, ended, stopped
-
-
-@pytest.mark.parametrize("gpus, memory", [(["0", "3"], "all"), (["3", "3"], "0.45")])
-def test_jobs_run_side_by_side_each_on_its_gpu(tmp_path, monkeypatch, gpus, memory):
-    """Either job waits for the other's file, so they must run at the same time."""
-    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
-    code = """
-        import os, pathlib, time
-        folder, name = pathlib.Path({folder!r}), {name!r}
-        memory = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "all")
-        (folder / name).write_text(os.environ["CUDA_VISIBLE_DEVICES"] + " " + memory)
-        while not (folder / {other!r}).exists(): time.sleep(0.01)
-    """
-    jobs = [
-        job(tmp_path, name, textwrap.dedent(code).format(folder=str(tmp_path), name=name, other=other))
-        for name, other in (("a", "b"), ("b", "a"))
-    ]
-    started, ended, stopped = run_all(jobs, gpus)
-    assert started == [("a", gpus[0]), ("b", gpus[1])] and ended == {"a": 0, "b": 0} and not stopped
-    assert [(tmp_path / name).read_text() for name in "ab"] == [f"{gpu} {memory}" for gpu in gpus]
-
-
-def test_failing_job_does_not_stop_the_others_and_one_gpu_runs_one_at_a_time(tmp_path):
-    record = f"import sys, time; f = open({str(tmp_path / 'order')!r}, 'a'); "
-    steps = "f.write(sys.argv[0] and '<'); f.flush(); time.sleep(0.2); f.write('>'); f.flush(); "
-    jobs = [
-        job(tmp_path, "bad", f"{record}{steps}print('a reason'); sys.exit(3)"),
-        job(tmp_path, "good", record + steps),
-    ]
-    started, ended, stopped = run_all(jobs, [""])
-    assert started == [("bad", ""), ("good", "")] and ended == {"bad": 3, "good": 0} and not stopped
-    assert (tmp_path / "order").read_text() == "<><>"
-    assert (tmp_path / "logs/bad.txt").read_text() == "a reason\n"
-
-
-def test_signal_reaches_running_jobs_and_no_further_job_starts(tmp_path):
-    ready = tmp_path / "ready"
-    saves = f"""
-        import pathlib, signal, sys, time
-        signal.signal(signal.SIGTERM, lambda *_: (print("saved"), sys.exit(75)))
-        pathlib.Path({str(ready)!r}).touch()
-        time.sleep(60)
-    """
-    jobs = [job(tmp_path, "first", textwrap.dedent(saves)), job(tmp_path, "second", "print()")]
-
-    def interrupt():
-        while not ready.exists():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    before = signal.getsignal(signal.SIGINT)
-    threading.Thread(target=interrupt).start()
-    started, ended, stopped = run_all(jobs, [""])
-    assert stopped and started == [("first", "")] and ended == {"first": 75}
-    assert (tmp_path / "logs/first.txt").read_text() == "saved\n"
-    assert signal.getsignal(signal.SIGINT) == before
-
 
 # --- Outcomes ----------------------------------------------------------------------------------------
 
@@ -263,6 +184,30 @@ def test_minutes_at_steps_include_compilation(tmp_path):
     (tmp_path / "trainings.jsonl").unlink()
     assert minutes_at_steps(run) == pytest.approx({10: 1, 20: 2.5})
     assert minutes_at_steps(tmp_path) == {}
+
+
+def test_minutes_count_starts_of_a_killed_experiment(tmp_path):
+    add_training(tmp_path, "a-seed0", 20, 0.1, [60])
+    starts = [{"began": 1000.0, "recorded": 1120.0}, {"began": 2000.0, "recorded": 2058.0}]
+    (tmp_path / "a-seed0/goodput.json").write_text(json.dumps(starts))
+    assert wall_minutes(tmp_path) == pytest.approx({"a-seed0": 178 / 60})
+    (tmp_path / "a-seed0/goodput.json").write_text(json.dumps(starts[1:]))
+    assert wall_minutes(tmp_path) == {"a-seed0": 1.0}, "with the start and the end of the process"
+
+
+def test_damaged_lines_are_left_out_of_minutes(tmp_path):
+    run = tmp_path / "a-seed0"
+    add_training(tmp_path, run.name, 20, 0.1, [200])
+    rows = [{"step": 10, "train/seconds_per_step": 6.0}, {"step": 15, "train/seconds_per_step": None}]
+    with (run / "metrics.jsonl").open("ab") as file:
+        for row in rows:
+            file.write(json.dumps(row).encode() + b"\n")
+        file.write(b'[10]\n{"train/seconds_per_step": 1}\n{"step": "x", "train/seconds_per_step": 1}\n')
+        file.write(b'{"step": 20, "tra')
+    with (tmp_path / "trainings.jsonl").open("ab") as file:
+        file.write(b'{"name": "a-seed0", "seconds": "x"}\n{"name": "a-\xff", "sec\n3\n{"name": "a-seed0"')
+    assert wall_minutes(tmp_path) == pytest.approx({"a-seed0": 200 / 60})
+    assert minutes_at_steps(run) == pytest.approx({10: 200 / 60})
 
 
 # --- Outcomes of the task "reconstruct" ---------------------------------------------------------------
@@ -468,8 +413,9 @@ with open(os.environ["CALLS"], "a") as file: file.write(json.dumps([gpu, sys.arg
 print("first line"); print("the reason")
 if os.environ.get("FAILS", "nothing") in workdir.name: sys.exit(2)
 if workdir.name != "evaluation":
-    (workdir / "checkpoints/3").mkdir(parents=True)
-    row = {"step": 3, "evaluation/mse": 0.1, "evaluation/baseline_mse": 0.2}
+    (workdir / "checkpoints/3").mkdir(parents=True, exist_ok=True)
+    mse = None if os.environ.get("RUINS", "nothing") in workdir.name else 0.1
+    row = {"step": 3, "evaluation/mse": mse, "evaluation/loss": mse, "evaluation/baseline_mse": 0.2}
     (workdir / "metrics.jsonl").write_text(json.dumps(row))
 """
 
@@ -536,6 +482,29 @@ def test_failed_training_is_reported_after_the_table_of_the_others(experiment, t
     assert "muon-seed0: FAILED: the reason" in done.stderr
     assert "error: not complete: muon-seed0: see logs/*.txt there" in done.stderr
     assert len(calls) == 3 and "muon" not in calls[-1][1][3]
+
+
+def test_a_training_that_ends_in_a_ruined_network_is_not_complete(experiment, monkeypatch):
+    monkeypatch.setenv("RUINS", "base")
+    done, calls = experiment("--seeds=1")
+    assert done.returncode == 2 and "not complete: base-seed0: see" in done.stderr
+    assert "  base-seed0: FAILED: the reason, after" in done.stderr
+    assert "| muon | 1 |" in done.stdout and "base" not in done.stdout and len(calls) == 3
+    assert "base" not in next(word for word in calls[-1][1] if "evaluate.models" in word)
+    monkeypatch.delenv("RUINS")
+    done, calls = experiment("--seeds=1")
+    assert len(calls) == 2 and "| base | 1 |" in done.stdout
+
+
+def test_files_that_cannot_be_written_are_one_line(experiment, tmp_path):
+    (tmp_path / "runs/trainings.jsonl").mkdir(parents=True)
+    (tmp_path / "runs/table.md").mkdir()
+    done, calls = experiment("--seeds=1", "--runs=base")
+    assert len(calls) == 2 and "base-seed0: its time is not recorded ([Errno 21]" in done.stderr
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: the experiment ended ([Errno 21] Is a directory: "
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A signal requests a stop, of one process or of all processes of a run, and never interrupts saving."""
 
 import functools
+import os
 import signal
 import subprocess
 import sys
@@ -96,6 +97,36 @@ def test_nohup_is_respected():
             assert not stop.requested(1)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_program_stops_when_the_one_that_started_it_has_ended(asked):
+    """The end of standard input stands for that of the starter; only some starters want this."""
+    command = [sys.executable, "-m", "muskie_jax.main", "--stopped_exit_code=75"]
+    environment = os.environ | ({interrupt.STOP_WITH_STARTER: "1"} if asked else {})
+    done = subprocess.run(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == (75 if asked else 2), done.stderr
+    assert ("SIGTERM: stopping; nothing is left to save" in done.stderr) == asked
+
+
+def test_processes_that_a_program_starts_do_not_take_its_standard_input_for_a_starter(monkeypatch):
+    reading, writing = os.pipe()
+    sent, ended = [], threading.Event()
+    monkeypatch.setattr(interrupt, "STANDARD_INPUT", reading)
+    monkeypatch.setattr(
+        "os.kill", lambda *signal_and_process: (sent.append(signal_and_process), ended.set())
+    )
+    monkeypatch.setenv(interrupt.STOP_WITH_STARTER, "1")
+    interrupt.stop_with_starter()
+    assert interrupt.STOP_WITH_STARTER not in os.environ
+    os.write(writing, b"x")
+    assert not ended.wait(0.1)
+    os.close(writing)
+    assert ended.wait(10) and sent == [(os.getpid(), signal.SIGTERM)]
+    os.close(reading)
 
 
 def test_handlers_of_a_users_program_for_its_own_signals_stay(monkeypatch):

@@ -1,6 +1,7 @@
 """Metrics merge as sums and counts, and are written as measured."""
 
 import json
+import threading
 import time
 
 import numpy as np
@@ -112,6 +113,24 @@ def test_prefetch_ends_with_its_context_and_closes_its_source():
     with prefetch(endless(), lambda x: x, ahead=1) as results:
         next(results)
     assert closed == [True]
+
+
+def test_prefetch_abandons_a_source_that_does_not_close(monkeypatch):
+    """A source may wait for a process that hangs, and must not outlive the context."""
+    monkeypatch.setattr("muskie_jax.data.prefetch.CLOSE_SECONDS", 0.1)
+    abandoned, closed = threading.Event(), threading.Event()
+
+    def stuck():
+        try:
+            while True:
+                yield 1
+        finally:
+            abandoned.wait(60)
+            closed.set()
+
+    with prefetch(stuck(), lambda x: x, ahead=1, abandon=abandoned.set) as results:
+        next(results)
+    assert closed.wait(10) and abandoned.is_set()
 
 
 def test_the_baseline_fills_with_the_mean_of_visible_pixels():

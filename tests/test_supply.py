@@ -162,3 +162,17 @@ def test_all_processes_stop_after_one_update(monkeypatch, tmp_path, fault, fails
     assert len({process.step for process in processes}) == 1 and 1 <= processes[0].step < fails_at
     kinds = [type(process.supply.failure) for process in processes]
     assert kinds == [type(None), type(None), Hung if fault == "hangs" else UserError]
+
+
+@pytest.mark.parametrize("processes, hangs_at", [(1, 2), (3, LAG + 4)])
+def test_data_that_hang_after_the_last_update_are_abandoned_and_stop_nothing(
+    monkeypatch, tmp_path, processes, hangs_at
+):
+    monkeypatch.setattr("jax.process_count", lambda: processes)
+    monkeypatch.setattr("muskie_jax.data.prefetch.CLOSE_SECONDS", 0.3)
+    pipeline, stop = FakePipeline(hangs_at, 0.0, "hangs"), StopSignal()
+    supply = Supply(pipeline, lambda batch: batch, stop, LAG, default_config(), tmp_path)
+    with supply.open(0, 1000):
+        assert supply.take(0) == 1
+    assert pipeline.is_abandoned and not stop.name and supply.failure is None
+    assert not any(thread.name == "prefetch" for thread in threading.enumerate())

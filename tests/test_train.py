@@ -26,6 +26,7 @@ from muskie_jax.optim import make_optimizer
 from muskie_jax.perf.benchmark import random_batch
 from muskie_jax.programs import Programs, batch_shapes
 from muskie_jax.sharding import make_mesh
+from muskie_jax.sweeps import is_complete
 from muskie_jax.train import train
 from muskie_jax.train_step import init_state, make_task, single_batch_update
 from muskie_jax.workdir_lock import exclusive
@@ -243,6 +244,24 @@ def test_a_ruined_state_ends_the_run_and_pushes_no_checkpoint_out(photo_folder, 
         train(config, tmp_path, jax.devices()[:1])
     assert saved_steps(tmp_path) == [1, 2]
     assert "step 3 is not saved, because its update was skipped" in capfd.readouterr().err
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_last_evaluation_that_is_not_finite_is_an_error_after_everything_is_saved(
+    photo_folder, tmp_path, capfd
+):
+    """The last update ruins the network, with a finite loss before it."""
+    config = one_bucket_config(photo_folder)
+    config.optim.learning_rate, config.optim.warmup, config.duration = 1e30, "0 steps", "1 steps"
+    config.evaluation.pictures = 1
+    with pytest.raises(NotFinite, match="the evaluation of the last step, 1, is not finite: lower config"):
+        train(config, tmp_path, jax.devices()[:1])
+    assert saved_steps(tmp_path) == [1] and (tmp_path / "pictures/reconstruction_0000001.png").is_file()
+    printed = capfd.readouterr()
+    assert "step 1  evaluation: not finite" in printed.err and "Trained" not in printed.out
+    *_, last = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert "goodput/steps" in last
+    assert not is_complete(config, tmp_path)
 
 
 def test_skipped_spikes_are_counted_and_resumed(photo_folder, tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 """Lists and verifies the checkpoints of a work directory, and takes back those that were moved aside.
 
 Every array of every checkpoint is compared with its fingerprint, so large checkpoints take a while.
---restore moves the intact ones of <workdir>/checkpoints_damaged back to <workdir>/checkpoints; it replaces
-nothing. The last lines tell where the time of the run went.
+--restore moves the intact ones of <workdir>/checkpoints_damaged back to <workdir>/checkpoints, and renames
+those there that training ignores because of their names, such as 5000.1. It replaces nothing. The last
+lines tell where the time of the run went.
 """
 
 import pathlib
+import re
 from typing import Any
 
 from absl import flags, logging
@@ -21,20 +23,23 @@ from muskie_jax.goodput import describe, read_starts, share, total_seconds
 from muskie_jax.storage.address import storage_path
 from muskie_jax.writers import log, print_result
 
-_RESTORE = flags.DEFINE_bool("restore", False, "Take back intact checkpoints that were moved aside.")
+NAME = re.compile(r"\d+(\.\d*)?", re.ASCII)  # of a checkpoint's folder
+
+_RESTORE = flags.DEFINE_bool("restore", False, "Take back intact checkpoints that training ignores.")
 
 
 def inspect_checkpoints(workdir: pathlib.Path, restore: bool) -> dict[str, Any]:
     """Logs one line for each checkpoint, and returns the steps by their condition.
 
     The lists are `intact`, `damaged` and `unreadable` (by this machine), of the run's checkpoints; `aside`,
-    intact ones that are moved aside; and `restored`, those taken back. `best` is the intact step with the
+    intact ones that training ignores, since they are moved aside or not named by their step alone; and
+    `restored`, those taken back. `best` is the intact step with the
     lowest error, if any, and `goodput` the share of the run's time that was spent in steps that count, if
     it is recorded.
 
     Args:
       workdir: the work directory.
-      restore: whether to take back intact checkpoints that were moved aside.
+      restore: whether to take back the intact checkpoints that training ignores.
 
     Raises:
       UserError: if the folder is not a work directory, or if a checkpoint cannot be moved.
@@ -48,18 +53,19 @@ def inspect_checkpoints(workdir: pathlib.Path, restore: bool) -> dict[str, Any]:
     found: dict[str, list[int]] = {condition: [] for condition in conditions}
     for folder in [*_checkpoints_in(run), *_checkpoints_in(aside)]:
         shown = folder.relative_to(workdir)
+        is_used = folder.parent == run and folder.name.isdecimal()
         try:
             step = verify(folder)
-            if folder.parent == run:
+            if is_used:
                 require(str(step) == folder.name, f"its contents belong to step {step}")
         except UserError as error:
             condition = "unreadable" if isinstance(error, Unreadable) else "damaged"
             log(f"{shown}: {condition} ({reason_of(error.__cause__ or error)})")
-            if folder.parent == run:
+            if is_used:
                 found[condition].append(int(folder.name))
             continue
         error = f", error {errors[step]:.4f}" if step in errors else ""
-        if folder.parent == run:
+        if is_used:
             found["intact"].append(step)
             log(f"{shown}: intact{error}")
         elif restore and not (run / str(step)).exists():
@@ -68,10 +74,11 @@ def inspect_checkpoints(workdir: pathlib.Path, restore: bool) -> dict[str, Any]:
             log(f"{shown}: intact{error}, taken back as {CHECKPOINTS}/{step}")
         else:
             found["aside"].append(step)
-            exists = f"; {CHECKPOINTS}/{step} exists" if restore else ""
-            log(f"{shown}: intact{error}, moved aside{exists}")
+            ignored = "moved aside" if folder.parent == aside else "ignored by training because of its name"
+            exists = f"; {CHECKPOINTS}/{step} exists" if (run / str(step)).exists() else ""
+            log(f"{shown}: intact{error}, {ignored}{exists}")
     if found["aside"] and not restore:
-        log("--restore takes back the intact checkpoints that were moved aside")
+        log("--restore takes back intact checkpoints as checkpoints/<step>, if that does not exist")
     starts = read_starts(workdir)
     for line in describe(starts) if starts else ():
         log(line)
@@ -84,10 +91,8 @@ def _checkpoints_in(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the checkpoints in a folder by step; `5000.1` is a second one of step 5000."""
     if not folder.is_dir():
         return []
-    named = [
-        path for path in folder.iterdir() if path.name.replace(".", "", 1).isdigit() and is_complete(path)
-    ]
-    return sorted(named, key=lambda path: [int(part) for part in path.name.split(".")])
+    named = [path for path in folder.iterdir() if NAME.fullmatch(path.name) and is_complete(path)]
+    return sorted(named, key=lambda path: [int(part) for part in path.name.split(".") if part])
 
 
 def _move(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -19,19 +19,30 @@ SPIKE = "spike"  # metric: the first of the newest updates that were skipped for
 def saved_steps(workdir: pathlib.Path) -> list[int]:
     """Returns the steps of a work directory's complete checkpoints, ascending."""
     entries = (workdir / CHECKPOINTS).iterdir()
-    return sorted(int(entry.name) for entry in entries if entry.name.isdigit() and is_complete(entry))
+    return sorted(int(entry.name) for entry in entries if entry.name.isdecimal() and is_complete(entry))
 
 
-def _metrics(workdir: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields the step and the values of each line of `metrics.jsonl`; none without the file."""
-    path = workdir / METRICS
+def json_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Yields the objects in a file of JSON lines; none without the file.
+
+    Lines that are damaged are left out: a killed run may leave its last line unfinished.
+    """
     if path.is_file():
         for line in path.read_bytes().decode("utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
-                yield int(row["step"]), dict(row)
-            except (ValueError, KeyError, TypeError):
-                continue  # a killed run may leave its last line unfinished
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def metrics_rows(workdir: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the step and the values of each intact line of `metrics.jsonl`; none without the file."""
+    for row in json_rows(workdir / METRICS):
+        step = row.get("step")
+        if isinstance(step, int):
+            yield step, row
 
 
 class History(NamedTuple):
@@ -58,7 +69,7 @@ def read_history(workdir: pathlib.Path) -> History:
     """Returns the history of a run, in one pass over `metrics.jsonl`; an empty one without the file."""
     found: dict[int, dict[str, Any]] = {}
     spike = None
-    for step, row in _metrics(workdir):
+    for step, row in metrics_rows(workdir):
         spike = row.get(f"train/{SPIKE}", spike)
         names = [name for name in row if name.startswith(EVALUATION)]
         values = {name.removeprefix(EVALUATION): row[name] for name in names}

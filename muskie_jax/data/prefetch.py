@@ -13,6 +13,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 POLL_SECONDS = 0.2  # how often a thread that waits for a queue checks whether to stop
+CLOSE_SECONDS = 10.0  # time for a thread to stop, and again after it was abandoned
 
 
 class Prefetched(Iterator[U], Generic[U]):
@@ -93,7 +94,12 @@ def hold_back(items: Iterable[T], count: int, on_error: Callable[[Exception], ob
 
 
 @contextlib.contextmanager
-def prefetch(items: Iterable[T], prepare: Callable[[T], U], ahead: int) -> Iterator[Prefetched[U]]:
+def prefetch(
+    items: Iterable[T],
+    prepare: Callable[[T], U],
+    ahead: int,
+    abandon: Callable[[], object] = lambda: None,
+) -> Iterator[Prefetched[U]]:
     """Yields an iterator over prepared items, up to `ahead` of which are prepared in advance.
 
     The order of items is kept. An exception in the thread is raised by the iterator, after the items
@@ -104,6 +110,8 @@ def prefetch(items: Iterable[T], prepare: Callable[[T], U], ahead: int) -> Itera
         calls it.
       prepare: function that the thread calls on each item, for example to copy it to a device.
       ahead: capacity of the queue of prepared items.
+      abandon: function that is called if the thread does not stop within CLOSE_SECONDS, such as one that
+        kills the processes that it waits for.
     """
     ready: queue.Queue = queue.Queue(maxsize=ahead)
     done = threading.Event()
@@ -135,4 +143,7 @@ def prefetch(items: Iterable[T], prepare: Callable[[T], U], ahead: int) -> Itera
         yield Prefetched(ready)
     finally:
         done.set()
-        thread.join(timeout=10)
+        thread.join(CLOSE_SECONDS)
+        if thread.is_alive():
+            abandon()
+            thread.join(CLOSE_SECONDS)

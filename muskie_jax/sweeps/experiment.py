@@ -26,7 +26,7 @@ from muskie_jax import config_file
 from muskie_jax.checks import require
 from muskie_jax.command_line import CONFIG, FLAGS, INTERRUPTED, WORKDIR, run_command
 from muskie_jax.config import total_steps, validate
-from muskie_jax.errors import UserError, fail
+from muskie_jax.errors import MACHINE_ERROR, UserError, fail
 from muskie_jax.evaluators.predictions import ALL
 from muskie_jax.files import create_workdir, user_path
 from muskie_jax.interop.metadata import latest_evaluation
@@ -119,6 +119,10 @@ def experiment() -> None:
             (workdir / TABLE).write_text(table + "\n", encoding="utf-8")
     except UserError as error:
         fail(str(error))
+    except OSError as error:  # of a disk that is full or gone
+        fail(
+            f"the experiment ended ({error}): fix the cause, then run the same command again", MACHINE_ERROR
+        )
     print(table)
     if failed:
         fail(f"not complete: {', '.join(failed)}{_see(failed)}")
@@ -181,14 +185,14 @@ def _train(
     """
     separator = "," if ":" in file else ":"
     shared = [f"--config.{path}={value}" for path, value in overrides.items()]
-    steps: dict[str, int] = {}
+    config_of: dict[str, ConfigDict] = {}
     jobs = []
     for seed in seeds:
         for run, config in configs.items():
             name = folder_name(run, seed)
             if is_complete(config, workdir / name):
                 continue
-            steps[name] = total_steps(config)
+            config_of[name] = config
             arguments = ["--config", f"{file}{separator}{run}", "--workdir", str(workdir / name)]
             arguments += [f"--stopped_exit_code={STOPPED}", f"--config.seed={seed}", *shared]
             jobs.append(_job(name, arguments, workdir))
@@ -198,18 +202,16 @@ def _train(
     def on_end(ended: Ended) -> None:
         name = ended.job.name
         record = {"name": name, "seconds": round(ended.seconds, 1), "status": ended.status}
-        with (workdir / TRAININGS).open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(record) + "\n")
-        if ended.status == 0:
-            errors = latest_evaluation(workdir / name, steps[name])
-            outcome = (
-                f"masked error {errors['mse']:.4f}, visible-mean {errors['baseline_mse']:.4f}"
-                if "mse" in errors
-                else f"loss {errors['loss']:.4f}, points {errors['points']:.4f}"
-            )
+        try:
+            with (workdir / TRAININGS).open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(record) + "\n")
+        except OSError as error:  # the others go on
+            log(f"  {name}: its time is not recorded ({error})")
+        if ended.status == 0 and is_complete(config_of[name], workdir / name):
+            outcome = _describe(latest_evaluation(workdir / name, total_steps(config_of[name])))
         else:
             failed.append(name)
-            outcome = "stopped" if ended.status == STOPPED else f"FAILED: {_last_line(ended.job.log)}"
+            outcome = "stopped" if ended.status == STOPPED else f"FAILED: {ended.reason()}"
         log(f"  {name}: {outcome}, after {duration(ended.seconds)}")
 
     return failed, run_jobs(jobs, gpus, _announce, on_end)
@@ -249,7 +251,7 @@ def _evaluate(
     def on_end(ended: Ended) -> None:
         if ended.status != 0:
             failed.append(ended.job.name)
-            log(f"  {ended.job.name} FAILED: {_last_line(ended.job.log)}")
+            log(f"  {ended.job.name} FAILED: {ended.reason()}")
 
     log(f"Evaluating {len(folders)} networks")
     return failed, run_jobs([_job(EVALUATION, arguments, workdir)], [gpu], _announce, on_end)
@@ -260,13 +262,16 @@ def _job(name: str, arguments: Sequence[str], workdir: pathlib.Path) -> Job:
     return Job(name, command, workdir / "logs" / f"{name}.txt")
 
 
+def _describe(errors: Mapping[str, float]) -> str:
+    """Returns the errors on held-out scenes of a complete training as text."""
+    titles = {"mse": "masked error", "baseline_mse": "visible-mean"}
+    if "mse" not in errors:
+        titles = {"loss": "loss", "points": "points"}
+    return ", ".join(f"{title} {errors[key]:.4f}" for key, title in titles.items() if key in errors)
+
+
 def _announce(job: Job, gpu: str) -> None:
     log(f"  {job.name}{f' on GPU {gpu}' if gpu else ''}: {job.log}")
-
-
-def _last_line(path: pathlib.Path) -> str:
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"
 
 
 def main(invocation: str = "python -m muskie_jax.sweeps.experiment") -> None:

@@ -11,9 +11,11 @@ import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from muskie_jax.checkpoints.saved_steps import evaluation_errors, json_rows, metrics_rows
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.predictions import ALL
 from muskie_jax.evaluators.results import ResultRow
+from muskie_jax.goodput import read_starts
 from muskie_jax.interop.metadata import latest_evaluation
 from muskie_jax.report import results_file
 from muskie_jax.report.results_file import ResultUnit
@@ -107,11 +109,10 @@ def summarise(
         values: dict[str, list[float]] = {measure: [] for measure in ALL_MEASURES}
         for seed in seeds:
             name = folder_name(run, seed)
-            errors = latest_evaluation(folder / name, last)
-            if errors.get("step") != last:
+            if last not in evaluation_errors(folder / name):
                 continue
-            finished = True
-            if "mse" in errors:
+            finished, errors = True, latest_evaluation(folder / name, last)
+            if errors.get("baseline_mse"):
                 values["gain"].append(100 * (1 - errors["mse"] / errors["baseline_mse"]))
             measured = evaluated.get((name, last), {})
             for measure, value in (("minutes", minutes.get(name)), *measured.items()):
@@ -126,15 +127,18 @@ def summarise(
 
 
 def wall_minutes(folder: pathlib.Path) -> dict[str, float]:
-    """Returns the minutes that each training took, with compilation, over all its starts."""
+    """Returns the minutes that each training took, with compilation, over all its starts.
+
+    A killed experiment does not record its last starts, but the trainings do.
+    """
     minutes: dict[str, float] = {}
-    path = folder / TRAININGS
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            start = json.loads(line)
-            minutes[start["name"]] = minutes.get(start["name"], 0.0) + start["seconds"] / 60
-        except (ValueError, KeyError, TypeError):
-            continue  # a killed process may leave an incomplete line
+    for start in json_rows(folder / TRAININGS):
+        name, seconds = start.get("name"), start.get("seconds")
+        if isinstance(name, str) and isinstance(seconds, (int, float)):
+            minutes[name] = minutes.get(name, 0.0) + seconds / 60
+    for name in minutes:
+        seconds = sum(start.recorded - start.began for start in read_starts(folder / name))
+        minutes[name] = max(minutes[name], seconds / 60)
     return minutes
 
 
@@ -148,12 +152,11 @@ def minutes_at_steps(run: pathlib.Path) -> dict[int, float]:
       run: the run's work directory.
     """
     minutes, steps = [0.0], [0]
-    path = run / "metrics.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        row = json.loads(line)
-        if "train/seconds_per_step" in row:
-            minutes.append(minutes[-1] + (row["step"] - steps[-1]) * row["train/seconds_per_step"] / 60)
-            steps.append(row["step"])
+    for step, row in metrics_rows(run):
+        seconds = row.get("train/seconds_per_step")
+        if isinstance(seconds, (int, float)):
+            minutes.append(minutes[-1] + (step - steps[-1]) * seconds / 60)
+            steps.append(step)
     compilation = max(0.0, wall_minutes(run.parent).get(run.name, 0.0) - minutes[-1])
     return {step: compilation + passed for step, passed in zip(steps[1:], minutes[1:])}
 

@@ -52,5 +52,5 @@ def with_masked(
 
 
 def to_pixels(images: Float[np.ndarray, "*views H W 3"]) -> UInt8[np.ndarray, "*views H W 3"]:
-    """Maps values in [-1, 1] to pixels from 0 to 255, and clips others."""
-    return np.round(127.5 * (np.clip(images, -1, 1) + 1)).astype(np.uint8)
+    """Maps values in [-1, 1] to pixels from 0 to 255, and clips others; NaN is grey."""
+    return np.round(127.5 * (np.clip(np.nan_to_num(images), -1, 1) + 1)).astype(np.uint8)

@@ -111,6 +111,25 @@ def test_taking_back_replaces_nothing(workdir):
     assert run(workdir, "--restore")[0]["restored"] == [3]
 
 
+def test_checkpoints_that_training_ignores_because_of_their_names_are_named_and_renamed(workdir):
+    run_folder = workdir / "checkpoints"
+    shutil.copytree(run_folder / "3", run_folder / "3.1")
+    (run_folder / "2").rename(run_folder / "2.")
+    damage(shutil.copytree(run_folder / "1", run_folder / "1.1"))
+    (run_folder / "²").mkdir()  # a digit, but no number
+    aside(workdir, 3, "3.")
+    result, log = run(workdir)
+    assert result == NOTHING | {"intact": [1], "aside": [2, 3, 3], "best": None}
+    assert "checkpoints/2.: intact, error 0.2500, ignored by training because of its name\n" in log
+    assert "checkpoints/1.1: damaged (" in log and "checkpoints_damaged/3.: intact, moved aside\n" in log
+    assert "--restore takes back intact checkpoints as checkpoints/<step>, if that does not exist" in log
+    result, log = run(workdir, "--restore")
+    assert result == NOTHING | {"intact": [1], "restored": [2, 3], "aside": [3], "best": 2}
+    assert "checkpoints/3.1: intact, taken back as checkpoints/3\n" in log
+    assert "checkpoints_damaged/3.: intact, moved aside; checkpoints/3 exists\n" in log
+    assert saved_steps(workdir) == [1, 2, 3]
+
+
 def test_a_renamed_checkpoint_is_not_intact(workdir):
     (workdir / "checkpoints" / "3").rename(workdir / "checkpoints" / "4")
     result, log = run(workdir)

@@ -1,6 +1,7 @@
 """A pack yields the same data as its source, and detects damage."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -160,6 +161,21 @@ def test_a_missing_or_truncated_file_is_refused(fresh):
     assert RemotePack(str(out)).damaged_files() == ["features.json"]
     with pytest.raises(UserError, match="features.json is missing: copy or pack it again"):
         load_pack_info(out)
+
+
+@pytest.mark.parametrize("cut", [0.1, 0])
+def test_a_shard_that_is_truncated_while_it_is_open_is_named(fresh, cut):
+    out, source = fresh
+    (shard,) = out.glob("*.array_record-*")
+    source.open(0, 0)
+    size = shard.stat().st_size
+    os.truncate(shard, int(cut * size))
+    with pytest.raises(
+        UserError, match=rf"{shard.name} has {int(cut * size)} bytes, not {size}: copy or pa"
+    ):
+        for scene in range(len(source.scenes)):
+            for frame in range(int(source.scenes.counts[scene])):
+                source.open(scene, frame)
 
 
 def test_a_damaged_record_is_a_bad_image(fresh):

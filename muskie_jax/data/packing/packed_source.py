@@ -69,11 +69,15 @@ def _is_disk_fault(error: Exception) -> bool:
 
 
 def _read_record(root: pathlib.Path, number: int) -> Record:
-    """Reads a record, repeatedly if the disk fails."""
+    """Reads a record, repeatedly if the disk fails; raises UserError if the pack is no longer complete."""
 
     def read() -> Record:
         try:
-            return record_from_example(_reader(root).examples[number])
+            example = _reader(root).examples[number]
+            if example["image"] is None:  # a shard that was truncated while it is open reads as empty
+                load_pack_info(root)  # names the file
+                raise RuntimeError(f"{DAMAGED}: the record is empty")
+            return record_from_example(example)
         except (RuntimeError, OSError) as error:
             if _is_disk_fault(error):
                 _open_reader.cache_clear()  # a file handle that became stale stays stale

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from muskie_jax import __version__
 from muskie_jax.errors import fail
 from muskie_jax.fast_imports import fast_imports
-from muskie_jax.interrupt import handle_signals
+from muskie_jax.processes.interrupt import handle_signals
 
 
 class Room(NamedTuple):

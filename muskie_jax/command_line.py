@@ -19,7 +19,7 @@ from muskie_jax.config import default_config
 from muskie_jax.config_file import check_config_file, load_config, takes_no_argument
 from muskie_jax.data.posed.settings import check_depth_unit, readers_with
 from muskie_jax.errors import UserError, fail
-from muskie_jax.standard_streams import lasting_streams
+from muskie_jax.processes.standard_streams import lasting_streams
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, such as configs/quickstart.py.")

@@ -57,6 +57,7 @@ from muskie_jax.perf.settings import (
     check_benchmark_data,
     check_plan,
 )
+from muskie_jax.processes.watchdog import WatchdogSettings, check_watchdog
 from muskie_jax.reconstruction.settings import (
     PRETRAIN,
     TASKS,
@@ -65,7 +66,6 @@ from muskie_jax.reconstruction.settings import (
     has_geometry,
 )
 from muskie_jax.wandb_run import check_wandb
-from muskie_jax.watchdog import WatchdogSettings, check_watchdog
 
 # For config files and for jobs.
 __all__ = [

@@ -40,13 +40,13 @@ from muskie_jax.evaluators.settings import parse_shard
 from muskie_jax.evaluators.training_scenes import choose_holdouts, trained_folders
 from muskie_jax.files import atomic_write
 from muskie_jax.gpu.determinism import require_deterministic_programs
+from muskie_jax.processes.workdir_lock import exclusive
 from muskie_jax.report import results_file
 from muskie_jax.report.results_file import TRAINING_GROUPS, FigureFile, ResultUnit
 from muskie_jax.report.write import write_report
 from muskie_jax.sharding import make_mesh
 from muskie_jax.storage.address import prepare_workdir
 from muskie_jax.storage.mirror import LocalFiles, local_files
-from muskie_jax.workdir_lock import exclusive
 from muskie_jax.writers import duration, log_main
 
 JPEG_QUALITY = 90  # JPEG quality of figures

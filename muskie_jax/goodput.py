@@ -13,9 +13,9 @@ import pathlib
 import time
 from collections.abc import Iterator, Sequence
 
-from muskie_jax import interrupt
 from muskie_jax.errors import AT_END
 from muskie_jax.files import replace_text
+from muskie_jax.processes import interrupt
 from muskie_jax.writers import duration
 
 FILE = "goodput.json"

@@ -20,7 +20,6 @@ from muskie_jax.checks import one_of
 from muskie_jax.command_line import CONFIG, FLAGS, WORKDIR, run_command
 from muskie_jax.compilation_cache import keep_compiled_programs
 from muskie_jax.config import validate
-from muskie_jax.coordination import LONGEST_WAIT_MINUTES, Coordination, connect
 from muskie_jax.errors import (
     MACHINE_ERROR,
     TRY_AGAIN,
@@ -37,8 +36,9 @@ from muskie_jax.errors import (
 )
 from muskie_jax.fast_imports import fast_imports
 from muskie_jax.files import user_path, write_traceback
-from muskie_jax.interrupt import handle_signals
-from muskie_jax.peers import end_with_peers, failed_alone, hint_of_peers, tell_peers
+from muskie_jax.processes.coordination import LONGEST_WAIT_MINUTES, Coordination, connect
+from muskie_jax.processes.interrupt import handle_signals
+from muskie_jax.processes.peers import end_with_peers, failed_alone, hint_of_peers, tell_peers
 from muskie_jax.storage.address import is_remote, storage_path
 from muskie_jax.writers import print_result
 

@@ -6,7 +6,7 @@ Every data worker of a run imports this module again, so it imports little.
 import sys
 
 from muskie_jax.fast_imports import fast_imports
-from muskie_jax.interrupt import handle_all_signals, stop_with_starter
+from muskie_jax.processes.interrupt import handle_all_signals, stop_with_starter
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.data.prefetch import Prefetched, hold_back, prefetch
 from muskie_jax.errors import Hung, UserError
-from muskie_jax.interrupt import StopSignal
-from muskie_jax.watchdog import wait_for_batch
+from muskie_jax.processes.interrupt import StopSignal
+from muskie_jax.processes.watchdog import wait_for_batch
 
 HELD_BACK_SECONDS = 30.0  # for the batches that are held back to arrive, after the others do not
 

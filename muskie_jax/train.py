@@ -31,11 +31,13 @@ from muskie_jax.goodput import Goodput
 from muskie_jax.gpu.determinism import require_deterministic_programs
 from muskie_jax.interop.best_weights import write_best_weights
 from muskie_jax.interop.initial_backbone import read_backbone, start_from
-from muskie_jax.interrupt import StopSignal
 from muskie_jax.metrics import Mean, MetricsQueue, check_final_error, describe_skipped
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
-from muskie_jax.peers import fail_alone, raise_together
 from muskie_jax.perf.profiling import StepProfile
+from muskie_jax.processes.interrupt import StopSignal
+from muskie_jax.processes.peers import fail_alone, raise_together
+from muskie_jax.processes.watchdog import Watchdog
+from muskie_jax.processes.workdir_lock import exclusive
 from muskie_jax.programs import (
     FINGERPRINTS,
     INITIAL_STATE,
@@ -56,8 +58,6 @@ from muskie_jax.storage.mirror import LocalFiles, local_files
 from muskie_jax.supply import Supply
 from muskie_jax.train_step import Pretraining, StateInitializer, Task, make_task
 from muskie_jax.wandb_run import RUN_FILE
-from muskie_jax.watchdog import Watchdog
-from muskie_jax.workdir_lock import exclusive
 from muskie_jax.writers import Writers, log_main, save_picture
 
 LOCK = "train.lock"

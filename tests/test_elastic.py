@@ -56,9 +56,8 @@ class Recorded:
         monkeypatch.setattr(Programs, "update", recorded_update)
         monkeypatch.setattr(Checkpointer, "save", recorded_save)
         monkeypatch.setattr(Checkpointer, "restore", recorded_restore)
-        monkeypatch.setattr(
-            "muskie_jax.interrupt.StopSignal.requested", lambda stop, step: step == self.stop_after
-        )
+        stops = lambda stop, step: step == self.stop_after
+        monkeypatch.setattr("muskie_jax.processes.interrupt.StopSignal.requested", stops)
 
 
 def pieces(array):

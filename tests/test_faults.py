@@ -323,7 +323,8 @@ def test_sigterm_to_a_run_whose_worker_is_stopped_saves_and_stops(many_photos, t
 HANGING = """
 import threading, sys
 import jax
-from muskie_jax import main, programs, watchdog
+from muskie_jax import main, programs
+from muskie_jax.processes import watchdog
 watchdog.POLL_SECONDS = 0.2
 update = programs.Programs.update
 

@@ -88,7 +88,7 @@ def test_signal_reaches_running_jobs_and_no_further_job_starts(tmp_path):
 
 SAVES = """
 import pathlib, signal, sys, time
-from muskie_jax import interrupt
+from muskie_jax.processes import interrupt
 def save(*_):
     time.sleep(0.3)
     print("saved")

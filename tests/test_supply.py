@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from muskie_jax import interrupt
 from muskie_jax.config import default_config
-from muskie_jax.coordination import Coordination
 from muskie_jax.data.prefetch import hold_back
 from muskie_jax.errors import Hung, UserError
-from muskie_jax.interrupt import SignalHandler, StopSignal
+from muskie_jax.processes import interrupt
+from muskie_jax.processes.coordination import Coordination
+from muskie_jax.processes.interrupt import SignalHandler, StopSignal
 from muskie_jax.supply import Supply
 from muskie_tests.processes import Store
 

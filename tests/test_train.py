@@ -24,12 +24,12 @@ from muskie_jax.masking import MaskOptions
 from muskie_jax.models.muskie import build_model
 from muskie_jax.optim import make_optimizer
 from muskie_jax.perf.benchmark import random_batch
+from muskie_jax.processes.workdir_lock import exclusive
 from muskie_jax.programs import Programs, batch_shapes
 from muskie_jax.sharding import make_mesh
 from muskie_jax.sweeps import is_complete
 from muskie_jax.train import train
 from muskie_jax.train_step import init_state, make_task, single_batch_update
-from muskie_jax.workdir_lock import exclusive
 from muskie_tests.fake_wandb import FakeWandb
 from muskie_tests.runs import nano_config
 
@@ -271,7 +271,7 @@ def test_skipped_spikes_are_counted_and_resumed(photo_folder, tmp_path, monkeypa
     whole = train(config, tmp_path / "whole", jax.devices()[:1])
     skipped = [row["train/skipped"] for row in curve(tmp_path / "whole")]
     assert sum(skipped) >= 2 and {0, 1} == set(skipped) and skipped[:3] == [0, 0, 0]
-    monkeypatch.setattr("muskie_jax.interrupt.StopSignal.requested", lambda self, step: step == 9)
+    monkeypatch.setattr("muskie_jax.processes.interrupt.StopSignal.requested", lambda self, step: step == 9)
     train(config, tmp_path / "parts", jax.devices()[:1])
     monkeypatch.undo()
     monkeypatch.setattr("muskie_jax.optim.SPIKE_WINDOW", 3)

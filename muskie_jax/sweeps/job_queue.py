@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from muskie_jax import interrupt
+from muskie_jax.processes import interrupt
 
 POLL_SECONDS = 0.1
 GPU_MEMORY = 0.9  # fraction of a GPU's memory that jobs share
@@ -84,7 +84,7 @@ def run_jobs(
     After a stop signal, such as Ctrl-C, no job is started any more, and every such signal is passed on to
     the running jobs as SIGTERM: a training saves and stops after the first, and others do not interrupt it.
     After an exception, such as one of `on_end`, the running jobs get SIGTERM and are waited for. If this
-    process is killed, they get it too, if they call `muskie_jax.interrupt.stop_with_starter`.
+    process is killed, they get it too, if they call `muskie_jax.processes.interrupt.stop_with_starter`.
 
     Args:
       jobs: the jobs.

@@ -17,7 +17,7 @@ from muskie_jax.data.images import BadImage
 from muskie_jax.data.pipeline import Pipeline
 from muskie_jax.data.prefetch import prefetch
 from muskie_jax.errors import Hung, UserError
-from muskie_jax.watchdog import wait_for_batch
+from muskie_jax.processes.watchdog import wait_for_batch
 from muskie_tests.packs import sampler_of, write_scenes
 
 GROUPS = 4

@@ -17,9 +17,9 @@ from muskie_jax.errors import UserError
 from muskie_jax.evaluate import evaluate
 from muskie_jax.evaluators import model_specs
 from muskie_jax.evaluators.results import ResultRow
+from muskie_jax.processes.workdir_lock import exclusive
 from muskie_jax.report import results_file
 from muskie_jax.report.write import write_report
-from muskie_jax.workdir_lock import exclusive
 from muskie_tests import posed_trees
 
 READERS = list(PROTOCOLS)

@@ -117,7 +117,7 @@ def test_a_frozen_backbone_stays_what_the_file_has(finished, backbone_file, tmp_
 def test_a_backbone_that_is_not_frozen_starts_from_the_file_and_moves(backbone_file, tmp_path, monkeypatch):
     config = nano_reconstruction()
     config.checkpoint.every = 1
-    monkeypatch.setattr("muskie_jax.interrupt.StopSignal.requested", lambda stop, step: step == 2)
+    monkeypatch.setattr("muskie_jax.processes.interrupt.StopSignal.requested", lambda stop, step: step == 2)
     config.reconstruct.backbone = str(backbone_file)
     train(config, tmp_path, jax.devices()[:1])
     original = open_weights(backbone_file).backbone().params

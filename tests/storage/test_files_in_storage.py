@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 
-from muskie_jax import workdir_lock
 from muskie_jax.config import default_config, folder, packed, posed
 from muskie_jax.errors import UserError
 from muskie_jax.evaluate import evaluate
@@ -19,11 +18,12 @@ from muskie_jax.interop.load import load_pretrained
 from muskie_jax.interop.save import save_pretrained
 from muskie_jax.models.initial_params import init_params
 from muskie_jax.models.muskie import build_model
+from muskie_jax.processes import workdir_lock
+from muskie_jax.processes.workdir_lock import Owner, WorkdirLock
 from muskie_jax.storage import address, mirror
 from muskie_jax.storage.address import append_text, storage_path
 from muskie_jax.storage.mirror import local_files
 from muskie_jax.storage.outputs import write_output
-from muskie_jax.workdir_lock import Owner, WorkdirLock
 from muskie_jax.writers import JsonLines
 from muskie_tests import posed_trees
 from muskie_tests.commands import complaint_of, run_in_process

@@ -7,7 +7,7 @@ import pytest
 
 from muskie_jax.checkpoints.saved_steps import saved_steps
 from muskie_jax.interop.load import load_pretrained, open_weights
-from muskie_jax.workdir_lock import WorkdirLock
+from muskie_jax.processes.workdir_lock import WorkdirLock
 from muskie_tests.attacked import STOPPED, Run
 from muskie_tests.object_storage import CUT
 

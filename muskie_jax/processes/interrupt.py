@@ -18,8 +18,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from muskie_jax.coordination import Coordination
 from muskie_jax.errors import end_process, first_line
+from muskie_jax.processes.coordination import Coordination
 
 # Schedulers send the last two before a time limit (`sbatch --signal=USR1@300`).
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)

@@ -24,9 +24,9 @@ import uuid
 from collections.abc import Iterator
 from typing import NoReturn
 
-from muskie_jax import interrupt
-from muskie_jax.coordination import Coordination
 from muskie_jax.errors import AT_END, USAGE_ERROR, UserError
+from muskie_jax.processes import interrupt
+from muskie_jax.processes.coordination import Coordination
 from muskie_jax.storage.address import absolute
 from muskie_jax.storage.lock_files import LockFiles, lock_files
 

@@ -11,9 +11,9 @@ import time
 import pytest
 
 from conftest import ROOT
-from muskie_jax import interrupt
-from muskie_jax.coordination import Coordination
-from muskie_jax.interrupt import FAILURE, SignalHandler, StopSignal, stopped_exit_code
+from muskie_jax.processes import interrupt
+from muskie_jax.processes.coordination import Coordination
+from muskie_jax.processes.interrupt import FAILURE, SignalHandler, StopSignal, stopped_exit_code
 from muskie_tests.processes import Store
 
 
@@ -159,7 +159,7 @@ def test_the_exit_code_is_known_before_flags_are_parsed(arguments, code):
 PROGRAM = """
 import sys, time
 from muskie_jax.errors import AT_END
-from muskie_jax.interrupt import StopSignal, handle_all_signals
+from muskie_jax.processes.interrupt import StopSignal, handle_all_signals
 assert "jax" not in sys.modules, "it would be imported before signals are handled"
 handler = handle_all_signals(["--stopped_exit_code=75"])
 AT_END.append(lambda: print("released", flush=True))

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from muskie_jax import watchdog as watchdog_lib
 from muskie_jax.config import default_config, validate
 from muskie_jax.errors import TRY_AGAIN, UserError
-from muskie_jax.watchdog import Watchdog
+from muskie_jax.processes import watchdog as watchdog_lib
+from muskie_jax.processes.watchdog import Watchdog
 from muskie_tests.runs import nano_config
 
 LIMIT = 0.3  # seconds

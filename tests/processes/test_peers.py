@@ -2,7 +2,7 @@
 
 import pytest
 
-from muskie_jax.peers import hint_of_peers
+from muskie_jax.processes.peers import hint_of_peers
 
 GLOO = "UNKNOWN: Gloo all-reduce failed: [external/gloo/transport/tcp/pair.cc:547] Connection reset by peer"
 

@@ -15,9 +15,9 @@ import time
 import pytest
 
 from conftest import ROOT
-from muskie_jax import workdir_lock
 from muskie_jax.errors import UserError
-from muskie_jax.workdir_lock import Owner, WorkdirLock, exclusive
+from muskie_jax.processes import workdir_lock
+from muskie_jax.processes.workdir_lock import Owner, WorkdirLock, exclusive
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def hold(path, code="time.sleep(60)"):
     """Starts a process that takes the lock, prints a line and then runs the code."""
     program = f"""
         import pathlib, time
-        from muskie_jax import workdir_lock
+        from muskie_jax.processes import workdir_lock
         workdir_lock.REFRESH_SECONDS = 0.05
         lock = workdir_lock.WorkdirLock(pathlib.Path({str(path)!r}))
         print("holds", flush=True)

@@ -14,7 +14,6 @@ import time
 import jax
 from jax._src import distributed  # JAX has no public way to send a text to other processes
 
-from muskie_jax.coordination import Coordination
 from muskie_jax.errors import (
     MACHINE_ERROR,
     Hung,
@@ -26,6 +25,7 @@ from muskie_jax.errors import (
     one_line,
 )
 from muskie_jax.files import write_traceback
+from muskie_jax.processes.coordination import Coordination
 
 KEY = "muskie_jax/failure"
 COLLECTIVES = ("Gloo", "NCCL", "coordination service")  # libraries that connect processes, in messages

@@ -10,7 +10,7 @@ from conftest import ROOT, python_path
 
 PROGRAM = """
 import sys, os
-from muskie_jax.standard_streams import lasting_streams
+from muskie_jax.processes.standard_streams import lasting_streams
 with lasting_streams():
     for number in range(3):
         print("x" * 100_000, file=sys.stderr, flush=True)

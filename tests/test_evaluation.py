@@ -32,3 +32,18 @@ def test_sources_are_evaluated_alike_whatever_their_weights(photo_folder, tmp_pa
         assert result["mse"] == pytest.approx(mean, rel=0.05)  # nearly as many patches are hidden in each
         assert result["mse/photos"] != pytest.approx(result["mse/others"], rel=1e-3)
     assert results[0] == results[1], "the same groups in every run"
+
+
+@pytest.mark.parametrize(
+    "baseline, text",
+    [
+        (0.2, "masked error 0.1000, 50% below filling with the visible mean (0.2000)"),
+        (0.08, "masked error 0.1000, 25% ABOVE filling with the visible mean (0.0800)"),
+        (0.0, "masked error 0.1000; each view has one colour, so filling with the visible mean is exact"),
+    ],
+)
+def test_an_evaluation_is_compared_with_its_baseline(photo_folder, tmp_path, baseline, text):
+    config = nano_config(photo_folder)
+    mesh, mixture = make_mesh(config.mesh), build_mixture(config, tmp_path)
+    evaluator = ReconstructionEvaluator(config, make_task(config, mesh, 1), mixture, mesh)
+    assert evaluator.describe({"mse": 0.1, "baseline_mse": baseline}) == text

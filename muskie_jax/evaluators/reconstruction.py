@@ -122,6 +122,9 @@ class ReconstructionEvaluator(HeldOutEvaluator):
 
     def describe(self, values: Mapping[str, float]) -> str:
         """Returns a description of the masked error, relative to the baseline."""
+        if not values["baseline_mse"]:
+            same = f"each view has one colour, so {self.baseline} is exact"
+            return f"masked error {values['mse']:.4f}; {same}"
         gain = 1 - values["mse"] / values["baseline_mse"]
         return (
             f"masked error {values['mse']:.4f}, {abs(gain):.0%} {'below' if gain >= 0 else 'ABOVE'} "

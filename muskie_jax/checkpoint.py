@@ -264,6 +264,9 @@ class Checkpointer:
                 log_main(
                     f"Checkpoint {each} is damaged and was moved to {self._move_aside(each)}: {reason}"
                 )
+            newest = remembered(self.workdir) or step
+            if newest > step and newest not in damaged:
+                log_main(f"WARNING: step {newest} was saved too, but is no longer in {self.folder}")
             spikes = [each for each in (self.spike, meta.get("spike")) if each is not None]
             self.spike = max((each for each in spikes if each <= step), default=None)
             return state, meta["config"]
@@ -281,8 +284,10 @@ class Checkpointer:
                 f"there is no checkpoint in {self.folder}, but there are some in {self.damaged}: "
                 f"`{take_back}` takes back those that are intact; delete {self.damaged} {anew}"
             )
-        newest = remembered(self.workdir) if self._has_folder else None
-        if newest is not None:
+        newest = remembered(self.workdir)
+        if newest is not None and not self._has_folder:
+            log_main(f"WARNING: step {newest} was saved, but {self.folder} is gone: starting again")
+        elif newest is not None:
             raise UserError(
                 f"there is no checkpoint in {self.folder}, but this run has saved step {newest}: mount its "
                 f"disk, or delete {self.workdir / FILE} {anew}"

@@ -96,9 +96,14 @@ def describe(starts: Sequence[Start]) -> list[str]:
 def read_starts(workdir: pathlib.Path) -> list[Start]:
     """Returns the recorded starts of a run; none if there is no record, or if it is damaged."""
     try:
-        return [Start(**entry) for entry in json.loads((workdir / FILE).read_text())]
-    except (OSError, ValueError, TypeError):
+        starts = [Start(**entry) for entry in json.loads((workdir / FILE).read_text())]
+        for start in starts:
+            numbers = (start.began, start.recorded, start.first_step, start.step, *start.seconds.values())
+            if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+                return []
+    except (OSError, ValueError, TypeError, AttributeError):
         return []
+    return starts
 
 
 class Goodput:

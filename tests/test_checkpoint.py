@@ -1,5 +1,6 @@
 """A restored checkpoint is exactly what was saved; any other is not used."""
 
+import errno
 import gc
 import json
 import os
@@ -124,6 +125,22 @@ def test_without_an_intact_checkpoint_restoring_raises(tmp_path):
     assert not (tmp_path / "checkpoints_damaged").exists()  # without an intact one, nothing is moved
     shutil.rmtree(tmp_path / "checkpoints")
     assert restored(tmp_path) is None
+
+
+def test_a_damaged_checkpoint_is_moved_to_another_disk(tmp_path, monkeypatch):
+    saved(tmp_path, 1, 2)
+    array_files(tmp_path / "checkpoints" / "2")[0].unlink()
+    rename = os.rename
+
+    def within_a_disk(source, target, **options):
+        if "checkpoints_damaged" in str(target):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(source, target, **options)
+
+    monkeypatch.setattr(os, "rename", within_a_disk)
+    assert int(restored(tmp_path)[0].step) == 1
+    assert (tmp_path / "checkpoints_damaged/2/meta").is_dir()
+    assert saved_steps(tmp_path) == [1]
 
 
 def test_a_failing_disk_does_not_move_checkpoints(tmp_path, monkeypatch):

@@ -86,6 +86,10 @@ def test_a_record_that_cannot_be_read_or_written_ends_nothing(tmp_path):
     assert read_starts(tmp_path) == []
     (tmp_path / "goodput.json").write_text('[{"began": 1, "unknown": 2}]')
     assert read_starts(tmp_path) == []
+    for seconds in ('{"start": null}', '{"start": "1"}', "[]"):
+        record = f'[{{"began": 1, "recorded": 2, "seconds": {seconds}}}]'
+        (tmp_path / "goodput.json").write_text(record)
+        assert read_starts(tmp_path) == []
     goodput = Goodput(tmp_path / "missing")
     goodput.record()
     assert not (tmp_path / "missing").exists()

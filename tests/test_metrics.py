@@ -62,7 +62,9 @@ def test_json_lines_of_repeated_steps_are_removed(tmp_path):
     for step in range(1, 6):
         lines.write(step, {"loss": float("nan") if step == 2 else step / 2})
     with path.open("a") as file:
-        file.write('{"step": "x"}\nnull\n{"step": 6, "lo')  # the end is what a killed run leaves
+        file.write(
+            '{"step": "x"}\nnull\n{"step": Infinity}\n{"step": 6, "lo'
+        )  # the end is what a killed run leaves
     damaged = bytearray(path.read_bytes())
     damaged[damaged.index(b'"step": 1')] ^= 0x80
     path.write_bytes(damaged)

@@ -7,6 +7,7 @@ step without it is incomplete: it is never restored, and the next run deletes it
 import functools
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -55,7 +56,7 @@ def move(source: pathlib.Path, target: pathlib.Path) -> None:
     interrupted, one of the two is complete, or both are.
     """
     if not is_remote(source):
-        source.rename(target)
+        shutil.move(source, target)  # a folder of damaged checkpoints may be on another disk
         return
     with as_os_errors():
         files = filesystem(source)

@@ -70,7 +70,8 @@ def read_history(workdir: pathlib.Path) -> History:
     found: dict[int, dict[str, Any]] = {}
     spike = None
     for step, row in metrics_rows(workdir):
-        spike = row.get(f"train/{SPIKE}", spike)
+        newest = row.get(f"train/{SPIKE}")
+        spike = newest if isinstance(newest, int | float) else spike
         names = [name for name in row if name.startswith(EVALUATION)]
         values = {name.removeprefix(EVALUATION): row[name] for name in names}
         if values:

@@ -319,9 +319,7 @@ class Pipeline:
     def abandon(self) -> None:
         """Kills the worker processes, which may hang. `updates` then raises an error in another thread."""
         self._abandoned = True
-        folder = self._folder
-        if folder:
-            kill_workers(folder, self.workers)
+        kill_workers()
 
     @property
     def is_abandoned(self) -> bool:

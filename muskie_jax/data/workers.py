@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import faulthandler
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -17,6 +18,7 @@ SECONDS_TO_SAVE = 300  # time that a worker process keeps running after SIGTERM
 MAX_DEATHS, DEATHS_MINUTES = 5, 10  # more deaths of workers than this, within so many minutes, end a run
 DIED = "Worker process was terminated unexpectedly"  # start of Grain's message
 DUMP_SECONDS = 1.0  # time that workers get to write their stacks
+WORKER_NAME = "grain-process-prefetch"  # beginning of the names that Grain gives to its processes
 STATES = {"T": "stopped by a signal", "D": "waiting for a disk or a server", "Z": "dead"}
 
 
@@ -56,13 +58,11 @@ def keep_quiet_about_unread_groups() -> None:
         sys.warnoptions.append(option)  # passed to the processes that multiprocessing starts
 
 
-def kill_workers(folder: str | os.PathLike, count: int) -> None:
-    """Kills the workers, also stopped ones."""
-    for index in range(count):
-        process = _process_of(folder, index)
-        if process is not None:
-            with contextlib.suppress(OSError):  # it is dead
-                os.kill(process, signal.SIGKILL)
+def kill_workers() -> None:
+    """Kills the workers of this process, also those that are stopped or hang while they start."""
+    for process in multiprocessing.active_children():
+        if process.name.startswith(WORKER_NAME):
+            process.kill()
 
 
 def _process_file(folder: str | os.PathLike, index: int) -> pathlib.Path:

@@ -1,9 +1,9 @@
 """Lock files, which keep two jobs from writing one work directory at a time.
 
 A lock file names its owner: host, process and the time when the process started. The owner refreshes the
-file's modification time. On the owner's machine, a lock is dead if the process is, or if it belongs to
-another work directory, of which this one is a copy. Elsewhere, it is dead if it was not refreshed for some
-minutes. A dead lock is taken over, so a killed run can be continued at once.
+file's modification time. On the owner's machine, a lock is dead if the process is. Elsewhere, and in what
+seems to be a copy of the owner's work directory, it is dead if it was not refreshed for some minutes. A
+dead lock is taken over, so a killed run can be continued at once.
 
 Locks of the operating system (flock, lockf) are not used, since some network file systems lack them. Lock
 files only need exclusive creation, which object storage has too; see `storage.lock_files`.
@@ -177,14 +177,20 @@ class WorkdirLock:
 
     def _is_dead(self, path: pathlib.Path, owner: Owner) -> bool:
         if owner.machine == self._owner.machine:
-            return _started(owner.process) != owner.started or self._is_copied(owner)
+            if _started(owner.process) != owner.started:
+                return True
+            if not self._is_copied(owner):
+                return False
         try:
             return self._is_stale(path, owner)
         except FileNotFoundError:  # released in the meantime
             return True
 
     def _is_copied(self, owner: Owner) -> bool:
-        """Returns whether a lock was copied here, with its work directory, from that of its owner."""
+        """Returns whether a lock seems to be copied here, with its work directory, from that of its owner.
+
+        Only seems: in a container, a work directory may have the path that another folder has outside.
+        """
         try:
             return not os.path.samefile(owner.folder, self._base.parent)
         except OSError:  # the owner's folder was renamed, or is in object storage

@@ -50,14 +50,26 @@ def test_an_empty_folder_of_checkpoints_is_refused(tmp_path):
     assert restore(tmp_path) == (2, None)
 
 
+def test_a_newer_checkpoint_that_is_gone_is_named(tmp_path, capsys):
+    save(tmp_path, 1)
+    kept = shutil.copytree(tmp_path / "checkpoints/1", tmp_path / "1")
+    save(tmp_path, 2)
+    shutil.rmtree(tmp_path / "checkpoints/2")
+    shutil.move(kept, tmp_path / "checkpoints/1")
+    assert restore(tmp_path) == (1, None)
+    assert "WARNING: step 2 was saved too, but is no longer in" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("deleted", ["checkpoints", FILE])
-def test_who_deletes_one_of_both_starts_from_the_beginning(tmp_path, deleted):
+def test_who_deletes_one_of_both_starts_from_the_beginning(tmp_path, deleted, capsys):
     save(tmp_path, 1)
     shutil.rmtree(tmp_path / "checkpoints")
     if deleted == FILE:
         (tmp_path / "checkpoints").mkdir()
         (tmp_path / FILE).unlink()
     assert restore(tmp_path) == (None, None)
+    log = capsys.readouterr().err
+    assert ("WARNING: step 1 was saved, but" in log) == (deleted == "checkpoints")
 
 
 def test_a_link_to_a_disk_that_is_not_mounted_is_named(tmp_path):
@@ -88,7 +100,6 @@ def test_a_checkpoint_knows_the_spike_before_it(tmp_path):
     """A killed run may not have logged it."""
     save(tmp_path, 6, spike=5)
     assert restore(tmp_path) == (6, 5)
-    (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 4, "train/spike": 3}\n{"step": 8, "train/spike": 7}\n'
-    )
+    rows = [{"step": 4, "train/spike": 3}, {"step": 8, "train/spike": 7}, {"step": 9, "train/spike": "x"}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert restore(tmp_path) == (6, 5), "update 7 is not made yet"

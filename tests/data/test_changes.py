@@ -47,6 +47,10 @@ def test_sources_of_every_kind_are_compared(tmp_path):
     posed_trees.cameras(tmp_path, count=12)
     for _ in range(2):
         assert data_changes(build_mixture(config), tmp_path) == []
+    (tmp_path / FILE).unlink()
+    (tmp_path / FILE).mkdir()  # cannot be written
+    assert data_changes(build_mixture(config), tmp_path) == []
+    (tmp_path / FILE).rmdir()
     (tmp_path / FILE).write_text("{")  # damage is no change
     assert data_changes(build_mixture(config), tmp_path) == []
     posed_trees.cameras(tmp_path, count=9)

@@ -44,6 +44,30 @@ def sampler(photo_folder):
     return sampler_of(folder(root=str(photo_folder)))
 
 
+def hang(folder, index, count):
+    """In place of `start_worker`: a worker that never gets as far as writing its process id."""
+    time.sleep(600)
+
+
+def test_workers_that_hang_while_they_start_can_be_abandoned(sampler, monkeypatch):
+    monkeypatch.setattr("muskie_jax.data.pipeline.start_worker", hang)
+    pipeline, errors = Pipeline(sampler, range(GROUPS), workers=2), []
+
+    def read():
+        try:
+            next(pipeline.updates())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    while len(multiprocessing.active_children()) < 2:
+        time.sleep(0.1)
+    pipeline.abandon()
+    thread.join(30)
+    assert not thread.is_alive() and workers.DIED in str(errors[0])
+
+
 def test_a_killed_worker_is_replaced_and_the_batches_are_the_same(sampler, caplog):
     expected = flat(itertools.islice(Pipeline(sampler, range(GROUPS)).updates(), 12))
     pipeline = Pipeline(sampler, range(GROUPS), workers=2)

@@ -73,7 +73,9 @@ def test_the_second_job_is_refused_and_the_message_names_the_owner(path, file):
     assert entries(path) == ["train.lock.1"]
 
 
-def test_a_copy_of_a_work_directory_in_use_is_not_in_use(tmp_path):
+def test_a_copy_of_a_work_directory_in_use_is_not_in_use(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir_lock, "DEAD_SECONDS", 2.0)
+    monkeypatch.setattr(workdir_lock, "POLL_SECONDS", 0.05)
     run, link = tmp_path / "run", tmp_path / "link"
     run.mkdir()
     link.symlink_to(run)
@@ -88,6 +90,34 @@ def test_a_copy_of_a_work_directory_in_use_is_not_in_use(tmp_path):
         renamed = run.rename(tmp_path / "renamed")
         with pytest.raises(UserError, match="in use by process"):
             WorkdirLock(renamed / "train.lock")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_job_whose_folder_has_another_path_outside_of_its_container_keeps_it(tmp_path, monkeypatch):
+    """The path of the owner's work directory exists here too, as another folder."""
+    monkeypatch.setattr(workdir_lock, "DEAD_SECONDS", 2.0)
+    monkeypatch.setattr(workdir_lock, "POLL_SECONDS", 0.05)
+    process = hold(tmp_path / "train.lock")
+    try:
+        (tmp_path / "other").mkdir()
+        file = tmp_path / "train.lock.1"
+        owner = json.loads(file.read_text()) | {"folder": str(tmp_path / "other")}
+        stop = threading.Event()
+
+        def refresh():
+            while not stop.wait(0.2):
+                file.write_text(json.dumps(owner))
+
+        process.send_signal(signal.SIGSTOP)  # this test refreshes the lock for it
+        thread = threading.Thread(target=refresh)
+        thread.start()
+        time.sleep(0.5)
+        with pytest.raises(UserError, match="in use by process"):
+            WorkdirLock(tmp_path / "train.lock")
+        stop.set()
+        thread.join()
     finally:
         process.kill()
         process.communicate()

@@ -126,7 +126,9 @@ def test_a_failure_in_the_background_ends_the_run_before_the_next_save(photo_fol
     config.buckets.update({"resolutions": (((32, 32),),), "views": (4,)})
     config.evaluation.pictures, config.duration = 0, "5_000 steps"
     monkeypatch.setattr(SaveSchedule, "is_due", lambda self, step: step == 3)
-    with files_of_at_most(1_000_000), pytest.raises(SaveFailed, match="File too large"):
+    # Orbax splits the state into files of various sizes. It may first notice what a failed write left.
+    reasons = "File too large|a file is too short"
+    with files_of_at_most(200_000), pytest.raises(SaveFailed, match=reasons):
         train(config, tmp_path, jax.devices()[:1])
     steps = len((tmp_path / "metrics.jsonl").read_text().splitlines())
     assert 3 <= steps < 500, steps

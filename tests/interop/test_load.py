@@ -338,7 +338,7 @@ def test_training_continues_from_an_imported_work_directory(trained, tmp_path, p
     write_folder(tmp_path / "folder", fine_tuned, None, force=False)
     assert fine_tuned.provenance["origin"]["params_digest"] == digest(params[20])
     assert "Initialised from other weights (variant nano" in (tmp_path / "folder" / "README.md").read_text()
-    with pytest.raises(UserError, match="is not replaced, because it contains 'goodput.json'"):
+    with pytest.raises(UserError, match="is not replaced, because it contains 'data.json'"):
         make_workdir(tmp_path / "w", fine_tuned, None, force=True)
 
 

@@ -71,7 +71,8 @@ def read_history(workdir: pathlib.Path) -> History:
     spike = None
     for step, row in metrics_rows(workdir):
         newest = row.get(f"train/{SPIKE}")
-        spike = newest if isinstance(newest, int | float) else spike
+        if isinstance(newest, int | float) and math.isfinite(newest):
+            spike = int(newest)
         names = [name for name in row if name.startswith(EVALUATION)]
         values = {name.removeprefix(EVALUATION): row[name] for name in names}
         if values:

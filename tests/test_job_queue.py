@@ -13,6 +13,7 @@ import pytest
 
 from conftest import ROOT
 from muskie_jax.sweeps.job_queue import Job, run_jobs
+from muskie_tests.processes import wait_until
 
 
 def job(tmp_path, name, code):
@@ -100,13 +101,6 @@ time.sleep(60)
 """
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_after_an_error_of_the_queue_running_jobs_save_and_are_waited_for(tmp_path):
     """The first job ends when the other is ready, and what is called at its end fails."""
     ready = tmp_path / "ready"
@@ -132,12 +126,12 @@ def test_jobs_of_a_killed_queue_save_and_stop(tmp_path):
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(queue)], cwd=ROOT) as process:
         try:
-            wait_until(ready.exists)
+            wait_until(ready.exists, 60)
             time.sleep(0.5)
             assert log.read_text() == ""
         finally:
             process.kill()
-    wait_until(lambda: log.read_text() == "saved\n")
+    wait_until(lambda: log.read_text() == "saved\n", 60)
 
 
 def test_a_queue_under_nohup_ignores_the_end_of_its_terminal(tmp_path):

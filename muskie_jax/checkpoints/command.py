@@ -33,9 +33,8 @@ def inspect_checkpoints(workdir: pathlib.Path, restore: bool) -> dict[str, Any]:
 
     The lists are `intact`, `damaged` and `unreadable` (by this machine), of the run's checkpoints; `aside`,
     intact ones that training ignores, since they are moved aside or not named by their step alone; and
-    `restored`, those taken back. `best` is the intact step with the
-    lowest error, if any, and `goodput` the share of the run's time that was spent in steps that count, if
-    it is recorded.
+    `restored`, those taken back. `best` is the intact step with the lowest error, if any, and `goodput` the
+    share of the run's time that was spent in steps that count, if it is recorded.
 
     Args:
       workdir: the work directory.

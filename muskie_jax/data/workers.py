@@ -13,6 +13,7 @@ import time
 from muskie_jax.data.allocation import keep_freed_memory
 from muskie_jax.data.processes import exit_with_parent
 from muskie_jax.errors import UserError
+from muskie_jax.processes.interrupt import SIGNALS
 
 SECONDS_TO_SAVE = 300  # time that a worker process keeps running after SIGTERM
 MAX_DEATHS, DEATHS_MINUTES = 5, 10  # more deaths of workers than this, within so many minutes, end a run
@@ -39,8 +40,9 @@ def start_worker(folder: str, index: int, count: int) -> None:
     """
     del count
     keep_freed_memory()
-    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(ignored, signal.SIG_IGN)
+    for number in SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_SAVE))
     with contextlib.suppress(OSError):  # only messages need the files
         faulthandler.register(signal.SIGUSR1, file=_stacks_file(folder, index).open("w"))

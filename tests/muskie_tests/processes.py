@@ -1,6 +1,16 @@
 """Processes of a run, as threads that share what JAX's coordination service does for them."""
 
 import threading
+import time
+from collections.abc import Callable
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> None:
+    """Returns when a condition is true; fails if it is not within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class Store:

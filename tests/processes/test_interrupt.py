@@ -14,7 +14,7 @@ from conftest import ROOT
 from muskie_jax.processes import interrupt
 from muskie_jax.processes.coordination import Coordination
 from muskie_jax.processes.interrupt import FAILURE, SignalHandler, StopSignal, stopped_exit_code
-from muskie_tests.processes import Store
+from muskie_tests.processes import Store, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -295,17 +295,10 @@ def test_all_processes_stop_after_one_update_soon(run_of, first, when):
     assert {handler.name for handler in handlers} == {"SIGTERM" if when == "before" else "SIGINT"}
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_all_processes_end_if_none_trains(run_of):
     handlers, left = run_of(3)
     handlers[1].request("SIGHUP")
-    wait_for(lambda: sorted(left) == [0, 1, 2])
+    wait_until(lambda: sorted(left) == [0, 1, 2], 20)
 
 
 def test_processes_end_together_if_one_is_still_in_the_loop(run_of):
@@ -315,11 +308,11 @@ def test_processes_end_together_if_one_is_still_in_the_loop(run_of):
     handlers[1].begin_training()
     assert not handlers[1].requested(3)
     handlers[0].request("SIGTERM")
-    wait_for(lambda: handlers[1].name)
+    wait_until(lambda: handlers[1].name, 20)
     time.sleep(0.1)
     assert left == [], "the second process may still be saving"
     handlers[1].end_training()
-    wait_for(lambda: sorted(left) == [0, 1])
+    wait_until(lambda: sorted(left) == [0, 1], 20)
 
 
 def test_a_failure_after_the_last_update_does_not_end_a_process_before_it_is_reported(run_of):
@@ -327,7 +320,7 @@ def test_a_failure_after_the_last_update_does_not_end_a_process_before_it_is_rep
     threads = [threading.Thread(target=train, args=(handler, 0, 3, [], 0.1)) for handler in handlers]
     for thread in threads:
         thread.start()
-    wait_for(lambda: handlers[1]._agreement._step == 2)
+    wait_until(lambda: handlers[1]._agreement._step == 2, 20)
     handlers[1].request(FAILURE)
     for thread in threads:
         thread.join(timeout=20)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
@@ -20,41 +19,24 @@ from orbax.checkpoint import checkpoint_managers as ocp_managers
 
 from muskie_jax.checkpoints.contents import (
     ITEMS,
-    check_fingerprints,
-    describe,
-    machine_error,
+    Unreadable,
     make_meta,
-    or_empty,
-    read_meta,
     reason_of,
-    verify_state,
+    state_handler,
     without_empty,
 )
 from muskie_jax.checkpoints.newest import FILE, remember, remembered
 from muskie_jax.checkpoints.object_storage import manager_options, move
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
+from muskie_jax.checkpoints.restoring import Damaged, agree_on_steps, restore_together
 from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, best_steps, read_history, saved_steps
-from muskie_jax.checks import MISSING, changed_settings
 from muskie_jax.errors import NotFinite, SaveFailed, UserError
 from muskie_jax.fingerprint import examine
+from muskie_jax.processes.coordination import Coordination
 from muskie_jax.storage.address import absolute, is_remote
 from muskie_jax.writers import log_main
 
-# Settings that decide which arrays a state has, and how they are nested.
-MODEL_STRUCTURE = ("variant", "patch", "registers", "view_embed", "max_views")
-OPTIM_STRUCTURE = ("name", "decay", "clip_norm", "spike_factor")
-STRUCTURE = (
-    "task",
-    "reconstruct.decoder_depth",
-    "reconstruct.freeze_backbone",
-    *(f"model.{name}" for name in MODEL_STRUCTURE),
-    *(f"optim.{name}" for name in OPTIM_STRUCTURE),
-)
 TAKE_BACK = "muskie checkpoints --workdir {workdir} --restore"
-
-
-class Damaged(Exception):
-    """A checkpoint's files cannot be read, or differ from what was saved."""
 
 
 class _KeepBest(ocp_managers.PreservationPolicy):
@@ -78,19 +60,6 @@ class _KeepBeforeSpike(ocp_managers.PreservationPolicy):
         spike = self.checkpoints.spike
         before = [each.step for each in checkpoints if spike is not None and each.step < spike]
         return [each.step == max(before, default=None) for each in checkpoints]
-
-
-def _state_handler() -> ocp.PyTreeCheckpointHandler:
-    """Returns the reader and writer of states.
-
-    By default, Orbax splits replicated arrays over the devices before it saves them, which compiles dozens
-    of programs during the first save.
-    """
-    whole_arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
-    registry = ocp.type_handlers.create_type_handler_registry(
-        (jax.Array, whole_arrays), (np.ndarray, ocp.type_handlers.NumpyHandler())
-    )
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
 class Checkpointer:
@@ -145,7 +114,7 @@ class Checkpointer:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        handlers = {"state": _state_handler()} | {
+        handlers = {"state": state_handler()} | {
             item: ocp.JsonCheckpointHandler() for item in ITEMS if item != "state"
         }
         return ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
@@ -238,7 +207,8 @@ class Checkpointer:
     def restore(self, like: Any, config: ConfigDict) -> tuple[Any, dict[str, Any]] | None:
         """Restores the newest intact state, and the config it was trained with.
 
-        Newer checkpoints that are damaged are moved aside. If none is intact, nothing is moved.
+        Newer checkpoints that are damaged are moved aside. If none is intact, nothing is moved. Every
+        process of a run must call this; all restore the same checkpoint, which each of them can read.
 
         Args:
           like: the state's shapes, dtypes and shardings, as `jax.ShapeDtypeStruct` leaves.
@@ -252,10 +222,13 @@ class Checkpointer:
             checkpoints are damaged, or if all that the run has saved are gone.
         """
         self._manager.wait_until_finished()
+        peers = Coordination.of_jax()
         damaged: dict[int, Damaged] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in sorted(agree_on_steps(self._manager, peers), reverse=True):
             try:
-                state, meta = self._restore_verified(step, like, config)
+                state, meta = restore_together(self.folder / str(step), like, config, peers)
+            except Unreadable as error:
+                raise UserError(f"{error}{self._messages.write(self.workdir, error)}") from error
             except Damaged as error:
                 damaged[step] = error
                 gc.collect()  # coroutines that Orbax abandoned complain now, not at the end of the run
@@ -293,82 +266,6 @@ class Checkpointer:
                 f"disk, or delete {self.workdir / FILE} {anew}"
             )
         return None
-
-    def _restore_verified(self, step: int, like: Any, config: ConfigDict) -> tuple[Any, dict[str, Any]]:
-        """Returns a checkpoint's state and its item `meta`; raises Damaged or UserError."""
-        folder = self.folder / str(step)
-        try:
-            meta, next_update = read_meta(folder)
-        except Exception as error:
-            raise self._reading_error(step, error) from error
-        self._check_same_leaves(step, meta, describe(like), config)
-        written = without_empty(like)
-        sharded = ocp.checkpoint_utils.construct_restore_args(written)
-        state_args = ocp.args.PyTreeRestore(item=written, restore_args=sharded)
-        try:
-            state = self._manager.restore(step, args=ocp.args.Composite(state=state_args))["state"]
-        except Exception as error:
-            raise self._state_error(step, meta, config, error) from error
-        state = jax.tree.map(or_empty, like, state)
-        try:
-            check_fingerprints(meta["fingerprints"], examine(state)[0])
-        except ValueError as error:
-            raise Damaged(str(error)) from error
-        if int(state.step) != step or next_update != step:
-            raise Damaged("its contents belong to another step")
-        return state, meta
-
-    def _state_error(
-        self, step: int, meta: dict[str, Any], config: ConfigDict, error: Exception
-    ) -> Exception:
-        """Returns Damaged for an error of reading a state if it cannot be read without a config either."""
-        reading_error = self._reading_error(step, error)
-        if not isinstance(reading_error, Damaged):
-            return reading_error
-        try:
-            verify_state(self.folder / str(step), meta)
-        except Exception as proof:
-            proof_error = self._reading_error(step, proof)
-            return reading_error if isinstance(proof_error, Damaged) else proof_error
-        return self._mismatch(step, "its arrays are nested in another way", meta, config)
-
-    def _reading_error(self, step: int, error: Exception) -> Exception:
-        """Returns UserError if the machine, not the checkpoint, is at fault; else Damaged."""
-        if isinstance(error, UserError):
-            return error
-        if cause := machine_error(self.folder / str(step), error):
-            details = self._messages.write(self.workdir, cause)
-            return UserError(
-                f"checkpoint {step} in {self.folder} could not be read ({reason_of(cause)}): fix the "
-                f"cause, then run the same command again{details}"
-            )
-        return Damaged(reason_of(error))
-
-    def _check_same_leaves(
-        self, step: int, meta: dict[str, Any], expected: dict[str, str], config: ConfigDict
-    ) -> None:
-        saved = meta["leaves"]
-        for name in [*saved, *expected]:
-            if saved.get(name) != expected.get(name):
-                difference = (
-                    f"{name} is {saved.get(name, 'missing')} in the checkpoint and "
-                    f"{expected.get(name, 'missing')} in the config"
-                )
-                raise self._mismatch(step, difference, meta, config)
-
-    def _mismatch(self, step: int, difference: str, meta: dict[str, Any], config: ConfigDict) -> UserError:
-        """Returns the error for a checkpoint of another network or optimizer; it names the settings."""
-        now = json.loads(config.to_json_best_effort())
-        changed = [
-            f"config.{name} was {before!r} and is now {after!r}"
-            for name, (before, after) in changed_settings(meta["config"], now).items()
-            if name in STRUCTURE and MISSING not in (before, after)
-        ]
-        reasons = f" ({', '.join(changed)})" if changed else ""
-        return UserError(
-            f"checkpoint {step} in {self.folder} does not match the config: {difference}{reasons}: use the "
-            "config it was trained with, or another --workdir"
-        )
 
     def _move_aside(self, step: int) -> pathlib.Path:
         """Moves a checkpoint to the folder of damaged ones, under a free name, which it returns."""

@@ -150,7 +150,7 @@ def test_a_failing_disk_does_not_move_checkpoints(tmp_path, monkeypatch):
         raise OSError(116, "Stale file handle")
 
     with monkeypatch.context() as broken:
-        broken.setattr(ocp.CheckpointManager, "restore", stale)
+        broken.setattr(ocp.PyTreeCheckpointHandler, "restore", stale)
         with pytest.raises(UserError, match="could not be read .*Stale file handle"):
             restored(tmp_path)
     assert int(restored(tmp_path)[0].step) == 2

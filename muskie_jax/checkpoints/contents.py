@@ -68,6 +68,19 @@ def machine_error(folder: pathlib.Path, error: BaseException) -> BaseException |
     return error if not lacks_file and (of_machine or is_storage_failure(error)) else None
 
 
+def state_handler() -> ocp.PyTreeCheckpointHandler:
+    """Returns Orbax's reader and writer of states.
+
+    By default, Orbax splits replicated arrays over the devices before it saves them, which compiles dozens
+    of programs during the first save.
+    """
+    whole_arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, whole_arrays), (np.ndarray, ocp.type_handlers.NumpyHandler())
+    )
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
 def describe(state: Any) -> dict[str, str]:
     """Returns the dtype and shape of every leaf by path, such as "float32 192x768"."""
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
@@ -217,7 +230,8 @@ def _damage_is_user_error(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _read_json(folder: pathlib.Path, item: str) -> Any:
-    return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(absolute(folder) / item)
+    # The handler alone: a Checkpointer waits for the other processes of a run after it has read.
+    return ocp.JsonCheckpointHandler().restore(epath.Path(absolute(folder) / item))
 
 
 def _is_param(name: str) -> bool:

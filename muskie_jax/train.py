@@ -36,6 +36,7 @@ from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.perf.profiling import StepProfile
 from muskie_jax.processes.interrupt import StopSignal
 from muskie_jax.processes.peers import fail_alone, raise_together
+from muskie_jax.processes.shared_folder import require_shared
 from muskie_jax.processes.watchdog import Watchdog
 from muskie_jax.processes.workdir_lock import exclusive
 from muskie_jax.programs import (
@@ -100,6 +101,7 @@ def train(
         local_files(workdir, CONTINUED_FILES) as files,
         Goodput(files.folder if is_main else None) as goodput,
     ):
+        require_shared(workdir)
         return _train(config, workdir, files, devices, goodput)
 
 

@@ -1,7 +1,5 @@
 """All processes of a run restore one checkpoint, which each of them can read."""
 
-import shutil
-
 import pytest
 
 from muskie_jax.checkpoints import restoring
@@ -9,7 +7,6 @@ from muskie_jax.checkpoints.restoring import Damaged, agree_on_steps, restore_to
 from muskie_jax.checkpoints.saved_steps import saved_steps
 from muskie_jax.errors import UserError
 from muskie_tests.attacked import Run
-from muskie_tests.commands import free_port
 
 SHARDED = ["--config.checkpoint.every=2", "--config.mesh.data=1", "--config.mesh.fsdp=-1"]
 
@@ -88,27 +85,3 @@ def test_a_shard_that_one_process_cannot_read_makes_both_fall_back(tmp_path):
     assert "Checkpoint 4 is damaged and was moved to" in again.log
     assert "process 1: a file is too short" in again.log and "Continuing from step 2" in again.log
     assert saved_steps(tmp_path / "run") == [2, 4]
-
-
-@pytest.mark.slow
-def test_processes_that_see_different_checkpoints_do_not_train(tmp_path):
-    Run(tmp_path / "run", 4, processes=2, flags=SHARDED).end()
-    shutil.copytree(tmp_path / "run", tmp_path / "other")
-    shutil.rmtree(tmp_path / "other/checkpoints/4")
-    port, quickly = free_port(), ("-c", QUICKLY)
-    runs = [
-        Run(tmp_path / name, 6, 2, SHARDED, port=port, only=process, program=quickly)
-        for process, name in enumerate(("run", "other"))
-    ]
-    for run in runs:
-        assert run.codes() == [2], run.log
-        assert "error: the processes see different checkpoints: process 0 sees 2, 4 in" in run.log
-    assert saved_steps(tmp_path / "run") == [2, 4]
-
-
-QUICKLY = """
-from muskie_jax.checkpoints import restoring
-from muskie_jax.main import main
-restoring.SECONDS_BETWEEN = 0.1
-main()
-"""

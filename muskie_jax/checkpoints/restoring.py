@@ -67,7 +67,7 @@ def agree_on_steps(manager: ocp.CheckpointManager, peers: Coordination | None) -
     for look in range(LOOKS):
         steps = sorted(manager.all_steps())
         seen = json.dumps([steps, str(manager.directory)])
-        of_processes = [json.loads(each) for each in peers.gather(f"steps, look {look}", seen)]
+        of_processes = [json.loads(each) for each in peers.gather(f"list of checkpoints, {look + 1}", seen)]
         if all(each == steps for each, _ in of_processes):
             return steps
         if look == 0:

@@ -65,10 +65,12 @@ class Coordination:
     def gather(self, key: str, text: str) -> list[str]:
         """Returns the texts of all processes, none of them empty. Each process must call it."""
         self.publish(f"{key}/{self.process}", text)
-        texts = []
+        texts, due = [], time.monotonic() + MESSAGE_SECONDS
         for process in range(self.processes):
             while not (other := self.wait_for(f"{key}/{process}")):
-                pass
+                if time.monotonic() > due:
+                    _log(f"process {self.process} waits for process {process} ({key})")
+                    due += MESSAGE_SECONDS
             texts.append(other)
         return texts
 

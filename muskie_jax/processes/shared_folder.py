@@ -28,13 +28,15 @@ def require_shared(workdir: pathlib.Path) -> None:
     if peers is None:
         return
     writes = peers.process == 0
-    names = peers.gather("file", f".shared_{uuid.uuid4().hex}")
+    names = peers.gather("file of the work directory", f".shared_{uuid.uuid4().hex}")
     file = workdir / names[0]
     try:
         if writes:
             file.write_text("process 0 has written this to see whether the others find it\n")
-        peers.gather("written", " ")
-        found = peers.gather("found", f"{'yes' if writes or _appears(file) else 'no'} {workdir}")
+        peers.gather("work directory", " ")
+        found = peers.gather(
+            "whether it is shared", f"{'yes' if writes or _appears(file) else 'no'} {workdir}"
+        )
     finally:
         if writes:
             with contextlib.suppress(OSError):

@@ -10,7 +10,9 @@ at 512x512. Weak scaling over 1, 2, 4, ... and all GPUs of a host:
 
 For other GPU counts, add --config.benchmark.devices=1,3. Further arguments:
 
-- configs/benchmark.py:long times a group of 64 views at 512x512, on one GPU and split over all GPUs.
+- configs/benchmark.py:long times a group of 64 views at 512x512, split over 1, 2, 4, ... GPUs;
+  --config.batch.views=128 a larger one.
+- configs/benchmark.py:fsdp shards parameters and optimizer over 1, 2, 4, ... GPUs.
 - configs/benchmark.py:remat times every kind of rematerialisation, and prints the memory it needs.
 - configs/benchmark.py:tiny shows the output within a minute on a CPU.
 
@@ -37,6 +39,7 @@ CASES = {
     "remat": tuple(("large", (512, 512), remat) for remat in ("none", "elementwise", "block", "full")),
     "scaling": (("base", (512, 512), "none"), ("large", (512, 512), "none")),
     "long": (("huge", (512, 512), "none"),),
+    "fsdp": (("large", (512, 512), "none"), ("huge", (512, 512), "block")),
     "tiny": (("nano", (32, 32), "none"), ("nano", (32, 32), "full")),
 }
 CASES |= {
@@ -62,15 +65,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.task = "reconstruct"
         config.batch.update(reuse=1, passes=1)
     config.benchmark.groups_per_device = 4
-    if arg.endswith("scaling"):
+    if arg.endswith(("scaling", "fsdp", "long")):
         config.benchmark.devices = ("doubling",)
         config.benchmark.roofline = False
+    if arg == "fsdp":
+        config.mesh.update(data=1, fsdp=-1)
     if arg.endswith("long"):
-        # One group of 64 views: on one device, and split over all devices.
+        # One group of 64 views, split over the devices.
         config.batch.update(groups=1, views=64)
         config.benchmark.groups_per_device = 0
-        config.benchmark.devices = (1, "all")
-        config.benchmark.roofline = False
         config.mesh.update(data=1, view=-1)
     if arg.endswith("tiny"):
         config.model.dtype = "float32"

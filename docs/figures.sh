@@ -121,7 +121,12 @@ case ${1:-} in
   scaling) # GPUs. docs/speed.md: weak scaling
     muskie_run benchmark benchmark.py:scaling benchmark ;;
   long) # GPUs. docs/speed.md: many views
-    muskie_run benchmark benchmark.py:long benchmark ;;
+    muskie_run benchmark benchmark.py:long benchmark
+    muskie_run benchmark benchmark.py:long benchmark --config.batch.views=128 ;;
+  fsdp) # GPUs. docs/speed.md: parameters and optimizer sharded over 1, 2, 4, ... GPUs
+    muskie_run benchmark benchmark.py:fsdp benchmark ;;
+  device_counts) # GPUs. docs/speed.md: losses of one training on COUNTS GPUs, such as 1,2,4,8
+    python -m muskie_jax.perf.device_counts --counts="${COUNTS:-1,2}" --workdir runs/figures/device_counts ;;
   loading) # docs/speed.md, docs/data.md: views loaded per second, beside a PyTorch loader
     muskie_run benchmark_data benchmark_data.py loading ;;
   rendering) # GPU. docs/speed.md: rendering of synthetic rooms beside a training step

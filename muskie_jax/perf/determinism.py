@@ -15,8 +15,6 @@ trainings need.
 import json
 import os
 import pathlib
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -25,9 +23,9 @@ from absl import app
 
 from muskie_jax.command_line import WORKDIR
 from muskie_jax.errors import UserError, fail
+from muskie_jax.perf import trainings
 
 UPDATES, STOP = 40, 20
-TRAIN = (sys.executable, "-m", "muskie_jax.main")
 SETTINGS = (
     "--config=configs/rooms.py",
     "--config.buckets.resolutions=(((128, 128),),)",
@@ -85,38 +83,20 @@ def run_training(training: Training, folder: pathlib.Path, arguments: Sequence[s
     """
     workdir = folder / f"{setting_name(training.deterministic)}_{training.name}".replace(" ", "_")
     setting = f"--config.deterministic={training.deterministic}"
-    command = [*TRAIN, f"--workdir={workdir}", *SETTINGS, setting, *arguments]
+    arguments = [*SETTINGS, setting, *arguments]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / f"cache_{training.cache}")}
     if training.is_stopped:
-        result = _run(command, environment, workdir, f"step {STOP}/")
-        if "stopped" not in result:
+        result = trainings.run_training(arguments, workdir, environment, f"step {STOP}/")
+        if result is None or "stopped" not in result:
             raise UserError(
                 f"the training in {workdir} ended before it could be stopped: remove {folder}, run again"
             )
         print(f"stopped after update {result['step']}", file=sys.stderr)
-    result = _run(command, environment, workdir)
+    result = trainings.run_training(arguments, workdir, environment)
+    assert result is not None, "nothing kills it"
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     seconds = [line["train/seconds_per_step"] for line in lines if "train/seconds_per_step" in line]
     return result | {"ms_per_update": 1e3 * seconds[-1]}
-
-
-def _run(
-    command: Sequence[str], environment: dict[str, str], workdir: pathlib.Path, stop_at: str = ""
-) -> dict[str, Any]:
-    """Returns the result of a training; stops it when a line of its log contains `stop_at`."""
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if stop_at and stop_at in line:
-            process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate()
-    if process.returncode:
-        raise UserError(f"the training in {workdir} failed: {' '.join(lines[-3:])}")
-    return json.loads(out.splitlines()[-1])
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

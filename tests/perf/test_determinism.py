@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from muskie_jax.errors import UserError
-from muskie_jax.perf import determinism
+from muskie_jax.perf import trainings
 from muskie_jax.perf.determinism import Training, run_training, table
 
 TRAINING = """
@@ -35,7 +35,7 @@ print(json.dumps(result))
 @pytest.fixture
 def fake_training(tmp_path, monkeypatch):
     (tmp_path / "training.py").write_text(TRAINING)
-    monkeypatch.setattr(determinism, "TRAIN", (sys.executable, str(tmp_path / "training.py")))
+    monkeypatch.setattr(trainings, "TRAIN", (sys.executable, str(tmp_path / "training.py")))
     return tmp_path / "runs"
 
 

@@ -8,6 +8,7 @@ aside once an older checkpoint was restored; a config that fits no checkpoint mo
 import gc
 import json
 import pathlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ from muskie_jax.processes.coordination import Coordination
 from muskie_jax.storage.address import absolute, is_remote
 from muskie_jax.writers import log_main
 
+POLL_SECONDS = 0.02
 TAKE_BACK = "muskie checkpoints --workdir {workdir} --restore"
 
 
@@ -143,7 +145,7 @@ class Checkpointer:
           NotFinite: if the state is not finite.
           SaveFailed: if it cannot be saved, or if the previous save failed in the background.
         """
-        self.check()
+        self._wait_for_save()
         self._has_saved = True
         step = int(jax.device_get(state.step))
         try:
@@ -181,6 +183,16 @@ class Checkpointer:
                 self._remember()
         if error is not None:
             raise self._failure(error) from error
+
+    def _wait_for_save(self) -> None:
+        """Waits for a save in progress; raises SaveFailed as soon as it fails.
+
+        If it fails in one of several processes, Orbax would wait there for the others, which wait for it.
+        """
+        self.check()
+        while self._manager.is_saving_in_progress():
+            time.sleep(POLL_SECONDS)
+            self.check()
 
     def _remember(self) -> None:
         """Records the newest save, which is complete."""
@@ -291,6 +303,7 @@ class Checkpointer:
         """
         if self._failed:
             return
+        self._wait_for_save()
         try:
             self._manager.close()
         except Exception as error:

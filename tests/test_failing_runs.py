@@ -74,7 +74,7 @@ def test_a_failed_save_ends_the_process_with_one_line(fault, reason, photo_folde
         assert saved_steps(workdir) == [FIRST]
 
 
-@pytest.mark.parametrize("fault, victim", [("folder", 0), ("write", 1)])
+@pytest.mark.parametrize("fault, victim", [("folder", 0), ("write", 1), ("write twice", 0)])
 def test_a_failed_save_of_one_process_ends_the_other(fault, victim, photo_folder, tmp_path):
     workdir = tmp_path / "run"
     common = ["--distributed", f"--coordinator=localhost:{free_port()}", "--num_processes=2"]

@@ -3,7 +3,8 @@
     python failing_save.py FAULT WORKDIR ARGUMENTS
 
 Faults: "folder", the step's folder cannot be created; "write", files cannot grow, as on a full disk;
-"workdir", the work directory is deleted; "none". The first checkpoint must be that of step 6. The fault
+"write twice", likewise, and the metrics cannot be written either; "workdir", the work directory is deleted;
+"none". The first checkpoint must be that of step 6. The fault
 starts after it is complete.
 """
 
@@ -14,6 +15,7 @@ import shutil
 import sys
 import time
 
+from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.main import main
 from muskie_jax.progress import Progress
 
@@ -25,7 +27,7 @@ def start_fault(fault, workdir):
     while not (workdir / "checkpoints" / str(FIRST)).is_dir() and time.monotonic() < deadline:
         time.sleep(0.05)
     workdir.with_suffix(".fault").touch()
-    if fault == "write":
+    if fault in ("write", "write twice"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, SIZE))
     elif fault == "workdir":
         shutil.rmtree(workdir)
@@ -47,6 +49,10 @@ if __name__ == "__main__":
     def line_with_fault(self, *arguments):
         if self.step == FIRST + 1:
             start_fault(fault, workdir)
+        elif fault == "write twice" and self.step > 2 * FIRST:
+            while collect_orbax_messages().failure is None:  # the save of the second checkpoint
+                time.sleep(0.01)
+            raise OSError(28, os.strerror(28))
         return line(self, *arguments)
 
     Progress.line = line_with_fault

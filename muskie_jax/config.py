@@ -284,7 +284,8 @@ def validate(config: ConfigDict) -> None:
     if config.job == "evaluate":
         check_evaluate(config.evaluate, has_posed=len(config.posed) > 0)
     check_benchmark(config)
-    check_benchmark_data(config.benchmark_data, config.model.patch)
+    if config.job == "benchmark_data":
+        check_benchmark_data(config.benchmark_data, config.model.patch)
     check_plan(config.plan)
     total_steps(config)
     warmup_steps(config)

@@ -155,7 +155,7 @@ def _train(
         )
 
     goodput.continue_from(first_step, finished=first_step == total_steps)
-    backbone = None if restored else read_backbone(config, state_shapes.params)
+    given = {} if restored else read_backbone(config, state_shapes.params)
     writers = Writers(files.folder, first_step, config)
 
     # --- Programs ----------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def _train(
         with goodput.during(goodput_lib.COMPILE):
             programs.compile()
         programs.check_memory(state_shapes, mesh.local_devices[0], config)
-    state = restored[0] if restored else start_from(backbone, initialise(key))
+    state = restored[0] if restored else start_from(given, initialise(key))
 
     # --- Loop: take a batch, start the update, report, evaluate, save --------------------------------
     watchdog = Watchdog(config.watchdog, files.folder, checkpoints.describe_restart)

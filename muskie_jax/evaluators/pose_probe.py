@@ -61,8 +61,8 @@ class PoseProbeEvaluator(FeatureEvaluator):
 
     The labels of a row are those of the setting, and `layer`. Its values are those of `pose_metrics`; the
     same with CONSTANT_PREFIX for the mean pose of the fitted pairs; `fit_error`, the mean squared error of
-    fitted pairs when each is left out, by which a layer can be chosen; and the counts `view_pairs` and
-    `fitted_pairs`.
+    fitted pairs when their group is left out, by which a layer can be chosen; and the counts `view_pairs`
+    and `fitted_pairs`.
 
     Args:
       sets: posed datasets, by number of views per group.
@@ -164,7 +164,7 @@ def _pairs(
 
 
 def _row(labels: Labels, fit: _Pairs, measured: _Pairs) -> ResultRow:
-    probe: LinearProbe = fit_linear_probe(fit.features, _targets(fit.poses))
+    probe: LinearProbe = fit_linear_probe(fit.features, _targets(fit.poses), fit.group)
     errors = _errors(probe(measured.features), measured.poses)
     constant = _errors(np.broadcast_to(probe.offset, (len(measured.poses), 12)), measured.poses)
     values = pose_metrics(errors)

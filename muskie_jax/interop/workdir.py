@@ -41,7 +41,10 @@ def make_workdir(path: pathlib.Path, weights: Weights, config: ConfigDict | None
     require_literal(path)
     network = weights.network
     if weights.backbone_only:
-        raise UserError("these weights have no reconstruction head, and training needs one")
+        raise UserError(
+            "these weights have no reconstruction head, and pre-training needs one: use complete weights; "
+            "to train a decoder on them, pass --config.reconstruct.backbone=<weights>"
+        )
     if network.variant is None:
         raise UserError(
             f"no variant has width {network.width}, {network.depth} blocks and {network.heads} heads: "

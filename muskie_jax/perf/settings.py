@@ -108,6 +108,7 @@ def check_benchmark_data(settings: ConfigDict, patch: int) -> None:
     require(settings.seconds > 0, f"{path}.seconds={settings.seconds} must be above 0, such as 3.0")
     require(settings.sizes, f"{path}.sizes is empty: use for example (224, 512)")
     for size in settings.sizes:
+        require(isinstance(size, int), f"{path}.sizes has {size!r}, but each must be a side in pixels")
         check_size((size, size), patch, f"{path}.sizes")
     for size in settings.photo_sizes:
         valid = is_pair(size) and min(size) >= 1

@@ -40,12 +40,13 @@ class ReconstructionNetwork(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What photographs show, in a common frame and unit that are arbitrary. V views of H x W pixels.
+    """What photographs show, from the first camera and in an arbitrary unit. V views of H x W pixels.
 
     Attributes:
       points: surface points, of pixels away from edges of depth.
       colours: their RGB colours.
-      camera_to_world: camera poses, with OpenCV axes (x right, y down, z forward).
+      camera_to_world: camera poses, with OpenCV axes (x right, y down, z forward); the first is the
+        identity.
       tangents: x / z and y / z at the right and lower border of each view.
       paths: the photographs.
       pictures: the views.
@@ -127,6 +128,10 @@ def reconstruct_views(
     )
     if not (np.isfinite(points).all() and np.isfinite(cameras).all()):
         raise UserError(f"{network.name} predicts numbers that are not finite: use other weights")
+    to_first = np.linalg.inv(cameras[0].astype(np.float64))
+    points = (points @ to_first[:3, :3].T + to_first[:3, 3]).astype(np.float32)
+    cameras = (to_first @ cameras).astype(np.float32)
+    cameras[0] = np.eye(4)  # without rounding
     chosen = choose_evenly(smooth, max_points)
     pictures = to_pixels(images)
     tangents = tangents_of_points(local)

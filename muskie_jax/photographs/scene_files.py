@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from muskie_jax.checks import require
 from muskie_jax.errors import UserError
@@ -94,17 +94,14 @@ def point_cloud(scene: Scene, suffix: str) -> bytes:
       UserError: if trimesh is missing.
     """
     trimesh = import_trimesh()
-    to_first = np.linalg.inv(scene.camera_to_world[0].astype(np.float64))
-    view_from_first = lambda x: (x @ to_first[:3, :3].T + to_first[:3, 3]) @ TO_VIEWER
-    points = view_from_first(scene.points)
-    segments = view_from_first(camera_lines(scene))
+    points, segments = scene.points @ TO_VIEWER, camera_lines(scene) @ TO_VIEWER
     colours = camera_colours(len(segments))
     if suffix == ".glb":
         written = trimesh.Scene()
-        written.add_geometry(trimesh.PointCloud(points, scene.colours), geom_name="points")
+        written.add_geometry(trimesh.PointCloud(points, linear(scene.colours)), geom_name="points")
         for number, (lines, colour) in enumerate(zip(segments, colours)):
             camera = trimesh.load_path(lines)
-            camera.colors = np.tile([*colour, 255], (len(camera.entities), 1)).astype(np.uint8)
+            camera.colors = np.tile([*linear(colour), 255], (len(camera.entities), 1)).astype(np.uint8)
             written.add_geometry(camera, geom_name=f"camera {number + 1}: {scene.paths[number].name}")
     else:
         steps = np.linspace(0, 1, SAMPLES)[:, None]
@@ -113,6 +110,13 @@ def point_cloud(scene: Scene, suffix: str) -> bytes:
         repeated = np.repeat(colours, len(LINES) * SAMPLES, 0)
         written = trimesh.PointCloud(every, np.concatenate([scene.colours, repeated]))
     return written.export(file_type=suffix[1:])
+
+
+def linear(colours: UInt8[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shape 3"]:
+    """Returns sRGB colours as linear intensities, as glTF 2.0 defines the colours of vertices."""
+    x = np.asarray(colours) / 255
+    intensity = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+    return (255 * intensity).round().astype(np.uint8)
 
 
 def camera_lines(scene: Scene) -> Float[np.ndarray, "V lines 2 3"]:

@@ -20,11 +20,14 @@ class ReconstructSettings:
       backbone: weights that the backbone starts from, as `load_pretrained` takes them: a name, a file, a
         work directory, or user/name on the hub. "{seed}" in it stands for `config.seed`. Empty: random
         initial values.
+      reuse_decoder: whether the decoder starts from these weights too. They then are those of a whole
+        network of this task, with a decoder of `decoder_depth` blocks.
       decoder_depth: number of alternating blocks after the backbone.
       freeze_backbone: whether the backbone keeps its weights: no gradient, no decay, no optimizer state.
     """
 
     backbone: str = ""
+    reuse_decoder: bool = False
     decoder_depth: int = 2
     freeze_backbone: bool = False
 
@@ -33,6 +36,11 @@ def check_reconstruct(config: ConfigDict) -> None:
     """Raises UserError for an invalid value of a config whose task is "reconstruct"."""
     settings, path = config.reconstruct, "config.reconstruct"
     at_least(0, settings, path, "decoder_depth")
+    require(
+        settings.backbone or not settings.reuse_decoder,
+        f"{path}.reuse_decoder needs weights to start from: set {path}.backbone to those of a network with "
+        "a decoder",
+    )
     size = VARIANTS[config.model.variant]
     try:
         point_levels(size.width, size.depth, settings.decoder_depth)

@@ -154,7 +154,12 @@ def _table(
     digits: int = 1,
 ) -> Table:
     has_layers = any("layer" in row.labels for row in rows.values())
-    better = lambda name: "higher" if name.removeprefix("icp_").startswith(HIGHER) else "lower"
+
+    def better(name: str) -> str:
+        if name in ANGLES and name.endswith("median"):
+            return ""  # medians over pairs have no interval, so none is known to be the best
+        return "higher" if name.removeprefix("icp_").startswith(HIGHER) else "lower"
+
     return Table(
         title,
         ("model", "of") if has_layers else ("model",),

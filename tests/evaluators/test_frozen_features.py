@@ -168,19 +168,32 @@ def test_a_linear_function_is_found_and_its_error_is_that_of_leaving_out():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(30, 50)) * 3 + 1
     y = x[:, :2] @ [[1.0, -2], [0.5, 3]] + 4 + 0.1 * rng.normal(size=(30, 2))
-    probe = fit_linear_probe(x, y)
+    groups = np.arange(30) // 3
+    probe = fit_linear_probe(x, y, groups)
     standard = (x - x.mean(0)) / x.std(0)
     unit = np.linalg.eigvalsh(standard @ standard.T).mean() * probe.strength
     left_out = []
-    for i in range(30):
-        kept = np.arange(30) != i
+    for group in range(10):
+        kept = groups != group
         # The mean of features and their deviation are those of all samples, the offset is refitted.
-        design = np.concatenate([standard[kept], np.ones((29, 1))], 1)
+        design = np.concatenate([standard[kept], np.ones((27, 1))], 1)
         penalty = np.diag([unit] * 50 + [0])
         weights = np.linalg.solve(design.T @ design + penalty, design.T @ y[kept])
-        left_out.append(np.append(standard[i], 1) @ weights - y[i])
+        left_out.append(standard[~kept] @ weights[:-1] + weights[-1] - y[~kept])
     assert probe.error == pytest.approx(np.square(left_out).mean(), rel=1e-6)
+    assert fit_linear_probe(x, y, 0 * groups).error == fit_linear_probe(x, y, np.arange(30)).error
     many = rng.normal(size=(400, 5))
-    probe = fit_linear_probe(many, many @ np.arange(10.0).reshape(5, 2) - 7)
+    probe = fit_linear_probe(many, many @ np.arange(10.0).reshape(5, 2) - 7, np.arange(400))
     new = rng.normal(size=(9, 5))
     np.testing.assert_allclose(probe(new), new @ np.arange(10.0).reshape(5, 2) - 7, atol=1e-3)
+
+
+def test_samples_that_share_inputs_do_not_choose_a_weak_regulariser():
+    """Pairs with a common view and a common target predict each other, without any relation to learn."""
+    rng = np.random.default_rng(0)
+    groups = np.arange(240) // 3
+    common = rng.normal(size=(80, 200))[groups]
+    x = np.concatenate([common, rng.normal(size=(240, 20))], 1)
+    y = rng.normal(size=(80, 2))[groups] + 0.1 * rng.normal(size=(240, 2))
+    assert fit_linear_probe(x, y, groups).strength >= 1
+    assert fit_linear_probe(x, y, np.arange(240)).strength < 0.1

@@ -37,6 +37,7 @@ def test_shipped_benchmarks_are_valid(arg):
     [
         ("seconds", 0.0, "seconds=0.0 must be above 0"),
         ("sizes", (230,), r"sizes has 230x230, .*: the nearest valid sizes are \(224, 224\)"),
+        ("sizes", ((224, 224),), r"sizes has \(224, 224\), but each must be a side in pixels"),
         ("photo_sizes", (640,), r"photo_sizes has 640, but each must be \(height, width\)"),
         (
             "steps",
@@ -51,6 +52,14 @@ def test_invalid_settings_raise(setting, value, message):
     config.benchmark_data[setting] = value
     with pytest.raises(UserError, match=f"^config.benchmark_data.{message}"):
         validate(config)
+
+
+def test_sizes_do_not_matter_to_other_jobs():
+    config = load(None)
+    config.model.patch, config.evaluation.size = 14, (112, 112)  # 14 does not divide 512
+    config.buckets.resolutions = (((112, 112),),)
+    config.job = "train"
+    validate(config)
 
 
 def test_synthetic_photographs_are_as_large_as_real_ones(tmp_path):

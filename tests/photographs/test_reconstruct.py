@@ -18,7 +18,14 @@ from muskie_jax.photographs.reconstructing import (
     open_reconstruction,
     reconstruct_photographs,
 )
-from muskie_jax.photographs.scene_files import LINES, SAMPLES, camera_lines, plan_scene_file, write_scene
+from muskie_jax.photographs.scene_files import (
+    LINES,
+    SAMPLES,
+    camera_lines,
+    linear,
+    plan_scene_file,
+    write_scene,
+)
 from muskie_tests import golden_reconstruction as golden
 from muskie_tests.commands import complaint_of, run_in_process
 from muskie_tests.networks import random_network
@@ -42,11 +49,11 @@ def weights(tmp_path_factory):
 
 
 def scene(views=2):
-    """Two points in the frame of the first camera, which is turned by a quarter about its z axis."""
+    """Two points; the second camera is turned by a quarter about its z axis."""
     poses = np.repeat(np.eye(4)[None], views, 0)
-    poses[:, :3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
-    poses[1:, :3, 3] = (0, 3, 0)
-    points = np.array([[0, 2, 4], [1, 0, 8]], np.float32) @ poses[0, :3, :3].T
+    poses[1:, :3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    poses[1:, :3, 3] = (3, 0, 0)
+    points = np.array([[0, 2, 4], [1, 0, 8]])
     colours = np.array([[255, 0, 0], [0, 128, 255]], np.uint8)
     paths = tuple(pathlib.Path(f"{i}.jpg") for i in range(views))
     tangents = np.tile([0.5, 0.25], (views, 1))
@@ -84,8 +91,11 @@ class Pinhole:
         x, y = 0.6 * (2 * columns / width - 1), 0.4 * (2 * rows / height - 1)
         local = np.stack([x * depth, y * depth, depth], -1)
         local = np.broadcast_to(local, (batch, views, height, width, 3)).astype(np.float32)
-        poses = np.broadcast_to(np.eye(4, dtype=np.float32), (batch, views, 4, 4))
-        return ReconstructionOutput(*map(np.asarray, (local, local[..., 0], poses, local)))
+        pose = np.eye(4, dtype=np.float32)
+        pose[:3] = [[0, 0, 1, 5], [1, 0, 0, 6], [0, 1, 0, 7]]
+        points = local @ pose[:3, :3].T + pose[:3, 3]
+        poses = np.broadcast_to(pose, (batch, views, 4, 4))
+        return ReconstructionOutput(*map(np.asarray, (local, local[..., 0], poses, points)))
 
 
 def test_field_of_view_is_found_and_edges_of_depth_are_left_out(photographs):
@@ -95,12 +105,23 @@ def test_field_of_view_is_found_and_edges_of_depth_are_left_out(photographs):
     assert np.unique(found.colours, axis=0).shape[0] > 10
 
 
+def test_a_scene_is_seen_from_its_first_camera(photographs):
+    found = reconstruct_photographs(ReconstructionNetwork("pinhole", Pinhole(), {}), photographs, size=64)
+    np.testing.assert_allclose(found.camera_to_world, [np.eye(4)] * 2, atol=1e-6)
+    assert 2 < found.points[:, 2].min() and found.points[:, 2].max() < 4.1  # depth
+
+
 def test_lines_of_cameras_start_at_their_centres_and_end_at_the_corners_of_views():
     lines = camera_lines(scene())
     assert lines.shape == (2, len(LINES), 2, 3)
-    np.testing.assert_allclose(lines[1, :4, 0], [[0, 3, 0]] * 4)
-    ends = (lines[0, :4, 1] @ scene().camera_to_world[0, :3, :3]) / lines[0, :4, 1, 2:]
+    np.testing.assert_allclose(lines[1, :4, 0], [[3, 0, 0]] * 4)
+    ends = (lines[1, :4, 1] - [3, 0, 0]) @ scene().camera_to_world[1, :3, :3] / lines[1, :4, 1, 2:]
     np.testing.assert_allclose(ends[:, :2], [[-0.5, -0.25], [0.5, -0.25], [0.5, 0.25], [-0.5, 0.25]])
+
+
+def test_linear_colours_are_those_of_the_srgb_standard():
+    found = linear(np.array([[0, 10, 128], [188, 254, 255]], np.uint8))
+    np.testing.assert_array_equal(found, [[0, 1, 55], [128, 253, 255]])  # half the intensity is 188
 
 
 @pytest.mark.extras
@@ -115,13 +136,15 @@ def test_files_have_points_colours_and_cameras_in_the_axes_of_viewers(tmp_path):
         loaded = trimesh.load(io.BytesIO(path.read_bytes()), file_type=suffix[1:])
         cloud = loaded.geometry["points"] if suffix == ".glb" else loaded
         np.testing.assert_allclose(cloud.vertices[:2], expected, atol=1e-5)
-        np.testing.assert_array_equal(np.asarray(cloud.colors)[:2, :3], scene().colours)
+        # Colours of .glb files are linear, by the specification of glTF 2.0.
+        colours = linear(scene().colours) if suffix == ".glb" else scene().colours
+        np.testing.assert_array_equal(np.asarray(cloud.colors)[:2, :3], colours)
         if suffix == ".ply":
             assert len(cloud.vertices) == 2 + 2 * len(LINES) * SAMPLES
         else:
             assert list(loaded.geometry) == ["points", "camera 1: 0.jpg", "camera 2: 1.jpg"]
             second = loaded.geometry["camera 2: 1.jpg"]
-            centre = np.array([3, 0, 0])  # (0, 3, 0), seen from the turned first camera
+            centre = np.array([3, 0, 0])
             assert np.linalg.norm(second.vertices - centre, axis=1).min() < 1e-5
 
 

@@ -126,6 +126,38 @@ def test_a_backbone_that_is_not_frozen_starts_from_the_file_and_moves(backbone_f
     assert not same(load_backbone(tmp_path / "checkpoints/2")[1], original)
 
 
+def test_a_whole_network_goes_on_on_other_data(finished, tmp_path, monkeypatch):
+    _, workdir, result = finished
+    config = nano_reconstruction()
+    config.checkpoint.every = 1
+    monkeypatch.setattr("muskie_jax.processes.interrupt.StopSignal.requested", lambda stop, step: step == 1)
+    config.reconstruct.update(backbone=str(workdir), reuse_decoder=True)
+    train(config, tmp_path / "whole", jax.devices()[:1])  # the first update has a learning rate of 0
+    assert open_weights(tmp_path / "whole", with_decoder=True).params_digest == result["params_digest"]
+
+    config.reconstruct.decoder_depth = 3
+    expected = "has a decoder of 2 blocks, but .* needs one of 3: pass --config.reconstruct.decoder_depth=2"
+    with pytest.raises(UserError, match=expected):
+        train(config, tmp_path / "deeper", jax.devices()[:1])
+
+
+def test_the_decoder_of_a_network_is_not_used_without_a_word(finished, backbone_file, tmp_path, capfd):
+    _, workdir, _ = finished
+    config = nano_reconstruction()
+    config.duration = "1 steps"
+    config.optim.warmup = "0 steps"
+    config.reconstruct.backbone = str(workdir)
+    train(config, tmp_path / "run", jax.devices()[:1])
+    assert "its decoder is not used, see config.reconstruct.reuse_decoder" in capfd.readouterr().err
+
+    config.reconstruct.update(backbone=str(backbone_file), reuse_decoder=True)
+    with pytest.raises(UserError, match="has no decoder, but config.reconstruct.reuse_decoder needs one"):
+        train(config, tmp_path / "without", jax.devices()[:1])
+    config.reconstruct.backbone = "nope"
+    with pytest.raises(UserError, match="^config.reconstruct.backbone: 'nope' does not exist"):
+        train(config, tmp_path / "nope", jax.devices()[:1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", [{"data": 2}, {"data": 1, "fsdp": 2}, {"data": 1, "view": 2}], ids=str)
 def test_two_devices_give_the_same_curve(finished, tmp_path, mesh):
@@ -176,6 +208,9 @@ def test_wrong_settings_are_one_line():
 
     assert "config.task: 'reconstrct' is not a valid value; did you mean 'reconstruct'?" in changed(
         task="reconstrct"
+    )
+    assert "config.reconstruct.reuse_decoder needs weights to start from" in changed(
+        reconstruct={"reuse_decoder": True}
     )
     assert "config.batch.reuse=2 repeats batches" in changed(batch={"reuse": 2})
     assert "config.reconstruct.decoder_depth=-1 must be at least 0" in changed(

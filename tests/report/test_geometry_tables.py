@@ -4,6 +4,7 @@ import pytest
 
 from muskie_jax.correspondence.recall import PIXELS
 from muskie_jax.evaluators.results import ResultRow
+from muskie_jax.report.geometry_tables import ANGLES, AUC, _table
 from muskie_jax.report.results_file import ModelInfo, append
 from muskie_jax.report.write import write_report
 from muskie_tests.results import DINO, UNTRAINED, unit
@@ -89,6 +90,12 @@ def test_the_probe_shows_the_layer_that_fits_best_and_the_mean_pose(tables):
     (ours,) = (line for line in part.splitlines() if line.startswith("| ours"))
     assert "| layer 2 |" in ours and "**30.0**" in ours and "90.0" not in ours
     assert "a rotation error of 24.0°, a direction error of 57.0° and AUC@30° 3.0." in part
+
+
+def test_medians_are_not_bold_since_they_have_no_interval():
+    columns = _table("poses", {}, {}, AUC | ANGLES, "").columns
+    better = {column.name: column.better for column in columns}
+    assert better["rotation error, mean °"] == "lower" and better["rotation error, median °"] == ""
 
 
 def test_points_have_a_table_per_alignment_and_only_models_with_points(tables):

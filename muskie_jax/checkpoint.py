@@ -8,7 +8,6 @@ aside once an older checkpoint was restored; a config that fits no checkpoint mo
 import gc
 import json
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +15,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
-from orbax.checkpoint import checkpoint_managers as ocp_managers
 
 from muskie_jax.checkpoints.contents import (
     ITEMS,
@@ -33,7 +31,8 @@ from muskie_jax.checkpoints.contents import (
 from muskie_jax.checkpoints.newest import FILE, remember, remembered
 from muskie_jax.checkpoints.object_storage import manager_options, move
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
-from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, best_steps, read_history, saved_steps
+from muskie_jax.checkpoints.retention import Retention, tolerate_failed_deletes
+from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, read_history, saved_steps
 from muskie_jax.checks import MISSING, changed_settings
 from muskie_jax.errors import NotFinite, SaveFailed, UserError
 from muskie_jax.fingerprint import examine
@@ -55,29 +54,6 @@ TAKE_BACK = "muskie checkpoints --workdir {workdir} --restore"
 
 class Damaged(Exception):
     """A checkpoint's files cannot be read, or differ from what was saved."""
-
-
-class _KeepBest(ocp_managers.PreservationPolicy):
-    """Keeps the evaluated checkpoints with the lowest errors; `errors` (by step) grows during the run."""
-
-    def __init__(self, count: int, errors: dict[int, float]):
-        self.count, self.errors = count, errors
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        best = best_steps([each.step for each in checkpoints], self.errors, self.count)
-        return [each.step in best for each in checkpoints]
-
-
-class _KeepBeforeSpike(ocp_managers.PreservationPolicy):
-    """Keeps the newest checkpoint before `checkpoints.spike`."""
-
-    def __init__(self, checkpoints: "Checkpointer"):
-        self.checkpoints = checkpoints
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        spike = self.checkpoints.spike
-        before = [each.step for each in checkpoints if spike is not None and each.step < spike]
-        return [each.step == max(before, default=None) for each in checkpoints]
 
 
 def _state_handler() -> ocp.PyTreeCheckpointHandler:
@@ -128,18 +104,13 @@ class Checkpointer:
         self._messages.clear()
         self._has_saved = self._failed = False
         self._saving: int | None = None  # step of a save that may not be complete
-        policies: list[Any] = [
-            ocp_managers.LatestN(keep),
-            _KeepBest(keep_best, self.errors),
-            _KeepBeforeSpike(self),
-        ]
-        if keep_every:
-            policies.append(ocp_managers.EveryNSteps(keep_every))
+        retention = Retention(keep, keep_every, keep_best, self.errors, lambda: self.spike)
         self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp_managers.AnyPreservationPolicy(policies),
+            preservation_policy=retention,
             create=True,
             # A folder that cannot be created is then an error of `save`. Otherwise, threads wait for it.
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+            num_deletion_threads=1,  # several of them print a line for each file that cannot be deleted
             **manager_options(self.folder),
         )
         self._manager = self._open()
@@ -148,7 +119,9 @@ class Checkpointer:
         handlers = {"state": _state_handler()} | {
             item: ocp.JsonCheckpointHandler() for item in ITEMS if item != "state"
         }
-        return ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
+        manager = ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
+        tolerate_failed_deletes(manager, self.folder)
+        return manager
 
     def latest(self) -> int | None:
         """Returns the newest step on disk, whose checkpoint may be damaged; None without any."""

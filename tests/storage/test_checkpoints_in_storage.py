@@ -180,3 +180,15 @@ def test_a_refused_save_is_one_line_and_the_last_good_step_stays(store, workdir)
     store.fault = lambda method, path: None
     assert "Traceback" in (workdir / "errors.txt").read_text()
     assert int(restored(workdir)[0].step) == 1
+
+
+def test_a_store_that_refuses_deletes_is_one_warning(store, workdir, capfd):
+    deletes = lambda path: path.startswith("/batch") or path.endswith("?delete")
+    store.fault = lambda method, path: 403 if method == "DELETE" or deletes(path) else None
+    saved(workdir, 1, 2, 3, 4, 5)
+    log = capfd.readouterr().err
+    assert log.count("WARNING") == 1 and "checkpoints/1 could not be deleted (" in log, log
+    assert saved_steps(workdir) == [1, 2, 3, 4, 5]
+    store.fault = lambda method, path: None
+    saved(workdir, 6)
+    assert saved_steps(workdir) == [4, 5, 6]

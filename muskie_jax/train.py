@@ -17,6 +17,7 @@ from muskie_jax import config as config_lib
 from muskie_jax import goodput as goodput_lib
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.checkpoints.disk import check_disk
+from muskie_jax.checkpoints.ownership import exclusive_run, require_outside_of_checkpoints
 from muskie_jax.checkpoints.saved_steps import METRICS, SPIKE
 from muskie_jax.checkpoints.schedule import SaveSchedule, is_multiple
 from muskie_jax.data import changes
@@ -37,7 +38,6 @@ from muskie_jax.perf.profiling import StepProfile
 from muskie_jax.processes.interrupt import StopSignal
 from muskie_jax.processes.peers import fail_alone, raise_together
 from muskie_jax.processes.watchdog import Watchdog
-from muskie_jax.processes.workdir_lock import exclusive
 from muskie_jax.programs import (
     FINGERPRINTS,
     INITIAL_STATE,
@@ -93,10 +93,11 @@ def train(
     config_lib.validate(config)
     if config.deterministic:
         require_deterministic_programs()
+    require_outside_of_checkpoints(workdir)
     workdir = prepare_workdir(workdir)
     is_main = jax.process_index() == 0
     with (
-        exclusive(workdir / LOCK if is_main else None),
+        exclusive_run(workdir, LOCK),
         local_files(workdir, CONTINUED_FILES) as files,
         Goodput(files.folder if is_main else None) as goodput,
     ):

@@ -8,6 +8,7 @@ aside once an older checkpoint was restored; a config that fits no checkpoint mo
 import gc
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -104,9 +105,9 @@ class Checkpointer:
         self._messages.clear()
         self._has_saved = self._failed = False
         self._saving: int | None = None  # step of a save that may not be complete
-        retention = Retention(keep, keep_every, keep_best, self.errors, lambda: self.spike)
+        self._retention = Retention(keep, keep_every, keep_best, self.errors, lambda: self.spike)
         self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=retention,
+            preservation_policy=self._retention,
             create=True,
             # A folder that cannot be created is then an error of `save`. Otherwise, threads wait for it.
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
@@ -126,6 +127,17 @@ class Checkpointer:
     def latest(self) -> int | None:
         """Returns the newest step on disk, whose checkpoint may be damaged; None without any."""
         return self._manager.latest_step()
+
+    def delete_old(self) -> list[int]:
+        """Deletes the checkpoints on a disk that are not kept, as the next save would; returns their steps.
+
+        Call it after `restore`, which verifies the newest one, in the first process alone.
+        """
+        for step in self._retention.old(self._manager.all_steps()):
+            shutil.rmtree(self.folder / str(step), ignore_errors=True)
+        before = set(self._manager.all_steps())
+        self._manager.reload()
+        return sorted(before.difference(self._manager.all_steps()))
 
     def describe_restart(self) -> str:
         """Describes where a new start would continue, such as "step 100 in runs/a/checkpoints"."""

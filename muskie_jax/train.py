@@ -146,12 +146,12 @@ def _train(
         differences = changes.data_changes(mixture, files.folder)
         for difference in differences if first_step > 0 else ():
             log_main(f"  {difference}")
-    check_disk(checkpoints.folder, state_shapes, saving)
     if first_step > total_steps:
         raise UserError(
             f"{checkpoints.folder} is at step {first_step}, beyond config.duration="
             f"{config.duration!r} ({total_steps} steps): use a longer duration or another --workdir"
         )
+    check_disk(workdir, state_shapes, saving, checkpoints.delete_old)
 
     goodput.continue_from(first_step, finished=first_step == total_steps)
     backbone = None if restored else read_backbone(config, state_shapes.params)

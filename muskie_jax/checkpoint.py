@@ -29,7 +29,7 @@ from muskie_jax.checkpoints.contents import (
     verify_state,
     without_empty,
 )
-from muskie_jax.checkpoints.newest import FILE, remember, remembered
+from muskie_jax.checkpoints.newest import FILE, remember, remembered, remembered_errors
 from muskie_jax.checkpoints.object_storage import manager_options, move
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.checkpoints.retention import Retention, tolerate_failed_deletes
@@ -115,6 +115,9 @@ class Checkpointer:
             **manager_options(self.folder),
         )
         self._manager = self._open()
+        for step, error in remembered_errors(self.workdir).items():  # metrics.jsonl may be deleted
+            if step in self._manager.all_steps():
+                self.errors.setdefault(step, error)
 
     def _open(self) -> ocp.CheckpointManager:
         handlers = {"state": _state_handler()} | {
@@ -201,7 +204,9 @@ class Checkpointer:
     def _remember(self) -> None:
         """Records the newest save, which is complete."""
         if self._saving is not None and jax.process_index() == 0:
-            remember(self.workdir, self._saving)
+            kept = self._manager.all_steps()
+            errors = {step: error for step, error in self.errors.items() if step in kept}
+            remember(self.workdir, self._saving, errors)
         self._saving = None
 
     def _failure(self, error: BaseException) -> SaveFailed:

@@ -9,7 +9,7 @@ import pytest
 
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.checkpoints.newest import remembered
-from muskie_jax.checkpoints.saved_steps import saved_steps
+from muskie_jax.checkpoints.saved_steps import best_step, checkpoint_errors, saved_steps
 from muskie_jax.config import default_config
 from muskie_jax.train_step import TrainState
 
@@ -53,3 +53,28 @@ def test_a_checkpoint_that_cannot_be_deleted_is_one_warning(fault, cores, tmp_pa
     assert saved_steps(tmp_path / "run") == ([1, 4] if fault == "link" else [1, 2, 4])
     if fault == "link":
         assert sorted(tmp_path.joinpath("away").rglob("*")) == files
+
+
+def test_the_best_checkpoints_are_known_without_the_metrics(tmp_path):
+    """Someone who deletes `metrics.jsonl` must not lose them."""
+    checkpoints = Checkpointer(tmp_path, keep=1, keep_best=1)
+    for step, error in enumerate([0.9, 0.2, float("nan"), 0.5], start=1):
+        checkpoints.errors[step] = error
+        save(checkpoints, step)
+    checkpoints.close()
+    assert saved_steps(tmp_path) == [2, 4] and best_step(tmp_path) == 2
+    continued = Checkpointer(tmp_path, keep=1, keep_best=1)
+    save(continued, 5, 6)
+    continued.close()
+    assert saved_steps(tmp_path) == [2, 6]
+    shutil.rmtree(tmp_path / "checkpoints")  # the run starts again, and its step 2 is not yet evaluated
+    assert Checkpointer(tmp_path, keep=1, keep_best=1).errors == {}
+
+
+def test_errors_in_the_metrics_are_newer(tmp_path):
+    checkpoints = Checkpointer(tmp_path, keep=1, keep_best=1)
+    checkpoints.errors[1] = 0.5
+    save(checkpoints, 1)
+    checkpoints.close()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "evaluation/mse": 0.25}\n')
+    assert Checkpointer(tmp_path, keep=1).errors == checkpoint_errors(tmp_path) == {1: 0.25}

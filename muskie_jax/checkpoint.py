@@ -8,15 +8,14 @@ aside once an older checkpoint was restored; a config that fits no checkpoint mo
 import gc
 import json
 import pathlib
+import shutil
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
-from orbax.checkpoint import checkpoint_managers as ocp_managers
 
 from muskie_jax.checkpoints.contents import (
     ITEMS,
@@ -26,11 +25,12 @@ from muskie_jax.checkpoints.contents import (
     state_handler,
     without_empty,
 )
-from muskie_jax.checkpoints.newest import FILE, remember, remembered
+from muskie_jax.checkpoints.newest import FILE, remember, remembered, remembered_errors
 from muskie_jax.checkpoints.object_storage import manager_options, move
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.checkpoints.restoring import Damaged, agree_on_steps, restore_together
-from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, best_steps, read_history, saved_steps
+from muskie_jax.checkpoints.retention import Retention, tolerate_failed_deletes
+from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, read_history, saved_steps
 from muskie_jax.errors import NotFinite, SaveFailed, UserError
 from muskie_jax.fingerprint import examine
 from muskie_jax.processes.coordination import Coordination
@@ -39,29 +39,6 @@ from muskie_jax.writers import log_main
 
 POLL_SECONDS = 0.02
 TAKE_BACK = "muskie checkpoints --workdir {workdir} --restore"
-
-
-class _KeepBest(ocp_managers.PreservationPolicy):
-    """Keeps the evaluated checkpoints with the lowest errors; `errors` (by step) grows during the run."""
-
-    def __init__(self, count: int, errors: dict[int, float]):
-        self.count, self.errors = count, errors
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        best = best_steps([each.step for each in checkpoints], self.errors, self.count)
-        return [each.step in best for each in checkpoints]
-
-
-class _KeepBeforeSpike(ocp_managers.PreservationPolicy):
-    """Keeps the newest checkpoint before `checkpoints.spike`."""
-
-    def __init__(self, checkpoints: "Checkpointer"):
-        self.checkpoints = checkpoints
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        spike = self.checkpoints.spike
-        before = [each.step for each in checkpoints if spike is not None and each.step < spike]
-        return [each.step == max(before, default=None) for each in checkpoints]
 
 
 class Checkpointer:
@@ -99,31 +76,42 @@ class Checkpointer:
         self._messages.clear()
         self._has_saved = self._failed = False
         self._saving: int | None = None  # step of a save that may not be complete
-        policies: list[Any] = [
-            ocp_managers.LatestN(keep),
-            _KeepBest(keep_best, self.errors),
-            _KeepBeforeSpike(self),
-        ]
-        if keep_every:
-            policies.append(ocp_managers.EveryNSteps(keep_every))
+        self._retention = Retention(keep, keep_every, keep_best, self.errors, lambda: self.spike)
         self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp_managers.AnyPreservationPolicy(policies),
+            preservation_policy=self._retention,
             create=True,
             # A folder that cannot be created is then an error of `save`. Otherwise, threads wait for it.
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+            num_deletion_threads=1,  # several of them print a line for each file that cannot be deleted
             **manager_options(self.folder),
         )
         self._manager = self._open()
+        for step, error in remembered_errors(self.workdir).items():  # metrics.jsonl may be deleted
+            if step in self._manager.all_steps():
+                self.errors.setdefault(step, error)
 
     def _open(self) -> ocp.CheckpointManager:
         handlers = {"state": state_handler()} | {
             item: ocp.JsonCheckpointHandler() for item in ITEMS if item != "state"
         }
-        return ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
+        manager = ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
+        tolerate_failed_deletes(manager, self.folder)
+        return manager
 
     def latest(self) -> int | None:
         """Returns the newest step on disk, whose checkpoint may be damaged; None without any."""
         return self._manager.latest_step()
+
+    def delete_old(self) -> list[int]:
+        """Deletes the checkpoints on a disk that are not kept, as the next save would; returns their steps.
+
+        Call it after `restore`, which verifies the newest one, in the first process alone.
+        """
+        for step in self._retention.old(self._manager.all_steps()):
+            shutil.rmtree(self.folder / str(step), ignore_errors=True)
+        before = set(self._manager.all_steps())
+        self._manager.reload()
+        return sorted(before.difference(self._manager.all_steps()))
 
     def describe_restart(self) -> str:
         """Describes where a new start would continue, such as "step 100 in runs/a/checkpoints"."""
@@ -197,7 +185,9 @@ class Checkpointer:
     def _remember(self) -> None:
         """Records the newest save, which is complete."""
         if self._saving is not None and jax.process_index() == 0:
-            remember(self.workdir, self._saving)
+            kept = self._manager.all_steps()
+            errors = {step: error for step, error in self.errors.items() if step in kept}
+            remember(self.workdir, self._saving, errors)
         self._saving = None
 
     def _failure(self, error: BaseException) -> SaveFailed:

@@ -20,6 +20,7 @@ from PIL import Image
 
 import muskie_jax
 from muskie_jax import config as config_lib
+from muskie_jax.checkpoints.ownership import require_outside_of_checkpoints
 from muskie_jax.data.held_out import held_out_scenes
 from muskie_jax.data.mixture import NOT_READ, build_mixture, index_folder
 from muskie_jax.data.posed import PosedSet, open_posed
@@ -92,6 +93,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     config_lib.validate(config)
     if config.deterministic:
         require_deterministic_programs()
+    require_outside_of_checkpoints(workdir)
     workdir = prepare_workdir(workdir)
     shard, shards = work_shard(config)
     name = "results" if shard == 0 else f"results.{shard}"

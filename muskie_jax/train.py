@@ -17,6 +17,7 @@ from muskie_jax import config as config_lib
 from muskie_jax import goodput as goodput_lib
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.checkpoints.disk import check_disk
+from muskie_jax.checkpoints.ownership import exclusive_run, require_outside_of_checkpoints
 from muskie_jax.checkpoints.saved_steps import METRICS, SPIKE
 from muskie_jax.checkpoints.schedule import SaveSchedule, is_multiple
 from muskie_jax.data import changes
@@ -38,7 +39,6 @@ from muskie_jax.processes.interrupt import StopSignal
 from muskie_jax.processes.peers import fail_alone, raise_together
 from muskie_jax.processes.shared_folder import require_shared
 from muskie_jax.processes.watchdog import Watchdog
-from muskie_jax.processes.workdir_lock import exclusive
 from muskie_jax.programs import (
     FINGERPRINTS,
     INITIAL_STATE,
@@ -94,10 +94,11 @@ def train(
     config_lib.validate(config)
     if config.deterministic:
         require_deterministic_programs()
+    require_outside_of_checkpoints(workdir)
     workdir = prepare_workdir(workdir)
     is_main = jax.process_index() == 0
     with (
-        exclusive(workdir / LOCK if is_main else None),
+        exclusive_run(workdir, LOCK),
         local_files(workdir, CONTINUED_FILES) as files,
         Goodput(files.folder if is_main else None) as goodput,
     ):
@@ -147,12 +148,12 @@ def _train(
         differences = changes.data_changes(mixture, files.folder)
         for difference in differences if first_step > 0 else ():
             log_main(f"  {difference}")
-    check_disk(checkpoints.folder, state_shapes, saving)
     if first_step > total_steps:
         raise UserError(
             f"{checkpoints.folder} is at step {first_step}, beyond config.duration="
             f"{config.duration!r} ({total_steps} steps): use a longer duration or another --workdir"
         )
+    check_disk(workdir, state_shapes, saving, checkpoints.delete_old)
 
     goodput.continue_from(first_step, finished=first_step == total_steps)
     given = {} if restored else read_backbone(config, state_shapes.params)

@@ -15,7 +15,7 @@ from absl import flags, logging
 from muskie_jax.checkpoints.contents import Unreadable, reason_of, verify
 from muskie_jax.checkpoints.object_storage import is_complete, move
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
-from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, best_steps, evaluation_errors
+from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, best_steps, checkpoint_errors
 from muskie_jax.checks import require
 from muskie_jax.command_line import WORKDIR, run_command
 from muskie_jax.errors import UserError
@@ -47,7 +47,7 @@ def inspect_checkpoints(workdir: pathlib.Path, restore: bool) -> dict[str, Any]:
     if not run.is_dir():
         raise UserError(f"--workdir={workdir} has no folder {CHECKPOINTS}: use the --workdir of a training")
     collect_orbax_messages()
-    errors = evaluation_errors(workdir)
+    errors = checkpoint_errors(workdir)
     conditions = ("intact", "damaged", "unreadable", "aside", "restored")
     found: dict[str, list[int]] = {condition: [] for condition in conditions}
     for folder in [*_checkpoints_in(run), *_checkpoints_in(aside)]:

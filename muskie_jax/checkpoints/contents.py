@@ -23,6 +23,7 @@ from etils import epath
 from flax import traverse_util
 
 from muskie_jax.checkpoints.object_storage import is_storage_failure, prepare_orbax
+from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.errors import UserError, first_line
 from muskie_jax.files import denied_path
 from muskie_jax.fingerprint import examine
@@ -213,6 +214,7 @@ def read_config(folder: pathlib.Path) -> tuple[int, dict[str, Any]]:
 @contextlib.contextmanager
 def _damage_is_user_error(folder: pathlib.Path) -> Iterator[None]:
     """Turns any error of reading a checkpoint into a UserError that names its folder."""
+    collect_orbax_messages()  # or each array that cannot be read prints tracebacks, also after this
     try:
         yield
     except UserError:

@@ -1,41 +1,59 @@
-"""Checks before training that checkpoints can be written."""
+"""Checks before training that checkpoints can be written, and makes room for them."""
 
 import math
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, saved_steps
 from muskie_jax.errors import UserError
 from muskie_jax.storage.address import is_remote
 from muskie_jax.writers import log_main
 
 GIGABYTE = 1e9
+INTERRUPTED = ".orbax-checkpoint-tmp"  # in the name of a checkpoint that Orbax has not completed
 
 
-def check_disk(folder: pathlib.Path, state: Any, keeping: ConfigDict) -> None:
+def check_disk(
+    workdir: pathlib.Path, state: Any, keeping: ConfigDict, delete_old: Callable[[], list[int]]
+) -> None:
     """Warns if a disk has no room for the checkpoints of a run.
 
-    Orbax writes a checkpoint before it deletes the oldest one, so there is one more than are kept.
+    Orbax writes a checkpoint before it deletes the oldest one, so there is one more than are kept. What
+    interrupted saves left is deleted first. If there is no room for a single checkpoint, so are those that
+    are no longer kept.
 
     Args:
-      folder: the existing folder of checkpoints.
+      workdir: the work directory, whose folder of checkpoints must exist, and which no other run uses.
       state: arrays of a state, or their shapes.
       keeping: the settings `config.checkpoint`.
+      delete_old: `Checkpointer.delete_old`.
 
     Raises:
       UserError: if the folder cannot be written to.
     """
-    if is_remote(folder):
+    folder = workdir / CHECKPOINTS
+    if is_remote(folder):  # without limit; and Orbax deletes incomplete checkpoints itself
         return
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder} is not writable: change its permissions, or use another --workdir")
+    if jax.process_index() > 0:
+        return
+    for path in folder.glob(f"*{INTERRUPTED}*"):
+        log_main(f"Deleting {path}, which an interrupted save left")
+        shutil.rmtree(path, ignore_errors=True)
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    existing = sum(entry.name.isdigit() for entry in folder.iterdir())
-    new = max(1, keeping.keep + keeping.keep_best + 1 - existing)
+    if shutil.disk_usage(folder).free < size and (deleted := delete_old()):
+        log_main(
+            f"The disk of {folder} has no room for a checkpoint: deleted {', '.join(map(str, deleted))}, "
+            "which config.checkpoint no longer keeps"
+        )
+    new = max(1, keeping.keep + keeping.keep_best + 1 - len(saved_steps(workdir)))
     free = shutil.disk_usage(folder).free
     if free < new * size:
         log_main(

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from muskie_jax.checkpoints.newest import remembered_errors
 from muskie_jax.checkpoints.object_storage import is_complete
 
 CHECKPOINTS = "checkpoints"  # folder of a work directory; one subfolder per saved step
@@ -90,6 +91,14 @@ def evaluation_errors(workdir: pathlib.Path) -> dict[int, float]:
     return read_history(workdir).errors()
 
 
+def checkpoint_errors(workdir: pathlib.Path) -> dict[int, float]:
+    """Returns the errors on held-out scenes of checkpoints, also if `metrics.jsonl` was deleted.
+
+    It may have steps without a checkpoint.
+    """
+    return remembered_errors(workdir) | evaluation_errors(workdir)
+
+
 def best_steps(steps: Collection[int], errors: Mapping[int, float], count: int) -> list[int]:
     """Returns the `count` steps with the lowest errors, the best first; later steps win ties.
 
@@ -101,5 +110,5 @@ def best_steps(steps: Collection[int], errors: Mapping[int, float], count: int) 
 
 def best_step(workdir: pathlib.Path) -> int | None:
     """Returns the saved step with the lowest error on held-out scenes; None if none was evaluated."""
-    best = best_steps(saved_steps(workdir), evaluation_errors(workdir), 1)
+    best = best_steps(saved_steps(workdir), checkpoint_errors(workdir), 1)
     return best[0] if best else None

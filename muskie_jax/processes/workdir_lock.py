@@ -21,7 +21,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from muskie_jax.errors import AT_END, USAGE_ERROR, UserError
@@ -73,30 +73,34 @@ UNKNOWN = Owner("an unknown host", "", 0, "", "an unknown time", "", "")
 
 
 @contextlib.contextmanager
-def exclusive(path: pathlib.Path | None) -> Iterator[None]:
-    """Holds a lock file while the context is open. Every process of a distributed run must call it.
+def exclusive(*paths: pathlib.Path, check: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Holds lock files while the context is open. Every process of a distributed run must call it.
 
     Args:
-      path: the lock file without its number, see `WorkdirLock`; None in a process that relies on the lock
-        of another process of its run.
+      *paths: the lock files without their numbers, see `WorkdirLock`; none in a process that relies on the
+        locks of another process of its run.
+      check: called by a process that holds locks; may raise UserError.
 
     Raises:
-      UserError: in every process of the run, if another job holds a lock.
+      UserError: in every process of the run, if another job holds a lock, or from `check`.
     """
-    lock, refusal = None, ""
+    locks, refusal = [], ""
     try:
-        lock = WorkdirLock(path) if path else None
+        for path in paths:
+            locks.append(WorkdirLock(path))
+        if paths:
+            check()
     except UserError as error:
         refusal = str(error)
-    coordination = Coordination.of_jax()
-    refusals = coordination.gather("lock", refusal or " ") if coordination else [refusal]
     try:
+        coordination = Coordination.of_jax()
+        refusals = coordination.gather("lock", refusal or " ") if coordination else [refusal]
         for refusal in refusals:
             if refusal.strip():
                 raise UserError(refusal)
         yield
     finally:
-        if lock:
+        for lock in locks:
             lock.release()
 
 

@@ -67,8 +67,9 @@ def require_backend(scheme: str) -> None:
             f"{scheme}:// needs the package {backend.package}: run python -m pip install -e "
             f"'.[{backend.extra}]' -c constraints.txt"
         )
-    # gcsfs warns for each file if it may not ask for the kind of the bucket.
-    logging.getLogger(backend.package).setLevel(logging.ERROR)
+    # gcsfs logs the traceback of each error that it raises, and warns for each file if it may not ask for
+    # the kind of the bucket.
+    logging.getLogger(backend.package).setLevel(logging.CRITICAL)
     # Cached lists of files would miss what TensorStore and other jobs write.
     fsspec.config.conf.setdefault(backend.protocol, {})["use_listings_cache"] = False
 

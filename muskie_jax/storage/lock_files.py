@@ -61,8 +61,8 @@ def _part(base: pathlib.Path, token: str) -> pathlib.Path:
 class _LocalLockFiles:
     def create(self, path: pathlib.Path, text: str, token: str) -> bool:
         part = _part(path, token)
-        part.write_text(text)
         try:
+            part.write_text(text)
             os.link(part, path)
         except FileExistsError:
             return part.stat().st_nlink == 2  # NFS may repeat a request that has succeeded
@@ -71,7 +71,7 @@ class _LocalLockFiles:
                 raise
             return self._create_without_links(path, text)
         finally:
-            part.unlink()
+            part.unlink(missing_ok=True)
         return True
 
     def _create_without_links(self, path: pathlib.Path, text: str) -> bool:

@@ -4,6 +4,8 @@ import json
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import pytest
 import yaml
 
 import muskie_jax
+from conftest import ROOT
 from muskie_jax import load_pretrained, push_to_hub, save_pretrained
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config import default_config
@@ -210,6 +213,18 @@ def test_a_checkpoint_deleted_while_it_is_read(trained, tmp_path, monkeypatch):
 
     monkeypatch.setattr(load, "read_params", read_while_training)
     assert same(load_pretrained(workdir)[1], trained[1][100])
+
+
+def test_arrays_deleted_while_they_are_read_print_no_tracebacks(trained, tmp_path):
+    """Orbax's reader of each array complains, some of them when the program ends."""
+    workdir = shutil.copytree(trained[0], tmp_path / "w")
+    for path in (workdir / "checkpoints/100/state").rglob("d/*"):
+        path.unlink()
+    program = "import sys; from muskie_jax import load_pretrained; load_pretrained(sys.argv[1])"
+    command = [sys.executable, "-c", program, str(workdir)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "checkpoints/100 is damaged (a file is missing)" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not done.stdout, done.stderr
 
 
 def test_saved_folders(trained, tmp_path):

@@ -180,3 +180,28 @@ def test_a_refused_save_is_one_line_and_the_last_good_step_stays(store, workdir)
     store.fault = lambda method, path: None
     assert "Traceback" in (workdir / "errors.txt").read_text()
     assert int(restored(workdir)[0].step) == 1
+
+
+@pytest.mark.slow
+def test_a_connection_that_breaks_during_a_save_is_one_line(store, workdir, capfd, caplog):
+    saved(workdir, 1)
+    caplog.clear()
+    store.fault = lambda method, path: CUT if "checkpoints/2" in path else None
+    with pytest.raises(SaveFailed, match="the newest checkpoint is 1: .* details: "):
+        saved(workdir, 2)
+    store.fault = lambda method, path: None
+    assert "Traceback" in (workdir / "errors.txt").read_text()
+    assert "Traceback" not in capfd.readouterr().err
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_store_that_refuses_deletes_is_one_warning(store, workdir, capfd):
+    deletes = lambda path: path.startswith("/batch") or path.endswith("?delete")
+    store.fault = lambda method, path: 403 if method == "DELETE" or deletes(path) else None
+    saved(workdir, 1, 2, 3, 4, 5)
+    log = capfd.readouterr().err
+    assert log.count("WARNING") == 1 and "checkpoints/1 could not be deleted (" in log, log
+    assert saved_steps(workdir) == [1, 2, 3, 4, 5]
+    store.fault = lambda method, path: None
+    saved(workdir, 6)
+    assert saved_steps(workdir) == [4, 5, 6]

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from muskie_jax.checkpoints.ownership import require_outside_of_checkpoints
 from muskie_jax.config import default_config, folder, packed, posed
 from muskie_jax.errors import UserError
 from muskie_jax.evaluate import evaluate
@@ -47,6 +48,16 @@ def test_a_lock_is_held_by_one_job_and_released(workdir):
     lock.release()
     WorkdirLock(workdir / "train.lock").release()
     assert not workdir.exists() or not list(workdir.iterdir())
+
+
+def test_a_work_directory_in_the_checkpoints_of_another_is_refused(workdir):
+    require_outside_of_checkpoints(workdir / "checkpoints/7")
+    (workdir / "metrics.jsonl").write_text("")
+    require_outside_of_checkpoints(workdir)
+    with pytest.raises(
+        UserError, match=f"--workdir={workdir}/checkpoints/7 is inside {workdir}/checkpoints,"
+    ):
+        require_outside_of_checkpoints(workdir / "checkpoints/7")
 
 
 def test_of_many_jobs_one_takes_the_lock(workdir):

@@ -155,3 +155,19 @@ class MetricsQueue:
         bad = ~np.isfinite(by_source.total)
         chosen = bad if bad.any() else np.asarray(by_source.count) > 0
         return " and ".join(name for name, use in zip(self.sources, chosen) if use)
+
+
+def scalars(
+    metrics: dict[str, Mean], sources: Sequence[str], shown: Sequence[str] = ("mse",)
+) -> dict[str, float]:
+    """Returns an interval's metrics as floats, with `error/<source>` for each source that occurred.
+
+    The loss and the metrics `shown` are NaN if the interval has no metrics, because all its updates were
+    skipped.
+    """
+    means = {name: mean.compute() for name, mean in metrics.items()}
+    by_source = zip(sources, means.pop("source_loss", ()))
+    values = dict.fromkeys(("loss", *shown), math.nan) | {
+        name: float(value) for name, value in means.items()
+    }
+    return values | {f"error/{name}": float(error) for name, error in by_source if np.isfinite(error)}

@@ -93,8 +93,16 @@ class Supply:
             raise self.failure or UserError("no batch arrived for the last updates before a stop")
         return next(self._batches)
 
+    @contextlib.contextmanager
+    def stops_all(self) -> Iterator[None]:
+        """A context that handles errors of files, such as a full disk, by `fail`."""
+        try:
+            yield
+        except (OSError, UserError) as error:
+            self.fail(error)
+
     def fail(self, error: Exception) -> None:
-        """Raises an error of the data; one of several processes asks all to stop instead."""
+        """Raises an error of the data or of reports; one of several processes asks all to stop instead."""
         if self._alone:
             raise error
         self.failure = self.failure or error

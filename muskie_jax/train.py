@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -32,7 +31,7 @@ from muskie_jax.goodput import Goodput
 from muskie_jax.gpu.determinism import require_deterministic_programs
 from muskie_jax.interop.best_weights import write_best_weights
 from muskie_jax.interop.initial_backbone import read_backbone, start_from
-from muskie_jax.metrics import Mean, MetricsQueue, check_final_error, describe_skipped
+from muskie_jax.metrics import MetricsQueue, check_final_error, describe_skipped, scalars
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.perf.profiling import StepProfile
 from muskie_jax.processes.interrupt import StopSignal
@@ -213,9 +212,15 @@ def _train(
             goodput.during(goodput_lib.SAVE),
             watchdog.save(step, checkpoints.is_saving),
         ):
-            writers.flush()
-            files.upload()  # first: a run that continues from the checkpoint does not repeat these lines
+            report_error = None
+            try:  # first: a run that continues from the checkpoint does not repeat these lines
+                writers.flush()
+                files.upload()
+            except OSError as error:
+                report_error = error
             checkpoints.save(state, config)
+        if report_error is not None:
+            supply.fail(report_error)
 
     with (
         explain_out_of_memory("this batch, with everything else in memory,"),
@@ -262,11 +267,9 @@ def _train(
                     values[SPIKE] = float(metrics.spike or 0)
                     log_main(describe_skipped(metrics.skipped))
                 values["learning_rate"] = float(jax.device_get(learning_rate(jax.device_put(step - 1))))
-                writers.scalars(step, "train", values)
-                try:
+                with supply.stops_all():
+                    writers.scalars(step, "train", values)
                     pipeline.check_bad_fraction(config.data.max_bad_fraction)
-                except UserError as error:
-                    supply.fail(error)
             evaluated = is_multiple(step, config.evaluation.every) and not last
             if evaluated:
                 metrics.wait()
@@ -275,7 +278,9 @@ def _train(
                     goodput.during(goodput_lib.EVALUATION),
                     programs.capture_guard.without_copies(),
                 ):
-                    values = evaluate(evaluator, state.params, step, writers, files.folder, watchdog)
+                    values = evaluate(
+                        evaluator, state.params, step, writers, files.folder, watchdog, supply.stops_all()
+                    )
                 checkpoints.errors[step] = values[evaluator.error]
             checkpoints.check()
             if schedule.is_due(step) or last or (evaluated and saving.keep_best):
@@ -349,22 +354,6 @@ def make_evaluator(config: ConfigDict, task: Task, mixture: Mixture, mesh: Mesh)
     return ReconstructionEvaluator(config, task, mixture, mesh)
 
 
-def scalars(
-    metrics: dict[str, Mean], sources: Sequence[str], shown: Sequence[str] = ("mse",)
-) -> dict[str, float]:
-    """Returns an interval's metrics as floats, with `error/<source>` for each source that occurred.
-
-    The loss and the metrics `shown` are NaN if the interval has no metrics, because all its updates were
-    skipped.
-    """
-    means = {name: mean.compute() for name, mean in metrics.items()}
-    by_source = zip(sources, means.pop("source_loss", ()))
-    values = dict.fromkeys(("loss", *shown), math.nan) | {
-        name: float(value) for name, value in means.items()
-    }
-    return values | {f"error/{name}": float(error) for name, error in by_source if np.isfinite(error)}
-
-
 def evaluate(
     evaluator: HeldOutEvaluator,
     params: Any,
@@ -372,14 +361,16 @@ def evaluate(
     writers: Writers,
     workdir: pathlib.Path,
     watchdog: Watchdog,
+    while_writing: contextlib.AbstractContextManager[None] | None = None,
 ) -> dict[str, float]:
     """Runs the evaluator, writes and logs its figures, and returns them."""
     with watchdog.batches(f"the evaluation after update {step}", "step_minutes", evaluator.total_batches):
         values = dict(evaluator.run(params))
-    writers.scalars(step, "evaluation", values)
-    for name, picture in evaluator.figures():
-        writers.picture(step, name, picture)
-        save_picture(workdir / "pictures" / f"{name}_{step:07d}.png", picture)
+    with while_writing or contextlib.nullcontext():
+        writers.scalars(step, "evaluation", values)
+        for name, picture in evaluator.figures():
+            writers.picture(step, name, picture)
+            save_picture(workdir / "pictures" / f"{name}_{step:07d}.png", picture)
     is_finite = math.isfinite(values[evaluator.error])
     log_main(f"step {step}  evaluation: {evaluator.describe(values) if is_finite else 'not finite'}")
     return values

@@ -35,6 +35,19 @@ def failing(self, first=0, stop=None):
 Pipeline.updates = failing
 main.main()
 """
+WITHOUT_METRICS = """
+from muskie_jax import main
+from muskie_jax.writers import Writers
+scalars = Writers.scalars
+
+def failing(self, step, part, values):
+    if step == {fault} and self._json:
+        raise OSError(28, "No space left on device")
+    scalars(self, step, part, values)
+
+Writers.scalars = failing
+main.main()
+"""
 
 
 def start(workdir, *flags, program=("-m", "muskie_jax.main")):
@@ -66,6 +79,16 @@ def test_an_error_of_the_data_of_one_process_saves(tmp_path, undisturbed):
         assert sum("another process failed: process 1: " in line for line in found) == 1
         before, saved = saved, run.saved()[-1]
         assert before < saved < before + FAULT and losses(tmp_path)[-1] == saved
+    assert start(tmp_path).end()["params_digest"] == undisturbed
+
+
+def test_figures_that_process_0_cannot_write_make_both_save(tmp_path, undisturbed):
+    run = start(tmp_path, program=["-c", WITHOUT_METRICS.format(fault=FAULT)])
+    assert run.end(1, 1) is None
+    found = errors(run)
+    assert len(found) == 2 and all("No space left on device" in line for line in found), found
+    (saved,) = run.saved()
+    assert FAULT <= saved < 2 * FAULT
     assert start(tmp_path).end()["params_digest"] == undisturbed
 
 

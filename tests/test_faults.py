@@ -19,6 +19,7 @@ from muskie_jax.data.workers import DIED
 from muskie_jax.errors import Hung, NotFinite, SaveFailed, UserError
 from muskie_jax.programs import Programs
 from muskie_jax.train import saved_on_error, train
+from muskie_jax.writers import Writers
 from muskie_tests.commands import run_in_process
 from muskie_tests.runs import NANO_FLAGS, nano_config
 
@@ -100,6 +101,25 @@ def test_too_many_unreadable_images_save_the_last_update(photo_folder, tmp_path,
         run(photo_folder, tmp_path)
     assert saved_steps(tmp_path) == [FAULT]
     monkeypatch.setattr(Pipeline, "check_bad_fraction", check)
+    assert run(photo_folder, tmp_path)["params_digest"] == undisturbed
+
+
+def test_figures_that_cannot_be_written_do_not_lose_the_state(
+    photo_folder, tmp_path, monkeypatch, undisturbed
+):
+    scalars = Writers.scalars
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    def at_fault(self, step, part, values):
+        (no_space if step == FAULT else scalars)(self, step, part, values)
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="No space left"):
+        broken.setattr(Writers, "scalars", at_fault)
+        broken.setattr(Writers, "flush", no_space)
+        run(photo_folder, tmp_path)
+    assert saved_steps(tmp_path) == [FAULT]
     assert run(photo_folder, tmp_path)["params_digest"] == undisturbed
 
 

@@ -135,6 +135,10 @@ case ${1:-} in
   correspondence) # docs/evaluation.md: time to match and score the points of a group
     python -m muskie_jax.perf.correspondence
     python -m muskie_jax.perf.correspondence --dtype=bfloat16 ;;
+  probe) # docs/evaluation.md: relative pose from frozen features
+    muskie_run evaluate evaluate.py probe --config.evaluate.evaluators="('pose_probe',)" \
+      --config.posed.rooms.groups=400 --config.evaluate.views='(4,)' \
+      --config.evaluate.models="('small', 'untrained:small', 'patches')" ;;
   features) # docs/features.md: time and memory of features of DEMO's photographs, and the size of their file
     command time -f "%e s, %M kB" muskie features "$DEMO" --model "$WEIGHTS" --out runs/figures/features.npz --force ;;
   many_views) # docs/weights.md: time and memory of 100 views on a CPU, beside PyTorch

@@ -296,7 +296,7 @@ class Pipeline:
         # The loads of two updates, but at least two loads, are read ahead, by threads of this process or by
         # all worker processes together.
         ahead = max(1, math.ceil(2 * self._loads_together * per_load / max(self.workers, 1)))
-        stream = groups.to_iter_dataset(grain.ReadOptions(self.threads, ahead))
+        stream = groups.to_iter_dataset(grain.ReadOptions(min(self.threads, ahead), ahead))
         with contextlib.ExitStack() as stack:
             if self.workers:
                 if not flags.FLAGS.is_parsed():  # in a script or notebook; Grain reads its own flags

@@ -65,6 +65,7 @@ def reconstruction_targets(
     pixels = jnp.stack([columns, rows, jnp.ones_like(rows)], axis=-1)
     to_rays = jnp.broadcast_to(jnp.linalg.inv(intrinsics.astype(jnp.float32)), (*depth.shape[:2], 3, 3))
     local_points = product("bvij,hwj->bvhwi", to_rays, pixels) * depth[..., None]
+    local_points = jnp.where(valid[..., None], local_points, 0)  # a view without points may lack intrinsics
     points = transform_points(rigid_transform(to_first, centre), local_points) * valid[..., None]
 
     total = (jnp.sqrt(jnp.square(points).sum(-1)) * valid).sum((1, 2, 3))

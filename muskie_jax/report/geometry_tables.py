@@ -118,8 +118,8 @@ def probe_section(
     values = next(iter(best.values())).values
     note = (
         "A linear function of the features of two views, fitted to the groups of other scenes. Shown is "
-        "the layer that fits best when each fitted group is left out. The mean pose of the fitted pairs has "
-        f"a rotation error of {values['constant_rotation_mean']:.1f}°, a direction error of "
+        "the layer that fits best when each fitted group is left out. The mean pose of the fitted pairs "
+        f"has a rotation error of {values['constant_rotation_mean']:.1f}°, a direction error of "
         f"{values['constant_translation_mean']:.1f}° and AUC@30° {values['constant_auc_30']:.1f}. "
         f"{training_note(best.values(), titles)}"
     )

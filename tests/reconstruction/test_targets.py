@@ -79,3 +79,12 @@ def test_a_mask_and_a_group_without_points(scene):
     ours = reconstruction_targets(depth, intrinsics, pose, mask)
     assert not ours.valid[0].any() and ours.valid[1].all()
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(ours))
+
+
+def test_a_view_without_depth_may_lack_intrinsics(scene):
+    depth, intrinsics, pose = scene
+    depth, intrinsics = depth.copy(), intrinsics.copy()
+    depth[0, 1], intrinsics[0, 1] = 0, 0
+    targets = reconstruction_targets(depth, intrinsics, pose)
+    assert not np.any(targets.local_points[0, 1]) and not np.any(targets.points[0, 1])
+    assert np.isfinite(targets.points).all()

@@ -225,6 +225,8 @@ class Checkpointer:
         """
         self._manager.wait_until_finished()
         peers = Coordination.of_jax()
+        if peers is not None:  # by now, the first process has created the folder
+            self._has_folder = json.loads(peers.gather("folder", json.dumps(self._has_folder))[0])
         damaged: dict[int, Damaged] = {}
         for step in sorted(agree_on_steps(self._manager, peers), reverse=True):
             try:

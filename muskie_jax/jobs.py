@@ -38,7 +38,7 @@ from muskie_jax.fast_imports import fast_imports
 from muskie_jax.files import user_path, write_traceback
 from muskie_jax.processes.coordination import LONGEST_WAIT_MINUTES, Coordination, connect
 from muskie_jax.processes.interrupt import handle_signals
-from muskie_jax.processes.peers import end_with_peers, failed_alone, hint_of_peers, tell_peers
+from muskie_jax.processes.peers import end_with_peers, has_peers, hint_of_peers, tell_peers
 from muskie_jax.storage.address import is_remote, storage_path
 from muskie_jax.writers import print_result
 
@@ -176,13 +176,13 @@ def _end_with_threads(status: int) -> NoReturn:
 
 
 def _end(message: str, status: int) -> NoReturn:
-    """Ends this process, and the others if they do not have the same error."""
-    (_end_all if failed_alone() else fail)(message, status)
+    """Ends this process, and the others, which may not have the same error."""
+    (_end_all if has_peers() else fail)(message, status)
 
 
 def _end_all(message: str, status: int = MACHINE_ERROR) -> NoReturn:
     """Ends all processes of the run after a failure of this machine, without waiting for threads."""
-    tell_peers(message)
+    tell_peers(message, status)
     fail_at_once(message, status)
 
 

@@ -35,8 +35,8 @@ from muskie_jax.metrics import MetricsQueue, check_final_error, describe_skipped
 from muskie_jax.optim import learning_rate_schedule, make_optimizer
 from muskie_jax.perf.profiling import StepProfile
 from muskie_jax.processes.interrupt import StopSignal
-from muskie_jax.processes.peers import fail_alone, raise_together
-from muskie_jax.processes.shared_folder import require_shared
+from muskie_jax.processes.peers import raise_together
+from muskie_jax.processes.same_run import require_same_config, require_shared
 from muskie_jax.processes.watchdog import Watchdog
 from muskie_jax.programs import (
     FINGERPRINTS,
@@ -93,6 +93,7 @@ def train(
     config_lib.validate(config)
     if config.deterministic:
         require_deterministic_programs()
+    require_same_config(config)
     require_outside_of_checkpoints(workdir)
     workdir = prepare_workdir(workdir)
     is_main = jax.process_index() == 0
@@ -283,7 +284,9 @@ def _train(
                     )
                 checkpoints.errors[step] = values[evaluator.error]
             checkpoints.check()
-            if schedule.is_due(step) or last or (evaluated and saving.keep_best):
+            with watchdog.batches(f"agreeing whether to save after update {step}", "step_minutes", 1):
+                due = schedule.is_due(step)
+            if due or last or (evaluated and saving.keep_best):
                 metrics.wait()
                 if metrics.streak and not last:  # this state may be ruined, and would push out a good one
                     log_main(f"step {step} is not saved, because its update was skipped")
@@ -336,7 +339,6 @@ def saved_on_error(save: Callable[[], None], is_needed: Callable[[], bool]) -> I
     except (NotFinite, SaveFailed):
         raise
     except Exception:
-        fail_alone()
         if is_needed() and jax.process_count() == 1:
             log_main("Saving the state before the run ends with an error")
             try:

@@ -79,11 +79,9 @@ class Writers:
             self._json = JsonLines(workdir / "metrics.jsonl", first_step)
             if config.log.tensorboard:
                 # Imported here because the import is slow, and imports PyTorch if it is installed.
-                from tensorboardX import SummaryWriter
+                from muskie_jax.tensorboard import open_board
 
-                # With purge_step, TensorBoard hides earlier events of steps that this run repeats.
-                folder = str(workdir / "tensorboard")
-                self._board = SummaryWriter(folder, purge_step=first_step + 1)
+                self._board = open_board(workdir / "tensorboard", first_step)
 
     def scalars(self, step: int, part: str, values: Mapping[str, float]) -> None:
         """Writes values as `<part>/<name>`."""

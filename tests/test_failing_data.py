@@ -95,7 +95,7 @@ def test_figures_that_process_0_cannot_write_make_both_save(tmp_path, undisturbe
 def test_an_error_before_the_first_batch_ends_both_processes(tmp_path):
     began = time.monotonic()
     run = start(tmp_path, program=["-c", FAILING.format(error="UserError('no image')", fault=1)])
-    run.wait_for("error: no image").end(1, 2)  # process 0 is told by process 1
+    run.wait_for("error: no image").end(2, 2)  # process 0 is told by process 1
     assert time.monotonic() - began < 120 and not run.saved()
     assert any("another process failed: process 1: no image" in line for line in errors(run))
 

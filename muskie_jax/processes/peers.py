@@ -6,6 +6,7 @@ in their next collective operation, until JAX's service misses its heartbeats an
 and a hundred lines each.
 """
 
+import contextlib
 import pathlib
 import sys
 import threading
@@ -15,7 +16,6 @@ import jax
 from jax._src import distributed  # JAX has no public way to send a text to other processes
 
 from muskie_jax.errors import (
-    MACHINE_ERROR,
     Hung,
     RunFailed,
     UserError,
@@ -29,37 +29,32 @@ from muskie_jax.processes.coordination import Coordination
 
 KEY = "muskie_jax/failure"
 COLLECTIVES = ("Gloo", "NCCL", "coordination service")  # libraries that connect processes, in messages
-_failed_alone = False
 SECONDS = 2.0  # between looks
+_ending = threading.Event()  # this process ends with an error of its own
 
 
-def tell_peers(message: str) -> None:
+def has_peers() -> bool:
+    """Returns whether this process is connected to others."""
+    return distributed.global_state.client is not None and distributed.global_state.num_processes > 1
+
+
+def tell_peers(message: str, status: int) -> None:
     """Tells all other processes why this one fails, and gives them time to read it.
 
-    Otherwise, they might notice first that an update fails without this process.
+    Otherwise, they might wait for it, or notice first that an update fails without it.
+
+    Args:
+      message: why it fails.
+      status: the exit status, which the others take over.
     """
-    client = distributed.global_state.client
-    if client is None or jax.process_count() == 1:
+    if not has_peers():
         return
-    try:
-        client.key_value_set(KEY, f"process {jax.process_index()}: {one_line(message)}")
-        time.sleep(2 * SECONDS)
-    except jax.errors.JaxRuntimeError:
-        pass  # another process failed first, or the service is gone
-
-
-def fail_alone() -> None:
-    """Notes that this one of several processes ends with an error that the others do not have.
-
-    They are not told yet: a save in progress needs them.
-    """
-    global _failed_alone
-    _failed_alone = jax.process_count() > 1
-
-
-def failed_alone() -> bool:
-    """Returns whether this process ends with an error that the others must be told."""
-    return _failed_alone
+    _ending.set()
+    text = f"{status} process {distributed.global_state.process_id}: {one_line(message)}"
+    # Fails if another process failed first, or if the service is gone.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        distributed.global_state.client.key_value_set(KEY, text)
+    time.sleep(2 * SECONDS)
 
 
 def raise_together(failure: Exception | None, workdir: pathlib.Path) -> None:
@@ -116,10 +111,12 @@ def _watch() -> None:
             if "NOT_FOUND" in str(error):
                 continue
             return  # the service is gone: JAX ends this process
-        if not message.startswith(f"process {jax.process_index()}:"):
-            print(f"error: another process failed: {message}", file=sys.stderr, flush=True)
-            _outlive_others()
-            end_process(MACHINE_ERROR)
+        if _ending.is_set():
+            return  # perhaps with the same error
+        status, _, reason = message.partition(" ")
+        print(f"error: another process failed: {reason}", file=sys.stderr, flush=True)
+        _outlive_others()
+        end_process(int(status))
 
 
 def _outlive_others() -> None:

@@ -1,18 +1,43 @@
-"""Checks that the processes of a run share their work directory.
+"""Checks that the processes of a run share their work directory and their config.
 
-Each process writes its part of a checkpoint there. With a folder of its own on each host, all would wait
-for each other in the first save.
+Each process writes its part of a checkpoint. With a work directory of its own on each host, or with other
+settings, all would wait for each other in the first save, or train different copies of the network.
 """
 
 import contextlib
+import json
 import pathlib
 import time
 import uuid
 
+from ml_collections import ConfigDict
+
+from muskie_jax.checks import changed_settings
 from muskie_jax.errors import UserError
 from muskie_jax.processes.coordination import Coordination
 
+# Settings that hosts may choose: where their copies of the data are, and how they read them.
+OF_HOST = tuple(f"data.{name}" for name in ("root", "cache", "index", "workers", "threads", "prefetch"))
 LOOKS, SECONDS_BETWEEN = 30, 1.0  # a network file system may show a new file late
+
+
+def require_same_config(config: ConfigDict) -> None:
+    """Checks that all processes of the run have one config. Each process must call this.
+
+    Raises:
+      UserError: in every process, if a setting differs, except for those of the host.
+    """
+    peers = Coordination.of_jax()
+    if peers is None:
+        return
+    first, *others = map(json.loads, peers.gather("config", config.to_json_best_effort()))
+    for process, other in enumerate(others, 1):
+        for name, (expected, found) in changed_settings(first, other).items():
+            if name not in OF_HOST and not (name.startswith("sources.") and name.endswith(".root")):
+                raise UserError(
+                    f"config.{name} is {expected!r} in process 0 and {found!r} in process {process}: start "
+                    "all processes of a run with the same settings"
+                )
 
 
 def require_shared(workdir: pathlib.Path) -> None:

@@ -77,7 +77,10 @@ def _wait_for_deletion(folder: pathlib.Path) -> None:
     """Raises UserError if incomplete checkpoints in object storage are still there after a minute."""
     for look in range(LOOKS):
         incomplete = []
-        with contextlib.suppress(OSError), as_os_errors():  # the first save names what is wrong with a store
+        with (
+            contextlib.suppress(OSError),
+            as_os_errors(),
+        ):  # a save will name what is wrong
             steps = [entry for entry in folder.iterdir() if entry.name.isdecimal()]
             incomplete = [step for step in steps if not is_complete(step)]
         if not incomplete:
@@ -91,6 +94,6 @@ def _wait_for_deletion(folder: pathlib.Path) -> None:
 
 def _undeleted(path: pathlib.Path, reason: str) -> UserError:
     return UserError(
-        f"{path}, which an interrupted save left, could not be deleted ({reason}): delete it yourself, or use "
-        "another --workdir"
+        f"{path}, which an interrupted save left, could not be deleted ({reason}): delete it yourself, or "
+        "use another --workdir"
     )

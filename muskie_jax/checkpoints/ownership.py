@@ -43,7 +43,7 @@ class _Workdir:
         try:
             found = json.loads(file.read_text())
             return cls(str(found["identity"]), str(found["path"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def write(self, file: pathlib.Path) -> None:

@@ -247,7 +247,7 @@ def _read(files: LockFiles, path: pathlib.Path) -> Owner:
     """Returns the owner of a lock file, or UNKNOWN if the file is incomplete."""
     try:
         return Owner(**json.loads(files.read(path)))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return UNKNOWN
 
 

@@ -148,7 +148,7 @@ def test_a_work_directory_whose_link_is_gone_is_refused(tmp_path):
 
 def test_a_damaged_record_ends_nothing(tmp_path):
     a = linked(tmp_path, "a")
-    for text in ("", "{", "[]", "\xff", '{"path": 3}'):
+    for text in ("", "{", "[]", "\xff", '{"path": 3}', "[" * 100_000):
         (tmp_path / "disk/x" / OWNER).write_text(text)
         start(a)
 

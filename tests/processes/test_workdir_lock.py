@@ -270,8 +270,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
         WorkdirLock(tmp_path / "removed" / "train.lock")
 
 
-def test_an_incomplete_lock_file_counts_by_its_age(path, file):
-    file.write_text("{")
+@pytest.mark.parametrize("text", ["{", "[" * 100_000])
+def test_an_incomplete_lock_file_counts_by_its_age(text, path, file):
+    file.write_text(text)
     os.utime(file, (1, 1))
     with exclusive(path):
         assert entries(path) == ["train.lock.2"]

@@ -17,6 +17,7 @@ import pytest
 from conftest import ROOT
 from muskie_jax.errors import UserError
 from muskie_jax.processes import workdir_lock
+from muskie_jax.processes.this_machine import started
 from muskie_jax.processes.workdir_lock import Owner, WorkdirLock, exclusive
 
 
@@ -131,7 +132,7 @@ def test_the_lock_of_a_killed_job_is_taken_over_at_once(path, reaped):
     if reaped:
         process.wait()
     else:
-        while workdir_lock._started(process.pid):
+        while started(process.pid):
             time.sleep(0.01)
     start = time.monotonic()
     lock = WorkdirLock(path)

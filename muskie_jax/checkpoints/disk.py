@@ -40,8 +40,8 @@ def check_disk(
       delete_old: `Checkpointer.delete_old`.
 
     Raises:
-      UserError: if the folder cannot be written to, or if what an interrupted save left cannot be deleted:
-        the next save of that step would fail.
+      UserError: if the folder cannot be written to, or if what an interrupted save left cannot be deleted
+        and later saves would fail: on a disk those of the same step, in object storage all of them.
     """
     folder = workdir / CHECKPOINTS
     if is_remote(folder):  # without limit
@@ -57,7 +57,12 @@ def check_disk(
         try:
             shutil.rmtree(path)
         except OSError as error:
-            raise _undeleted(path, error.strerror or str(error)) from error
+            refusal = _undeleted(path, error.strerror or str(error))
+            step = path.name.partition(".")[0]
+            if step.isdecimal() and int(step) <= max(saved_steps(workdir), default=-1):
+                log_main(f"WARNING: {refusal}")  # this step is not saved again
+            else:
+                raise refusal from error
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     if shutil.disk_usage(folder).free < size and (deleted := delete_old()):
         log_main(
@@ -77,10 +82,7 @@ def _wait_for_deletion(folder: pathlib.Path) -> None:
     """Raises UserError if incomplete checkpoints in object storage are still there after a minute."""
     for look in range(LOOKS):
         incomplete = []
-        with (
-            contextlib.suppress(OSError),
-            as_os_errors(),
-        ):  # a save will name what is wrong
+        with contextlib.suppress(OSError), as_os_errors():  # a save names what is wrong
             steps = [entry for entry in folder.iterdir() if entry.name.isdecimal()]
             incomplete = [step for step in steps if not is_complete(step)]
         if not incomplete:

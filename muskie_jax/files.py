@@ -1,16 +1,20 @@
 """Atomic writes of files and folders, and checks against replacing existing ones by accident."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 import traceback
 from collections.abc import Collection, Iterator
 
 from muskie_jax.errors import UserError, printable
+from muskie_jax.processes.this_machine import machine, started
 
 ADDRESS = "://"  # occurs in URLs such as gs://bucket/run, but not in paths
+REPLACED = "old"  # in a temporary folder: the output that is being replaced
 
 
 def user_path(path: str | os.PathLike) -> pathlib.Path:
@@ -99,7 +103,7 @@ def atomic_write(
     """Yields a temporary path to write to, and moves the result to `path` if nothing was raised.
 
     The temporary path has the name of `path`. A killed process leaves a folder `.muskie-...` next to
-    `path`, and `path` unchanged.
+    `path`, and `path` unchanged. The next write to `path` on that machine deletes the folder.
 
     Args:
       path, force, entries: see `check_free`.
@@ -111,16 +115,34 @@ def atomic_write(
     try:
         check_free(path, force, entries)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".muskie-", dir=path.parent) as beside:
+        temporary = _temporary_names(path)
+        _delete_remnants(path, temporary)
+        prefix = f"{temporary}{os.getpid()}-"
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as beside:
             part = pathlib.Path(beside) / path.name
             yield part
             check_free(path, force, entries)  # another process may have written it since
             if entries is None:
                 part.replace(path)
             else:
-                _replace_folder(part, path, pathlib.Path(beside) / "old")
+                _replace_folder(part, path, pathlib.Path(beside) / REPLACED)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _temporary_names(path: pathlib.Path) -> str:
+    """Returns how the names of temporary folders begin that this machine uses for a path."""
+    identity = f"{machine()} {path.name}".encode(errors="surrogateescape")
+    return f".muskie-{hashlib.sha256(identity).hexdigest()[:12]}-"
+
+
+def _delete_remnants(path: pathlib.Path, temporary: str) -> None:
+    """Deletes the temporary folders of killed processes, unless one has the only copy of an output."""
+    for folder in path.parent.glob(f"{temporary}*"):
+        process = folder.name.removeprefix(temporary).partition("-")[0]
+        is_only_copy = (folder / REPLACED).exists() and not os.path.lexists(path)
+        if process.isdecimal() and started(int(process)) is None and not is_only_copy:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _replace_folder(part: pathlib.Path, path: pathlib.Path, old: pathlib.Path) -> None:

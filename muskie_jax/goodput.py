@@ -101,7 +101,7 @@ def read_starts(workdir: pathlib.Path) -> list[Start]:
             numbers = (start.began, start.recorded, start.first_step, start.step, *start.seconds.values())
             if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
                 return []
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return []
     return starts
 

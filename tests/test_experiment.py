@@ -4,10 +4,12 @@ import json
 import sys
 from xml.etree import ElementTree
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from conftest import ROOT, xla_flags
+from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.config_file import load_config
 from muskie_jax.errors import UserError
 from muskie_jax.evaluators.eval_models import ModelInfo
@@ -30,6 +32,7 @@ from muskie_jax.sweeps.outcomes import (
     write_summaries,
 )
 from muskie_jax.sweeps.predictor import PredictorName
+from muskie_jax.train_step import TrainState
 from muskie_tests.commands import complaint_of, run_in_process, run_module
 
 REFINED = PredictorName.parse("attention+refined all")
@@ -473,6 +476,22 @@ def test_all_trainings_run_once_and_are_evaluated_together(experiment, tmp_path)
     assert "muon" not in done.stdout and (tmp_path / "runs/table.md").read_text() == before
     done, _ = experiment("--only_table", "--config.duration=20 steps")
     assert "no training in " in complaint_of(done), "none has this duration"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--only_table"]])
+def test_trainings_of_other_settings_are_refused(experiment, tmp_path, arguments):
+    """Their results would be in the table of the settings that are wanted."""
+    trained = load_config(f"{tmp_path}/sweep.py:muon")
+    trained.seed = 1
+    state = TrainState(jnp.int32(3), {"kernel": jnp.ones((8, 4))}, ())
+    checkpoints = Checkpointer(tmp_path / "runs/muon-seed1", keep=1)
+    checkpoints.save(state, trained)
+    checkpoints.close()
+    done, calls = experiment("--seeds=2", *arguments, "--config.optim.learning_rate=1e-5")
+    expected = f"{tmp_path}/runs/muon-seed1 was trained with other settings (config.optim.learning_rate was"
+    assert expected in complaint_of(done) and calls == []
+    done, calls = experiment("--seeds=2", "--config.data.workers=1")
+    assert done.returncode == 0 and "4 trainings, 4 to do" in done.stderr, "not evaluated yet"
 
 
 def test_failed_training_is_reported_after_the_table_of_the_others(experiment, tmp_path, monkeypatch):

@@ -2,9 +2,12 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
+from muskie_jax import files
 from muskie_jax.errors import UserError, printable
 from muskie_jax.files import atomic_write, check_free, denied_path, user_path
 
@@ -61,6 +64,48 @@ def test_an_error_leaves_the_old_folder_in_place(tmp_path, monkeypatch, error, w
             raise error("x")
     assert (path / "a").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+WRITER = """
+import pathlib, sys, time
+from muskie_jax.files import atomic_write
+with atomic_write(pathlib.Path(sys.argv[1]), True, ("a",)) as part:
+    part.mkdir()
+    print("writes", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_left_is_deleted_by_the_next_write(tmp_path):
+    path = tmp_path / "folder"
+    for _ in range(2):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True)
+        try:
+            assert writer.stdout and writer.stdout.readline() == "writes\n"
+            (left,) = tmp_path.glob(".muskie-*")
+            make(tmp_path / "other", force=True)
+            make(path, force=True)
+            assert left.is_dir(), "its process lives"
+        finally:
+            writer.kill()
+            writer.communicate()
+        make(tmp_path / "other", force=True)
+        assert left.is_dir(), "of another output"
+    make(path, force=True)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["folder", "other"]
+
+
+def test_the_only_copy_of_an_output_is_not_deleted(tmp_path):
+    """A process may be killed between both renames of a folder."""
+    path = tmp_path / "folder"
+    process = subprocess.Popen(["true"])
+    process.wait()
+    left = tmp_path / f"{files._temporary_names(path)}{process.pid}-x"
+    (left / "old").mkdir(parents=True)
+    make(path)
+    assert left.is_dir()
+    make(path, force=True)
+    assert not left.exists(), "a complete output replaced it"
 
 
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://b", "file:///tmp/run", "memory://run"])

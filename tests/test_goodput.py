@@ -84,9 +84,11 @@ def test_a_run_that_logs_often_writes_once_a_second(clock, tmp_path):
 def test_a_record_that_cannot_be_read_or_written_ends_nothing(tmp_path):
     (tmp_path / "goodput.json").write_text('[{"began": 1}, {"be')
     assert read_starts(tmp_path) == []
-    (tmp_path / "goodput.json").write_text('[{"began": 1, "unknown": 2}]')
-    assert read_starts(tmp_path) == []
-    for seconds in ('{"start": null}', '{"start": "1"}', "[]"):
+    for text in ('[{"began": 1, "unknown": 2}]', "[" * 100_000):
+        (tmp_path / "goodput.json").write_text(text)
+        assert read_starts(tmp_path) == []
+    huge = "1" + "0" * 400
+    for seconds in ('{"start": null}', '{"start": "1"}', f'{{"start": {huge}}}', "[]"):
         record = f'[{{"began": 1, "recorded": 2, "seconds": {seconds}}}]'
         (tmp_path / "goodput.json").write_text(record)
         assert read_starts(tmp_path) == []

@@ -43,7 +43,7 @@ class _Workdir:
         try:
             found = json.loads(file.read_text())
             return cls(str(found["identity"]), str(found["path"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def write(self, file: pathlib.Path) -> None:
@@ -54,12 +54,11 @@ def require_outside_of_checkpoints(workdir: pathlib.Path) -> None:
     """Raises UserError for a work directory inside the checkpoints of another, which may delete it."""
     paths = [absolute(workdir)] + ([] if is_remote(workdir) else [pathlib.Path(os.path.realpath(workdir))])
     for path in paths:
-        for folder in (path, *path.parents):
-            if _has_checkpoints(folder):
-                raise UserError(
-                    f"--workdir={workdir} is inside {folder}, the checkpoints of another run, and would be "
-                    "deleted with them: choose another folder"
-                )
+        if folder := _checkpoints_around(path, *path.parents):
+            raise UserError(
+                f"--workdir={workdir} is inside {folder}, the checkpoints of another run, and would be "
+                "deleted with them: choose another folder"
+            )
 
 
 def exclusive_run(workdir: pathlib.Path, name: str) -> contextlib.AbstractContextManager[None]:
@@ -72,8 +71,8 @@ def exclusive_run(workdir: pathlib.Path, name: str) -> contextlib.AbstractContex
       name: name of the locks, see `processes.workdir_lock`.
 
     Raises:
-      UserError: on entry, if another job holds a lock, or if the linked folder belongs to another work
-        directory.
+      UserError: on entry, if another job holds a lock, if the linked folder belongs to another work
+        directory or is inside its checkpoints, or if there no longer is a link.
     """
     if jax.process_index() > 0:
         return exclusive()
@@ -85,12 +84,24 @@ def exclusive_run(workdir: pathlib.Path, name: str) -> contextlib.AbstractContex
 def _claim_checkpoints(workdir: pathlib.Path, linked: pathlib.Path | None) -> None:
     """Makes a linked folder of checkpoints that of a work directory, unless it belongs to another."""
     folder = linked or workdir / CHECKPOINTS
-    if is_remote(workdir) or not (linked or (folder / OWNER).exists()):
+    if is_remote(workdir):
+        return
+    if (workdir / IDENTITY).exists() and not os.path.lexists(folder):
+        raise UserError(
+            f"{folder} is gone, which was a link to a folder elsewhere: restore the link, or delete "
+            f"{workdir / IDENTITY} to start from the beginning"
+        )
+    if not (linked or (folder / OWNER).exists()):
         return
     if linked and _is_checkpoints_of_workdir(folder):
         raise UserError(
             f"{workdir / CHECKPOINTS} is a link to {folder}, the checkpoints of another work directory: "
             "link another folder"
+        )
+    if linked and (around := _checkpoints_around(*folder.parents)):
+        raise UserError(
+            f"{workdir / CHECKPOINTS} is a link to {folder}, inside {around}, the checkpoints of another "
+            "run, and would be deleted with them: link another folder"
         )
     owner = _Workdir.read(folder / OWNER)
     known = _Workdir.read(workdir / IDENTITY)
@@ -125,9 +136,13 @@ def _is_copy(workdir: pathlib.Path, owner: _Workdir) -> bool:
     )
 
 
-def _has_checkpoints(folder: pathlib.Path) -> bool:
-    is_linked = not is_remote(folder) and (folder / OWNER).exists()
-    return is_linked or _is_checkpoints_of_workdir(folder)
+def _checkpoints_around(*folders: pathlib.Path) -> pathlib.Path | None:
+    """Returns the first of some folders that has the checkpoints of a run; None if none has."""
+    for folder in folders:
+        is_linked = not is_remote(folder) and (folder / OWNER).exists()
+        if is_linked or _is_checkpoints_of_workdir(folder):
+            return folder
+    return None
 
 
 def _is_checkpoints_of_workdir(folder: pathlib.Path) -> bool:

@@ -3,8 +3,9 @@
 import json
 import math
 import pathlib
+import sys
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from muskie_jax.checkpoints.newest import remembered_errors
 from muskie_jax.checkpoints.object_storage import is_complete
@@ -38,6 +39,11 @@ def json_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
                 yield row
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    """Returns whether a value is a float, or a whole number that is not too large for one."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= sys.float_info.max)
+
+
 def metrics_rows(workdir: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields the step and the values of each intact line of `metrics.jsonl`; none without the file."""
     for row in json_rows(workdir / METRICS):
@@ -63,7 +69,7 @@ class History(NamedTuple):
         It is that of masked patches, or the loss if the task of the run has no such error.
         """
         errors = {step: values.get("mse", values.get("loss")) for step, values in self.evaluations.items()}
-        return {step: float(error) for step, error in errors.items() if isinstance(error, (int, float))}
+        return {step: float(error) for step, error in errors.items() if _is_number(error)}
 
 
 def read_history(workdir: pathlib.Path) -> History:
@@ -72,7 +78,7 @@ def read_history(workdir: pathlib.Path) -> History:
     spike = None
     for step, row in metrics_rows(workdir):
         newest = row.get(f"train/{SPIKE}")
-        if isinstance(newest, int | float) and math.isfinite(newest):
+        if _is_number(newest) and math.isfinite(newest):
             spike = int(newest)
         names = [name for name in row if name.startswith(EVALUATION)]
         values = {name.removeprefix(EVALUATION): row[name] for name in names}

@@ -27,7 +27,7 @@ def data_changes(mixture: Mixture, workdir: pathlib.Path) -> list[str]:
     path = workdir / FILE
     try:
         before = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         before = {}
     with contextlib.suppress(OSError):  # the run does not need the record
         replace_text(path, json.dumps(now, indent=2) + "\n")

@@ -17,7 +17,6 @@ import os
 import pathlib
 import random
 import socket
-import subprocess
 import threading
 import time
 import uuid
@@ -27,6 +26,7 @@ from typing import NoReturn
 from muskie_jax.errors import AT_END, USAGE_ERROR, UserError
 from muskie_jax.processes import interrupt
 from muskie_jax.processes.coordination import Coordination
+from muskie_jax.processes.this_machine import machine, started
 from muskie_jax.storage.address import absolute
 from muskie_jax.storage.lock_files import LockFiles, lock_files
 
@@ -63,7 +63,7 @@ class Owner:
     def this_process(cls, folder: pathlib.Path) -> "Owner":
         since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         process, host, token = os.getpid(), socket.gethostname(), uuid.uuid4().hex
-        return cls(host, _machine(), process, _started(process) or "", since, token, str(folder))
+        return cls(host, machine(), process, started(process) or "", since, token, str(folder))
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}, which took its lock at {self.since}"
@@ -181,7 +181,7 @@ class WorkdirLock:
 
     def _is_dead(self, path: pathlib.Path, owner: Owner) -> bool:
         if owner.machine == self._owner.machine:
-            if _started(owner.process) != owner.started:
+            if started(owner.process) != owner.started:
                 return True
             if not self._is_copied(owner):
                 return False
@@ -247,28 +247,5 @@ def _read(files: LockFiles, path: pathlib.Path) -> Owner:
     """Returns the owner of a lock file, or UNKNOWN if the file is incomplete."""
     try:
         return Owner(**json.loads(files.read(path)))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return UNKNOWN
-
-
-def _machine() -> str:
-    """Identifies the boot and the process namespace (containers); without /proc, the host alone."""
-    try:
-        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
-
-
-def _started(process: int) -> str | None:
-    """Returns when a process of this machine started; None if it does not run."""
-    try:
-        status = pathlib.Path(f"/proc/{process}/stat").read_text()
-    except OSError:
-        if pathlib.Path("/proc/self/stat").exists():
-            return None
-        command = ["ps", "-o", "lstart=", "-p", str(process)]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
-    fields = status.rpartition(")")[2].split()  # the program's name may contain spaces
-    is_dead = fields[0] in "ZX"  # a zombie was killed, but its parent did not notice yet
-    return None if is_dead else fields[19]

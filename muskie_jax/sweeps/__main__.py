@@ -1,7 +1,8 @@
 """Lists the runs of a sweep: `python -m muskie_jax.sweeps --config configs/ablations.py`.
 
 Checks the configs of all runs, then prints one run name per line. With --workdir, the folder that contains
-the run folders, "complete" or "waiting" follows each name.
+the run folders, "complete" or "waiting" follows each name. It is an error if a run was trained with other
+settings.
 """
 
 from absl import logging
@@ -11,6 +12,7 @@ from muskie_jax.command_line import CONFIG, FLAGS, WORKDIR, run_command
 from muskie_jax.errors import UserError, fail
 from muskie_jax.files import user_path
 from muskie_jax.sweeps import is_complete, sweep_configs
+from muskie_jax.sweeps.trained_settings import require_same_settings
 
 NEEDED = {"config": "configs/ablations.py"}
 
@@ -24,6 +26,9 @@ def list_runs() -> None:
             config_flags.get_config_filename(flag), config_flags.get_override_values(flag)
         )
         workdir = user_path(WORKDIR.value) if WORKDIR.value else None
+        if workdir is not None:
+            for name, config in configs.items():
+                require_same_settings(config, workdir / name)
     except UserError as error:
         fail(str(error))
     for name, config in configs.items():

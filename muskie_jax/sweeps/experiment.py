@@ -5,10 +5,10 @@
 --config is a file with a function sweep(), such as configs/controls.py, configs/recipe.py and
 configs/ablations.py. A row of the table is a run: mean ± standard deviation over the seeds. One training
 runs on each GPU of --gpus at a time, or two on a GPU that is named twice. Trainings that are finished are
-skipped, so the same command resumes an experiment. --recordings is a folder of recorded sequences to
-measure on; docs/experiments.md lists them. Without it, networks are measured on synthetic rooms alone: by
-correspondence, or by cameras and point maps if their task is "reconstruct". Settings such as
---config.duration='100 steps' apply to all runs.
+skipped, so the same command resumes an experiment; other settings need another --workdir. --recordings is a
+folder of recorded sequences to measure on; docs/experiments.md lists them. Without it, networks are
+measured on synthetic rooms alone: by correspondence, or by cameras and point maps if their task is
+"reconstruct". Settings such as --config.duration='100 steps' apply to all runs.
 """
 
 import functools
@@ -48,6 +48,7 @@ from muskie_jax.sweeps.outcomes import (
     write_summaries,
 )
 from muskie_jax.sweeps.predictor import DEFAULT_PREDICTOR, PREDICTOR_HELP, PredictorName
+from muskie_jax.sweeps.trained_settings import require_same_settings
 from muskie_jax.writers import duration, log
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds of each run: 0, 1, ...", lower_bound=1)
@@ -91,6 +92,7 @@ def experiment() -> None:
         predictor, seeds = PredictorName.parse(_PREDICTOR.value), range(_SEEDS.value)
         evaluator = _evaluator(configs)
         evaluation, settings = _evaluation(evaluator)
+        _check_trained_settings(configs, seeds, workdir)
         if not _ONLY_TABLE.value:
             _check_backbones(configs, seeds)
             create_workdir(workdir)
@@ -150,6 +152,17 @@ def _check_backbones(configs: Mapping[str, ConfigDict], seeds: Sequence[int]) ->
                     f"run {run!r} with seed {seed} starts from the weights {source}, which do not exist: "
                     "train them first, or leave the run out, by --runs="
                 )
+
+
+def _check_trained_settings(
+    configs: Mapping[str, ConfigDict], seeds: Sequence[int], workdir: pathlib.Path
+) -> None:
+    """Raises UserError if a folder of the experiment has a training of other settings."""
+    for run, config in configs.items():
+        for seed in seeds:
+            wanted = config.copy_and_resolve_references()
+            wanted.seed = seed
+            require_same_settings(wanted, workdir / folder_name(run, seed))
 
 
 def _evaluation(evaluator: str) -> tuple[str, ConfigDict]:

@@ -76,3 +76,22 @@ def test_what_interrupted_saves_left_is_deleted(tmp_path, capsys):
     check_disk(tmp_path, {}, default_config().checkpoint, list)
     assert sorted(path.name for path in folder.iterdir()) == ["5", "notes"]
     assert capsys.readouterr().err.count("which an interrupted save left") == 2
+
+
+def test_what_cannot_be_deleted_is_refused_before_training(tmp_path, monkeypatch, capsys):
+    """The save of that step would fail, after each start."""
+    left = tmp_path / "checkpoints/7.orbax-checkpoint-tmp"
+    (left / "state").mkdir(parents=True)
+
+    def refuse(path, *_, **__):
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    for name in ("rmdir", "unlink"):  # as of files with the attribute "immutable"
+        monkeypatch.setattr(os, name, refuse)
+    match = rf"{left}, which an interrupted save left, could not be deleted \(Operation not permitted\): "
+    with pytest.raises(UserError, match=match) as refused:
+        check_disk(tmp_path, {}, default_config().checkpoint, list)
+    assert left.is_dir() and "\n" not in str(refused.value)
+    (tmp_path / "checkpoints/8").mkdir()
+    check_disk(tmp_path, {}, default_config().checkpoint, list)  # step 7 is not saved again
+    assert f"WARNING: {left}, which an interrupted save left, could not be" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 
 from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.checkpoints.newest import FILE, remembered
+from muskie_jax.checkpoints.saved_steps import checkpoint_errors
 from muskie_jax.config import default_config
 from muskie_jax.errors import UserError
 from muskie_jax.train_step import TrainState
@@ -91,9 +92,24 @@ def test_a_save_that_is_not_complete_is_not_recorded(tmp_path, monkeypatch):
 
 def test_a_damaged_record_ends_nothing(tmp_path):
     save(tmp_path, 1)
-    for text in ("", "{", "[]", "\xff", '{"step": "x"}', json.dumps({"step": None})):
+    damages = ["", "{", "[]", "\xff", '{"step": "x"}', json.dumps({"step": None}), '{"step": 1e400}']
+    huge = '{"step": null, "errors": {"1": 1%s}}' % ("0" * 400)
+    for text in (*damages, "[" * 100_000, huge):
         (tmp_path / FILE).write_text(text)
         assert remembered(tmp_path) is None and restore(tmp_path) == (1, None)
+
+
+def test_damaged_lines_of_metrics_end_nothing(tmp_path):
+    save(tmp_path, 1)
+    huge = "1" + "0" * 400
+    lines = [
+        "[" * 100_000,
+        f'{{"step": 1, "evaluation/mse": {huge}}}',
+        f'{{"step": 1, "train/spike": {huge}}}',
+    ]
+    lines += ['{"step": 1, "train/spike": 1e400}', "{"]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert restore(tmp_path) == (1, None) and checkpoint_errors(tmp_path) == {}
 
 
 def test_a_checkpoint_knows_the_spike_before_it(tmp_path):

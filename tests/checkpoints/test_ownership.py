@@ -6,7 +6,12 @@ import shutil
 import jax
 import pytest
 
-from muskie_jax.checkpoints.ownership import OWNER, exclusive_run, require_outside_of_checkpoints
+from muskie_jax.checkpoints.ownership import (
+    IDENTITY,
+    OWNER,
+    exclusive_run,
+    require_outside_of_checkpoints,
+)
 from muskie_jax.checkpoints.saved_steps import saved_steps
 from muskie_jax.errors import UserError
 from muskie_jax.evaluate import evaluate
@@ -109,9 +114,41 @@ def test_a_link_to_the_checkpoints_of_a_work_directory_is_refused(tmp_path):
     refused(tmp_path / "other", "other/checkpoints belong to the work directory .*/a, not to .*/other")
 
 
+@pytest.mark.parametrize("inner", ["checkpoints/30", "checkpoints/30/state", "checkpoints_damaged/30"])
+def test_a_link_into_the_checkpoints_of_another_run_is_refused(tmp_path, inner):
+    """They are deleted with the step."""
+    (tmp_path / "other" / inner).mkdir(parents=True)
+    (tmp_path / "other/metrics.jsonl").touch()
+    refused(
+        linked(tmp_path, "a", f"other/{inner}"), "30.*, inside .*other/checkpoints.*: link another folder"
+    )
+    start(linked(tmp_path, "owner"))
+    refused(
+        linked(tmp_path, "b", "disk/x/30"), "disk/x/30, inside .*/disk/x, the checkpoints of another run"
+    )
+
+
+def test_a_work_directory_whose_link_is_gone_is_refused(tmp_path):
+    """As a copy without links: it would start from the beginning."""
+    a = linked(tmp_path, "a")
+    start(a)
+    copy = tmp_path / "copy"
+    shutil.copytree(a, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    match = f"{copy}/checkpoints is gone, which was a link.*: restore the link, or delete {copy / IDENTITY}"
+    for _ in range(2):
+        refused(copy, match)
+        assert [path.name for path in copy.iterdir()] == [IDENTITY]
+    (copy / IDENTITY).unlink()
+    start(copy)
+    (a / "checkpoints").unlink()
+    refused(a, "restore the link")
+    (a / "checkpoints").symlink_to(tmp_path / "disk/x")
+    start(a)
+
+
 def test_a_damaged_record_ends_nothing(tmp_path):
     a = linked(tmp_path, "a")
-    for text in ("", "{", "[]", "\xff", '{"path": 3}'):
+    for text in ("", "{", "[]", "\xff", '{"path": 3}', "[" * 100_000):
         (tmp_path / "disk/x" / OWNER).write_text(text)
         start(a)
 

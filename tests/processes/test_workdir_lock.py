@@ -17,6 +17,7 @@ import pytest
 from conftest import ROOT
 from muskie_jax.errors import UserError
 from muskie_jax.processes import workdir_lock
+from muskie_jax.processes.this_machine import started
 from muskie_jax.processes.workdir_lock import Owner, WorkdirLock, exclusive
 
 
@@ -131,7 +132,7 @@ def test_the_lock_of_a_killed_job_is_taken_over_at_once(path, reaped):
     if reaped:
         process.wait()
     else:
-        while workdir_lock._started(process.pid):
+        while started(process.pid):
             time.sleep(0.01)
     start = time.monotonic()
     lock = WorkdirLock(path)
@@ -270,8 +271,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
         WorkdirLock(tmp_path / "removed" / "train.lock")
 
 
-def test_an_incomplete_lock_file_counts_by_its_age(path, file):
-    file.write_text("{")
+@pytest.mark.parametrize("text", ["{", "[" * 100_000])
+def test_an_incomplete_lock_file_counts_by_its_age(text, path, file):
+    file.write_text(text)
     os.utime(file, (1, 1))
     with exclusive(path):
         assert entries(path) == ["train.lock.2"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from muskie_jax.checkpoint import Checkpointer
-from muskie_jax.checkpoints import object_storage
+from muskie_jax.checkpoints import disk, object_storage
 from muskie_jax.checkpoints.contents import read_params
 from muskie_jax.checkpoints.object_storage import MARKER
 from muskie_jax.checkpoints.saved_steps import saved_steps
@@ -106,6 +106,26 @@ def test_a_step_without_its_marker_is_neither_restored_nor_kept(workdir):
     assert not (workdir / "checkpoints_damaged").exists()
     saved(workdir, 2)
     assert int(restored(workdir)[0].step) == 2
+
+
+def test_an_incomplete_step_that_cannot_be_deleted_is_refused_before_training(
+    store, workdir, monkeypatch, capsys
+):
+    monkeypatch.setattr(disk, "SECONDS_BETWEEN", 0.1)
+    saved(workdir, 1, 2)
+    (workdir / "checkpoints" / "2" / MARKER).unlink()
+    keeping = default_config().checkpoint
+    store.fault = lambda method, path: 403 if method in ("DELETE", "POST") else None
+    try:
+        assert int(restored(workdir)[0].step) == 1
+        with pytest.raises(UserError, match="checkpoints/2, which an interrupted save left, could not be"):
+            disk.check_disk(workdir, {}, keeping, list)
+    finally:
+        store.fault = lambda method, path: None
+    assert steps_of(workdir, "checkpoints") == ["1", "2"]
+    assert int(restored(workdir)[0].step) == 1  # deletes it
+    disk.check_disk(workdir, {}, keeping, list)
+    assert capsys.readouterr().err.count("Waiting until") <= 2 and saved_steps(workdir) == [1]
 
 
 def test_a_damaged_checkpoint_is_moved_aside_and_an_intact_one_taken_back(workdir):

@@ -58,7 +58,7 @@ def _step_of(line: str) -> float:
     """Returns the step of a line; infinity for a line that is damaged or incomplete."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf
 
 

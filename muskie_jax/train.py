@@ -213,15 +213,12 @@ def _train(
             goodput.during(goodput_lib.SAVE),
             watchdog.save(step, checkpoints.is_saving),
         ):
-            report_error = None
             try:  # first: a run that continues from the checkpoint does not repeat these lines
                 writers.flush()
                 files.upload()
-            except OSError as error:
-                report_error = error
+            except OSError as error:  # the state is worth more
+                log_main(f"WARNING: the figures until step {step} could not be written: {error}")
             checkpoints.save(state, config)
-        if report_error is not None:
-            supply.fail(report_error)
 
     with (
         explain_out_of_memory("this batch, with everything else in memory,"),

@@ -105,7 +105,7 @@ def test_too_many_unreadable_images_save_the_last_update(photo_folder, tmp_path,
 
 
 def test_figures_that_cannot_be_written_do_not_lose_the_state(
-    photo_folder, tmp_path, monkeypatch, undisturbed
+    photo_folder, tmp_path, monkeypatch, undisturbed, capsys
 ):
     scalars = Writers.scalars
 
@@ -119,6 +119,8 @@ def test_figures_that_cannot_be_written_do_not_lose_the_state(
         broken.setattr(Writers, "scalars", at_fault)
         broken.setattr(Writers, "flush", no_space)
         run(photo_folder, tmp_path)
+    log = capsys.readouterr().err
+    assert f"WARNING: the figures until step {FAULT} could not be" in log and "state could not" not in log
     assert saved_steps(tmp_path) == [FAULT]
     assert run(photo_folder, tmp_path)["params_digest"] == undisturbed
 

@@ -47,13 +47,14 @@ def tell_peers(message: str, status: int) -> None:
       message: why it fails.
       status: the exit status, which the others take over.
     """
-    if not has_peers():
+    client = distributed.global_state.client
+    if client is None or not has_peers():
         return
     _ending.set()
     text = f"{status} process {distributed.global_state.process_id}: {one_line(message)}"
     # Fails if another process failed first, or if the service is gone.
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-        distributed.global_state.client.key_value_set(KEY, text)
+        client.key_value_set(KEY, text)
     time.sleep(2 * SECONDS)
 
 

@@ -31,6 +31,7 @@ from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.checkpoints.restoring import Damaged, agree_on_steps, restore_together
 from muskie_jax.checkpoints.retention import Retention, tolerate_failed_deletes
 from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, read_history, saved_steps
+from muskie_jax.checks import as_saved
 from muskie_jax.errors import NotFinite, SaveFailed, UserError
 from muskie_jax.fingerprint import examine
 from muskie_jax.processes.coordination import Coordination
@@ -139,8 +140,7 @@ class Checkpointer:
         try:
             fingerprints, finite = examine(state)
             if finite:
-                settings = json.loads(config.to_json_best_effort())
-                meta = make_meta(state, fingerprints, settings, self.spike)
+                meta = make_meta(state, fingerprints, as_saved(config), self.spike)
                 items = ocp.args.Composite(
                     state=ocp.args.PyTreeSave(without_empty(state)),
                     data=ocp.args.JsonSave({"next_update": step}),

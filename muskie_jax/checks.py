@@ -6,6 +6,7 @@ valid.
 
 import dataclasses
 import difflib
+import json
 import numbers
 import os
 import types
@@ -68,6 +69,11 @@ def current_path(path: str) -> str:
             renamed = [key if n == "*" else n for n, key in zip(new_keys, keys)]
             return ".".join(renamed + keys[len(old_keys) :])
     return path
+
+
+def as_saved(config: ConfigDict) -> dict[str, Any]:
+    """Returns a config as checkpoints have it: what is left of its values in JSON."""
+    return json.loads(config.to_json_best_effort())
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -14,6 +14,8 @@ from muskie_jax.errors import UserError, printable
 from muskie_jax.processes.this_machine import machine, started
 
 ADDRESS = "://"  # occurs in URLs such as gs://bucket/run, but not in paths
+# Raised for a damaged record in JSON, which may have infinite numbers, and brackets of any depth.
+DAMAGED_RECORD = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 REPLACED = "old"  # in a temporary folder: the output that is being replaced
 
 

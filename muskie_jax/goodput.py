@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from muskie_jax.errors import AT_END
-from muskie_jax.files import replace_text
+from muskie_jax.files import DAMAGED_RECORD, replace_text
 from muskie_jax.processes import interrupt
 from muskie_jax.writers import duration
 
@@ -101,7 +101,7 @@ def read_starts(workdir: pathlib.Path) -> list[Start]:
             numbers = (start.began, start.recorded, start.first_step, start.step, *start.seconds.values())
             if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
                 return []
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (OSError, *DAMAGED_RECORD):
         return []
     return starts
 

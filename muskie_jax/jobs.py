@@ -36,9 +36,9 @@ from muskie_jax.errors import (
 )
 from muskie_jax.fast_imports import fast_imports
 from muskie_jax.files import user_path, write_traceback
-from muskie_jax.processes.coordination import LONGEST_WAIT_MINUTES, Coordination, connect
+from muskie_jax.processes.coordination import LONGEST_WAIT_MINUTES, Coordination, client_of_peers, connect
 from muskie_jax.processes.interrupt import handle_signals
-from muskie_jax.processes.peers import end_with_peers, has_peers, hint_of_peers, tell_peers
+from muskie_jax.processes.peers import end_with_peers, hint_of_peers, tell_peers
 from muskie_jax.storage.address import is_remote, storage_path
 from muskie_jax.writers import print_result
 
@@ -177,7 +177,7 @@ def _end_with_threads(status: int) -> NoReturn:
 
 def _end(message: str, status: int) -> NoReturn:
     """Ends this process, and the others, which may not have the same error."""
-    (_end_all if has_peers() else fail)(message, status)
+    (_end_all if client_of_peers() else fail)(message, status)
 
 
 def _end_all(message: str, status: int = MACHINE_ERROR) -> NoReturn:

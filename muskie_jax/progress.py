@@ -1,7 +1,6 @@
 """Progress lines of a training run: loss, speed, arithmetic rate, and time left."""
 
 import contextlib
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from muskie_jax.buckets import Bucket
-from muskie_jax.checks import MISSING, changed_settings
+from muskie_jax.checks import MISSING, as_saved, changed_settings
 from muskie_jax.models import flash
 from muskie_jax.models.muskie import Muskie
 from muskie_jax.models.reconstruction import Reconstruction
@@ -146,8 +145,7 @@ def describe_parameters(params) -> None:
 
 def describe_changes(old: Mapping[str, Any], config: ConfigDict) -> None:
     """Logs the settings that differ from the config a checkpoint was trained with."""
-    now = json.loads(config.to_json_best_effort())
-    for name, (before, value) in changed_settings(old, now).items():
+    for name, (before, value) in changed_settings(old, as_saved(config)).items():
         if before is MISSING:
             log_main(f"  config.{name} is new: {value!r}")
         else:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from muskie_jax.errors import printable
-from muskie_jax.files import replace_text
+from muskie_jax.files import DAMAGED_RECORD, replace_text
 from muskie_jax.wandb_run import WandbRun
 
 
@@ -58,7 +58,7 @@ def _step_of(line: str) -> float:
     """Returns the step of a line; infinity for a line that is damaged or incomplete."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except DAMAGED_RECORD:
         return math.inf
 
 

@@ -12,12 +12,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from muskie_jax.files import replace_text
+from muskie_jax.files import DAMAGED_RECORD, replace_text
 from muskie_jax.storage.address import as_os_errors, is_remote
 
 FILE = "newest_checkpoint.json"
-# Raised for a record that is damaged. JSON has numbers that are infinite, and brackets of any depth.
-DAMAGES = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def remember(workdir: pathlib.Path, step: int, errors: Mapping[int, float]) -> None:
@@ -45,7 +43,7 @@ def remembered(workdir: pathlib.Path) -> int | None:
     """
     try:
         return int(_read(workdir)["step"])
-    except (FileNotFoundError, *DAMAGES):
+    except (FileNotFoundError, *DAMAGED_RECORD):
         return None
 
 
@@ -57,7 +55,7 @@ def remembered_errors(workdir: pathlib.Path) -> dict[int, float]:
     """
     try:
         return {int(step): float(error) for step, error in _read(workdir)["errors"].items()}
-    except (FileNotFoundError, *DAMAGES):
+    except (FileNotFoundError, *DAMAGED_RECORD):
         return {}
 
 

@@ -17,7 +17,7 @@ import jax
 from muskie_jax.checkpoints.newest import FILE as NEWEST
 from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, METRICS
 from muskie_jax.errors import UserError
-from muskie_jax.files import replace_text
+from muskie_jax.files import DAMAGED_RECORD, replace_text
 from muskie_jax.processes.workdir_lock import exclusive
 from muskie_jax.storage.address import absolute, as_os_errors, is_remote
 
@@ -43,7 +43,7 @@ class _Workdir:
         try:
             found = json.loads(file.read_text())
             return cls(str(found["identity"]), str(found["path"]))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, *DAMAGED_RECORD):
             return None
 
     def write(self, file: pathlib.Path) -> None:

@@ -26,7 +26,7 @@ from muskie_jax.checkpoints.contents import (
     verify_state,
     without_empty,
 )
-from muskie_jax.checks import MISSING, changed_settings
+from muskie_jax.checks import MISSING, as_saved, changed_settings
 from muskie_jax.errors import UserError
 from muskie_jax.fingerprint import examine
 from muskie_jax.processes.coordination import Coordination
@@ -200,10 +200,9 @@ def _check_same_leaves(
 
 def _mismatch(folder: pathlib.Path, difference: str, meta: dict[str, Any], config: ConfigDict) -> UserError:
     """Returns the error for a checkpoint of another network or optimizer; it names the settings."""
-    now = json.loads(config.to_json_best_effort())
     changed = [
         f"config.{name} was {before!r} and is now {after!r}"
-        for name, (before, after) in changed_settings(meta["config"], now).items()
+        for name, (before, after) in changed_settings(meta["config"], as_saved(config)).items()
         if name in STRUCTURE and MISSING not in (before, after)
     ]
     reasons = f" ({', '.join(changed)})" if changed else ""

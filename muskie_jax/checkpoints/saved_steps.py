@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from muskie_jax.checkpoints.newest import remembered_errors
 from muskie_jax.checkpoints.object_storage import is_complete
+from muskie_jax.files import DAMAGED_RECORD
 
 CHECKPOINTS = "checkpoints"  # folder of a work directory; one subfolder per saved step
 DAMAGED = "checkpoints_damaged"  # folder of a work directory, for checkpoints that were moved aside
@@ -33,7 +34,7 @@ def json_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
         for line in path.read_bytes().decode("utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
-            except (ValueError, RecursionError):
+            except DAMAGED_RECORD:
                 continue
             if isinstance(row, dict):
                 yield row

@@ -7,7 +7,7 @@ import pathlib
 from muskie_jax.data.mixture import Mixture
 from muskie_jax.data.recordings import RecordedSource
 from muskie_jax.data.sources import PhotographSource, Source, SyntheticSource
-from muskie_jax.files import replace_text
+from muskie_jax.files import DAMAGED_RECORD, replace_text
 
 FILE = "data.json"  # in the work directory: what each source had at the last start
 
@@ -27,7 +27,7 @@ def data_changes(mixture: Mixture, workdir: pathlib.Path) -> list[str]:
     path = workdir / FILE
     try:
         before = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, *DAMAGED_RECORD):
         before = {}
     with contextlib.suppress(OSError):  # the run does not need the record
         replace_text(path, json.dumps(now, indent=2) + "\n")

@@ -12,7 +12,6 @@ flags of `muskie train` follow after `--`. This process does not start JAX's dev
 trainings need.
 """
 
-import json
 import os
 import pathlib
 import sys
@@ -87,16 +86,14 @@ def run_training(training: Training, folder: pathlib.Path, arguments: Sequence[s
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / f"cache_{training.cache}")}
     if training.is_stopped:
         result = trainings.run_training(arguments, workdir, environment, f"step {STOP}/")
-        if result is None or "stopped" not in result:
+        if "stopped" not in result:
             raise UserError(
                 f"the training in {workdir} ended before it could be stopped: remove {folder}, run again"
             )
         print(f"stopped after update {result['step']}", file=sys.stderr)
     result = trainings.run_training(arguments, workdir, environment)
-    assert result is not None, "nothing kills it"
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    seconds = [line["train/seconds_per_step"] for line in lines if "train/seconds_per_step" in line]
-    return result | {"ms_per_update": 1e3 * seconds[-1]}
+    seconds = trainings.training_values(workdir, "seconds_per_step")[-1]
+    return result | {"ms_per_update": 1e3 * seconds}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

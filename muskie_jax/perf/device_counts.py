@@ -10,7 +10,6 @@ follow after `--`. This process does not start JAX's devices, whose memory the t
 """
 
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -21,7 +20,7 @@ from absl import app, flags
 
 from muskie_jax.command_line import WORKDIR
 from muskie_jax.errors import UserError, fail
-from muskie_jax.perf.trainings import run_training
+from muskie_jax.perf.trainings import run_training, training_values
 
 UPDATES, SAVED_EVERY = 200, 50
 SETTINGS = (
@@ -51,17 +50,11 @@ def environment(count: int) -> dict[str, str]:
     }
 
 
-def losses(workdir: pathlib.Path) -> list[float]:
-    """Returns the loss of every update of a run."""
-    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [row["train/loss"] for row in rows if "train/loss" in row]
-
-
 def train_on(count: int, folder: pathlib.Path, arguments: Sequence[str]) -> list[float]:
     """Trains on so many devices, in `<folder>/<count>`; returns the losses."""
     workdir = folder / str(count)
     run_training([*SETTINGS, *arguments], workdir, environment(count))
-    return losses(workdir)
+    return training_values(workdir, "loss")
 
 
 def train_killed(counts: Sequence[int], folder: pathlib.Path, arguments: Sequence[str]) -> list[float]:
@@ -71,7 +64,7 @@ def train_killed(counts: Sequence[int], folder: pathlib.Path, arguments: Sequenc
     kills = [f"step {step}/" for step in range(SAVED_EVERY * 3 // 2, UPDATES, SAVED_EVERY)]
     for count, kill_after in zip(itertools.cycle(counts), [*kills, ""]):
         run_training([*SETTINGS, *arguments], workdir, environment(count), kill_after, signal.SIGKILL)
-    return losses(workdir)
+    return training_values(workdir, "loss")
 
 
 def table_line(name: str, found: Sequence[float], reference: Sequence[float]) -> str:

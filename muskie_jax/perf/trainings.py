@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from muskie_jax.checkpoints.saved_steps import METRICS, json_rows
 from muskie_jax.errors import UserError
 
 TRAIN = (sys.executable, "-m", "muskie_jax.main")
@@ -19,7 +20,7 @@ def run_training(
     environment: Mapping[str, str],
     signal_after: str = "",
     sent: signal.Signals = signal.SIGTERM,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Runs a training.
 
     Args:
@@ -30,7 +31,7 @@ def run_training(
       sent: the signal.
 
     Returns:
-      The final figures; None if SIGKILL ended the training.
+      The final figures; none if SIGKILL ended the training.
 
     Raises:
       UserError: if it fails.
@@ -47,7 +48,13 @@ def run_training(
             process.send_signal(sent)
     out, _ = process.communicate()
     if signal_after and process.returncode == -signal.SIGKILL:
-        return None
+        return {}
     if process.returncode:
         raise UserError(f"the training in {workdir} failed: {' '.join(lines[-3:])}")
     return json.loads(out.splitlines()[-1])
+
+
+def training_values(workdir: pathlib.Path, name: str) -> list[float]:
+    """Returns what a run has reported about training, such as every "loss"."""
+    key = f"train/{name}"
+    return [row[key] for row in json_rows(workdir / METRICS) if key in row]

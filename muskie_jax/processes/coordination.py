@@ -45,10 +45,8 @@ class Coordination:
         """Returns one for the run that JAX is connected to; None without other processes."""
         from jax._src import distributed  # JAX has no public access to its key-value store
 
-        state = distributed.global_state
-        if state.client is None or state.num_processes == 1:
-            return None
-        return cls(state.client, state.process_id, state.num_processes)
+        state, client = distributed.global_state, client_of_peers()
+        return cls(client, state.process_id, state.num_processes) if client else None
 
     def publish(self, key: str, text: str) -> None:
         self._client.key_value_set(f"{self._prefix}/{key}", text, allow_overwrite=True)
@@ -77,6 +75,14 @@ class Coordination:
     def wait_for_all(self, key: str) -> None:
         """Waits until all processes have called this."""
         self._client.wait_at_barrier(f"{self._prefix}/{key}", LEAVE_MILLISECONDS)
+
+
+def client_of_peers() -> Any | None:
+    """Returns JAX's client of the service that connects this process to others; None without others."""
+    from jax._src import distributed
+
+    state = distributed.global_state
+    return state.client if state.num_processes > 1 else None
 
 
 def connect(coordinator: str | None, processes: int | None, process: int | None, minutes: float) -> None:

@@ -25,17 +25,12 @@ from muskie_jax.errors import (
     one_line,
 )
 from muskie_jax.files import write_traceback
-from muskie_jax.processes.coordination import Coordination
+from muskie_jax.processes.coordination import Coordination, client_of_peers
 
 KEY = "muskie_jax/failure"
 COLLECTIVES = ("Gloo", "NCCL", "coordination service")  # libraries that connect processes, in messages
 SECONDS = 2.0  # between looks
 _ending = threading.Event()  # this process ends with an error of its own
-
-
-def has_peers() -> bool:
-    """Returns whether this process is connected to others."""
-    return distributed.global_state.client is not None and distributed.global_state.num_processes > 1
 
 
 def tell_peers(message: str, status: int) -> None:
@@ -47,8 +42,8 @@ def tell_peers(message: str, status: int) -> None:
       message: why it fails.
       status: the exit status, which the others take over.
     """
-    client = distributed.global_state.client
-    if client is None or not has_peers():
+    client = client_of_peers()
+    if client is None:
         return
     _ending.set()
     text = f"{status} process {distributed.global_state.process_id}: {one_line(message)}"

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from muskie_jax.errors import AT_END, USAGE_ERROR, UserError
+from muskie_jax.files import DAMAGED_RECORD
 from muskie_jax.processes import interrupt
 from muskie_jax.processes.coordination import Coordination
 from muskie_jax.processes.this_machine import machine, started
@@ -247,5 +248,5 @@ def _read(files: LockFiles, path: pathlib.Path) -> Owner:
     """Returns the owner of a lock file, or UNKNOWN if the file is incomplete."""
     try:
         return Owner(**json.loads(files.read(path)))
-    except (ValueError, TypeError, RecursionError):
+    except DAMAGED_RECORD:
         return UNKNOWN

@@ -1,6 +1,5 @@
 """Refuses to continue or reuse a training whose settings differ from those that are wanted now."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -8,7 +7,7 @@ from ml_collections import ConfigDict
 
 from muskie_jax.checkpoints.contents import read_config
 from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, saved_steps
-from muskie_jax.checks import MISSING, changed_settings
+from muskie_jax.checks import MISSING, as_saved, changed_settings
 from muskie_jax.config import default_config, total_steps
 from muskie_jax.errors import UserError
 
@@ -59,8 +58,8 @@ def require_same_settings(config: ConfigDict, workdir: pathlib.Path) -> None:
     trained = _trained_config(workdir)
     if trained is None:
         return
-    changed = changed_settings(trained, _as_saved(config))
-    defaults = changed_settings({}, _as_saved(default_config()))
+    changed = changed_settings(trained, as_saved(config))
+    defaults = changed_settings({}, as_saved(default_config()))
     different = []
     for path, (before, now) in changed.items():
         if _matters(path, before, now, defaults.get(path, (MISSING, MISSING))[1]) and not (
@@ -108,7 +107,3 @@ def _is_longer(config: ConfigDict, duration: Any) -> bool:
     before = config.copy_and_resolve_references()
     before.duration = str(duration)
     return total_steps(config) >= total_steps(before)
-
-
-def _as_saved(config: ConfigDict) -> dict[str, Any]:
-    return json.loads(config.to_json_best_effort())

@@ -1,11 +1,8 @@
 """The comparison of repeated trainings, with a small program in the place of training."""
 
-import sys
-
 import pytest
 
 from muskie_jax.errors import UserError
-from muskie_jax.perf import trainings
 from muskie_jax.perf.determinism import Training, run_training, table
 
 TRAINING = """
@@ -30,13 +27,6 @@ print("Trained 40 steps.")
 result = {"params_digest": "d"} | ({"step": 20, "stopped": "SIGTERM"} if stopped else {})
 print(json.dumps(result))
 """
-
-
-@pytest.fixture
-def fake_training(tmp_path, monkeypatch):
-    (tmp_path / "training.py").write_text(TRAINING)
-    monkeypatch.setattr(trainings, "TRAIN", (sys.executable, str(tmp_path / "training.py")))
-    return tmp_path / "runs"
 
 
 def test_a_training_is_measured(fake_training):

@@ -1,10 +1,7 @@
 """The comparison of losses on several numbers of devices, with a small program in the place of training."""
 
-import sys
-
 import pytest
 
-from muskie_jax.perf import trainings
 from muskie_jax.perf.device_counts import environment, table_line, train_killed
 
 TRAINING = """
@@ -26,13 +23,6 @@ for step in range(len(rows) + 1, 201):
         time.sleep(60)
 print(json.dumps({"step": 200}))
 """
-
-
-@pytest.fixture
-def fake_training(tmp_path, monkeypatch):
-    (tmp_path / "training.py").write_text(TRAINING)
-    monkeypatch.setattr(trainings, "TRAIN", (sys.executable, str(tmp_path / "training.py")))
-    return tmp_path / "runs"
 
 
 def test_a_killed_training_goes_on_on_other_devices(fake_training):

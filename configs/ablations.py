@@ -1,4 +1,4 @@
-r"""The paper's ablations in small: runs of Muskie-S on synthetic rooms, of two to four minutes on an H200.
+r"""The paper's ablations in small: runs of Muskie-S on synthetic rooms, of about a minute on an H200.
 
     muskie experiment --config configs/ablations.py --workdir runs/ablations --gpus=0,1
 
@@ -92,14 +92,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.sources.rooms = synthetic()
         config.data.workers = 0
 
-    config.batch.groups = 64
+    config.batch.groups = 32
     config.batch.views = 8
     config.batch.update(reuse=1, passes=1)
     config.buckets.resolutions = (((128, 128),),)
     config.buckets.views = (4, 8)
 
     config.fast_compile = True
-    config.duration = "3_500 steps"
+    config.duration = "1_500 steps"
     config.optim.update(name="muon", learning_rate=1e-3, warmup="300 steps")
 
     config.evaluation.every = 0

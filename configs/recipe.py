@@ -8,8 +8,8 @@ configs/recipe.py:adamw.
 
 `recipe` trains Muskie-S on synthetic rooms with Muon: 256 views per update, 128x128, and 256x256 in one
 update of five. Its masks are lighter than published: 75% of random patches, or a rectangle of 60%. Its
-rooms are halfway between the default and those of configs/wide_rooms.py. A third of its updates is enough
-to compare runs: --config.duration='6_500 steps' applies to all of them.
+rooms are halfway between the default and those of configs/wide_rooms.py. A seventh of the updates is enough
+to compare runs: the variant `short`, as in configs/recipe.py:short and configs/recipe.py:short,adamw.
 
 | runs | what they change (what `recipe` does) |
 |---|---|
@@ -39,7 +39,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from muskie_jax.config import default_config, synthetic
+from muskie_jax.config import default_config, synthetic, total_steps
 from muskie_jax.config_file import load_module
 from muskie_jax.data.synthetic import WorldConfig
 from muskie_jax.sweeps import choose, override
@@ -47,6 +47,7 @@ from muskie_jax.sweeps import choose, override
 SMALL, LARGE = (128, 128), (256, 256)
 RANDOM, RECTANGLE = ("random", 0.75), ("rectangle", 0.6)
 UPDATES = 21_000
+SHORT, SHORTER = "short", 7  # variant of all runs, and the factor by which they are shorter
 # Updates of other sizes in about the minutes of `recipe`; for nano and base estimated from FLOPs.
 # The table's column "minutes" shows how equal they are.
 UPDATES_OF_SIZES = {"nano": 54_000, "tiny": 48_000, "base": 7_500}
@@ -125,7 +126,7 @@ def mean(value: Any, other: Any) -> Any:
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    _, overrides = choose(arg, sweep())
+    variant, overrides = choose(arg, sweep(), variants=(SHORT,))
     config = default_config()
     config.model.variant = "small"
     config.model.residual_dtype = "bfloat16"
@@ -147,4 +148,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.evaluation.size = (128, 128)
     config.checkpoint.every = 1_000
     config.log.every = 100
-    return override(config, overrides)
+    override(config, overrides)
+    if variant == SHORT:
+        config.duration = f"{total_steps(config) // SHORTER} steps"
+    return config

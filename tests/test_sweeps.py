@@ -108,6 +108,16 @@ def test_steps_of_the_recipe_and_controls_are_valid(name):
         assert configs["recipe"].to_dict() == recipe.to_dict()
 
 
+def test_short_runs_of_the_recipe_take_a_seventh_of_the_updates():
+    file = str(ROOT / "configs/recipe.py")
+    runs, short = sweep_configs(file, {}), sweep_configs(f"{file}:short", {})
+    assert runs.keys() == short.keys()
+    for name, config in runs.items():
+        assert total_steps(short[name]) == total_steps(config) // 7, name
+        config.duration = short[name].duration
+        assert short[name].to_dict() == config.to_dict(), name
+
+
 def _images(config):
     return total_steps(config) * config.batch.groups * config.batch.views
 

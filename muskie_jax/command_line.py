@@ -18,7 +18,7 @@ from muskie_jax.checks import check_renamed, check_setting, renamed_setting
 from muskie_jax.config import default_config
 from muskie_jax.config_file import check_config_file, load_config, takes_no_argument
 from muskie_jax.data.posed.settings import check_depth_unit, readers_with
-from muskie_jax.errors import UserError, fail
+from muskie_jax.errors import MACHINE_ERROR, UserError, fail
 from muskie_jax.processes.standard_streams import lasting_streams
 
 FLAGS = flags.FLAGS
@@ -144,7 +144,7 @@ def _needs_files(invocation: str, arguments: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """Exits with one line after a UserError or an interrupt."""
+    """Exits with one line after a UserError, an interrupt, or any error if JAX has no device."""
     try:
         yield
     except UserError as error:
@@ -152,6 +152,13 @@ def _one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception:
+        if "jax" in sys.modules:  # some commands do without it, and start faster
+            from muskie_jax.backend import backend_failure
+
+            if failure := backend_failure():
+                fail(failure, MACHINE_ERROR)
+        raise
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:

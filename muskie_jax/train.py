@@ -18,7 +18,7 @@ from muskie_jax.checkpoint import Checkpointer
 from muskie_jax.checkpoints.disk import check_disk
 from muskie_jax.checkpoints.ownership import exclusive_run, require_outside_of_checkpoints
 from muskie_jax.checkpoints.saved_steps import METRICS, SPIKE
-from muskie_jax.checkpoints.schedule import SaveSchedule, is_multiple
+from muskie_jax.checkpoints.schedule import SaveSchedule, evaluates_first, is_multiple
 from muskie_jax.data import changes
 from muskie_jax.data.mixture import Mixture, build_mixture, training_sampler
 from muskie_jax.data.pipeline import Pipeline
@@ -230,13 +230,14 @@ def _train(
         jax.transfer_guard("disallow"),  # implicit copies hide in loops and cost time
         saved_on_error(save, is_needed=lambda: step != saved_step),
     ):
-        if config.evaluation.first and first_step == 0 < total_steps:
+        if first_step < total_steps and evaluates_first(first_step, config.evaluation, checkpoints.errors):
             with (
                 progress.paused(),
                 goodput.during(goodput_lib.EVALUATION),
                 programs.capture_guard.without_copies(),
             ):
-                evaluate(evaluator, state.params, 0, writers, files.folder, watchdog)
+                values = evaluate(evaluator, state.params, first_step, writers, files.folder, watchdog)
+            checkpoints.errors[first_step] = values[evaluator.error]
         goodput.begin(goodput_lib.STEPS)
         while step < total_steps and not stopping:
             with progress.waiting(), goodput.during(goodput_lib.DATA_WAIT):

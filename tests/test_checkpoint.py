@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from muskie_jax.checkpoint import Checkpointer
-from muskie_jax.checkpoints.contents import read_params
+from muskie_jax.checkpoints.contents import Unreadable, read_params, verify
 from muskie_jax.checkpoints.saved_steps import best_step, saved_steps
 from muskie_jax.config import default_config
 from muskie_jax.errors import NotFinite, UserError
@@ -143,17 +143,63 @@ def test_a_damaged_checkpoint_is_moved_to_another_disk(tmp_path, monkeypatch):
     assert saved_steps(tmp_path) == [1]
 
 
-def test_a_failing_disk_does_not_move_checkpoints(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (OSError(116, "Stale file handle"), "Stale file handle"),
+        (
+            ValueError("UNKNOWN: read: Input/output error [os_error_code='5']"),
+            "Input/output error",
+        ),
+        (
+            ValueError("RESOURCE_EXHAUSTED: a: Too many open files [os_error_code='24']"),
+            "Too many open files",
+        ),
+        (RuntimeError("can't start new thread"), "can't start new thread"),
+    ],
+)
+def test_a_failing_machine_does_not_move_checkpoints(tmp_path, monkeypatch, error, reason):
     saved(tmp_path, 1, 2)
 
-    def stale(*args, **kwargs):
-        raise OSError(116, "Stale file handle")
+    def fails(*args, **kwargs):
+        raise error
 
     with monkeypatch.context() as broken:
-        broken.setattr(ocp.PyTreeCheckpointHandler, "restore", stale)
-        with pytest.raises(UserError, match="could not be read .*Stale file handle"):
+        broken.setattr(ocp.PyTreeCheckpointHandler, "restore", fails)
+        with pytest.raises(UserError, match=f"could not be read .*{reason}"):
             restored(tmp_path)
+        with pytest.raises(Unreadable, match=reason):
+            verify(tmp_path / "checkpoints/2")
     assert int(restored(tmp_path)[0].step) == 2
+
+
+def test_a_failure_that_passes_is_no_mismatch(tmp_path, monkeypatch):
+    saved(tmp_path, 1, 2)
+    restore, calls = ocp.PyTreeCheckpointHandler.restore, []
+
+    def fails_once(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            raise ValueError("a failure that Orbax does not name")
+        return restore(self, *args, **kwargs)
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", fails_once)
+    assert int(restored(tmp_path)[0].step) == 2
+    assert not (tmp_path / "checkpoints_damaged").exists()
+
+
+def test_without_a_device_no_checkpoint_is_called_damaged(tmp_path, monkeypatch):
+    saved(tmp_path, 1)
+
+    def no_device(*args, **kwargs):
+        raise AssertionError  # as JAX does for a platform that it knows and cannot use
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ocp.PyTreeCheckpointHandler, "restore", no_device)
+        broken.setattr(jax, "devices", no_device)
+        with pytest.raises(Unreadable, match="could not be read .JAX cannot use the devices"):
+            read_params(tmp_path / "checkpoints/1")
+    assert read_params(tmp_path / "checkpoints/1")[1] == 1
 
 
 def test_a_checkpoint_that_may_not_be_read_is_not_moved(tmp_path, monkeypatch):

@@ -220,6 +220,15 @@ def test_muskie_prints_its_version():
     assert run_in_process("muskie_jax", "--version").stdout == f"muskie_jax {muskie_jax.__version__}\n"
 
 
+@pytest.mark.parametrize("command", [["train", *QUICKSTART], ["checkpoints"]])
+def test_a_platform_without_a_device_is_one_line(tmp_path, command):
+    """JAX's error is an AssertionError without a message, of whatever computes first."""
+    (tmp_path / "checkpoints").mkdir()
+    done = run_module("muskie_jax", *command, "--workdir", tmp_path, JAX_PLATFORMS="cuda")
+    assert done.returncode != 0 and "JAX_PLATFORMS=cuda" in done.stderr.splitlines()[-1], done.stderr
+    assert "Traceback" not in done.stderr and "JAX_PLATFORMS=cpu" in done.stderr
+
+
 @pytest.mark.parametrize("command", muskie.COMMANDS)
 def test_every_command_of_muskie_has_help(command):
     done = run_in_process("muskie_jax", command, "--help")

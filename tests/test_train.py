@@ -44,6 +44,12 @@ def curve(workdir):
     return [row for row in clean if "train/loss" in row]
 
 
+def evaluations(workdir):
+    """Returns the error on held-out scenes by step."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["evaluation/mse"] for row in rows if "evaluation/mse" in row}
+
+
 def record(root, workdir, workers, devices, die_after=None):
     """Runs tests/muskie_tests/run_and_record.py; returns its final figures; None if it was killed."""
     command = [sys.executable, HERE / "muskie_tests/run_and_record.py", root, workdir, workers, devices]
@@ -93,16 +99,33 @@ def test_evaluation_before_the_first_update(photo_folder, tmp_path):
     config = one_bucket_config(photo_folder)
     config.duration, config.optim.warmup = "1 steps", "0 steps"
 
-    def evaluated(workdir):
-        train(config, workdir, jax.devices()[:1])
-        rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-        return {row["step"]: row["evaluation/mse"] for row in rows if "evaluation/mse" in row}
-
     config.evaluation.first = True
-    found = evaluated(tmp_path / "first")
+    train(config, tmp_path / "first", jax.devices()[:1])
+    found = evaluations(tmp_path / "first")
     assert list(found) == [0, 1]
     config.duration = "0 steps"
-    assert evaluated(tmp_path / "only") == {0: found[0]}
+    train(config, tmp_path / "only", jax.devices()[:1])
+    assert evaluations(tmp_path / "only") == {0: found[0]}
+
+
+def test_a_run_that_was_stopped_where_it_evaluates_does_so_when_it_continues(photo_folder, tmp_path):
+    config, devices = one_bucket_config(photo_folder), jax.devices()[:1]
+    config.duration, config.optim.warmup, config.checkpoint.every = "3 steps", "0 steps", 2
+    config.evaluation.every = 2
+    train(config, tmp_path, devices)
+    found = evaluations(tmp_path)
+    assert list(found) == [2, 3]
+    # What a stop after update 2 leaves: its checkpoint, and no evaluation.
+    shutil.rmtree(tmp_path / "checkpoints/3")
+    (tmp_path / "newest_checkpoint.json").unlink()
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text("".join(row for row in rows if "evaluation/mse" not in row))
+    train(config, tmp_path, devices)
+    assert evaluations(tmp_path) == found
+    shutil.rmtree(tmp_path / "checkpoints/3")
+    train(config, tmp_path, devices)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert text.count("evaluation/mse") == 2, "a step that was evaluated is not evaluated again"
 
 
 def test_larger_images_late_are_compiled_at_the_start_and_resumed(photo_folder, tmp_path, capsys):

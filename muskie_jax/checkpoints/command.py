@@ -6,12 +6,15 @@ those there that training ignores because of their names, such as 5000.1. It rep
 lines tell where the time of the run went.
 """
 
+import os
 import pathlib
 import re
+import time
 from typing import Any
 
 from absl import flags, logging
 
+from muskie_jax.backend import backend_failure
 from muskie_jax.checkpoints.contents import Unreadable, reason_of, verify
 from muskie_jax.checkpoints.object_storage import is_complete, move
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
@@ -20,9 +23,10 @@ from muskie_jax.checks import require
 from muskie_jax.command_line import WORKDIR, run_command
 from muskie_jax.errors import UserError
 from muskie_jax.goodput import describe, read_starts, share, total_seconds
-from muskie_jax.storage.address import storage_path
+from muskie_jax.storage.address import is_remote, storage_path
 from muskie_jax.writers import log, print_result
 
+DELETION_SECONDS = 1.0  # in which a deletion shows
 NAME = re.compile(r"\d+(\.\d*)?", re.ASCII)  # of a checkpoint's folder
 
 _RESTORE = flags.DEFINE_bool("restore", False, "Take back intact checkpoints that training ignores.")
@@ -46,6 +50,8 @@ def inspect_checkpoints(workdir: pathlib.Path, restore: bool) -> dict[str, Any]:
     run, aside = workdir / CHECKPOINTS, workdir / DAMAGED
     if not run.is_dir():
         raise UserError(f"--workdir={workdir} has no folder {CHECKPOINTS}: use the --workdir of a training")
+    if failure := backend_failure():
+        raise UserError(failure)
     collect_orbax_messages()
     errors = checkpoint_errors(workdir)
     conditions = ("intact", "damaged", "unreadable", "aside", "restored")
@@ -58,6 +64,9 @@ def inspect_checkpoints(workdir: pathlib.Path, restore: bool) -> dict[str, Any]:
             if is_used:
                 require(str(step) == folder.name, f"its contents belong to step {step}")
         except UserError as error:
+            if is_used and _is_being_deleted(folder):
+                log(f"{shown}: deleted by its run in the meantime")
+                continue
             condition = "unreadable" if isinstance(error, Unreadable) else "damaged"
             log(f"{shown}: {condition} ({reason_of(error.__cause__ or error)})")
             if is_used:
@@ -92,6 +101,17 @@ def _checkpoints_in(folder: pathlib.Path) -> list[pathlib.Path]:
         return []
     named = [path for path in folder.iterdir() if NAME.fullmatch(path.name) and is_complete(path)]
     return sorted(named, key=lambda path: [int(part) for part in path.name.split(".") if part])
+
+
+def _is_being_deleted(folder: pathlib.Path) -> bool:
+    """Returns whether a running training deletes a checkpoint: files of it disappear within a second."""
+    if is_remote(folder):
+        return not is_complete(folder)  # its marker is deleted first
+    count = lambda: sum(len(files) for _, _, files in os.walk(folder))
+    before = count()
+    if before:
+        time.sleep(DELETION_SECONDS)
+    return count() < before or not folder.exists()
 
 
 def _move(source: pathlib.Path, target: pathlib.Path) -> None:

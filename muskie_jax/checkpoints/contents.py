@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
+from muskie_jax.backend import backend_failure
 from muskie_jax.checkpoints.object_storage import is_storage_failure, prepare_orbax
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.errors import UserError, first_line
@@ -37,13 +38,15 @@ DAMAGES = {  # TensorStore's status -> what it means for a file that it reads
     "OUT_OF_RANGE": "a file is too short",
     "DATA_LOSS": "a file is corrupt",
 }
-LONGEST_REASON = 200  # characters of a library's message that a line quotes
+SYSTEM_ERROR = re.compile(r": ([^:]+) \[os_error_code='?(\d+)")  # in a message of TensorStore
+ERRORS_OF_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # a file is missing, or it is something else
+LONGEST_REASON = 300  # characters of a library's message that a line quotes
 
 
 def reason_of(error: BaseException) -> str:
     """Returns a library's message in a few words, without the many paths of TensorStore's."""
     text = str(error)
-    if system_error := re.search(r": ([^:]+) \[os_error_code=", text):
+    if system_error := SYSTEM_ERROR.search(text):
         return system_error[1]
     if status := re.search("|".join(DAMAGES), text):
         return DAMAGES[status[0]]
@@ -61,12 +64,21 @@ def machine_error(folder: pathlib.Path, error: BaseException) -> BaseException |
       folder: the checkpoint's folder.
       error: the error of reading it.
     """
-    lacks_file = isinstance(error, FileNotFoundError)
-    if lacks_file and (denied := denied_path(folder)):
+    if isinstance(error, FileNotFoundError) and (denied := denied_path(folder)):
         # Orbax does not find files in folders that it may not read.
-        error, lacks_file = PermissionError(errno.EACCES, os.strerror(errno.EACCES), denied), False
-    of_machine = isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError))
-    return error if not lacks_file and (of_machine or is_storage_failure(error)) else None
+        error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), denied)
+    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+        return None
+    if failure := backend_failure():
+        return RuntimeError(failure)
+    system_error = SYSTEM_ERROR.search(str(error))
+    of_machine = (
+        # RuntimeError: of JAX, and of threads that cannot be started.
+        (isinstance(error, (OSError, MemoryError, RuntimeError)) and not isinstance(error, RecursionError))
+        or (system_error and int(system_error[2]) not in ERRORS_OF_DAMAGE)
+        or is_storage_failure(error)
+    )
+    return error if of_machine else None
 
 
 def state_handler() -> ocp.PyTreeCheckpointHandler:

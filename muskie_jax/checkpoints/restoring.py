@@ -145,32 +145,40 @@ def _read(folder: pathlib.Path, like: Any, config: ConfigDict) -> tuple[Any, dic
     except Exception as error:
         raise _reading_error(folder, error) from error
     _check_same_leaves(folder, meta, describe(like), config)
-    written = without_empty(like)
-    sharded = ocp.checkpoint_utils.construct_restore_args(written)
-    arguments = ocp.args.PyTreeRestore(item=written, restore_args=sharded)
     try:
-        # The handler alone: Orbax's managers wait for the other processes after they have read.
-        state = state_handler().restore(epath.Path(absolute(folder) / "state"), args=arguments)
+        state = _read_state(folder, like)
     except Exception as error:
-        raise _state_error(folder, meta, config, error) from error
-    state = jax.tree.map(or_empty, like, state)
+        _require_readable(folder, meta, error)
+        try:  # it may have been a passing failure of the machine
+            state = _read_state(folder, like)
+        except Exception as again:
+            reading_error = _reading_error(folder, again)
+            if not isinstance(reading_error, Damaged):
+                raise reading_error from again
+            raise _mismatch(folder, "its arrays are nested in another way", meta, config) from again
     if not int(state.step) == next_update == int(folder.name):
         raise Damaged("its contents belong to another step")
     return state, meta
 
 
-def _state_error(
-    folder: pathlib.Path, meta: dict[str, Any], config: ConfigDict, error: Exception
-) -> Exception:
-    """Returns Damaged for an error of reading a state if it cannot be read without a config either."""
+def _read_state(folder: pathlib.Path, like: Any) -> Any:
+    written = without_empty(like)
+    sharded = ocp.checkpoint_utils.construct_restore_args(written)
+    arguments = ocp.args.PyTreeRestore(item=written, restore_args=sharded)
+    # The handler alone: Orbax's managers wait for the other processes after they have read.
+    state = state_handler().restore(epath.Path(absolute(folder) / "state"), args=arguments)
+    return jax.tree.map(or_empty, like, state)
+
+
+def _require_readable(folder: pathlib.Path, meta: dict[str, Any], error: Exception) -> None:
+    """Raises Damaged or Unreadable after an error of reading a state, unless it is intact on disk."""
     reading_error = _reading_error(folder, error)
     if not isinstance(reading_error, Damaged):
-        return reading_error
+        raise reading_error from error
     try:
         verify_state(folder, meta)
     except Exception as proof:  # its message is plainer, without that of each shard
-        return _reading_error(folder, proof)
-    return _mismatch(folder, "its arrays are nested in another way", meta, config)
+        raise _reading_error(folder, proof) from proof
 
 
 def _reading_error(folder: pathlib.Path, error: Exception) -> Exception:

@@ -1,10 +1,12 @@
-"""Decides after which updates to save: every few steps, every few minutes, or both."""
+"""Decides after which updates to save, every few steps or minutes, and whether to evaluate at the start."""
 
 import time
+from collections.abc import Collection
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 
 class SaveSchedule:
@@ -38,8 +40,25 @@ class SaveSchedule:
             return late
         if step % self._agree_every:
             return False
-        with jax.transfer_guard("allow"):
-            return bool(multihost_utils.broadcast_one_to_all(np.array(late)))  # process 0's clock decides
+        return _of_process_0(late)  # whose clock decides
+
+
+def evaluates_first(first_step: int, settings: ConfigDict, errors: Collection[int]) -> bool:
+    """Returns whether to evaluate before the first update; every process gets the same answer.
+
+    Args:
+      first_step: number of updates before this start.
+      settings: the settings `config.evaluation`.
+      errors: the evaluated steps. A run that a signal stopped at `first_step` did not evaluate it.
+    """
+    if first_step == 0:
+        return settings.first
+    return _of_process_0(is_multiple(first_step, settings.every) and first_step not in errors)
+
+
+def _of_process_0(answer: bool) -> bool:
+    with jax.transfer_guard("allow"):
+        return bool(multihost_utils.broadcast_one_to_all(np.array(answer)))
 
 
 def is_multiple(step: int, *intervals: int) -> bool:

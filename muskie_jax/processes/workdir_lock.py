@@ -12,6 +12,7 @@ files only need exclusive creation, which object storage has too; see `storage.l
 import contextlib
 import dataclasses
 import datetime
+import errno
 import json
 import os
 import pathlib
@@ -130,7 +131,8 @@ class WorkdirLock:
         try:
             self._acquire()
         except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+            hint = ": free a few kilobytes" if error.errno == errno.ENOSPC else ""
+            raise UserError(f"{path} cannot be written: {error.strerror or error}{hint}") from error
         self._released, self._turn = threading.Event(), threading.RLock()
         threading.Thread(target=self._refresh, name="lock", daemon=True).start()
         AT_END.append(self.release)

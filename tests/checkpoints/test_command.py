@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.checkpoints import command
 from muskie_jax.checkpoints.command import inspect_checkpoints
 from muskie_jax.checkpoints.contents import read_params
 from muskie_jax.checkpoints.saved_steps import saved_steps
@@ -97,6 +99,21 @@ def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(workdir, monkey
     assert found["intact"] == [1, 2] and found["damaged"] == [] and found["unreadable"] == [3]
     with pytest.raises(UserError, match="checkpoints/3 could not be read .*Permission denied.*: fix"):
         read_params(workdir / "checkpoints" / "3")
+
+
+def test_a_checkpoint_that_its_run_deletes_is_not_called_damaged(workdir, monkeypatch):
+    """A running training deletes its older checkpoints, perhaps just when this one is read."""
+    verify = command.verify
+
+    def verify_late(folder):
+        if folder.name == "2":
+            shutil.rmtree(folder / "meta")
+            threading.Timer(0.3, shutil.rmtree, (folder,)).start()
+        return verify(folder)
+
+    monkeypatch.setattr(command, "verify", verify_late)
+    found = inspect_checkpoints(workdir, restore=False)
+    assert 2 not in found["damaged"] + found["intact"] and len(found["intact"]) == 2
 
 
 def test_taking_back_replaces_nothing(workdir):

@@ -7,6 +7,7 @@
 #   RECORDINGS  a folder of sequences with a cameras.json each
 #   DEMO        one folder of photographs
 #   WEIGHTS     trained weights; by default small, of this repository
+#   LEVELS      lines to compare with in the curve of `minutes`, such as SIFT=76.3
 # Groups marked GPU are timings or trainings of one GPU; figures of others are those of two CPU cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -111,7 +112,7 @@ case ${1:-} in
       --config.evaluate.models="('Muskie-S=runs/figures/minutes/recipe-seed0',)" --config.evaluate.checkpoints=all \
       --config.evaluate.layers='(5,)'
     python -m muskie_jax.sweeps.figure --workdir runs/figures/curve --out runs/figures/minutes.svg \
-      --predictor='feature+refined 5' ;;
+      --predictor='feature+refined 5' --levels="${LEVELS:-}" ;;
   steps) # GPU. docs/speed.md: time and memory of a training step, and the roofline
     muskie_run benchmark benchmark.py benchmark ;;
   attention) # GPU. muskie_jax/models/flash.py: attention alone, cuDNN and FlashAttention-3

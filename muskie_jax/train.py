@@ -230,7 +230,9 @@ def _train(
         jax.transfer_guard("disallow"),  # implicit copies hide in loops and cost time
         saved_on_error(save, is_needed=lambda: step != saved_step),
     ):
-        if first_step < total_steps and evaluates_first(first_step, config.evaluation, checkpoints.errors):
+        with watchdog.batches("agreeing whether to evaluate at the start", "step_minutes", 1):
+            evaluated = evaluates_first(first_step, config.evaluation, checkpoints.errors)
+        if evaluated and first_step < total_steps:
             with (
                 progress.paused(),
                 goodput.during(goodput_lib.EVALUATION),

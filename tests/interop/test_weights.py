@@ -1,6 +1,8 @@
 """Files of weights round-trip; anything else is refused, and nothing in a file is executed."""
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -20,7 +22,8 @@ from muskie_jax.errors import UserError
 from muskie_jax.interop import weights as weights_module
 from muskie_jax.interop.names import Network, to_torch
 from muskie_jax.interop.weights import Weights, read_weights, write_weights
-from muskie_tests.networks import random_network, same
+from muskie_jax.models.muskie import build_model
+from muskie_tests.networks import random_network, random_variant, same
 
 pytestmark = pytest.mark.extras  # PyTorch, for .pth files
 PROVENANCE = {"step": 20, "training": {"duration": "20 steps"}, "metrics": {"mse": 0.5}}
@@ -112,6 +115,47 @@ def test_a_flipped_bit_is_noticed(path, weights, fraction):
     path.write_bytes(data)
     message = refusal(path)
     assert "contents do not match its digest" in message or "a checksum does not match" in message
+
+
+def header_flips(path):
+    """Yields the file with one flipped bit of each byte of its metadata."""
+    data = path.read_bytes()
+    start, key = data.index(b'"__metadata__"'), len(b'"__metadata__":')
+    rest = data[start + key : 8 + int.from_bytes(data[:8], "little")].decode()
+    _, length = json.JSONDecoder().raw_decode(rest)
+    for offset in range(start, start + key + length):
+        yield data[:offset] + bytes([data[offset] ^ 1 << offset % 8]) + data[offset + 1 :]
+
+
+def test_a_flipped_bit_in_the_header_changes_nothing_unnoticed(tmp_path):
+    """With any bit flipped, a file is refused, or read as it was."""
+    network = dataclasses.replace(Network.of(build_model("nano")), rope_base=50.0)
+    weights = Weights(network, random_variant("nano", 0)[1], PROVENANCE)
+    path = tmp_path / "m.safetensors"
+    write_weights(path, weights)
+    accepted = 0
+    for content in header_flips(path):
+        path.write_bytes(content)
+        with contextlib.suppress(UserError):
+            read = read_weights(path)
+            accepted += 1
+            assert read.metadata() == weights.metadata(), content[:1000]
+    assert accepted <= len("muskie_digest")
+
+
+@pytest.mark.parametrize(
+    "old, new", [(b'num_heads\\": 2', b'num_heads\\": 6'), (b"params_digest", b"params_digesu")]
+)
+def test_damaged_metadata_is_one_line(tmp_path, weights, old, new):
+    path = tmp_path / "m.safetensors"
+    write_weights(path, weights)
+    content = path.read_bytes()
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+    expected = "it is damaged: its metadata does not match its digest; download it again"
+    assert refusal(path) == f"{path}: {expected}"
+    with pytest.raises(UserError, match=expected):
+        weights_module.read_provenance(path)
 
 
 @pytest.mark.parametrize("fraction", [0, 0.001, 0.1, 0.5, 0.99])

@@ -296,7 +296,7 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
 
 def _read_pth(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
     # These checks come before the import, so that a damaged file is reported without PyTorch too.
-    is_archive = zipfile.is_zipfile(path)
+    is_archive = _first_bytes(path).startswith(ZIP_START)
     if is_archive:
         _check_archive(path)
     elif not _first_bytes(path).startswith(PICKLE_START):

@@ -1,8 +1,6 @@
 """Files of weights round-trip; anything else is refused, and nothing in a file is executed."""
 
 import argparse
-import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -22,8 +20,7 @@ from muskie_jax.errors import UserError
 from muskie_jax.interop import weights as weights_module
 from muskie_jax.interop.names import Network, to_torch
 from muskie_jax.interop.weights import Weights, read_weights, write_weights
-from muskie_jax.models.muskie import build_model
-from muskie_tests.networks import random_network, random_variant, same
+from muskie_tests.networks import random_network, same
 
 pytestmark = pytest.mark.extras  # PyTorch, for .pth files
 PROVENANCE = {"step": 20, "training": {"duration": "20 steps"}, "metrics": {"mse": 0.5}}
@@ -115,47 +112,6 @@ def test_a_flipped_bit_is_noticed(path, weights, fraction):
     path.write_bytes(data)
     message = refusal(path)
     assert "contents do not match its digest" in message or "a checksum does not match" in message
-
-
-def header_flips(path):
-    """Yields the file with one flipped bit of each byte of its metadata."""
-    data = path.read_bytes()
-    start, key = data.index(b'"__metadata__"'), len(b'"__metadata__":')
-    rest = data[start + key : 8 + int.from_bytes(data[:8], "little")].decode()
-    _, length = json.JSONDecoder().raw_decode(rest)
-    for offset in range(start, start + key + length):
-        yield data[:offset] + bytes([data[offset] ^ 1 << offset % 8]) + data[offset + 1 :]
-
-
-def test_a_flipped_bit_in_the_header_changes_nothing_unnoticed(tmp_path):
-    """With any bit flipped, a file is refused, or read as it was."""
-    network = dataclasses.replace(Network.of(build_model("nano")), rope_base=50.0)
-    weights = Weights(network, random_variant("nano", 0)[1], PROVENANCE)
-    path = tmp_path / "m.safetensors"
-    write_weights(path, weights)
-    accepted = 0
-    for content in header_flips(path):
-        path.write_bytes(content)
-        with contextlib.suppress(UserError):
-            read = read_weights(path)
-            accepted += 1
-            assert read.metadata() == weights.metadata(), content[:1000]
-    assert accepted <= len("muskie_digest")
-
-
-@pytest.mark.parametrize(
-    "old, new", [(b'num_heads\\": 2', b'num_heads\\": 6'), (b"params_digest", b"params_digesu")]
-)
-def test_damaged_metadata_is_one_line(tmp_path, weights, old, new):
-    path = tmp_path / "m.safetensors"
-    write_weights(path, weights)
-    content = path.read_bytes()
-    assert content.count(old) == 1
-    path.write_bytes(content.replace(old, new))
-    expected = "it is damaged: its metadata does not match its digest; download it again"
-    assert refusal(path) == f"{path}: {expected}"
-    with pytest.raises(UserError, match=expected):
-        weights_module.read_provenance(path)
 
 
 @pytest.mark.parametrize("fraction", [0, 0.001, 0.1, 0.5, 0.99])
@@ -357,10 +313,16 @@ def test_odd_tensors_are_refused(tmp_path, weights, kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["compressed", "large pickle"])
+@pytest.mark.parametrize("kind", ["compressed", "large pickle", "several disks"])
 def test_odd_archives_are_refused(tmp_path, weights, kind, monkeypatch):
     torch = pytest.importorskip("torch")
     torch.save({"model": weights_module.state_dict(weights)}, tmp_path / "m.pth")
+    if kind == "several disks":
+        data = bytearray((tmp_path / "m.pth").read_bytes())
+        data[data.rindex(b"PK\x06\x07") + 16] ^= 2  # the number of disks; is_zipfile does not expect it
+        (tmp_path / "m.pth").write_bytes(data)
+        assert "it cannot be read: it is damaged" in refusal(tmp_path / "m.pth", 2)
+        return
     if kind == "large pickle":
         monkeypatch.setattr(weights_module, "MAX_PICKLE", 100)
         assert "its pickled part is larger than 100 bytes" in refusal(tmp_path / "m.pth", 2)

@@ -24,9 +24,16 @@ import safetensors.numpy
 import muskie_jax
 from muskie_jax.errors import UserError, first_line
 from muskie_jax.fingerprint import digest_of, examine
-from muskie_jax.interop.metadata import FORMAT, METADATA_KEY, from_header, parse_metadata, to_header
+from muskie_jax.interop.metadata import (
+    FORMAT,
+    METADATA_KEY,
+    FileMetadata,
+    from_header,
+    parse_metadata,
+    to_header,
+)
 from muskie_jax.interop.names import REQUIRED, Network, network_from_tensors, to_jax, to_torch
-from muskie_jax.interop.prefixes import network_tensors, reading_note
+from muskie_jax.interop.prefixes import NetworkTensors, network_tensors, reading_note
 from muskie_jax.interop.reconstruction_names import ANCHORS, is_reconstruction, reconstruction_from_tensors
 from muskie_jax.storage.outputs import write_output
 from muskie_jax.writers import log
@@ -208,22 +215,31 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None, with_decoder:
         everything, metadata = read_tensors(path)
         known = parse_metadata(metadata)
         heads = known.heads if num_heads is None else num_heads
-        if with_decoder and is_reconstruction(everything):
-            tensors, prefix, left_out = network_tensors(everything, ANCHORS)
-            network = reconstruction_from_tensors(tensors, heads)
-        else:
-            tensors, prefix, left_out = network_tensors(everything, REQUIRED)
-            network = network_from_tensors(tensors, heads)
-        if known.rope_base is not None:
-            network = dataclasses.replace(network, rope_base=float(known.rope_base))
-        weights = Weights(network, to_jax(tensors, network), known.provenance)
+        weights, found = whole, all_found = _find_weights(everything, known, heads, with_decoder)
+        if known.digest is not None and found.left_out:  # a decoder, which the digest covers
+            whole, all_found = _find_weights(everything, known, heads)
         # The digest of a larger model does not fit its backbone.
-        if not left_out and known.digest not in (None, weights.params_digest):
+        if not all_found.left_out and known.digest not in (None, whole.params_digest):
             raise UserError("it is damaged: its contents do not match its digest; download it again")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    log_reading(path, prefix, left_out, tensors)
+    log_reading(path, found.prefix, found.left_out, found.tensors)
     return weights
+
+
+def _find_weights(
+    everything: Mapping[str, np.ndarray], known: FileMetadata, heads: int | None, with_decoder: bool = True
+) -> tuple[Weights, NetworkTensors]:
+    """Returns the weights among all tensors of a file, and which tensors they are."""
+    if with_decoder and is_reconstruction(everything):
+        found = network_tensors(everything, ANCHORS)
+        network: Network = reconstruction_from_tensors(found.tensors, heads)
+    else:
+        found = network_tensors(everything, REQUIRED)
+        network = network_from_tensors(found.tensors, heads)
+    if known.rope_base is not None:
+        network = dataclasses.replace(network, rope_base=float(known.rope_base))
+    return Weights(network, to_jax(found.tensors, network), known.provenance), found
 
 
 def log_reading(

@@ -6,7 +6,6 @@ Messages quote it.
 
 import contextlib
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,9 +13,15 @@ from typing import Any, NamedTuple
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from muskie_jax.checks import check_renamed, check_setting, renamed_setting
+from muskie_jax.checks import check_renamed, check_setting
 from muskie_jax.config import default_config
-from muskie_jax.config_file import check_config_file, load_config, takes_no_argument
+from muskie_jax.config_file import (
+    check_config_file,
+    key_error_lines,
+    load_config,
+    takes_no_argument,
+    why_not_loaded,
+)
 from muskie_jax.data.posed.settings import check_depth_unit, readers_with
 from muskie_jax.errors import MACHINE_ERROR, UserError, fail
 from muskie_jax.processes.standard_streams import lasting_streams
@@ -229,13 +234,9 @@ def parse_flags(argv: list[str], needed: Mapping[str, str], invocation: str) -> 
     except UserError as error:
         fail(str(error))
     except (AttributeError, KeyError) as error:
-        if "has no attribute 'get_config'" in str(error):
-            fail("the file of --config has no get_config(): define one as in configs/quickstart.py")
         fail(_unknown_setting(error, argv))
     except Exception as error:  # a config file is Python: it can raise anything
-        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
-        reason = lines[-1] if lines else "no reason given"
-        fail(f"the config could not be loaded: {type(error).__name__}: {reason}")
+        fail(why_not_loaded(error))
     return rest
 
 
@@ -249,15 +250,11 @@ def _check_given(lacking: Sequence[str], problem: str, needed: Mapping[str, str]
 
 def _unknown_setting(error: AttributeError | KeyError, argv: Sequence[str]) -> str:
     """Returns a message for a KeyError or AttributeError that a wrong key of a config raised."""
-    text = str(error).replace("\\n", "\n").replace("\\'", "'")  # ml_collections quotes some keys twice
-    name, *hints = [line.strip("\"' ") for line in text.splitlines()] or [""]
+    name = key_error_lines(error)[0]
     for argument in argv:
         if f".{name}=" in argument:
             return _unknown_override(argument, name, _config_file(argv))
-    key = re.match(r"""["']*(?:Key ")?(\w+)""", text)
-    renamed = renamed_setting(key[1]) if key else None
-    reason = renamed or f"{type(error).__name__}: {[name, *hints][-1]}"
-    return f"the config could not be loaded: {reason}"
+    return why_not_loaded(error)
 
 
 def _unknown_override(argument: str, name: str, file: str | None) -> str:

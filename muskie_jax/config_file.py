@@ -1,14 +1,18 @@
 """Loads config files, which are Python modules with a function `get_config`."""
 
+import contextlib
 import difflib
 import importlib.util
 import inspect
 import os
 import pathlib
+import re
+from collections.abc import Iterator
 from types import ModuleType
 
 from ml_collections import ConfigDict
 
+from muskie_jax.checks import renamed_setting
 from muskie_jax.errors import UserError
 
 CONFIGS = "configs"  # folder of config files, in the working directory or next to the package
@@ -22,14 +26,52 @@ def load_config(file: str | os.PathLike) -> ConfigDict:
         "configs/benchmark.py:remat".
 
     Raises:
-      UserError: if it does not exist, is not a Python file or takes no argument.
-      Exception: any exception that the file itself raises.
+      UserError: if it does not exist, is not a Python file, takes no argument, or raises an exception.
     """
     path, colon, argument = str(file).partition(":")
-    get_config = load_module(path).get_config
-    if colon and not inspect.signature(get_config).parameters:
-        raise UserError(takes_no_argument(path))
-    return get_config(argument) if colon else get_config()
+    module = load_module(path)
+    with errors_of_config():
+        get_config = module.get_config
+        if colon and not inspect.signature(get_config).parameters:
+            raise UserError(takes_no_argument(path))
+        config = get_config(argument) if colon else get_config()
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config() returned {str(config)[:80]}: return a config")
+    return config
+
+
+@contextlib.contextmanager
+def errors_of_config() -> Iterator[None]:
+    """Raises what a config file raises as UserError; it is Python, and can raise anything."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(why_not_loaded(error)) from error
+
+
+def why_not_loaded(error: Exception) -> str:
+    """Returns the message for an exception that a config file raised."""
+    if isinstance(error, AttributeError) and "has no attribute 'get_config'" in str(error):
+        return "the config file has no get_config(): define one as in configs/quickstart.py"
+    if isinstance(error, (AttributeError, KeyError)):  # probably of a setting that does not exist
+        name, *hints = key_error_lines(error)
+        key = re.match(r"""["']*(?:Key ")?(\w+)""", "\n".join([name, *hints]))
+        renamed = renamed_setting(key[1]) if key else None
+        reason = renamed or f"{type(error).__name__}: {[name, *hints][-1]}"
+    else:
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        reason = lines[-1] if lines else "no reason given"
+        if not isinstance(error, ValueError):  # of an argument, for which the file has a message
+            reason = f"{type(error).__name__}: {reason}"
+    return f"the config could not be loaded: {reason}"
+
+
+def key_error_lines(error: AttributeError | KeyError) -> list[str]:
+    """Returns the lines of the message for a wrong key of a config: the key, and hints."""
+    text = str(error).replace("\\n", "\n").replace("\\'", "'")  # ml_collections quotes some keys twice
+    return [line.strip("\"' ") for line in text.splitlines()] or [""]
 
 
 def takes_no_argument(path: str) -> str:
@@ -41,14 +83,14 @@ def load_module(path: str | os.PathLike) -> ModuleType:
     """Executes a config file and returns its module, which is not added to `sys.modules`.
 
     Raises:
-      UserError: if it does not exist or is not a Python file.
-      Exception: any exception that the file itself raises.
+      UserError: if it does not exist, is not a Python file, or raises an exception.
     """
     check_config_file(os.fspath(path))
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
     assert spec is not None and spec.loader is not None, "it is a Python file"
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with errors_of_config():
+        spec.loader.exec_module(module)
     return module
 
 

@@ -33,18 +33,26 @@ class _EventsWriter(event_file_writer.EventsWriter):
             act()
         except OSError as error:
             self._failed = True
-            log_main(
-                f"WARNING: TensorBoard's curves end here, since they cannot be written ({error}): "
-                "metrics.jsonl has the figures"
-            )
+            _warn("TensorBoard's curves end here", error)
 
 
-def open_board(folder: pathlib.Path, first_step: int) -> SummaryWriter:
+def _warn(what: str, error: OSError) -> None:
+    log_main(f"WARNING: {what}, since they cannot be written ({error}): metrics.jsonl has the figures")
+
+
+def open_board(folder: pathlib.Path, first_step: int) -> SummaryWriter | None:
     """Returns a writer of curves, in which TensorBoard hides earlier events of steps that are repeated.
 
     Args:
       folder: folder of TensorBoard's files.
       first_step: the step that the run continues from.
+
+    Returns:
+      The writer; None, after a warning, if files cannot be written to the folder.
     """
     event_file_writer.EventsWriter = _EventsWriter  # there is no option
-    return SummaryWriter(str(folder), purge_step=first_step + 1)
+    try:
+        return SummaryWriter(str(folder), purge_step=first_step + 1)
+    except OSError as error:
+        _warn("there are no curves of this start for TensorBoard", error)
+        return None

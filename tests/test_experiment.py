@@ -574,6 +574,37 @@ def test_runs_of_two_tasks_are_refused(experiment, tmp_path):
     assert "runs of one experiment must have one config.task" in complaint_of(done) and calls == []
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("1 +", "SyntaxError: invalid syntax (broken.py, line 1)"),
+        ("def get_config():\n    raise KeyError('a')", "KeyError: a"),
+        ("def get_config():\n    raise ValueError('b')", "b"),
+    ],
+)
+def test_a_config_file_that_raises_is_one_line_for_both_flags(experiment, tmp_path, text, expected):
+    broken = tmp_path / "broken.py"
+    broken.write_text(text + "\n")
+    done, calls = experiment("--evaluation", broken)
+    message = f"the config could not be loaded: {expected}"
+    assert complaint_of(done) == f"error: --evaluation={broken}: {message}" and calls == []
+    assert complaint_of(experiment("--config", broken)[0]) == f"error: {message}"
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("x = 1", "the config file has no get_config(): define one as in configs/quickstart.py"),
+        ("def get_config():\n    pass", "get_config() returned None: return a config"),
+    ],
+)
+def test_an_evaluation_without_a_config_is_one_line(experiment, tmp_path, text, expected):
+    (tmp_path / "broken.py").write_text(text + "\n")
+    done, _ = experiment("--evaluation", tmp_path / "broken.py")
+    assert complaint_of(done) == f"error: --evaluation={tmp_path / 'broken.py'}: {expected}"
+
+
 @pytest.mark.slow
 def test_experiment_of_backbones_measures_cameras_and_points(tmp_path):
     """Trains and evaluates a real network, three updates on two views of 32x32."""

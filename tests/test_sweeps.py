@@ -202,6 +202,8 @@ def write(tmp_path, body):
     [
         ("", "mine.py has no sweep(): define one"),
         ("def sweep(): return {}", "sweep() returned no runs"),
+        ("def sweep(): return 1 / 0", "the config could not be loaded: ZeroDivisionError"),
+        ("import nowhere", "the config could not be loaded: ModuleNotFoundError: No module named"),
         ("def sweep(): return ['base']", "sweep() returned no runs"),
         ("def sweep(): return {'a/b': {}}", "'a/b' cannot be the name of a run's folder: use letters"),
         ("def sweep(): return {'..': {}}", "'..' cannot be the name of a run's folder: use letters"),

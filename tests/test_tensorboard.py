@@ -2,10 +2,13 @@
 
 import threading
 
+import numpy as np
 import pytest
 from tensorboardX.record_writer import RecordWriter
 
+from muskie_jax.config import default_config
 from muskie_jax.tensorboard import open_board
+from muskie_jax.writers import Writers
 
 
 @pytest.mark.parametrize("method", ["write", "flush"])
@@ -29,6 +32,30 @@ def test_a_failed_write_is_one_warning_and_blocks_nothing(method, tmp_path, monk
     assert not writing.is_alive(), "it is blocked"
     (warning,) = capfd.readouterr().err.splitlines()
     assert "TensorBoard's curves end here" in warning and "Stale file handle" in warning
+
+
+@pytest.mark.parametrize("fault", ["a file", "a link to nothing", "not writable"])
+def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path, monkeypatch, capfd, fault):
+    folder = tmp_path / "tensorboard"
+    if fault == "a file":
+        folder.touch()
+    elif fault == "a link to nothing":
+        folder.symlink_to(tmp_path / "nothing")
+    else:  # root may write to any folder
+
+        def denied(self, path):
+            raise PermissionError(13, "Permission denied", path)
+
+        monkeypatch.setattr(RecordWriter, "__init__", denied)
+    writers = Writers(tmp_path, 0, default_config())
+    writers.scalars(1, "train", {"loss": 0.5})
+    writers.picture(1, "views", np.zeros((4, 4, 3), np.uint8))
+    writers.flush()
+    writers.close()
+    assert "train/loss" in (tmp_path / "metrics.jsonl").read_text()
+    (warning,) = capfd.readouterr().err.splitlines()
+    assert warning.startswith("WARNING: there are no curves of this start for TensorBoard")
+    assert str(folder) in warning and warning.endswith("metrics.jsonl has the figures")
 
 
 def test_curves_are_written(tmp_path):

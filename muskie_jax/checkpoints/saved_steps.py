@@ -1,5 +1,6 @@
 """Which steps a work directory has saved, how they were evaluated, and which of them is best."""
 
+import contextlib
 import json
 import math
 import pathlib
@@ -9,7 +10,9 @@ from typing import Any, NamedTuple, TypeGuard
 
 from muskie_jax.checkpoints.newest import remembered_errors
 from muskie_jax.checkpoints.object_storage import is_complete
+from muskie_jax.errors import UserError, first_line
 from muskie_jax.files import DAMAGED_RECORD
+from muskie_jax.storage.address import as_os_errors
 
 CHECKPOINTS = "checkpoints"  # folder of a work directory; one subfolder per saved step
 DAMAGED = "checkpoints_damaged"  # folder of a work directory, for checkpoints that were moved aside
@@ -17,6 +20,23 @@ METRICS = "metrics.jsonl"
 BEST = "best"  # `<workdir>/best` stands for the checkpoint with the lowest error
 EVALUATION = "evaluation/"  # beginning of the names of evaluations in METRICS
 SPIKE = "spike"  # metric: the first of the newest updates that were skipped for bad gradients
+
+
+class UnreadableRecord(UserError):
+    """A file with the figures of a run cannot be read; its checkpoints may be intact."""
+
+
+@contextlib.contextmanager
+def records_of(workdir: pathlib.Path) -> Iterator[None]:
+    """Raises errors of reading the records of a run as UnreadableRecord."""
+    try:
+        with as_os_errors():
+            yield
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise UnreadableRecord(
+            f"{error.filename or workdir} cannot be read: {reason}: change its permissions or move it away"
+        ) from error
 
 
 def saved_steps(workdir: pathlib.Path) -> list[int]:
@@ -29,6 +49,9 @@ def json_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Yields the objects in a file of JSON lines; none without the file.
 
     Lines that are damaged are left out: a killed run may leave its last line unfinished.
+
+    Raises:
+      OSError: if the file cannot be read.
     """
     if path.is_file():
         for line in path.read_bytes().decode("utf-8", errors="replace").splitlines():
@@ -74,7 +97,11 @@ class History(NamedTuple):
 
 
 def read_history(workdir: pathlib.Path) -> History:
-    """Returns the history of a run, in one pass over `metrics.jsonl`; an empty one without the file."""
+    """Returns the history of a run, in one pass over `metrics.jsonl`; an empty one without the file.
+
+    Raises:
+      OSError: if the file cannot be read.
+    """
     found: dict[int, dict[str, Any]] = {}
     spike = None
     for step, row in metrics_rows(workdir):
@@ -89,21 +116,35 @@ def read_history(workdir: pathlib.Path) -> History:
 
 
 def evaluations(workdir: pathlib.Path) -> dict[int, dict[str, Any]]:
-    """Returns the evaluations in `metrics.jsonl`: by step, the values by name; empty if there is none."""
-    return read_history(workdir).evaluations
+    """Returns the evaluations in `metrics.jsonl`: by step, the values by name; empty if there is none.
+
+    Raises:
+      UnreadableRecord: if the file cannot be read.
+    """
+    with records_of(workdir):
+        return read_history(workdir).evaluations
 
 
 def evaluation_errors(workdir: pathlib.Path) -> dict[int, float]:
-    """Returns the errors on held-out scenes in `metrics.jsonl`, see `History.errors`."""
-    return read_history(workdir).errors()
+    """Returns the errors on held-out scenes in `metrics.jsonl`, see `History.errors`.
+
+    Raises:
+      UnreadableRecord: if the file cannot be read.
+    """
+    with records_of(workdir):
+        return read_history(workdir).errors()
 
 
 def checkpoint_errors(workdir: pathlib.Path) -> dict[int, float]:
     """Returns the errors on held-out scenes of checkpoints, also if `metrics.jsonl` was deleted.
 
     It may have steps without a checkpoint.
+
+    Raises:
+      UnreadableRecord: if a file cannot be read.
     """
-    return remembered_errors(workdir) | evaluation_errors(workdir)
+    with records_of(workdir):
+        return remembered_errors(workdir) | evaluation_errors(workdir)
 
 
 def best_steps(steps: Collection[int], errors: Mapping[int, float], count: int) -> list[int]:

@@ -25,6 +25,7 @@ from muskie_jax.data.retries import DISK_FAULTS, SHORTAGES, retried
 from muskie_jax.errors import first_line, printable
 
 MAX_PIXELS = 100_000_000  # larger images are rejected when their header is read, before decoding
+MAX_BYTES = 10 * MAX_PIXELS  # larger files are not read; 16-bit RGBA has 8 bytes per pixel
 # Pillow tries all of them on every file.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", *(("HEIF",) if HAS_HEIF else ()))
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG followed by further JPEGs, such as a preview
@@ -205,7 +206,7 @@ def read_photograph(
     """Reads a file and its header; see `open_photograph` for arguments and errors.
 
     Raises:
-      BadImage: also if the file is missing or its permissions forbid reading.
+      BadImage: also if the file is missing or too large, or its permissions forbid reading.
       DiskFault, OSError: see `read_file`.
     """
     return open_photograph(read_file(path), str(path), upright, max_pixels)
@@ -215,17 +216,25 @@ def read_file(path: str | pathlib.Path) -> bytes:
     """Returns the bytes of an image file.
 
     Raises:
-      BadImage: if the file is missing or its permissions forbid reading.
+      BadImage: if the file is missing or too large, or its permissions forbid reading.
       DiskFault: if the disk or the server fails, also after retries.
       OSError: if this machine has too little memory or too many open files, also after retries.
     """
     try:
-        return retried(pathlib.Path(path).read_bytes)
+        return retried(lambda: _read_sensible(pathlib.Path(path)))
     except OSError as error:
         if error.errno in SHORTAGES:
             raise
         kind = DiskFault if error.errno in DISK_FAULTS else BadImage
         raise kind(f"{path}: {error.strerror}") from error
+
+
+def _read_sensible(path: pathlib.Path) -> bytes:
+    """Returns the bytes of a file, unless it would fill the memory."""
+    size, largest = path.stat().st_size / 1e9, MAX_BYTES / 1e9
+    if size > largest:
+        raise BadImage(f"{path}: a file of {size:,.1f} GB, over {largest:g} GB: make it smaller")
+    return path.read_bytes()
 
 
 def contiguous(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:

@@ -254,18 +254,34 @@ def _write_cache(table: SceneTable, times: dict[str, int], cache: pathlib.Path, 
 def _read_cache(
     cache: pathlib.Path, key: str, root: pathlib.Path, threads: ThreadPoolExecutor
 ) -> SceneTable | None:
-    """Returns the cached list of a root; None if there is none, or a folder has changed since then."""
+    """Returns the cached list of a root; None if there is none, or a folder has changed since then.
+
+    Lists that cannot be read are deleted, since a search of the root replaces them.
+    """
+
+    def time_of(path: str) -> int | None:
+        try:
+            return (root / path).stat().st_mtime_ns
+        except OSError:  # a folder of the root was deleted
+            return None
+
     for folder in cache.glob(f"{key}-*"):
         try:
-            read = lambda name, folder=folder: np.load(folder / f"{name}.npy")
-            paths, times = StringTable(read("paths"), read("path_ends")), read("times")
-            now = threads.map(lambda path: (root / path).stat().st_mtime_ns, paths)
-            if all(a == b for a, b in zip(now, times)):
-                with contextlib.suppress(OSError):  # the list belongs to another user
-                    os.utime(folder)
-                return SceneTable.load(folder)
-        except FileNotFoundError:
-            continue  # a folder of the root was deleted
-        except (OSError, ValueError):  # the list is damaged
+            table, times = _load_list(folder)
+            is_current = [*threads.map(time_of, times)] == [*times.values()]
+        except Exception:  # the list is damaged; NumPy raises many kinds
             shutil.rmtree(folder, ignore_errors=True)
+            continue
+        if is_current:
+            with contextlib.suppress(OSError):  # the list belongs to another user
+                os.utime(folder)
+            return table
     return None
+
+
+def _load_list(folder: pathlib.Path) -> tuple[SceneTable, dict[str, int]]:
+    """Returns a cached list, and the times of the folders that were read for it."""
+    read = lambda name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")
+    paths = StringTable(read("paths"), read("path_ends"))
+    times = dict(zip(paths, read("times").tolist(), strict=True))
+    return SceneTable.load(folder), times

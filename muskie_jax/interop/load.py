@@ -12,7 +12,7 @@ import jax
 
 from muskie_jax.checkpoints.contents import read_config, read_params
 from muskie_jax.checkpoints.object_storage import is_complete
-from muskie_jax.checkpoints.saved_steps import CHECKPOINTS
+from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, UnreadableRecord
 from muskie_jax.checks import one_of
 from muskie_jax.errors import UserError
 from muskie_jax.interop.bundled import CHOICES
@@ -174,6 +174,8 @@ def _read_newest_intact(checkpoints: pathlib.Path, num_heads: int | None, with_d
         newest = max(steps, key=lambda path: int(path.name))
         try:
             return _read_checkpoint(newest, num_heads, with_decoder)
+        except UnreadableRecord:  # of the run, so that earlier checkpoints would fail too
+            raise
         except UserError as error:
             if not newest.is_dir():
                 vanished += 1  # the running training deleted it, and has written a newer one

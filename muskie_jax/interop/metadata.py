@@ -5,6 +5,7 @@ config (see `shareable_config`); `metrics`, the evaluation; and `origin`, the me
 training started from. Files are untrusted, so everything read from a file is checked.
 """
 
+import hashlib
 import json
 import math
 import pathlib
@@ -17,6 +18,8 @@ from muskie_jax.errors import UserError
 FORMAT = 1  # metadata version; increase it when older code can no longer read a file
 MAX_CHARACTERS = 100_000  # size limit of the provenance as JSON
 MAX_DEPTH = 8  # nesting limit of dictionaries and lists
+METADATA_KEY = "muskie"  # a file's entry for its metadata
+DIGEST_KEY = "muskie_digest"  # entry of a safetensors header for the digest of its other entries
 
 # Config sections that decide what is learned. Other sections say how and where training ran.
 SHARED_SECTIONS = (
@@ -45,6 +48,33 @@ class FileMetadata(NamedTuple):
     rope_base: float | None
     digest: str | None
     provenance: dict[str, Any]
+
+
+def to_header(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the entries of a safetensors header that contain metadata, and their digest."""
+    entries = {"format": "pt", METADATA_KEY: json.dumps(metadata)}
+    return entries | {DIGEST_KEY: _digest(entries)}
+
+
+def from_header(header: Mapping[str, str]) -> Any:
+    """Returns the metadata in a safetensors header, unchecked except for its digest.
+
+    Files of other programs, and of earlier versions, have no digest.
+
+    Raises:
+      UserError: if the header does not match its digest.
+      ValueError: if the metadata is not JSON.
+    """
+    entries = dict(header)
+    digest = entries.pop(DIGEST_KEY, None)
+    if digest not in (None, _digest(entries)):
+        raise UserError("it is damaged: its metadata does not match its digest; download it again")
+    return json.loads(entries.get(METADATA_KEY, "{}"))
+
+
+def _digest(entries: Mapping[str, str]) -> str:
+    """Returns the digest of a header's entries in any order; `torch_model.header_digest` is a copy."""
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def parse_metadata(metadata: Any) -> FileMetadata:

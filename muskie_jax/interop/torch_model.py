@@ -13,6 +13,7 @@ channels per head.
 
 import argparse
 import collections
+import hashlib
 import json
 import math
 import os
@@ -437,7 +438,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
     the file's digest.
 
     Raises:
-      ValueError: if the file contains anything but tensors and plain values.
+      ValueError: if the file contains anything but tensors and plain values, or its metadata is damaged.
     """
     is_safetensors = str(path).endswith(".safetensors")
     with open(path, "rb") as file:
@@ -448,7 +449,12 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
 
         try:
             with safetensors.safe_open(path, "pt") as file:
-                metadata = json.loads((file.metadata() or {}).get("muskie", "{}"))
+                entries = dict(file.metadata() or {})
+                if entries.pop("muskie_digest", None) not in (None, header_digest(entries)):
+                    raise ValueError(
+                        "it is damaged: its metadata does not match its digest; download it again"
+                    )
+                metadata = json.loads(entries.get("muskie", "{}"))
                 return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
         except safetensors.SafetensorError as error:
             raise ValueError(f"{UNREADABLE}: {str(error)[:200]}") from error
@@ -461,6 +467,11 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(why_not_loaded(str(error))) from error
     state, metadata = find_state(content)
     return state, metadata
+
+
+def header_digest(entries: Mapping[str, str]) -> str:
+    """Returns the digest of the entries of a safetensors header; muskie_jax writes it beside them."""
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def format_mistake(start: bytes, is_safetensors: bool) -> str:

@@ -2,17 +2,17 @@
 
 Files are untrusted, and nothing in them is executed. Safetensors files contain plain numbers, and the
 restricted unpickler of PyTorch reads `.pth` and `.ckpt` files. The table in `names` checks names and
-shapes. The digest stored in a file checks its numbers.
+shapes. The digests stored in a file check its numbers and its metadata.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,9 +24,16 @@ import safetensors.numpy
 import muskie_jax
 from muskie_jax.errors import UserError, first_line
 from muskie_jax.fingerprint import digest_of, examine
-from muskie_jax.interop.metadata import FORMAT, parse_metadata
+from muskie_jax.interop.metadata import (
+    FORMAT,
+    METADATA_KEY,
+    FileMetadata,
+    from_header,
+    parse_metadata,
+    to_header,
+)
 from muskie_jax.interop.names import REQUIRED, Network, network_from_tensors, to_jax, to_torch
-from muskie_jax.interop.prefixes import network_tensors, reading_note
+from muskie_jax.interop.prefixes import NetworkTensors, network_tensors, reading_note
 from muskie_jax.interop.reconstruction_names import ANCHORS, is_reconstruction, reconstruction_from_tensors
 from muskie_jax.storage.outputs import write_output
 from muskie_jax.writers import log
@@ -34,7 +41,6 @@ from muskie_jax.writers import log
 SUFFIXES = (".safetensors", ".pth", ".pt")  # of files that are written
 INPUT_SUFFIXES = (*SUFFIXES, ".ckpt")
 STORED_TYPES = ("float32", "float16")  # of numbers in files that are written
-METADATA_KEY = "muskie"  # a file's entry for its metadata
 PICKLE_START = b"\x80"  # first byte since pickle protocol 2; old torch.save files are a series of pickles
 ZIP_START = b"PK\x03\x04"  # of newer torch.save files
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -136,8 +142,7 @@ def write_weights(
     metadata = weights.metadata()
     with write_output(path, force) as part:
         if path.suffix == ".safetensors":
-            header = {"format": "pt", METADATA_KEY: json.dumps(metadata)}
-            save_safetensors(part, _stored(weights, dtype), header)
+            save_safetensors(part, _stored(weights, dtype), to_header(metadata))
         else:
             save_pth(part, {"model": state_dict(weights, dtype), METADATA_KEY: metadata})
     return metadata
@@ -210,22 +215,31 @@ def read_weights(path: pathlib.Path, num_heads: int | None = None, with_decoder:
         everything, metadata = read_tensors(path)
         known = parse_metadata(metadata)
         heads = known.heads if num_heads is None else num_heads
-        if with_decoder and is_reconstruction(everything):
-            tensors, prefix, left_out = network_tensors(everything, ANCHORS)
-            network = reconstruction_from_tensors(tensors, heads)
-        else:
-            tensors, prefix, left_out = network_tensors(everything, REQUIRED)
-            network = network_from_tensors(tensors, heads)
-        if known.rope_base is not None:
-            network = dataclasses.replace(network, rope_base=float(known.rope_base))
-        weights = Weights(network, to_jax(tensors, network), known.provenance)
+        weights, found = whole, all_found = _find_weights(everything, known, heads, with_decoder)
+        if known.digest is not None and found.left_out:  # a decoder, which the digest covers
+            whole, all_found = _find_weights(everything, known, heads)
         # The digest of a larger model does not fit its backbone.
-        if not left_out and known.digest not in (None, weights.params_digest):
+        if not all_found.left_out and known.digest not in (None, whole.params_digest):
             raise UserError("it is damaged: its contents do not match its digest; download it again")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    log_reading(path, prefix, left_out, tensors)
+    log_reading(path, found.prefix, found.left_out, found.tensors)
     return weights
+
+
+def _find_weights(
+    everything: Mapping[str, np.ndarray], known: FileMetadata, heads: int | None, with_decoder: bool = True
+) -> tuple[Weights, NetworkTensors]:
+    """Returns the weights among all tensors of a file, and which tensors they are."""
+    if with_decoder and is_reconstruction(everything):
+        found = network_tensors(everything, ANCHORS)
+        network: Network = reconstruction_from_tensors(found.tensors, heads)
+    else:
+        found = network_tensors(everything, REQUIRED)
+        network = network_from_tensors(found.tensors, heads)
+    if known.rope_base is not None:
+        network = dataclasses.replace(network, rope_base=float(known.rope_base))
+    return Weights(network, to_jax(found.tensors, network), known.provenance), found
 
 
 def log_reading(
@@ -242,13 +256,8 @@ def read_provenance(path: pathlib.Path) -> dict[str, Any]:
     if path.suffix != ".safetensors":
         return parse_metadata(read_tensors(path)[1]).provenance
     _check_format(path)
-    try:
-        with safetensors.safe_open(path, "numpy") as file:
-            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-    except OSError as error:
-        raise _unreadable(error) from error
-    except Exception as error:  # safetensors raises several kinds
-        raise UserError(f"{UNREADABLE}: {str(error)[:200]}") from error
+    with _opened(path) as file:
+        metadata = from_header(file.metadata() or {})
     return parse_metadata(metadata).provenance
 
 
@@ -282,20 +291,28 @@ def _check_format(path: pathlib.Path) -> None:
 
 
 def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
+    with _opened(path) as file:
+        metadata = from_header(file.metadata() or {})
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Any]:
+    """Opens a `.safetensors` file; errors of reading become a UserError."""
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
+    except UserError:
+        raise
     except OSError as error:
         raise _unreadable(error) from error
     except Exception as error:  # safetensors raises several kinds
         raise UserError(f"{UNREADABLE}: {str(error)[:200]}") from error
-    return tensors, metadata
 
 
 def _read_pth(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
     # These checks come before the import, so that a damaged file is reported without PyTorch too.
-    is_archive = zipfile.is_zipfile(path)
+    is_archive = _first_bytes(path).startswith(ZIP_START)
     if is_archive:
         _check_archive(path)
     elif not _first_bytes(path).startswith(PICKLE_START):

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from muskie_jax.checkpoints.saved_steps import evaluation_errors
 from muskie_jax.checks import check_setting, one_of, require, suggest
 from muskie_jax.config import total_steps, validate
-from muskie_jax.config_file import load_module
+from muskie_jax.config_file import errors_of_config, load_module
 from muskie_jax.errors import UserError, first_line
 
 __all__ = ["choose", "is_complete", "override", "sweep_configs"]
@@ -88,7 +88,8 @@ def sweep_configs(file: str, overrides: Overrides, only: Sequence[str] = ()) -> 
     path, _, variant = file.partition(":")
     module = load_module(path)
     require(hasattr(module, "sweep"), f"{path} has no sweep(): define one as in configs/ablations.py")
-    runs = module.sweep()
+    with errors_of_config():
+        runs = module.sweep()
     require(
         isinstance(runs, Mapping) and runs,
         f"{path}: sweep() returned no runs: return {{name: overrides}}",

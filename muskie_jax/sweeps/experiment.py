@@ -172,7 +172,7 @@ def _evaluation(evaluator: str) -> tuple[str, ConfigDict]:
     file = _EVALUATION.value or f"{default}{argument}"
     try:
         config = config_file.load_config(file)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"--evaluation={file}: {error}") from error
     if _RECORDINGS.value:
         root = user_path(_RECORDINGS.value)

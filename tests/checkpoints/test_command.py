@@ -18,6 +18,7 @@ from muskie_jax.config import default_config
 from muskie_jax.errors import UserError
 from muskie_jax.train_step import TrainState
 from muskie_tests.commands import complaint_of, run_in_process
+from muskie_tests.runs import forbid_reading
 
 NOTHING = {condition: [] for condition in ("intact", "damaged", "unreadable", "aside", "restored")}
 
@@ -114,6 +115,15 @@ def test_a_checkpoint_that_its_run_deletes_is_not_called_damaged(workdir, monkey
     monkeypatch.setattr(command, "verify", verify_late)
     found = inspect_checkpoints(workdir, restore=False)
     assert 2 not in found["damaged"] + found["intact"] and len(found["intact"]) == 2
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "newest_checkpoint.json"])
+def test_figures_that_may_not_be_read_are_one_line(workdir, monkeypatch, name):
+    forbid_reading(monkeypatch, name)
+    expected = f"{workdir / name} cannot be read: Permission denied: change its permissions or move it away"
+    with pytest.raises(UserError) as refused:
+        inspect_checkpoints(workdir, restore=False)
+    assert str(refused.value) == expected
 
 
 def test_taking_back_replaces_nothing(workdir):

@@ -348,6 +348,14 @@ def test_huge_images_are_rejected_from_their_header():
     open_photograph(encoded(SOLID), "just right", max_pixels=256)
 
 
+def test_huge_files_are_rejected_without_reading_them(tmp_path):
+    path = tmp_path / "sparse.jpg"
+    with path.open("wb") as file:
+        file.truncate(200 * 10**9)  # takes no space on the disk
+    with pytest.raises(BadImage, match=f"^{path}: a file of 200.0 GB, over 1 GB: make it smaller"):
+        read_photograph(path)
+
+
 def test_postscript_programs_are_not_run():
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
     assert Image.open(io.BytesIO(postscript)).format == "EPS"

@@ -122,13 +122,27 @@ def test_each_layout_and_root_has_its_own_list(root, tmp_path, monkeypatch):
     assert not scan_scenes(other, cache, monkeypatch)[1]
 
 
-@pytest.mark.parametrize("part", ["frames", "times", "counts"])
-def test_a_damaged_list_is_replaced(root, tmp_path, monkeypatch, part):
+DAMAGE = {
+    "truncated": lambda content: content[:-3],
+    "empty": lambda content: b"",  # as after a power loss
+    "zeros": lambda content: bytes(len(content)),
+    "an archive": lambda content: b"PK\x03\x04" + content,
+    "a pickle": lambda content: b"\x80\x04." + content,
+    "a damaged header": lambda content: content.replace(b"'shape': (", b"'shape': {"),
+    "too large a shape": lambda content: content.replace(b"'shape': (", b"'shape': (9999999999999,"),
+    "missing": lambda content: None,
+}
+
+
+@pytest.mark.parametrize("part", ["frames", "paths", "path_ends", "times", "counts"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_list_is_replaced(root, tmp_path, monkeypatch, part, damage):
     cache = tmp_path / "cache"
     first, _ = scan_scenes(root, cache, monkeypatch)
     (folder,) = cache.iterdir()
     path = folder / f"{part}.npy"
-    path.write_bytes(path.read_bytes()[:-3])
+    content = DAMAGE[damage](path.read_bytes())
+    path.unlink() if content is None else path.write_bytes(content)
     assert scan_scenes(root, cache, monkeypatch) == (first, False)
     assert scan_scenes(root, cache, monkeypatch) == (first, True)
 

@@ -30,7 +30,7 @@ from muskie_jax.optim import make_optimizer
 from muskie_jax.train import train
 from muskie_jax.train_step import TrainState
 from muskie_tests.networks import random_inputs, random_network, random_variant, same
-from muskie_tests.runs import nano_config
+from muskie_tests.runs import forbid_reading, nano_config
 
 STEPS = (20, 100)
 
@@ -225,6 +225,14 @@ def test_arrays_deleted_while_they_are_read_print_no_tracebacks(trained, tmp_pat
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "checkpoints/100 is damaged (a file is missing)" in done.stderr
     assert len(done.stderr.splitlines()) == 1 and not done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("where", ["", "20", "best"])
+def test_metrics_that_may_not_be_read_are_one_line_and_no_damage(trained, monkeypatch, capfd, where):
+    forbid_reading(monkeypatch, "metrics.jsonl")
+    with pytest.raises(UserError, match=r"^\S+/metrics.jsonl cannot be read: Permission denied: change"):
+        open_weights(trained[0] / where)
+    assert capfd.readouterr().err == ""
 
 
 def test_saved_folders(trained, tmp_path):

@@ -174,16 +174,18 @@ def test_a_file_with_too_few_blocks_is_refused(tmp_path):
         load_pretrained(tmp_path / "m.safetensors", num_heads=4)
 
 
-def test_a_damaged_decoder_is_noticed(published, tmp_path):
+@pytest.mark.parametrize("damaged", [CONVOLUTION, "encoder.encoder.blocks.1.frame_mlp.fc1.weight"])
+def test_a_damaged_number_is_noticed_also_if_the_backbone_alone_is_read(published, tmp_path, damaged):
     save_pretrained(tmp_path / "folder", *load_pretrained(published, num_heads=4))
     path = tmp_path / "folder" / "model.safetensors"
     data = bytearray(path.read_bytes())
-    number = golden.tensors()[CONVOLUTION].ravel()[:4].tobytes()
+    number = golden.tensors()[damaged].ravel()[:4].tobytes()
     assert data.count(number) == 1
     data[data.find(number) + 2] ^= 16
     path.write_bytes(data)
-    with pytest.raises(UserError, match="it is damaged: its contents do not match its digest"):
-        load_pretrained(tmp_path / "folder")
+    for load in (load_pretrained, load_backbone):
+        with pytest.raises(UserError, match="it is damaged: its contents do not match its digest"):
+            load(tmp_path / "folder")
 
 
 def test_parameters_of_another_decoder_are_refused(tmp_path):

@@ -134,6 +134,15 @@ def test_round_trip_through_jax_changes_no_bit(tmp_path, suffix):
     assert same(jax.tree.map(np.asarray, load_pretrained(tmp_path / f"back.{suffix}")[1]), weights.params)
 
 
+def test_damaged_metadata_is_refused(tmp_path):
+    model, params = random_network(4)
+    path = tmp_path / "m.safetensors"
+    write_weights(path, Weights(Network.of(model), params))
+    path.write_bytes(path.read_bytes().replace(b'num_heads\\": 2', b'num_heads\\": 6'))
+    with pytest.raises(ValueError, match="m.safetensors: it is damaged: its metadata does not match its"):
+        torch_model.load(path)
+
+
 def test_a_backbone_alone(tmp_path):
     model, params = random_network(4)
     backbone = Weights(Network.of(model), params).backbone()

@@ -313,10 +313,16 @@ def test_odd_tensors_are_refused(tmp_path, weights, kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["compressed", "large pickle"])
+@pytest.mark.parametrize("kind", ["compressed", "large pickle", "several disks"])
 def test_odd_archives_are_refused(tmp_path, weights, kind, monkeypatch):
     torch = pytest.importorskip("torch")
     torch.save({"model": weights_module.state_dict(weights)}, tmp_path / "m.pth")
+    if kind == "several disks":
+        data = bytearray((tmp_path / "m.pth").read_bytes())
+        data[data.rindex(b"PK\x06\x07") + 16] ^= 2  # the number of disks; is_zipfile does not expect it
+        (tmp_path / "m.pth").write_bytes(data)
+        assert "it cannot be read: it is damaged" in refusal(tmp_path / "m.pth", 2)
+        return
     if kind == "large pickle":
         monkeypatch.setattr(weights_module, "MAX_PICKLE", 100)
         assert "its pickled part is larger than 100 bytes" in refusal(tmp_path / "m.pth", 2)

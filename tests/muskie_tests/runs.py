@@ -1,4 +1,7 @@
-"""Small training runs for tests."""
+"""Small training runs for tests, and files in their work directories that may not be read."""
+
+import errno
+import pathlib
 
 from ml_collections import ConfigDict
 
@@ -68,3 +71,15 @@ def nano_reconstruction() -> ConfigDict:
     config.log.every = 1
     config.log.tensorboard = False
     return config
+
+
+def forbid_reading(monkeypatch, name: str) -> None:
+    """Makes reads of files of this name fail as if their permissions forbade it; root may read any file."""
+    read_bytes = pathlib.Path.read_bytes
+
+    def refuse(path):
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)

@@ -5,6 +5,7 @@ import errno
 import itertools
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -85,8 +86,9 @@ def test_a_file_that_keeps_failing_is_replaced_like_an_unreadable_one(tmp_path, 
 def test_faults_of_this_process_are_raised_and_missing_files_are_not_tried_again(
     photo_folder, tmp_path, monkeypatch, waits
 ):
-    path = photo_folder / "attic" / "frame_0.jpg"
-    with failing(monkeypatch, errno.EMFILE), pytest.raises(OSError, match="Too many open files"):
+    path = tmp_path / "own.jpg"  # which no thread of an earlier test reads
+    shutil.copy(photo_folder / "attic" / "frame_0.jpg", path)
+    with failing(monkeypatch, errno.EMFILE, (path.name,)), pytest.raises(OSError, match="Too many open files"):
         read_photograph(path)
     assert len(waits) == 3
     with pytest.raises(BadImage, match="No such file") as caught:

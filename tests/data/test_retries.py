@@ -88,7 +88,10 @@ def test_faults_of_this_process_are_raised_and_missing_files_are_not_tried_again
 ):
     path = tmp_path / "own.jpg"  # which no thread of an earlier test reads
     shutil.copy(photo_folder / "attic" / "frame_0.jpg", path)
-    with failing(monkeypatch, errno.EMFILE, (path.name,)), pytest.raises(OSError, match="Too many open files"):
+    with (
+        failing(monkeypatch, errno.EMFILE, (path.name,)),
+        pytest.raises(OSError, match="Too many open files"),
+    ):
         read_photograph(path)
     assert len(waits) == 3
     with pytest.raises(BadImage, match="No such file") as caught:

@@ -1,5 +1,7 @@
 """Whether JAX can compute on this machine."""
 
+import os
+
 import jax
 
 from muskie_jax.errors import first_line
@@ -13,7 +15,7 @@ def backend_failure() -> str | None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
-        platforms = jax.config.jax_platforms
+        platforms = os.environ.get("JAX_PLATFORMS")
         asked = f"of JAX_PLATFORMS={platforms}" if platforms else "on this machine"
         reason = f" ({first_line(error)})" if str(error) else ""
         return (

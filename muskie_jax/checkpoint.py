@@ -246,6 +246,7 @@ class Checkpointer:
                 log_main(f"WARNING: step {newest} was saved too, but is no longer in {self.folder}")
             spikes = [each for each in (self.spike, meta.get("spike")) if each is not None]
             self.spike = max((each for each in spikes if each <= step), default=None)
+            self._forget_errors_after(step)
             return state, meta["config"]
         anew = "to start from the beginning, or use another --workdir"
         if damaged:
@@ -264,12 +265,18 @@ class Checkpointer:
         newest = remembered(self.workdir)
         if newest is not None and not self._has_folder:
             log_main(f"WARNING: step {newest} was saved, but {self.folder} is gone: starting again")
+            self._forget_errors_after(0)
         elif newest is not None:
             raise UserError(
                 f"there is no checkpoint in {self.folder}, but this run has saved step {newest}: mount its "
                 f"disk, or delete {self.workdir / FILE} {anew}"
             )
         return None
+
+    def _forget_errors_after(self, step: int) -> None:
+        """Forgets the errors of later steps, whose states are lost and trained again, maybe otherwise."""
+        for later in [each for each in self.errors if each > step]:
+            del self.errors[later]
 
     def _move_aside(self, step: int) -> pathlib.Path:
         """Moves a checkpoint to the folder of damaged ones, under a free name, which it returns."""

@@ -169,9 +169,9 @@ def write_traceback(error: BaseException, folder: pathlib.Path) -> pathlib.Path:
     """
     text = "".join(traceback.format_exception(error))
     name = f"error_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}.txt"
-    for parent in (folder, pathlib.Path(tempfile.gettempdir())):
+    for find in (lambda: folder, tempfile.gettempdir):
         with contextlib.suppress(Exception):  # of many types if the folder is in object storage
-            path = parent / name
+            path = pathlib.Path(find()) / name
             path.write_text(text)
             return path
     return pathlib.Path(os.devnull)

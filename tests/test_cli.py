@@ -340,6 +340,16 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["step"] == result["step"] + 2
 
 
+def test_a_user_without_a_home_has_no_cache_of_compiled_programs(monkeypatch):
+    """As in a container with any user id."""
+    before = jax.config.jax_compilation_cache_dir
+    for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 123_456_789)
+    keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir == before
+
+
 @pytest.mark.parametrize("setting", [None, "", "/elsewhere"])
 def test_compiled_programs_are_cached_unless_jax_is_configured(setting, tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir

@@ -2,17 +2,21 @@
 
 import contextlib
 import os
+import pathlib
 import resource
 import time
+import types
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from muskie_jax.checkpoint import Checkpointer
+from muskie_jax.checkpoints.orbax_messages import OrbaxMessages
 from muskie_jax.checkpoints.schedule import SaveSchedule
 from muskie_jax.config import default_config
 from muskie_jax.errors import SaveFailed
+from muskie_jax.files import write_traceback
 from muskie_jax.train import train
 from muskie_jax.train_step import TrainState
 from muskie_tests.runs import nano_config
@@ -119,6 +123,32 @@ def test_a_file_of_errors_that_cannot_be_written_goes_elsewhere(tmp_path, monkey
     with failing(monkeypatch, os, "mkdir", 28), pytest.raises(SaveFailed) as raised:
         checkpoints.save(state_at(1), default_config())
     assert f"details: {elsewhere}/muskie_run_errors.txt" in str(raised.value)
+
+
+def test_without_a_folder_of_temporary_files_a_failed_save_is_one_line(tmp_path, monkeypatch):
+    def no_folder():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", no_folder)
+    checkpoints = Checkpointer(tmp_path / "run", keep=1)
+    with failing(monkeypatch, os, "mkdir", 28), pytest.raises(SaveFailed, match="No space left") as raised:
+        checkpoints.save(state_at(1), default_config())
+    assert f"details: {tmp_path}/run/errors.txt" in str(raised.value)
+    assert write_traceback(OSError(5, "of a disk"), tmp_path).parent == tmp_path
+    assert write_traceback(OSError(5, "of a disk"), tmp_path / "missing") == pathlib.Path(os.devnull)
+
+
+def test_coroutines_that_orbax_abandons_are_not_printed():
+    """Their representations do not always name Orbax."""
+    printed = []
+    for file in ("/x/orbax/checkpoint/read.py", "/x/other.py"):
+        names: dict = {}
+        exec(compile("async def read(): pass", file, "exec"), names)
+        coroutine = names["read"]()
+        abandoned = types.SimpleNamespace(err_msg=None, object=coroutine, exc_value=ValueError("cut"))
+        OrbaxMessages()._ignored(printed.append, abandoned)
+        coroutine.close()
+    assert [each.object.cr_code.co_filename for each in printed] == ["/x/other.py"]
 
 
 @pytest.fixture

@@ -59,7 +59,9 @@ class OrbaxMessages(logging.Filter):
 
     def _ignored(self, print_it: Any, unraisable: Any) -> None:
         what = unraisable.err_msg or "Exception ignored in"
-        text = f"{what}: {unraisable.object!r}: {unraisable.exc_value!r}"
+        code = getattr(unraisable.object, "cr_code", None)  # of an abandoned coroutine
+        source = code.co_filename if code else ""
+        text = f"{what}: {unraisable.object!r} {source}: {unraisable.exc_value!r}"
         if "orbax" in text or "Event loop is closed" in text:
             self._texts.append(text)
         else:
@@ -83,9 +85,10 @@ class OrbaxMessages(logging.Filter):
         text = text[:MOST_CHARACTERS] + "\n"
         number = jax.process_index()
         name = ERRORS if number == 0 else f"errors.{number}.txt"
-        for path in (workdir / name, pathlib.Path(tempfile.gettempdir()) / f"muskie_{workdir.name}_{name}"):
+        elsewhere = lambda: pathlib.Path(tempfile.gettempdir()) / f"muskie_{workdir.name}_{name}"
+        for find in (lambda: workdir / name, elsewhere):
             try:
-                append_text(path, text)
+                append_text(path := find(), text)  # there may be no folder of temporary files either
                 return f"; details: {path}"
             except OSError:
                 continue

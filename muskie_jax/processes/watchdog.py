@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # configs contain the settings below, and must not import all
     from muskie_jax.data.prefetch import Prefetched
 
 POLL_SECONDS = 1.0
+SUSPENDED_SECONDS = 5.0  # without a poll, after which this process must have been stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +152,14 @@ class Watchdog:
 
     def _run(self) -> None:
         free = 0.0  # time at which the devices finished the latest update
+        polled = time.monotonic()
         while not self._done.wait(POLL_SECONDS):
+            before, polled = polled, time.monotonic()
             with self._lock:
+                if polled - before > SUSPENDED_SECONDS:  # this process was stopped, such as by Ctrl-Z
+                    for watched in (*self._watched, *self._saves):
+                        watched.start = min(polled, watched.start + polled - before)
+                    free = polled
                 while self._watched and _is_finished(self._watched[0]):
                     self._watched.popleft()
                     free = time.monotonic()

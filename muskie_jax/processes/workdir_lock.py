@@ -226,6 +226,9 @@ class WorkdirLock:
                     return
                 try:
                     owner = _read(self._files, self._path)
+                    if owner == UNKNOWN:  # the file is damaged
+                        self._files.remove(self._path)
+                        raise FileNotFoundError(self._path)
                 except FileNotFoundError:
                     owner = self._owner
                     if self._create():

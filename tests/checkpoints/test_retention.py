@@ -71,6 +71,25 @@ def test_the_best_checkpoints_are_known_without_the_metrics(tmp_path):
     assert Checkpointer(tmp_path, keep=1, keep_best=1).errors == {}
 
 
+@pytest.mark.parametrize("lost", ["4", "checkpoints"])
+def test_the_error_of_a_lost_checkpoint_is_forgotten(tmp_path, lost):
+    """Its step is trained again, maybe worse, and must not push out what is now the best."""
+    checkpoints = Checkpointer(tmp_path, keep=2, keep_best=1)
+    for step, error in ((2, 0.2), (4, 0.1)):
+        checkpoints.errors[step] = error
+        save(checkpoints, step)
+    checkpoints.close()
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 2, "evaluation/mse": 0.2}\n{"step": 4, "evaluation/mse": 0.1}\n'
+    )
+    shutil.rmtree(tmp_path / ("checkpoints/4" if lost == "4" else lost))
+    continued = Checkpointer(tmp_path, keep=1, keep_best=1)
+    describe = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    continued.restore(jax.tree.map(describe, state_at(0)), default_config())
+    assert continued.errors == ({2: 0.2} if lost == "4" else {})
+    continued.close()
+
+
 def test_errors_in_the_metrics_are_newer(tmp_path):
     checkpoints = Checkpointer(tmp_path, keep=1, keep_best=1)
     checkpoints.errors[1] = 0.5

@@ -123,6 +123,30 @@ def test_an_evaluation_has_the_time_of_its_batches(watchdog, ended):
     assert message.startswith("the evaluation has not finished within 0.02 minutes")
 
 
+def test_a_process_that_was_stopped_does_not_count_that_time(watchdog, ended, monkeypatch):
+    """After Ctrl-Z, nothing has been done, by this thread either."""
+    monkeypatch.setattr(watchdog_lib, "SUSPENDED_SECONDS", LIMIT / 2)
+    wait, stopped = watchdog._done.wait, []
+
+    def stops_once(seconds):
+        if not stopped:
+            stopped.append(time.sleep(3 * LIMIT))
+        return wait(seconds)
+
+    monkeypatch.setattr(watchdog._done, "wait", stops_once)
+    with watchdog.update(1) as watch, watchdog.save(2, lambda: not result.ready):
+        result = Result()
+        watch([result])
+        while not stopped:
+            time.sleep(0.01)
+        time.sleep(LIMIT / 2)
+    result.ready = True
+    assert not ended
+    with watchdog.update(3):
+        time.sleep(3 * LIMIT)
+    assert ended[0][0].startswith("update 3 has not finished")
+
+
 def test_no_limit(watchdog, ended):
     watchdog._limits.step_minutes = 0.0
     with watchdog.update(1) as watch:

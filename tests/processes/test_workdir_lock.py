@@ -208,6 +208,17 @@ def test_a_lock_is_refreshed_and_created_again_but_not_after_its_release(path, f
     assert entries(path) == []
 
 
+def test_a_lock_file_that_is_damaged_is_written_again(path, file, monkeypatch):
+    monkeypatch.setattr(workdir_lock, "REFRESH_SECONDS", 0.02)
+    lock, text = WorkdirLock(path), file.read_text()
+    file.write_text(text[:9])  # as a full disk or a power failure leaves it
+    deadline = time.monotonic() + 10
+    while not file.exists() or file.read_text() != text:
+        assert time.monotonic() < deadline
+    lock.release()
+    assert entries(path) == []
+
+
 def test_of_many_jobs_one_takes_over(path, file):
     """Every round, all find the lock of a dead job at the same time."""
     for _ in range(20):

@@ -20,6 +20,7 @@ from typing import Any
 
 from muskie_jax.errors import end_process, first_line
 from muskie_jax.processes.coordination import Coordination
+from muskie_jax.processes.standard_streams import is_read
 
 # Schedulers send the last two before a time limit (`sbatch --signal=USR1@300`).
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -375,6 +376,10 @@ def announce_stop(name: str) -> None:
 
 
 def say(message: str) -> None:
-    """Writes a line to standard error. A signal may interrupt a write to Python's buffered stderr."""
+    """Writes a line to standard error, unless nobody reads it.
+
+    A signal may interrupt a write to Python's buffered stderr.
+    """
     with contextlib.suppress(OSError):
-        os.write(STANDARD_ERROR, f"{message}\n".encode())
+        if is_read(STANDARD_ERROR):
+            os.write(STANDARD_ERROR, f"{message}\n".encode())

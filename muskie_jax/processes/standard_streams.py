@@ -1,27 +1,58 @@
-"""Keeps a program running when nobody can read its output: a closed terminal or pipe, a full disk."""
+"""Keeps a program running when nobody reads its output: a closed or stopped terminal, a full disk."""
 
 import contextlib
 import io
 import os
+import select
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
 DESCRIPTORS = (0, 1, 2)  # of standard input, output and error
+PATIENCE_SECONDS = 10.0  # after which lines are dropped that a reader does not take, such as after Ctrl-S
+LONGEST_PIECE = 1_000  # characters, so that a pipe that is not full takes a piece at once
+
+
+def is_read(descriptor: int, seconds: float = 0.0) -> bool:
+    """Returns whether a write of LONGEST_PIECE would not block; waits for it, at most for some seconds."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(1_000 * seconds))
 
 
 class LastingStream(io.TextIOBase):
-    """A text stream that discards what cannot be written, and all that follows."""
+    """A text stream that discards what cannot be written, and all that follows.
 
-    def __init__(self, stream: TextIO):
-        self._stream = stream
+    Args:
+      stream: the stream.
+      may_drop: whether to drop what its reader does not take for PATIENCE_SECONDS. Otherwise, writes wait.
+    """
+
+    def __init__(self, stream: TextIO, may_drop: bool = False):
+        self._stream, self._may_drop = stream, may_drop
+        self._dropped = 0  # number of pieces since the reader stopped
 
     def write(self, text: str) -> int:
         try:
-            self._stream.write(text)
+            if self._may_drop:
+                self._write_or_drop(text)
+            else:
+                self._stream.write(text)
         except (OSError, ValueError):  # ValueError: Python closed it
             self._discard()
         return len(text)
+
+    def _write_or_drop(self, text: str) -> None:
+        descriptor = self._stream.fileno()
+        for start in range(0, len(text), LONGEST_PIECE):
+            if not is_read(descriptor, 0.0 if self._dropped else PATIENCE_SECONDS):
+                self._dropped += 1
+                continue
+            if self._dropped:
+                self._stream.write("\n(lines that were not read in time are left out)\n")
+                self._dropped = 0
+            self._stream.write(text[start : start + LONGEST_PIECE])
+            self._stream.flush()
 
     def flush(self) -> None:
         try:
@@ -51,13 +82,25 @@ class LastingStream(io.TextIOBase):
         return self._stream.encoding
 
 
+def has_descriptor(stream: TextIO | None) -> bool:
+    """Returns whether a stream is one of the operating system."""
+    try:
+        return stream is not None and stream.fileno() >= 0
+    except (OSError, ValueError):
+        return False
+
+
 @contextlib.contextmanager
 def lasting_streams() -> Iterator[None]:
-    """A context in which writing to standard output and standard error never fails."""
+    """A context in which writing to standard output and standard error never fails.
+
+    Standard error does not wait for its reader either: results are on standard output.
+    """
     _open_closed_descriptors()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (
-        LastingStream(stream or io.StringIO())  # None if it was closed when Python started
+        # None if it was closed when Python started.
+        LastingStream(stream or io.StringIO(), may_drop=has_descriptor(stream) and stream is before[1])
         for stream in before
     )
     try:

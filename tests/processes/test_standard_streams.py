@@ -39,6 +39,39 @@ def test_closed_and_full_streams_end_nothing(tmp_path, redirection):
         assert done.stdout.splitlines() == ["0", "1", "2"]
 
 
+def test_a_reader_that_stops_reading_delays_nothing(tmp_path):
+    """As after Ctrl-S in a terminal."""
+    program = """
+import sys, time
+from muskie_jax.processes import interrupt, standard_streams
+standard_streams.PATIENCE_SECONDS = 0.2
+with standard_streams.lasting_streams():
+    for number in range(300):
+        print(f"line {number} " + "x" * 1_000, file=sys.stderr, flush=True)
+    interrupt.say("SIGTERM")
+    print("result", flush=True)
+    time.sleep(float(sys.argv[1]))
+    print("last line", file=sys.stderr, flush=True)
+"""
+    arguments = [sys.executable, "-c", program]
+    reading, writing = os.pipe()
+    done = subprocess.run(
+        [*arguments, "0"], stdout=subprocess.PIPE, stderr=writing, env=environment(), timeout=100
+    )
+    os.close(reading)
+    os.close(writing)
+    assert done.returncode == 0 and done.stdout == b"result\n"
+
+    process = subprocess.Popen(
+        [*arguments, "3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    )
+    assert process.stdout is not None and process.stdout.readline() == b"result\n"
+    _, err = process.communicate(timeout=100)
+    lines = err.decode().splitlines()
+    assert lines[0].startswith("line 0 ") and lines[-1] == "last line" and len(lines) < 300
+    assert lines[-2] == "(lines that were not read in time are left out)"
+
+
 def test_a_reader_that_leaves_ends_nothing(tmp_path):
     reading, writing = os.pipe()
     os.close(reading)

@@ -265,12 +265,12 @@ class Checkpointer:
         newest = remembered(self.workdir)
         if newest is not None and not self._has_folder:
             log_main(f"WARNING: step {newest} was saved, but {self.folder} is gone: starting again")
-            self._forget_errors_after(0)
         elif newest is not None:
             raise UserError(
                 f"there is no checkpoint in {self.folder}, but this run has saved step {newest}: mount its "
                 f"disk, or delete {self.workdir / FILE} {anew}"
             )
+        self._forget_errors_after(0)
         return None
 
     def _forget_errors_after(self, step: int) -> None:

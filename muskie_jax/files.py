@@ -160,6 +160,16 @@ def _replace_folder(part: pathlib.Path, path: pathlib.Path, old: pathlib.Path) -
         raise
 
 
+def or_temporary(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a folder, and then the folder of temporary files, if this machine has one."""
+    yield folder
+    try:
+        temporary = tempfile.gettempdir()
+    except OSError:  # no folder can be written
+        return
+    yield pathlib.Path(temporary)
+
+
 def write_traceback(error: BaseException, folder: pathlib.Path) -> pathlib.Path:
     """Writes an error with its traceback to a new file, and returns the file's path.
 
@@ -169,9 +179,9 @@ def write_traceback(error: BaseException, folder: pathlib.Path) -> pathlib.Path:
     """
     text = "".join(traceback.format_exception(error))
     name = f"error_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}.txt"
-    for find in (lambda: folder, tempfile.gettempdir):
+    for parent in or_temporary(folder):
         with contextlib.suppress(Exception):  # of many types if the folder is in object storage
-            path = pathlib.Path(find()) / name
+            path = parent / name
             path.write_text(text)
             return path
     return pathlib.Path(os.devnull)

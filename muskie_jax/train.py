@@ -220,6 +220,15 @@ def _train(
                 log_main(f"WARNING: the figures until step {step} could not be written: {error}")
             checkpoints.save(state, config)
 
+    def evaluate_now(while_writing: contextlib.AbstractContextManager[None] | None = None) -> None:
+        with (
+            progress.paused(),
+            goodput.during(goodput_lib.EVALUATION),
+            programs.capture_guard.without_copies(),
+        ):
+            values = evaluate(evaluator, state.params, step, writers, files.folder, watchdog, while_writing)
+        checkpoints.errors[step] = values[evaluator.error]
+
     with (
         explain_out_of_memory("this batch, with everything else in memory,"),
         stop,
@@ -233,13 +242,7 @@ def _train(
         with watchdog.batches("agreeing whether to evaluate at the start", "step_minutes", 1):
             evaluated = evaluates_first(first_step, config.evaluation, checkpoints.errors)
         if evaluated and first_step < total_steps:
-            with (
-                progress.paused(),
-                goodput.during(goodput_lib.EVALUATION),
-                programs.capture_guard.without_copies(),
-            ):
-                values = evaluate(evaluator, state.params, first_step, writers, files.folder, watchdog)
-            checkpoints.errors[first_step] = values[evaluator.error]
+            evaluate_now()
         goodput.begin(goodput_lib.STEPS)
         while step < total_steps and not stopping:
             with progress.waiting(), goodput.during(goodput_lib.DATA_WAIT):
@@ -274,15 +277,7 @@ def _train(
             evaluated = is_multiple(step, config.evaluation.every) and not last
             if evaluated:
                 metrics.wait()
-                with (
-                    progress.paused(),
-                    goodput.during(goodput_lib.EVALUATION),
-                    programs.capture_guard.without_copies(),
-                ):
-                    values = evaluate(
-                        evaluator, state.params, step, writers, files.folder, watchdog, supply.stops_all()
-                    )
-                checkpoints.errors[step] = values[evaluator.error]
+                evaluate_now(supply.stops_all())
             checkpoints.check()
             with watchdog.batches(f"agreeing whether to save after update {step}", "step_minutes", 1):
                 due = schedule.is_due(step)

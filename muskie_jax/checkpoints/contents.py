@@ -39,7 +39,7 @@ DAMAGES = {  # TensorStore's status -> what it means for a file that it reads
     "DATA_LOSS": "a file is corrupt",
 }
 SYSTEM_ERROR = re.compile(r": ([^:]+) \[os_error_code='?(\d+)")  # in a message of TensorStore
-ERRORS_OF_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # a file is missing, or it is something else
+ERRORS_OF_DAMAGE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 LONGEST_REASON = 300  # characters of a library's message that a line quotes
 
 
@@ -67,18 +67,17 @@ def machine_error(folder: pathlib.Path, error: BaseException) -> BaseException |
     if isinstance(error, FileNotFoundError) and (denied := denied_path(folder)):
         # Orbax does not find files in folders that it may not read.
         error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), denied)
-    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+    # Python gives the OSError of a number its class.
+    system_error = SYSTEM_ERROR.search(str(error))
+    cause = OSError(int(system_error[2]), system_error[1]) if system_error else error
+    if isinstance(cause, ERRORS_OF_DAMAGE):
         return None
     if failure := backend_failure():
         return RuntimeError(failure)
-    system_error = SYSTEM_ERROR.search(str(error))
-    of_machine = (
-        # RuntimeError: of JAX, and of threads that cannot be started.
-        (isinstance(error, (OSError, MemoryError, RuntimeError)) and not isinstance(error, RecursionError))
-        or (system_error and int(system_error[2]) not in ERRORS_OF_DAMAGE)
-        or is_storage_failure(error)
-    )
-    return error if of_machine else None
+    # RuntimeError: of JAX, and of threads that cannot be started.
+    of_machine = isinstance(cause, (OSError, MemoryError, RuntimeError))
+    of_machine = of_machine and not isinstance(cause, RecursionError)
+    return error if of_machine or is_storage_failure(error) else None
 
 
 def state_handler() -> ocp.PyTreeCheckpointHandler:

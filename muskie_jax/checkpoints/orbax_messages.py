@@ -10,7 +10,6 @@ import functools
 import logging
 import pathlib
 import sys
-import tempfile
 import threading
 import traceback
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import jax
 from absl import logging as absl_logging
 
+from muskie_jax.files import or_temporary
 from muskie_jax.storage.address import append_text
 
 ERRORS = "errors.txt"  # file in the work directory
@@ -85,10 +85,10 @@ class OrbaxMessages(logging.Filter):
         text = text[:MOST_CHARACTERS] + "\n"
         number = jax.process_index()
         name = ERRORS if number == 0 else f"errors.{number}.txt"
-        elsewhere = lambda: pathlib.Path(tempfile.gettempdir()) / f"muskie_{workdir.name}_{name}"
-        for find in (lambda: workdir / name, elsewhere):
+        for folder in or_temporary(workdir):
+            path = folder / (name if folder == workdir else f"muskie_{workdir.name}_{name}")
             try:
-                append_text(path := find(), text)  # there may be no folder of temporary files either
+                append_text(path, text)
                 return f"; details: {path}"
             except OSError:
                 continue

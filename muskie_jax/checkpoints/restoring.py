@@ -152,9 +152,7 @@ def _read(folder: pathlib.Path, like: Any, config: ConfigDict) -> tuple[Any, dic
         try:  # it may have been a passing failure of the machine
             state = _read_state(folder, like)
         except Exception as again:
-            reading_error = _reading_error(folder, again)
-            if not isinstance(reading_error, Damaged):
-                raise reading_error from again
+            _require_readable(folder, meta, again)
             raise _mismatch(folder, "its arrays are nested in another way", meta, config) from again
     if not int(state.step) == next_update == int(folder.name):
         raise Damaged("its contents belong to another step")

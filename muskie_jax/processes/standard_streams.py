@@ -30,7 +30,7 @@ class LastingStream(io.TextIOBase):
 
     def __init__(self, stream: TextIO, may_drop: bool = False):
         self._stream, self._may_drop = stream, may_drop
-        self._dropped = 0  # number of pieces since the reader stopped
+        self._has_dropped = False  # since the reader stopped
 
     def write(self, text: str) -> int:
         try:
@@ -45,12 +45,12 @@ class LastingStream(io.TextIOBase):
     def _write_or_drop(self, text: str) -> None:
         descriptor = self._stream.fileno()
         for start in range(0, len(text), LONGEST_PIECE):
-            if not is_read(descriptor, 0.0 if self._dropped else PATIENCE_SECONDS):
-                self._dropped += 1
+            if not is_read(descriptor, 0.0 if self._has_dropped else PATIENCE_SECONDS):
+                self._has_dropped = True
                 continue
-            if self._dropped:
+            if self._has_dropped:
                 self._stream.write("\n(lines that were not read in time are left out)\n")
-                self._dropped = 0
+                self._has_dropped = False
             self._stream.write(text[start : start + LONGEST_PIECE])
             self._stream.flush()
 
@@ -82,10 +82,10 @@ class LastingStream(io.TextIOBase):
         return self._stream.encoding
 
 
-def has_descriptor(stream: TextIO | None) -> bool:
+def has_descriptor(stream: TextIO) -> bool:
     """Returns whether a stream is one of the operating system."""
     try:
-        return stream is not None and stream.fileno() >= 0
+        return stream.fileno() >= 0
     except (OSError, ValueError):
         return False
 
@@ -98,11 +98,8 @@ def lasting_streams() -> Iterator[None]:
     """
     _open_closed_descriptors()
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (
-        # None if it was closed when Python started.
-        LastingStream(stream or io.StringIO(), may_drop=has_descriptor(stream) and stream is before[1])
-        for stream in before
-    )
+    out, err = (stream or io.StringIO() for stream in before)  # None if closed when Python started
+    sys.stdout, sys.stderr = LastingStream(out), LastingStream(err, may_drop=has_descriptor(err))
     try:
         yield
     finally:

@@ -221,13 +221,15 @@ def stage_costs(
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
     """Pins this thread, and the threads and processes it starts, to one core, if the system supports it."""
-    cores = available_cores()
-    pin = getattr(os, "sched_setaffinity", lambda *_: None)
-    pin(0, cores[-1:])
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
     try:
         yield
     finally:
-        pin(0, cores)
+        os.sched_setaffinity(0, before)
 
 
 def cores_needed(

@@ -139,7 +139,9 @@ def test_a_run_at_toy_size(tmp_path, monkeypatch, capsys, torch):
     config.benchmark_data.update(photo_sizes=((60, 80),), sizes=(32,), seconds=0.1)
     config.benchmark_data.steps = (("base", 32, 5.0),)
     validate(config)
+    before = os.sched_getaffinity(0)
     result = benchmark_data(config, tmp_path)
+    assert os.sched_getaffinity(0) == before, "the programs that follow would share a core"
     (case,) = result["cases"]
     assert json.loads((tmp_path / "benchmark_data.jsonl").read_text()) == case
     assert case["views_per_second"] > 0 and case["views_per_second_all"] > 0

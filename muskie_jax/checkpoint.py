@@ -25,6 +25,7 @@ from muskie_jax.checkpoints.contents import (
     state_handler,
     without_empty,
 )
+from muskie_jax.checkpoints.copies import differing_copies
 from muskie_jax.checkpoints.newest import FILE, remember, remembered, remembered_errors
 from muskie_jax.checkpoints.object_storage import manager_options, move
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
@@ -33,7 +34,7 @@ from muskie_jax.checkpoints.retention import Retention, tolerate_failed_deletes
 from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, read_history, saved_steps
 from muskie_jax.checks import as_saved
 from muskie_jax.errors import NotFinite, SaveFailed, UserError
-from muskie_jax.fingerprint import examine
+from muskie_jax.fingerprint import Examination, examine
 from muskie_jax.processes.coordination import Coordination
 from muskie_jax.storage.address import absolute, is_remote
 from muskie_jax.writers import log_main
@@ -75,7 +76,8 @@ class Checkpointer:
         self.errors, self.spike = history.errors(), history.spike
         self._messages = collect_orbax_messages()
         self._messages.clear()
-        self._has_saved = self._failed = False
+        self._has_saved = self._failed = self._copies_differ = False
+        self._peers = Coordination.of_jax()
         self._saving: int | None = None  # step of a save that may not be complete
         self._retention = Retention(keep, keep_every, keep_best, self.errors, lambda: self.spike)
         self._options = ocp.CheckpointManagerOptions(
@@ -138,9 +140,10 @@ class Checkpointer:
         self._has_saved = True
         step = int(jax.device_get(state.step))
         try:
-            fingerprints, finite = examine(state)
-            if finite:
-                meta = make_meta(state, fingerprints, as_saved(config), self.spike)
+            found = examine(state)
+            self._warn_of_differing_copies(found, step)
+            if found.finite:
+                meta = make_meta(state, found.fingerprints, as_saved(config), self.spike)
                 items = ocp.args.Composite(
                     state=ocp.args.PyTreeSave(without_empty(state)),
                     data=ocp.args.JsonSave({"next_update": step}),
@@ -151,8 +154,15 @@ class Checkpointer:
                 self._saving = step
         except Exception as error:  # of many types: a disk, a device, Orbax, the previous save
             raise self._failure(error) from error
-        if not finite:
+        if not found.finite:
             raise NotFinite(f"the state after step {step} is not finite and was not saved")
+
+    def _warn_of_differing_copies(self, found: Examination, step: int) -> None:
+        """Logs a warning, once, if devices or processes hold different copies of the state."""
+        if difference := differing_copies(found, step, self._peers):
+            if not self._copies_differ:
+                log_main(f"WARNING: {difference}")
+            self._copies_differ = True
 
     def check(self) -> None:
         """Raises SaveFailed if a save failed in the background; cheap enough for every step.

@@ -5,7 +5,7 @@ compute it on their shards. It is the same on any mesh, and changing one element
 """
 
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,21 +71,37 @@ class LoweredExaminations:
         return compiled[-1]
 
 
-def examine(tree: Any) -> tuple[dict[str, str], bool]:
-    """Returns the fingerprint of every leaf, by path, and whether all leaves are finite."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    # Leaves are read one by one: hundreds of collectives in flight can starve virtual CPU devices.
-    examined = [jax.device_get(_examine(leaf)) for _, leaf in leaves]
-    fingerprints = {
-        path_name(path): "".join(f"{int(lane):08x}" for lane in lanes)
-        for (path, _), (lanes, _) in zip(leaves, examined)
-    }
-    return fingerprints, all(bool(finite) for _, finite in examined)
+class Examination(NamedTuple):
+    """What `examine` finds about the leaves of a tree.
+
+    Attributes:
+      fingerprints: of every leaf, by path.
+      finite: whether all leaves are finite.
+      unequal: paths of the leaves that this process has on several devices with different contents.
+    """
+
+    fingerprints: dict[str, str]
+    finite: bool
+    unequal: list[str]
+
+
+def examine(tree: Any) -> Examination:
+    """Computes the fingerprint of every leaf of a tree, on each device that has a copy of it."""
+    fingerprints, unequal, all_finite = {}, [], True
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        lanes, finite = _examine(leaf)
+        # Leaves are read one by one: hundreds of collectives in flight can starve virtual CPU devices.
+        copies, finite = jax.device_get(([shard.data for shard in lanes.addressable_shards], finite))
+        name, all_finite = path_name(path), all_finite and bool(finite)
+        fingerprints[name] = "".join(f"{int(lane):08x}" for lane in copies[0])
+        if any((copy != copies[0]).any() for copy in copies):
+            unequal.append(name)
+    return Examination(fingerprints, all_finite, unequal)
 
 
 def digest(tree: Any) -> str:
     """Returns the digest of a tree: 16 hexadecimal digits over the paths and fingerprints of its leaves."""
-    return digest_of(examine(tree)[0])
+    return digest_of(examine(tree).fingerprints)
 
 
 def digest_of(fingerprints: dict[str, str]) -> str:

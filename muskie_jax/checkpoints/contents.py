@@ -177,10 +177,10 @@ def verify_state(folder: pathlib.Path, meta: dict[str, Any]) -> None:
     handler, path = ocp.PyTreeCheckpointHandler(), epath.Path(absolute(folder) / "state")
     as_saved: Any = handler.metadata(path)
     numpy_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), as_saved.tree)
-    found = examine(handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=numpy_arrays)))[0]
+    found = examine(handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=numpy_arrays)))
     empty = {name for name, leaf in meta["leaves"].items() if 0 in _shape_and_dtype(leaf).shape}
     saved = {name: value for name, value in meta["fingerprints"].items() if name not in empty}
-    check_fingerprints(saved, found)
+    check_fingerprints(saved, found.fingerprints)
 
 
 def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], int, dict[str, Any]]:
@@ -207,7 +207,7 @@ def read_params(folder: pathlib.Path) -> tuple[dict[str, Any], int, dict[str, An
         state = ocp.PyTreeCheckpointer().restore(absolute(folder) / "state", args=restore)
         state = jax.tree.map(lambda shape, value: np.asarray(or_empty(shape, value)), like, state)
         saved = {name: value for name, value in meta["fingerprints"].items() if _is_param(name)}
-        check_fingerprints(saved, examine(state)[0])
+        check_fingerprints(saved, examine(state).fingerprints)
     return state["params"], step, meta["config"]
 
 

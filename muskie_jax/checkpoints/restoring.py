@@ -115,7 +115,8 @@ def restore_together(
     assert read is not None
     state, meta = read
     try:
-        check_fingerprints(meta["fingerprints"], examine(state)[0])  # all processes compute them together
+        found = examine(state)  # all processes compute them together
+        check_fingerprints(meta["fingerprints"], found.fingerprints)
     except ValueError as error:
         raise Damaged(str(error)) from error
     return state, meta

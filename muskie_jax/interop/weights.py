@@ -72,7 +72,7 @@ class Weights:
         Raises:
           UserError: if a number is not finite.
         """
-        fingerprints, finite = examine(self.params)
+        fingerprints, finite, _ = examine(self.params)
         if not finite:
             raise UserError("the weights contain infinite or undefined numbers, so they cannot be used")
         return digest_of(fingerprints)

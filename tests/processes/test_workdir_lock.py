@@ -212,9 +212,11 @@ def test_a_lock_file_that_is_damaged_is_written_again(path, file, monkeypatch):
     monkeypatch.setattr(workdir_lock, "REFRESH_SECONDS", 0.02)
     lock, text = WorkdirLock(path), file.read_text()
     file.write_text(text[:9])  # as a full disk or a power failure leaves it
-    deadline = time.monotonic() + 10
-    while not file.exists() or file.read_text() != text:
+    deadline, found = time.monotonic() + 10, ""
+    while found != text:
         assert time.monotonic() < deadline
+        with contextlib.suppress(FileNotFoundError):  # it is deleted, then created
+            found = file.read_text()
     lock.release()
     assert entries(path) == []
 

@@ -26,12 +26,13 @@ from muskie_jax.checkpoints.contents import (
     without_empty,
 )
 from muskie_jax.checkpoints.copies import differing_copies
-from muskie_jax.checkpoints.newest import FILE, remember, remembered, remembered_errors
+from muskie_jax.checkpoints.newest import FILE, Errors, remember, remembered, remembered_errors
 from muskie_jax.checkpoints.object_storage import manager_options, move
 from muskie_jax.checkpoints.orbax_messages import collect_orbax_messages
 from muskie_jax.checkpoints.restoring import Damaged, agree_on_steps, restore_together
 from muskie_jax.checkpoints.retention import Retention, tolerate_failed_deletes
 from muskie_jax.checkpoints.saved_steps import CHECKPOINTS, DAMAGED, read_history, saved_steps
+from muskie_jax.checkpoints.schedule import of_process_0
 from muskie_jax.checks import as_saved
 from muskie_jax.errors import NotFinite, SaveFailed, UserError
 from muskie_jax.fingerprint import Examination, examine
@@ -73,13 +74,17 @@ class Checkpointer:
                 "disk, or delete the link"
             )
         history = read_history(self.workdir)
-        self.errors, self.spike = history.errors(), history.spike
+        record = remembered_errors(self.workdir)
+        self._earlier_errors, self._measured, self._since = record.earlier, record.measured, record.since
+        self.errors, self.spike = record.with_metrics(history.errors()), history.spike
         self._messages = collect_orbax_messages()
         self._messages.clear()
         self._has_saved = self._failed = self._copies_differ = False
         self._peers = Coordination.of_jax()
         self._saving: int | None = None  # step of a save that may not be complete
-        self._retention = Retention(keep, keep_every, keep_best, self.errors, lambda: self.spike)
+        self._retention = Retention(
+            keep, keep_every, keep_best, self.errors, lambda: self._earlier_errors, lambda: self.spike
+        )
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=self._retention,
             create=True,
@@ -89,9 +94,8 @@ class Checkpointer:
             **manager_options(self.folder),
         )
         self._manager = self._open()
-        for step, error in remembered_errors(self.workdir).items():  # metrics.jsonl may be deleted
-            if step in self._manager.all_steps():
-                self.errors.setdefault(step, error)
+        for step in record.errors.keys() - history.errors().keys() - {*self._manager.all_steps()}:
+            self.errors.pop(step, None)  # its checkpoint and metrics.jsonl are gone
 
     def _open(self) -> ocp.CheckpointManager:
         handlers = {"state": state_handler()} | {
@@ -100,6 +104,26 @@ class Checkpointer:
         manager = ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
         tolerate_failed_deletes(manager, self.folder)
         return manager
+
+    def measure_on(self, measured: str, step: int) -> None:
+        """Says what errors are measured on from a step on; others are no longer compared with them.
+
+        Every process of a run must call this.
+
+        Args:
+          measured: see `muskie_jax.data.changes.measured_on`.
+          step: the step from which the run continues.
+        """
+        if of_process_0(self._measured not in (None, measured)):
+            if self.errors:
+                log_main(
+                    "  held-out images or their evaluation have changed: the best checkpoint will be one "
+                    "of those that are evaluated from here on"
+                )
+                self._earlier_errors = dict(self.errors)
+                self.errors.clear()
+            self._since = step
+        self._measured = measured
 
     def latest(self) -> int | None:
         """Returns the newest step on disk, whose checkpoint may be damaged; None without any."""
@@ -196,8 +220,11 @@ class Checkpointer:
         """Records the newest save, which is complete."""
         if self._saving is not None and jax.process_index() == 0:
             kept = self._manager.all_steps()
-            errors = {step: error for step, error in self.errors.items() if step in kept}
-            remember(self.workdir, self._saving, errors)
+            errors, earlier = (
+                {step: error for step, error in each.items() if step in kept}
+                for each in (self.errors, self._earlier_errors)
+            )
+            remember(self.workdir, self._saving, Errors(errors, earlier, self._measured, self._since))
         self._saving = None
 
     def _failure(self, error: BaseException) -> SaveFailed:
@@ -285,8 +312,10 @@ class Checkpointer:
 
     def _forget_errors_after(self, step: int) -> None:
         """Forgets the errors of later steps, whose states are lost and trained again, maybe otherwise."""
-        for later in [each for each in self.errors if each > step]:
-            del self.errors[later]
+        for errors in (self.errors, self._earlier_errors):
+            for later in [each for each in errors if each > step]:
+                del errors[later]
+        self._since = min(self._since, step)
 
     def _move_aside(self, step: int) -> pathlib.Path:
         """Moves a checkpoint to the folder of damaged ones, under a free name, which it returns."""

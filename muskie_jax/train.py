@@ -148,6 +148,7 @@ def _train(
         differences = changes.data_changes(mixture, files.folder)
         for difference in differences if first_step > 0 else ():
             log_main(f"  {difference}")
+    checkpoints.measure_on(changes.measured_on(config, mixture), first_step)
     if first_step > total_steps:
         raise UserError(
             f"{checkpoints.folder} is at step {first_step}, beyond config.duration="
@@ -271,7 +272,8 @@ def _train(
                     values[SPIKE] = float(metrics.spike or 0)
                     log_main(describe_skipped(metrics.skipped))
                 values["learning_rate"] = float(jax.device_get(learning_rate(jax.device_put(step - 1))))
-                with supply.stops_all():
+                writing = watchdog.batches(f"writing the figures of update {step}", "step_minutes", 1)
+                with supply.stops_all(), writing:
                     writers.scalars(step, "train", values)
                     pipeline.check_bad_fraction(config.data.max_bad_fraction)
             evaluated = is_multiple(step, config.evaluation.every) and not last

@@ -1,6 +1,7 @@
 """Files of TensorBoard that cannot be written end nothing."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -32,6 +33,29 @@ def test_a_failed_write_is_one_warning_and_blocks_nothing(method, tmp_path, monk
     assert not writing.is_alive(), "it is blocked"
     (warning,) = capfd.readouterr().err.splitlines()
     assert "TensorBoard's curves end here" in warning and "Stale file handle" in warning
+
+
+def test_a_clock_that_is_set_back_blocks_nothing(tmp_path, monkeypatch):
+    """tensorboardX waits in a thread for a time of the clock; that of next year is too far away for it."""
+    board = open_board(tmp_path, 0)
+    board.add_scalar("loss", 0.5, 0)
+    now, time_of_day = time.time(), time.time
+    deadline = now + 2
+    while time_of_day() < deadline and not any(file.stat().st_size > 100 for file in tmp_path.iterdir()):
+        board.flush()
+    monkeypatch.setattr(time, "time", lambda: now - 365 * 86400)
+
+    def write():
+        for step in range(1, 100):  # more than the queue of such a thread
+            board.add_scalar("loss", 0.5, step)
+        board.close()
+
+    writing = threading.Thread(target=write, daemon=True)
+    writing.start()
+    writing.join(20)
+    assert not writing.is_alive(), "it is blocked"
+    (file,) = tmp_path.iterdir()
+    assert file.read_bytes().count(b"loss") == 100
 
 
 @pytest.mark.parametrize("fault", ["a file", "a link to nothing", "not writable"])

@@ -346,6 +346,27 @@ def test_the_best_checkpoint_is_kept_and_evaluations_save(photo_folder, tmp_path
     assert exported.params_digest == kept.params_digest != result["params_digest"]
 
 
+def test_after_a_change_of_the_evaluation_the_best_is_a_later_checkpoint(
+    photo_folder, tmp_path, monkeypatch, capfd
+):
+    config = one_bucket_config(photo_folder)
+    config.duration, config.evaluation.every = "4 steps", 2
+    config.checkpoint.update({"every": 0, "keep": 1, "keep_best": 1, "export": True})
+    errors = iter([0.1, 0.2, 0.9, 0.7, 0.8, 0.8])  # of steps 2 and 4, then of 4, 6 and 8, and of 8 again
+    run = ReconstructionEvaluator.run
+    with_error = lambda self, params: dict(run(self, params)) | {"mse": next(errors)}
+    monkeypatch.setattr(ReconstructionEvaluator, "run", with_error)
+    train(config, tmp_path, jax.devices()[:1])
+    assert best_step(tmp_path) == 2
+    config.duration, config.evaluation.groups = "8 steps", config.evaluation.groups // 2
+    result = train(config, tmp_path, jax.devices()[:1])
+    assert "held-out images or their evaluation have changed" in capfd.readouterr().err
+    assert saved_steps(tmp_path) == [2, 6, 8] and best_step(tmp_path) == 6
+    assert open_weights(result["weights"]).provenance["step"] == 6
+    train(config, tmp_path, jax.devices()[:1])
+    assert "have changed" not in capfd.readouterr().err
+
+
 def test_checkpoints_are_saved_by_minutes(photo_folder, tmp_path):
     config = one_bucket_config(photo_folder)
     config.duration = "4 steps"

@@ -2,10 +2,12 @@
 
 The disk of a folder may not be mounted, and a store may fail to list one. A run that started from the
 beginning then would write over the metrics, and later over the checkpoints. The record also has the errors
-of checkpoints, in case that `metrics.jsonl` is deleted: the best ones would be deleted, too.
+of checkpoints, in case that `metrics.jsonl` is deleted: the best ones would be deleted, too. And it says on
+what they were measured: errors on other images or masks are not comparable.
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import pathlib
@@ -18,16 +20,39 @@ from muskie_jax.storage.address import as_os_errors, is_remote
 FILE = "newest_checkpoint.json"
 
 
-def remember(workdir: pathlib.Path, step: int, errors: Mapping[int, float]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Errors:
+    """The errors of a run's checkpoints on held-out scenes, as far as they are comparable.
+
+    Attributes:
+      errors: by step.
+      earlier: by step, those that were measured on something else before.
+      measured: what `errors` were measured on, see `muskie_jax.data.changes.measured_on`; None if that is
+        not known.
+      since: step at which this began; later errors in `metrics.jsonl` belong to `errors`, others do not.
+    """
+
+    errors: dict[int, float] = dataclasses.field(default_factory=dict)
+    earlier: dict[int, float] = dataclasses.field(default_factory=dict)
+    measured: str | None = None
+    since: int = -1
+
+    def with_metrics(self, metrics: Mapping[int, float]) -> dict[int, float]:
+        """Returns comparable errors by step, with those of `metrics.jsonl`, which are newer."""
+        return self.errors | {step: error for step, error in metrics.items() if step > self.since}
+
+
+def remember(workdir: pathlib.Path, step: int, errors: Errors) -> None:
     """Records that the checkpoint of a step is complete. A failure is ignored: it loses nothing.
 
     Args:
       workdir: the work directory.
       step: the step.
-      errors: errors on held-out scenes, by step, of the checkpoints that exist.
+      errors: errors of the checkpoints that exist.
     """
-    finite = {step: error for step, error in errors.items() if math.isfinite(error)}
-    text = json.dumps({"step": step, "errors": finite}) + "\n"
+    finite = lambda by_step: {each: error for each, error in by_step.items() if math.isfinite(error)}
+    errors = dataclasses.replace(errors, errors=finite(errors.errors), earlier=finite(errors.earlier))
+    text = json.dumps({"step": step} | dataclasses.asdict(errors)) + "\n"
     with contextlib.suppress(OSError), as_os_errors():
         if is_remote(workdir):
             (workdir / FILE).write_text(text)
@@ -47,16 +72,24 @@ def remembered(workdir: pathlib.Path) -> int | None:
         return None
 
 
-def remembered_errors(workdir: pathlib.Path) -> dict[int, float]:
-    """Returns the recorded errors of checkpoints by step; {} if there is no record, or of earlier versions.
+def remembered_errors(workdir: pathlib.Path) -> Errors:
+    """Returns the recorded errors of checkpoints; none if there is no record. Earlier versions wrote less.
 
     Raises:
       OSError: if the record cannot be read.
     """
     try:
-        return {int(step): float(error) for step, error in _read(workdir)["errors"].items()}
-    except (FileNotFoundError, *DAMAGED_RECORD):
-        return {}
+        record = _read(workdir)
+        by_step = lambda name: {int(step): float(error) for step, error in record.get(name, {}).items()}
+        measured = record.get("measured")
+        return Errors(
+            by_step("errors"),
+            by_step("earlier"),
+            measured if isinstance(measured, str) else None,
+            int(record.get("since", -1)),
+        )
+    except (FileNotFoundError, AttributeError, *DAMAGED_RECORD):
+        return Errors()
 
 
 def _read(workdir: pathlib.Path) -> Any:

@@ -19,6 +19,8 @@ class Retention(ocp_managers.PreservationPolicy):
     Args:
       keep, keep_every, keep_best: see `muskie_jax.checkpoint.Checkpointer`.
       errors: errors on held-out scenes by step; may grow.
+      earlier: returns errors by step that were measured on something else before. The best ones of both
+        are kept, since nothing says which are better.
       spike: returns the first of the newest updates that were skipped, or None. The newest checkpoint
         before it is kept.
     """
@@ -29,15 +31,18 @@ class Retention(ocp_managers.PreservationPolicy):
         keep_every: int,
         keep_best: int,
         errors: Mapping[int, float],
+        earlier: Callable[[], Mapping[int, float]],
         spike: Callable[[], int | None],
     ):
         self._keep, self._keep_every, self._keep_best = keep, keep_every, keep_best
-        self._errors, self._spike = errors, spike
+        self._errors, self._earlier, self._spike = errors, earlier, spike
 
     def old(self, steps: Sequence[int]) -> list[int]:
         """Returns the steps whose checkpoints are not kept; never the newest."""
         ascending, spike = sorted(steps), self._spike()
-        kept = {*ascending[-self._keep :], *best_steps(steps, self._errors, self._keep_best)}
+        kept = set(ascending[-self._keep :])
+        for errors in (self._errors, self._earlier()):
+            kept |= {*best_steps(steps, errors, self._keep_best)}
         if self._keep_every:
             kept |= {step for step in steps if step % self._keep_every == 0}
         if spike is not None:

@@ -138,13 +138,15 @@ def evaluation_errors(workdir: pathlib.Path) -> dict[int, float]:
 def checkpoint_errors(workdir: pathlib.Path) -> dict[int, float]:
     """Returns the errors on held-out scenes of checkpoints, also if `metrics.jsonl` was deleted.
 
-    It may have steps without a checkpoint.
+    If held-out scenes or the evaluation have changed, it has those after the change, or those before it if
+    there is no other. It may have steps without a checkpoint.
 
     Raises:
       UnreadableRecord: if a file cannot be read.
     """
     with records_of(workdir):
-        return remembered_errors(workdir) | evaluation_errors(workdir)
+        record = remembered_errors(workdir)
+        return record.with_metrics(evaluation_errors(workdir)) or record.earlier
 
 
 def best_steps(steps: Collection[int], errors: Mapping[int, float], count: int) -> list[int]:

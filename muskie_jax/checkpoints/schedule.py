@@ -40,7 +40,7 @@ class SaveSchedule:
             return late
         if step % self._agree_every:
             return False
-        return _of_process_0(late)  # whose clock decides
+        return of_process_0(late)  # whose clock decides
 
 
 def evaluates_first(first_step: int, settings: ConfigDict, errors: Collection[int]) -> bool:
@@ -53,10 +53,11 @@ def evaluates_first(first_step: int, settings: ConfigDict, errors: Collection[in
     """
     if first_step == 0:
         return settings.first
-    return _of_process_0(is_multiple(first_step, settings.every) and first_step not in errors)
+    return of_process_0(is_multiple(first_step, settings.every) and first_step not in errors)
 
 
-def _of_process_0(answer: bool) -> bool:
+def of_process_0(answer: bool) -> bool:
+    """Returns the answer of the first process of the run. Every process must call this."""
     with jax.transfer_guard("allow"):
         return bool(multihost_utils.broadcast_one_to_all(np.array(answer)))
 

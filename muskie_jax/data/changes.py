@@ -1,8 +1,14 @@
-"""Notices that the data of a run is no longer what it was at its last start: later examples then differ."""
+"""Notices that a run's data or evaluation is not what it was at its last start.
+
+Later examples then differ, or errors on held-out scenes are not comparable.
+"""
 
 import contextlib
+import hashlib
 import json
 import pathlib
+
+from ml_collections import ConfigDict
 
 from muskie_jax.data.mixture import Mixture
 from muskie_jax.data.recordings import RecordedSource
@@ -36,6 +42,24 @@ def data_changes(mixture: Mixture, workdir: pathlib.Path) -> list[str]:
         for name, text in now.items()
         if before.get(name, text) != text
     ]
+
+
+def measured_on(config: ConfigDict, mixture: Mixture) -> str:
+    """Returns a digest of what a run measures errors on: images, their sizes and numbers, masks, and loss.
+
+    Folders may move. Of held-out images, only numbers count, not their names or contents.
+    """
+    places = ("root", "photos")
+    evaluation = {name: config.evaluation[name] for name in ("groups", "size", "views")}
+    sources = {
+        name: [
+            {key: value for key, value in config.sources[name].to_dict().items() if key not in places},
+            None if isinstance(held_out, SyntheticSource) else _count(held_out),
+        ]
+        for name, held_out in zip(mixture.names, mixture.held_out)
+    }
+    all_of_it = [config.task, evaluation, config.mask.to_dict(), config.loss.to_dict(), sources]
+    return hashlib.sha256(json.dumps(all_of_it, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _describe(training: Source, held_out: Source) -> str:

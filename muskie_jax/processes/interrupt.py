@@ -22,8 +22,10 @@ from muskie_jax.errors import end_process, first_line
 from muskie_jax.processes.coordination import Coordination
 from muskie_jax.processes.standard_streams import is_read
 
-# Schedulers send the last two before a time limit (`sbatch --signal=USR1@300`).
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# Schedulers send the last three before a time limit (`sbatch --signal=USR1@300`, `ulimit -S -t`).
+SIGNALS = (
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU
+)  # fmt: skip
 OF_USERS = (signal.SIGUSR1, signal.SIGUSR2)  # Python code of a user may have handlers for them
 STANDARD_INPUT, STANDARD_OUTPUT, STANDARD_ERROR = 0, 1, 2
 STOP_WITH_STARTER = "MUSKIE_JAX_STOP_WITH_STARTER"  # environment variable, see `stop_with_starter`
@@ -131,6 +133,8 @@ class SignalHandler:
         if number == signal.SIGHUP:
             leave_closed_terminal()
         if self.name:
+            if name == self.name == signal.SIGXCPU.name:
+                return  # the system sends it every second
             say(f"{name}: already stopping after {self.name}; only SIGKILL ends the run without saving")
             return
         self.request(name)

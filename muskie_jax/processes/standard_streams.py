@@ -37,7 +37,7 @@ class LastingStream(io.TextIOBase):
             if self._may_drop:
                 self._write_or_drop(text)
             else:
-                self._stream.write(text)
+                self._stream.write(self._encodable(text))
         except (OSError, ValueError):  # ValueError: Python closed it
             self._discard()
         return len(text)
@@ -51,8 +51,13 @@ class LastingStream(io.TextIOBase):
             if self._has_dropped:
                 self._stream.write("\n(lines that were not read in time are left out)\n")
                 self._has_dropped = False
-            self._stream.write(text[start : start + LONGEST_PIECE])
+            self._stream.write(self._encodable(text[start : start + LONGEST_PIECE]))
             self._stream.flush()
+
+    def _encodable(self, text: str) -> str:
+        """Returns a text with escapes for characters that the stream's encoding, such as ASCII, lacks."""
+        encoding = self._stream.encoding or "utf-8"
+        return text.encode(encoding, "backslashreplace").decode(encoding)
 
     def flush(self) -> None:
         try:

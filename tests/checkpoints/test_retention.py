@@ -1,5 +1,6 @@
 """Old checkpoints that cannot be deleted do not end a run whose saves are good."""
 
+import json
 import os
 import shutil
 
@@ -88,6 +89,31 @@ def test_the_error_of_a_lost_checkpoint_is_forgotten(tmp_path, lost):
     continued.restore(jax.tree.map(describe, state_at(0)), default_config())
     assert continued.errors == ({2: 0.2} if lost == "4" else {})
     continued.close()
+
+
+def test_errors_that_were_measured_on_something_else_are_not_compared(tmp_path):
+    """A later evaluation may be harder. The best of both are kept, and that of the later one is best."""
+
+    def run(measured, *errors, since):
+        checkpoints = Checkpointer(tmp_path, keep=1, keep_best=1)
+        checkpoints.measure_on(measured, since)
+        with (tmp_path / "metrics.jsonl").open("a") as metrics:
+            for step, error in enumerate(errors, start=since + 1):
+                metrics.write(json.dumps({"step": step, "evaluation/mse": error}) + "\n")
+                metrics.flush()
+                checkpoints.errors[step] = error
+                save(checkpoints, step)
+        checkpoints.close()
+        return saved_steps(tmp_path), best_step(tmp_path)
+
+    assert run("easy", 0.3, 0.1, 0.2, since=0) == ([2, 3], 2)
+    assert run("hard", since=3) == ([2, 3], 2)  # none is evaluated yet
+    assert run("hard", 0.9, 0.7, 0.8, since=3) == ([2, 5, 6], 5)
+    assert run("hard", 0.6, 0.65, since=6) == ([2, 7, 8], 7)
+    assert checkpoint_errors(tmp_path) == {4: 0.9, 5: 0.7, 6: 0.8, 7: 0.6, 8: 0.65}
+    (tmp_path / "metrics.jsonl").unlink()
+    assert checkpoint_errors(tmp_path) == {7: 0.6, 8: 0.65} and best_step(tmp_path) == 7
+    assert run("another", 0.5, 0.55, since=8) == ([7, 9, 10], 9)
 
 
 def test_errors_in_the_metrics_are_newer(tmp_path):

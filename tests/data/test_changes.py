@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from muskie_jax.config import recordings, synthetic
-from muskie_jax.data.changes import FILE, data_changes
+from muskie_jax.data.changes import FILE, data_changes, measured_on
 from muskie_jax.data.mixture import build_mixture
 from muskie_jax.train import train
 from muskie_tests import posed_trees
@@ -39,6 +39,30 @@ def test_a_resumed_run_names_the_source_that_has_grown(root, tmp_path, capsys):
     line = f"  photos had {before} {both}, and now has {now} {both}: examples differ from here on"
     assert line in log_of(3)
     assert "photos had" not in log_of(4)
+
+
+def test_errors_are_comparable_unless_images_or_evaluation_change(root, tmp_path):
+    def measured(**settings):
+        config = nano_config(root)
+        config.sources.rooms = synthetic()
+        config.update(settings)
+        return measured_on(config, build_mixture(config))
+
+    before = measured()
+    moved = shutil.copytree(root, tmp_path / "moved")
+    assert measured(sources={"photos": {"root": str(moved)}}) == before
+    assert measured(optim={"learning_rate": 1.0}, seed=5, evaluation={"every": 7, "pictures": 0}) == before
+    changed = [
+        measured(mask={"modes": (("random", 0.3),)}),
+        measured(evaluation={"groups": 4}),
+        measured(evaluation={"size": (48, 32)}),
+        measured(sources={"photos": {"holdout": 0.5}}),
+        measured(sources={"rooms": {"world": {"num_boxes": 1}}}),
+        measured(sources={"rooms": {"weight": 2.0}}),
+    ]
+    for number in range(12):
+        shutil.copytree(root / "dome", root / f"elm{number}")
+    assert len({before, *changed, measured()}) == 8
 
 
 def test_sources_of_every_kind_are_compared(tmp_path):

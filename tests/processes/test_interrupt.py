@@ -37,7 +37,7 @@ def test_a_time_limit_requests_a_stop(monkeypatch):
     assert not endless.requested(2)
 
 
-STOP_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"]
+STOP_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
 
 
 class Busy:

@@ -39,6 +39,23 @@ def test_closed_and_full_streams_end_nothing(tmp_path, redirection):
         assert done.stdout.splitlines() == ["0", "1", "2"]
 
 
+def test_characters_that_an_encoding_lacks_are_escaped():
+    program = """
+import sys
+from muskie_jax.processes.standard_streams import lasting_streams
+with lasting_streams():
+    for stream in (sys.stdout, sys.stderr):
+        print("runs/\u20ac", file=stream)
+        print("and more", file=stream)
+"""
+    ascii_only = environment() | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=ascii_only, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == done.stderr.splitlines() == [r"runs/\u20ac", "and more"]
+
+
 def test_a_reader_that_stops_reading_delays_nothing(tmp_path):
     """As after Ctrl-S in a terminal."""
     program = """

@@ -73,17 +73,17 @@ class Checkpointer:
                 f"{self.folder} is a link to {self.folder.readlink()}, which does not exist: mount its "
                 "disk, or delete the link"
             )
-        history = read_history(self.workdir)
-        record = remembered_errors(self.workdir)
+        history, record = read_history(self.workdir), remembered_errors(self.workdir)
+        in_metrics = history.errors()
         self._earlier_errors, self._measured, self._since = record.earlier, record.measured, record.since
-        self.errors, self.spike = record.with_metrics(history.errors()), history.spike
+        self.errors, self.spike = record.with_metrics(in_metrics), history.spike
         self._messages = collect_orbax_messages()
         self._messages.clear()
         self._has_saved = self._failed = self._copies_differ = False
         self._peers = Coordination.of_jax()
         self._saving: int | None = None  # step of a save that may not be complete
         self._retention = Retention(
-            keep, keep_every, keep_best, self.errors, lambda: self._earlier_errors, lambda: self.spike
+            keep, keep_every, keep_best, self.errors, self._earlier_errors, lambda: self.spike
         )
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=self._retention,
@@ -94,7 +94,7 @@ class Checkpointer:
             **manager_options(self.folder),
         )
         self._manager = self._open()
-        for step in record.errors.keys() - history.errors().keys() - {*self._manager.all_steps()}:
+        for step in record.errors.keys() - in_metrics.keys() - {*self._manager.all_steps()}:
             self.errors.pop(step, None)  # its checkpoint and metrics.jsonl are gone
 
     def _open(self) -> ocp.CheckpointManager:
@@ -120,7 +120,8 @@ class Checkpointer:
                     "  held-out images or their evaluation have changed: the best checkpoint will be one "
                     "of those that are evaluated from here on"
                 )
-                self._earlier_errors = dict(self.errors)
+                self._earlier_errors.clear()
+                self._earlier_errors.update(self.errors)
                 self.errors.clear()
             self._since = step
         self._measured = measured
@@ -183,9 +184,9 @@ class Checkpointer:
 
     def _warn_of_differing_copies(self, found: Examination, step: int) -> None:
         """Logs a warning, once, if devices or processes hold different copies of the state."""
-        if difference := differing_copies(found, step, self._peers):
-            if not self._copies_differ:
-                log_main(f"WARNING: {difference}")
+        difference = differing_copies(found, step, self._peers)
+        if difference and not self._copies_differ:
+            log_main(f"WARNING: {difference}")
             self._copies_differ = True
 
     def check(self) -> None:

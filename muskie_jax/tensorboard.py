@@ -60,9 +60,6 @@ class _DirectWriter(EventFileWriter):
         super().flush()
         self._flushed = time.monotonic()
 
-    def reopen(self) -> None:
-        self._closed = False
-
     def close(self) -> None:
         if not self._closed:
             self._ev_writer.close()

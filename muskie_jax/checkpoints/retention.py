@@ -18,9 +18,9 @@ class Retention(ocp_managers.PreservationPolicy):
 
     Args:
       keep, keep_every, keep_best: see `muskie_jax.checkpoint.Checkpointer`.
-      errors: errors on held-out scenes by step; may grow.
-      earlier: returns errors by step that were measured on something else before. The best ones of both
-        are kept, since nothing says which are better.
+      errors: errors on held-out scenes by step; may change.
+      earlier: those that were measured on something else before; may change. The best ones of both are
+        kept, since nothing says which are better.
       spike: returns the first of the newest updates that were skipped, or None. The newest checkpoint
         before it is kept.
     """
@@ -31,7 +31,7 @@ class Retention(ocp_managers.PreservationPolicy):
         keep_every: int,
         keep_best: int,
         errors: Mapping[int, float],
-        earlier: Callable[[], Mapping[int, float]],
+        earlier: Mapping[int, float],
         spike: Callable[[], int | None],
     ):
         self._keep, self._keep_every, self._keep_best = keep, keep_every, keep_best
@@ -41,7 +41,7 @@ class Retention(ocp_managers.PreservationPolicy):
         """Returns the steps whose checkpoints are not kept; never the newest."""
         ascending, spike = sorted(steps), self._spike()
         kept = set(ascending[-self._keep :])
-        for errors in (self._errors, self._earlier()):
+        for errors in (self._errors, self._earlier):
             kept |= {*best_steps(steps, errors, self._keep_best)}
         if self._keep_every:
             kept |= {step for step in steps if step % self._keep_every == 0}
